@@ -1,0 +1,80 @@
+"""Everything fedps raises on purpose.
+
+    FedpsError
+    ├── JobError          the job file, a flag or a name in it is wrong (ours to tell before anything starts)
+    ├── DataError         a data file is missing, malformed or does not fit the job; names file and line
+    ├── TableError        a table was asked for what it does not hold, or given what it must not keep
+    ├── WireError         bytes that are no message of this protocol
+    │   └── LimitError    a message or request over a stated limit
+    ├── RefusedError      the peer refused a request and said why (`kind` is a word from `wire.messages`)
+    ├── LostError         the peer went away, or did not answer in time
+    └── RoleError         a role of a run failed; carries its name and traceback
+
+Local mistakes and the peer's are different types: `WireError` is what *we* raise on bad bytes, `RefusedError` is
+what *they* answered.
+"""
+
+from collections.abc import Sequence
+
+
+class FedpsError(Exception):
+    """Root of all errors that fedps raises on purpose."""
+
+
+class JobError(FedpsError):
+    """One or more mistakes in a job, each with the key, the value and the remedy.
+
+    Args:
+        mistakes: one sentence each; `str()` lists them all.
+    """
+
+    def __init__(self, mistakes: str | Sequence[str]) -> None:
+        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+class DataError(FedpsError):
+    """A data file is missing, malformed, or does not fit the job."""
+
+
+class TableError(FedpsError):
+    """A table was asked for what it does not hold, or given what it must not keep."""
+
+
+class WireError(FedpsError):
+    """Bytes that are not a message of this protocol."""
+
+
+class LimitError(WireError):
+    """A message, table or connection count over a stated limit."""
+
+
+class RefusedError(FedpsError):
+    """The peer refused a request.
+
+    Args:
+        kind: one word for programs, e.g. `not_finite`, `unknown_table`.
+        reason: one sentence for people, with the remedy.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind, self.reason = kind, reason
+        super().__init__(f"{reason} [{kind}]")
+
+
+class LostError(FedpsError):
+    """The peer went away or did not answer within its deadline."""
+
+
+class RoleError(FedpsError):
+    """A role of a run (a worker, a server) failed.
+
+    Args:
+        role: e.g. `worker 3`.
+        reason: one line.
+        traceback: the role's own traceback, empty if it left none.
+    """
+
+    def __init__(self, role: str, reason: str, traceback: str = "") -> None:
+        self.role, self.reason, self.traceback = role, reason, traceback
+        super().__init__(f"{role}: {reason}")

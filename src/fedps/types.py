@@ -1,0 +1,77 @@
+"""The words that all rooms share: ids, arrays, and what a table is.
+
+Specs are frozen msgspec structs, so that one definition serves code, wire and disk. Arrays are plain numpy:
+`Keys` are int64[U], sorted and unique; `Values` are float32, one row a key (or the whole tensor of a dense table).
+"""
+
+from typing import Literal, NamedTuple, NewType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+ClientId = NewType("ClientId", str)  # the user's own name for an owner of data, e.g. "0" or "hospital-north"
+TableName = str  # the model's own parameter name, e.g. "mlp_item.weight"
+
+Keys = NDArray[np.int64]
+Values = NDArray[np.float32]
+
+RuleName = Literal["add", "sgd", "adagrad", "row_adagrad", "adam", "shared_adam"]
+
+
+class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a row starts: `constant` (a), `normal` (mean a, std b) or `uniform` (from a to b)."""
+
+    kind: Literal["constant", "normal", "uniform"] = "constant"
+    a: float = 0.0
+    b: float = 0.0
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a pushed value changes a row, with its constants.
+
+    `add` ignores all constants (row += value); the others take the value for a gradient.
+    """
+
+    name: RuleName = "add"
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    initial_g2: float = 3.0  # row_adagrad only: g0 of the original's SparseAdaGradSGDRule
+
+
+class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one table is, as a worker declares it and a server keeps it.
+
+    Args:
+        name: the model's parameter name.
+        kind: `sparse` (rows by id, made when first asked for) or `dense` (one tensor, whole on one shard).
+        shape: sparse (rows, dim) where ids run over [0, rows); dense the tensor's own shape.
+        rule: what a push does.
+        init: start of a sparse row (a dense tensor starts from the values that the first worker seeds).
+        seed: the job's seed; with the name and the id it fixes a row's start on any shard, in any order.
+    """
+
+    name: TableName
+    kind: Literal["sparse", "dense"]
+    shape: tuple[int, ...]
+    rule: Rule = Rule()
+    init: Init = Init()
+    seed: int = 0
+
+    @property
+    def dim(self) -> int:
+        """Floats of one row; a dense tensor counts as a single row of all its elements."""
+        return self.shape[1] if self.kind == "sparse" else int(np.prod(self.shape))
+
+
+class Rows(NamedTuple):
+    """A part of a table: keys int64[U] sorted unique (empty for dense), values float32[U, dim] (dense: [1, dim])."""
+
+    keys: Keys
+    values: Values
+
+
+NO_KEYS: Keys = np.empty(0, np.int64)
+NO_KEYS.flags.writeable = False

@@ -1,0 +1,121 @@
+"""The messages, one frozen struct a verb. Arrays travel beside a message, in the order its docstring names.
+
+A worker's connection to one shard: `Hello` → `Welcome`, `Join` → `Done`, then any of `Seed`, `Pull`, `Push`,
+`Barrier`, and `Leave` at the end. Every request carries a ticket (in the frame, see `frame`); its reply carries the
+same ticket, and replies may come in another order than the requests: a `Pull` or a `Barrier` waits at the server
+until what it waits for has happened. A request that cannot be served is answered by `Refused`.
+"""
+
+import msgspec
+
+from fedps.types import TableName, TableSpec
+
+PROTOCOL = 1
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Who calls. `instance` is drawn anew by each process, so that a reconnect is told from a second caller."""
+
+    job: str
+    client: str
+    instance: str
+    protocol: int = PROTOCOL
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Answer to Hello. `clock`: the step or window now open, where a late joiner begins."""
+
+    shard: int
+    shards: int
+    clock: int
+
+
+class Join(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Declare this shard's tables and take part from `clock` on."""
+
+    tables: tuple[TableSpec, ...]
+    clock: int
+
+
+class Seed(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Offer a dense table's start; the first offer stays. Arrays: values float32[1, dim]."""
+
+    table: TableName
+
+
+class Pull(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Ask for rows as they are once step or window `after` has been applied (-1: now).
+
+    Arrays: for each table its keys, int64[U] sorted unique (empty for dense).
+    """
+
+    tables: tuple[TableName, ...]
+    after: int = -1
+
+
+class Values(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Answer to Pull. Arrays: for each table float32[U, dim] (dense: [1, dim])."""
+
+    tables: tuple[TableName, ...]
+
+
+class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Send one step's gradient or one window's change; answered by Done when received and checked.
+
+    `sequence` grows by one with each push of a client to a shard: a repeat is answered, not applied again.
+    A large push travels as `parts` messages of one sequence; it counts only when all parts are in.
+    Arrays: for each table its keys int64[U] and its values float32[U, dim].
+    """
+
+    tables: tuple[TableName, ...]
+    sequence: int
+    clock: int
+    weight: float = 1.0
+    part: int = 0
+    parts: int = 1
+
+
+class Barrier(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Pause until every member is here; answered by Done. `epoch` counts finished epochs, from 1.
+
+    `stage` is `trained` (the model is whole and stands still; servers save it) or `evaluated` (go on).
+    """
+
+    epoch: int
+    stage: str
+
+
+class Leave(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Take no further part; nobody waits for this client any more."""
+
+
+class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """It is done. `clock`: the step or window now open; `late`: the push came after its window was closed."""
+
+    clock: int = 0
+    late: bool = False
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """It was not done, and nothing changed. `kind` is a word of `KINDS`; `reason` is for people."""
+
+    kind: str
+    reason: str
+
+
+KINDS = {
+    "malformed": "bytes that are no message, or arrays that do not fit their message",
+    "too_large": "over a stated limit",
+    "order": "this may not be said now (Hello, then Join, then the rest)",
+    "other_job": "a client of another job, or of another protocol version",
+    "taken": "another process is connected under this client's name",
+    "unknown_table": "no table of this name was declared here",
+    "mismatch": "declared or sent with another shape, rule or seed than the table has",
+    "bad_keys": "keys not sorted, not unique, out of range, or of another shard",
+    "not_finite": "a NaN or an infinity among the values",
+    "stale": "a sequence or clock that lies behind or too far ahead",
+}
+
+Request = Hello | Join | Seed | Pull | Push | Barrier | Leave
+Reply = Welcome | Values | Done | Refused
+Message = Request | Reply
