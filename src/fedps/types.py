@@ -16,7 +16,7 @@ TableName = str  # the model's own parameter name, e.g. "mlp_item.weight"
 Keys = NDArray[np.int64]
 Values = NDArray[np.float32]
 
-RuleName = Literal["add", "sgd", "adagrad", "row_adagrad", "adam", "shared_adam"]
+RuleName = Literal["add", "sgd", "adagrad", "row_adagrad", "adam", "lazy_adam", "shared_adam"]
 
 
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

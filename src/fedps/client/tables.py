@@ -1,0 +1,91 @@
+"""The rows a client works on: its private tables, and its copies of shared rows.
+
+A client knows all its ids once its data is read, so a local table is one block over the sorted ids it holds; training
+speaks of *slots*, positions in that block. Only `keys` of shared tables ever go out.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.table import rules
+from fedps.table.init import initial_rows
+from fedps.types import Keys, Rule, TableSpec, Values
+
+Slots = NDArray[np.int64]
+
+
+class LocalTable:
+    """Rows of one sparse table, with optimizer state beside them.
+
+    Args:
+        spec: the table; its rule is the client's own optimizer.
+        keys: int64[n], sorted and unique: all ids this client will ever look up.
+    """
+
+    def __init__(self, spec: TableSpec, keys: Keys) -> None:
+        self.spec, self.keys = spec, keys
+        self.steps = 0
+        self._block = np.zeros((len(keys), rules.width(spec.rule, spec.dim)), np.float32)
+        self.values[:] = initial_rows(spec, keys)
+
+    @property
+    def values(self) -> Values:
+        """float32[n, dim]: a view of all rows."""
+        return self._block[:, : self.spec.dim]
+
+    @property
+    def block(self) -> Values:
+        """float32[n, width]: rows with their optimizer state."""
+        return self._block
+
+    def read(self, slots: Slots) -> Values:
+        """Return rows as they are now, float32[U, dim]."""
+        rows = self._block[slots]
+        rules.settle(self.spec.rule, rows, self.steps)
+        self._block[slots] = rows
+        return np.ascontiguousarray(rows[:, : self.spec.dim])
+
+    def write(self, slots: Slots, values: Values) -> None:
+        """Replace rows by the server's values; optimizer state stays."""
+        self._block[slots, : self.spec.dim] = values
+
+    def train(self, slots: Slots, gradients: Values) -> None:
+        """Take one optimizer step on the rows of a batch."""
+        self.steps += 1
+        rows = self._block[slots]
+        rules.apply(self.spec.rule, rows, gradients, self.steps)
+        self._block[slots] = rows
+
+    def forget_state(self) -> None:
+        """Drop optimizer state, as each federated round starts anew."""
+        self._block[:, self.spec.dim :] = 0
+        self.steps = 0
+
+
+class LocalDense:
+    """All dense tensors of one kind laid end to end as one row, with optimizer state.
+
+    Args:
+        rule: the client's own optimizer.
+        start: float32[n], the tensors' initial values, end to end.
+    """
+
+    def __init__(self, rule: Rule, start: Values) -> None:
+        self._rule, self._size, self.steps = rule, len(start), 0
+        self._block = np.zeros((1, rules.width(rule, len(start))), np.float32)
+        self.values[:] = start
+
+    @property
+    def values(self) -> Values:
+        """float32[n]: a view; the model's own parameters share it."""
+        return self._block[0, : self._size]
+
+    def train(self, gradient: Values) -> None:
+        """Take one optimizer step. `gradient`: float32[n]."""
+        self.steps += 1
+        rules.apply(self._rule, self._block, gradient.reshape(1, -1), self.steps)
+
+    def forget_state(self) -> None:
+        """Drop optimizer state, as each federated round starts anew."""
+        self._block[0, self._size :] = 0
+        self.steps = 0
