@@ -1,0 +1,157 @@
+"""Compiled loops over rows: find or make the slot of an id, copy rows out, apply a rule in place.
+
+numba compiles each once and keeps the machine code beside the package (or in the user's cache). Arrays that come off
+the wire are read-only views; signatures name them so, which writable arrays fit too.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+_f4w = types.Array(types.float32, 2, "C")
+_f4r = types.Array(types.float32, 2, "C", readonly=True)
+_i8w = types.Array(types.int64, 1, "C")
+_i8r = types.Array(types.int64, 1, "C", readonly=True)
+_f8r = types.Array(types.float64, 1, "C", readonly=True)
+EMPTY = 0  # the index holds slot + 1, so that untouched memory means: nothing here
+
+
+def compiled(signature: Any) -> Any:
+    """Compile a loop for one signature, cached on disk, without the interpreter's lock."""
+    return njit(signature, cache=True, nogil=True, error_model="numpy")
+
+
+@njit(inline="always")  # type: ignore[misc]
+def spread(key):  # type: ignore[no-untyped-def]  # numba infers these
+    """Mix an id's bits (Stafford's mix 13), so that neighbouring ids do not meet in the index."""
+    x = np.uint64(key)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@compiled(_i8w(_i8r, types.int64))
+def parts_of(keys, parts):  # type: ignore[no-untyped-def]
+    """Return each key's part of the index."""
+    out = np.empty(len(keys), np.int64)
+    for i in range(len(keys)):
+        out[i] = np.int64(spread(keys[i]) >> np.uint64(48)) & (parts - 1)
+    return out
+
+
+@compiled(types.int64(_i8r, _i8w, _i8w, _i8w, _i8w, _i8w, types.int64))
+def find(keys, index_keys, index_slots, starts, masks, out, parts):  # type: ignore[no-untyped-def]
+    """Write each key's slot to `out`, -1 where there is none; return how many there are none of."""
+    missing = 0
+    for i in range(len(keys)):
+        h = spread(keys[i])
+        part = np.int64(h >> np.uint64(48)) & (parts - 1)
+        start, mask = starts[part], masks[part]
+        at = np.int64(h & np.uint64(0x7FFFFFFF)) & mask
+        while index_slots[start + at] != EMPTY and index_keys[start + at] != keys[i]:
+            at = (at + 1) & mask
+        out[i] = index_slots[start + at] - 1
+        missing += out[i] < 0
+    return missing
+
+
+@compiled(types.void(_i8r, _i8r, _i8w, _i8w, _i8w, _i8w, types.int64))
+def insert(keys, slots, index_keys, index_slots, starts, masks, parts):  # type: ignore[no-untyped-def]
+    """Enter new keys with their slots; there is room (see `sparse.Index`)."""
+    for i in range(len(keys)):
+        h = spread(keys[i])
+        part = np.int64(h >> np.uint64(48)) & (parts - 1)
+        start, mask = starts[part], masks[part]
+        at = np.int64(h & np.uint64(0x7FFFFFFF)) & mask
+        while index_slots[start + at] != EMPTY:
+            at = (at + 1) & mask
+        index_keys[start + at] = keys[i]
+        index_slots[start + at] = slots[i] + 1
+
+
+@compiled(types.void(_f4w, _i8r, _f4w))
+def gather(block, slots, out):  # type: ignore[no-untyped-def]
+    """Copy rows' values: out[i] = block[slots[i], :dim]."""
+    dim = out.shape[1]
+    for i in range(len(slots)):
+        row = block[slots[i]]
+        for j in range(dim):
+            out[i, j] = row[j]
+
+
+@compiled(types.void(_f4w, _i8r, _f8r, types.float64))
+def settle_adam(block, slots, c, step):  # type: ignore[no-untyped-def]
+    """`rules.settle` at slots. c: lr, beta1, beta2, epsilon."""
+    lr, b1, b2, eps = c[0], c[1], c[2], np.float32(c[3])
+    dim = (block.shape[1] - 1) // 3
+    ratio = b1 / np.sqrt(b2)
+    for i in range(len(slots)):
+        row = block[slots[i]]
+        last = np.float64(row[3 * dim])
+        missed = step - last
+        if last > 0 and missed > 0:
+            reach = np.float32(lr * ratio * (1 - ratio**missed) / (1 - ratio) / (1 - b1**last))
+            second = np.float32(1 / (1 - b2**last))
+            fade1, fade2 = np.float32(b1**missed), np.float32(b2**missed)
+            for j in range(dim):
+                m, v = row[dim + j], row[2 * dim + j]
+                row[j] -= reach * m / (np.sqrt(v * second) + eps)
+                row[dim + j] = m * fade1
+                row[2 * dim + j] = v * fade2
+            row[3 * dim] = np.float32(step)
+
+
+@compiled(types.void(_f4w, _i8r, _f4r, _f8r, types.int64, types.float64))
+def change(block, slots, values, c, rule, step):  # type: ignore[no-untyped-def]
+    """`rules.apply` at slots, by the rule's number in `RULES`. c: lr, beta1, beta2, epsilon, g0."""
+    lr, b1, b2, eps, g0 = np.float32(c[0]), np.float32(c[1]), np.float32(c[2]), np.float32(c[3]), c[4]
+    one1, one2 = np.float32(1 - c[1]), np.float32(1 - c[2])
+    dim = values.shape[1]
+    for i in range(len(slots)):
+        row = block[slots[i]]
+        if rule == 0:
+            for j in range(dim):
+                row[j] += values[i, j]
+        elif rule == 1:
+            for j in range(dim):
+                row[j] -= lr * values[i, j]
+        elif rule == 2:
+            for j in range(dim):
+                g = values[i, j]
+                row[dim + j] += g * g
+                row[j] -= lr * g / (np.sqrt(row[dim + j]) + eps)
+        elif rule == 3:
+            scale = np.float32(c[0] * np.sqrt(g0 / (g0 + np.float64(row[dim]))))
+            square = 0.0
+            for j in range(dim):
+                g = values[i, j]
+                row[j] -= scale * g
+                square += g * g
+            row[dim] += np.float32(square / dim)
+        elif rule == 5:
+            mean, square = 0.0, 0.0
+            for j in range(dim):
+                mean += values[i, j]
+                square += values[i, j] * values[i, j]
+            row[dim + 2] += np.float32(1)
+            n = np.float64(row[dim + 2])
+            rate, second = np.float32(c[0] / (1 - c[1] ** n)), np.float32(1 / (1 - c[2] ** n))
+            row[dim + 1] = b2 * row[dim + 1] + one2 * np.float32(square / dim)
+            root = np.sqrt(row[dim + 1] * second) + eps
+            for j in range(dim):
+                row[j] -= rate * (b1 * row[dim] + one1 * values[i, j]) / root
+            row[dim] = b1 * row[dim] + one1 * np.float32(mean / dim)
+        else:
+            n = np.float64(row[3 * dim]) + 1.0 if rule == 4 else step
+            row[3 * dim] = np.float32(n)
+            rate, second = np.float32(c[0] / (1 - c[1] ** n)), np.float32(1 / (1 - c[2] ** n))
+            for j in range(dim):
+                g = values[i, j]
+                m = b1 * row[dim + j] + one1 * g
+                v = b2 * row[2 * dim + j] + one2 * (g * g)
+                row[dim + j], row[2 * dim + j] = m, v
+                row[j] -= rate * m / (np.sqrt(v * second) + eps)
+
+
+RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")

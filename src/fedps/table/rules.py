@@ -1,0 +1,110 @@
+"""How a push changes rows: plain numpy, used by clients on their own rows and as the oracle of the compiled kernels.
+
+A stored row is one block `[w | state]` of float32: `w` holds the row's `dim` values, the state stands beside it. A
+dense tensor is one row of all its elements. `step` counts the pushes its table has had, the present one included.
+
+    rule          state       change of w by a pushed value g
+    add           –           w += g
+    sgd           –           w -= lr g
+    adagrad       G[dim]      G += g²; w -= lr g / (√G + ε)                                  (Duchi et al., JMLR 2011)
+    row_adagrad   G           w -= lr g √(g0 / (g0 + G)); then G += mean(g²)       (Paddle's SparseAdaGradSGDRule)
+    lazy_adam     m, v, n     Adam with the row's own count n of pushes           (Kingma & Ba, ICLR 2015, alg. 1)
+    shared_adam   m, v, n     the same with one m and one v a row, means over its components
+    adam          m, v, last  Adam of the whole table: a row that is not pushed goes on moving by its momentum, as in
+                              torch.optim.Adam; it catches up in closed form when it is next read or pushed
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.types import Rule, Values
+
+Block = NDArray[np.float32]
+STATE = {"add": "", "sgd": "", "adagrad": "v", "row_adagrad": "1", "lazy_adam": "vv1", "shared_adam": "111", "adam": "vv1"}
+
+
+def width(rule: Rule, dim: int) -> int:
+    """Return the floats of a stored row: its values and their state."""
+    return dim + sum(dim if part == "v" else 1 for part in STATE[rule.name])
+
+
+def apply(rule: Rule, block: Block, values: Values, step: int) -> None:
+    """Change rows in place.
+
+    Args:
+        rule: the table's rule.
+        block: float32[U, width].
+        values: float32[U, dim], what was pushed.
+        step: pushes of this table so far, this one included.
+    """
+    dim = values.shape[1]
+    w, state = block[:, :dim], block[:, dim:]
+    lr = np.float32(rule.learning_rate)
+    match rule.name:
+        case "add":
+            w += values
+        case "sgd":
+            w -= lr * values
+        case "adagrad":
+            state += values * values
+            w -= lr * values / (np.sqrt(state) + np.float32(rule.epsilon))
+        case "row_adagrad":
+            w -= lr * values * np.sqrt(rule.initial_g2 / (rule.initial_g2 + state))
+            state += np.mean(values * values, axis=1, keepdims=True)
+        case "lazy_adam":
+            state[:, -1] += 1
+            _adam(rule, w, state[:, :dim], state[:, dim:-1], values, state[:, -1:].astype(np.float64))
+        case "shared_adam":
+            state[:, 2] += 1
+            _shared_adam(rule, w, state, values)
+        case "adam":
+            settle(rule, block, step - 1)
+            _adam(rule, w, state[:, :dim], state[:, dim:-1], values, np.float64(step))
+            state[:, -1] = step
+
+
+def settle(rule: Rule, block: Block, step: int) -> None:
+    """Bring rows up to `step` where the rule moves them without a push (`adam`); elsewhere do nothing.
+
+    After a last push at step s a row's mean decays by β1 and its root mean square by √β2 each step, so k missed moves
+    are a geometric sum of ratio r = β1/√β2. Bias correction is held at step s, which is its only approximation.
+    """
+    if rule.name != "adam":
+        return
+    dim = (block.shape[1] - 1) // 3
+    last = block[:, -1:]
+    missed = np.where(last > 0, np.maximum(step - last, 0), 0).astype(np.float64)
+    if not missed.any():
+        return
+    m, v = block[:, dim : 2 * dim], block[:, 2 * dim : 3 * dim]
+    first, second = _corrections(rule, np.maximum(last, 1).astype(np.float64))
+    ratio = rule.beta1 / rule.beta2**0.5
+    reach = rule.learning_rate * ratio * (1 - ratio**missed) / (1 - ratio)
+    block[:, :dim] -= (reach * first).astype(np.float32) * m / (np.sqrt(v * second) + np.float32(rule.epsilon))
+    m *= (rule.beta1**missed).astype(np.float32)
+    v *= (rule.beta2**missed).astype(np.float32)
+    np.copyto(last, np.float32(step), where=missed > 0)
+
+
+def _corrections(rule: Rule, step: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    first = 1 / (1 - rule.beta1**step)
+    second = 1 / (1 - rule.beta2**step)
+    return first, np.asarray(second, np.float32)
+
+
+def _adam(rule: Rule, w: Block, m: Block, v: Block, g: Values, step: NDArray[np.float64] | np.float64) -> None:
+    first, second = _corrections(rule, np.asarray(step))
+    m *= np.float32(rule.beta1)
+    m += np.float32(1 - rule.beta1) * g
+    v *= np.float32(rule.beta2)
+    v += np.float32(1 - rule.beta2) * (g * g)
+    w -= np.asarray(rule.learning_rate * first, np.float32) * m / (np.sqrt(v * second) + np.float32(rule.epsilon))
+
+
+def _shared_adam(rule: Rule, w: Block, state: Block, g: Values) -> None:
+    m, v, n = state[:, :1], state[:, 1:2], state[:, 2:]
+    first, second = _corrections(rule, n.astype(np.float64))
+    fresh = np.float32(rule.beta1) * m + np.float32(1 - rule.beta1) * g  # each component its own mean, kept as one
+    v[:] = np.float32(rule.beta2) * v + np.float32(1 - rule.beta2) * np.mean(g * g, axis=1, keepdims=True)
+    m[:] = np.float32(rule.beta1) * m + np.float32(1 - rule.beta1) * np.mean(g, axis=1, keepdims=True)
+    w -= np.asarray(rule.learning_rate * first, np.float32) * fresh / (np.sqrt(v * second) + np.float32(rule.epsilon))

@@ -1,0 +1,144 @@
+"""Rows by id: made when first asked for, any int64 id, growing without a stop.
+
+Rows stand in one block of virtual memory reserved at the start and touched as it fills, so growth never copies them.
+The index from id to slot is cut in many small hash tables that double one by one, so no single push waits long.
+"""
+
+import mmap
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.errors import TableError
+from fedps.table import kernels, rules
+from fedps.table.init import initial_rows
+from fedps.types import Keys, TableSpec, Values
+
+PARTS = 256  # small hash tables of the index
+FIRST_SIZE = 16  # entries of each at the start
+RESERVED_ROWS = 1 << 24
+MAP_NORESERVE = 0x4000  # Linux: address space now, memory when touched
+
+
+class Index:
+    """Which slot an id has: PARTS open-addressing tables in two arrays of reserved memory.
+
+    A part that is half full moves to a place twice its size behind the others; its old place is not used again.
+
+    Args:
+        rows: the most ids it will ever hold.
+    """
+
+    def __init__(self, rows: int) -> None:
+        room = PARTS * FIRST_SIZE + 8 * max(rows, PARTS * FIRST_SIZE)  # a quarter full at worst, twice for old places
+        self._keys: Keys = _reserve(room, np.dtype(np.int64))
+        self._slots: Keys = _reserve(room, np.dtype(np.int64))
+        self._starts = np.arange(0, PARTS * FIRST_SIZE, FIRST_SIZE)
+        self._masks = np.full(PARTS, FIRST_SIZE - 1, np.int64)
+        self._filled = np.zeros(PARTS, np.int64)
+        self._end = PARTS * FIRST_SIZE
+
+    def find(self, keys: Keys) -> tuple[Keys, int]:
+        """Return slots int64[U] (-1 where there is none) and how many there are none of."""
+        out = np.empty(len(keys), np.int64)
+        missing = kernels.find(keys, self._keys, self._slots, self._starts, self._masks, out, PARTS)
+        return out, int(missing)
+
+    def insert(self, keys: Keys, slots: Keys) -> None:
+        """Enter keys that are not there yet."""
+        coming = np.bincount(kernels.parts_of(keys, PARTS), minlength=PARTS)
+        for part in np.flatnonzero(2 * (self._filled + coming) > self._masks + 1):
+            self._grow(int(part), int(self._filled[part] + coming[part]))
+        self._filled += coming
+        kernels.insert(keys, slots, self._keys, self._slots, self._starts, self._masks, PARTS)
+
+    def _grow(self, part: int, needed: int) -> None:
+        start, size = int(self._starts[part]), int(self._masks[part]) + 1
+        keys, slots = self._keys[start : start + size], self._slots[start : start + size]
+        there = slots != kernels.EMPTY
+        while size < 2 * needed:
+            size *= 2
+        self._starts[part], self._masks[part] = self._end, size - 1
+        self._end += size
+        kernels.insert(keys[there], slots[there] - 1, self._keys, self._slots, self._starts, self._masks, PARTS)
+
+
+class SparseTable:
+    """Rows of float32 by id, each with its optimizer state beside it.
+
+    Args:
+        spec: the table.
+        max_rows: a push or pull that would make more rows is refused.
+    """
+
+    def __init__(self, spec: TableSpec, max_rows: int = RESERVED_ROWS) -> None:
+        self.spec, self.steps = spec, 0
+        self._max_rows = min(max_rows, spec.shape[0])
+        self._width = rules.width(spec.rule, spec.dim)
+        self._index = Index(self._max_rows)
+        self._block: Values = _reserve(self._max_rows * self._width, np.dtype(np.float32)).reshape(-1, self._width)
+        self._ids: Keys = _reserve(self._max_rows, np.dtype(np.int64))
+        self._rows = 0
+        rule = spec.rule
+        self._rule = kernels.RULES.index(rule.name)
+        self._constants = np.array([rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2])
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def pull(self, keys: Keys) -> Values:
+        """Return rows float32[U, dim], making those that are new.
+
+        Raises:
+            TableError: there is no room for the new rows.
+        """
+        slots = self._slots_of(keys)
+        if self.spec.rule.name == "adam":
+            kernels.settle_adam(self._block, slots, self._constants, float(self.steps))
+        out = np.empty((len(keys), self.spec.dim), np.float32)
+        kernels.gather(self._block, slots, out)
+        return out
+
+    def push(self, keys: Keys, values: Values) -> None:
+        """Apply the rule to rows. `values`: float32[U, dim].
+
+        Raises:
+            TableError: there is no room for the new rows.
+        """
+        slots = self._slots_of(keys)
+        self.steps += 1
+        if self.spec.rule.name == "adam":
+            kernels.settle_adam(self._block, slots, self._constants, float(self.steps - 1))
+        kernels.change(self._block, slots, values, self._constants, self._rule, float(self.steps))
+
+    def export(self) -> tuple[Keys, Values]:
+        """Return all keys, sorted, and their rows with state, float32[n, width], copies."""
+        order = np.argsort(self._ids[: self._rows])
+        return self._ids[: self._rows][order], self._block[: self._rows][order]
+
+    def load(self, keys: Keys, block: Values, steps: int) -> None:
+        """Take over rows with their state, as `export` gave them."""
+        self._block[self._slots_of(keys)] = block
+        self.steps = steps
+
+    def _slots_of(self, keys: Keys) -> Keys:
+        slots, missing = self._index.find(keys)
+        if missing:
+            if self._rows + missing > self._max_rows:
+                raise TableError(f"table {self.spec.name!r}: {self._rows} rows and {missing} new ones pass the limit of {self._max_rows}")
+            new = keys[slots < 0]
+            made = np.arange(self._rows, self._rows + missing)
+            self._block[made[0] : made[0] + missing, : self.spec.dim] = initial_rows(self.spec, new)
+            self._ids[made[0] : made[0] + missing] = new
+            self._index.insert(new, made)
+            self._rows += missing
+            slots[slots < 0] = made
+        return slots
+
+
+def _reserve(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return zeros whose memory is taken page by page as it is first written."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (MAP_NORESERVE if sys.platform == "linux" else 0)
+    return np.frombuffer(mmap.mmap(-1, max(count, 1) * dtype.itemsize, flags=flags), dtype, count)

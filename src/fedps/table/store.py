@@ -1,0 +1,109 @@
+"""The named tables of one server, and the checks that stand before them."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.errors import TableError
+from fedps.table.dense import DenseTable
+from fedps.table.sparse import SparseTable
+from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
+
+
+class Store:
+    """Tables by name, made when a worker declares them."""
+
+    def __init__(self) -> None:
+        self._tables: dict[TableName, SparseTable | DenseTable] = {}
+
+    def declare(self, specs: Iterable[TableSpec]) -> None:
+        """Make the tables that are not there; the others must be declared the same again.
+
+        Raises:
+            TableError: a table is there with another shape, rule, start or seed.
+        """
+        specs = list(specs)
+        for spec in specs:
+            if spec.name in self._tables and self._tables[spec.name].spec != spec:
+                raise TableError(f"table {spec.name!r} is {self._tables[spec.name].spec} here, not {spec}: another job's model?")
+        for spec in specs:
+            if spec.name not in self._tables:
+                self._tables[spec.name] = SparseTable(spec) if spec.kind == "sparse" else DenseTable(spec)
+
+    def names(self) -> list[TableName]:
+        """Return the tables' names in order of declaration."""
+        return list(self._tables)
+
+    def spec(self, name: TableName) -> TableSpec:
+        """Return a table's spec. Raises TableError for an unknown name."""
+        return self._table(name).spec
+
+    def seed(self, name: TableName, values: Values) -> None:
+        """Set a dense table's start, float32[1, dim]; only the first call counts.
+
+        Raises:
+            TableError: no such table, not a dense one, of another size, or not finite.
+        """
+        table = self._table(name)
+        if not isinstance(table, DenseTable) or values.shape != (1, table.spec.dim) or not np.isfinite(values).all():
+            raise TableError(f"table {name!r}: a start of shape {values.shape} does not fit {table.spec}")
+        table.seed(values)
+
+    def pull(self, name: TableName, keys: Keys) -> Values:
+        """Return rows float32[U, dim] (dense: [1, dim])."""
+        table = self._table(name)
+        return table.pull(keys) if isinstance(table, SparseTable) else table.pull()
+
+    def push(self, name: TableName, keys: Keys, values: Values) -> None:
+        """Apply the table's rule to rows (dense: to the whole tensor)."""
+        table = self._table(name)
+        if isinstance(table, SparseTable):
+            table.push(keys, values)
+        else:
+            table.push(values)
+
+    def export(self) -> dict[TableName, tuple[TableSpec, Keys, Values]]:
+        """Return every table's spec, keys and rows with state, for saving."""
+        saved = {}
+        for name, table in self._tables.items():
+            keys, block = table.export() if isinstance(table, SparseTable) else (NO_KEYS, table.block.copy())
+            saved[name] = (table.spec, keys, block)
+        return saved
+
+    def _table(self, name: TableName) -> SparseTable | DenseTable:
+        try:
+            return self._tables[name]
+        except KeyError:
+            raise TableError(f"no table {name!r} here; there are {', '.join(self._tables) or 'none'}") from None
+
+
+def refusal(
+    spec: TableSpec, keys: NDArray[np.int64], values: Values | None, shard: int, shards: int
+) -> tuple[str, str] | None:
+    """Say why a pull or push of these arrays must be refused: (kind, reason), or None if all is well.
+
+    Args:
+        spec: the table.
+        keys: int64[U]; must be sorted, unique, within [0, rows) and of this shard (dense: empty).
+        values: float32[U, dim] of a push (dense: [1, dim]), None for a pull; must be finite.
+        shard: this shard's number.
+        shards: how many there are; a row lives on shard `key % shards`.
+    """
+    if keys.ndim != 1 or (values is not None and values.ndim != 2):
+        return "malformed", "keys have one dimension, values two"
+    rows = len(keys) if spec.kind == "sparse" else 1
+    if spec.kind == "dense" and len(keys):
+        return "bad_keys", "a dense tensor has no keys"
+    if len(keys):
+        if keys[0] < 0 or keys[-1] >= spec.shape[0]:
+            return "bad_keys", f"keys run from {keys[0]} to {keys[-1]}, but ids must lie in [0, {spec.shape[0]})"
+        if len(keys) > 1 and not (keys[1:] > keys[:-1]).all():
+            return "bad_keys", "keys must be sorted and unique"
+        if shards > 1 and (keys % shards != shard).any():
+            return "bad_keys", f"a key is not of this shard: key % {shards} must be {shard}"
+    if values is not None and values.shape != (rows, spec.dim):
+        return "mismatch", f"values have shape {values.shape}, but {(rows, spec.dim)} is due"
+    if values is not None and not np.isfinite(np.einsum("ij->", values, dtype=np.float64)) and not np.isfinite(values).all():
+        return "not_finite", "a NaN or an infinity is among the values"
+    return None
