@@ -180,19 +180,16 @@ class Connection:
 
     def received(self, data: bytes) -> None:
         """Handle one message; whatever is wrong with it is answered, never raised."""
-        ticket = 0
         try:
-            frame = self._peer.receive(data)
-            ticket = frame.ticket
-            self._handle(frame)
+            self._handle(self._peer.receive(data))
         except RefusedError as error:
-            self._refuse(getattr(error, "ticket", ticket), error)
+            self._refuse(self._peer.ticket, error)
         except LimitError as error:
-            self._refuse(ticket, RefusedError("too_large", str(error)))
+            self._refuse(self._peer.ticket, RefusedError("too_large", str(error)))
         except WireError as error:
-            self._refuse(ticket, RefusedError("malformed", str(error)))
+            self._refuse(self._peer.ticket, RefusedError("malformed", str(error)))
         except TableError as error:
-            self._refuse(ticket, RefusedError("mismatch", str(error)))
+            self._refuse(self._peer.ticket, RefusedError("mismatch", str(error)))
 
     def closed(self) -> None:
         """Note that the peer is gone; its member may come back within the job's `reconnect_timeout`."""

@@ -1,0 +1,1 @@
+"""Who holds what: preparing, splitting and reading interaction data."""

@@ -1,0 +1,81 @@
+"""A connection within one process: the same calls and the same bytes, without sockets.
+
+A breakpoint in the server is then reached from the worker's own stack.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fedps.errors import LostError, RefusedError
+from fedps.net.service import Service
+from fedps.wire.frame import Frame, Limits
+from fedps.wire.messages import Hello, Refused, Request
+from fedps.wire.session import Caller
+
+
+class LocalServer:
+    """Lets threads of one process call a service, one at a time.
+
+    Args:
+        service: who answers.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service, self.lock = service, threading.RLock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._tick, name="fedps deadlines", daemon=True)
+        self._thread.start()
+
+    def _tick(self) -> None:
+        while not self._stop.wait(0.05):
+            with self.lock:
+                self.service.tick(time.monotonic())
+
+    def close(self) -> None:
+        """Stop looking at deadlines."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+
+class LocalChannel:
+    """A connection to a `LocalServer`, with the calls of `channel.Channel`."""
+
+    def __init__(self, server: LocalServer, hello: Hello, limits: Limits) -> None:
+        self.bytes_sent = self.bytes_received = self.retries = 0
+        self._server, self._caller = server, Caller(limits)
+        self._futures: dict[int, Future[Frame]] = {}
+        with server.lock:
+            self._connection = server.service.opened(self._answer, f"thread {threading.current_thread().name}")
+        self.welcome = self.request(hello)
+
+    def request(self, message: Request, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
+        """Send a request; the future holds the reply, or RefusedError."""
+        future: Future[Frame] = Future()
+        with self._server.lock:
+            ticket, data = self._caller.request(message, arrays)
+            self._futures[ticket] = future
+            self.bytes_sent += len(data)
+            self._connection.received(data)
+        return future
+
+    def close(self) -> None:
+        """Hang up; open requests fail."""
+        with self._server.lock:
+            self._connection.closed()
+            futures, self._futures = self._futures, {}
+        for future in futures.values():
+            future.set_exception(LostError("the connection was closed"))
+
+    def _answer(self, data: bytes) -> None:
+        self.bytes_received += len(data)
+        frame = self._caller.receive(data)
+        future = self._futures.pop(frame.ticket)
+        if isinstance(frame.message, Refused):
+            future.set_exception(RefusedError(frame.message.kind, frame.message.reason))
+        else:
+            future.set_result(frame)

@@ -1,0 +1,114 @@
+"""The server's door: one bidirectional gRPC stream a connection, raw bytes, no generated code.
+
+An asyncio server holds a thousand idle streams at little cost, where a thread pool would pin a thread to each.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from fedps.errors import JobError
+from fedps.net.service import Service
+from fedps.wire.frame import Limits
+
+METHOD = "/fedps.Shard/Talk"
+TICK = 0.05  # seconds between two looks at deadlines
+QUEUE = 1024  # replies that may wait for a slow reader before it is cut off
+GRACE = 0.2  # seconds that open streams get when the server stops
+
+
+def options(limits: Limits) -> list[tuple[str, int]]:
+    """Return gRPC settings for both ends: large frames, our message limit, keepalive, no shared ports."""
+    return [
+        ("grpc.http2.max_frame_size", 4 << 20),
+        ("grpc.max_receive_message_length", limits.message_bytes),
+        ("grpc.max_send_message_length", limits.message_bytes),
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+
+
+class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Gives each stream its connection, and each connection its stream."""
+
+    def __init__(self, service: Service, limits: Limits) -> None:
+        self._service, self._limits, self._open = service, limits, 0
+
+    def service(self, details: Any) -> Any:
+        """Return the handler of our one method, None for any other."""
+        if details.method != METHOD:
+            return None
+        return grpc.stream_stream_rpc_method_handler(self._talk)
+
+    async def _talk(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        if self._open >= self._limits.connections:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._open} connections are open, which is this server's limit"
+            )
+        self._open += 1
+        replies: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+        def send(data: bytes) -> None:
+            replies.put_nowait(data if replies.qsize() < QUEUE else None)
+
+        connection = self._service.opened(send, context.peer())
+        reading = asyncio.create_task(self._read(requests, connection, replies))
+        try:
+            while (reply := await replies.get()) is not None:
+                yield reply
+        finally:
+            reading.cancel()
+            self._open -= 1
+            connection.closed()
+
+    async def _read(self, requests: AsyncIterator[bytes], connection: Any, replies: asyncio.Queue[bytes | None]) -> None:
+        try:
+            async for data in requests:
+                connection.received(data)
+        finally:
+            replies.put_nowait(None)
+
+
+async def serve(
+    service: Service, bind: str, limits: Limits, ready: Callable[[str], None], stop: asyncio.Event
+) -> None:
+    """Listen until `stop` is set.
+
+    Args:
+        service: who answers.
+        bind: `host:port`; port 0 takes a free one.
+        limits: what one peer may send.
+        ready: told the real address, once connections are taken.
+        stop: set it to end.
+
+    Raises:
+        JobError: the address cannot be bound.
+    """
+    server = grpc.aio.server(options=options(limits))
+    server.add_generic_rpc_handlers((Door(service, limits),))
+    try:
+        port = server.add_insecure_port(bind)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise JobError(f"cannot listen on {bind}: the port is in use or not ours to take; choose another, or 0 for a free one")
+    await server.start()
+    ready(f"{bind.rpartition(':')[0]}:{port}")
+    try:
+        while not stop.is_set():
+            service.tick(time.monotonic())
+            try:
+                await asyncio.wait_for(stop.wait(), TICK)
+            except TimeoutError:
+                continue
+    finally:
+        await server.stop(GRACE)

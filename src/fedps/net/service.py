@@ -1,0 +1,24 @@
+"""What a listener needs from whoever answers: it hands over connections and bytes, from one thread."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Connection(Protocol):
+    """One peer's connection, seen from the answering side."""
+
+    def received(self, data: bytes) -> None:
+        """Take one message; whatever is wrong with it is answered, never raised."""
+
+    def closed(self) -> None:
+        """The peer is gone; nothing can be sent any more."""
+
+
+class Service(Protocol):
+    """Answers messages. All calls come from one thread."""
+
+    def opened(self, send: Callable[[bytes], None], peer: str) -> Connection:
+        """Begin a connection. `send` may be called at any later time, from the same thread."""
+
+    def tick(self, now: float) -> None:
+        """Look at deadlines. `now`: seconds, monotonic."""

@@ -1,0 +1,212 @@
+"""One set of tables over many servers: requests are split by shard, answers laid together again.
+
+A sparse row lives on shard `key % shards`. A dense tensor lives whole on one shard, so that a rule or a merge that
+needs a tensor's norm finds all of it in one place; tensors are dealt out by size.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.errors import LostError
+from fedps.net.channel import Channel
+from fedps.net.inprocess import LocalChannel
+from fedps.types import Keys, Rows, TableName, TableSpec, Values
+from fedps.wire.frame import Frame
+from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
+
+PART = 8192  # rows of one message: about a megabyte, so that copying and sending overlap
+
+
+def placement(specs: Sequence[TableSpec], shards: int) -> dict[TableName, int]:
+    """Say which shard holds each dense tensor: the largest first, each to the shard that holds least."""
+    load = [0] * shards
+    placed = {}
+    for spec in sorted((s for s in specs if s.kind == "dense"), key=lambda s: (-s.dim, s.name)):
+        shard = load.index(min(load))
+        placed[spec.name] = shard
+        load[shard] += spec.dim
+    return placed
+
+
+class PullTicket:
+    """Rows under way from all shards."""
+
+    def __init__(self, pieces: Sequence["Piece"], shapes: Mapping[TableName, tuple[int, int]], who: str) -> None:
+        self._pieces, self._shapes, self._who = pieces, shapes, who
+
+    def result(self, timeout: float) -> dict[TableName, Values]:
+        """Wait and return float32[U, dim] for each table, in the order of the keys asked for (dense: [1, dim]).
+
+        Raises:
+            LostError: no answer within `timeout` seconds.
+            RefusedError: a server refused.
+        """
+        out = {name: np.empty(shape, np.float32) for name, shape in self._shapes.items()}
+        for future, tables, places in self._pieces:
+            frame = _wait(future, timeout, self._who)
+            for table, at, values in zip(tables, places, frame.arrays, strict=True):
+                out[table][at] = values
+        return out
+
+
+Piece = tuple["Future[Frame]", tuple[TableName, ...], list[NDArray[np.int64] | slice]]
+
+
+class PushTicket:
+    """A push under way to all shards."""
+
+    def __init__(self, futures: Sequence["Future[Frame]"], who: str) -> None:
+        self._futures, self._who = futures, who
+
+    def result(self, timeout: float) -> Done:
+        """Wait until every shard has taken the push; `late` if any says so, `clock` the furthest.
+
+        Raises:
+            LostError: no answer within `timeout` seconds.
+            RefusedError: a server refused.
+        """
+        answers = [_wait(f, timeout, self._who).message for f in self._futures]
+        done = [a for a in answers if isinstance(a, Done)]
+        return Done(max(d.clock for d in done), any(d.late for d in done))
+
+
+class Shards:
+    """A client's view of all servers.
+
+    Args:
+        channels: one a shard, in order.
+        specs: the shared tables.
+        timeout: seconds to wait for a join, a seed or a leave to be answered.
+    """
+
+    def __init__(self, channels: Sequence[Channel | LocalChannel], specs: Sequence[TableSpec], timeout: float = 300.0) -> None:
+        self._channels, self._timeout = channels, timeout
+        self._specs = {s.name: s for s in specs}
+        self._placed = placement(specs, len(channels))
+        self._sequence = 0
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of all messages sent."""
+        return sum(c.bytes_sent for c in self._channels)
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of all messages received."""
+        return sum(c.bytes_received for c in self._channels)
+
+    @property
+    def retries(self) -> int:
+        """How often a connection was opened again."""
+        return sum(c.retries for c in self._channels)
+
+    def join(self) -> int:
+        """Declare the tables everywhere and take part; return the clock to begin at."""
+        welcomes = [_wait(c.welcome, self._timeout, "Hello").message for c in self._channels]
+        clock = max(w.clock for w in welcomes if isinstance(w, Welcome))
+        self._all(lambda k: Join(self._tables_of(k), clock))
+        return clock
+
+    def seed(self, dense: Mapping[TableName, Values]) -> None:
+        """Offer the dense tensors' starts, float32[1, dim] each; the first client's stay."""
+        futures = [self._channels[self._placed[n]].request(Seed(n), [v]) for n, v in dense.items()]
+        for future in futures:
+            _wait(future, self._timeout, "Seed")
+
+    def pull(self, wanted: Mapping[TableName, Keys], after: int = -1) -> PullTicket:
+        """Ask for rows (dense: NO_KEYS for the tensor) once step or window `after` is applied."""
+        pieces: list[Piece] = []
+        shapes = {n: (max(len(k), 1) if n in self._placed else len(k), self._specs[n].dim) for n, k in wanted.items()}
+        for shard, channel in enumerate(self._channels):
+            mine = [(n, k, self._slots(n, k, shard)) for n, k in wanted.items() if self._placed.get(n, shard) == shard]
+            first, *rest = _cut([(n, k[at], at) for n, k, at in mine])
+            for cut in (first, *rest):
+                tables = tuple(n for n, _, _ in cut)
+                future = channel.request(Pull(tables, after), [k for _, k, _ in cut])
+                pieces.append((future, tables, [_place(at, n in self._placed) for n, _, at in cut]))
+        return PullTicket(pieces, shapes, "Pull")
+
+    def push(self, changes: Mapping[TableName, Rows], clock: int, weight: float = 1.0) -> PushTicket:
+        """Send gradients or changes; every shard gets a push, if only an empty one."""
+        self._sequence += 1
+        futures = []
+        for shard, channel in enumerate(self._channels):
+            mine = []
+            for name, (keys, values) in changes.items():
+                if self._placed.get(name, shard) == shard:
+                    at = self._slots(name, keys, shard)
+                    mine.append((name, keys[at], _rows(values, at, name in self._placed)))
+            cuts = _cut(mine)
+            for part, cut in enumerate(cuts):
+                tables = tuple(n for n, _, _ in cut)
+                message = Push(tables, self._sequence, clock, weight, part, len(cuts))
+                futures.append(channel.request(message, [a for _, k, v in cut for a in (k, v)]))
+        return PushTicket(futures, "Push")
+
+    def barrier(self, epoch: int, stage: str) -> int:
+        """Wait, without limit of time, until every client is here; return the clock to go on from."""
+        return max(d.clock for d in self._all(lambda _: Barrier(epoch, stage), None) if isinstance(d, Done))
+
+    def leave(self) -> None:
+        """Take no further part."""
+        self._all(lambda _: Leave())
+
+    def close(self) -> None:
+        """Hang up everywhere."""
+        for channel in self._channels:
+            channel.close()
+
+    def _all(self, message: Any, timeout: float | None = 0) -> list[Any]:
+        limit = self._timeout if timeout == 0 else timeout
+        sent: list[tuple[Request, Future[Frame]]] = []
+        for shard, channel in enumerate(self._channels):
+            request = message(shard)
+            sent.append((request, channel.request(request)))
+        return [_wait(future, limit, type(request).__name__).message for request, future in sent]
+
+    def _tables_of(self, shard: int) -> tuple[TableSpec, ...]:
+        return tuple(s for n, s in self._specs.items() if self._placed.get(n, shard) == shard)
+
+    def _slots(self, table: TableName, keys: Keys, shard: int) -> NDArray[np.int64] | slice:
+        if table in self._placed or len(self._channels) == 1:
+            return slice(None)
+        return np.flatnonzero(keys % len(self._channels) == shard)
+
+
+def _place(at: NDArray[np.int64] | slice, dense: bool) -> NDArray[np.int64] | slice:
+    return slice(0, 1) if dense else at
+
+
+def _rows(values: Values, at: NDArray[np.int64] | slice, dense: bool) -> Values:
+    return values if dense or isinstance(at, slice) else values[at]
+
+
+def _cut(mine: list[tuple[TableName, Keys, Any]]) -> list[list[tuple[TableName, Keys, Any]]]:
+    """Cut (table, keys, something by row) into messages of at most PART rows; the first names every table."""
+    longest = max((len(k) for _, k, _ in mine), default=0)
+    if longest <= PART:
+        return [mine]
+    cuts = []
+    for start in range(0, longest, PART):
+        piece = slice(start, start + PART)
+        rows = [(n, k[piece], _piece(x, piece, len(k))) for n, k, x in mine if len(k) > start or start == 0]
+        cuts.append(rows)
+    return cuts
+
+
+def _piece(rows: Any, piece: slice, length: int) -> Any:
+    if isinstance(rows, slice):
+        return slice(piece.start, min(piece.stop, length))
+    return rows[piece] if length else rows
+
+
+def _wait(future: "Future[Frame]", timeout: float | None, what: str) -> Frame:
+    try:
+        return future.result(timeout)
+    except FutureTimeoutError:
+        raise LostError(f"{what} was not answered within {timeout:g} s: is a server or another client stuck?") from None

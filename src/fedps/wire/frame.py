@@ -1,0 +1,135 @@
+"""A message and its arrays as bytes.
+
+    offset  size  what
+    0       2     "FP"
+    2       2     version, little-endian like all numbers here
+    4       4     header length in bytes
+    8       ...   header, MessagePack: [ticket, message, [[dtype, shape...], ...]]
+    ...     ...   the arrays' bytes one after another, each starting on a multiple of 8 from the frame's start
+
+Nothing is allocated from a size that a frame declares: arrays are read-only views of the bytes that came, and sizes
+must add up to exactly those.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.errors import LimitError, WireError
+from fedps.wire.messages import Message, Pull, Push, Seed, Values
+
+MAGIC = b"FP\x01\x00"
+DTYPES = {"f": np.dtype("<f4"), "i": np.dtype("<i8")}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one peer may send: bytes of a message, arrays of a message, connections of a server."""
+
+    message_bytes: int = 64 << 20
+    header_bytes: int = 1 << 20
+    arrays: int = 4096
+    connections: int = 4096
+
+
+class Header(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What stands before the arrays."""
+
+    ticket: int
+    message: Message
+    arrays: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class Frame(NamedTuple):
+    """A decoded frame: the request's ticket, the message, read-only arrays."""
+
+    ticket: int
+    message: Message
+    arrays: tuple[NDArray[Any], ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Header)
+
+
+def encode(ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = ()) -> bytes:
+    """Return the frame's bytes.
+
+    Args:
+        ticket: ties a reply to its request.
+        message: any message.
+        arrays: float32 or int64, at most two dimensions.
+    """
+    facts = tuple((CODES[a.dtype], a.shape) for a in arrays)
+    header = _encoder.encode(Header(ticket, message, facts))
+    pieces: list[Any] = [MAGIC, len(header).to_bytes(4, "little"), header, bytes(-len(header) % 8)]
+    for array in arrays:
+        if array.size:
+            pieces.append(memoryview(np.ascontiguousarray(array)).cast("B"))
+            pieces.append(bytes(-array.nbytes % 8))
+    return b"".join(pieces)
+
+
+def decode(data: bytes, limits: Limits) -> Frame:
+    """Return what `encode` was given.
+
+    Raises:
+        LimitError: the frame is larger than `limits` allow.
+        WireError: it is no frame of this protocol, or arrays and message do not fit.
+    """
+    if len(data) > limits.message_bytes:
+        raise LimitError(f"a message of {len(data)} bytes passes the limit of {limits.message_bytes} bytes")
+    if len(data) < 8 or data[:4] != MAGIC:
+        raise WireError(f"{len(data)} bytes that do not begin as a fedps frame of version 1")
+    length = int.from_bytes(data[4:8], "little")
+    if length > min(limits.header_bytes, len(data) - 8):
+        raise WireError(f"a header of {length} bytes in a frame of {len(data)}")
+    try:
+        header = _decoder.decode(data[8 : 8 + length])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise WireError(f"a header that cannot be read: {error}") from None
+    if len(header.arrays) > limits.arrays:
+        raise LimitError(f"{len(header.arrays)} arrays pass the limit of {limits.arrays}")
+    arrays = _views(data, 8 + length + -length % 8, header.arrays)
+    _fit(header.message, arrays)
+    return Frame(header.ticket, header.message, arrays)
+
+
+def _views(data: bytes, at: int, facts: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[NDArray[Any], ...]:
+    views = []
+    for code, shape in facts:
+        dtype = DTYPES.get(code)
+        if dtype is None or not 1 <= len(shape) <= 2 or min(shape) < 0:
+            raise WireError(f"an array of type {code!r} and shape {shape}")
+        count = shape[0] * (shape[1] if len(shape) == 2 else 1)
+        size = count * dtype.itemsize
+        if size > len(data) - at:
+            raise WireError(f"an array of {size} bytes where {max(len(data) - at, 0)} are left")
+        view = np.frombuffer(data, dtype, count, at) if count else np.empty(0, dtype)
+        views.append(view.reshape(shape))
+        at += size + -size % 8
+    if at != len(data):
+        raise WireError(f"the frame says {at} bytes and has {len(data)}")
+    return tuple(views)
+
+
+def _fit(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
+    match message:
+        case Pull(tables):
+            due = "i" * len(tables)
+        case Push(tables):
+            due = "if" * len(tables)
+        case Values(tables):
+            due = "f" * len(tables)
+        case Seed():
+            due = "f"
+        case _:
+            due = ""
+    found = "".join(CODES[a.dtype] for a in arrays)
+    if found != due:
+        raise WireError(f"{type(message).__name__} with arrays {found!r}, due {due!r}")
