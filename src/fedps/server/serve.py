@@ -11,7 +11,7 @@ from fedps.tracking import Report
 
 
 def run_server(job: Job, shard: int, bind: str, run_dir: Path, report: Report) -> None:
-    """Serve one shard until SIGTERM or SIGINT.
+    """Serve one shard until SIGTERM.
 
     Args:
         job: the resolved job.
@@ -29,7 +29,6 @@ def run_server(job: Job, shard: int, bind: str, run_dir: Path, report: Report) -
 async def _serve(job: Job, shard: int, bind: str, run_dir: Path, report: Report) -> None:
     server = ParameterServer(job, shard, run_dir, report)
     stop = asyncio.Event()
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(sign, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await serve(server, bind, server.limits, lambda address: report({"event": "ready", "address": address}), stop)
     report({"event": "stopped", "rejected": server.rejected})

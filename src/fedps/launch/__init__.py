@@ -1,0 +1,1 @@
+"""The processes of a run: start, watch, stop, and tell people."""

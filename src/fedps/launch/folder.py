@@ -1,0 +1,29 @@
+"""The run folder: where it lies, and that it is ours to fill."""
+
+import time
+from pathlib import Path
+
+from fedps.config import Job
+from fedps.errors import JobError
+
+
+def make_run_folder(job: Job, run_dir: Path | None) -> Path:
+    """Make the folder of a run, with the resolved job in it; return its path.
+
+    Args:
+        job: the job.
+        run_dir: where; None takes `runs/<job>-<time>`.
+
+    Raises:
+        JobError: it cannot be written, or holds another run.
+    """
+    folder = (run_dir or Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
+    if (folder / "job.yaml").exists():
+        raise JobError(f"--run_dir {folder}: holds a run already; choose another folder or remove that one")
+    try:
+        (folder / "log").mkdir(parents=True, exist_ok=True)
+        (folder / "private").mkdir(exist_ok=True)
+        job.save(folder / "job.yaml")
+    except OSError as error:
+        raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
+    return folder

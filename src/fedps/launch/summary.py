@@ -1,0 +1,139 @@
+"""From a run's events to its summary: times, samples, metrics, bytes, memory, faults."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from fedps.config import Job
+from fedps.models.metrics import Histogram
+
+Event = Mapping[str, Any]
+HISTOGRAMS = ("positives", "negatives")  # merged here, and kept out of the journal
+
+
+class Evaluated:
+    """Sums over clients of one epoch's evaluation."""
+
+    def __init__(self) -> None:
+        self.clients, self.users, self.hits, self.ndcg, self.histogram = 0, 0, 0.0, 0.0, Histogram()
+
+    def add(self, event: Event) -> None:
+        """Add one client's sums."""
+        self.clients += 1
+        self.users += event["users"]
+        self.hits += event["hits"]
+        self.ndcg += event["ndcg"]
+        self.histogram.merge(Histogram(event["positives"], event["negatives"]))
+
+
+class Ledger:
+    """Keeps what a summary needs of every event.
+
+    Args:
+        job: the job.
+        began: when the launch began, seconds since 1970.
+    """
+
+    def __init__(self, job: Job, began: float) -> None:
+        self._job, self._began = job, began
+        self.first_batch: dict[str, float] = {}
+        self.failed: dict[str, str] = {}
+        self._spans: dict[str, list[tuple[float, float]]] = {"epoch": [], "evaluate": []}
+        self._open: dict[tuple[str, str], float] = {}
+        self._trained: dict[int, list[Event]] = defaultdict(list)
+        self._tested: dict[int, Evaluated] = defaultdict(Evaluated)
+        self._bytes = {"sent_by_clients": 0, "received_by_clients": 0}
+        self._rejected = self._retries = 0
+        self._memory: dict[str, float] = defaultdict(float)
+
+    def take(self, event: Event) -> None:
+        """Note one stamped event."""
+        kind, who, time = event["event"], event["id"], event["time"]
+        if kind == "first_batch":
+            self.first_batch[who] = time
+        elif kind in ("epoch_begin", "evaluate_begin"):
+            self._open[kind.partition("_")[0], who] = time
+        elif kind == "epoch_end":
+            self._spans["epoch"].append((self._open["epoch", who], time))
+            self._trained[event["epoch"] + 1].append({**event, "begun": self._open["epoch", who]})
+        elif kind == "evaluated":
+            self._spans["evaluate"].append((self._open["evaluate", who], time))
+            self._tested[event["epoch"]].add(event)
+        elif kind == "done":
+            self._bytes["sent_by_clients"] += event["bytes_sent"]
+            self._bytes["received_by_clients"] += event["bytes_received"]
+            self._retries += event["retries"]
+        elif kind == "refused":
+            self._rejected += 1
+        elif kind == "failed" and event["role"] == "worker":
+            self.failed[who] = event["error"]
+
+    def weigh(self, rss: Mapping[tuple[str, str], float], pss: float) -> None:
+        """Note one look at memory, MiB: each role's resident set, and the proportional sum of all."""
+        for (kind, _), size in rss.items():
+            self._memory[kind] = max(self._memory[kind], size)
+        self._memory["pss"] = max(self._memory["pss"], pss)
+
+    def complete_rounds(self, clients: int) -> list[dict[str, Any]]:
+        """Return the merged figures of every epoch that so many clients have been evaluated for."""
+        return [self._round(epoch) for epoch in sorted(self._tested) if self._tested[epoch].clients >= clients]
+
+    def summary(self, now: float, error: str | None) -> dict[str, Any]:
+        """Return the summary as `summary.json` holds it."""
+        runner, train = self._job.runner, union(self._spans["epoch"])
+        samples = sum(e["samples"] for events in self._trained.values() for e in events)
+        rounds = [self._round(epoch) for epoch in sorted(self._tested)]
+        last = rounds[-1] if rounds else {}
+        started = len(self.first_batch) == runner.worker_num
+        return {
+            "status": "failed" if error else "ok",
+            "error": error,
+            "mode": runner.sync_mode,
+            "workers": runner.worker_num,
+            "servers": runner.server_num,
+            "coordinator": False,
+            "start_seconds": max(self.first_batch.values()) - self._began if started else None,
+            "train_seconds": train,
+            "eval_seconds": union(self._spans["evaluate"]),
+            "wall_seconds": now - self._began,
+            "samples": samples,
+            "samples_per_second": samples / train if train else 0.0,
+            "rounds": rounds,
+            "metrics": {k: last.get(k) for k in ("loss", "auc", "train_auc", "hr@10", "ndcg@10")},
+            "bytes": self._bytes,
+            "memory_mib": {f"{k}_max_rss": round(self._memory[k], 1) for k in ("worker", "server", "coordinator")}
+            | {"sum_pss": round(self._memory["pss"], 1)},
+            "faults": {
+                "rejected_messages": self._rejected,
+                "retries": self._retries,
+                "lost_workers": sorted(self.failed),
+                "restarts": 0,
+            },
+        }
+
+    def _round(self, epoch: int) -> dict[str, Any]:
+        trained, tested = self._trained[epoch], self._tested[epoch]
+        samples = sum(e["samples"] for e in trained)
+        histogram = Histogram()
+        for e in trained:
+            histogram.merge(Histogram(e["positives"], e["negatives"]))
+        return {
+            "round": epoch,
+            "selected": sorted(e["id"] for e in trained),
+            "seconds": union([(e["begun"], e["time"]) for e in trained]),
+            "coordinator_seconds": 0.0,
+            "loss": sum(e["loss"] * e["samples"] for e in trained) / samples if samples else None,
+            "auc": tested.histogram.auc() if tested.users else None,
+            "train_auc": histogram.auc(),
+            "hr@10": tested.hits / tested.users if tested.users else None,
+            "ndcg@10": tested.ndcg / tested.users if tested.users else None,
+        }
+
+
+def union(spans: list[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals, seconds."""
+    length, end = 0.0, float("-inf")
+    for begin, finish in sorted(spans):
+        length += max(0.0, finish - max(begin, end))
+        end = max(end, finish)
+    return length

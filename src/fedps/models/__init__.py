@@ -1,0 +1,1 @@
+"""Networks, and the measures of their answers."""
