@@ -1,1 +1,1 @@
-"""Networks, and the measures of their answers."""
+"""Networks and the measures of what they learn; `metrics` is plain numpy, the rest needs torch."""

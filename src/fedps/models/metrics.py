@@ -1,4 +1,8 @@
-"""AUC, HR@10 and NDCG@10 as sums that add up over clients, so that the global figures are exact. numpy only."""
+"""How good scores are: AUC from score histograms, HR@k and NDCG@k on one positive among sampled negatives.
+
+Both come as counts and sums that add up over clients, so the value for all is exact though nobody shares a
+score. Plain numpy: the launcher merges histograms without loading torch.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,67 +10,121 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.types import Values
+from fedps.errors import FedpsError
+from fedps.types import Keys, Values
 
-BUCKETS = 1 << 12
-TOP = 10
+BUCKETS = 2**12  # the original's
+Counts = NDArray[np.int64]
+Sums = NDArray[np.float64]
 
 
 class Histogram:
-    """Scores in [0, 1] of positives and negatives, counted in 4,096 buckets (the original's resolution).
+    """Scores of positives and of negatives, counted in 4,096 buckets; bucket b holds scores from b / 4095 on.
+
+    Scores in one bucket count as tied: the AUC is exactly that of the scores rounded down to n / 4095.
+
+        >>> both = Histogram()
+        >>> both.add(np.float32([0.9, 0.2, 0.4]), np.float32([1, 0, 0]))
+        >>> both.auc()
+        1.0
 
     Args:
-        positives, negatives: int64[4096] counts to begin with; zeros if left out.
+        positives: int64[4096], counts to begin with, e.g. from an event; zeros if None.
+        negatives: int64[4096], the same.
+
+    Raises:
+        FedpsError: counts of another length.
     """
 
-    def __init__(self, positives: Sequence[int] | None = None, negatives: Sequence[int] | None = None) -> None:
-        self.positives = np.array(positives if positives is not None else np.zeros(BUCKETS), np.int64)
-        self.negatives = np.array(negatives if negatives is not None else np.zeros(BUCKETS), np.int64)
+    def __init__(
+        self, positives: Sequence[int] | Counts | None = None, negatives: Sequence[int] | Counts | None = None
+    ) -> None:
+        self.positives, self.negatives = _counts(positives), _counts(negatives)
 
     def add(self, scores: Values, labels: Values) -> None:
-        """Count scores float32[n] under their labels float32[n] (0 or 1)."""
-        bucket = np.minimum((scores * BUCKETS).astype(np.int64), BUCKETS - 1)
-        positive = labels > 0.5
+        """Count scores in.
+
+        Args:
+            scores: float32[n], probabilities.
+            labels: float32[n], 1 for a positive, 0 for a negative.
+
+        Raises:
+            FedpsError: a score is not in [0, 1]; nothing is counted.
+        """
+        if not len(scores):
+            return
+        low, high = scores.min(), scores.max()
+        if not (low >= 0 and high <= 1):  # a NaN is neither
+            raise FedpsError(
+                f"scores run from {low} to {high}, but must be in [0, 1]: has the training diverged?"
+            )
+        bucket = (scores * (BUCKETS - 1)).astype(np.int64)
+        positive = labels > 0
         self.positives += np.bincount(bucket[positive], minlength=BUCKETS)
         self.negatives += np.bincount(bucket[~positive], minlength=BUCKETS)
 
     def merge(self, other: "Histogram") -> None:
-        """Add another client's counts."""
+        """Count in what another histogram counted."""
         self.positives += other.positives
         self.negatives += other.negatives
 
     def auc(self) -> float:
-        """Return the area under the ROC curve by trapezoids; 0.5 where one class is absent."""
+        """Return the area under the ROC curve by trapezoids; 0.5, as for guessing, if a class is absent."""
         pairs = float(self.positives.sum()) * float(self.negatives.sum())
         if not pairs:
             return 0.5
-        above = np.cumsum(self.positives[::-1])[::-1] - self.positives
-        return float(np.dot(self.negatives, above + self.positives / 2) / pairs)
+        below = np.cumsum(self.negatives) - self.negatives
+        won = self.positives.astype(np.float64) @ (below + self.negatives / 2)
+        return float(won / pairs)
 
 
 class RankSums(NamedTuple):
-    """Sums over users: how many, how many hits in the first ten, and their discounted gains."""
+    """Sums over users, to be divided by `users` once all clients' are added."""
 
     users: int
     hits: float
     ndcg: float
 
 
-def rank_metrics(scores: NDArray[np.float32], items: NDArray[np.int64]) -> RankSums:
-    """Rank each user's positive, the first column, among its negatives.
+def rank_metrics(scores: Values, items: Keys, k: int = 10) -> RankSums:
+    """Sum hits and NDCG at k over users.
 
-    HR@10 and NDCG@10 of He et al. (WWW 2017), leave one out. Ties count half, rounded up, so a constant scorer gets
-    0.10 and not 1. Where the positive's own item stands among the negatives (156 users of the published test set), it
-    is no rival: the published evaluator keys scores by item, so that the two are one.
+    Candidates whose score equals the positive's may stand before or after it: the mean over all orders is
+    taken, which counts each tie half, so a constant scorer gets HR@10 0.10 of 100 candidates, not 1.0.
+
+    A candidate with the positive's own item is not its rival: the published NCF evaluator keys scores by item,
+    so such a duplicate (156 users of the published ML-1M negatives have one) merges with the positive. To count
+    it as a tied negative would give slightly lower figures.
 
     Args:
-        scores: float32[users, candidates].
-        items: int64[users, candidates].
+        scores: float32[n, C], per user the positive first, on any scale; logits keep apart what probabilities
+            near 0 or 1 round together.
+        items: int64[n, C], the candidates' item ids.
+        k: length of the list that must hold the positive.
+
+    Raises:
+        FedpsError: a score is NaN or infinite; it would rank by accident.
     """
-    rival = items[:, 1:] != items[:, :1]
-    positive, others = scores[:, :1], scores[:, 1:]
-    above = ((others > positive) & rival).sum(axis=1)
-    tied = ((others == positive) & rival).sum(axis=1)
-    rank = above + (tied + 1) // 2
-    hit = rank < TOP
-    return RankSums(len(scores), float(hit.sum()), float((hit / np.log2(rank + 2)).sum()))
+    if not np.isfinite(scores).all():
+        raise FedpsError("a score is NaN or infinite and cannot be ranked: has the training diverged?")
+    positive, rival = scores[:, :1], items != items[:, :1]
+    ahead = (rival & (scores > positive)).sum(axis=1)
+    tied = (rival & (scores == positive)).sum(axis=1)
+    place = np.arange(scores.shape[1])
+    hit = (place < k).astype(np.float64)
+    return RankSums(
+        len(scores), _mean_over(hit, ahead, tied), _mean_over(hit / np.log2(place + 2), ahead, tied)
+    )
+
+
+def _mean_over(gain: Sums, ahead: Counts, tied: Counts) -> float:
+    """Sum over users the mean of `gain` (float64[C], by place from 0) over places ahead … ahead + tied."""
+    total = np.concatenate([[0.0], np.cumsum(gain)])
+    return float(((total[ahead + tied + 1] - total[ahead]) / (tied + 1)).sum())
+
+
+def _counts(given: Sequence[int] | Counts | None) -> Counts:
+    counts = np.zeros(BUCKETS, np.int64) if given is None else np.array(given, np.int64)
+    if counts.shape != (BUCKETS,):
+        raise FedpsError(f"a histogram has {BUCKETS} buckets, not {counts.shape}")
+    return counts

@@ -1,0 +1,34 @@
+# Two commands for a newcomer: `make run` trains ten clients, `make test` checks everything.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export FEDPS_DATA ?= $(realpath ../shared/data)
+
+.PHONY: setup run test test-all check clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+run: setup  ## ten clients train NCF on MovieLens-1M (or, said loudly, on a synthetic twin)
+	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic
+	$(BIN)/fedps run examples/quickstart.yaml
+
+check: setup  ## lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## all checks, then the tests
+	$(BIN)/pytest
+
+test-all: check  ## the long ones too
+	$(BIN)/pytest -m "slow or not slow" --timeout 900
+
+clean:
+	rm -rf $(VENV) .data runs

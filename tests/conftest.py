@@ -1,0 +1,44 @@
+"""What many tests need: a small synthetic data set, and a job on it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedps.config import Job, load_job
+from fedps.data.synth import synthesize
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A twin of 120 users and 220 items over ten clients."""
+    out = tmp_path_factory.mktemp("data") / "small"
+    synthesize(out, users=120, items=220, per_user=30, seed=1)
+    return out
+
+
+@pytest.fixture
+def make_job(small_data: Path, tmp_path: Path) -> MakeJob:
+    """Return a function that loads a job on the small data; keyword arguments are runner keys."""
+
+    def make(hyper: dict[str, object] | None = None, folder: Path = tmp_path, **runner: object) -> Job:
+        tree = {
+            "runner": {
+                "train_data_dir": str(small_data / "train"),
+                "test_data_dir": str(small_data / "test"),
+                "train_batch_size": 32,
+                "geo_step": 5,
+                "local_sparse": ["mlp_user.weight"],
+                "epochs": 1,
+                **runner,
+            },
+            "hyper_parameters": {"num_users": 120, "num_items": 220, "fc_layers": [16, 8, 4], **(hyper or {})},
+        }
+        path = folder / "job.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return load_job(path)
+
+    return make
