@@ -35,7 +35,8 @@ class LocalTable:
 
     @property
     def block(self) -> Values:
-        """float32[n, width]: rows with their optimizer state."""
+        """float32[n, width]: rows with their optimizer state, as they are now."""
+        rules.settle(self.spec.rule, self._block, self.steps)
         return self._block
 
     def read(self, slots: Slots) -> Values:

@@ -70,7 +70,7 @@ def read_samples(path: Path, num_users: int, num_items: int) -> Samples:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except pa.ArrowInvalid as error:
         _name_the_line(path, num_users, num_items, str(error))
-    user, item, label = (np.array(table[c]) for c in COLUMNS)  # copies: Arrow's own memory is read-only
+    user, item, label = (table[c].to_numpy().copy() for c in COLUMNS)  # Arrow's own memory is read-only
     if not len(label):
         raise DataError(f"{path}: holds no sample; a client needs at least one line user,item,label")
     for values, limit in ((user, num_users), (item, num_items), (label, 2)):

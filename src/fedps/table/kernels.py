@@ -80,23 +80,25 @@ def gather(block, slots, out):  # type: ignore[no-untyped-def]
             out[i, j] = row[j]
 
 
-@compiled(types.void(_f4w, _i8r, _f8r, types.float64))
-def settle_adam(block, slots, c, step):  # type: ignore[no-untyped-def]
-    """`rules.settle` at slots. c: lr, beta1, beta2, epsilon."""
-    lr, b1, b2, eps = c[0], c[1], c[2], np.float32(c[3])
+@compiled(types.void(_f4w, _i8r, _f8r, _f8r, types.float64))
+def settle_adam(block, slots, c, tail, step):  # type: ignore[no-untyped-def]
+    """`rules.settle` at slots. c: lr, beta1, beta2, epsilon; tail: `rules.momentum_tail`."""
+    lr, b1, b2, eps = c[0], c[1], c[2], c[3]
     dim = (block.shape[1] - 1) // 3
-    ratio = b1 / np.sqrt(b2)
+    ratio, end = b1 / np.sqrt(b2), len(tail) - 1
     for i in range(len(slots)):
         row = block[slots[i]]
         last = np.float64(row[3 * dim])
         missed = step - last
         if last > 0 and missed > 0:
-            reach = np.float32(lr * ratio * (1 - ratio**missed) / (1 - ratio) / (1 - b1**last))
-            second = np.float32(1 / (1 - b2**last))
+            n = np.int64(last)
+            later = tail[min(n + np.int64(missed) + 1, end)]
+            moves = np.float32(lr * (ratio * tail[min(n + 1, end)] - ratio ** (missed + 1) * later))
+            epsilon = np.float32(eps * np.sqrt(1 - b2**last))
             fade1, fade2 = np.float32(b1**missed), np.float32(b2**missed)
             for j in range(dim):
                 m, v = row[dim + j], row[2 * dim + j]
-                row[j] -= reach * m / (np.sqrt(v * second) + eps)
+                row[j] -= moves * m / (np.sqrt(v) + epsilon)
                 row[dim + j] = m * fade1
                 row[2 * dim + j] = v * fade2
             row[3 * dim] = np.float32(step)

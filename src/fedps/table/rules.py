@@ -14,12 +14,15 @@ dense tensor is one row of all its elements. `step` counts the pushes its table 
                               torch.optim.Adam; it catches up in closed form when it is next read or pushed
 """
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedps.types import Rule, Values
 
 Block = NDArray[np.float32]
+TAIL = 1 << 15  # steps after which bias correction no longer changes
 STATE = {"add": "", "sgd": "", "adagrad": "v", "row_adagrad": "1", "lazy_adam": "vv1", "shared_adam": "111", "adam": "vv1"}
 
 
@@ -66,24 +69,41 @@ def apply(rule: Rule, block: Block, values: Values, step: int) -> None:
 def settle(rule: Rule, block: Block, step: int) -> None:
     """Bring rows up to `step` where the rule moves them without a push (`adam`); elsewhere do nothing.
 
-    After a last push at step s a row's mean decays by β1 and its root mean square by √β2 each step, so k missed moves
-    are a geometric sum of ratio r = β1/√β2. Bias correction is held at step s, which is its only approximation.
+    After a last push at step s a row's mean decays by β1 and its root mean square by √β2 a step, so the missed moves
+    are Σ r^j F(s+j), j = 1…k, with r = β1/√β2 and F the bias correction: two entries of `momentum_tail`. That ε does
+    not decay with the denominator is the only approximation.
     """
     if rule.name != "adam":
         return
     dim = (block.shape[1] - 1) // 3
     last = block[:, -1:]
-    missed = np.where(last > 0, np.maximum(step - last, 0), 0).astype(np.float64)
+    missed = np.where(last > 0, np.maximum(step - last, 0), 0).astype(np.int64)
     if not missed.any():
         return
     m, v = block[:, dim : 2 * dim], block[:, 2 * dim : 3 * dim]
-    first, second = _corrections(rule, np.maximum(last, 1).astype(np.float64))
+    tail, n = momentum_tail(rule.beta1, rule.beta2), np.maximum(last, 1).astype(np.int64)
     ratio = rule.beta1 / rule.beta2**0.5
-    reach = rule.learning_rate * ratio * (1 - ratio**missed) / (1 - ratio)
-    block[:, :dim] -= (reach * first).astype(np.float32) * m / (np.sqrt(v * second) + np.float32(rule.epsilon))
-    m *= (rule.beta1**missed).astype(np.float32)
-    v *= (rule.beta2**missed).astype(np.float32)
+    moves = ratio * tail[np.minimum(n + 1, TAIL)] - ratio ** (missed + 1.0) * tail[np.minimum(n + missed + 1, TAIL)]
+    epsilon = (rule.epsilon * np.sqrt(1 - rule.beta2 ** n.astype(np.float64))).astype(np.float32)
+    block[:, :dim] -= (rule.learning_rate * moves).astype(np.float32) * m / (np.sqrt(v) + epsilon)
+    m *= (rule.beta1 ** missed.astype(np.float64)).astype(np.float32)
+    v *= (rule.beta2 ** missed.astype(np.float64)).astype(np.float32)
     np.copyto(last, np.float32(step), where=missed > 0)
+
+
+@cache
+def momentum_tail(beta1: float, beta2: float) -> NDArray[np.float64]:
+    """Return G(n) = Σ r^(i-n) F(i) over i ≥ n, float64[TAIL + 1]: all moves still to come from step n on.
+
+    F(i) = √(1 - β2^i) / (1 - β1^i) is Adam's bias correction at step i; beyond TAIL it is taken as it stands there.
+    """
+    step = np.arange(1, TAIL + 1, dtype=np.float64)
+    correction = np.sqrt(1 - beta2**step) / (1 - beta1**step)
+    tail, ratio = np.zeros(TAIL + 1), beta1 / beta2**0.5
+    tail[TAIL] = correction[-1] / (1 - ratio)
+    for n in range(TAIL - 1, 0, -1):
+        tail[n] = correction[n - 1] + ratio * tail[n + 1]
+    return tail
 
 
 def _corrections(rule: Rule, step: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:

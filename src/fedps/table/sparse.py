@@ -82,6 +82,7 @@ class SparseTable:
         self._ids: Keys = _reserve(self._max_rows, np.dtype(np.int64))
         self._rows = 0
         rule = spec.rule
+        self._tail = rules.momentum_tail(rule.beta1, rule.beta2)
         self._rule = kernels.RULES.index(rule.name)
         self._constants = np.array([rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2])
 
@@ -95,8 +96,7 @@ class SparseTable:
             TableError: there is no room for the new rows.
         """
         slots = self._slots_of(keys)
-        if self.spec.rule.name == "adam":
-            kernels.settle_adam(self._block, slots, self._constants, float(self.steps))
+        self._settle(slots, self.steps)
         out = np.empty((len(keys), self.spec.dim), np.float32)
         kernels.gather(self._block, slots, out)
         return out
@@ -109,12 +109,12 @@ class SparseTable:
         """
         slots = self._slots_of(keys)
         self.steps += 1
-        if self.spec.rule.name == "adam":
-            kernels.settle_adam(self._block, slots, self._constants, float(self.steps - 1))
+        self._settle(slots, self.steps - 1)
         kernels.change(self._block, slots, values, self._constants, self._rule, float(self.steps))
 
     def export(self) -> tuple[Keys, Values]:
-        """Return all keys, sorted, and their rows with state, float32[n, width], copies."""
+        """Return all keys, sorted, and their rows with state as they are now, float32[n, width], copies."""
+        self._settle(np.arange(self._rows), self.steps)
         order = np.argsort(self._ids[: self._rows])
         return self._ids[: self._rows][order], self._block[: self._rows][order]
 
@@ -122,6 +122,10 @@ class SparseTable:
         """Take over rows with their state, as `export` gave them."""
         self._block[self._slots_of(keys)] = block
         self.steps = steps
+
+    def _settle(self, slots: Keys, step: int) -> None:
+        if self.spec.rule.name == "adam":
+            kernels.settle_adam(self._block, slots, self._constants, self._tail, float(step))
 
     def _slots_of(self, keys: Keys) -> Keys:
         slots, missing = self._index.find(keys)
