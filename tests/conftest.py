@@ -35,7 +35,12 @@ def make_job(small_data: Path, tmp_path: Path) -> MakeJob:
                 "epochs": 1,
                 **runner,
             },
-            "hyper_parameters": {"num_users": 120, "num_items": 220, "fc_layers": [16, 8, 4], **(hyper or {})},
+            "hyper_parameters": {
+                "num_users": 120,
+                "num_items": 220,
+                "fc_layers": [16, 8, 4],
+                **(hyper or {}),
+            },
         }
         path = folder / "job.yaml"
         path.write_text(yaml.safe_dump(tree))

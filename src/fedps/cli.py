@@ -100,7 +100,6 @@ def export(
     run_dir: Path,
     *,
     out: Path,
-    epoch: int | None = None,
     private: Annotated[bool, _flag("--private")] = False,
     format: Literal["safetensors"] = "safetensors",  # noqa: A002  (the flag's name)
 ) -> None:
@@ -109,13 +108,12 @@ def export(
     Args:
         run_dir: The run's folder.
         out: Folder to write model.safetensors to.
-        epoch: Which saved epoch (default the last).
         private: Join the clients' private tables too, where they lie in the run folder.
         format: The file's form.
     """
     from fedps.export import export_run  # noqa: PLC0415
 
-    print(f"{format}: {export_run(run_dir, out, epoch, private)}")
+    print(f"{format}: {export_run(run_dir, out, private)}")
 
 
 @prepare_app.command(name="movielens")
@@ -157,7 +155,10 @@ def prepare_movielens(
     except DataError as error:
         if not or_synthetic or source is not None:
             raise
-        print(f"{error}\n\n*** NO REAL DATA: making a SYNTHETIC twin; its figures say nothing of MovieLens ***\n", file=sys.stderr)
+        print(
+            f"{error}\n\n*** NO REAL DATA: making a SYNTHETIC twin; its figures say nothing of MovieLens ***\n",
+            file=sys.stderr,
+        )
         manifest = synthesize(out, split=split, per_positive=negatives, seed=seed)
     _describe(manifest, out)
 
@@ -204,7 +205,10 @@ def show(job: Path, *, override: Override = None) -> None:
     """
     import yaml  # noqa: PLC0415
 
-    print(yaml.safe_dump(_job(job, override or []).model_dump(mode="json", by_alias=True), sort_keys=False), end="")
+    print(
+        yaml.safe_dump(_job(job, override or []).model_dump(mode="json", by_alias=True), sort_keys=False),
+        end="",
+    )
 
 
 @config_app.command

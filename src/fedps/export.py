@@ -1,6 +1,6 @@
 """From a run's folder to one file: the trained model, with its own parameter names and full shapes.
 
-The servers' shards of the last whole epoch are joined; a row that nobody touched is where it would have
+The servers' shards of one epoch are joined; a row that nobody touched is where it would have
 started. Tables private to clients are left out unless asked for, and their files are not even opened.
 """
 
@@ -21,19 +21,20 @@ CHUNK = 65_536  # rows started at once, which bounds what the start takes beside
 Part = tuple[TableSpec, Keys, Values]
 
 
-def export_run(run_dir: Path, out: Path, private: bool = False) -> Path:
+def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool = False) -> Path:
     """Write `out/model.safetensors`, readable by its owner only; return its path.
 
     Args:
         run_dir: a run's folder.
         out: made if absent; an earlier export in it is replaced.
+        epoch: which saved epoch, counted from 1; the last that is whole if None.
         private: put in the clients' private tables too.
 
     Raises:
-        JobError: no such run, or private tables of which two clients hold the same row: no one model has both.
+        JobError: no such run or epoch, or private tables of which two clients hold the same row.
         DataError: nothing was saved, a save is torn or does not fit the others, or `out` cannot be written.
     """
-    epoch, tables = _shared(run_dir)
+    epoch, tables = _shared(run_dir, epoch)
     if private:
         tables |= _private(run_dir, epoch)
     metadata = {"format": "pt", "fedps": __version__, "epoch": str(epoch)}
@@ -46,10 +47,13 @@ def export_run(run_dir: Path, out: Path, private: bool = False) -> Path:
     return path
 
 
-def _shared(run_dir: Path) -> tuple[int, dict[TableName, NDArray[np.float32]]]:
+def _shared(run_dir: Path, wanted: int | None) -> tuple[int, dict[TableName, NDArray[np.float32]]]:
     if not run_dir.is_dir():
         raise JobError(f"{run_dir}: there is no such run folder; a run's last line names it")
-    for epoch in reversed(_epochs(run_dir / "model")):
+    saved = _epochs(run_dir / "model")
+    if wanted is not None and wanted not in saved:
+        raise JobError(f"--epoch {wanted}: {run_dir} has saved {', '.join(map(str, saved)) or 'none'}")
+    for epoch in reversed(saved) if wanted is None else [wanted]:
         folder = run_dir / "model" / str(epoch)
         shards = [snapshot.load(folder, file.stem) for file in sorted(folder.glob("server-*.json"))]
         if shards and len(shards) == shards[0][1].get("shards"):
@@ -58,7 +62,7 @@ def _shared(run_dir: Path) -> tuple[int, dict[TableName, NDArray[np.float32]]]:
                 for part in tables.values():
                     joined.add(part)
             return epoch, joined.tensors
-    raise DataError(f"{run_dir / 'model'}: holds no whole save; the run ended before its first evaluation")
+    raise DataError(f"{run_dir / 'model'}: holds no whole save; the run, or one of its servers, ended before")
 
 
 def _private(run_dir: Path, epoch: int) -> dict[TableName, NDArray[np.float32]]:
@@ -85,10 +89,7 @@ class _Joined:
         spec, keys, block = part
         name, dense = spec.name, spec.kind == "dense"
         rows = 1 if dense else len(keys)
-        if (
-            block.shape != (rows, rules.width(spec.rule, spec.dim))
-            or self._specs.setdefault(name, spec) != spec
-        ):
+        if block.shape != (rows, rules.width(spec.rule, spec.dim)) or self._specs.setdefault(name, spec) != spec:
             raise DataError(f"{self._folder}: the saved parts of {name} do not fit together; use another run")
         values = block[:, : spec.dim]
         if dense:
@@ -102,8 +103,8 @@ class _Joined:
             self.tensors[name], self._given[name] = _start(spec), np.zeros(spec.shape[0], bool)
         if self._given[name][keys].any():
             raise JobError(
-                f"{self._folder}: two clients or servers hold the same rows of {name}, so no one model has them"
-                " both; export without private tables, or use each client's own files"
+                f"{self._folder}: two clients or servers hold the same rows of {name}, so no one model"
+                " has them both; export without private tables, or use each client's own files"
             )
         self.tensors[name][keys] = values
         self._given[name][keys] = True

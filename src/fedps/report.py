@@ -8,7 +8,18 @@ from typing import Any
 
 Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, BOTTOM = 560, 260, 56, 28  # of a plot, pixels
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa8822", "#66ccee", "#aa3377", "#888888", "#0099aa", "#cc6600", "#7755cc")
+COLOURS = (
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#aa8822",
+    "#66ccee",
+    "#aa3377",
+    "#888888",
+    "#0099aa",
+    "#cc6600",
+    "#7755cc",
+)
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
 :root {{ color-scheme: light dark }} body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem }}
@@ -54,8 +65,14 @@ def plot(title: str, lines: Mapping[str, Points]) -> str:
     for k, (name, points) in enumerate(lines.items()):
         colour, path = COLOURS[k % len(COLOURS)], " ".join(place(x, y) for x, y in points)
         drawn.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>')
-        drawn += [f'<circle r="2.5" fill="{colour}" cx="{c[0]}" cy="{c[1]}"/>' for p in points[-1:] if (c := place(*p).split(","))]
-        drawn.append(f'<text x="{LEFT + 8 + 90 * (k % 5)}" y="{HEIGHT + 12 + 14 * (k // 5)}" style="fill:{colour}">{html.escape(name)}</text>')
+        drawn += [
+            f'<circle r="2.5" fill="{colour}" cx="{c[0]}" cy="{c[1]}"/>'
+            for p in points[-1:]
+            if (c := place(*p).split(","))
+        ]
+        drawn.append(
+            f'<text x="{LEFT + 8 + 90 * (k % 5)}" y="{HEIGHT + 12 + 14 * (k // 5)}" style="fill:{colour}">{html.escape(name)}</text>'
+        )
     ticks = "".join(
         f'<text x="{LEFT - 6}" y="{14 + (HEIGHT - BOTTOM - 10) * (1 - t)}" text-anchor="end">{y0 + (y1 - y0) * t:.3g}</text>'
         f'<text x="{LEFT + (WIDTH - LEFT - 10) * t}" y="{HEIGHT - 8}" text-anchor="middle">{x0 + (x1 - x0) * t:.4g}</text>'
@@ -85,7 +102,9 @@ def _facts(summary: Mapping[str, Any]) -> str:
     rows = []
     for key, value in summary.items():
         if key != "rounds":
-            shown = ", ".join(f"{k} {_short(v)}" for k, v in value.items()) if isinstance(value, dict) else _short(value)
+            shown = (
+                ", ".join(f"{k} {_short(v)}" for k, v in value.items()) if isinstance(value, dict) else _short(value)
+            )
             rows.append(f"<tr><td>{html.escape(key)}</td><td>{html.escape(shown)}</td></tr>")
     return "".join(rows)
 

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.conftest import MakeJob
 from torch import nn
 
+from fedps.client.parameters import read_parameters
 from fedps.client.worker import read_client
 from fedps.config import Job
 from fedps.data.reader import client_files
 from fedps.export import export_run
 from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build
-from tests.conftest import MakeJob
+from fedps.table.init import initial_rows
 
 SGD = {"optimizer": {"class": "sgd", "learning_rate": 0.5}}
 ADAM = {"optimizer": {"class": "adam", "learning_rate": 0.01}}
@@ -42,7 +44,8 @@ def finished(job: Job, folder: Path) -> Weights:
 def batches(job: Job, client: str, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     data = read_client(job, next(c for c in client_files(job.runner.train_data_dir) if c == client))
     for batch in data.batches(epoch, job.runner.train_batch_size):
-        yield (*(torch.from_numpy(c) for c in batch.ids), torch.from_numpy(batch.label))
+        user, item = (torch.from_numpy(c) for c in batch.ids)
+        yield user, item, torch.from_numpy(batch.label)
 
 
 def optimizer(job: Job, model: nn.Module) -> torch.optim.Optimizer:
@@ -59,9 +62,6 @@ def step(model: nn.Module, opt: torch.optim.Optimizer, batch: tuple[torch.Tensor
 
 def start(job: Job, folder: Path) -> nn.Module:
     """Return a model at the very start of the run: the seeded rows and the model's own dense weights."""
-    from fedps.client.parameters import read_parameters
-    from fedps.table.init import initial_rows
-
     model = build(job)
     weights = dict(model.named_parameters())
     with torch.no_grad():
@@ -97,7 +97,12 @@ def test_one_client_trains_as_if_alone(
 ) -> None:
     train = write_clients(tmp_path / "data", 200)
     job = make_job(
-        {**SMALL, **SGD}, train_data_dir=str(train), test_data_dir=None, epochs=2, local_sparse=private, **mode
+        {**SMALL, **SGD},
+        train_data_dir=str(train),
+        test_data_dir=None,
+        epochs=2,
+        local_sparse=private,
+        **mode,
     )
     alone = start(job, tmp_path)
     opt = optimizer(job, alone)
@@ -155,7 +160,8 @@ def test_a_round_is_fedavg_weighted_by_samples(make_job: MakeJob, tmp_path: Path
     common, changes = local_changes(job, tmp_path, sizes)
     with torch.no_grad():
         for name, weight in common.named_parameters():
-            weight += sum(n / sum(sizes) * c[name] for n, c in zip(sizes, changes, strict=True))
+            for size, change in zip(sizes, changes, strict=True):
+                weight.add_(change[name], alpha=size / sum(sizes))
     close(finished(job, tmp_path), common, 2e-6)
 
 
@@ -164,7 +170,12 @@ def test_one_geo_window_of_three_clients(merge: str, make_job: MakeJob, tmp_path
     sizes = (96, 96, 96)
     train = write_clients(tmp_path / "data", *sizes)
     job = make_job(
-        {**SMALL, **SGD}, train_data_dir=str(train), test_data_dir=None, geo_step=3, geo_merge=merge, local_sparse=[]
+        {**SMALL, **SGD},
+        train_data_dir=str(train),
+        test_data_dir=None,
+        geo_step=3,
+        geo_merge=merge,
+        local_sparse=[],
     )
     common, changes = local_changes(job, tmp_path, sizes)
     with torch.no_grad():
@@ -178,7 +189,7 @@ def test_one_geo_window_of_three_clients(merge: str, make_job: MakeJob, tmp_path
                 "heat": 1 / touched,
                 "adaptive": (squares / norm).clamp(1 / 3, 1),
             }[merge]
-            weight += (factor * total).reshape(weight.shape)
+            weight.add_((factor * total).reshape(weight.shape))
     close(finished(job, tmp_path), common, 2e-6)
 
 

@@ -63,9 +63,7 @@ def read_held_out(job: Job) -> Samples:
         parts.append(read_samples(path, hyper.num_users, hyper.num_items))
         check_candidates(parts[-1], path)
     if not parts:
-        raise DataError(
-            f"{folder}: holds no <client>.csv; prepare data with `fedps data prepare movielens --out DIR`"
-        )
+        raise DataError(f"{folder}: holds no <client>.csv; prepare data with `fedps data prepare movielens --out DIR`")
     return Samples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -94,9 +92,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         DataError: not a safetensors file, or torn.
     """
     if not path.is_file():
-        raise JobError(
-            f"--weights {path}: there is no such file; `fedps export RUN_DIR --out DIR` writes one"
-        )
+        raise JobError(f"--weights {path}: there is no such file; `fedps export RUN_DIR --out DIR` writes one")
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -115,17 +111,14 @@ def _misfits(wanted: Mapping[str, torch.Tensor], there: Mapping[str, torch.Tenso
     for name, parameter in wanted.items():
         if name not in there:
             found.append(
-                f"{path}: lacks {name}; it holds {', '.join(sorted(there)) or 'nothing'} (parameters private to"
-                " clients are exported only on request)"
+                f"{path}: lacks {name}; it holds {', '.join(sorted(there)) or 'nothing'}"
+                " (what is private to clients is exported only on request)"
             )
         elif there[name].shape != parameter.shape:
             found.append(
-                f"{path}: {name} has shape {tuple(there[name].shape)};"
-                f" the job's network has {tuple(parameter.shape)}"
+                f"{path}: {name} has shape {tuple(there[name].shape)}; the job's network has {tuple(parameter.shape)}"
             )
-    return found + [
-        f"{path}: {name} is no parameter of the job's network" for name in sorted(set(there) - set(wanted))
-    ]
+    return found + [f"{path}: {name} is no parameter of the job's network" for name in sorted(set(there) - set(wanted))]
 
 
 @torch.inference_mode()

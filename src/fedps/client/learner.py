@@ -18,7 +18,6 @@ from fedps.config import Job
 from fedps.types import Rule, TableName, TableSpec, Values
 
 
-
 class Found(NamedTuple):
     """One step's result: loss, scores float32[B], the distinct slots of each table, gradients."""
 
@@ -47,7 +46,9 @@ class Learner:
         rule = dense_rule(self.rule)
         self.dense = LocalDense(rule if local_optimizer else Rule("add"), shared)
         self.private_dense = LocalDense(rule, private)
-        self.tables = {e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column]) for e in self.parameters.embeddings}
+        self.tables = {
+            e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column]) for e in self.parameters.embeddings
+        }
         self.step = Step(model, self.parameters)
         self.step.attach(self.dense.values, self.private_dense.values)
 

@@ -16,7 +16,10 @@ from fedps.errors import JobError
 from fedps.types import Init, Rule, TableSpec
 
 COLUMNS = ("user", "item")
-WHOLE_TENSOR_RULE = {"row_adagrad": "adagrad", "shared_adam": "lazy_adam"}  # one scalar a row says nothing of a tensor
+WHOLE_TENSOR_RULE = {
+    "row_adagrad": "adagrad",
+    "shared_adam": "lazy_adam",
+}  # one scalar a row says nothing of a tensor
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,11 @@ def dense_rule(rule: Rule) -> Rule:
 
 
 def _resolve(
-    key: str, names: Sequence[str], there: Sequence[str] | Mapping[str, str], alias: Mapping[str, str], mistakes: list[str]
+    key: str,
+    names: Sequence[str],
+    there: Sequence[str] | Mapping[str, str],
+    alias: Mapping[str, str],
+    mistakes: list[str],
 ) -> set[str]:
     found = {alias.get(name, name) for name in names}
     for name in names:

@@ -17,7 +17,6 @@ from fedps.client.parameters import Parameters
 from fedps.client.tables import Slots
 from fedps.types import Values
 
-
 Ids = tuple[Slots, Slots]  # a batch's user and item ids, int64[B] each
 
 
@@ -97,7 +96,7 @@ class Step:
         """Return probabilities, float32[B], without training."""
         self._load(rows, index)
         logits = self._model(*(torch.from_numpy(column) for column in ids))
-        return torch.sigmoid(logits).numpy()  # type: ignore[no-any-return]
+        return torch.sigmoid(logits).numpy()
 
     def _load(self, rows: Mapping[str, Values], index: Mapping[str, Slots]) -> list[torch.Tensor]:
         for name, table in self._tables.items():

@@ -2,7 +2,6 @@
 
 import math
 import time
-
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +81,8 @@ class Trainer:
     def run(self, clock: int) -> None:
         """Train all epochs from `clock` on, stopping with the others to evaluate."""
         self._mode.start_at(clock)
-        for self._epoch in range(self._runner.epochs):
+        for epoch in range(self._runner.epochs):
+            self._epoch = epoch
             self._train_epoch()
             if self._stops_after(self._epoch + 1):
                 self._stop(self._epoch + 1)
@@ -98,7 +98,12 @@ class Trainer:
         self._mode.train(self._data.batches(self._epoch, self._runner.train_batch_size), self._seen)
         meter.settle()
         self._report(
-            {"event": "epoch_end", "epoch": self._epoch, "samples": meter.samples, "loss": meter.loss / meter.samples}
+            {
+                "event": "epoch_end",
+                "epoch": self._epoch,
+                "samples": meter.samples,
+                "loss": meter.loss / meter.samples,
+            }
             | {"auc": meter.total.auc(), **_lists(meter.epoch)}
         )
 
@@ -136,7 +141,13 @@ class Trainer:
         pull_all(self._learner, self._shards, self._timeout)
         result = evaluate(self._learner, self._data, self._runner.infer_batch_size)
         self._report(
-            {"event": "evaluated", "epoch": epoch, "users": result.users, "hits": result.hits, "ndcg": result.ndcg}
+            {
+                "event": "evaluated",
+                "epoch": epoch,
+                "users": result.users,
+                "hits": result.hits,
+                "ndcg": result.ndcg,
+            }
             | _lists(result.histogram)
         )
         self._save(epoch)
@@ -151,5 +162,3 @@ class Trainer:
 
 def _lists(histogram: Histogram) -> dict[str, object]:
     return {"positives": histogram.positives.tolist(), "negatives": histogram.negatives.tolist()}
-
-

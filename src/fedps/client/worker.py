@@ -29,7 +29,12 @@ Connect = Callable[[int, Hello], Channel | LocalChannel]
 
 
 def run_worker(
-    job: Job, client: ClientId, servers: Sequence[str], run_dir: Path, report: Report, connect: Connect | None = None
+    job: Job,
+    client: ClientId,
+    servers: Sequence[str],
+    run_dir: Path,
+    report: Report,
+    connect: Connect | None = None,
 ) -> None:
     """Train one client from start to end.
 
@@ -71,7 +76,9 @@ def read_client(job: Job, client: ClientId) -> ClientData:
     runner, hyper = job.runner, job.hyper_parameters
     files = client_files(runner.train_data_dir)
     if client not in files:
-        raise DataError(f"runner.train_data_dir: no file of client {client!r} in {runner.train_data_dir}; there are {', '.join(files)}")
+        raise DataError(
+            f"runner.train_data_dir: no file of client {client!r} in {runner.train_data_dir}; there are {', '.join(files)}"
+        )
     train = read_samples(files[client], hyper.num_users, hyper.num_items)
     test = None
     if runner.test_data_dir is not None:

@@ -54,7 +54,9 @@ def _layers(job: Job) -> list[str]:
     if job.runner.model is not None:
         return []
     if hyper.mode != "NCF_GMF" and hyper.fc_layers[0] % 2:
-        return [f"hyper_parameters.fc_layers: {list(hyper.fc_layers)}: the first size is user row + item row: make it even"]
+        return [
+            f"hyper_parameters.fc_layers: {list(hyper.fc_layers)}: the first size is user row + item row: make it even"
+        ]
     return []
 
 

@@ -52,7 +52,7 @@ class HyperParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    optimizer: Optimizer = Field(default_factory=Optimizer, description="see Optimizer")
+    optimizer: Optimizer = Field(Optimizer(), description="see Optimizer")
     num_users: int = Field(6040, ge=1, description="user ids run from 0 to this, exclusive")
     num_items: int = Field(3706, ge=1, description="item ids run from 0 to this, exclusive")
     mf_dim: int = Field(8, ge=1, description="floats of a row of the matrix factorization tables")
@@ -76,7 +76,9 @@ class Runner(Section):
     )
     model: Word | None = Field(None, description='a network of your own, "module.Class" beside the job file')
     train_data_dir: Path = Field(description="folder with one <client>.csv each, lines user,item,label")
-    test_data_dir: Path | None = Field(None, description="folder of held-out samples, per user 1 positive + 99 negatives")
+    test_data_dir: Path | None = Field(
+        None, description="folder of held-out samples, per user 1 positive + 99 negatives"
+    )
     train_batch_size: int = Field(512, ge=1, description="samples of a batch")
     infer_batch_size: int = Field(8192, ge=1, description="samples scored at once")
     epochs: int = Field(2, ge=1, description="passes over each client's data")
@@ -107,7 +109,7 @@ class Job(Section):
     folder: Path = Field(description="the job file's own folder, where class paths are looked up")
     runner: Runner = Field(description="what is run")
     hyper_parameters: HyperParameters = Field(default_factory=HyperParameters, description="model and optimizer")
-    limits: LimitSettings = Field(default_factory=LimitSettings, description="what one peer may ask for")
+    limits: LimitSettings = Field(LimitSettings(), description="what one peer may ask for")
 
     def save(self, path: Path) -> None:
         """Write the resolved job as YAML; `load_job` reads it back the same."""

@@ -30,9 +30,10 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     tree.setdefault("name", path.stem)
     folder = Path(str(tree.setdefault("folder", str(path.resolve().parent))))
     runner = tree.get("runner")
-    for key in PATHS if isinstance(runner, dict) else ():
-        if isinstance(runner.get(key), str):
-            runner[key] = str((folder / Path(runner[key]).expanduser()).resolve())
+    paths = runner if isinstance(runner, dict) else {}
+    for key in PATHS:
+        if isinstance(paths.get(key), str):
+            paths[key] = str((folder / Path(paths[key]).expanduser()).resolve())
     try:
         job = Job.model_validate(tree)
     except ValidationError as error:
@@ -47,13 +48,17 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise JobError(f"job file {path}: there is no such file; name a YAML job, e.g. examples/quickstart.yaml") from None
+        raise JobError(
+            f"job file {path}: there is no such file; name a YAML job, e.g. examples/quickstart.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"job file {path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise JobError(f"job file {path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise JobError(f"job file {path}: holds {type(tree).__name__}, not sections such as runner: and hyper_parameters:")
+        raise JobError(
+            f"job file {path}: holds {type(tree).__name__}, not sections such as runner: and hyper_parameters:"
+        )
     return tree
 
 

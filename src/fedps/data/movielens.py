@@ -141,7 +141,9 @@ class _Files:
         for member in self._zip.infolist():
             if Path(member.filename).name == name:
                 if member.file_size > MEMBER_LIMIT:
-                    raise DataError(f"{self.path}: {name} would unpack to {member.file_size} bytes, over {MEMBER_LIMIT}")
+                    raise DataError(
+                        f"{self.path}: {name} would unpack to {member.file_size} bytes, over {MEMBER_LIMIT}"
+                    )
                 return self._zip.read(member)
         return None
 
@@ -185,7 +187,9 @@ def _held_out(user: Ids, item: Ids, time: Ids, published: Path | None) -> NDArra
     width = int(max(item.max(), rows[:, 1].max())) + 1
     mark = np.isin(user * width + item, rows[:, 0] * width + rows[:, 1])
     if mark.sum() != len(rows):
-        raise DataError(f"{published}: {len(rows)} test rows, of which {mark.sum()} are among the ratings: of another data set?")
+        raise DataError(
+            f"{published}: {len(rows)} test rows, of which {mark.sum()} are among the ratings: of another data set?"
+        )
     return mark
 
 

@@ -103,14 +103,21 @@ def _fill(folder: Path, data: Interactions, split: Split, per_positive: int, see
         candidates = np.column_stack([data.test_item[users], held_out[users]])
         _write(folder / "test" / f"{client}.csv", users, candidates)
         samples = len(user) * (1 + per_positive)
-        clients[client] = {"users": len(users), "positives": len(user), "samples": samples, "test_users": len(users)}
+        clients[client] = {
+            "users": len(users),
+            "positives": len(user),
+            "samples": samples,
+            "test_users": len(users),
+        }
     manifest: dict[str, Any] = {
         "clients": clients, "num_users": data.num_users, "num_items": data.num_items, "source": data.source,
         "synthetic": data.synthetic, "seed": seed, "partition": split.kind, "negatives": per_positive,
     }  # fmt: skip
     if data.titles:
         manifest["items"] = "items.csv"
-        arrow.write_csv(pa.table({"item": np.arange(len(data.titles)), "title": list(data.titles)}), folder / "items.csv")
+        arrow.write_csv(
+            pa.table({"item": np.arange(len(data.titles)), "title": list(data.titles)}), folder / "items.csv"
+        )
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest
 

@@ -28,7 +28,10 @@ class Samples(NamedTuple):
 
 def client_files(folder: Path) -> dict[ClientId, Path]:
     """Return each client's file, `<client>.csv`, in natural order ("2" before "10")."""
-    files = sorted(folder.glob("*.csv"), key=lambda f: [(len(p), p) if p.isdigit() else (0, p) for p in re.split(r"(\d+)", f.stem)])
+    files = sorted(
+        folder.glob("*.csv"),
+        key=lambda f: [(len(p), p) if p.isdigit() else (0, p) for p in re.split(r"(\d+)", f.stem)],
+    )
     return {ClientId(f.stem): f for f in files}
 
 
@@ -82,8 +85,10 @@ def read_samples(path: Path, num_users: int, num_items: int) -> Samples:
 def _has_header(path: Path) -> bool:
     with path.open(encoding="utf-8", errors="replace") as file:
         first = file.readline().strip()
-    return any(c.isalpha() for c in first) and [c.strip().strip('"').lower() for c in first.split(",")][:2] != ["", ""] and not any(
-        part.strip().lstrip("-").isdigit() for part in first.split(",")
+    return (
+        any(c.isalpha() for c in first)
+        and [c.strip().strip('"').lower() for c in first.split(",")][:2] != ["", ""]
+        and not any(part.strip().lstrip("-").isdigit() for part in first.split(","))
     )
 
 
@@ -102,7 +107,9 @@ def _name_the_line(path: Path, num_users: int, num_items: int, why: str) -> NoRe
                     raise DataError(f"{where}: {name} {text!r} is no whole number")
             for text, (name, limit, key) in zip(row, limits, strict=False):
                 if not 0 <= int(text) < limit:
-                    raise DataError(f"{where}: {name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.{key}")
+                    raise DataError(
+                        f"{where}: {name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.{key}"
+                    )
             if int(row[2]) not in (0, 1):
                 raise DataError(f"{where}: label {row[2]} is neither 0 nor 1")
     raise DataError(f"{path}: cannot be read: {why}")

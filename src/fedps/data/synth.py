@@ -27,7 +27,8 @@ def synthesize(
 
     Args:
         out: the folder to make.
-        users, items: how many.
+        users: how many.
+        items: how many.
         per_user: interactions of a user on average.
         split: how users become clients; by zip code if None.
         per_positive: negatives drawn for each training positive.
@@ -37,12 +38,14 @@ def synthesize(
         DataError: too few items to draw test negatives from, or `out` holds something else.
     """
     if items < 2 * TEST_NEGATIVES + 2 or users < 1:
-        raise DataError(f"--items {items}, --users {users}: at least {2 * TEST_NEGATIVES + 2} items and one user are needed")
+        raise DataError(
+            f"--items {items}, --users {users}: at least {2 * TEST_NEGATIVES + 2} items and one user are needed"
+        )
     rng = np.random.default_rng(seed)
     taste, kind = rng.normal(size=(users, FACTORS)), rng.normal(size=(items, FACTORS))
     popular = rng.normal(0, SPREAD, items)
     most = items - TEST_NEGATIVES - 1
-    counts = np.clip(per_user * rng.lognormal(-SPREAD**2 / 2, SPREAD, users), 2, most).astype(int)
+    counts = np.clip(per_user * rng.lognormal(-(SPREAD**2) / 2, SPREAD, users), 2, most).astype(int)
     chosen = []
     for u in range(users):
         wish = popular + TASTE * (kind @ taste[u]) / FACTORS**0.5 + rng.gumbel(size=items)
@@ -53,6 +56,13 @@ def synthesize(
     keep = item != held_out[user]
     zip_codes = [f"{z:05d}" for z in rng.integers(0, 100_000, users)]
     data = Interactions(
-        user[keep], item[keep], held_out, None, zip_codes, items, f"synthetic twin, seed {seed}", synthetic=True
+        user[keep],
+        item[keep],
+        held_out,
+        None,
+        zip_codes,
+        items,
+        f"synthetic twin, seed {seed}",
+        synthetic=True,
     )
     return prepared.write(out, data, split or Split(), per_positive, seed)

@@ -1,7 +1,7 @@
 """A whole run in one process: servers and workers as threads' calls over the same bytes, for debuggers and tests."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from fedps.client.worker import run_worker
@@ -11,9 +11,10 @@ from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
 from fedps.tracking import stamp
 from fedps.types import ClientId
+from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
 
-Listen = Callable[[Mapping[str, object]], None]
+Listen = Callable[[dict[str, object]], None]
 
 
 def run_in_process(job: Job, run_dir: Path, listen: Listen) -> None:
@@ -27,22 +28,21 @@ def run_in_process(job: Job, run_dir: Path, listen: Listen) -> None:
     Raises:
         Exception: what the first failing worker raised.
     """
-    servers = [
-        LocalServer(ParameterServer(job, k, run_dir, lambda event, k=k: listen(stamp("server", str(k), event))))  # type: ignore[misc]
-        for k in range(job.runner.server_num)
-    ]
+    servers = [_server(job, shard, run_dir, listen) for shard in range(job.runner.server_num)]
     failures: list[Exception] = []
 
     def work(client: ClientId) -> None:
         def connect(shard: int, hello: Hello) -> LocalChannel:
-            return LocalChannel(servers[shard], hello, servers[shard].service.limits)  # type: ignore[attr-defined]
+            return LocalChannel(servers[shard], hello, Limits(job.limits.message_mib << 20))
 
         try:
             run_worker(job, client, [], run_dir, lambda event: listen(stamp("worker", client, event)), connect)
         except Exception as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=work, args=[c], name=f"worker {c}") for c in client_files(job.runner.train_data_dir)]
+    threads = [
+        threading.Thread(target=work, args=[c], name=f"worker {c}") for c in client_files(job.runner.train_data_dir)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -51,3 +51,10 @@ def run_in_process(job: Job, run_dir: Path, listen: Listen) -> None:
         server.close()
     if failures:
         raise failures[0]
+
+
+def _server(job: Job, shard: int, run_dir: Path, listen: Listen) -> LocalServer:
+    def report(event: dict[str, object]) -> None:
+        listen(stamp("server", str(shard), event))
+
+    return LocalServer(ParameterServer(job, shard, run_dir, report))

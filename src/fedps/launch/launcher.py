@@ -187,7 +187,9 @@ class Launch:
         self._tell_epochs()
         summary = self._ledger.summary(time.time(), str(self._error) if self._error else None)
         summary["run_dir"] = str(self._folder)
-        self._journal.write(stamp("launcher", "", {"event": "closed", "status": summary["status"], "error": summary["error"]}))
+        self._journal.write(
+            stamp("launcher", "", {"event": "closed", "status": summary["status"], "error": summary["error"]})
+        )
         self._journal.close()
         text = json.dumps(summary, indent=1)
         (self._folder / "summary.json").write_text(text + "\n", encoding="utf-8")

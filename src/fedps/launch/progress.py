@@ -63,7 +63,9 @@ class Progress:
             self._last[who] = event
             self._show()
         elif kind in ("refused", "lost", "suspended"):
-            self.say(f"server {who}: client {event['client']} {kind}: {event.get('reason', 'silent past the deadline')}")
+            self.say(
+                f"server {who}: client {event['client']} {kind}: {event.get('reason', 'silent past the deadline')}"
+            )
 
     def evaluated(self, result: Event) -> None:
         """Print one epoch's merged figures."""
@@ -79,7 +81,9 @@ class Progress:
             "seconds": f"{summary['wall_seconds']:.1f} in all: start {summary['start_seconds'] or 0:.1f},"
             f" training {summary['train_seconds']:.1f}, evaluation {summary['eval_seconds']:.1f}",
             **{k: f"{v:.4f}" for k, v in summary["metrics"].items() if v is not None},
-            "MiB sent / received": " / ".join(f"{summary['bytes'][f'{d}_by_clients'] / 2**20:.1f}" for d in ("sent", "received")),
+            "MiB sent / received": " / ".join(
+                f"{summary['bytes'][f'{d}_by_clients'] / 2**20:.1f}" for d in ("sent", "received")
+            ),
             "memory (sum PSS)": f"{summary['memory_mib']['sum_pss']:.0f} MiB",
         }
         for name, value in rows.items():
@@ -97,7 +101,9 @@ class Progress:
             events = self._last.values()
             loss, auc = (sum(e[k] for e in events) / len(self._last) for k in ("loss", "auc"))
             rate = sum(s[2] for s in self._speed.values())
-            self.say(f"epoch {max(e['epoch'] for e in events)}: {rate:,.0f} samples/s, mean loss {loss:.4f}, mean AUC {auc:.4f}")
+            self.say(
+                f"epoch {max(e['epoch'] for e in events)}: {rate:,.0f} samples/s, mean loss {loss:.4f}, mean AUC {auc:.4f}"
+            )
 
     def _table(self) -> Table:
         table = Table("worker", "epoch", "batch", "samples/s", "loss", "AUC")
@@ -105,5 +111,12 @@ class Progress:
             e = self._last.get(client)
             if e is not None:
                 rate = f"{self._speed[client][2]:,.0f}"
-                table.add_row(client, str(e["epoch"]), f"{e['batch']}/{e['batches']}", rate, f"{e['loss']:.4f}", f"{e['auc']:.4f}")
+                table.add_row(
+                    client,
+                    str(e["epoch"]),
+                    f"{e['batch']}/{e['batches']}",
+                    rate,
+                    f"{e['loss']:.4f}",
+                    f"{e['auc']:.4f}",
+                )
         return table

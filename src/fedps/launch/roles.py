@@ -75,7 +75,7 @@ def stop_fork_server() -> None:
 def _fork_server() -> Any:
     from multiprocessing import forkserver  # noqa: PLC0415  (only where processes are started)
 
-    return forkserver._forkserver  # type: ignore[attr-defined]
+    return forkserver._forkserver
 
 
 def start_server(job: Job, shard: int, run_dir: Path) -> Role:

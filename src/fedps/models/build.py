@@ -1,8 +1,8 @@
 """From a job to its network: a built-in one by `mode`, or a class of the user's own by `runner.model`.
 
-A class path is looked up in the job file's own folder and among installed packages, nowhere else, and where it
-was found is printed. The start of all weights follows from the job's seed; torch's global generator is left as it
-was.
+A class path is looked up in the job file's own folder and among installed packages, nowhere else, and where
+it was found is printed. The start of all weights follows from the job's seed; torch's global generator is put
+back as it was.
 """
 
 import importlib
@@ -64,16 +64,13 @@ def find_class(path: str, folder: Path) -> type[nn.Module]:
     """
     name, _, wanted = path.rpartition(".")
     if not name or not all(part.isidentifier() for part in path.split(".")):
-        raise JobError(
-            f"runner.model: {path!r}: write module.Class, e.g. net.MyNet for class MyNet of net.py"
-        )
+        raise JobError(f"runner.model: {path!r}: write module.Class, e.g. net.MyNet for class MyNet of net.py")
     module = _import(name, path, folder)
     network = getattr(module, wanted, None)
     if not (isinstance(network, type) and issubclass(network, nn.Module)):
         there = [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, nn.Module)]
         raise JobError(
-            f"runner.model: {path!r}: {module.__file__} has no network {wanted};"
-            f" there are {', '.join(there) or 'none'}"
+            f"runner.model: {path!r}: {module.__file__} has no network {wanted}; there are {', '.join(there) or 'none'}"
         )
     print(f"model: {path} of {module.__file__}", file=sys.stderr, flush=True)
     return network
@@ -85,16 +82,13 @@ def _import(name: str, path: str, folder: Path) -> ModuleType:
     if not beside and not _is_installed(top):
         files = ", ".join(sorted(f.name for f in folder.glob("*.py"))) or "no Python file"
         raise JobError(
-            f"runner.model: {path!r}: no module {top!r} in {folder} (there: {files}),"
-            " nor among installed packages"
+            f"runner.model: {path!r}: no module {top!r} in {folder} (there: {files}), nor among installed packages"
         )
     importlib.invalidate_caches()  # a file written a moment ago must be seen
     try:
         return importlib.import_module(f"{_package_of(folder)}.{name}" if beside else name)
     except Exception as error:  # whatever the user's own module raises
-        raise JobError(
-            f"runner.model: {path!r}: importing {name} fails: {type(error).__name__}: {error}"
-        ) from error
+        raise JobError(f"runner.model: {path!r}: importing {name} fails: {type(error).__name__}: {error}") from error
 
 
 def _is_installed(top: str) -> bool:
@@ -136,15 +130,10 @@ def _arguments(path: str, network: type[nn.Module], job: Job) -> dict[str, objec
     if any(p.kind is p.VAR_KEYWORD for p in wanted.values()):
         return there
     missing = [
-        n
-        for n, p in wanted.items()
-        if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and n not in there
+        n for n, p in wanted.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and n not in there
     ]
-    mistakes = [
-        f"hyper_parameters.{n}: is missing: {path} needs it; there are {', '.join(there)}" for n in missing
-    ] + [
-        f"hyper_parameters.{n}: {own[n]!r}: {path} takes no such argument;"
-        f" it takes {', '.join(wanted) or 'none'}"
+    mistakes = [f"hyper_parameters.{n}: is missing: {path} needs it; there are {', '.join(there)}" for n in missing] + [
+        f"hyper_parameters.{n}: {own[n]!r}: {path} takes no such argument; it takes {', '.join(wanted) or 'none'}"
         for n in sorted(set(own) - set(wanted))
     ]
     if mistakes:
@@ -165,14 +154,8 @@ def _check_forward(path: str, model: nn.Module) -> None:
             f"runner.model: {path}: forward(user, item) fails on two samples: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (2,) or not logits.is_floating_point():
-        found = (
-            f"{logits.dtype} {tuple(logits.shape)}"
-            if isinstance(logits, torch.Tensor)
-            else type(logits).__name__
-        )
-        raise JobError(
-            f"runner.model: {path}: forward(user, item) returns {found}; logits of shape [B] are due"
-        )
+        found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise JobError(f"runner.model: {path}: forward(user, item) returns {found}; logits of shape [B] are due")
     model.train(training)
 
 

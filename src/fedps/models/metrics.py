@@ -55,9 +55,7 @@ class Histogram:
             return
         low, high = scores.min(), scores.max()
         if not (low >= 0 and high <= 1):  # a NaN is neither
-            raise FedpsError(
-                f"scores run from {low} to {high}, but must be in [0, 1]: has the training diverged?"
-            )
+            raise FedpsError(f"scores run from {low} to {high}, but must be in [0, 1]: has the training diverged?")
         bucket = (scores * (BUCKETS - 1)).astype(np.int64)
         positive = labels > 0
         self.positives += np.bincount(bucket[positive], minlength=BUCKETS)
@@ -92,9 +90,9 @@ def rank_metrics(scores: Values, items: Keys, k: int = 10) -> RankSums:
     Candidates whose score equals the positive's may stand before or after it: the mean over all orders is
     taken, which counts each tie half, so a constant scorer gets HR@10 0.10 of 100 candidates, not 1.0.
 
-    A candidate with the positive's own item is not its rival: the published NCF evaluator keys scores by item,
-    so such a duplicate (156 users of the published ML-1M negatives have one) merges with the positive. To count
-    it as a tied negative would give slightly lower figures.
+    A candidate with the positive's own item is not its rival: the published NCF evaluator keys scores by
+    item, so such a duplicate (156 users of the published ML-1M negatives have one) merges with the positive.
+    To count it as a tied negative would give slightly lower figures.
 
     Args:
         scores: float32[n, C], per user the positive first, on any scale; logits keep apart what probabilities
@@ -112,9 +110,7 @@ def rank_metrics(scores: Values, items: Keys, k: int = 10) -> RankSums:
     tied = (rival & (scores == positive)).sum(axis=1)
     place = np.arange(scores.shape[1])
     hit = (place < k).astype(np.float64)
-    return RankSums(
-        len(scores), _mean_over(hit, ahead, tied), _mean_over(hit / np.log2(place + 2), ahead, tied)
-    )
+    return RankSums(len(scores), _mean_over(hit, ahead, tied), _mean_over(hit / np.log2(place + 2), ahead, tied))
 
 
 def _mean_over(gain: Sums, ahead: Counts, tied: Counts) -> float:

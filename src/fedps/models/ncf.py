@@ -1,10 +1,10 @@
 """Neural collaborative filtering (He et al., WWW 2017): three networks that score a user with an item.
 
-Sizes and starts are those of PaddleRec's `models/recall/ncf`. Every network takes user int64[B] and item int64[B]
-and returns logits float32[B]; the sigmoid belongs to the loss. Embeddings are created user before item, in
-`NcfNeuMf` the two of the product before the two of the layers, so the original's aliases fit: `embedding_0.w_0` is
-the (first) user table, `embedding_1.w_0` the (first) item table, and in `NcfNeuMf` 2 and 3 are the layers' own.
-`row_init` states where each table's rows start, for servers that make rows without the model.
+Sizes and starts are those of PaddleRec's `models/recall/ncf`. Every network takes user int64[B] and item
+int64[B] and returns logits float32[B]; the sigmoid belongs to the loss. Embeddings are created in the order
+in which the original's aliases count: `embedding_0.w_0` is the user table, `embedding_1.w_0` the item table; in
+`NcfNeuMf` 0 and 1 are those of the product, 2 and 3 those of the layers. `row_init` states where each table's
+rows start, for servers that make rows without the model.
 """
 
 import math
@@ -117,7 +117,7 @@ def _layers(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def _predict(inputs: int, fan_in: int) -> nn.Linear:
-    """Return the last layer, Kaiming uniform for `fan_in` inputs; the original names twice as many in two networks."""
+    """Return the last layer, Kaiming uniform for `fan_in` inputs, which the original mostly counts twice."""
     linear = nn.Linear(inputs, 1)
     bound = math.sqrt(6 / fan_in)
     nn.init.uniform_(linear.weight, -bound, bound)

@@ -50,6 +50,7 @@ class Channel:
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._connected = self._closed = False
         self._failure: Exception | None = None
+        self._last_welcome = -1.0
         self._thread = threading.Thread(target=self._run, name=f"fedps {address}", daemon=True)
         self._thread.start()
 
@@ -96,27 +97,28 @@ class Channel:
                     since, pause = time.monotonic(), FIRST_PAUSE
                 except grpc.RpcError as error:
                     reason = error.details() or error.code().name
-                    if self._welcomed_after(begun):
+                    if self._last_welcome >= begun:
                         since, pause = time.monotonic(), FIRST_PAUSE
                 except RefusedError as error:
-                    return self._fail(error)
+                    self._fail(error)
+                    return
                 except WireError as error:
-                    return self._fail(LostError(f"the server at {self._address} sent no message of ours: {error}"))
+                    self._fail(LostError(f"the server at {self._address} sent no message of ours: {error}"))
+                    return
                 if self._closed:
-                    return None
+                    return
                 if time.monotonic() - since > self._patience:
-                    return self._fail(LostError(
-                        f"no server answers at {self._address} for {self._patience:g} s ({reason}); is it started, and"
-                        " is the address right?"
-                    ))  # fmt: skip
+                    self._fail(LostError(self._unreachable(reason)))
+                    return
                 time.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
                 self.retries += self._welcome.done()
 
-    def _welcomed_after(self, begun: float) -> bool:
-        return self._last_welcome >= begun
-
-    _last_welcome = -1.0
+    def _unreachable(self, reason: str) -> str:
+        return (
+            f"no server answers at {self._address} for {self._patience:g} s ({reason}); is it started, and is the"
+            " address right?"
+        )
 
     def _converse(self, talk: Any) -> None:
         """Hold one connection from Hello to its end."""

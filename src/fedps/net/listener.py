@@ -52,7 +52,8 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _talk(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         if self._open >= self._limits.connections:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._open} connections are open, which is this server's limit"
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{self._open} connections are open, which is this server's limit",
             )
         self._open += 1
         replies: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -70,7 +71,9 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._open -= 1
             connection.closed()
 
-    async def _read(self, requests: AsyncIterator[bytes], connection: Any, replies: asyncio.Queue[bytes | None]) -> None:
+    async def _read(
+        self, requests: AsyncIterator[bytes], connection: Any, replies: asyncio.Queue[bytes | None]
+    ) -> None:
         try:
             async for data in requests:
                 connection.received(data)
@@ -78,9 +81,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
             replies.put_nowait(None)
 
 
-async def serve(
-    service: Service, bind: str, limits: Limits, ready: Callable[[str], None], stop: asyncio.Event
-) -> None:
+async def serve(service: Service, bind: str, limits: Limits, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Listen until `stop` is set.
 
     Args:
@@ -100,7 +101,9 @@ async def serve(
     except RuntimeError:
         port = 0
     if port == 0:
-        raise JobError(f"cannot listen on {bind}: the port is in use or not ours to take; choose another, or 0 for a free one")
+        raise JobError(
+            f"cannot listen on {bind}: the port is in use or not ours to take; choose another, or 0 for a free one"
+        )
     await server.start()
     ready(f"{bind.rpartition(':')[0]}:{port}")
     try:

@@ -84,7 +84,9 @@ class Shards:
         timeout: seconds to wait for a join, a seed or a leave to be answered.
     """
 
-    def __init__(self, channels: Sequence[Channel | LocalChannel], specs: Sequence[TableSpec], timeout: float = 300.0) -> None:
+    def __init__(
+        self, channels: Sequence[Channel | LocalChannel], specs: Sequence[TableSpec], timeout: float = 300.0
+    ) -> None:
         self._channels, self._timeout = channels, timeout
         self._specs = {s.name: s for s in specs}
         self._placed = placement(specs, len(channels))

@@ -64,11 +64,7 @@ class Members:
 
     def active(self, clock: int) -> set[ClientId]:
         """Return the clients whose push of `clock` is waited for."""
-        return {
-            client
-            for client, m in self._here.items()
-            if m.since <= clock and m.stop is None and not m.suspended
-        }
+        return {client for client, m in self._here.items() if m.since <= clock and m.stop is None and not m.suspended}
 
     @property
     def complete(self) -> bool:

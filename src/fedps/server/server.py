@@ -24,13 +24,13 @@ from fedps.tracking import Report
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import (
+    PROTOCOL,
     Barrier,
     Done,
     Hello,
     Join,
     Leave,
     Message,
-    PROTOCOL,
     Pull,
     Push,
     Refused,
@@ -275,7 +275,9 @@ class Connection:
             self._parts, self._next_part = {}, 0
         if push.part != self._next_part or not 0 < push.weight < float("inf"):
             self._parts, self._next_part = {}, 0
-            raise RefusedError("malformed", f"part {push.part} of {push.parts} with weight {push.weight} came out of order")
+            raise RefusedError(
+                "malformed", f"part {push.part} of {push.parts} with weight {push.weight} came out of order"
+            )
         for table, keys, values in zip(push.tables, arrays[::2], arrays[1::2], strict=True):
             self._check(table, keys, values)
         for table, keys, values in zip(push.tables, arrays[::2], arrays[1::2], strict=True):

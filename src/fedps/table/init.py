@@ -36,7 +36,8 @@ def initial_rows(spec: TableSpec, keys: Keys) -> Values:
         first = _uniform(_mix(rows + columns[None, 0::2] * GOLDEN))
         second = _uniform(_mix(rows + columns[None, 1::2] * GOLDEN))
     normal = np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second)
-    return (init.a + init.b * normal).astype(np.float32)
+    start: Values = (init.a + init.b * normal).astype(np.float32)
+    return start
 
 
 def _mix(x: Words) -> Words:

@@ -22,7 +22,7 @@ def compiled(signature: Any) -> Any:
     return njit(signature, cache=True, nogil=True, error_model="numpy")
 
 
-@njit(inline="always")  # type: ignore[misc]
+@njit(inline="always")
 def spread(key):  # type: ignore[no-untyped-def]  # numba infers these
     """Mix an id's bits (Stafford's mix 13), so that neighbouring ids do not meet in the index."""
     x = np.uint64(key)

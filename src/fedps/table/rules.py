@@ -23,7 +23,15 @@ from fedps.types import Rule, Values
 
 Block = NDArray[np.float32]
 TAIL = 1 << 15  # steps after which bias correction no longer changes
-STATE = {"add": "", "sgd": "", "adagrad": "v", "row_adagrad": "1", "lazy_adam": "vv1", "shared_adam": "111", "adam": "vv1"}
+STATE = {
+    "add": "",
+    "sgd": "",
+    "adagrad": "v",
+    "row_adagrad": "1",
+    "lazy_adam": "vv1",
+    "shared_adam": "111",
+    "adam": "vv1",
+}
 
 
 def width(rule: Rule, dim: int) -> int:

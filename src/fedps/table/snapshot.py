@@ -36,10 +36,18 @@ def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -
     """
     arrays = {}
     for table, (_, keys, block) in tables.items():
-        arrays[f"{table}/keys"], arrays[f"{table}/rows"] = np.ascontiguousarray(keys), np.ascontiguousarray(block)
+        arrays[f"{table}/keys"], arrays[f"{table}/rows"] = (
+            np.ascontiguousarray(keys),
+            np.ascontiguousarray(block),
+        )
     payload = save_tensors(arrays)
     specs = {table: msgspec.to_builtins(spec) for table, (spec, _, _) in tables.items()}
-    manifest = {"format": FORMAT, "sha256": hashlib.sha256(payload).hexdigest(), "facts": dict(facts), "tables": specs}
+    manifest = {
+        "format": FORMAT,
+        "sha256": hashlib.sha256(payload).hexdigest(),
+        "facts": dict(facts),
+        "tables": specs,
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"{name}.safetensors", payload)
@@ -76,7 +84,7 @@ def write_whole(path: Path, payload: bytes) -> None:
     """Write a file so that it is there whole or not at all, mode 0600."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123  (a descriptor)
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())

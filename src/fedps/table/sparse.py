@@ -131,7 +131,9 @@ class SparseTable:
         slots, missing = self._index.find(keys)
         if missing:
             if self._rows + missing > self._max_rows:
-                raise TableError(f"table {self.spec.name!r}: {self._rows} rows and {missing} new ones pass the limit of {self._max_rows}")
+                raise TableError(
+                    f"table {self.spec.name!r}: {self._rows} rows and {missing} new ones pass the limit of {self._max_rows}"
+                )
             new = keys[slots < 0]
             made = np.arange(self._rows, self._rows + missing)
             self._block[made[0] : made[0] + missing, : self.spec.dim] = initial_rows(self.spec, new)

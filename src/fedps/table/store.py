@@ -26,7 +26,9 @@ class Store:
         specs = list(specs)
         for spec in specs:
             if spec.name in self._tables and self._tables[spec.name].spec != spec:
-                raise TableError(f"table {spec.name!r} is {self._tables[spec.name].spec} here, not {spec}: another job's model?")
+                raise TableError(
+                    f"table {spec.name!r} is {self._tables[spec.name].spec} here, not {spec}: another job's model?"
+                )
         for spec in specs:
             if spec.name not in self._tables:
                 self._tables[spec.name] = SparseTable(spec) if spec.kind == "sparse" else DenseTable(spec)
@@ -97,13 +99,20 @@ def refusal(
         return "bad_keys", "a dense tensor has no keys"
     if len(keys):
         if keys[0] < 0 or keys[-1] >= spec.shape[0]:
-            return "bad_keys", f"keys run from {keys[0]} to {keys[-1]}, but ids must lie in [0, {spec.shape[0]})"
+            return (
+                "bad_keys",
+                f"keys run from {keys[0]} to {keys[-1]}, but ids must lie in [0, {spec.shape[0]})",
+            )
         if len(keys) > 1 and not (keys[1:] > keys[:-1]).all():
             return "bad_keys", "keys must be sorted and unique"
         if shards > 1 and (keys % shards != shard).any():
             return "bad_keys", f"a key is not of this shard: key % {shards} must be {shard}"
     if values is not None and values.shape != (rows, spec.dim):
         return "mismatch", f"values have shape {values.shape}, but {(rows, spec.dim)} is due"
-    if values is not None and not np.isfinite(np.einsum("ij->", values, dtype=np.float64)) and not np.isfinite(values).all():
+    if (
+        values is not None
+        and not np.isfinite(np.einsum("ij->", values, dtype=np.float64))
+        and not np.isfinite(values).all()
+    ):
         return "not_finite", "a NaN or an infinity is among the values"
     return None

@@ -23,7 +23,7 @@ from fedps.errors import LimitError, WireError
 from fedps.wire.messages import Message, Pull, Push, Seed, Values
 
 MAGIC = b"FP\x01\x00"
-DTYPES = {"f": np.dtype("<f4"), "i": np.dtype("<i8")}
+DTYPES: dict[str, np.dtype[Any]] = {"f": np.dtype("<f4"), "i": np.dtype("<i8")}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -70,7 +70,7 @@ def encode(ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = ()) -
     pieces: list[Any] = [MAGIC, len(header).to_bytes(4, "little"), header, bytes(-len(header) % 8)]
     for array in arrays:
         if array.size:
-            pieces.append(memoryview(np.ascontiguousarray(array)).cast("B"))
+            pieces.append(np.ascontiguousarray(array).data.cast("B"))
             pieces.append(bytes(-array.nbytes % 8))
     return b"".join(pieces)
 
