@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -66,14 +67,15 @@ class Trainer:
         job, client, data, learner, shards, mode: what trains, on what, with whom.
         run_dir: the run's folder; private tables go to `private/<client>/<epoch>/`.
         report: where events go.
+        log: where lines for people go.
     """
 
     def __init__(
         self, job: Job, client: ClientId, data: ClientData, learner: Learner, shards: Shards, mode: Mode,
-        run_dir: Path, report: Report,
+        run_dir: Path, report: Report, log: TextIO,
     ) -> None:  # fmt: skip
         self._runner, self._client, self._data, self._learner = job.runner, client, data, learner
-        self._shards, self._mode, self._run_dir, self._report = shards, mode, run_dir, report
+        self._shards, self._mode, self._run_dir, self._report, self._log = shards, mode, run_dir, report, log
         self._timeout = job.runner.start_timeout + job.runner.step_timeout
         self._meter, self._epoch, self._first = Meter(), 0, True
         self._steps = math.ceil(len(data) / job.runner.train_batch_size)
@@ -127,6 +129,7 @@ class Trainer:
         print(
             f"time: [{now}], batch: [{meter.batches}], Epoch {self._epoch} Var Loss[1]:[{loss:g}],"
             f" Epoch {self._epoch} Var Auc[1]:[{auc:g}]",
+            file=self._log,
             flush=True,
         )
         self._report(

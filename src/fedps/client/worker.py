@@ -4,8 +4,10 @@ It dials out and never listens. Everything that can be wrong on this side is fou
 """
 
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -35,6 +37,7 @@ def run_worker(
     run_dir: Path,
     report: Report,
     connect: Connect | None = None,
+    log: TextIO | None = None,
 ) -> None:
     """Train one client from start to end.
 
@@ -45,6 +48,7 @@ def run_worker(
         run_dir: the run's folder.
         report: where events go.
         connect: how to reach shard k; by default over the network.
+        log: where lines for people go; by default standard output.
 
     Raises:
         FedpsError: bad data, a wrong name in the job, a server that is gone or refuses.
@@ -61,7 +65,7 @@ def run_worker(
         clock = shards.join()
         shards.seed(learner.split_dense(learner.dense.values.copy()))
         mode = build_mode(job, learner, shards, len(data))
-        Trainer(job, client, data, learner, shards, mode, run_dir, report).run(clock)
+        Trainer(job, client, data, learner, shards, mode, run_dir, report, log or sys.stdout).run(clock)
         shards.leave()
     finally:
         shards.close()

@@ -16,7 +16,7 @@ RULES = ("adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam")
 def _word(value: Any) -> Any:
     """Explain YAML's habit of reading off, no and yes as booleans where a word is due."""
     if isinstance(value, bool):
-        raise ValueError("YAML reads off, no, on and yes as true or false: put the word in quotes")
+        raise ValueError("put the word in quotes: YAML reads off, no, on and yes as true or false")
     return value
 
 

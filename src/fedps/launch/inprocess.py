@@ -30,19 +30,20 @@ def run_in_process(job: Job, run_dir: Path, listen: Listen) -> None:
     """
     servers = [_server(job, shard, run_dir, listen) for shard in range(job.runner.server_num)]
     failures: list[Exception] = []
+    clients = list(client_files(job.runner.train_data_dir))
+    (run_dir / "log").mkdir(parents=True, exist_ok=True)
 
     def work(client: ClientId) -> None:
         def connect(shard: int, hello: Hello) -> LocalChannel:
             return LocalChannel(servers[shard], hello, Limits(job.limits.message_mib << 20))
 
         try:
-            run_worker(job, client, [], run_dir, lambda event: listen(stamp("worker", client, event)), connect)
+            with (run_dir / "log" / f"workerlog.{clients.index(client)}").open("a", encoding="utf-8") as log:
+                run_worker(job, client, [], run_dir, lambda e: listen(stamp("worker", client, e)), connect, log)
         except Exception as error:
             failures.append(error)
 
-    threads = [
-        threading.Thread(target=work, args=[c], name=f"worker {c}") for c in client_files(job.runner.train_data_dir)
-    ]
+    threads = [threading.Thread(target=work, args=[c], name=f"worker {c}") for c in clients]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -50,7 +50,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the table."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def take(self, event: Event) -> None:
         """Show one stamped event."""

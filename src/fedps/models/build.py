@@ -72,7 +72,7 @@ def find_class(path: str, folder: Path) -> type[nn.Module]:
         raise JobError(
             f"runner.model: {path!r}: {module.__file__} has no network {wanted}; there are {', '.join(there) or 'none'}"
         )
-    print(f"model: {path} of {module.__file__}", file=sys.stderr, flush=True)
+    print(f"model: {path} of {module.__file__}", file=sys.stderr, file=sys.stderr, flush=True)
     return network
 
 
@@ -93,8 +93,7 @@ def _import(name: str, path: str, folder: Path) -> ModuleType:
 
 def _is_installed(top: str) -> bool:
     """Say whether a package may be imported; the current folder is no place to take code from."""
-    spec = importlib.util.find_spec(top)
-    if spec is None:
+    if top == "__main__" or (spec := importlib.util.find_spec(top)) is None:
         return False
     homes = spec.submodule_search_locations or [spec.origin or ""]
     return all(Path(home).resolve().parent != Path.cwd() for home in homes)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedps.errors import RefusedError, WireError
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits, decode, encode
-from fedps.wire.messages import Hello, Join, Message, Reply, Request
+from fedps.wire.messages import Hello, Join, Message, Refused, Reply, Request
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -78,10 +78,13 @@ class Caller:
 
         Raises:
             WireError: it is no message, no reply, or answers nothing that was asked.
+            RefusedError: the peer could not even read which request it refuses.
         """
         frame = decode(data, self._limits)
         if not isinstance(frame.message, Reply):
             raise WireError(f"{type(frame.message).__name__} is no reply")
+        if frame.ticket == 0 and isinstance(frame.message, Refused):
+            raise RefusedError(frame.message.kind, frame.message.reason)
         if self._open.pop(frame.ticket, None) is None:
             raise WireError(f"a reply to ticket {frame.ticket}, which is not open: {frame.message}")
         return frame

@@ -1,0 +1,215 @@
+"""From a job to a network: seeds, class paths, and every way in which a class of the user's own can be wrong."""
+
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import MakeJob
+from torch import nn
+
+from fedps.config import Job
+from fedps.errors import JobError
+from fedps.models.build import build
+from fedps.models.ncf import NcfGmf, NcfMlp, NcfNeuMf
+
+NET = """
+import torch
+from torch import nn
+
+class Dot(nn.Module):
+    def __init__(self, num_users, num_items, width, scale=2.0):
+        super().__init__()
+        self.user, self.item = nn.Embedding(num_users, width), nn.Embedding(num_items, width)
+        self.scale = scale
+
+    def forward(self, user, item):
+        return self.scale * (self.user(user) * self.item(item)).sum(1)
+
+class Wide(Dot):
+    def forward(self, user, item):
+        return super().forward(user, item).unsqueeze(1)
+
+class Broken(Dot):
+    def forward(self, user, item):
+        raise ValueError("no forward today")
+
+class Fragile(nn.Module):
+    def __init__(self, num_users):
+        raise ValueError("no such size")
+
+class Every(nn.Module):
+    def __init__(self, **given):
+        super().__init__()
+        self.given, self.weight = given, nn.Parameter(torch.zeros(1))
+
+    def forward(self, user, item):
+        return user * self.weight
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def fresh_imports() -> Iterator[None]:
+    """Forget what a test imported."""
+    paths, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = paths
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def own_job(make_job: MakeJob, tmp_path: Path) -> MakeJob:
+    """Return a function that makes a job with `net.py` beside it."""
+    (tmp_path / "net.py").write_text(NET)
+
+    def make(model: str, **hyper: object) -> Job:
+        return make_job(hyper, model=model)
+
+    return make
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(p, q) for p, q in pairs)
+
+
+@pytest.mark.parametrize(("mode", "network"), [("NCF_MLP", NcfMlp), ("NCF_GMF", NcfGmf), ("NCF_NeuMF", NcfNeuMf)])
+def test_a_mode_names_a_built_in_network(mode: str, network: type[nn.Module], make_job: MakeJob) -> None:
+    model = build(make_job({"mode": mode, "mf_dim": 4}))
+    assert type(model) is network
+    assert model(torch.tensor([119]), torch.tensor([219])).shape == (1,)
+
+
+def test_the_seed_fixes_the_start(make_job: MakeJob) -> None:
+    assert same(build(make_job()), build(make_job()))
+    assert not same(build(make_job()), build(make_job(seed=1)))
+    assert same(build(make_job(seed=2**70)), build(make_job(seed=2**70)))
+
+
+def test_the_start_is_the_same_from_many_threads_at_once(make_job: MakeJob) -> None:
+    job = make_job()
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(build, [job] * 8))
+    assert all(same(models[0], other) for other in models[1:])
+
+
+def test_torchs_own_generator_is_left_alone(make_job: MakeJob) -> None:
+    job = make_job()
+    torch.manual_seed(5)
+    due = torch.rand(3)
+    torch.manual_seed(5)
+    build(job)
+    assert torch.equal(torch.rand(3), due)
+
+
+def test_a_class_gets_the_keys_it_names(own_job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
+    model = build(own_job("net.Dot", width=3, scale=0.5))
+    assert {n: tuple(p.shape) for n, p in model.named_parameters()} == {
+        "user.weight": (120, 3),
+        "item.weight": (220, 3),
+    }
+    assert model.get_parameter("user.weight").requires_grad
+    assert model.training
+    assert vars(model)["scale"] == 0.5
+    out, told = capsys.readouterr()
+    assert out == ""
+    assert "model: net.Dot of " in told
+    assert "net.py" in told
+
+
+def test_a_class_of_ones_own_starts_from_the_seed_too(own_job: MakeJob) -> None:
+    assert same(build(own_job("net.Dot", width=3)), build(own_job("net.Dot", width=3)))
+
+
+def test_a_class_that_takes_every_key_gets_every_key(own_job: MakeJob) -> None:
+    given = vars(build(own_job("net.Every", depth=2)))["given"]
+    assert given["depth"] == 2
+    assert given["num_users"] == 120
+    assert "optimizer" not in given
+
+
+@pytest.mark.parametrize(
+    ("path", "hyper", "told"),
+    [
+        ("Dot", {}, "write module.Class"),
+        ("../net.Dot", {}, "write module.Class"),
+        ("nets.Dot", {}, r"no module 'nets' in .*net\.py"),
+        ("net.Dott", {}, "has no network Dott; there are Dot, Wide, Broken, Fragile, Every"),
+        ("net.NUMBER", {}, "has no network NUMBER"),
+        ("__main__.Dot", {}, "nor among installed packages"),
+        ("net.deeper.Dot", {}, "importing net.deeper fails"),
+        ("net.Dot", {}, "hyper_parameters.width: is missing"),
+        ("net.Dot", {"width": 3, "colour": "red"}, "hyper_parameters.colour: 'red': net.Dot takes no such"),
+        ("net.Fragile", {}, "cannot be made: ValueError: no such size"),
+        ("net.Wide", {"width": 3}, r"returns torch.float32 \(2, 1\); logits of shape"),
+        ("net.Broken", {"width": 3}, "fails on two samples: ValueError: no forward today"),
+        ("net.Dot", {"width": "three"}, "cannot be made: TypeError"),
+    ],
+)
+def test_a_wrong_class_is_told_with_its_remedy(
+    path: str, hyper: dict[str, object], told: str, own_job: MakeJob
+) -> None:
+    with pytest.raises(JobError, match=told):
+        build(own_job(path, **hyper))
+
+
+def test_all_wrong_keys_are_told_at_once(own_job: MakeJob) -> None:
+    with pytest.raises(JobError) as caught:
+        build(own_job("net.Dot", colour="red", shape="round"))
+    assert [m.partition(": ")[0].rpartition(".")[2] for m in caught.value.mistakes] == ["width", "colour", "shape"]
+
+
+def test_a_module_that_cannot_be_imported_says_why(own_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import no_such_thing_here\n")
+    with pytest.raises(JobError, match=r"importing bad fails: ModuleNotFoundError: .*no_such_thing_here"):
+        build(own_job("bad.Net"))
+
+
+@pytest.mark.parametrize("line", ["from .layers import WIDTH", "from layers import WIDTH"])
+def test_a_module_may_import_its_neighbours(line: str, own_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "layers.py").write_text("WIDTH = 7\n")
+    (tmp_path / "mine.py").write_text(f"{line}\nfrom .net import Dot\nclass Seven(Dot):\n    width = WIDTH\n")
+    assert vars(type(build(own_job("mine.Seven", width=3))))["width"] == 7
+
+
+def test_a_class_may_live_in_a_package_beside_the_job(own_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "dot.py").write_text(NET)
+    assert type(build(own_job("nets.dot.Dot", width=3))).__name__ == "Dot"
+
+
+def test_two_jobs_may_both_have_a_net(make_job: MakeJob, tmp_path: Path) -> None:
+    found = []
+    for name, scale in (("one", "2.0"), ("other", "3.0")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "net.py").write_text(NET.replace("scale=2.0", f"scale={scale}"))
+        found.append(vars(build(make_job({"width": 3}, folder, model="net.Dot")))["scale"])
+    assert found == [2.0, 3.0]
+
+
+def test_an_installed_package_is_found(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "fedps_test_nets.py").write_text(NET)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    model = build(make_job({"width": 3}, model="fedps_test_nets.Dot"))
+    assert type(model).__module__ == "fedps_test_nets"
+
+
+@pytest.mark.parametrize("entry", ["", None])
+def test_the_current_folder_is_no_place_to_take_code_from(
+    entry: str | None, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "fedps_test_stray.py").write_text(NET)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [os.fspath(here) if entry is None else entry, *sys.path])
+    with pytest.raises(JobError, match="nor among installed packages"):
+        build(make_job({"width": 3}, model="fedps_test_stray.Dot"))
