@@ -88,7 +88,7 @@ def test_an_epoch_may_be_chosen(run: Path, tmp_path: Path) -> None:
     found = load_file(path)
     assert found["predict.weight"][0, 0] == 1.0
     assert found["user.weight"][5, 0] == 6.0
-    with safe_open(path, "numpy") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, "numpy") as file:
         assert file.metadata()["epoch"] == "1"
 
 
@@ -168,10 +168,11 @@ def test_a_folder_that_cannot_be_made_is_told(run: Path, tmp_path: Path) -> None
         export_run(run, tmp_path / "out")
 
 
-@pytest.mark.parametrize("mode", ["NCF_MLP", "NCF_NeuMF"])
+@pytest.mark.parametrize("mode", ["geo", "async"])
 def test_the_exported_model_scores_as_the_clients_did_together(mode: str, make_job: MakeJob, tmp_path: Path) -> None:
-    user_tables = ["mlp_user.weight", "mf_user.weight"] if mode == "NCF_NeuMF" else ["mlp_user.weight"]
-    job = make_job({"mode": mode, "mf_dim": 4}, local_sparse=user_tables, server_num=2)
+    hyper = {"mode": "NCF_NeuMF", "mf_dim": 4, "optimizer": {"class": "adam", "learning_rate": 0.02}}
+    user_tables = ["mf_user.weight", "mlp_user.weight"]
+    job = make_job(hyper, sync_mode=mode, local_sparse=user_tables, server_num=2)
     events: list[dict[str, object]] = []
     run_in_process(job, tmp_path / "run", events.append)
     told = [e for e in events if e["event"] == "evaluated"]

@@ -100,6 +100,7 @@ def export(
     run_dir: Path,
     *,
     out: Path,
+    epoch: int | None = None,
     private: Annotated[bool, _flag("--private")] = False,
     format: Literal["safetensors"] = "safetensors",  # noqa: A002  (the flag's name)
 ) -> None:
@@ -108,12 +109,13 @@ def export(
     Args:
         run_dir: The run's folder.
         out: Folder to write model.safetensors to.
+        epoch: Which saved epoch (default the last).
         private: Join the clients' private tables too, where they lie in the run folder.
         format: The file's form.
     """
     from fedps.export import export_run  # noqa: PLC0415
 
-    print(f"{format}: {export_run(run_dir, out, private)}")
+    print(f"{format}: {export_run(run_dir, out, epoch, private)}")
 
 
 @prepare_app.command(name="movielens")

@@ -76,8 +76,6 @@ def test_the_batch_size_changes_nothing(batch_size: int, make_job: MakeJob) -> N
 
 
 def test_dropout_is_off_while_scoring(make_job: MakeJob) -> None:
-    model = torch.nn.Sequential()
-
     class Noisy(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -152,7 +150,7 @@ def group(user: int, first_label: int = 1, last_user: int | None = None) -> list
         (group(0)[:-1], "99 lines are not groups of 100"),
         (group(0) + group(1, first_label=0), "samples 101 to 200"),
         (group(0, last_user=1) + group(1), "samples 1 to 100"),
-        (group(0) + [*group(1)[1:], group(1)[0]], "samples 101 to 200"),
+        ([*group(0), *group(1)[1:], group(1)[0]], "samples 101 to 200"),
     ],
 )
 def test_held_out_samples_in_another_form_are_named(

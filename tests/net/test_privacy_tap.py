@@ -128,7 +128,7 @@ def encodings_of_ids(users: list[int]) -> list[bytes]:
     return found
 
 
-def encodings_of_row(row: np.ndarray) -> list[bytes]:  # type: ignore[type-arg]
+def encodings_of_row(row: np.ndarray) -> list[bytes]:
     """Every plain way a row of floats may be written; four values at a time, since one alone may be chance."""
     found = []
     for dtype in ("<f4", ">f4", "<f8", ">f8", "<f2", ">f2"):
@@ -138,7 +138,7 @@ def encodings_of_row(row: np.ndarray) -> list[bytes]:  # type: ignore[type-arg]
     return [*found, halves.tobytes()]
 
 
-def private_rows(run_dir: Path) -> np.ndarray:  # type: ignore[type-arg]
+def private_rows(run_dir: Path) -> np.ndarray:
     blocks = [snapshot.load(p / "3", "tables")[0]["mlp_user.weight"][2] for p in (run_dir / "private").glob("*")]
     return np.concatenate(blocks)[:, :8]
 

@@ -36,17 +36,20 @@ def evaluate(learner: Learner, data: ClientData, batch_size: int) -> Evaluation:
             f"test file: {len(test.label)} lines are not groups of {CANDIDATES}: per user the positive first, then its 99 negatives"
         )
     scores = _scores(learner, data, batch_size)
-    histogram.add(scores, test.label)
+    histogram.add((1 / (1 + np.exp(-scores))).astype(np.float32), test.label)
     items = test.item.reshape(-1, CANDIDATES)
     sums = rank_metrics(scores.reshape(-1, CANDIDATES), items)
     return Evaluation(sums.users, sums.hits, sums.ndcg, histogram)
 
 
 def _scores(learner: Learner, data: ClientData, batch_size: int) -> Values:
+    """Return logits, float32[n]."""
     test = data.test
     if test is None:
         return np.empty(0, np.float32)
-    rows = {name: table.read(np.arange(len(table.keys))) for name, table in learner.tables.items()}
+    rows = {name: table.read(np.arange(len(table.keys))) for name, table in learner.private.items()}
+    # shared rows as they were pulled: momentum that a client still owes them is no part of the servers' model
+    rows |= {name: np.ascontiguousarray(table.values) for name, table in learner.shared.items()}
     pieces = []
     for start in range(0, len(test.label), batch_size):
         cut = slice(start, start + batch_size)

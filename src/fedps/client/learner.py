@@ -15,7 +15,7 @@ from fedps.client.shard import Batch, ClientData
 from fedps.client.step import Gradients, Step, flat
 from fedps.client.tables import LocalDense, LocalTable, Slots
 from fedps.config import Job
-from fedps.types import Rule, TableName, TableSpec, Values
+from fedps.types import NO_KEYS, Rule, TableName, TableSpec, Values
 
 
 class Found(NamedTuple):
@@ -41,6 +41,7 @@ class Learner:
         self._local = local_optimizer
         weights = dict(model.named_parameters())
         self._shapes = {n: tuple(weights[n].shape) for n in self.parameters.dense}
+        self._private_shapes = {n: tuple(weights[n].shape) for n in self.parameters.private_dense}
         shared = flat([weights[n] for n in self.parameters.dense])
         private = flat([weights[n] for n in self.parameters.private_dense])
         rule = dense_rule(self.rule)
@@ -123,5 +124,11 @@ class Learner:
         self.dense.forget_state()
 
     def private_block(self) -> dict[TableName, tuple[TableSpec, Slots, Values]]:
-        """Return what the client saves for itself: specs, keys and rows with their state."""
-        return {name: (t.spec, t.keys, t.block) for name, t in self.private.items()}
+        """Return what the client saves for itself: specs, keys and rows with their state; private layers' values."""
+        saved = {name: (t.spec, t.keys, t.block) for name, t in self.private.items()}
+        at = 0
+        for name, shape in self._private_shapes.items():
+            spec = TableSpec(name, "dense", shape)
+            saved[name] = (spec, NO_KEYS, self.private_dense.values[at : at + spec.dim].reshape(1, -1).copy())
+            at += spec.dim
+        return saved

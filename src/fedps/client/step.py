@@ -93,10 +93,13 @@ class Step:
 
     @torch.no_grad()
     def scores(self, ids: Ids, rows: Mapping[str, Values], index: Mapping[str, Slots]) -> Values:
-        """Return probabilities, float32[B], without training."""
+        """Return logits, float32[B], without training."""
         self._load(rows, index)
+        self._model.eval()
         logits = self._model(*(torch.from_numpy(column) for column in ids))
-        return torch.sigmoid(logits).numpy()
+        self._model.train()
+        found: Values = logits.numpy()
+        return found
 
     def _load(self, rows: Mapping[str, Values], index: Mapping[str, Slots]) -> list[torch.Tensor]:
         for name, table in self._tables.items():

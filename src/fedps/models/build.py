@@ -72,7 +72,7 @@ def find_class(path: str, folder: Path) -> type[nn.Module]:
         raise JobError(
             f"runner.model: {path!r}: {module.__file__} has no network {wanted}; there are {', '.join(there) or 'none'}"
         )
-    print(f"model: {path} of {module.__file__}", file=sys.stderr, file=sys.stderr, flush=True)
+    print(f"model: {path} of {module.__file__}", file=sys.stderr, flush=True)
     return network
 
 

@@ -2,7 +2,7 @@
 
 One long bidirectional stream carries all requests; a reader thread hands replies to those who wait. When the stream
 breaks, it is opened again with growing pauses, Hello and the last Join are said again, then all that is unanswered, in
-order; the server answers a push it already has without applying it twice.
+order; the server answers a push it already has without applying it twice. A server that is not up yet is the same case.
 """
 
 import queue
@@ -16,13 +16,17 @@ from typing import Any
 import grpc
 from numpy.typing import NDArray
 
-from fedps.errors import LostError, RefusedError, WireError
+from fedps.errors import FedpsError, LimitError, LostError, RefusedError, WireError
 from fedps.net.listener import METHOD, options
 from fedps.wire.frame import Frame, Limits
-from fedps.wire.messages import Hello, Join, Refused, Request
+from fedps.wire.messages import Hello, Refused, Request, Welcome
 from fedps.wire.session import Caller
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries to connect
+
+# Ends of a greeted connection that trying again would only repeat: a reply over the limit, a server that failed on a
+# request of ours (`listener` says so).
+FINAL = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED)
 
 
 class Channel:
@@ -46,11 +50,11 @@ class Channel:
         self._caller = Caller(limits)
         self._futures: dict[int, Future[Frame]] = {}
         self._welcome: Future[Frame] = Future()
-        self._join: bytes | None = None
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._connected = self._closed = False
+        self._replies: Any = None  # the stream now open
+        self._greeted = False  # whether it has brought the Welcome
+        self._closed = threading.Event()
         self._failure: Exception | None = None
-        self._last_welcome = -1.0
         self._thread = threading.Thread(target=self._run, name=f"fedps {address}", daemon=True)
         self._thread.start()
 
@@ -60,26 +64,31 @@ class Channel:
         return self._welcome
 
     def request(self, message: Request, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
-        """Send a request; the future holds the reply, or RefusedError or LostError."""
+        """Send a request; the future holds the reply, or RefusedError, LimitError or LostError."""
         future: Future[Frame] = Future()
         with self._lock:
             if self._failure is not None:
                 future.set_exception(self._failure)
                 return future
-            ticket, data = self._caller.request(message, arrays)
+            try:
+                ticket, data = self._caller.request(message, arrays)
+            except LimitError as error:
+                future.set_exception(error)
+                return future
             self._futures[ticket] = future
-            if isinstance(message, Join):
-                self._join = data
-            if self._connected:
+            if self._greeted:
                 self._send(data)
         return future
 
     def close(self) -> None:
         """Hang up; open requests fail."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             self._outgoing.put(None)
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=1)
+        if self._thread.is_alive() and self._replies is not None:
+            self._replies.cancel()  # the server does not hang up by itself
+        self._thread.join(timeout=4)
         self._fail(LostError(f"the connection to {self._address} was closed"))
 
     def _send(self, data: bytes) -> None:
@@ -87,84 +96,78 @@ class Channel:
         self._outgoing.put(data)
 
     def _run(self) -> None:
-        pause, since = FIRST_PAUSE, time.monotonic()
-        with grpc.insecure_channel(self._address, options=options(self._limits)) as channel:
-            talk = channel.stream_stream(METHOD)
-            while not self._closed:
-                begun, reason = time.monotonic(), "it hung up"
-                try:
-                    self._converse(talk)
-                    since, pause = time.monotonic(), FIRST_PAUSE
-                except grpc.RpcError as error:
-                    reason = error.details() or error.code().name
-                    if self._last_welcome >= begun:
-                        since, pause = time.monotonic(), FIRST_PAUSE
-                except RefusedError as error:
-                    self._fail(error)
-                    return
-                except WireError as error:
-                    self._fail(LostError(f"the server at {self._address} sent no message of ours: {error}"))
-                    return
-                if self._closed:
-                    return
-                if time.monotonic() - since > self._patience:
-                    self._fail(LostError(self._unreachable(reason)))
-                    return
-                time.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(2 * pause, LONGEST_PAUSE)
-                self.retries += self._welcome.done()
-
-    def _unreachable(self, reason: str) -> str:
-        return (
-            f"no server answers at {self._address} for {self._patience:g} s ({reason}); is it started, and is the"
-            " address right?"
-        )
-
-    def _converse(self, talk: Any) -> None:
-        """Hold one connection from Hello to its end."""
-        self._outgoing = queue.SimpleQueue()
-        greeter = Caller(self._limits)
-        _, hello = greeter.request(self._hello)
-        self._send(hello)
-        replies = talk(_drain(self._outgoing))
         try:
-            first = next(replies, None)
-            if first is None:
-                return
-            self.bytes_received += len(first)
-            self._greeted(greeter.receive(first))
-            for data in replies:
+            with grpc.insecure_channel(self._address, options=options(self._limits)) as channel:
+                self._stay(channel.stream_stream(METHOD))
+        except WireError as error:
+            self._fail(LostError(f"the server at {self._address} sent no message of ours: {error}"))
+        except FedpsError as error:
+            self._fail(error)
+        except Exception as error:  # whoever waits for a reply must hear of it
+            self._fail(LostError(f"the connection to {self._address} broke: {error!r}"))
+
+    def _stay(self, talk: Any) -> None:
+        """Connect, again and again, until closed or out of patience."""
+        pause, since = FIRST_PAUSE, time.monotonic()
+        while not self._closed.is_set():
+            reason, greeted = self._converse(talk)
+            if greeted:
+                pause, since = FIRST_PAUSE, time.monotonic()
+            if not self._closed.is_set() and time.monotonic() - since > self._patience:
+                raise LostError(
+                    f"no server answers at {self._address} for {self._patience:g} s ({reason}); is it started, and is"
+                    " the address right?"
+                )
+            self._closed.wait(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE)
+            self.retries += self._welcome.done() and not self._closed.is_set()
+
+    def _converse(self, talk: Any) -> tuple[str, bool]:
+        """Hold one connection from Hello to its end; say why it ended, and whether it was greeted."""
+        with self._lock:
+            if self._closed.is_set():
+                return "closed", False
+            self._outgoing = queue.SimpleQueue()
+            greeter = Caller(self._limits)
+            self._send(greeter.request(self._hello)[1])
+            self._replies = talk(_drain(self._outgoing))
+        reason, greeted = "it hung up", False
+        try:
+            for data in self._replies:
                 self.bytes_received += len(data)
-                self._answer(data)
+                if greeted:
+                    self._answer(data)
+                else:
+                    self._greet(greeter.receive(data))
+                    greeted = True
+        except grpc.RpcError as error:
+            reason = error.details() or error.code().name
+            if greeted and error.code() in FINAL:
+                raise LostError(f"the server at {self._address} ended the connection: {reason}") from None
         finally:
             with self._lock:
-                self._connected = False
-            replies.cancel()
+                self._greeted = False
+            self._replies.cancel()
             self._outgoing.put(None)
+        return reason, greeted
 
-    def _greeted(self, frame: Frame) -> None:
+    def _greet(self, frame: Frame | None) -> None:
+        if frame is None or not isinstance(frame.message, Welcome | Refused):
+            raise WireError("Hello was answered by another message than Welcome")
         if isinstance(frame.message, Refused):
             raise RefusedError(frame.message.kind, frame.message.reason)
-        self._last_welcome = time.monotonic()
         with self._lock:
-            unanswered = self._caller.unanswered()
-            if self._join is not None and self._join not in unanswered:
-                # the server may have been started anew: it must know us before it hears the rest
-                self._send(self._join)
-            for data in unanswered:
+            for data in self._caller.unanswered():
                 self._send(data)
-            self._connected = True
+            self._greeted = True
         if not self._welcome.done():
             self._welcome.set_result(frame)
 
     def _answer(self, data: bytes) -> None:
         with self._lock:
-            try:
-                frame = self._caller.receive(data)
-            except WireError:
-                if self.retries:
-                    return  # the answer to a Join or a push that was said again
-                raise
+            frame = self._caller.receive(data)
+            if frame is None:
+                return
             future = self._futures.pop(frame.ticket)
         if isinstance(frame.message, Refused):
             future.set_exception(RefusedError(frame.message.kind, frame.message.reason))

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fedps.errors import LostError, RefusedError
+from fedps.errors import LimitError, LostError, RefusedError
 from fedps.net.service import Service
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Hello, Refused, Request
@@ -47,17 +47,23 @@ class LocalChannel:
 
     def __init__(self, server: LocalServer, hello: Hello, limits: Limits) -> None:
         self.bytes_sent = self.bytes_received = self.retries = 0
-        self._server, self._caller = server, Caller(limits)
+        self._server, self._caller, self._closed = server, Caller(limits), False
         self._futures: dict[int, Future[Frame]] = {}
         with server.lock:
             self._connection = server.service.opened(self._answer, f"thread {threading.current_thread().name}")
         self.welcome = self.request(hello)
 
     def request(self, message: Request, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
-        """Send a request; the future holds the reply, or RefusedError."""
+        """Send a request; the future holds the reply, or RefusedError, LimitError or LostError."""
         future: Future[Frame] = Future()
         with self._server.lock:
-            ticket, data = self._caller.request(message, arrays)
+            try:
+                if self._closed:
+                    raise LostError("the connection was closed")
+                ticket, data = self._caller.request(message, arrays)
+            except (LimitError, LostError) as error:
+                future.set_exception(error)
+                return future
             self._futures[ticket] = future
             self.bytes_sent += len(data)
             self._connection.received(data)
@@ -66,7 +72,9 @@ class LocalChannel:
     def close(self) -> None:
         """Hang up; open requests fail."""
         with self._server.lock:
-            self._connection.closed()
+            if not self._closed:
+                self._closed = True
+                self._connection.closed()
             futures, self._futures = self._futures, {}
         for future in futures.values():
             future.set_exception(LostError("the connection was closed"))
@@ -74,6 +82,8 @@ class LocalChannel:
     def _answer(self, data: bytes) -> None:
         self.bytes_received += len(data)
         frame = self._caller.receive(data)
+        if frame is None:
+            return  # answers what was asked before a reconnect, which does not happen here
         future = self._futures.pop(frame.ticket)
         if isinstance(frame.message, Refused):
             future.set_exception(RefusedError(frame.message.kind, frame.message.reason))

@@ -4,6 +4,7 @@ An asyncio server holds a thousand idle streams at little cost, where a thread p
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,12 +13,12 @@ import grpc
 import grpc.aio
 
 from fedps.errors import JobError
-from fedps.net.service import Service
+from fedps.net.service import Connection, Service
 from fedps.wire.frame import Limits
 
 METHOD = "/fedps.Shard/Talk"
 TICK = 0.05  # seconds between two looks at deadlines
-QUEUE = 1024  # replies that may wait for a slow reader before it is cut off
+BACKLOG_REPLIES, BACKLOG_BYTES = 1024, 32 << 20  # replies that may wait for a slow reader before we stop reading
 GRACE = 0.2  # seconds that open streams get when the server stops
 
 
@@ -55,30 +56,64 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"{self._open} connections are open, which is this server's limit",
             )
+        outbox = Outbox()
+        connection = self._service.opened(outbox.put, context.peer())
         self._open += 1
-        replies: asyncio.Queue[bytes | None] = asyncio.Queue()
-
-        def send(data: bytes) -> None:
-            replies.put_nowait(data if replies.qsize() < QUEUE else None)
-
-        connection = self._service.opened(send, context.peer())
-        reading = asyncio.create_task(self._read(requests, connection, replies))
+        reading = asyncio.create_task(_read(requests, connection, outbox))
         try:
-            while (reply := await replies.get()) is not None:
+            while (reply := await outbox.get()) is not None:
                 yield reply
+            if failure := await reading:
+                await context.abort(grpc.StatusCode.ABORTED, f"it failed on a message: {failure!r}; see its log")
         finally:
             reading.cancel()
             self._open -= 1
             connection.closed()
 
-    async def _read(
-        self, requests: AsyncIterator[bytes], connection: Any, replies: asyncio.Queue[bytes | None]
-    ) -> None:
-        try:
-            async for data in requests:
-                connection.received(data)
-        finally:
-            replies.put_nowait(None)
+
+class Outbox:
+    """Replies on their way to one peer, None at the end."""
+
+    def __init__(self) -> None:
+        self._replies: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._bytes, self._room = 0, asyncio.Event()
+        self._room.set()
+
+    def put(self, reply: bytes | None) -> None:
+        """Add a reply; never waits."""
+        self._replies.put_nowait(reply)
+        self._weigh(len(reply or b""))
+
+    async def get(self) -> bytes | None:
+        """Wait for the next reply and take it out."""
+        reply = await self._replies.get()
+        self._weigh(-len(reply or b""))
+        return reply
+
+    async def room(self) -> None:
+        """Wait until the peer has read enough: who does not read is not read from."""
+        await self._room.wait()
+
+    def _weigh(self, change: int) -> None:
+        self._bytes += change
+        if self._bytes > BACKLOG_BYTES or self._replies.qsize() > BACKLOG_REPLIES:
+            self._room.clear()
+        else:
+            self._room.set()
+
+
+async def _read(requests: AsyncIterator[bytes], connection: Connection, outbox: Outbox) -> Exception | None:
+    """Hand over all requests in order; return what the service failed with, if it did."""
+    failure = None
+    try:
+        async for data in requests:
+            connection.received(data)
+            await outbox.room()
+    except Exception as error:  # a fault of ours: it costs this connection, not the server
+        logging.getLogger(__name__).exception("a message from a client broke the service")
+        failure = error
+    outbox.put(None)
+    return failure
 
 
 async def serve(service: Service, bind: str, limits: Limits, ready: Callable[[str], None], stop: asyncio.Event) -> None:

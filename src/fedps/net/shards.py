@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.errors import LostError
+from fedps.errors import LostError, WireError
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel
 from fedps.types import Keys, Rows, TableName, TableSpec, Values
 from fedps.wire.frame import Frame
 from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
+from fedps.wire.messages import Values as Answer
 
-PART = 8192  # rows of one message: about a megabyte, so that copying and sending overlap
+PART_ROWS, PART_BYTES = 8192, 4 << 20  # of one message: about a megabyte, so that copying and sending overlap
 
 
 def placement(specs: Sequence[TableSpec], shards: int) -> dict[TableName, int]:
@@ -45,15 +46,23 @@ class PullTicket:
         Raises:
             LostError: no answer within `timeout` seconds.
             RefusedError: a server refused.
+            WireError: a server answered with other rows than were asked for.
         """
         out = {name: np.empty(shape, np.float32) for name, shape in self._shapes.items()}
         for future, tables, places in self._pieces:
             frame = _wait(future, timeout, self._who)
+            if frame.message != Answer(tables):
+                raise WireError(f"{self._who} of {tables} was answered by {frame.message}")
             for table, at, values in zip(tables, places, frame.arrays, strict=True):
+                rows = len(out[table][at]) if isinstance(at, slice) else len(at)
+                due = (rows, self._shapes[table][1])
+                if values.shape != due:
+                    raise WireError(f"{self._who} of {table!r} brought {values.shape}, due {due}")
                 out[table][at] = values
         return out
 
 
+Piecewise = tuple[TableName, Keys, Any]  # what can be cut by rows: a table, its keys, something by row
 Piece = tuple["Future[Frame]", tuple[TableName, ...], list[NDArray[np.int64] | slice]]
 
 
@@ -126,8 +135,7 @@ class Shards:
         shapes = {n: (max(len(k), 1) if n in self._placed else len(k), self._specs[n].dim) for n, k in wanted.items()}
         for shard, channel in enumerate(self._channels):
             mine = [(n, k, self._slots(n, k, shard)) for n, k in wanted.items() if self._placed.get(n, shard) == shard]
-            first, *rest = _cut([(n, k[at], at) for n, k, at in mine])
-            for cut in (first, *rest):
+            for cut in self._cut([(n, k[at], at) for n, k, at in mine]):
                 tables = tuple(n for n, _, _ in cut)
                 future = channel.request(Pull(tables, after), [k for _, k, _ in cut])
                 pieces.append((future, tables, [_place(at, n in self._placed) for n, _, at in cut]))
@@ -143,7 +151,7 @@ class Shards:
                 if self._placed.get(name, shard) == shard:
                     at = self._slots(name, keys, shard)
                     mine.append((name, keys[at], _rows(values, at, name in self._placed)))
-            cuts = _cut(mine)
+            cuts = self._cut(mine)
             for part, cut in enumerate(cuts):
                 tables = tuple(n for n, _, _ in cut)
                 message = Push(tables, self._sequence, clock, weight, part, len(cuts))
@@ -174,6 +182,10 @@ class Shards:
     def _tables_of(self, shard: int) -> tuple[TableSpec, ...]:
         return tuple(s for n, s in self._specs.items() if self._placed.get(n, shard) == shard)
 
+    def _cut(self, mine: list[Piecewise]) -> list[list[Piecewise]]:
+        width = sum(4 * self._specs[n].dim + 8 for n, _, _ in mine if n not in self._placed)
+        return _cut(mine, max(1, min(PART_ROWS, PART_BYTES // max(width, 1))))
+
     def _slots(self, table: TableName, keys: Keys, shard: int) -> NDArray[np.int64] | slice:
         if table in self._placed or len(self._channels) == 1:
             return slice(None)
@@ -188,14 +200,14 @@ def _rows(values: Values, at: NDArray[np.int64] | slice, dense: bool) -> Values:
     return values if dense or isinstance(at, slice) else values[at]
 
 
-def _cut(mine: list[tuple[TableName, Keys, Any]]) -> list[list[tuple[TableName, Keys, Any]]]:
-    """Cut (table, keys, something by row) into messages of at most PART rows; the first names every table."""
+def _cut(mine: list[Piecewise], part: int) -> list[list[Piecewise]]:
+    """Cut into messages of at most `part` rows a table; the first names every table."""
     longest = max((len(k) for _, k, _ in mine), default=0)
-    if longest <= PART:
+    if longest <= part:
         return [mine]
     cuts = []
-    for start in range(0, longest, PART):
-        piece = slice(start, start + PART)
+    for start in range(0, longest, part):
+        piece = slice(start, start + part)
         rows = [(n, k[piece], _piece(x, piece, len(k))) for n, k, x in mine if len(k) > start or start == 0]
         cuts.append(rows)
     return cuts

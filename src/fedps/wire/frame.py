@@ -25,15 +25,25 @@ from fedps.wire.messages import Message, Pull, Push, Seed, Values
 MAGIC = b"FP\x01\x00"
 DTYPES: dict[str, np.dtype[Any]] = {"f": np.dtype("<f4"), "i": np.dtype("<i8")}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+KEYS, ROWS = ("i", 1), ("f", 2)  # code and dimensions
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one peer may send: bytes of a message, arrays of a message, connections of a server."""
+    """What one peer may send, and what a server holds open.
+
+    Args:
+        message_bytes: bytes of a whole message.
+        header_bytes: bytes of its header.
+        arrays: arrays of a message.
+        rows: rows of one array; larger requests are cut into several.
+        connections: open connections of a server.
+    """
 
     message_bytes: int = 64 << 20
     header_bytes: int = 1 << 20
     arrays: int = 4096
+    rows: int = 1 << 17
     connections: int = 4096
 
 
@@ -63,9 +73,15 @@ def encode(ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = ()) -
     Args:
         ticket: ties a reply to its request.
         message: any message.
-        arrays: float32 or int64, at most two dimensions.
+        arrays: float32 or int64, one or two dimensions.
+
+    Raises:
+        WireError: an array is of another type.
     """
-    facts = tuple((CODES[a.dtype], a.shape) for a in arrays)
+    try:
+        facts = tuple((CODES[a.dtype], a.shape) for a in arrays)
+    except KeyError as error:
+        raise WireError(f"an array of {error.args[0]}: frames carry float32 and int64, convert it first") from None
     header = _encoder.encode(Header(ticket, message, facts))
     pieces: list[Any] = [MAGIC, len(header).to_bytes(4, "little"), header, bytes(-len(header) % 8)]
     for array in arrays:
@@ -91,21 +107,27 @@ def decode(data: bytes, limits: Limits) -> Frame:
         raise WireError(f"a header of {length} bytes in a frame of {len(data)}")
     try:
         header = _decoder.decode(data[8 : 8 + length])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"a header that cannot be read: {error}") from None
     if len(header.arrays) > limits.arrays:
         raise LimitError(f"{len(header.arrays)} arrays pass the limit of {limits.arrays}")
-    arrays = _views(data, 8 + length + -length % 8, header.arrays)
+    arrays = _views(data, 8 + length + -length % 8, header.arrays, limits)
     _fit(header.message, arrays)
     return Frame(header.ticket, header.message, arrays)
 
 
-def _views(data: bytes, at: int, facts: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[NDArray[Any], ...]:
+def _views(
+    data: bytes, at: int, facts: Sequence[tuple[str, tuple[int, ...]]], limits: Limits
+) -> tuple[NDArray[Any], ...]:
     views = []
     for code, shape in facts:
         dtype = DTYPES.get(code)
         if dtype is None or not 1 <= len(shape) <= 2 or min(shape) < 0:
             raise WireError(f"an array of type {code!r} and shape {shape}")
+        if max(shape) > limits.message_bytes:  # without data if another side is 0, and numpy refuses it its own way
+            raise WireError(f"an array of shape {shape}, longer than any message")
+        if shape[0] > limits.rows:
+            raise LimitError(f"an array of {shape[0]} rows passes the limit of {limits.rows} rows")
         count = shape[0] * (shape[1] if len(shape) == 2 else 1)
         size = count * dtype.itemsize
         if size > len(data) - at:
@@ -121,15 +143,17 @@ def _views(data: bytes, at: int, facts: Sequence[tuple[str, tuple[int, ...]]]) -
 def _fit(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
     match message:
         case Pull(tables):
-            due = "i" * len(tables)
+            due = [KEYS] * len(tables)
         case Push(tables):
-            due = "if" * len(tables)
+            due = [KEYS, ROWS] * len(tables)
         case Values(tables):
-            due = "f" * len(tables)
+            due = [ROWS] * len(tables)
         case Seed():
-            due = "f"
+            tables, due = (), [ROWS]
         case _:
-            due = ""
-    found = "".join(CODES[a.dtype] for a in arrays)
+            tables, due = (), []
+    found = [(CODES[a.dtype], a.ndim) for a in arrays]
     if found != due:
-        raise WireError(f"{type(message).__name__} with arrays {found!r}, due {due!r}")
+        raise WireError(f"{type(message).__name__} with arrays {found}, due (type, dimensions) {due}")
+    if len(set(tables)) != len(tables):
+        raise WireError(f"{type(message).__name__} names a table twice")

@@ -5,23 +5,43 @@ matches replies to them, and remembers what is unanswered, to say it again after
 """
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 from numpy.typing import NDArray
 
-from fedps.errors import RefusedError, WireError
+from fedps.errors import LimitError, RefusedError, WireError
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits, decode, encode
-from fedps.wire.messages import Hello, Join, Message, Refused, Reply, Request
+from fedps.wire.messages import Done, Hello, Join, Message, Push, Refused, Reply, Request, Welcome
 
 Arrays = Sequence[NDArray[Any]]
 
 
+class State(Enum):
+    """How far a connection has come; a refused Hello or Join leads one step back."""
+
+    NEW = "nothing was said"
+    GREETING = "Hello was said and not yet answered"
+    GREETED = "Welcome was answered"
+    JOINING = "Join was said and not yet answered"
+    JOINED = "all may be said"
+
+
+# what an answer makes of a connection; an answer without an entry leaves it as it is
+ANSWERED: dict[tuple[State, type[Message]], State] = {
+    (State.GREETING, Welcome): State.GREETED,
+    (State.GREETING, Refused): State.NEW,
+    (State.JOINING, Done): State.JOINED,
+    (State.JOINING, Refused): State.GREETED,
+}
+
+
 class Peer:
-    """The server's end of one connection.
+    """The server's end of one connection. Hello and Join are answered before the next message is read.
 
     Attributes:
-        client: who speaks, once Hello was said.
+        client: who speaks, once Hello was said and unless it was refused.
         instance: the process that speaks for the client.
     """
 
@@ -29,7 +49,7 @@ class Peer:
         self.client: ClientId | None = None
         self.instance: str | None = None
         self.ticket = 0  # of the request now handled, so that a refusal can name it
-        self._limits, self._joined = limits, False
+        self._limits, self._state = limits, State.NEW
 
     def receive(self, data: bytes) -> Frame:
         """Read one request.
@@ -46,53 +66,92 @@ class Peer:
             if self.client is not None:
                 raise RefusedError("order", f"this connection already speaks for client {self.client!r}")
             self.client, self.instance = ClientId(message.client), message.instance
+            self._state = State.GREETING
         elif self.client is None:
             raise RefusedError("order", f"{type(message).__name__} before Hello")
         elif isinstance(message, Join):
-            self._joined = True
-        elif not self._joined:
+            self._state = State.JOINING
+        elif self._state is not State.JOINED:
             raise RefusedError("order", f"{type(message).__name__} before Join")
         return frame
 
     def reply(self, ticket: int, message: Message, arrays: Arrays = ()) -> bytes:
         """Return the bytes that answer a request."""
+        self._state = ANSWERED.get((self._state, type(message)), self._state)
+        if self._state is State.NEW:
+            self.client = self.instance = None  # a refused name gives no right to speak in it
         return encode(ticket, message, arrays)
 
 
 class Caller:
-    """The client's end of a connection to one shard."""
+    """The client's end of a connection to one shard.
+
+    A server forgets the Join and the parts of an unfinished push with the connection that brought them. So those are
+    kept, and said again after a reconnect although they were answered once.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._next = limits, 1
-        self._open: dict[int, bytes] = {}
+        self._open: dict[int, bytes] = {}  # by ticket, like all that follow
+        self._join: dict[int, bytes] = {}
+        self._parts: dict[int, bytes] = {}
+        self._push: dict[int, Push] = {}  # which part of which push a ticket is
+        self._repeats: set[int] = set()
 
     def request(self, message: Request, arrays: Arrays = ()) -> tuple[int, bytes]:
-        """Number a request; return its ticket and its bytes."""
+        """Number a request; return its ticket and its bytes.
+
+        Raises:
+            LimitError: it is larger than a message may be.
+        """
         ticket = self._next
+        data = encode(ticket, message, arrays)
+        if len(data) > self._limits.message_bytes:
+            raise LimitError(
+                f"{type(message).__name__} of {len(data)} bytes passes the limit of {self._limits.message_bytes} bytes"
+                " a message: raise limits.message_mib"
+            )
         self._next += 1
-        data = self._open[ticket] = encode(ticket, message, arrays)
+        self._open[ticket] = data
+        if isinstance(message, Join):
+            self._join = {ticket: data}
+        elif isinstance(message, Push) and message.parts > 1:
+            self._parts[ticket], self._push[ticket] = data, message
         return ticket, data
 
-    def receive(self, data: bytes) -> Frame:
-        """Read one reply and tick its request off.
+    def receive(self, data: bytes) -> Frame | None:
+        """Read one reply and tick its request off; None if it answers what was answered before a reconnect.
 
         Raises:
             WireError: it is no message, no reply, or answers nothing that was asked.
-            RefusedError: the peer could not even read which request it refuses.
+            RefusedError: the peer could not even read which request it refuses, or no longer lets us join.
         """
         frame = decode(data, self._limits)
-        if not isinstance(frame.message, Reply):
-            raise WireError(f"{type(frame.message).__name__} is no reply")
-        if frame.ticket == 0 and isinstance(frame.message, Refused):
-            raise RefusedError(frame.message.kind, frame.message.reason)
+        message = frame.message
+        if not isinstance(message, Reply):
+            raise WireError(f"{type(message).__name__} is no reply")
+        if isinstance(message, Refused) and (frame.ticket == 0 or self._is_repeated_join(frame.ticket)):
+            raise RefusedError(message.kind, message.reason)
+        if frame.ticket in self._repeats:
+            self._repeats.remove(frame.ticket)
+            return None
         if self._open.pop(frame.ticket, None) is None:
-            raise WireError(f"a reply to ticket {frame.ticket}, which is not open: {frame.message}")
+            raise WireError(f"a reply to ticket {frame.ticket}, which is not open: {message}")
+        self._let_go(frame.ticket)
         return frame
 
-    def forget(self, ticket: int) -> None:
-        """Give a request up; a reply that still comes is an error."""
-        self._open.pop(ticket, None)
-
     def unanswered(self) -> list[bytes]:
-        """Return the bytes of all open requests, in order, to be sent again."""
-        return [self._open[ticket] for ticket in sorted(self._open)]
+        """Return the bytes of all that a new connection must hear, in order."""
+        again = self._join | self._parts | self._open
+        self._repeats = set(again) - set(self._open)
+        return [again[ticket] for ticket in sorted(again)]
+
+    def _is_repeated_join(self, ticket: int) -> bool:
+        return ticket in self._join and ticket in self._repeats
+
+    def _let_go(self, ticket: int) -> None:
+        """Drop a push's parts when its last part is answered: the server answers them in order."""
+        answered = self._push.get(ticket)
+        if answered is not None and answered.part + 1 == answered.parts:
+            for part in [t for t, push in self._push.items() if push.sequence == answered.sequence]:
+                del self._parts[part], self._push[part]
