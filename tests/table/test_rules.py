@@ -1,0 +1,130 @@
+"""Each rule against torch.optim or its closed form; the compiled kernels against plain numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedps.table import rules
+from fedps.table.init import initial_rows
+from fedps.table.sparse import SparseTable
+from fedps.types import Init, Rule, RuleName, TableSpec
+
+NAMES: list[RuleName] = ["add", "sgd", "adagrad", "row_adagrad", "adam", "lazy_adam", "shared_adam"]
+ROWS, DIM, STEPS = 12, 5, 40
+
+
+def gradients(seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.random.default_rng(seed).normal(size=(STEPS, ROWS, DIM)).astype(np.float32)
+
+
+def torch_values(make: type[torch.optim.Optimizer], touched: np.ndarray, **settings: float) -> np.ndarray:  # type: ignore[type-arg]
+    weight = torch.zeros(ROWS, DIM, requires_grad=True)
+    optimizer = make([weight], **settings)  # type: ignore[arg-type]
+    for gradient, mask in zip(gradients(), touched, strict=True):
+        weight.grad = torch.from_numpy(gradient * mask[:, None])
+        optimizer.step()
+    return weight.detach().numpy()
+
+
+def our_values(rule: Rule, touched: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    block = np.zeros((ROWS, rules.width(rule, DIM)), np.float32)
+    for step, (gradient, mask) in enumerate(zip(gradients(), touched, strict=True), 1):
+        at = np.flatnonzero(mask)
+        rows = block[at]
+        rules.apply(rule, rows, gradient[at], step)
+        block[at] = rows
+    rules.settle(rule, block, STEPS)
+    return block[:, :DIM]
+
+
+ALL = np.ones((STEPS, ROWS), np.float32)
+SOME = (np.random.default_rng(1).random((STEPS, ROWS)) < 0.3).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rule", "make", "settings", "touched"),
+    [
+        (Rule("sgd", 0.1), torch.optim.SGD, {"lr": 0.1}, SOME),
+        (Rule("adagrad", 0.1, epsilon=1e-10), torch.optim.Adagrad, {"lr": 0.1, "eps": 1e-10}, SOME),
+        (Rule("adam", 0.01), torch.optim.Adam, {"lr": 0.01}, ALL),
+        (Rule("adam", 0.01), torch.optim.Adam, {"lr": 0.01}, SOME),
+        (Rule("lazy_adam", 0.01), torch.optim.Adam, {"lr": 0.01}, ALL),
+    ],
+    ids=["sgd", "adagrad", "adam-all", "adam-some", "lazy-all"],
+)
+def test_a_rule_follows_torch(
+    rule: Rule, make: type[torch.optim.Optimizer], settings: dict[str, float], touched: np.ndarray
+) -> None:  # type: ignore[type-arg]
+    np.testing.assert_allclose(our_values(rule, touched), torch_values(make, touched, **settings), atol=2e-5)
+
+
+def test_lazy_adam_leaves_untouched_rows_where_they_are() -> None:
+    """A row pushed n times stands where torch's Adam stands after the same n gradients alone."""
+    found = our_values(Rule("lazy_adam", 0.01), SOME)
+    for row in range(ROWS):
+        weight = torch.zeros(DIM, requires_grad=True)
+        optimizer = torch.optim.Adam([weight], lr=0.01)
+        for step in np.flatnonzero(SOME[:, row]):
+            weight.grad = torch.from_numpy(gradients()[step, row])
+            optimizer.step()
+        np.testing.assert_allclose(found[row], weight.detach().numpy(), atol=2e-5)
+
+
+def test_row_adagrad_is_the_originals() -> None:
+    rule, w, total = Rule("row_adagrad", 0.05, initial_g2=3.0), np.zeros(DIM), 0.0
+    block = np.zeros((1, rules.width(rule, DIM)), np.float32)
+    for step, g in enumerate(gradients()[:, 0], 1):
+        w -= 0.05 * g * np.sqrt(3.0 / (3.0 + total))
+        total += float((g.astype(np.float64) ** 2).mean())
+        rules.apply(rule, block, g[None], step)
+    np.testing.assert_allclose(block[0, :DIM], w, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_do_what_numpy_does_on_any_ids_through_growth(name: RuleName) -> None:
+    spec = TableSpec("t", "sparse", (2**62, DIM), Rule(name, 0.01), Init("normal", 0.0, 0.1), seed=5)
+    table, rng = SparseTable(spec), np.random.default_rng(2)
+    pool = np.unique(rng.integers(-(2**62), 2**62, 20_000))
+    blocks: dict[int, np.ndarray] = {}  # type: ignore[type-arg]
+    for step in range(1, 9):
+        keys = np.sort(rng.choice(pool, 50 * 2**step if step < 8 else 10, replace=False))
+        values = rng.normal(size=(len(keys), DIM)).astype(np.float32)
+        values.flags.writeable = keys.flags.writeable = False  # as they come off the wire
+        table.push(keys, values)
+        starts = initial_rows(spec, keys)
+        block = np.zeros((len(keys), rules.width(spec.rule, DIM)), np.float32)
+        block[:, :DIM] = starts
+        for i, key in enumerate(keys.tolist()):
+            if key in blocks:
+                block[i] = blocks[key]
+        rules.apply(spec.rule, block, values, step)
+        blocks |= dict(zip(keys.tolist(), block, strict=True))
+    known = np.array(sorted(blocks))
+    twin = np.stack([blocks[k] for k in known.tolist()])
+    rules.settle(spec.rule, twin, 8)
+    np.testing.assert_allclose(table.pull(known), twin[:, :DIM], atol=1e-6)
+    keys, saved = table.export()
+    np.testing.assert_array_equal(keys, known)
+    np.testing.assert_allclose(saved, twin, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["constant", "normal", "uniform"])
+def test_a_start_depends_on_seed_table_and_id_alone(kind: str) -> None:
+    init = Init(kind, 0.5, 2.0)  # type: ignore[arg-type]
+    spec = TableSpec("t", "sparse", (2**62, 8), init=init, seed=3)
+    keys = np.array([5, -7, 2**61, 0, 123456789])
+    rows = initial_rows(spec, keys)
+    np.testing.assert_array_equal(initial_rows(spec, keys[::-1])[::-1], rows)
+    np.testing.assert_array_equal(np.concatenate([initial_rows(spec, keys[k : k + 1]) for k in range(5)]), rows)
+    other = initial_rows(TableSpec("u", "sparse", (2**62, 8), init=init, seed=3), keys)
+    assert (kind == "constant") == np.array_equal(rows, other)
+
+
+def test_starts_have_their_distribution() -> None:
+    normal = initial_rows(TableSpec("t", "sparse", (10**6, 16), init=Init("normal", 1.0, 0.1)), np.arange(20_000))
+    assert normal.mean() == pytest.approx(1.0, abs=0.001)
+    assert normal.std() == pytest.approx(0.1, abs=0.001)
+    uniform = initial_rows(TableSpec("t", "sparse", (10**6, 16), init=Init("uniform", -1, 3)), np.arange(20_000))
+    assert uniform.min() >= -1
+    assert uniform.max() <= 3
+    assert uniform.mean() == pytest.approx(1.0, abs=0.02)

@@ -1,0 +1,75 @@
+"""What is saved is there whole, or the damage is found."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedps.errors import DataError, TableError
+from fedps.table import snapshot
+from fedps.table.sparse import SparseTable
+from fedps.table.store import Store
+from fedps.types import Init, Rule, TableSpec
+
+SPEC = TableSpec("rows", "sparse", (1000, 4), Rule("adam"), Init("normal", 0.0, 1.0), seed=1)
+
+
+def filled() -> Store:
+    store = Store()
+    store.declare([SPEC, TableSpec("bias", "dense", (2, 3))])
+    store.seed("bias", np.arange(6, dtype=np.float32)[None])
+    store.push("rows", np.array([1, 5, 900]), np.ones((3, 4), np.float32))
+    return store
+
+
+def test_tables_come_back_the_same(tmp_path: Path) -> None:
+    before = filled().export()
+    snapshot.save(tmp_path, "server-0", before, {"epoch": 3})
+    after, facts = snapshot.load(tmp_path, "server-0")
+    assert facts == {"epoch": 3}
+    for name, (spec, keys, block) in before.items():
+        assert after[name][0] == spec
+        np.testing.assert_array_equal(after[name][1], keys)
+        np.testing.assert_array_equal(after[name][2], block)
+    assert all((tmp_path / f).stat().st_mode & 0o777 == 0o600 for f in os.listdir(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ["server-0.json", "server-0.safetensors"]
+
+
+def test_every_flip_and_cut_is_found(tmp_path: Path) -> None:
+    snapshot.save(tmp_path, "s", filled().export(), {})
+    path, rng = tmp_path / "s.safetensors", np.random.default_rng(0)
+    whole = path.read_bytes()
+    for _ in range(100):
+        at = int(rng.integers(len(whole)))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << int(rng.integers(8)))]) + whole[at + 1 :])
+        with pytest.raises(DataError, match=r"s\.safetensors"):
+            snapshot.load(tmp_path, "s")
+        path.write_bytes(whole[:at])
+        with pytest.raises(DataError, match=r"s\.safetensors"):
+            snapshot.load(tmp_path, "s")
+
+
+def test_a_save_that_fails_leaves_the_last_one_whole(tmp_path: Path) -> None:
+    snapshot.save(tmp_path, "s", filled().export(), {"epoch": 1})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot save"):
+        snapshot.save(tmp_path / "file" / "below", "s", filled().export(), {"epoch": 2})
+    assert snapshot.load(tmp_path, "s")[1] == {"epoch": 1}
+
+
+def test_a_full_table_refuses_new_rows_and_keeps_serving_old_ones() -> None:
+    table = SparseTable(SPEC, max_rows=3)
+    rows = table.pull(np.array([1, 2, 3]))
+    with pytest.raises(TableError, match="limit of 3"):
+        table.pull(np.array([3, 4]))
+    np.testing.assert_array_equal(table.pull(np.array([1, 2, 3])), rows)
+
+
+def test_the_same_declaration_is_fine_and_another_is_not() -> None:
+    store = filled()
+    store.declare([SPEC])
+    with pytest.raises(TableError, match="'rows' is"):
+        store.declare([TableSpec("rows", "sparse", (1000, 5))])
+    with pytest.raises(TableError, match="there are rows, bias"):
+        store.pull("other", np.array([1]))

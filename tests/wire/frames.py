@@ -1,0 +1,119 @@
+"""Good frames of every message, and ways to spoil them."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.types import Rule, TableSpec
+from fedps.wire.frame import MAGIC, encode
+from fedps.wire.messages import (
+    Barrier,
+    Done,
+    Hello,
+    Join,
+    Leave,
+    Message,
+    Pull,
+    Push,
+    Refused,
+    Seed,
+    Values,
+    Welcome,
+)
+
+KEYS = np.array([1, 4, 6], np.int64)
+ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
+SPECS = (TableSpec("item", "sparse", (100, 4)), TableSpec("bias", "dense", (2, 2), Rule("adam")))
+
+REQUESTS: list[tuple[Message, Sequence[NDArray[Any]]]] = [
+    (Hello("job", "7", "instance"), ()),
+    (Join(SPECS, 3), ()),
+    (Seed("bias"), (ROWS[:1],)),
+    (Pull(("item", "bias")), (KEYS, KEYS[:0])),
+    (Push(("item", "bias"), 1, 3, 0.5), (KEYS, ROWS, KEYS[:0], ROWS[:1])),
+    (Barrier(1, "trained"), ()),
+    (Leave(), ()),
+]
+REPLIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
+    (Welcome(0, 1, 3), ()),
+    (Values(("item", "bias")), (ROWS, ROWS[:1])),
+    (Done(4, True), ()),
+    (Refused("order", "say Hello first"), ()),
+]
+GOOD = [encode(k + 1, message, arrays) for k, (message, arrays) in enumerate(REQUESTS + REPLIES)]
+EXTREME = [-1, 0, 1, 3, 2**31, 2**32, 2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)]
+
+
+def pack(header: object, tail: bytes = b"") -> bytes:
+    """Lay out a frame around any header, right or wrong."""
+    body = msgspec.msgpack.encode(header)
+    return MAGIC + len(body).to_bytes(4, "little") + body + bytes(-len(body) % 8) + tail
+
+
+def unpack(frame: bytes) -> tuple[Any, bytes]:
+    """Return a good frame's header as plain lists and dicts, and its arrays' bytes."""
+    length = int.from_bytes(frame[4:8], "little")
+    return msgspec.msgpack.decode(frame[8 : 8 + length]), frame[8 + length + -length % 8 :]
+
+
+def spoil(rng: random.Random) -> bytes:
+    """Return a good frame with one to three things changed."""
+    frame = rng.choice(GOOD)
+    for _ in range(rng.randint(1, 3)):
+        frame = rng.choice(WAYS)(rng, frame)
+    return frame
+
+
+def _truncate(rng: random.Random, frame: bytes) -> bytes:
+    return frame[: rng.randrange(len(frame) + 1)]
+
+
+def _extend(rng: random.Random, frame: bytes) -> bytes:
+    return frame + rng.randbytes(rng.choice([1, 7, 8, 4096]))
+
+
+def _flip(rng: random.Random, frame: bytes) -> bytes:
+    spoiled = bytearray(frame)
+    for _ in range(rng.randint(1, 4) if frame else 0):
+        spoiled[rng.randrange(len(spoiled))] ^= 1 << rng.randrange(8)
+    return bytes(spoiled)
+
+
+def _resize(rng: random.Random, frame: bytes) -> bytes:
+    size = rng.choice([0, 1, len(frame), len(frame) - 8, 2**31, 2**32 - 1, rng.randrange(2**16)])
+    return frame[:4] + (size % 2**32).to_bytes(4, "little") + frame[8:]
+
+
+def _splice(rng: random.Random, frame: bytes) -> bytes:
+    other = rng.choice(GOOD)
+    return frame[: rng.randrange(len(frame) + 1)] + other[rng.randrange(len(other)) :]
+
+
+def _junk(rng: random.Random, frame: bytes) -> bytes:
+    return rng.choice([b"", MAGIC, frame[:8]]) + rng.randbytes(rng.randrange(200))
+
+
+def _reword(rng: random.Random, frame: bytes) -> bytes:
+    """Keep the layout right, and put a wrong value somewhere into the header."""
+    try:
+        header, tail = unpack(frame)
+        return pack(_replace_one(rng, header), tail)
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, OverflowError):
+        return frame  # spoiled before: there is no header to reword
+
+
+def _replace_one(rng: random.Random, value: Any) -> Any:
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = rng.choice(list(value))
+        return value | {key: _replace_one(rng, value[key])}
+    if isinstance(value, list) and value and rng.random() < 0.9:
+        at = rng.randrange(len(value))
+        return [_replace_one(rng, v) if k == at else v for k, v in enumerate(value)]
+    return rng.choice([None, True, "", "item", "Leave", [], {}, float("nan"), 1e308, b"\xff", *EXTREME])
+
+
+WAYS: list[Callable[[random.Random, bytes], bytes]] = [_truncate, _extend, _flip, _resize, _splice, _junk, _reword]
