@@ -17,7 +17,7 @@ def gradients(seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]
     return np.random.default_rng(seed).normal(size=(STEPS, ROWS, DIM)).astype(np.float32)
 
 
-def torch_values(make: type[torch.optim.Optimizer], touched: np.ndarray, **settings: float) -> np.ndarray:  # type: ignore[type-arg]
+def torch_values(make: type[torch.optim.Optimizer], touched: np.ndarray, **settings: float) -> np.ndarray:
     weight = torch.zeros(ROWS, DIM, requires_grad=True)
     optimizer = make([weight], **settings)  # type: ignore[arg-type]
     for gradient, mask in zip(gradients(), touched, strict=True):
@@ -26,7 +26,7 @@ def torch_values(make: type[torch.optim.Optimizer], touched: np.ndarray, **setti
     return weight.detach().numpy()
 
 
-def our_values(rule: Rule, touched: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def our_values(rule: Rule, touched: np.ndarray) -> np.ndarray:
     block = np.zeros((ROWS, rules.width(rule, DIM)), np.float32)
     for step, (gradient, mask) in enumerate(zip(gradients(), touched, strict=True), 1):
         at = np.flatnonzero(mask)
@@ -54,7 +54,7 @@ SOME = (np.random.default_rng(1).random((STEPS, ROWS)) < 0.3).astype(np.float32)
 )
 def test_a_rule_follows_torch(
     rule: Rule, make: type[torch.optim.Optimizer], settings: dict[str, float], touched: np.ndarray
-) -> None:  # type: ignore[type-arg]
+) -> None:
     np.testing.assert_allclose(our_values(rule, touched), torch_values(make, touched, **settings), atol=2e-5)
 
 
@@ -85,7 +85,7 @@ def test_kernels_do_what_numpy_does_on_any_ids_through_growth(name: RuleName) ->
     spec = TableSpec("t", "sparse", (2**62, DIM), Rule(name, 0.01), Init("normal", 0.0, 0.1), seed=5)
     table, rng = SparseTable(spec), np.random.default_rng(2)
     pool = np.unique(rng.integers(-(2**62), 2**62, 20_000))
-    blocks: dict[int, np.ndarray] = {}  # type: ignore[type-arg]
+    blocks: dict[int, np.ndarray] = {}
     for step in range(1, 9):
         keys = np.sort(rng.choice(pool, 50 * 2**step if step < 8 else 10, replace=False))
         values = rng.normal(size=(len(keys), DIM)).astype(np.float32)

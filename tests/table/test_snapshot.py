@@ -1,6 +1,5 @@
 """What is saved is there whole, or the damage is found."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +31,8 @@ def test_tables_come_back_the_same(tmp_path: Path) -> None:
         assert after[name][0] == spec
         np.testing.assert_array_equal(after[name][1], keys)
         np.testing.assert_array_equal(after[name][2], block)
-    assert all((tmp_path / f).stat().st_mode & 0o777 == 0o600 for f in os.listdir(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == ["server-0.json", "server-0.safetensors"]
+    assert all(p.stat().st_mode & 0o777 == 0o600 for p in tmp_path.iterdir())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["server-0.json", "server-0.safetensors"]
 
 
 def test_every_flip_and_cut_is_found(tmp_path: Path) -> None:

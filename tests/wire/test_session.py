@@ -28,7 +28,7 @@ from fedps.wire.messages import (
 from fedps.wire.session import Caller, Peer
 
 LIMITS = Limits()
-HELLO, JOIN = Hello("job", "7", "process"), Join((), 0)
+HELLO, JOIN, PULL = Hello("job", "7", "process"), Join((), 0), Pull(("item", "bias"))
 tickets = count(1)
 
 
@@ -92,15 +92,15 @@ def test_a_refused_join_lets_in_to_nothing() -> None:
     say(peer, HELLO, Welcome(0, 1, 0))
     say(peer, JOIN, Refused("mismatch", "another shape"))
     with pytest.raises(RefusedError, match="before Join"):
-        say(peer, Pull(("item",)))
+        say(peer, PULL)
     say(peer, JOIN, Done())
-    say(peer, Pull(("item",)))
+    say(peer, PULL)
 
 
 def test_a_later_refusal_takes_no_right_away() -> None:
     peer = joined_peer()
-    say(peer, Pull(("item",)), Refused("unknown_table", "no such table"))
-    say(peer, Pull(("item",)), Values(()))
+    say(peer, PULL, Refused("unknown_table", "no such table"))
+    say(peer, PULL, Values(()))
     assert peer.client == "7"
 
 
@@ -161,7 +161,7 @@ def test_a_refusal_without_a_ticket_is_told() -> None:
 
 def test_too_large_a_request_is_not_sent_and_takes_no_ticket() -> None:
     caller = Caller(Limits(message_bytes=200))
-    with pytest.raises(LimitError, match="Seed of .* limit of 200 bytes a message: raise limits.message_mib"):
+    with pytest.raises(LimitError, match=r"Seed of .* limit of 200 bytes a message: raise limits\.message_mib"):
         caller.request(Seed("bias"), [np.zeros((1, 100), np.float32)])
     assert caller.unanswered() == []
     assert caller.request(Leave())[0] == 1

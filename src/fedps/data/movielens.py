@@ -1,10 +1,16 @@
 """MovieLens in the NCF split: leave one out, ids by first appearance.
 
-From the published archives (ml-1m, ml-100k), from one without most timestamps, or from a folder of the same files. A
-user's id is the published one less 1; an item's is its rank of first appearance in the ratings.
+From the published archives (ml-1m, ml-100k), from one without most timestamps, or from a folder of the same files.
+Archives are read member by member in memory, with a bound; nothing is unpacked to disk.
 """
 
+import gzip
 import io
+import os
+import sys
+import urllib.error
+import urllib.request
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,20 +22,20 @@ from pyarrow import csv as arrow
 
 from fedps.data import prepared
 from fedps.data.prepared import TEST_NEGATIVES, Interactions, Split
-from fedps.data.sources import Files, lines, locate
 from fedps.errors import DataError
 
+ORIGIN = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
+MEMBER_LIMIT = 1 << 30  # bytes of one file within an archive
+DOWNLOAD_LIMIT = 1 << 28
 Ids = NDArray[np.int64]
 
 
-class Source(NamedTuple):
-    """What a release holds, as published: user, movie, time int64[n], one entry a rating; the rest by published id."""
+class Ratings(NamedTuple):
+    """The file's rows: user, movie and time int64[n], as published."""
 
     user: Ids
     movie: Ids
     time: Ids
-    zip_codes: Mapping[int, str]
-    titles: Mapping[int, str]
 
 
 def prepare(
@@ -50,130 +56,155 @@ def prepare(
     Raises:
         DataError: a file is missing or not what it should be, or `out` holds something else.
     """
-    place = locate(source)
-    found = _read(Files(place.path))
-    num_users = _count_users(found, place.path)
-    movies, item = _rank(found.movie)
-    user = found.user - 1
-    held_out = _held_out(user, item, found.time, test_rating or place.test_rating)
-    test_item = np.empty(num_users, np.int64)
+    path, found_rating, found_negatives = locate(source)
+    files = _Files(path)
+    ratings, zip_codes, titles = _read(files)
+    movies, first = np.unique(ratings.movie, return_index=True)
+    ids = np.empty(len(movies), np.int64)
+    ids[np.argsort(first)] = np.arange(len(movies))  # an item's id is its rank of first appearance
+    item = ids[np.searchsorted(movies, ratings.movie)]
+    user = ratings.user - 1
+    held_out = _held_out(user, item, ratings.time, test_rating or found_rating)
+    order = np.flatnonzero(~held_out)
+    order = order[np.argsort(user[order], kind="stable")]
+    test_item = np.full(int(user.max()) + 1, -1)
     test_item[user[held_out]] = item[held_out]
-    train = np.flatnonzero(~held_out)
-    train = train[np.argsort(user[train], kind="stable")]
     data = Interactions(
-        user=user[train],
-        item=item[train],
-        test_item=test_item,
-        test_negatives=_negatives(test_negatives or place.test_negatives, test_item, len(movies)),
-        zip_codes=[found.zip_codes[u] for u in range(1, num_users + 1)],
-        num_items=len(movies),
-        source=place.path.name,
-        titles=[found.titles.get(int(movie), "") for movie in movies] if found.titles else [],
-    )
+        user[order], item[order], test_item, _negatives(test_negatives or found_negatives, test_item), zip_codes,
+        len(movies), path.name, [titles.get(int(m), "") for m in movies[np.argsort(first)]],
+    )  # fmt: skip
     return prepared.write(out, data, split or Split(), per_positive, seed)
 
 
-def _read(files: Files) -> Source:
-    if files.holds("ratings.dat"):
-        ratings = _ratings(files.read("ratings.dat").replace(b"::", b","), ",", files.path / "ratings.dat")
-        return Source(*ratings, _column(files, "users.dat", "::", 4), _titles(files, "movies.dat", "::"))
-    if files.holds("u.data"):
-        ratings = _ratings(files.read("u.data"), "\t", files.path / "u.data")
-        return Source(*ratings, _column(files, "u.user", "|", 4), _titles(files, "u.item", "|"))
-    raise DataError(f"{files.path}: holds neither ratings.dat (ML-1M) nor u.data (ML-100k)")
+def locate(source: str | None) -> tuple[Path, Path | None, Path | None]:
+    """Find the archive or folder, and the published test files where they lie beside it.
+
+    Raises:
+        DataError: nothing is there and nothing can be downloaded.
+    """
+    if source is not None and not source.startswith(("http://", "https://")):
+        path = Path(source)
+        if not path.exists():
+            raise DataError(f"--source {source}: there is no such file or folder")
+        return (path, *_published(path.parent)) if "1m" in path.name else (path, None, None)
+    shelf = os.environ.get("FEDPS_DATA")
+    if source is None and shelf:
+        for name in ("ml-1m.zip", "ml-1m-notime.zip"):
+            if (Path(shelf) / name).is_file():
+                return (Path(shelf) / name, *_published(Path(shelf)))
+    return _download(source or ORIGIN), None, None
 
 
-def _ratings(payload: bytes, delimiter: str, where: Path) -> tuple[Ids, Ids, Ids]:
+def _published(folder: Path) -> tuple[Path | None, Path | None]:
+    found = []
+    for kind in ("rating", "negative"):
+        names = [folder / "ncf" / f"ml-1m.test.{kind}{end}" for end in ("", ".gz")]
+        found.append(next((n for n in names if n.is_file()), None))
+    return found[0], found[1]
+
+
+def _download(url: str) -> Path:
+    path = Path.home() / ".cache" / "fedps" / Path(url).name
+    if path.is_file():
+        return path
+    print(f"downloading {url}", file=sys.stderr)
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  (http or https, checked by locate)
+            payload = answer.read(DOWNLOAD_LIMIT)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".part")
+        scratch.write_bytes(payload)
+        scratch.rename(path)
+    except (OSError, urllib.error.URLError) as error:
+        raise DataError(
+            f"{url}: cannot be downloaded: {error}; fetch it yourself and give --source FILE, set FEDPS_DATA to a folder"
+            " that holds ml-1m.zip, or make a twin with `fedps data synth movielens`"
+        ) from error
+    return path
+
+
+class _Files:
+    """The files of an archive or a folder, by their bare names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._zip = None if path.is_dir() else zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: is no zip archive: {error}") from error
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's bytes, None if there is none of this name."""
+        if self._zip is None:
+            file = self.path / name
+            return file.read_bytes() if file.is_file() else None
+        for member in self._zip.infolist():
+            if Path(member.filename).name == name:
+                if member.file_size > MEMBER_LIMIT:
+                    raise DataError(
+                        f"{self.path}: {name} would unpack to {member.file_size} bytes, over {MEMBER_LIMIT}"
+                    )
+                return self._zip.read(member)
+        return None
+
+
+def _read(files: _Files) -> tuple[Ratings, list[str], dict[int, str]]:
+    ratings = files.read("ratings.dat")
+    if ratings is not None:
+        users, movies = files.read("users.dat") or b"", files.read("movies.dat") or b""
+        rows = [line.split("::") for line in movies.decode("latin-1").splitlines() if line]
+        codes = [line.split("::")[4] for line in users.decode("latin-1").splitlines() if line]
+        return _table(ratings.replace(b"::", b","), ",", files.path), codes, {int(r[0]): r[1] for r in rows}
+    ratings = files.read("u.data")
+    if ratings is None:
+        raise DataError(f"{files.path}: holds neither ratings.dat (ML-1M) nor u.data (ML-100k)")
+    users, movies = files.read("u.user") or b"", files.read("u.item") or b""
+    rows = [line.split("|") for line in movies.decode("latin-1").splitlines() if line]
+    codes = [line.split("|")[4] for line in users.decode("latin-1").splitlines() if line]
+    return _table(ratings, "\t", files.path), codes, {int(r[0]): r[1] for r in rows}
+
+
+def _table(payload: bytes, delimiter: str, path: Path) -> Ratings:
     names = ["user", "movie", "rating", "time"]
     try:
         table = arrow.read_csv(
-            io.BytesIO(payload),
-            arrow.ReadOptions(column_names=names),
-            arrow.ParseOptions(delimiter=delimiter),
-            arrow.ConvertOptions(column_types=dict.fromkeys(names, pa.int64()), null_values=[]),
-        )
+            io.BytesIO(payload), arrow.ReadOptions(column_names=names), arrow.ParseOptions(delimiter=delimiter),
+            arrow.ConvertOptions(column_types=dict.fromkeys(names, pa.int64())),
+        )  # fmt: skip
     except pa.ArrowInvalid as error:
-        raise DataError(f"{where}: the ratings cannot be read: {error}") from error
-    return table["user"].to_numpy(), table["movie"].to_numpy(), table["time"].to_numpy()
-
-
-def _titles(files: Files, name: str, separator: str) -> dict[int, str]:
-    return _column(files, name, separator, 1) if files.holds(name) else {}
-
-
-def _column(files: Files, name: str, separator: str, column: int) -> dict[int, str]:
-    """Map each line's first field, a published id, to the field at `column`."""
-    found = {}
-    for number, line in enumerate(files.read(name).decode("latin-1").split("\n"), 1):
-        fields = line.strip().split(separator)
-        if fields == [""]:
-            continue
-        if not fields[0].isdecimal() or len(fields) <= column:
-            raise DataError(f"{files.path / name}, line {number}: {line[:80]!r} is no id and {column} fields more")
-        found[int(fields[0])] = fields[column]
-    return found
-
-
-def _count_users(found: Source, path: Path) -> int:
-    """Return the number of users, once sure that they are 1 to n and each has a rating and a zip code."""
-    users = np.unique(found.user)
-    gaps = np.flatnonzero(users != np.arange(1, len(users) + 1))
-    if len(gaps):
-        raise DataError(f"{path}: user {users[gaps[0]]} has ratings, but not user {gaps[0] + 1}; ids must run from 1 on")
-    homeless = next((u for u in range(1, len(users) + 1) if u not in found.zip_codes), None)
-    if homeless is not None:
-        raise DataError(f"{path}: user {homeless} has ratings, but no line in the file of users")
-    return len(users)
-
-
-def _rank(movie: Ids) -> tuple[Ids, Ids]:
-    """Return the movies in order of first appearance, and each rating's movie as a position in that order."""
-    movies, first = np.unique(movie, return_index=True)
-    order = np.argsort(first)
-    rank = np.empty(len(movies), np.int64)
-    rank[order] = np.arange(len(movies))
-    return movies[order], rank[np.searchsorted(movies, movie)]
+        raise DataError(f"{path}: the ratings cannot be read: {error}") from error
+    return Ratings(*(table[n].to_numpy() for n in ("user", "movie", "time")))
 
 
 def _held_out(user: Ids, item: Ids, time: Ids, published: Path | None) -> NDArray[np.bool_]:
     """Mark each user's test row: the published one, else the latest (of several, the last in the file)."""
     mark = np.zeros(len(user), bool)
     if published is None:
-        order = np.lexsort((time, user))  # stable: of equal times the last in the file comes last
+        order = np.lexsort((np.arange(len(user)), time, user))
         mark[order[np.flatnonzero(np.append(np.diff(user[order]), 1))]] = True
         return mark
-    rows = _numbers(published, 4)[:, :2]
-    width = max(int(item.max()), int(rows[:, 1].max())) + 1
+    rows = np.array([line.split("\t")[:2] for line in _lines(published)], np.int64)
+    width = int(max(item.max(), rows[:, 1].max())) + 1
     mark = np.isin(user * width + item, rows[:, 0] * width + rows[:, 1])
-    if not np.array_equal(np.sort(user[mark]), np.unique(user)):
+    if mark.sum() != len(rows):
         raise DataError(
-            f"{published}: of its {len(rows)} test rows {mark.sum()} are among the ratings, and not one for each of the"
-            f" {len(np.unique(user))} users: it is of another data set"
+            f"{published}: {len(rows)} test rows, of which {mark.sum()} are among the ratings: of another data set?"
         )
     return mark
 
 
-def _negatives(published: Path | None, test_item: Ids, num_items: int) -> Ids | None:
-    """Return the published negatives in order of users, once sure that they are for these test items."""
+def _negatives(published: Path | None, test_item: Ids) -> Ids | None:
     if published is None:
         return None
-    rows = _numbers(published, 2 + TEST_NEGATIVES)
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    if not np.array_equal(rows[:, :2], np.column_stack([np.arange(len(test_item)), test_item])):
-        raise DataError(f"{published}: is for other test rows than these; give the --test-rating that belongs to it")
-    if rows.min() < 0 or rows.max() >= num_items:
-        raise DataError(f"{published}: names item {rows[:, 2:].max()}, but there are only {num_items}")
-    return rows[:, 2:]
+    rows = np.array([line.split("\t")[1:] for line in _lines(published)], np.int64)
+    if rows.shape != (len(test_item), TEST_NEGATIVES):
+        raise DataError(f"{published}: {rows.shape} negatives for {len(test_item)} users; each needs {TEST_NEGATIVES}")
+    return rows
 
 
-def _numbers(path: Path, columns: int) -> Ids:
-    """Read lines of whole numbers between tabs, the first two perhaps as `(user,item)`: int64[n, columns]."""
-    rows = []
-    for number, line in enumerate(lines(path), 1):
-        fields = line.translate({ord("("): None, ord(")"): None, ord(","): "\t"}).split("\t")
-        if len(fields) != columns or not all(field.isdecimal() and len(field) <= 18 for field in fields):
-            raise DataError(f"{path}, line {number}: {line[:60]!r} is not {columns} whole numbers")
-        rows.append([int(field) for field in fields])
-    if not rows:
-        raise DataError(f"{path}: is empty")
-    return np.array(rows, np.int64)
+def _lines(path: Path) -> list[str]:
+    try:
+        payload = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return payload.decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error

@@ -3,8 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.errors import DataError
-
 Ids = NDArray[np.int64]
 
 
@@ -13,18 +11,12 @@ def sample(users: Ids, seen: NDArray[np.bool_], rng: np.random.Generator) -> Ids
 
     Args:
         users: int64[n].
-        seen: bool[num_users, num_items], training and test positives.
+        seen: bool[num_users, num_items].
         rng: the stream.
 
     Returns:
         int64[n]. A user may get an item twice, as in NCF (He et al., WWW 2017, section 4.1).
-
-    Raises:
-        DataError: a user has seen every item, so that there is nothing to draw.
     """
-    sated = users[seen.all(axis=1)[users]]
-    if len(sated):
-        raise DataError(f"user {sated[0]} took all {seen.shape[1]} items: no negative is left; prepare without this user")
     items = rng.integers(0, seen.shape[1], len(users))
     again = np.flatnonzero(seen[users, items])
     while len(again):
@@ -34,12 +26,5 @@ def sample(users: Ids, seen: NDArray[np.bool_], rng: np.random.Generator) -> Ids
 
 
 def distinct(user: int, count: int, seen: NDArray[np.bool_], rng: np.random.Generator) -> Ids:
-    """Draw `count` different unseen items for one user, as held-out negatives: int64[count].
-
-    Raises:
-        DataError: fewer than `count` items are left.
-    """
-    unseen = np.flatnonzero(~seen[user])
-    if len(unseen) < count:
-        raise DataError(f"user {user} left only {len(unseen)} items untaken: {count} test negatives need more items")
-    return rng.choice(unseen, count, replace=False)
+    """Draw `count` different unseen items for one user, as held-out negatives."""
+    return rng.choice(np.flatnonzero(~seen[user]), count, replace=False)

@@ -16,7 +16,6 @@ from fedps.errors import DataError
 from fedps.types import ClientId, Values
 
 COLUMNS = ["user", "item", "label"]
-LINE_LIMIT = 4096  # characters of a first line that are looked at
 
 
 class Samples(NamedTuple):
@@ -30,7 +29,7 @@ class Samples(NamedTuple):
 def client_files(folder: Path) -> dict[ClientId, Path]:
     """Return each client's file, `<client>.csv`, in natural order ("2" before "10")."""
     files = sorted(
-        (f for f in folder.glob("*.csv") if not f.name.startswith(".")),
+        folder.glob("*.csv"),
         key=lambda f: [(len(p), p) if p.isdigit() else (0, p) for p in re.split(r"(\d+)", f.stem)],
     )
     return {ClientId(f.stem): f for f in files}
@@ -40,13 +39,11 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     """Return the manifest of a prepared folder.
 
     Raises:
-        DataError: there is none, or it cannot be read or is no manifest.
+        DataError: there is none, or it cannot be read.
     """
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict):
-            raise DataError(f"{path}: is no manifest; prepare the folder with `fedps data prepare`")
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}; prepare the folder with `fedps data prepare`") from error
     return manifest
@@ -86,36 +83,33 @@ def read_samples(path: Path, num_users: int, num_items: int) -> Samples:
 
 
 def _has_header(path: Path) -> bool:
-    """Tell whether the first line is words. Numbers are data: a header `0,1,2` is refused for its label, not dropped."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        fields = [part.strip().strip('"') for part in file.readline(LINE_LIMIT).split(",")]
-    return any(c.isalpha() for c in fields[0]) and not any(re.fullmatch(r"-?\d+", part) for part in fields)
+        first = file.readline().strip()
+    return (
+        any(c.isalpha() for c in first)
+        and [c.strip().strip('"').lower() for c in first.split(",")][:2] != ["", ""]
+        and not any(part.strip().lstrip("-").isdigit() for part in first.split(","))
+    )
 
 
 def _name_the_line(path: Path, num_users: int, num_items: int, why: str) -> NoReturn:
     """Find the first bad line the slow way, and say what is wrong with it."""
-    header = _has_header(path)
+    limits = (("user", num_users, "num_users"), ("item", num_items, "num_items"))
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        lines = csv.reader(file)
-        try:
-            for row in lines:
-                if row and not (header and lines.line_num == 1):
-                    _check(row, f"{path}, line {lines.line_num}: {','.join(row)[:80]!r}", num_users, num_items)
-        except csv.Error as error:
-            why = f"line {lines.line_num}: {error}"
+        for number, row in enumerate(csv.reader(file), 1):
+            if (number == 1 and _has_header(path)) or not row:
+                continue
+            where = f"{path}, line {number}: {','.join(row)[:80]!r}"
+            if len(row) != len(COLUMNS):
+                raise DataError(f"{where}: has {len(row)} fields; a line is user,item,label")
+            for text, name in zip(row, COLUMNS, strict=True):
+                if not re.fullmatch(r"-?\d{1,18}", text.strip()):
+                    raise DataError(f"{where}: {name} {text!r} is no whole number")
+            for text, (name, limit, key) in zip(row, limits, strict=False):
+                if not 0 <= int(text) < limit:
+                    raise DataError(
+                        f"{where}: {name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.{key}"
+                    )
+            if int(row[2]) not in (0, 1):
+                raise DataError(f"{where}: label {row[2]} is neither 0 nor 1")
     raise DataError(f"{path}: cannot be read: {why}")
-
-
-def _check(row: list[str], where: str, num_users: int, num_items: int) -> None:
-    if len(row) != len(COLUMNS):
-        raise DataError(f"{where}: has {len(row)} fields; a line is user,item,label")
-    for text, name in zip(row, COLUMNS, strict=True):
-        if not re.fullmatch(r"-?\d{1,18}", text.strip()):
-            raise DataError(f"{where}: {name} {text!r} is no whole number")
-    for text, name, limit in zip(row, COLUMNS, (num_users, num_items), strict=False):
-        if not 0 <= int(text) < limit:
-            raise DataError(
-                f"{where}: {name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.num_{name}s"
-            )
-    if int(row[2]) not in (0, 1):
-        raise DataError(f"{where}: label {row[2]} is neither 0 nor 1")

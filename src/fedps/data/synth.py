@@ -37,15 +37,14 @@ def synthesize(
     Raises:
         DataError: too few items to draw test negatives from, or `out` holds something else.
     """
-    if items < 2 * TEST_NEGATIVES + 2 or users < 1 or per_user < 2 or seed < 0:
+    if items < 2 * TEST_NEGATIVES + 2 or users < 1:
         raise DataError(
-            f"--users {users}, --items {items}, --per-user {per_user}, --seed {seed}: at least 1, "
-            f"{2 * TEST_NEGATIVES + 2}, 2 and 0 are needed"
+            f"--items {items}, --users {users}: at least {2 * TEST_NEGATIVES + 2} items and one user are needed"
         )
     rng = np.random.default_rng(seed)
     taste, kind = rng.normal(size=(users, FACTORS)), rng.normal(size=(items, FACTORS))
     popular = rng.normal(0, SPREAD, items)
-    most = items - TEST_NEGATIVES - 1  # leaves every user enough to draw test negatives from
+    most = items - TEST_NEGATIVES - 1
     counts = np.clip(per_user * rng.lognormal(-(SPREAD**2) / 2, SPREAD, users), 2, most).astype(int)
     chosen = []
     for u in range(users):
@@ -57,13 +56,13 @@ def synthesize(
     keep = item != held_out[user]
     zip_codes = [f"{z:05d}" for z in rng.integers(0, 100_000, users)]
     data = Interactions(
-        user=user[keep],
-        item=item[keep],
-        test_item=held_out,
-        test_negatives=None,
-        zip_codes=zip_codes,
-        num_items=items,
-        source=f"synthetic twin, seed {seed}",
+        user[keep],
+        item[keep],
+        held_out,
+        None,
+        zip_codes,
+        items,
+        f"synthetic twin, seed {seed}",
         synthetic=True,
     )
     return prepared.write(out, data, split or Split(), per_positive, seed)

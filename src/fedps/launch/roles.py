@@ -9,15 +9,12 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from fedps.config import Job
@@ -27,7 +24,6 @@ from fedps.types import ClientId
 
 PRELOAD = ["fedps.launch.preload"]
 PATIENCE = 10.0  # seconds a role gets to stop by itself
-ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class Role:
@@ -35,18 +31,13 @@ class Role:
 
     Attributes:
         kind, name: e.g. `worker`, "3".
-        log: the file that its output goes to.
         pipe: carries its events.
-        open: the pipe may hold more of them.
     """
 
-    def __init__(self, kind: str, name: str, log: Path, process: Any, pipe: Connection) -> None:
-        self.kind, self.name, self.log, self.pipe = kind, name, log, pipe
+    def __init__(self, kind: str, name: str, process: Any, pipe: Connection) -> None:
+        self.kind, self.name, self.pipe = kind, name, pipe
         self.process: SpawnProcess | ForkServerProcess = process
-        self.open = True
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}"
+        self.open = True  # the pipe may hold more events
 
     def read(self) -> dict[str, Any] | None:
         """Return the next event, None at the end of the pipe."""
@@ -57,151 +48,90 @@ class Role:
             return None
         return event
 
-
-def stop(roles: Sequence[Role]) -> None:
-    """Ask processes to end, all at once; end those that do not within `PATIENCE`; close their pipes."""
-    for role in roles:
-        role.process.terminate()
-    deadline = time.monotonic() + PATIENCE
-    for role in roles:
-        role.process.join(max(0.0, deadline - time.monotonic()))
-    for role in roles:
-        role.process.kill()
-        role.process.join()
-        role.pipe.close()
-        role.open = False
+    def stop(self) -> None:
+        """Ask the process to end, then end it."""
+        if self.process.is_alive():
+            self.process.terminate()
+            self.process.join(PATIENCE)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(PATIENCE)
+        self.pipe.close()
 
 
-@contextmanager
-def fork_server() -> Iterator[None]:
-    """Run the process that workers are forked from; it imports torch while servers start.
-
-    Afterwards none of the processes that multiprocessing started for it is left.
-    """
-    for variable in ONE_THREAD:
+def prepare_fork_server() -> None:
+    """Start the process that workers are forked from; it imports torch while servers start."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # ten workers share the cores; each keeps to one
-    server, tracker = _processes_of_multiprocessing()
-    ours = tracker._fd is None
     get_context("forkserver").set_forkserver_preload(PRELOAD)
-    server.ensure_running()
-    try:
-        yield
-    finally:
-        server._stop()
-        if ours:
-            tracker._stop()
+    _fork_server().ensure_running()
 
 
-def _processes_of_multiprocessing() -> tuple[Any, Any]:
-    """Return the fork server and the resource tracker, which the library gives no public way to stop."""
-    from multiprocessing import forkserver, resource_tracker  # noqa: PLC0415  (only where processes are started)
+def stop_fork_server() -> None:
+    """End the fork server; the workers are gone by now."""
+    _fork_server()._stop()
 
-    return forkserver._forkserver, resource_tracker._resource_tracker  # type: ignore[attr-defined]
+
+def _fork_server() -> Any:
+    from multiprocessing import forkserver  # noqa: PLC0415  (only where processes are started)
+
+    return forkserver._forkserver
 
 
 def start_server(job: Job, shard: int, run_dir: Path) -> Role:
     """Start one server on a free port of 127.0.0.1."""
-    log = run_dir / "log" / f"serverlog.{shard}"
-    return _start("spawn", "server", str(shard), log, serve_shard, (job.model_dump_json(by_alias=True), shard, run_dir))
+    return _start("spawn", "server", str(shard), serve_shard, (job.model_dump_json(by_alias=True), shard, str(run_dir)))
 
 
 def start_worker(job: Job, number: int, client: ClientId, servers: list[str], run_dir: Path) -> Role:
-    """Start the worker of one client; `number` names its log."""
-    log = run_dir / "log" / f"workerlog.{number}"
-    facts = (job.model_dump_json(by_alias=True), client, servers, run_dir)
-    return _start("forkserver", "worker", client, log, train_client, facts)
+    """Start the worker of one client."""
+    facts = (job.model_dump_json(by_alias=True), number, client, servers, str(run_dir))
+    return _start("forkserver", "worker", client, train_client, facts)
 
 
-def _start(
-    method: str, kind: str, name: str, log: Path, target: Callable[..., None], facts: tuple[object, ...]
-) -> Role:
+def _start(method: str, kind: str, name: str, target: Callable[..., None], facts: tuple[Any, ...]) -> Role:
     context: Any = get_context(method)
     ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(theirs, log, *facts), name=f"fedps {kind} {name}", daemon=True)
-    with _no_main_script():
-        process.start()
+    process = context.Process(target=target, args=(theirs, *facts), name=f"fedps {kind} {name}")
+    process.start()
     theirs.close()
-    return Role(kind, name, log, process, ours)
+    return Role(kind, name, process, ours)
 
 
-@contextmanager
-def _no_main_script() -> Iterator[None]:
-    """Keep a child from importing the launcher's main script again.
-
-    Roles need nothing of it: this saves them the command line's imports, and lets a script start a run without the
-    guard `if __name__ == "__main__"`.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def serve_shard(pipe: Connection, log: Path, job_json: str, shard: int, run_dir: Path) -> None:
+def serve_shard(pipe: Connection, job_json: str, shard: int, run_dir: str) -> None:
     """Live as a server."""
+    report = _enter(pipe, Path(run_dir) / "log" / f"serverlog.{shard}")
+    from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
 
-    def life(report: Report) -> None:
-        from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
-
-        run_server(Job.model_validate_json(job_json), shard, "127.0.0.1:0", run_dir, report)
-
-    play(pipe, log, life)
+    job = Job.model_validate_json(job_json)
+    _live(lambda: run_server(job, shard, "127.0.0.1:0", Path(run_dir), report), report)
 
 
-def train_client(pipe: Connection, log: Path, job_json: str, client: str, servers: list[str], run_dir: Path) -> None:
+def train_client(pipe: Connection, job_json: str, number: int, client: str, servers: list[str], run_dir: str) -> None:
     """Live as a worker."""
+    report = _enter(pipe, Path(run_dir) / "log" / f"workerlog.{number}")
+    from fedps.client.worker import run_worker  # noqa: PLC0415
 
-    def life(report: Report) -> None:
-        from fedps.client.worker import run_worker  # noqa: PLC0415
-
-        run_worker(Job.model_validate_json(job_json), ClientId(client), servers, run_dir, report)
-
-    play(pipe, log, life)
+    job = Job.model_validate_json(job_json)
+    _live(lambda: run_worker(job, ClientId(client), servers, Path(run_dir), report), report)
 
 
-def play(pipe: Connection, log: Path, life: Callable[[Report], None]) -> None:
-    """Live a role's life in this process: output to its log, events to the pipe, the end of either with the other.
-
-    Args:
-        pipe: to the launcher.
-        log: where standard output and error go.
-        life: the role; what it raises is logged and reported as the event `failed`.
-
-    Raises:
-        SystemExit: the life failed; the process ends with code 1.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which stops roles in order
-    _write_to(log)
+def _enter(pipe: Connection, log: Path) -> Report:
+    """Leave Ctrl-C to the launcher, write to the log, end with the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    file = log.open("a", buffering=1, encoding="utf-8")
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file
     lock = threading.Lock()
 
     def report(event: dict[str, object]) -> None:
         with lock:
             pipe.send_bytes(json.dumps(event).encode())
 
-    threading.Thread(target=_end_with, args=[pipe], name="fedps launcher watch", daemon=True).start()
+    threading.Thread(target=_end_with, args=[pipe], daemon=True).start()
     report({"event": "started", "pid": os.getpid()})
-    try:
-        life(report)
-    except Exception as error:
-        event = failure(error)
-        print(event["traceback"], flush=True)
-        report(event)
-        raise SystemExit(1) from None
-
-
-def failure(error: Exception) -> dict[str, object]:
-    """Return the event that tells of an error: our own by their text, others by type and text."""
-    reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
-    return {"event": "failed", "error": reason, "traceback": "".join(traceback.format_exception(error))}
-
-
-def _write_to(log: Path) -> None:
-    file = log.open("a", buffering=1, encoding="utf-8")
-    os.dup2(file.fileno(), 1)
-    os.dup2(file.fileno(), 2)
-    sys.stdout = sys.stderr = file
+    return report
 
 
 def _end_with(pipe: Connection) -> None:
@@ -209,3 +139,14 @@ def _end_with(pipe: Connection) -> None:
         pipe.recv_bytes()  # the launcher never writes: this returns when it is gone
     except (EOFError, OSError):
         os._exit(1)
+
+
+def _live(life: Callable[[], None], report: Report) -> None:
+    try:
+        life()
+    except Exception as error:
+        told = traceback.format_exc()
+        print(told, flush=True)
+        reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
+        report({"event": "failed", "error": reason, "traceback": told})
+        raise SystemExit(1) from None

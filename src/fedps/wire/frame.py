@@ -132,7 +132,7 @@ def _views(
         size = count * dtype.itemsize
         if size > len(data) - at:
             raise WireError(f"an array of {size} bytes where {max(len(data) - at, 0)} are left")
-        view = np.frombuffer(data, dtype, count, at) if count else np.empty(0, dtype)
+        view = np.frombuffer(data if count else bytes(8), dtype, count, at if count else 0)
         views.append(view.reshape(shape))
         at += size + -size % 8
     if at != len(data):
