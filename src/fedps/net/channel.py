@@ -33,7 +33,7 @@ class Channel:
     """A connection to one shard.
 
     Args:
-        address: `host:port`.
+        address: `host:port`, kept as an attribute.
         hello: said first on every connection.
         limits: what the server may send.
         patience: seconds without a connection after which all open requests fail.
@@ -44,7 +44,7 @@ class Channel:
     """
 
     def __init__(self, address: str, hello: Hello, limits: Limits, patience: float) -> None:
-        self._address, self._hello, self._limits, self._patience = address, hello, limits, patience
+        self.address, self._hello, self._limits, self._patience = address, hello, limits, patience
         self.bytes_sent = self.bytes_received = self.retries = 0
         self._lock = threading.Lock()
         self._caller = Caller(limits)
@@ -89,7 +89,7 @@ class Channel:
         if self._thread.is_alive() and self._replies is not None:
             self._replies.cancel()  # the server does not hang up by itself
         self._thread.join(timeout=4)
-        self._fail(LostError(f"the connection to {self._address} was closed"))
+        self._fail(LostError(f"the connection to {self.address} was closed"))
 
     def _send(self, data: bytes) -> None:
         self.bytes_sent += len(data)
@@ -97,14 +97,14 @@ class Channel:
 
     def _run(self) -> None:
         try:
-            with grpc.insecure_channel(self._address, options=options(self._limits)) as channel:
+            with grpc.insecure_channel(self.address, options=options(self._limits)) as channel:
                 self._stay(channel.stream_stream(METHOD))
         except WireError as error:
-            self._fail(LostError(f"the server at {self._address} sent no message of ours: {error}"))
+            self._fail(LostError(f"the server at {self.address} sent no message of ours: {error}"))
         except FedpsError as error:
             self._fail(error)
         except Exception as error:  # whoever waits for a reply must hear of it
-            self._fail(LostError(f"the connection to {self._address} broke: {error!r}"))
+            self._fail(LostError(f"the connection to {self.address} broke: {error!r}"))
 
     def _stay(self, talk: Any) -> None:
         """Connect, again and again, until closed or out of patience."""
@@ -115,7 +115,7 @@ class Channel:
                 pause, since = FIRST_PAUSE, time.monotonic()
             if not self._closed.is_set() and time.monotonic() - since > self._patience:
                 raise LostError(
-                    f"no server answers at {self._address} for {self._patience:g} s ({reason}); is it started, and is"
+                    f"no server answers at {self.address} for {self._patience:g} s ({reason}); is it started, and is"
                     " the address right?"
                 )
             self._closed.wait(pause * random.uniform(0.5, 1.0))
@@ -143,7 +143,7 @@ class Channel:
         except grpc.RpcError as error:
             reason = error.details() or error.code().name
             if greeted and error.code() in FINAL:
-                raise LostError(f"the server at {self._address} ended the connection: {reason}") from None
+                raise LostError(f"the server at {self.address} ended the connection: {reason}") from None
         finally:
             with self._lock:
                 self._greeted = False
