@@ -92,19 +92,6 @@ def test_spoiled_frames_are_each_answered_and_an_honest_client_is_served_right()
         honest.ask()
 
 
-@pytest.mark.slow
-def test_20_000_spoiled_frames_on_a_socket_beside_an_honest_client() -> None:
-    rng = random.Random(4)
-    with both(EchoServer()) as (honest, _):
-        for _ in range(20):
-            with closing(Raw(honest.channel.address)) as raw:
-                raw.send(encode(1, HELLO), *(spoil(rng) for _ in range(1000)), encode(10**6, Leave()))
-                while raw.reply().ticket != 10**6:
-                    pass
-            honest.ask()
-        assert number == 19
-
-
 def test_junk_after_a_good_frame_does_not_overtake_its_answer() -> None:
     with both(EchoServer()) as (_, raw):
         raw.send(encode(1, HELLO), b"junk", encode(2, JOIN), encode(3, Pull(("item",)), [np.arange(3)])[:-8])
