@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from math import fsum
 from typing import Any
 
 from fedps.config import Job
@@ -15,15 +16,21 @@ class Evaluated:
     """Sums over clients of one epoch's evaluation."""
 
     def __init__(self) -> None:
-        self.clients, self.users, self.hits, self.ndcg, self.histogram = 0, 0, 0.0, 0.0, Histogram()
+        self.clients, self.users, self.hits, self.histogram = 0, 0, 0.0, Histogram()
+        self._gains: list[float] = []
 
     def add(self, event: Event) -> None:
         """Add one client's sums."""
         self.clients += 1
         self.users += event["users"]
         self.hits += event["hits"]
-        self.ndcg += event["ndcg"]
+        self._gains.append(event["ndcg"])
         self.histogram.merge(Histogram(event["positives"], event["negatives"]))
+
+    @property
+    def ndcg(self) -> float:
+        """The sum over clients, the same in whatever order they came."""
+        return fsum(self._gains)
 
 
 class Ledger:
@@ -122,7 +129,7 @@ class Ledger:
             "selected": sorted(e["id"] for e in trained),
             "seconds": union([(e["begun"], e["time"]) for e in trained]),
             "coordinator_seconds": 0.0,
-            "loss": sum(e["loss"] * e["samples"] for e in trained) / samples if samples else None,
+            "loss": fsum(e["loss"] * e["samples"] for e in trained) / samples if samples else None,
             "auc": tested.histogram.auc() if tested.users else None,
             "train_auc": histogram.auc(),
             "hr@10": tested.hits / tested.users if tested.users else None,
