@@ -31,8 +31,9 @@ def test_tables_come_back_the_same(tmp_path: Path) -> None:
         assert after[name][0] == spec
         np.testing.assert_array_equal(after[name][1], keys)
         np.testing.assert_array_equal(after[name][2], block)
-    assert all(p.stat().st_mode & 0o777 == 0o600 for p in tmp_path.iterdir())
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["server-0.json", "server-0.safetensors"]
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["server-0.json", "server-0.safetensors"]
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
 
 
 def test_every_flip_and_cut_is_found(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.errors import TableError
 from fedps.types import Rule, Values
 
 Block = NDArray[np.float32]
@@ -104,7 +105,12 @@ def momentum_tail(beta1: float, beta2: float) -> NDArray[np.float64]:
     """Return G(n) = Σ r^(i-n) F(i) over i ≥ n, float64[TAIL + 1]: all moves still to come from step n on.
 
     F(i) = √(1 - β2^i) / (1 - β1^i) is Adam's bias correction at step i; beyond TAIL it is taken as it stands there.
+
+    Raises:
+        TableError: the sum has no end, as β1 is not below √β2.
     """
+    if not 0 <= beta1 < beta2**0.5 < 1:
+        raise TableError(f"rule adam: beta1 {beta1} is not below √beta2 of {beta2}: lower beta1, or use lazy_adam")
     step = np.arange(1, TAIL + 1, dtype=np.float64)
     correction = np.sqrt(1 - beta2**step) / (1 - beta1**step)
     tail, ratio = np.zeros(TAIL + 1), beta1 / beta2**0.5

@@ -71,6 +71,9 @@ class SparseTable:
     Args:
         spec: the table.
         max_rows: a push or pull that would make more rows is refused.
+
+    Raises:
+        TableError: the system gives no room for so many rows, or the rule's constants do not work.
     """
 
     def __init__(self, spec: TableSpec, max_rows: int = RESERVED_ROWS) -> None:
@@ -82,7 +85,7 @@ class SparseTable:
         self._ids: Keys = _reserve(self._max_rows, np.dtype(np.int64))
         self._rows = 0
         rule = spec.rule
-        self._tail = rules.momentum_tail(rule.beta1, rule.beta2)
+        self._tail = rules.momentum_tail(rule.beta1, rule.beta2) if rule.name == "adam" else np.zeros(1)
         self._rule = kernels.RULES.index(rule.name)
         self._constants = np.array([rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2])
 
@@ -147,4 +150,8 @@ class SparseTable:
 def _reserve(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return zeros whose memory is taken page by page as it is first written."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (MAP_NORESERVE if sys.platform == "linux" else 0)
-    return np.frombuffer(mmap.mmap(-1, max(count, 1) * dtype.itemsize, flags=flags), dtype, count)
+    size = max(count, 1) * dtype.itemsize
+    try:
+        return np.frombuffer(mmap.mmap(-1, size, flags=flags), dtype, count)
+    except (OSError, OverflowError) as error:
+        raise TableError(f"no room for a table of {size} bytes ({error}): declare fewer rows or floats") from error

@@ -1,5 +1,6 @@
 """The named tables of one server, and the checks that stand before them."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,6 +10,8 @@ from fedps.errors import TableError
 from fedps.table.dense import DenseTable
 from fedps.table.sparse import SparseTable
 from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
+
+MAX_FLOATS = 1 << 26  # of one row or dense tensor: 256 MiB, four times what a message may carry
 
 
 class Store:
@@ -21,10 +24,12 @@ class Store:
         """Make the tables that are not there; the others must be declared the same again.
 
         Raises:
-            TableError: a table is there with another shape, rule, start or seed.
+            TableError: a table is there with another shape, rule, start or seed, or a spec makes no table.
         """
         specs = list(specs)
         for spec in specs:
+            if fault := unfit(spec):
+                raise TableError(f"table {spec.name!r}: {fault}")
             if spec.name in self._tables and self._tables[spec.name].spec != spec:
                 raise TableError(
                     f"table {spec.name!r} is {self._tables[spec.name].spec} here, not {spec}: another job's model?"
@@ -78,6 +83,20 @@ class Store:
             return self._tables[name]
         except KeyError:
             raise TableError(f"no table {name!r} here; there are {', '.join(self._tables) or 'none'}") from None
+
+
+def unfit(spec: TableSpec) -> str | None:
+    """Say why no table can be made of a spec, or None; specs come from outside."""
+    rule, floats = spec.rule, math.prod(spec.shape[spec.kind == "sparse" :])
+    if (spec.kind == "sparse" and len(spec.shape) != 2) or any(n < 1 for n in spec.shape):
+        return f"shape {spec.shape} does not fit: sizes are at least 1, and a sparse table has two"
+    if floats > MAX_FLOATS:
+        return f"shape {spec.shape} makes rows of {floats} floats, over the limit of {MAX_FLOATS}"
+    if not (0 <= rule.beta1 < 1 and 0 <= rule.beta2 < 1 and 0 <= rule.epsilon < 1 and 0 < rule.initial_g2 < math.inf):
+        return f"{rule}: beta1, beta2 and epsilon lie in [0, 1), initial_g2 is over 0"
+    if not (0 < rule.learning_rate < math.inf and math.isfinite(spec.init.a) and math.isfinite(spec.init.b)):
+        return f"{rule} from {spec.init}: learning_rate is over 0, and all are finite"
+    return None
 
 
 def refusal(

@@ -1,0 +1,51 @@
+"""One tensor, seeded once, changed by the same rules."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedps.errors import TableError
+from fedps.table.dense import DenseTable
+from fedps.types import Rule, TableSpec, Values
+
+SPEC = TableSpec("bias", "dense", (2, 3), Rule("adam", 0.01))
+
+
+def values(start: float) -> Values:
+    return np.full((1, 6), start, np.float32)
+
+
+def test_the_first_seed_stays() -> None:
+    table = DenseTable(SPEC)
+    with pytest.raises(TableError, match="seed it first"):
+        table.pull()
+    assert table.seed(values(1))
+    assert not table.seed(values(2))
+    np.testing.assert_array_equal(table.pull(), values(1))
+
+
+def test_what_is_pulled_is_a_copy() -> None:
+    table = DenseTable(SPEC)
+    table.seed(values(1))
+    table.pull()[:] = 9
+    np.testing.assert_array_equal(table.pull(), values(1))
+
+
+def test_pushes_are_torchs_adam() -> None:
+    table, rng = DenseTable(SPEC), np.random.default_rng(0)
+    table.seed(values(1))
+    weight = torch.ones(1, 6, requires_grad=True)
+    optimizer = torch.optim.Adam([weight], lr=0.01)
+    for gradient in rng.normal(size=(30, 1, 6)).astype(np.float32):
+        weight.grad = torch.from_numpy(gradient)
+        optimizer.step()
+        table.push(gradient)
+    np.testing.assert_allclose(table.pull(), weight.detach().numpy(), atol=1e-5)
+    assert table.steps == 30
+
+
+def test_a_scalar_is_a_tensor_of_one() -> None:
+    table = DenseTable(TableSpec("scale", "dense", ()))
+    table.seed(np.ones((1, 1), np.float32))
+    table.push(np.ones((1, 1), np.float32))
+    np.testing.assert_array_equal(table.pull(), [[2.0]])

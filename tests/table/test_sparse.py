@@ -1,0 +1,105 @@
+"""Rows by id: any int64, any order of making, through growth, saved and loaded."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedps.table.init import initial_rows
+from fedps.table.sparse import PARTS, Index, SparseTable
+from fedps.types import NO_KEYS, Init, Rule, TableSpec
+
+SPEC = TableSpec("rows", "sparse", (2**62, 3), Rule("adam", 0.01), Init("normal", 0.0, 1.0), seed=4)
+EDGES = [-(2**63), -1, 0, 1, 2**62, 2**63 - 1]
+
+
+def ones(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.ones((count, 3), np.float32)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sets(st.integers(-(2**63), 2**63 - 1) | st.sampled_from(EDGES), max_size=40), max_size=8))
+def test_the_index_is_a_dictionary(batches: list[set[int]]) -> None:
+    index, twin = Index(1000), dict[int, int]()
+    for batch in batches:
+        keys = np.array(sorted(batch), np.int64)
+        slots, missing = index.find(keys)
+        assert slots.tolist() == [twin.get(key, -1) for key in keys.tolist()]
+        assert missing == sum(key not in twin for key in keys.tolist())
+        new = keys[slots < 0]
+        made = np.arange(len(twin), len(twin) + len(new))
+        index.insert(new, made)
+        twin |= dict(zip(new.tolist(), made.tolist(), strict=True))
+    slots, _ = index.find(np.array(sorted(twin), np.int64))
+    assert slots.tolist() == [twin[key] for key in sorted(twin)]
+
+
+@pytest.mark.parametrize("stride", [1, PARTS, 2**16, 2**40])
+def test_the_index_holds_as_many_as_it_was_made_for(stride: int) -> None:
+    """Many doublings in small steps, with ids that differ in few bits; the room reserved for old places is enough."""
+    count = 100_000
+    index, keys = Index(count), np.arange(count) * stride
+    for at in range(0, count, 7_000):
+        part = keys[at : at + 7_000]
+        index.insert(part, np.arange(at, at + len(part)))
+    slots, missing = index.find(keys)
+    assert missing == 0
+    np.testing.assert_array_equal(slots, np.arange(count))
+    assert index.find(keys + 1 + count * stride)[1] == count
+
+
+def test_edge_ids_have_rows_of_their_own() -> None:
+    table, keys = SparseTable(SPEC), np.array(EDGES)
+    np.testing.assert_array_equal(table.pull(keys), initial_rows(SPEC, keys))
+    assert len(table) == len(EDGES)
+    np.testing.assert_array_equal(table.export()[0], keys)
+
+
+def test_rows_start_the_same_in_any_order_and_on_any_shard() -> None:
+    whole, keys = SparseTable(SPEC), np.arange(600)
+    expected = whole.pull(keys)
+    for shard in range(3):
+        table, mine = SparseTable(SPEC), keys[keys % 3 == shard]
+        for piece in (mine[150:].copy(), mine[:50].copy(), mine):
+            rows = table.pull(piece)
+        np.testing.assert_array_equal(rows, expected[mine])
+
+
+def test_a_row_once_made_is_not_made_again() -> None:
+    table = SparseTable(SPEC)
+    keys = np.array([7, 8])
+    start = table.pull(keys)
+    table.push(keys[:1], ones(1))
+    assert not np.array_equal(table.pull(keys)[0], start[0])
+    np.testing.assert_array_equal(table.pull(keys)[1], start[1])
+    assert len(table) == 2
+
+
+def test_an_empty_push_is_a_step() -> None:
+    """Adam's momentum moves a row on while others, or nobody, push."""
+    table, key = SparseTable(SPEC), np.array([1])
+    table.push(key, ones(1))
+    before = table.pull(key)
+    table.push(NO_KEYS, ones(0))
+    assert table.steps == 2
+    assert (table.pull(key) < before).all()
+
+
+def test_what_is_pulled_is_a_copy() -> None:
+    table, key = SparseTable(SPEC), np.array([1])
+    rows = table.pull(key)
+    rows += 1
+    np.testing.assert_array_equal(table.pull(key) + 1, rows)
+
+
+@pytest.mark.parametrize("name", ["adam", "lazy_adam", "row_adagrad"])
+def test_a_loaded_table_goes_on_as_the_saved_one(name: str) -> None:
+    spec = TableSpec("rows", "sparse", (2**62, 3), Rule(name), Init("uniform", -1.0, 1.0))  # type: ignore[arg-type]
+    table, again = SparseTable(spec), SparseTable(spec)
+    for keys in (np.array([1, 5]), np.array([5, 9])):
+        table.push(keys, ones(2))
+    again.load(*table.export(), table.steps)
+    for one in (table, again):
+        one.push(np.array([1, 11]), ones(2))
+    for mine, theirs in zip(table.export(), again.export(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

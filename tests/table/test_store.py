@@ -1,0 +1,109 @@
+"""What the store says before it serves: specs that make no table, arrays that must be refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedps.errors import TableError
+from fedps.table.store import Store, refusal
+from fedps.types import NO_KEYS, Init, Rule, TableSpec
+
+SPEC = TableSpec("rows", "sparse", (1000, 2), Rule("sgd", 0.5))
+BIAS = TableSpec("bias", "dense", (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (TableSpec("t", "sparse", (10,)), "has two"),
+        (TableSpec("t", "sparse", (10, 2, 2)), "has two"),
+        (TableSpec("t", "sparse", (10, 0)), "at least 1"),
+        (TableSpec("t", "dense", (-1, 4)), "at least 1"),
+        (TableSpec("t", "sparse", (10, 2**40)), "over the limit"),
+        (TableSpec("t", "dense", (2**40, 2**40)), "over the limit"),
+        (TableSpec("t", "sparse", (10, 2), Rule("lazy_adam", beta2=1.0)), r"lie in \[0, 1\)"),
+        (TableSpec("t", "sparse", (10, 2), Rule("sgd", float("nan"))), "learning_rate is over 0"),
+        (TableSpec("t", "sparse", (10, 2), init=Init("normal", 0.0, float("inf"))), "finite"),
+        (TableSpec("t", "sparse", (10, 2), Rule("adam", beta1=0.9, beta2=0.5)), "use lazy_adam"),
+        (TableSpec("t", "sparse", (2**62, 2**26)), "declare fewer"),
+    ],
+)
+def test_a_spec_that_makes_no_table_is_told_why(spec: TableSpec, said: str) -> None:
+    store = Store()
+    with pytest.raises(TableError, match=said):
+        store.declare([spec])
+    assert store.names() == []
+
+
+def test_a_store_serves_both_kinds() -> None:
+    store = Store()
+    store.declare([SPEC, BIAS])
+    assert store.names() == ["rows", "bias"]
+    assert store.spec("bias") == BIAS
+    keys, ones = np.array([3, 999]), np.ones((2, 2), np.float32)
+    store.push("rows", keys, ones)
+    np.testing.assert_array_equal(store.pull("rows", keys), -0.5 * ones)
+    store.seed("bias", np.zeros((1, 6), np.float32))
+    store.push("bias", NO_KEYS, np.ones((1, 6), np.float32))
+    np.testing.assert_array_equal(store.pull("bias", NO_KEYS), np.ones((1, 6)))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("rows", np.zeros((1, 2))), ("bias", np.zeros((1, 5))), ("bias", np.full((1, 6), np.nan))],
+)
+def test_a_start_that_does_not_fit_is_refused(name: str, values: np.ndarray) -> None:
+    store = Store()
+    store.declare([SPEC, BIAS])
+    with pytest.raises(TableError, match="does not fit"):
+        store.seed(name, values.astype(np.float32))
+    with pytest.raises(TableError, match="seed it first"):
+        store.pull("bias", NO_KEYS)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 7])
+def test_a_value_that_is_not_finite_is_found_anywhere(bad: float, at: int) -> None:
+    values = np.full((4, 2), 3e38, np.float32)  # their sum is over float32, yet each is finite
+    keys = np.arange(4)
+    assert refusal(SPEC, keys, values, 0, 1) is None
+    values.flat[at] = bad
+    found = refusal(SPEC, keys, values, 0, 1)
+    assert found is not None
+    assert found[0] == "not_finite"
+
+
+def test_opposite_infinities_do_not_cancel() -> None:
+    found = refusal(SPEC, np.array([1]), np.array([[np.inf, -np.inf]], np.float32), 0, 1)
+    assert found is not None
+    assert found[0] == "not_finite"
+
+
+@pytest.mark.parametrize(
+    ("spec", "keys", "shape", "kind"),
+    [
+        (SPEC, [[1]], None, "malformed"),
+        (SPEC, [1, 3], (3, 2), "mismatch"),
+        (SPEC, [1, 3], (2, 3), "mismatch"),
+        (SPEC, [1, 3], (4,), "malformed"),
+        (BIAS, [1], None, "bad_keys"),
+        (BIAS, [], (2, 3), "mismatch"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(
+    spec: TableSpec, keys: list[int], shape: tuple[int, ...] | None, kind: str
+) -> None:
+    values = None if shape is None else np.zeros(shape, np.float32)
+    found = refusal(spec, np.array(keys, np.int64), values, 1, 2)
+    assert found is not None
+    assert found[0] == kind
+
+
+@given(st.lists(st.integers(-3, 1003) | st.integers(-(2**63), 2**63 - 1), max_size=6), st.integers(1, 4), st.data())
+def test_keys_pass_only_if_sorted_unique_in_range_and_ours(keys: list[int], shards: int, data: st.DataObject) -> None:
+    shard = data.draw(st.integers(0, shards - 1))
+    due = keys == sorted(set(keys)) and all(0 <= key < 1000 and key % shards == shard for key in keys)
+    found = refusal(SPEC, np.array(keys, np.int64), None, shard, shards)
+    assert (found is None) == due
+    assert due or (found is not None and found[0] == "bad_keys")
