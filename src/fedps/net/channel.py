@@ -33,7 +33,7 @@ class Channel:
     """A connection to one shard.
 
     Args:
-        address: `host:port`, kept as an attribute.
+        address: `host:port`.
         hello: said first on every connection.
         limits: what the server may send.
         patience: seconds without a connection after which all open requests fail.
@@ -97,7 +97,7 @@ class Channel:
 
     def _run(self) -> None:
         try:
-            with grpc.insecure_channel(self.address, options=options(self._limits)) as channel:
+            with grpc.insecure_channel(self.address, options=_options(self.address, self._limits)) as channel:
                 self._stay(channel.stream_stream(METHOD))
         except WireError as error:
             self._fail(LostError(f"the server at {self.address} sent no message of ours: {error}"))
@@ -182,6 +182,13 @@ class Channel:
         for future in futures:
             if not future.done():
                 future.set_exception(error)
+
+
+def _options(address: str, limits: Limits) -> list[tuple[str, int]]:
+    """Add to the common settings that an `http_proxy` of the environment is not asked for our own machine."""
+    host = address.rpartition(":")[0]
+    ours = host in ("localhost", "[::1]") or host.startswith("127.")
+    return [*options(limits), ("grpc.enable_http_proxy", 0 if ours else 1)]
 
 
 def _drain(outgoing: "queue.SimpleQueue[bytes | None]") -> Iterator[bytes]:

@@ -80,6 +80,8 @@ class LocalChannel:
             future.set_exception(LostError("the connection was closed"))
 
     def _answer(self, data: bytes) -> None:
+        if self._closed:
+            return  # a reply to nobody, as a socket would swallow it
         self.bytes_received += len(data)
         frame = self._caller.receive(data)
         if frame is None:
