@@ -123,7 +123,9 @@ class EchoConnection:
             case Hello():
                 self._reply(ticket, Welcome(server.shard, server.shards, server.clock))
             case Join(tables):
-                server.specs = {spec.name: spec for spec in tables}
+                for spec in tables:
+                    if server.specs.setdefault(spec.name, spec) != spec:
+                        raise RefusedError("mismatch", f"table {spec.name!r} was declared otherwise")
                 self._reply(ticket, Done(server.clock))
             case Seed(table):
                 self._check(table)

@@ -75,6 +75,13 @@ def test_a_server_that_is_not_there_is_named_when_patience_ends() -> None:
             channel.request(Leave()).result(WAIT)
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_our_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://" + free_address())
+    monkeypatch.delenv("no_proxy", raising=False)
+    with served(EchoServer()) as address, dial(address, patience=2) as channel:
+        assert isinstance(channel.welcome.result(WAIT).message, Welcome)
+
+
 def test_a_server_may_come_later_than_its_clients() -> None:
     address = free_address()
     with dial(address) as channel:

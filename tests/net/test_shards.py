@@ -1,6 +1,6 @@
 """Tables over many servers: every row comes from its shard and lands in its place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 
 import numpy as np
@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.net.echo import HELLO, LIMITS, EchoServer, served
+from tests.net.echo import HELLO, LIMITS, EchoConnection, EchoServer, served
 
 from fedps.errors import LostError, RefusedError, WireError
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.net.shards import PART_BYTES, PART_ROWS, Shards, placement
 from fedps.types import NO_KEYS, Rows, TableSpec
-from fedps.wire.messages import Barrier, Done, Join, Leave, Message, Pull, Push
+from fedps.wire.frame import decode, encode
+from fedps.wire.messages import Barrier, Done, Join, Leave, Message, Pull, Push, Values
 
 ITEM, USER = TableSpec("item", "sparse", (100_000, 4)), TableSpec("user", "sparse", (1000, 2))
 BIAS, WEIGHT = TableSpec("bias", "dense", (3,)), TableSpec("weight", "dense", (5, 2))
@@ -177,6 +178,25 @@ def test_other_rows_than_were_asked_for_are_an_error(stack: ExitStack) -> None:
     for wanted in ({"item": np.arange(2)}, {"item": np.arange(2 * PART_ROWS)}, {"bias": NO_KEYS}):
         with pytest.raises(WireError, match="brought"):
             house.shards.pull(wanted).result(WAIT)
+
+
+class RenamingServer(EchoServer):
+    """Answers with right rows under another table's name."""
+
+    def opened(self, send: Callable[[bytes], None], peer: str) -> EchoConnection:
+        def rename(data: bytes) -> None:
+            frame = decode(data, LIMITS)
+            renamed = Values(("other",)) if isinstance(frame.message, Values) else frame.message
+            send(encode(frame.ticket, renamed, frame.arrays))
+
+        return super().opened(rename, peer)
+
+
+def test_rows_of_another_table_are_an_error(stack: ExitStack) -> None:
+    house = House(stack, [RenamingServer()])
+    house.shards.join()
+    with pytest.raises(WireError, match=r"Pull of \('item',\) was answered by Values\(tables=\('other',\)\)"):
+        house.shards.pull({"item": np.arange(2)}).result(WAIT)
 
 
 def test_the_same_over_sockets(stack: ExitStack) -> None:

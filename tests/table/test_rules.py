@@ -80,6 +80,66 @@ def test_row_adagrad_is_the_originals() -> None:
     np.testing.assert_allclose(block[0, :DIM], w, atol=1e-5)
 
 
+@pytest.mark.parametrize("often", [1.0, 0.1, 0.01])
+def test_adam_stays_with_torch_over_many_steps(often: float) -> None:
+    """Rows that are silent for hundreds of steps and pushed again, 1,500 steps in all."""
+    rule, rng = Rule("adam", 0.01), np.random.default_rng(6)
+    block = np.zeros((ROWS, rules.width(rule, DIM)), np.float32)
+    weight = torch.zeros(ROWS, DIM, requires_grad=True)
+    optimizer = torch.optim.Adam([weight], lr=0.01)
+    for step in range(1, 1501):
+        mask = rng.random(ROWS) < often
+        gradient = rng.normal(0, 0.1, (ROWS, DIM)).astype(np.float32) * mask[:, None]
+        weight.grad = torch.from_numpy(gradient)
+        optimizer.step()
+        rows = block[mask]
+        rules.apply(rule, rows, gradient[mask], step)
+        block[mask] = rows
+    rules.settle(rule, block, 1500)
+    np.testing.assert_allclose(block[:, :DIM], weight.detach().numpy(), atol=5e-5)
+
+
+def test_settling_twice_or_in_two_goes_is_settling_once() -> None:
+    rule = Rule("adam", 0.01)
+    once = np.zeros((ROWS, rules.width(rule, DIM)), np.float32)
+    rules.apply(rule, once, gradients()[0], 1)
+    twice = once.copy()
+    rules.settle(rule, once, 90)
+    for step in (40, 90, 90):
+        rules.settle(rule, twice, step)
+    np.testing.assert_allclose(twice, once, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "adam"])
+def test_other_rules_leave_silent_rows_alone(name: RuleName) -> None:
+    rule = Rule(name, 0.01)
+    block = np.ones((ROWS, rules.width(rule, DIM)), np.float32)
+    rules.settle(rule, block, 1000)
+    assert (block == 1).all()
+
+
+def test_shared_adam_keeps_one_mean_and_one_square_a_row() -> None:
+    rule, w, m, v = Rule("shared_adam", 0.01), np.zeros(DIM), 0.0, 0.0
+    block = np.zeros((1, rules.width(rule, DIM)), np.float32)
+    for step, g in enumerate(gradients()[:, 0].astype(np.float64), 1):
+        fresh = 0.9 * m + 0.1 * g
+        m, v = fresh.mean(), 0.999 * v + 0.001 * (g * g).mean()
+        w -= 0.01 * fresh / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+        rules.apply(rule, block, g.astype(np.float32)[None], 1)
+    np.testing.assert_allclose(block[0], [*w, m, v, STEPS], atol=1e-5)
+
+
+def test_shared_adam_of_one_float_is_torchs_adam() -> None:
+    rule, block = Rule("shared_adam", 0.01), np.zeros((1, 4), np.float32)
+    weight = torch.zeros(1, 1, requires_grad=True)
+    optimizer = torch.optim.Adam([weight], lr=0.01)
+    for g in gradients()[:, :1, :1]:
+        weight.grad = torch.from_numpy(g)
+        optimizer.step()
+        rules.apply(rule, block, g, 1)
+    np.testing.assert_allclose(block[:, :1], weight.detach().numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_do_what_numpy_does_on_any_ids_through_growth(name: RuleName) -> None:
     spec = TableSpec("t", "sparse", (2**62, DIM), Rule(name, 0.01), Init("normal", 0.0, 0.1), seed=5)

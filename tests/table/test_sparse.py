@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedps.errors import TableError
 from fedps.table.init import initial_rows
 from fedps.table.sparse import PARTS, Index, SparseTable
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
@@ -103,3 +104,16 @@ def test_a_loaded_table_goes_on_as_the_saved_one(name: str) -> None:
         one.push(np.array([1, 11]), ones(2))
     for mine, theirs in zip(table.export(), again.export(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (2, 2), (1, 3), (3, 3)])
+def test_a_push_of_another_shape_changes_nothing(shape: tuple[int, int]) -> None:
+    """The compiled loops check no bounds: a wide row would run into its neighbours."""
+    table, keys = SparseTable(SPEC), np.array([1, 2])
+    before = table.pull(np.array([1, 2, 3]))
+    with pytest.raises(TableError, match=r"\(2, 3\) is due"):
+        table.push(keys, np.ones(shape, np.float32))
+    with pytest.raises(TableError, match=r"\(2, 10\) is due"):
+        table.load(keys, np.ones(shape, np.float32), 1)
+    np.testing.assert_array_equal(table.pull(np.array([1, 2, 3])), before)
+    assert table.steps == 0

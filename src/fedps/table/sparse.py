@@ -108,8 +108,9 @@ class SparseTable:
         """Apply the rule to rows. `values`: float32[U, dim].
 
         Raises:
-            TableError: there is no room for the new rows.
+            TableError: there is no room for the new rows, or the values are not one row a key.
         """
+        self._check_shape(keys, values, self.spec.dim)
         slots = self._slots_of(keys)
         self.steps += 1
         self._settle(slots, self.steps - 1)
@@ -122,9 +123,23 @@ class SparseTable:
         return self._ids[: self._rows][order], self._block[: self._rows][order]
 
     def load(self, keys: Keys, block: Values, steps: int) -> None:
-        """Take over rows with their state, as `export` gave them."""
+        """Take over rows with their state, as `export` gave them.
+
+        Raises:
+            TableError: there is no room for the rows, or they are of another width.
+        """
+        self._check_shape(keys, block, self._width)
         self._block[self._slots_of(keys)] = block
         self.steps = steps
+
+    def _check_shape(self, keys: Keys, rows: Values, floats: int) -> None:
+        if rows.shape != (
+            len(keys),
+            floats,
+        ):  # compiled loops check no bounds: a wrong width would overwrite other rows
+            raise TableError(
+                f"table {self.spec.name!r}: rows have shape {rows.shape}, but {(len(keys), floats)} is due"
+            )
 
     def _settle(self, slots: Keys, step: int) -> None:
         if self.spec.rule.name == "adam":

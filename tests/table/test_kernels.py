@@ -1,0 +1,73 @@
+"""The compiled loops against plain numpy, on slots in any order; what lies between the slots stays as it is."""
+
+import numpy as np
+import pytest
+
+from fedps.table import kernels, rules
+from fedps.types import Keys, Rule, RuleName, Values
+
+DIM, ROWS = 7, 50
+NAMES: tuple[RuleName, ...] = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")
+
+
+def constants(rule: Rule) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2])
+
+
+def change(rule: Rule, block: Values, slots: Keys, values: Values, step: int) -> None:
+    """What a table does with a push."""
+    if rule.name == "adam":
+        tail = rules.momentum_tail(rule.beta1, rule.beta2)
+        kernels.settle_adam(block, slots, constants(rule), tail, float(step - 1))
+    kernels.change(block, slots, values, constants(rule), kernels.RULES.index(rule.name), float(step))
+
+
+def test_every_rule_has_its_number() -> None:
+    assert set(kernels.RULES) == set(rules.STATE) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dim", [1, DIM, 33])
+def test_a_rule_at_slots_is_the_rule_on_those_rows(name: RuleName, dim: int) -> None:
+    rule, rng = Rule(name, 0.01), np.random.default_rng(3)
+    block = np.zeros((ROWS, rules.width(rule, dim)), np.float32)
+    block[:, :dim] = rng.normal(size=(ROWS, dim))
+    twin = block.copy()
+    for step in range(1, 31):
+        slots = rng.permutation(ROWS)[: rng.integers(0, 20)]
+        values = rng.normal(size=(len(slots), dim)).astype(np.float32)
+        values.flags.writeable = slots.flags.writeable = False  # as they come off the wire
+        change(rule, block, slots, values, step)
+        rows, others = twin[slots], np.setdiff1d(np.arange(ROWS), slots)
+        rules.apply(rule, rows, values, step)
+        twin[slots] = rows
+        np.testing.assert_allclose(block[slots], rows, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(block[others], twin[others], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("missed", [0, 1, 3, 1000, 200_000])
+def test_rows_settle_as_in_numpy(missed: int) -> None:
+    rule, rng = Rule("adam", 0.1), np.random.default_rng(4)
+    block = np.abs(rng.normal(size=(ROWS, 3 * DIM + 1))).astype(np.float32)
+    block[:, -1] = rng.integers(0, 40_000, ROWS)
+    block[::5, DIM:] = 0  # never pushed
+    twin, step = block.copy(), 40_000 + missed
+    kernels.settle_adam(block, np.arange(ROWS), constants(rule), rules.momentum_tail(0.9, 0.999), float(step))
+    rules.settle(rule, twin, step)
+    np.testing.assert_allclose(block, twin, rtol=1e-5)
+    assert (block[::5, -1] == 0).all()
+    assert np.isfinite(block).all()
+
+
+def test_gather_copies_the_values_and_not_the_state() -> None:
+    block = np.arange(12, dtype=np.float32).reshape(3, 4)
+    out = np.empty((4, 2), np.float32)
+    kernels.gather(block, np.array([2, 0, 2, 1]), out)
+    np.testing.assert_array_equal(out, [[8, 9], [0, 1], [8, 9], [4, 5]])
+
+
+def test_neighbouring_ids_spread_over_the_parts() -> None:
+    for stride in (1, 256, 2**32):
+        filled = np.bincount(kernels.parts_of(np.arange(25_600) * stride, 256), minlength=256)
+        assert filled.min() > 50
+        assert filled.max() < 160
