@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,8 @@ def test_a_run_of_ten_workers_and_two_servers_ends_by_itself(job_file: Path, tmp
     assert [r["round"] for r in summary["rounds"]] == [1, 2]
     assert all(0.3 < r["auc"] < 1 and 0 <= r["hr@10"] <= 1 for r in summary["rounds"])
     assert summary["bytes"]["sent_by_clients"] > 100_000
+    assert list(summary["clients"]) == [str(k) for k in range(10)]
+    assert all(0 < max(c["first_epoch_auc"].values()) < 1 for c in summary["clients"].values())
     assert summary["faults"] == {"rejected_messages": 0, "retries": 0, "lost_workers": [], "restarts": 0}
     assert (run_dir / "log" / "workerlog.9").read_text().startswith("time: [")
     assert "Epoch 1 Var Auc[1]:[" in (run_dir / "log" / "workerlog.0").read_text()
@@ -145,16 +148,73 @@ def test_a_killed_worker_is_named_and_the_others_go_on(make_job: MakeJob, tmp_pa
     assert summary["rounds"][-1]["selected"] == [c for c in map(str, range(10)) if c != "3"]
 
 
+NETWORK = """
+import torch
+from torch import nn
+class MyNet(nn.Module):
+    def __init__(self, num_users, num_items, width):
+        super().__init__()
+        self.taste = nn.Embedding(num_users, width)
+        self.kind = nn.Embedding(num_items, width)
+        self.bias = nn.Linear(1, 1)
+        {init}
+    def forward(self, user, item):
+        {forward}
+        return (self.taste(user) * self.kind(item)).sum(1)
+"""
+
+
+def write_network(folder: Path, forward: str = "pass", init: str = "pass") -> None:
+    (folder / "mynet.py").write_text(NETWORK.format(init=init, forward=forward))
+
+
 def test_a_worker_that_fails_stops_the_start_and_shows_its_traceback(make_job: MakeJob, tmp_path: Path) -> None:
-    make_job(local_sparse=["mlp_usr.weight"])
+    write_network(tmp_path, forward='if len(user) > 3: raise RuntimeError("planted")')  # the check uses fewer samples
+    make_job({"width": 4}, model="mynet.MyNet", local_sparse=["taste.weight"])
     done = fedps("run", tmp_path / "job.yaml", "--run_dir", tmp_path / "run")
     assert done.returncode == 1
-    assert "'mlp_usr.weight' matches no such parameter; the model has mlp_user.weight, mlp_item.weight" in done.stderr
-    assert "Traceback" in done.stderr
-    assert "Traceback" in (tmp_path / "run" / "log" / "workerlog.0").read_text()
-    events = (tmp_path / "run" / "events.jsonl").read_text()
-    assert '"ready"' in events
-    assert '"first_batch"' not in events, "refused before anything was sent"
+    assert "RuntimeError: planted" in done.stderr
+    assert 'mynet.py", line ' in done.stderr
+    assert any("Traceback" in log.read_text() for log in (tmp_path / "run" / "log").glob("workerlog.*"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["error"].startswith("worker ")
+    assert "RuntimeError: planted" in summary["error"]
+
+
+@pytest.mark.parametrize("where", [[], ["--in-process"]], ids=["processes", "in process"])
+@pytest.mark.parametrize(
+    ("runner", "network", "said"),
+    [
+        ({"local_sparse": ["mlp_usr.weight"], "local_dense": ["x"]}, {}, ["'mlp_usr.weight' matches no", "'x' matches no"]),
+        ({"model": "mynet.MyNet"}, {"init": "self.norm = nn.BatchNorm1d(1)", "forward": "self.norm(torch.rand(len(user), 1))"},
+         ["training changes norm.running_mean, norm.running_var", "LayerNorm"]),
+        ({"model": "mynet.YourNet"}, {}, ["has no network YourNet; there are MyNet"]),
+    ],
+    ids=["names", "buffers", "class"],
+)  # fmt: skip
+def test_a_job_that_does_not_fit_its_network_starts_nothing(
+    runner: dict[str, object], network: dict[str, str], said: list[str], where: list[str], make_job: MakeJob, tmp_path: Path
+) -> None:  # fmt: skip
+    write_network(tmp_path, **network)
+    make_job({"width": 4} if "model" in runner else {}, **runner)
+    done = fedps("run", tmp_path / "job.yaml", "--run_dir", tmp_path / "run", *where)
+    assert done.returncode == 2, done.stderr
+    for sentence in said:
+        assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists(), "nothing was started and nothing is left"
+
+
+def test_bad_data_is_told_with_client_file_and_line(small_data: Path, make_job: MakeJob, tmp_path: Path) -> None:
+    shutil.copytree(small_data / "train", tmp_path / "train")
+    with (tmp_path / "train" / "4.csv").open("a") as file:
+        file.write("3,7,2\n")
+    lines = len((tmp_path / "train" / "4.csv").read_text().splitlines())
+    make_job(train_data_dir=str(tmp_path / "train"))
+    done = fedps("run", tmp_path / "job.yaml", "--run_dir", tmp_path / "run")
+    assert done.returncode == 1
+    assert f"worker 4: {tmp_path / 'train' / '4.csv'}, line {lines}: '3,7,2': label 2 is neither 0 nor 1" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_nan_names_the_worker(make_job: MakeJob, tmp_path: Path) -> None:
@@ -166,23 +226,13 @@ def test_a_nan_names_the_worker(make_job: MakeJob, tmp_path: Path) -> None:
 
 
 def test_your_own_network_trains(make_job: MakeJob, tmp_path: Path) -> None:
-    (tmp_path / "mynet.py").write_text(
-        "from torch import nn\n"
-        "class MyNet(nn.Module):\n"
-        "    def __init__(self, num_users, num_items, width):\n"
-        "        super().__init__()\n"
-        "        self.taste = nn.Embedding(num_users, width)\n"
-        "        self.kind = nn.Embedding(num_items, width)\n"
-        "        self.bias = nn.Linear(1, 1)\n"
-        "    def forward(self, user, item):\n"
-        "        return (self.taste(user) * self.kind(item)).sum(1)\n"
-    )
+    write_network(tmp_path)
     make_job({"width": 6}, model="mynet.MyNet", local_sparse=["embedding_0.w_0"])
     done = fedps("run", tmp_path / "job.yaml", "--run_dir", tmp_path / "run", "--json")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "private" / "0" / "1" / "tables.safetensors").is_file()
     wrong = fedps("run", tmp_path / "job.yaml", "--run_dir", tmp_path / "run2", "-o", "hyper_parameters.widht=3")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "hyper_parameters.widht" in wrong.stderr
 
 

@@ -7,26 +7,21 @@ from pathlib import Path
 from typing import Any
 
 Points = Sequence[tuple[float, float]]
-WIDTH, HEIGHT, LEFT, BOTTOM = 560, 260, 56, 28  # of a plot, pixels
-COLOURS = (
-    "#4477aa",
-    "#ee6677",
-    "#228833",
-    "#aa8822",
-    "#66ccee",
-    "#aa3377",
-    "#888888",
-    "#0099aa",
-    "#cc6600",
-    "#7755cc",
-)
+Event = Mapping[str, Any]
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 560, 260, 56, 24, 28  # of a plot, pixels
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa8822", "#66ccee", "#aa3377", "#888888", "#0099aa", "#cc6600", "#7755cc")
+NAMES = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "auc": "AUC", "loss": "training loss", "train_auc": "training AUC"}
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
 :root {{ color-scheme: light dark }} body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem }}
+h1 {{ font-size: 1.5rem }} table {{ border-collapse: collapse; margin-bottom: 1.5rem }}
 .plots {{ display: flex; flex-wrap: wrap; gap: 1rem }} figure {{ margin: 0 }} svg {{ max-width: 100%; height: auto }}
 svg text {{ fill: currentColor; font-size: 11px }} .axis {{ stroke: currentColor; opacity: .35 }}
-td {{ padding: .15rem 1rem .15rem 0; border-bottom: 1px solid #8884 }} figcaption {{ font-weight: 600 }}
-</style><h1>{title}</h1><table>{facts}</table><div class="plots">{plots}</div></html>
+td {{ padding: .15rem 1.2rem .15rem 0; border-bottom: 1px solid #8884 }} td + td {{ font-variant-numeric: tabular-nums }}
+figcaption {{ font-weight: 600 }} .failed {{ color: #d33 }}
+</style><h1>{title}</h1>{error}<table>{facts}</table><div class="plots">{plots}</div>
+<p>Folder: {folder}. The job as it ran is <a href="job.yaml">job.yaml</a>, the figures <a href="summary.json">summary.json</a>,
+every event <a href="events.jsonl">events.jsonl</a>, each role's log in <a href="log/">log/</a>.</p></html>
 """
 
 
@@ -34,18 +29,39 @@ def write_report(run_dir: Path) -> Path:
     """Write `report.html` beside a run's `events.jsonl` and `summary.json`; return its path."""
     events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    progress = [e for e in events if e["event"] == "progress"]
+    progress = sorted((e for e in events if e["event"] == "progress"), key=lambda e: (len(e["id"]), e["id"], e["time"]))
     rounds = summary["rounds"]
     plots = [
         plot("Training loss by worker, over batches", _by_worker(progress, "loss")),
         plot("Training AUC by worker, over batches", _by_worker(progress, "auc")),
-        plot("Held-out users, over epochs", {k: _by_epoch(rounds, k) for k in ("hr@10", "ndcg@10")}),
-        plot("Held-out AUC, over epochs", {"auc": _by_epoch(rounds, "auc")}),
-    ]
-    page = PAGE.format(title=html.escape(f"fedps run {run_dir.name}"), facts=_facts(summary), plots="".join(plots))
+        plot("Held-out users, over epochs", {NAMES[k]: _by_epoch(rounds, k) for k in ("hr@10", "ndcg@10")}),
+        plot("AUC of all clients, over epochs", {"held out": _by_epoch(rounds, "auc"), "training": _by_epoch(rounds, "train_auc")}),
+    ]  # fmt: skip
+    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in _rows(summary).items())
+    error = f'<p class="failed">{html.escape(summary["error"])}</p>' if summary["error"] else ""
+    page = PAGE.format(
+        title=html.escape(f"{run_dir.name}: {summary['status']}"), error=error, facts=rows, plots="".join(plots),
+        folder=html.escape(str(run_dir)),
+    )  # fmt: skip
     path = run_dir / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def facts(summary: Event) -> dict[str, str]:
+    """Return what a summary says, in words for people."""
+    moved, faults = summary["bytes"], {k.replace("_", " "): v for k, v in summary["faults"].items() if v}
+    found = {name: f"{summary['metrics'][k]:.4f}" for k, name in NAMES.items() if summary["metrics"][k] is not None}
+    found |= {
+        "samples/s": f"{summary['samples_per_second']:,.0f}",
+        "seconds": f"{summary['wall_seconds']:.1f} in all: start {summary['start_seconds'] or 0:.1f},"
+        f" training {summary['train_seconds']:.1f}, evaluation {summary['eval_seconds']:.1f}",
+        "sent / received by clients": " / ".join(
+            f"{moved[f'{way}_by_clients'] / 2**20:,.1f} MiB" for way in ("sent", "received")
+        ),
+        "memory": f"{summary['memory_mib']['sum_pss']:,.0f} MiB in all (summed PSS)",
+    }
+    return found | ({"faults": "; ".join(f"{k}: {v}" for k, v in faults.items())} if faults else {})
 
 
 def plot(title: str, lines: Mapping[str, Points]) -> str:
@@ -56,30 +72,29 @@ def plot(title: str, lines: Mapping[str, Points]) -> str:
     if not every:
         return f"<figure>{caption}<p>nothing to show</p></figure>"
     (x0, x1), (y0, y1) = _range([x for x, _ in every]), _range([y for _, y in every])
+    across, up = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM - 10
 
-    def place(x: float, y: float) -> str:
-        across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - 10)
-        return f"{across:.1f},{10 + (y1 - y) / (y1 - y0) * (HEIGHT - BOTTOM - 10):.1f}"
+    def place(x: float, y: float) -> tuple[float, float]:
+        return LEFT + (x - x0) / (x1 - x0) * across, 10 + (y1 - y) / (y1 - y0) * up
 
     drawn = []
     for k, (name, points) in enumerate(lines.items()):
-        colour, path = COLOURS[k % len(COLOURS)], " ".join(place(x, y) for x, y in points)
-        drawn.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>')
-        drawn += [
-            f'<circle r="2.5" fill="{colour}" cx="{c[0]}" cy="{c[1]}"/>'
-            for p in points[-1:]
-            if (c := place(*p).split(","))
-        ]
+        colour, label, placed = COLOURS[k % len(COLOURS)], html.escape(name), [place(*p) for p in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        x, y = placed[-1]
         drawn.append(
-            f'<text x="{LEFT + 8 + 90 * (k % 5)}" y="{HEIGHT + 12 + 14 * (k // 5)}" style="fill:{colour}">{html.escape(name)}</text>'
+            f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"><title>{label}</title></polyline>'
+            f'<circle r="3" fill="{colour}" cx="{x:.1f}" cy="{y:.1f}"><title>{label}: {points[-1][1]:.4f}</title></circle>'
+            f'<text x="{LEFT + 8 + 98 * (k % 5)}" y="{HEIGHT + 12 + 14 * (k // 5)}" style="fill:{colour}">{label}</text>'
         )
     ticks = "".join(
-        f'<text x="{LEFT - 6}" y="{14 + (HEIGHT - BOTTOM - 10) * (1 - t)}" text-anchor="end">{y0 + (y1 - y0) * t:.3g}</text>'
-        f'<text x="{LEFT + (WIDTH - LEFT - 10) * t}" y="{HEIGHT - 8}" text-anchor="middle">{x0 + (x1 - x0) * t:.4g}</text>'
+        f'<text x="{LEFT - 6}" y="{14 + up * (1 - t)}" text-anchor="end">{y0 + (y1 - y0) * t:.3g}</text>'
+        f'<text x="{LEFT + across * t}" y="{HEIGHT - 8}" text-anchor="middle">{x0 + (x1 - x0) * t:,.4g}</text>'
         for t in (0, 0.5, 1)
     )
-    axes = f'<path class="axis" fill="none" d="M{LEFT},10V{HEIGHT - BOTTOM}H{WIDTH - 10}"/>'
-    return f'<figure>{caption}<svg viewBox="0 0 {WIDTH} {HEIGHT + 30}" width="{WIDTH}">{axes}{ticks}{"".join(drawn)}</svg></figure>'
+    axes = f'<path class="axis" fill="none" d="M{LEFT},10V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
+    height = HEIGHT + 16 + 14 * ((len(lines) + 4) // 5)
+    return f'<figure>{caption}<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}">{axes}{ticks}{"".join(drawn)}</svg></figure>'
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -87,27 +102,18 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _by_worker(progress: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[tuple[float, float]]]:
+def _by_worker(progress: Sequence[Event], key: str) -> dict[str, list[tuple[float, float]]]:
     lines: dict[str, list[tuple[float, float]]] = {}
     for e in progress:
-        lines.setdefault(f"worker {e['id']}", []).append((e["epoch"] * e["batches"] + e["batch"], e[key]))
+        if e[key] is not None:
+            lines.setdefault(f"worker {e['id']}", []).append((e["epoch"] * e["batches"] + e["batch"], e[key]))
     return lines
 
 
-def _by_epoch(rounds: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+def _by_epoch(rounds: Sequence[Event], key: str) -> list[tuple[float, float]]:
     return [(r["round"], r[key]) for r in rounds if r[key] is not None]
 
 
-def _facts(summary: Mapping[str, Any]) -> str:
-    rows = []
-    for key, value in summary.items():
-        if key != "rounds":
-            shown = (
-                ", ".join(f"{k} {_short(v)}" for k, v in value.items()) if isinstance(value, dict) else _short(value)
-            )
-            rows.append(f"<tr><td>{html.escape(key)}</td><td>{html.escape(shown)}</td></tr>")
-    return "".join(rows)
-
-
-def _short(value: object) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+def _rows(summary: Event) -> dict[str, str]:
+    roles = f"{summary['workers']} workers, {summary['servers']} server(s)"
+    return {"mode": summary["mode"], "roles": roles, "samples": f"{summary['samples']:,}", **facts(summary)}

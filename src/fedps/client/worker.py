@@ -5,6 +5,7 @@ It dials out and never listens. Everything that can be wrong on this side is fou
 
 import secrets
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -13,6 +14,7 @@ import torch
 
 from fedps.client.learner import Learner
 from fedps.client.modes import build_mode
+from fedps.client.parameters import read_parameters
 from fedps.client.shard import ClientData
 from fedps.client.trainer import Trainer
 from fedps.config import Job
@@ -55,6 +57,7 @@ def run_worker(
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    torch.manual_seed(zlib.crc32(f"{job.runner.seed} {client}".encode()))  # dropout has no stream but torch's own
     data = read_client(job, client)
     report({"event": "data", "samples": len(data), "test_users": len(data.test_slots["user"]) // 100})
     learner = Learner(build(job), job, data, local_optimizer=job.runner.sync_mode in ("geo", "round"))
@@ -73,6 +76,15 @@ def run_worker(
         {"event": "done", "bytes_sent": shards.bytes_sent, "bytes_received": shards.bytes_received}
         | {"retries": shards.retries}
     )
+
+
+def check(job: Job) -> None:
+    """Build the job's network and sort its parameters, as every worker will.
+
+    Raises:
+        JobError: the network cannot be made, or a table's name matches nothing.
+    """
+    read_parameters(build(job), job)
 
 
 def read_client(job: Job, client: ClientId) -> ClientData:

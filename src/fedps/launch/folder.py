@@ -1,6 +1,8 @@
 """The run folder: where it lies, and that it is ours to fill."""
 
+import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from fedps.config import Job
@@ -27,3 +29,13 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
     except OSError as error:
         raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
     return folder
+
+
+def discard(folder: Path) -> None:
+    """Take back what `make_run_folder` made, of a run that never began; whatever else is there stays."""
+    for name in ("job.yaml", "events.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("log", "private"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from fedps.client.worker import run_worker
+from fedps.client.worker import check, run_worker
 from fedps.config import Job
 from fedps.data.reader import client_files
 from fedps.net.inprocess import LocalChannel, LocalServer
@@ -15,6 +15,8 @@ from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
 
 Listen = Callable[[dict[str, object]], None]
+
+__all__ = ["check", "run_in_process"]
 
 
 def run_in_process(job: Job, run_dir: Path, listen: Listen) -> None:

@@ -14,9 +14,9 @@ import psutil
 
 from fedps.config import Job
 from fedps.data.reader import client_files
-from fedps.errors import RoleError
+from fedps.errors import JobError, RoleError
 from fedps.launch import roles
-from fedps.launch.folder import make_run_folder
+from fedps.launch.folder import discard, make_run_folder
 from fedps.launch.progress import Progress
 from fedps.launch.roles import Role
 from fedps.launch.summary import HISTOGRAMS, Ledger
@@ -37,7 +37,7 @@ def run(job: Job, run_dir: Path | None = None, in_process: bool = False, as_json
         as_json: show nothing but the summary, as one JSON object on standard output.
 
     Raises:
-        JobError: the run folder cannot be used.
+        JobError: the run folder cannot be used, or the job does not fit its network.
         KeyboardInterrupt: the run was stopped from outside; all its processes are gone.
     """
     began = time.time()
@@ -62,17 +62,27 @@ class Launch:
         self._progress = Progress(job, self._clients, quiet=as_json)
         self._roles: list[Role] = []
         self._processes: dict[tuple[str, str], psutil.Process] = {}
+        self._ready: dict[str, str] = {}  # addresses of the servers that listen
+        self._mistakes: list[str] | None = None  # of the job, once its network was checked
         self._looked, self._told = 0.0, 0
         self._error: RoleError | None = None
 
     def run(self, in_process: bool) -> dict[str, Any]:
-        """Run to the end, whatever it is, and close the folder."""
+        """Run to the end, whatever it is, and close the folder.
+
+        Raises:
+            JobError: the job does not fit its network; nothing was started, and no folder is left.
+        """
         interrupted = False
         with self._progress, _sigterm_as_interrupt():
             try:
                 self._in_process() if in_process else self._in_processes()
             except RoleError as error:
                 self._error = error
+            except JobError:
+                self._journal.close()
+                discard(self._folder)
+                raise
             except KeyboardInterrupt:
                 interrupted = True
                 self._error = RoleError("launcher", "stopped by a signal")
@@ -85,8 +95,9 @@ class Launch:
         return summary
 
     def _in_process(self) -> None:
-        from fedps.launch.inprocess import run_in_process  # noqa: PLC0415  (imports torch into this process)
+        from fedps.launch.inprocess import check, run_in_process  # noqa: PLC0415  (imports torch into this process)
 
+        check(self._job)
         try:
             run_in_process(self._job, self._folder, self._take)
         except Exception as error:
@@ -94,6 +105,7 @@ class Launch:
 
     def _in_processes(self) -> None:
         job, folder = self._job, self._folder
+        self._roles.append(roles.start_check(job, folder))
         servers = [roles.start_server(job, k, folder) for k in range(job.runner.server_num)]
         self._roles += servers
         addresses = self._addresses(servers)
@@ -107,14 +119,16 @@ class Launch:
             self._listen(1.0)
 
     def _addresses(self, servers: list[Role]) -> list[str]:
-        """Wait until every server listens."""
-        self._ready: dict[str, str] = {}
+        """Wait until the network is checked and every server listens."""
         deadline = time.monotonic() + self._job.runner.start_timeout
-        while len(self._ready) < len(servers):
+        while self._mistakes is None or len(self._ready) < len(servers):
             if time.monotonic() > deadline:
-                late = next(r for r in servers if r.name not in self._ready)
-                raise RoleError(f"server {late.name}", f"did not start within {self._job.runner.start_timeout:g} s")
+                late = next((f"server {r.name}" for r in servers if r.name not in self._ready), "the network's check")
+                limit = self._job.runner.start_timeout
+                raise RoleError(late, f"did not come up within {limit:g} s; raise runner.start_timeout or look at log/")
             self._listen(0.2)
+            if self._mistakes:
+                raise JobError(self._mistakes)
         return [self._ready[str(k)] for k in range(len(servers))]
 
     def _listen(self, timeout: float) -> None:
@@ -134,6 +148,8 @@ class Launch:
         self._progress.take(event)
         if event["event"] == "ready":
             self._ready[str(event["id"])] = str(event["address"])
+        elif event["event"] == "checked":
+            self._mistakes = list(event["mistakes"])  # type: ignore[call-overload]
         elif event["event"] == "failed":
             self._failed(RoleError(f"{event['role']} {event['id']}", str(event["error"]), str(event["traceback"])))
 
@@ -149,7 +165,7 @@ class Launch:
             self._failed(RoleError(name, "ended before the workers did"))
 
     def _number(self, role: Role) -> int:
-        return int(role.name) if role.kind == "server" else self._clients.index(ClientId(role.name))
+        return self._clients.index(ClientId(role.name)) if role.kind == "worker" else int(role.name)
 
     def _failed(self, error: RoleError) -> None:
         """Stop the run, or go on without a worker once all have begun to train."""
@@ -157,7 +173,7 @@ class Launch:
         self._progress.say(f"{error}\n{error.traceback}".rstrip())
         begun = len(self._ledger.first_batch) == len(self._clients)
         left = [r for r in self._roles if r.kind == "worker" and r.open and r.name not in self._ledger.failed]
-        if error.role.startswith("server") or not begun or not left:
+        if not error.role.startswith("worker") or not begun or not left:
             raise error
 
     def _look(self) -> None:

@@ -1,6 +1,7 @@
 """What people see of a run: a live table where there is a terminal, plain lines where there is none."""
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +10,31 @@ from rich.live import Live
 from rich.table import Table
 
 from fedps.config import Job
+from fedps.report import facts
 from fedps.types import ClientId
 
 Event = Mapping[str, Any]
 LINE_EVERY = 2.0  # seconds between plain lines
+WINDOW = 5.0  # seconds over which a rate is taken
+
+
+class Speed:
+    """Samples a second over the last `WINDOW` seconds, from a growing count."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, int]] = deque()
+
+    def add(self, at: float, samples: int) -> None:
+        """Note that `samples` were done in all at the time `at`, seconds."""
+        self._points.append((at, samples))
+        while len(self._points) > 2 and at - self._points[1][0] > WINDOW:
+            self._points.popleft()
+
+    @property
+    def rate(self) -> float:
+        """Samples a second, 0.0 before there is a span to take it over."""
+        (begin, first), (end, last) = self._points[0], self._points[-1]
+        return (last - first) / (end - begin) if end > begin else 0.0
 
 
 class Progress:
@@ -27,19 +49,22 @@ class Progress:
     def __init__(self, job: Job, clients: list[ClientId], quiet: bool) -> None:
         self._job, self._clients, self._quiet = job, clients, quiet
         self._console = Console(stderr=True, quiet=quiet)
-        self._last: dict[str, Event] = {}
-        self._speed: dict[str, tuple[float, int, float]] = {}  # time, samples, samples a second
+        self._last: dict[str, Event] = {}  # each worker's latest progress
+        self._samples: dict[str, int] = {}  # of one epoch, by worker
+        self._speed: dict[str, Speed] = {}
+        self._all = Speed()
         self._said = 0.0
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Progress":
         runner = self._job.runner
-        self._console.print(
-            f"[bold]{self._job.name}[/]: {runner.worker_num} workers, {runner.server_num} server(s), mode {runner.sync_mode},"
-            f" {runner.epochs} epoch(s); private: {', '.join((*runner.local_sparse, *runner.local_dense)) or 'nothing'}"
+        private = ", ".join((*runner.local_sparse, *runner.local_dense)) or "nothing"
+        self.say(
+            f"{self._job.name}: {len(self._clients)} workers, {runner.server_num} server(s), mode {runner.sync_mode},"
+            f" {runner.epochs} epoch(s); private: {private}"
         )
         if runner.model:
-            self._console.print(f"runs code: {runner.model} from {self._job.folder}")
+            self.say(f"runs code: {runner.model} from {self._job.folder}")
         if self._console.is_terminal and not self._quiet:
             self._live.start()
         return self
@@ -55,43 +80,36 @@ class Progress:
     def take(self, event: Event) -> None:
         """Show one stamped event."""
         kind, who = event["event"], event["id"]
-        if kind == "progress":
-            done = event["samples"] + event["epoch"] * 10**12  # any order of epochs gives a growing count
-            before = self._speed.get(who)
-            rate = (event["samples"] - before[1]) / (event["time"] - before[0]) if before and done > before[1] else 0.0
-            self._speed[who] = (event["time"], event["samples"], max(rate, 0.0))
+        if kind == "data":
+            self._samples[who] = event["samples"]
+        elif kind == "progress":
             self._last[who] = event
+            self._speed.setdefault(who, Speed()).add(event["time"], self._done(event))
+            self._all.add(event["time"], sum(map(self._done, self._last.values())))
             self._show()
         elif kind in ("refused", "lost", "suspended"):
-            self.say(
-                f"server {who}: client {event['client']} {kind}: {event.get('reason', 'silent past the deadline')}"
-            )
+            why = event.get("reason", f"silent for {self._job.runner.step_timeout:g} s, the others go on without it")
+            self.say(f"server {who}: client {event['client']} {kind}: {why}")
+
+    def _done(self, event: Event) -> int:
+        """Return how many samples the worker of a progress event has trained on, all epochs together."""
+        return int(event["epoch"] * self._samples.get(event["id"], 0) + event["samples"])
 
     def evaluated(self, result: Event) -> None:
         """Print one epoch's merged figures."""
         hits = f", HR@10 {result['hr@10']:.4f}, NDCG@10 {result['ndcg@10']:.4f}" if result["hr@10"] is not None else ""
         auc = f", AUC {result['auc']:.4f}" if result["auc"] is not None else ""
-        self.say(f"epoch {result['round']}: loss {result['loss']:.4f}{auc}{hits}")
+        self.say(f"epoch {result['round']} of {self._job.runner.epochs}: loss {result['loss']:.4f}{auc}{hits}")
 
     def close(self, summary: Event, folder: str) -> None:
-        """Print the closing table; its last line is the run folder."""
+        """Print the closing table; the last line is the run folder."""
         table = Table(title=f"{self._job.name}: {summary['status']}", show_header=False)
-        rows = {
-            "samples/s": f"{summary['samples_per_second']:,.0f}",
-            "seconds": f"{summary['wall_seconds']:.1f} in all: start {summary['start_seconds'] or 0:.1f},"
-            f" training {summary['train_seconds']:.1f}, evaluation {summary['eval_seconds']:.1f}",
-            **{k: f"{v:.4f}" for k, v in summary["metrics"].items() if v is not None},
-            "MiB sent / received": " / ".join(
-                f"{summary['bytes'][f'{d}_by_clients'] / 2**20:.1f}" for d in ("sent", "received")
-            ),
-            "memory (sum PSS)": f"{summary['memory_mib']['sum_pss']:.0f} MiB",
-        }
-        for name, value in rows.items():
+        for name, value in facts(summary).items():
             table.add_row(name, value)
         self._console.print(table)
         if summary["error"]:
             self.say(f"failed: {summary['error']}")
-        self._console.print(f"run folder: {folder}", markup=False, highlight=False, soft_wrap=True)
+        self.say(f"run folder: {folder}")
 
     def _show(self) -> None:
         if self._live.is_started:
@@ -99,10 +117,11 @@ class Progress:
         elif time.monotonic() - self._said > LINE_EVERY:
             self._said = time.monotonic()
             events = self._last.values()
-            loss, auc = (sum(e[k] for e in events) / len(self._last) for k in ("loss", "auc"))
-            rate = sum(s[2] for s in self._speed.values())
+            loss, auc = (sum(e[k] for e in events) / len(events) for k in ("loss", "auc"))
+            done, due = sum(map(self._done, events)), self._job.runner.epochs * sum(self._samples.values())
             self.say(
-                f"epoch {max(e['epoch'] for e in events)}: {rate:,.0f} samples/s, mean loss {loss:.4f}, mean AUC {auc:.4f}"
+                f"{done / max(due, 1):4.0%} {self._all.rate:,.0f} samples/s, mean over workers: loss {loss:.4f},"
+                f" AUC {auc:.4f}"
             )
 
     def _table(self) -> Table:
@@ -110,13 +129,9 @@ class Progress:
         for client in self._clients:
             e = self._last.get(client)
             if e is not None:
-                rate = f"{self._speed[client][2]:,.0f}"
                 table.add_row(
-                    client,
-                    str(e["epoch"]),
-                    f"{e['batch']}/{e['batches']}",
-                    rate,
-                    f"{e['loss']:.4f}",
-                    f"{e['auc']:.4f}",
-                )
+                    client, f"{e['epoch'] + 1}/{self._job.runner.epochs}", f"{e['batch']}/{e['batches']}",
+                    f"{self._speed[client].rate:,.0f}", f"{e['loss']:.4f}", f"{e['auc']:.4f}",
+                )  # fmt: skip
+        table.caption = f"{self._all.rate:,.0f} samples/s in all" if self._last else "starting"
         return table

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedps.config import Job
-from fedps.errors import FedpsError
+from fedps.errors import DataError, FedpsError, JobError
 from fedps.tracking import Report
 from fedps.types import ClientId
 
@@ -89,6 +89,11 @@ def start_worker(job: Job, number: int, client: ClientId, servers: list[str], ru
     return _start("forkserver", "worker", client, train_client, facts)
 
 
+def start_check(job: Job, run_dir: Path) -> Role:
+    """Start the process that looks for mistakes which only the job's network shows."""
+    return _start("forkserver", "check", "0", check_network, (job.model_dump_json(by_alias=True), str(run_dir)))
+
+
 def _start(method: str, kind: str, name: str, target: Callable[..., None], facts: tuple[Any, ...]) -> Role:
     context: Any = get_context(method)
     ours, theirs = context.Pipe()
@@ -114,6 +119,21 @@ def train_client(pipe: Connection, job_json: str, number: int, client: str, serv
 
     job = Job.model_validate_json(job_json)
     _live(lambda: run_worker(job, ClientId(client), servers, Path(run_dir), report), report)
+
+
+def check_network(pipe: Connection, job_json: str, run_dir: str) -> None:
+    """Build the job's network once, before any role does; its mistakes go out as one event."""
+    report = _enter(pipe, Path(run_dir) / "log" / "checklog.0")
+    from fedps.client.worker import check  # noqa: PLC0415
+
+    def look() -> None:
+        try:
+            check(Job.model_validate_json(job_json))
+            report({"event": "checked", "mistakes": []})
+        except JobError as error:
+            report({"event": "checked", "mistakes": error.mistakes})
+
+    _live(look, report)
 
 
 def _enter(pipe: Connection, log: Path) -> Report:
@@ -148,5 +168,6 @@ def _live(life: Callable[[], None], report: Report) -> None:
         told = traceback.format_exc()
         print(told, flush=True)
         reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
-        report({"event": "failed", "error": reason, "traceback": told})
+        theirs = isinstance(error, JobError | DataError)  # a mistake of theirs, that its sentence tells whole
+        report({"event": "failed", "error": reason, "traceback": "" if theirs else told})
         raise SystemExit(1) from None

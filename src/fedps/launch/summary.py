@@ -49,6 +49,7 @@ class Ledger:
         self._open: dict[tuple[str, str], float] = {}
         self._trained: dict[int, list[Event]] = defaultdict(list)
         self._tested: dict[int, Evaluated] = defaultdict(Evaluated)
+        self._clients: dict[str, dict[str, Any]] = {}
         self._bytes = {"sent_by_clients": 0, "received_by_clients": 0}
         self._rejected = self._retries = 0
         self._memory: dict[str, float] = defaultdict(float)
@@ -56,7 +57,11 @@ class Ledger:
     def take(self, event: Event) -> None:
         """Note one stamped event."""
         kind, who, time = event["event"], event["id"], event["time"]
-        if kind == "first_batch":
+        if kind == "data":
+            self._clients[who] = {"samples": event["samples"], "test_users": event["test_users"], "first_epoch_auc": {}}
+        elif kind == "progress" and event["epoch"] == 0:
+            self._clients[who]["first_epoch_auc"][str(event["batch"])] = event["auc"]
+        elif kind == "first_batch":
             self.first_batch[who] = time
         elif kind in ("epoch_begin", "evaluate_begin"):
             self._open[kind.partition("_")[0], who] = time
@@ -107,6 +112,7 @@ class Ledger:
             "samples_per_second": samples / train if train else 0.0,
             "rounds": rounds,
             "metrics": {k: last.get(k) for k in ("loss", "auc", "train_auc", "hr@10", "ndcg@10")},
+            "clients": dict(sorted(self._clients.items())),
             "bytes": self._bytes,
             "memory_mib": {f"{k}_max_rss": round(self._memory[k], 1) for k in ("worker", "server", "coordinator")}
             | {"sum_pss": round(self._memory["pss"], 1)},

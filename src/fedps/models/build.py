@@ -152,10 +152,32 @@ def _check_forward(path: str, model: nn.Module) -> None:
         raise JobError(
             f"runner.model: {path}: forward(user, item) fails on two samples: {type(error).__name__}: {error}"
         ) from error
+    _check_buffers(path, model)
     if not isinstance(logits, torch.Tensor) or logits.shape != (2,) or not logits.is_floating_point():
         found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise JobError(f"runner.model: {path}: forward(user, item) returns {found}; logits of shape [B] are due")
     model.train(training)
+
+
+def _check_buffers(path: str, model: nn.Module) -> None:
+    """Refuse what changes in training and is no parameter: it would be neither shared nor saved.
+
+    Raises:
+        JobError: names the buffers.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if not buffers:
+        return
+    ids, training = torch.zeros(2, dtype=torch.int64), model.training
+    with torch.no_grad():
+        model.train()(ids, ids)
+    model.train(training)
+    changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name])]
+    if changed:
+        raise JobError(
+            f"runner.model: {path}: training changes {', '.join(changed)}, which are no parameters: clients would each"
+            " have their own and no save would hold them; use LayerNorm or GroupNorm instead of BatchNorm"
+        )
 
 
 @contextmanager
