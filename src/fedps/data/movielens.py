@@ -1,33 +1,48 @@
 """MovieLens in the NCF split: leave one out, ids by first appearance.
 
 From the published archives (ml-1m, ml-100k), from one without most timestamps, or from a folder of the same files.
-Archives are read member by member in memory, with a bound; nothing is unpacked to disk.
+
+An item's id is its rank of first appearance in the ratings. A user's is the rank of the UserID among those with
+ratings: UserID - 1 in the published files, where UserIDs run from 1 without a gap, as NCF has it. Where they do not,
+ids stay without a gap all the same, and `users.csv` tells which is whose.
 """
 
-import gzip
 import io
-import os
+import re
 import sys
-import urllib.error
-import urllib.request
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
-from fedps.data import prepared
-from fedps.data.prepared import TEST_NEGATIVES, Interactions, Split
+from fedps.data import prepared, published
+from fedps.data.archive import NUMBER, Archive, lines, whole
+from fedps.data.prepared import Interactions, Split
+from fedps.data.published import MisfitError, Taken
+from fedps.data.source import locate
 from fedps.errors import DataError
 
-ORIGIN = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
-MEMBER_LIMIT = 1 << 30  # bytes of one file within an archive
-DOWNLOAD_LIMIT = 1 << 28
 Ids = NDArray[np.int64]
+COLUMNS = ("user", "movie", "rating", "time")
+
+
+class Form(NamedTuple):
+    """How a data set names its files, and separates and counts their fields; the zip code is a user's fifth."""
+
+    ratings: str
+    between: str  # fields of ratings
+    users: str
+    movies: str
+    within: str  # fields of users and movies
+    movie_fields: int
+
+
+ML_1M = Form("ratings.dat", "::", "users.dat", "movies.dat", "::", 3)
+ML_100K = Form("u.data", "\t", "u.user", "u.item", "|", 24)
 
 
 class Ratings(NamedTuple):
@@ -38,17 +53,28 @@ class Ratings(NamedTuple):
     time: Ids
 
 
+class Held(NamedTuple):
+    """What is held out: test_item int64[num_users], negatives int64[num_users, 99] or None, and where from."""
+
+    test_item: Ids
+    negatives: Ids | None
+    origin: str
+
+
 def prepare(
     out: Path, source: str | None = None, split: Split | None = None, per_positive: int = 4,
     test_rating: Path | None = None, test_negatives: Path | None = None, seed: int = 0,
 ) -> Mapping[str, Any]:  # fmt: skip
     """Prepare MovieLens for federated training; return the manifest.
 
+    Published ML-1M test files that lie in `ncf` beside the source are used if they fit its ratings exactly and no test
+    file is given; a line on stderr says so.
+
     Args:
         out: the folder to make.
         source: archive, folder or URL; None looks in $FEDPS_DATA, then downloads ML-1M from its publisher.
         split: how users become clients; by zip code if None.
-        per_positive: negatives drawn for each training positive.
+        per_positive: negatives drawn for each training positive; with 0 the training files hold positives only.
         test_rating: the published test positives (`ml-1m.test.rating`, plain or .gz), else each user's latest.
         test_negatives: the published test negatives (`ml-1m.test.negative`), else drawn.
         seed: of all draws.
@@ -56,155 +82,134 @@ def prepare(
     Raises:
         DataError: a file is missing or not what it should be, or `out` holds something else.
     """
-    path, found_rating, found_negatives = locate(source)
-    files = _Files(path)
-    ratings, zip_codes, titles = _read(files)
-    movies, first = np.unique(ratings.movie, return_index=True)
-    ids = np.empty(len(movies), np.int64)
-    ids[np.argsort(first)] = np.arange(len(movies))  # an item's id is its rank of first appearance
-    item = ids[np.searchsorted(movies, ratings.movie)]
-    user = ratings.user - 1
-    held_out = _held_out(user, item, ratings.time, test_rating or found_rating)
-    order = np.flatnonzero(~held_out)
+    archive = Archive(locate(source))
+    form, ratings = _ratings(archive)
+    users, user = np.unique(ratings.user, return_inverse=True)
+    movies, item = _by_appearance(ratings.movie)
+    taken = Taken(np.sort(user * len(movies) + item), len(users), len(movies))
+    held = _hold_out(archive.path, form, taken, (user, item, ratings.time), test_rating, test_negatives)
+    order = np.flatnonzero(item != held.test_item[user])
     order = order[np.argsort(user[order], kind="stable")]
-    test_item = np.full(int(user.max()) + 1, -1)
-    test_item[user[held_out]] = item[held_out]
     data = Interactions(
-        user[order], item[order], test_item, _negatives(test_negatives or found_negatives, test_item), zip_codes,
-        len(movies), path.name, [titles.get(int(m), "") for m in movies[np.argsort(first)]],
+        user[order], item[order], held.test_item, held.negatives, _zip_codes(archive, form, users), len(movies),
+        archive.path.resolve().name, _titles(archive, form, movies), users, test_origin=held.origin,
     )  # fmt: skip
     return prepared.write(out, data, split or Split(), per_positive, seed)
 
 
-def locate(source: str | None) -> tuple[Path, Path | None, Path | None]:
-    """Find the archive or folder, and the published test files where they lie beside it.
-
-    Raises:
-        DataError: nothing is there and nothing can be downloaded.
-    """
-    if source is not None and not source.startswith(("http://", "https://")):
-        path = Path(source)
-        if not path.exists():
-            raise DataError(f"--source {source}: there is no such file or folder")
-        return (path, *_published(path.parent)) if "1m" in path.name else (path, None, None)
-    shelf = os.environ.get("FEDPS_DATA")
-    if source is None and shelf:
-        for name in ("ml-1m.zip", "ml-1m-notime.zip"):
-            if (Path(shelf) / name).is_file():
-                return (Path(shelf) / name, *_published(Path(shelf)))
-    return _download(source or ORIGIN), None, None
+def _ratings(archive: Archive) -> tuple[Form, Ratings]:
+    for form in (ML_1M, ML_100K):
+        payload = archive.read(form.ratings)
+        if payload is not None:
+            return form, _table(payload, form.between, f"{archive.path}: {form.ratings}")
+    raise DataError(f"{archive.path}: holds neither ratings.dat (ML-1M) nor u.data (ML-100k)")
 
 
-def _published(folder: Path) -> tuple[Path | None, Path | None]:
-    found = []
-    for kind in ("rating", "negative"):
-        names = [folder / "ncf" / f"ml-1m.test.{kind}{end}" for end in ("", ".gz")]
-        found.append(next((n for n in names if n.is_file()), None))
-    return found[0], found[1]
-
-
-def _download(url: str) -> Path:
-    path = Path.home() / ".cache" / "fedps" / Path(url).name
-    if path.is_file():
-        return path
-    print(f"downloading {url}", file=sys.stderr)
-    try:
-        with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  (http or https, checked by locate)
-            payload = answer.read(DOWNLOAD_LIMIT)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".part")
-        scratch.write_bytes(payload)
-        scratch.rename(path)
-    except (OSError, urllib.error.URLError) as error:
-        raise DataError(
-            f"{url}: cannot be downloaded: {error}; fetch it yourself and give --source FILE, set FEDPS_DATA to a folder"
-            " that holds ml-1m.zip, or make a twin with `fedps data synth movielens`"
-        ) from error
-    return path
-
-
-class _Files:
-    """The files of an archive or a folder, by their bare names."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._zip = None if path.is_dir() else zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: is no zip archive: {error}") from error
-
-    def read(self, name: str) -> bytes | None:
-        """Return a file's bytes, None if there is none of this name."""
-        if self._zip is None:
-            file = self.path / name
-            return file.read_bytes() if file.is_file() else None
-        for member in self._zip.infolist():
-            if Path(member.filename).name == name:
-                if member.file_size > MEMBER_LIMIT:
-                    raise DataError(
-                        f"{self.path}: {name} would unpack to {member.file_size} bytes, over {MEMBER_LIMIT}"
-                    )
-                return self._zip.read(member)
-        return None
-
-
-def _read(files: _Files) -> tuple[Ratings, list[str], dict[int, str]]:
-    ratings = files.read("ratings.dat")
-    if ratings is not None:
-        users, movies = files.read("users.dat") or b"", files.read("movies.dat") or b""
-        rows = [line.split("::") for line in movies.decode("latin-1").splitlines() if line]
-        codes = [line.split("::")[4] for line in users.decode("latin-1").splitlines() if line]
-        return _table(ratings.replace(b"::", b","), ",", files.path), codes, {int(r[0]): r[1] for r in rows}
-    ratings = files.read("u.data")
-    if ratings is None:
-        raise DataError(f"{files.path}: holds neither ratings.dat (ML-1M) nor u.data (ML-100k)")
-    users, movies = files.read("u.user") or b"", files.read("u.item") or b""
-    rows = [line.split("|") for line in movies.decode("latin-1").splitlines() if line]
-    codes = [line.split("|")[4] for line in users.decode("latin-1").splitlines() if line]
-    return _table(ratings, "\t", files.path), codes, {int(r[0]): r[1] for r in rows}
-
-
-def _table(payload: bytes, delimiter: str, path: Path) -> Ratings:
-    names = ["user", "movie", "rating", "time"]
+def _table(payload: bytes, between: str, origin: str) -> Ratings:
+    if not payload.strip():
+        raise DataError(f"{origin}: is empty")
+    if b"," in payload:  # a comma is about to mean a separator
+        _name_the_line(payload, between, origin, "holds a comma")
     try:
         table = arrow.read_csv(
-            io.BytesIO(payload), arrow.ReadOptions(column_names=names), arrow.ParseOptions(delimiter=delimiter),
-            arrow.ConvertOptions(column_types=dict.fromkeys(names, pa.int64())),
+            io.BytesIO(payload.replace(between.encode(), b",")), arrow.ReadOptions(column_names=COLUMNS),
+            arrow.ParseOptions(quote_char=False),
+            arrow.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.int64()), null_values=[]),
         )  # fmt: skip
     except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: the ratings cannot be read: {error}") from error
-    return Ratings(*(table[n].to_numpy() for n in ("user", "movie", "time")))
+        _name_the_line(payload, between, origin, str(error))
+    user, movie, rating, time = (table[name].to_numpy() for name in COLUMNS)
+    if min(column.min() for column in (user, movie, rating)) < 0 or b"x" in payload or b"X" in payload:
+        _name_the_line(payload, between, origin, "holds a number below 0 or in hexadecimal")
+    _check_once(user, movie, origin)
+    return Ratings(user, movie, time)
 
 
-def _held_out(user: Ids, item: Ids, time: Ids, published: Path | None) -> NDArray[np.bool_]:
-    """Mark each user's test row: the published one, else the latest (of several, the last in the file)."""
-    mark = np.zeros(len(user), bool)
-    if published is None:
-        order = np.lexsort((np.arange(len(user)), time, user))
-        mark[order[np.flatnonzero(np.append(np.diff(user[order]), 1))]] = True
-        return mark
-    rows = np.array([line.split("\t")[:2] for line in _lines(published)], np.int64)
-    width = int(max(item.max(), rows[:, 1].max())) + 1
-    mark = np.isin(user * width + item, rows[:, 0] * width + rows[:, 1])
-    if mark.sum() != len(rows):
+def _name_the_line(payload: bytes, between: str, origin: str, why: str) -> NoReturn:
+    """Find the first bad line the slow way, and say what is wrong with it."""
+    for where, fields in lines(payload, origin, between, len(COLUMNS)):
+        for text, name in zip(fields[:3], COLUMNS, strict=False):
+            whole(text, where, name)
+        if not re.fullmatch(f"-?{NUMBER.pattern}", fields[3].strip()):  # times before 1970 are below 0
+            raise DataError(f"{where}: time {fields[3][:30]!r} is no whole number")
+    raise DataError(f"{origin}: cannot be read: {why}")
+
+
+def _check_once(user: Ids, movie: Ids, origin: str) -> None:
+    """Make sure that nobody rated a movie twice: one row would train what the other tests."""
+    order = np.lexsort((movie, user))
+    again = (np.diff(user[order]) == 0) & (np.diff(movie[order]) == 0)
+    if again.any():
+        row = order[1:][again].min()
         raise DataError(
-            f"{published}: {len(rows)} test rows, of which {mark.sum()} are among the ratings: of another data set?"
+            f"{origin}: user {user[row]} rated movie {movie[row]} more than once (again in rating {row + 1}); leave one"
         )
-    return mark
 
 
-def _negatives(published: Path | None, test_item: Ids) -> Ids | None:
-    if published is None:
+def _by_appearance(movie: Ids) -> tuple[Ids, Ids]:
+    """Return the movies in order of first appearance, int64[num_items], and each rating's rank there, int64[n]."""
+    movies, first, place = np.unique(movie, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(movies), np.int64)
+    rank[order] = np.arange(len(movies))
+    return movies[order], rank[place]
+
+
+def _hold_out(
+    path: Path, form: Form, taken: Taken, rows: tuple[Ids, Ids, Ids], rating: Path | None, negatives: Path | None
+) -> Held:
+    """Choose what is held out: by the files that are given, else by those that lie beside, else each user's latest."""
+    if rating is None and negatives is None and form is ML_1M:
+        found = _beside(path, taken)
+        if found is not None:
+            return found
+    test_item = _latest(*rows) if rating is None else published.read_positives(rating, taken)
+    drawn = None if negatives is None else published.read_negatives(negatives, test_item, taken)
+    return Held(test_item, drawn, rating.name if rating else "latest")
+
+
+def _beside(path: Path, taken: Taken) -> Held | None:
+    files = published.beside(path.parent)
+    if files is None:
         return None
-    rows = np.array([line.split("\t")[1:] for line in _lines(published)], np.int64)
-    if rows.shape != (len(test_item), TEST_NEGATIVES):
-        raise DataError(f"{published}: {rows.shape} negatives for {len(test_item)} users; each needs {TEST_NEGATIVES}")
-    return rows
-
-
-def _lines(path: Path) -> list[str]:
     try:
-        payload = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return payload.decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        test_item = published.read_positives(files[0], taken)
+        held = Held(test_item, published.read_negatives(files[1], test_item, taken), files[0].name)
+    except MisfitError as error:
+        print(f"not used, for it does not fit {path}: {error}", file=sys.stderr)
+        return None
+    print(f"held out as published: {files[0]} and {files[1].name}", file=sys.stderr)
+    return held
+
+
+def _latest(user: Ids, item: Ids, time: Ids) -> Ids:
+    """Return each user's latest item, of several the last in the file: int64[num_users]."""
+    order = np.lexsort((time, user))  # stable: of equal times, the file's order
+    return item[order[np.flatnonzero(np.append(np.diff(user[order]), 1))]]
+
+
+def _zip_codes(archive: Archive, form: Form, users: Ids) -> list[str]:
+    """Return the zip codes of the users with ratings, matched by UserID: the file may have any order."""
+    payload, origin = archive.read(form.users), f"{archive.path}: {form.users}"
+    if payload is None:
+        raise DataError(f"{archive.path}: holds no {form.users}, which tells users' zip codes")
+    codes: dict[int, str] = {}
+    for where, fields in lines(payload, origin, form.within, 5):
+        user = whole(fields[0], where, "user")
+        if user in codes:
+            raise DataError(f"{where}: user {user} has a line already; leave one")
+        codes[user] = fields[4].strip()
+    for user in users.tolist():
+        if user not in codes:
+            raise DataError(f"{origin}: has no line for user {user}, who is among the ratings")
+    return [codes[user] for user in users.tolist()]
+
+
+def _titles(archive: Archive, form: Form, movies: Ids) -> list[str]:
+    payload = archive.read(form.movies)
+    if payload is None:
+        return []
+    titles: dict[int, str] = {}
+    for where, fields in lines(payload, f"{archive.path}: {form.movies}", form.within, form.movie_fields):
+        titles[whole(fields[0], where, "movie")] = fields[1]
+    return [titles.get(movie, "") for movie in movies.tolist()]

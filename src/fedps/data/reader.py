@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -16,6 +16,9 @@ from fedps.errors import DataError
 from fedps.types import ClientId, Values
 
 COLUMNS = ["user", "item", "label"]
+FORM = "a line is user,item,label"
+NUMBER = re.compile(r"-?[0-9]{1,18}")  # all fit int64
+LONGEST = 1 << 12  # characters of a line that are looked at; a binary file may have no line ends
 
 
 class Samples(NamedTuple):
@@ -27,12 +30,14 @@ class Samples(NamedTuple):
 
 
 def client_files(folder: Path) -> dict[ClientId, Path]:
-    """Return each client's file, `<client>.csv`, in natural order ("2" before "10")."""
-    files = sorted(
-        folder.glob("*.csv"),
-        key=lambda f: [(len(p), p) if p.isdigit() else (0, p) for p in re.split(r"(\d+)", f.stem)],
-    )
-    return {ClientId(f.stem): f for f in files}
+    """Return each client's file, `<client>.csv`, in natural order ("2" before "10", digits before letters)."""
+    files = [f for f in folder.glob("*.csv") if not f.name.startswith(".")]  # hidden ones are no client's
+    return {ClientId(f.stem): f for f in sorted(files, key=_natural)}
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", file.stem)  # every other part is a number, in size before the next
+    return [(int(p), p) if k % 2 else (0, p) for k, p in enumerate(parts)]
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:
@@ -43,9 +48,11 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     """
     path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}; prepare the folder with `fedps data prepare`") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path}: is no manifest; prepare the folder with `fedps data prepare`")
     return manifest
 
 
@@ -53,7 +60,7 @@ def read_samples(path: Path, num_users: int, num_items: int) -> Samples:
     """Read one file of samples; a header line is recognised and left out.
 
     Args:
-        path: the file.
+        path: the file; UTF-8 or ASCII, fields may be quoted, blank lines and spaces around fields are passed over.
         num_users: user ids must lie in [0, num_users).
         num_items: item ids must lie in [0, num_items).
 
@@ -61,9 +68,7 @@ def read_samples(path: Path, num_users: int, num_items: int) -> Samples:
         DataError: missing, empty, malformed, an id out of range or a label other than 0 or 1; names file and line.
     """
     try:
-        if not path.stat().st_size:
-            raise DataError(f"{path}: is empty; a client needs at least one line user,item,label")
-        skip = int(_has_header(path))
+        skip = _lines_to_skip(path)
         table = arrow.read_csv(
             path,
             read_options=arrow.ReadOptions(column_names=COLUMNS, skip_rows=skip, use_threads=False),
@@ -74,42 +79,64 @@ def read_samples(path: Path, num_users: int, num_items: int) -> Samples:
     except pa.ArrowInvalid as error:
         _name_the_line(path, num_users, num_items, str(error))
     user, item, label = (table[c].to_numpy().copy() for c in COLUMNS)  # Arrow's own memory is read-only
-    if not len(label):
-        raise DataError(f"{path}: holds no sample; a client needs at least one line user,item,label")
-    for values, limit in ((user, num_users), (item, num_items), (label, 2)):
-        if values.min() < 0 or values.max() >= limit:
-            _name_the_line(path, num_users, num_items, "a value is out of range")
+    in_range = len(label) and all(
+        v.min() >= 0 and v.max() < n for v, n in ((user, num_users), (item, num_items), (label, 2))
+    )
+    if not in_range or _may_be_hexadecimal(path, skip):
+        _name_the_line(path, num_users, num_items, "a value is out of range")
     return Samples(user, item, label.astype(np.float32))
 
 
-def _has_header(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        first = file.readline().strip()
-    return (
-        any(c.isalpha() for c in first)
-        and [c.strip().strip('"').lower() for c in first.split(",")][:2] != ["", ""]
-        and not any(part.strip().lstrip("-").isdigit() for part in first.split(","))
-    )
+def _lines_to_skip(path: Path) -> int:
+    """Count the lines down to the header; 0 if the first line that is not blank is a sample."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST), ""), 1):
+            if line.strip():
+                return number if _is_header(line) else 0
+    return 0
+
+
+def _is_header(line: str) -> bool:
+    """Tell names of columns from a sample: three different words, none of which begins like a number."""
+    words = [field.strip().strip('"').strip() for field in line.split(",")]
+    return len(set(words)) == len(words) == len(COLUMNS) and all(w[:1].isalpha() or w[:1] == "_" for w in words)
+
+
+def _may_be_hexadecimal(path: Path, skip: int) -> bool:
+    """Look for an x below the header: Arrow reads 0x10 as 16, which here is a mistake."""
+    with path.open("rb") as file:
+        for _ in range(skip):
+            file.readline()
+        return any(b"x" in chunk or b"X" in chunk for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
 def _name_the_line(path: Path, num_users: int, num_items: int, why: str) -> NoReturn:
     """Find the first bad line the slow way, and say what is wrong with it."""
-    limits = (("user", num_users, "num_users"), ("item", num_items, "num_items"))
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if (number == 1 and _has_header(path)) or not row:
-                continue
-            where = f"{path}, line {number}: {','.join(row)[:80]!r}"
-            if len(row) != len(COLUMNS):
-                raise DataError(f"{where}: has {len(row)} fields; a line is user,item,label")
-            for text, name in zip(row, COLUMNS, strict=True):
-                if not re.fullmatch(r"-?\d{1,18}", text.strip()):
-                    raise DataError(f"{where}: {name} {text!r} is no whole number")
-            for text, (name, limit, key) in zip(row, limits, strict=False):
-                if not 0 <= int(text) < limit:
-                    raise DataError(
-                        f"{where}: {name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.{key}"
-                    )
-            if int(row[2]) not in (0, 1):
-                raise DataError(f"{where}: label {row[2]} is neither 0 nor 1")
+    limits, empty = (("user", num_users, "num_users"), ("item", num_items, "num_items")), True
+    for where, row in _rows(path):
+        empty = False
+        if len(row) != len(COLUMNS):
+            raise DataError(f"{where}: has {len(row)} field{'s' * (len(row) != 1)}; {FORM}")
+        for text, name in zip(row, COLUMNS, strict=True):
+            if not NUMBER.fullmatch(text.strip()):
+                raise DataError(f"{where}: {name} {text[:40]!r} is no whole number of at most 18 digits; {FORM}")
+        for text, (name, limit, key) in zip(row, limits, strict=False):
+            if not 0 <= int(text) < limit:
+                raise DataError(
+                    f"{where}: {name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.{key}"
+                )
+        if int(row[2]) not in (0, 1):
+            raise DataError(f"{where}: label {row[2]} is neither 0 nor 1")
+    if empty:
+        raise DataError(f"{path}: holds no sample; a client needs at least one line user,item,label")
     raise DataError(f"{path}: cannot be read: {why}")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each sample's place, for messages, and its fields."""
+    skip = _lines_to_skip(path)
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST), ""), 1):
+            row = next(csv.reader([line.rstrip("\n")]), [])
+            if number > skip and row:
+                yield f"{path}, line {number}: {','.join(row)[:80]!r}", row

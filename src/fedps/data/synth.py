@@ -6,17 +6,37 @@ model that learns tells taken from not taken items better than popularity does.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedps.data import prepared
 from fedps.data.prepared import TEST_NEGATIVES, Interactions, Split
 from fedps.errors import DataError
 
+Ids = NDArray[np.int64]
 FACTORS = 4
 TASTE = 2.0  # how much agreement counts beside popularity
 SPREAD = 0.8  # of the logarithm of activity and popularity
+
+
+class Planted(NamedTuple):
+    """What is hidden in the data: taste float64[users, 4], kind float64[items, 4], popular float64[items]."""
+
+    taste: NDArray[np.float64]
+    kind: NDArray[np.float64]
+    popular: NDArray[np.float64]
+
+    def score(self, user: int) -> NDArray[np.float64]:
+        """Return the log of how much a user wants each item: float64[items]."""
+        return np.asarray(self.popular + TASTE * (self.kind @ self.taste[user]) / FACTORS**0.5)
+
+
+def plant(users: int, items: int, rng: np.random.Generator) -> Planted:
+    """Draw users' tastes, items' kinds and popularity; the first draws of a twin."""
+    taste, kind = rng.normal(size=(users, FACTORS)), rng.normal(size=(items, FACTORS))
+    return Planted(taste, kind, rng.normal(0, SPREAD, items))
 
 
 def synthesize(
@@ -37,32 +57,27 @@ def synthesize(
     Raises:
         DataError: too few items to draw test negatives from, or `out` holds something else.
     """
-    if items < 2 * TEST_NEGATIVES + 2 or users < 1:
+    if items < 2 * TEST_NEGATIVES + 2 or users < 1 or per_user < 1:
         raise DataError(
-            f"--items {items}, --users {users}: at least {2 * TEST_NEGATIVES + 2} items and one user are needed"
+            f"--items {items}, --users {users}, --per-user {per_user}: at least {2 * TEST_NEGATIVES + 2} items, one user"
+            " and one item a user are needed"
         )
-    rng = np.random.default_rng(seed)
-    taste, kind = rng.normal(size=(users, FACTORS)), rng.normal(size=(items, FACTORS))
-    popular = rng.normal(0, SPREAD, items)
+    rng = prepared.stream(seed)
+    planted = plant(users, items, rng)
     most = items - TEST_NEGATIVES - 1
     counts = np.clip(per_user * rng.lognormal(-(SPREAD**2) / 2, SPREAD, users), 2, most).astype(int)
-    chosen = []
-    for u in range(users):
-        wish = popular + TASTE * (kind @ taste[u]) / FACTORS**0.5 + rng.gumbel(size=items)
-        chosen.append(np.argpartition(-wish, counts[u])[: counts[u]])
+    chosen = [_choose(planted.score(u), counts[u], rng) for u in range(users)]
     held_out = np.array([rng.choice(c) for c in chosen])
     user = np.repeat(np.arange(users), counts)
     item = np.concatenate(chosen)
     keep = item != held_out[user]
     zip_codes = [f"{z:05d}" for z in rng.integers(0, 100_000, users)]
     data = Interactions(
-        user[keep],
-        item[keep],
-        held_out,
-        None,
-        zip_codes,
-        items,
-        f"synthetic twin, seed {seed}",
-        synthetic=True,
-    )
+        user[keep], item[keep], held_out, None, zip_codes, items, f"synthetic twin, seed {seed}", synthetic=True,
+    )  # fmt: skip
     return prepared.write(out, data, split or Split(), per_positive, seed)
+
+
+def _choose(score: NDArray[np.float64], count: int, rng: np.random.Generator) -> Ids:
+    """Draw `count` different items in proportion to exp(score): the largest of scores with Gumbel noise."""
+    return np.argpartition(-(score + rng.gumbel(size=len(score))), count)[:count]

@@ -1,0 +1,139 @@
+"""Samples are read as they stand or not at all; a bad line is named with its file and number."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedps.data.reader import client_files, read_manifest, read_samples
+from fedps.errors import DataError
+
+GOOD = [[1, 3], [2, 4], [1.0, 0.0]]
+
+
+def read(tmp_path: Path, text: str | bytes) -> list[list[float]]:
+    path = tmp_path / "c.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return [column.tolist() for column in read_samples(path, 10, 20)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,2,1\n3,4,0\n",
+        "1,2,1\n3,4,0",
+        "1,2,1\r\n3,4,0\r\n",
+        "\ufeff1,2,1\n3,4,0\n",
+        "\n1,2,1\n\n\n3,4,0\n\n",
+        " 1, 2 ,1  \n3,4,0\t\n",
+        '"1","2","1"\n"3",4,"0"\n',
+        "01,002,1\n3,4,0\n",
+    ],
+)  # fmt: skip
+def test_forms_of_the_same_samples(text: str, tmp_path: Path) -> None:
+    assert read(tmp_path, text) == GOOD
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["user,item,label", "\ufeffuser,item,label", '"user_id","item_id","rating"', "\n\nUser , Item , Label ", "index,x,max", "用户,物品,标签"],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_header_is_recognised_and_never_trained_on(header: str, end: str, tmp_path: Path) -> None:
+    assert read(tmp_path, f"{header}{end}1,2,1{end}3,4,0{end}") == GOOD
+
+
+BAD: dict[str | bytes, str] = {
+    "1,2\n": "line 1: '1,2': has 2 fields",
+    "7\n": "line 1: '7': has 1 field;",
+    "1,2,1\n1,2,1,5\n": "line 2: '1,2,1,5': has 4 fields",
+    "1,2,1\n1,x,0\n": "line 2: '1,x,0': item 'x' is no whole number",
+    "user,item,label\n1,x,0\n": "line 2: '1,x,0': item 'x' is no whole number",
+    "a,2,1\n": "line 1: 'a,2,1': user 'a' is no whole number",
+    "user,item,label,time\n1,2,1,9\n": "line 1: 'user,item,label,time': has 4 fields",
+    "1,2,1\nuser,item,label\n": "line 2: 'user,item,label': user 'user' is no whole number",
+    "user,item,label\nuser,item,label\n": "line 2: 'user,item,label': user",
+    "nan,nan,nan\n1,2,1\n": "line 1: 'nan,nan,nan': user 'nan'",
+    "1,2,2\n": "label 2 is neither 0 nor 1",
+    "1,2,-1\n": "label -1 is neither 0 nor 1",
+    "1,2,0.5\n": "label '0.5' is no whole number",
+    "1,2,true\n": "label 'true' is no whole number",
+    "1,2,\n": "label '' is no whole number",
+    "-1,2,1\n": "user -1 is not in [0, 10)",
+    "10,2,1\n": "user 10 is not in [0, 10); correct it or raise hyper_parameters.num_users",
+    "1,2,1\n\n\r\n3,20,0\n": "line 4: '3,20,0': item 20 is not in [0, 20)",
+    "1.0,2,1\n": "user '1.0' is no whole number",
+    "1e1,2,1\n": "user '1e1' is no whole number",
+    "0x1,2,1\n": "user '0x1' is no whole number",
+    "1,2,1\n1,0X2,1\n": "line 2: '1,0X2,1': item '0X2'",
+    "99999999999999999999,2,1\n": "is no whole number of at most 18 digits",
+    "9223372036854775807,2,1\n": "is no whole number of at most 18 digits",
+    "1;2;1\n": "has 1 field;",
+    '1,"2\n",1\n': "line 1: '1,2': has 2 fields",
+    "1,2,1\n  \n": "line 2: '  ': has 1 field",
+    b"1,2,1\n\xff\xfe,2,1\n": "line 2:",
+    b"1,2,1\n1,\x002,1\n": "line 2:",
+    "1,2,1\n".encode("utf-16"): "line 1:",
+    b"PK\x03\x04" + bytes(range(256)) * 50: "line 1:",
+    "": "holds no sample",
+    "\n\n": "holds no sample",
+    "user,item,label": "holds no sample",
+    "user,item,label\n\n": "holds no sample",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_bad_line_is_named(text: str | bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read(tmp_path, text)
+    assert BAD[text] in str(error.value)
+    assert str(tmp_path / "c.csv") in str(error.value)
+    assert len(str(error.value)) < 500 + len(str(tmp_path))
+
+
+def test_a_folder_or_nothing_instead_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        read_samples(tmp_path, 10, 20)
+    with pytest.raises(DataError, match=r"nothing\.csv: cannot be read: No such file"):
+        read_samples(tmp_path / "nothing.csv", 10, 20)
+
+
+@given(st.binary(max_size=60) | st.text('0123456789,-."\r\n xue', max_size=60).map(str.encode))
+def test_any_bytes_are_samples_in_range_or_a_data_error(
+    tmp_path_factory: pytest.TempPathFactory, payload: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(payload)
+    try:
+        samples = read_samples(path, 10, 20)
+    except DataError as error:
+        assert str(path) in str(error)
+        assert "cannot be read" not in str(error), "the line is found"
+    else:
+        assert ((samples.user >= 0) & (samples.user < 10) & (samples.item >= 0) & (samples.item < 20)).all()
+        assert np.isin(samples.label, [0, 1]).all()
+        assert len(samples.user) == len(samples.item) == len(samples.label) >= 1
+
+
+def test_what_is_read_may_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("1,2,1\n")
+    samples = read_samples(tmp_path / "c.csv", 10, 20)
+    samples.user[0] = 5
+    assert [column.dtype.name for column in samples] == ["int64", "int64", "float32"]
+
+
+def test_clients_stand_in_natural_order_and_hidden_files_are_none(tmp_path: Path) -> None:
+    for name in ("10", "2", "b", "1", "a10", "a9", "._1", "02"):
+        (tmp_path / f"{name}.csv").write_text("1,2,1\n")
+    (tmp_path / "notes.txt").write_text("none")
+    assert list(client_files(tmp_path)) == ["1", "02", "2", "10", "a9", "a10", "b"]
+
+
+def test_a_manifest_that_is_none_is_named(tmp_path: Path) -> None:
+    for text in (None, "[]", "{", "\udcff"):
+        if text is not None:
+            (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(DataError, match=r"manifest\.json: .*fedps data prepare"):
+            read_manifest(tmp_path)

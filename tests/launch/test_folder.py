@@ -1,0 +1,51 @@
+"""The run folder: made whole, never over another run, and taken back without touching what others put there."""
+
+from pathlib import Path
+
+import pytest
+from tests.conftest import MakeJob
+
+from fedps.config import load_job
+from fedps.errors import JobError
+from fedps.launch.folder import discard, make_run_folder
+
+
+def test_it_holds_the_resolved_job(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(epochs=3)
+    folder = make_run_folder(job, tmp_path / "deep" / "run")
+    assert load_job(folder / "job.yaml") == job
+    assert sorted(p.name for p in folder.iterdir()) == ["job.yaml", "log", "private"]
+
+
+def test_without_a_name_it_is_runs_job_and_time(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = make_run_folder(make_job(), None)
+    assert folder.parent == tmp_path / "runs"
+    assert folder.name.startswith("job-2")
+
+
+def test_another_run_is_not_overwritten(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job()
+    make_run_folder(job, tmp_path / "run")
+    with pytest.raises(JobError, match="holds a run already; choose another folder"):
+        make_run_folder(job, tmp_path / "run")
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_place_that_cannot_be_written_is_named(place: str, make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(JobError, match=f"--run_dir .*{place}: cannot be written"):
+        make_run_folder(make_job(), tmp_path / place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_discarding_leaves_nothing_of_ours_and_all_of_theirs(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job()
+    discard(make_run_folder(job, tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    discard(make_run_folder(job, tmp_path / "old"))
+    assert [p.name for p in (tmp_path / "old").iterdir()] == ["notes.txt"]

@@ -1,0 +1,92 @@
+"""What people see: rates that are right, and every event that matters in words."""
+
+import io
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from tests.conftest import MakeJob
+
+from fedps.launch.progress import WINDOW, Progress, Speed
+from fedps.types import ClientId
+
+
+def test_a_rate_is_taken_over_the_last_seconds() -> None:
+    speed = Speed()
+    for second in range(20):
+        speed.add(float(second), 100 * second if second < 10 else 1000 + 500 * (second - 10))
+    assert speed.rate == pytest.approx(500)
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 1000)), min_size=1, max_size=30))
+def test_a_rate_lies_between_the_slowest_and_the_fastest_step(steps: list[tuple[float, int]]) -> None:
+    speed, at, total = Speed(), 0.0, 0
+    for pause, samples in steps:
+        at, total = at + pause + 0.01, total + samples
+        speed.add(at, total)
+    rates = [samples / (pause + 0.01) for pause, samples in steps[1:]]
+    assert (min(rates, default=0) - 1e-6) <= speed.rate <= (max(rates, default=0) + 1e-6)
+
+
+def test_a_rate_before_there_is_a_span_is_zero() -> None:
+    speed = Speed()
+    speed.add(1.0, 50)
+    assert speed.rate == 0.0
+    speed.add(1.0, 60)  # two events with one time stamp
+    assert speed.rate == 0.0
+
+
+def shown(make_job: MakeJob, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, **runner: object) -> str:
+    monkeypatch.setattr("fedps.launch.progress.LINE_EVERY", 0.0)
+    progress = Progress(make_job(**runner), [ClientId("0"), ClientId("1")], quiet=False)
+    screen = io.StringIO()
+    progress._console = Console(file=screen, width=100)
+    with progress:
+        for event in events:
+            progress.take(event)
+    return screen.getvalue()
+
+
+def progress_event(who: str, at: float, epoch: int, samples: int) -> dict[str, Any]:
+    facts = {"epoch": epoch, "batch": 1, "batches": 2, "samples": samples, "loss": 0.5, "auc": 0.75}
+    return {"time": at, "role": "worker", "id": who, "event": "progress", **facts}
+
+
+def test_plain_lines_tell_share_rate_loss_and_auc(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [{"time": 0.0, "role": "worker", "id": w, "event": "data", "samples": 100, "test_users": 1} for w in "01"]
+    going = [progress_event(w, t, e, n) for t, e, n in ((1.0, 0, 50), (2.0, 0, 100), (3.0, 1, 50)) for w in "01"]
+    text = shown(make_job, [*data, *going], monkeypatch, epochs=2)
+    assert text.splitlines()[0] == "job: 2 workers, 1 server(s), mode geo, 2 epoch(s); private: mlp_user.weight"
+    assert text.splitlines()[-1].strip() == "75% 125 samples/s, mean over workers: loss 0.5000, AUC 0.7500"
+    assert WINDOW > 2, "the rate above is over all of it: from 50 samples after 1 s to 300 after 3 s"
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"event": "refused", "client": "7", "kind": "not_finite", "reason": "a NaN"}, "server 0: client 7 refused: a NaN"),
+        ({"event": "lost", "client": "7", "reason": "its connection broke"}, "server 0: client 7 lost: its connection broke"),
+        ({"event": "suspended", "client": "7", "clock": 3}, "server 0: client 7 suspended: silent for 60 s"),
+    ],
+)  # fmt: skip
+def test_trouble_is_told_as_it_comes(
+    event: dict[str, Any], said: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert said in shown(make_job, [{"time": 0.0, "role": "server", "id": "0", **event}], monkeypatch)
+
+
+def test_a_live_table_has_a_row_a_worker(make_job: MakeJob) -> None:
+    progress = Progress(make_job(epochs=3), [ClientId("0"), ClientId("north")], quiet=True)
+    for who in ("0", "north"):
+        progress.take(progress_event(who, 1.0, 0, 10))
+        progress.take(progress_event(who, 2.0, 0, 20))
+    screen = io.StringIO()
+    Console(file=screen, width=100).print(progress._table())
+    rows = [line.split("│") for line in screen.getvalue().splitlines() if "│" in line]
+    assert [[c.strip() for c in row[1:-1]] for row in rows] == [
+        ["0", "1/3", "1/2", "10", "0.5000", "0.7500"],
+        ["north", "1/3", "1/2", "10", "0.5000", "0.7500"],
+    ]
+    assert "samples/s in all" in screen.getvalue()
