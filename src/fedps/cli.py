@@ -8,20 +8,22 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 
 from fedps import __version__
-from fedps.errors import FedpsError, JobError
+from fedps.errors import FedpsError, JobError, RoleError
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 HELP = """fedps trains one recommender over many owners of data who keep their data.
 
     fedps data prepare movielens --out .data/ml-1m
+    fedps config show examples/quickstart.yaml
     fedps run examples/quickstart.yaml
     fedps run examples/quickstart.yaml -o runner.sync_mode=async -o runner.epochs=5
     fedps export runs/quickstart-... --out model
 """
-app = App(name="fedps", help=HELP, version=__version__, help_format="plaintext")
+app = App(name="fedps", help=HELP, version=__version__, help_format="plaintext", suppress_keyboard_interrupt=False)
 data_app = App(name="data", help="Prepare data for federated training.")
 prepare_app = App(name="prepare", help="Split a real data set over clients.")
 synth_app = App(name="synth", help="Make a synthetic twin of a data set, with planted taste.")
@@ -31,28 +33,40 @@ app.command(config_app)
 data_app.command(prepare_app)
 data_app.command(synth_app)
 
+
+def _flag(word: str, least: int | None = None) -> Parameter:
+    """Return a flag, with - and _ alike in its name; `least` is the smallest number it takes."""
+    forms = dict.fromkeys(f"--{form}" for form in (word, word.replace("_", "-"), word.replace("-", "_")))
+    return Parameter(name=list(forms), negative="", validator=None if least is None else Number(gte=least))
+
+
+Switch = Parameter(negative="", show_default=False)
+JobFile = Annotated[Path | None, Parameter(name=["--job", "-m"], show_default=False)]
 Override = Annotated[list[str] | None, Parameter(name=["-o", "--override"], negative="")]
+AsJson = Annotated[bool, Switch, Parameter(name="--json")]
 Partition = Literal["zipcode", "iid", "dirichlet", "quantity"]
-
-
-def _flag(*names: str) -> Parameter:
-    return Parameter(name=list(names), negative="")
+Clients = Annotated[int | None, _flag("clients", least=1)]
+Alpha = Annotated[float | None, Parameter(validator=Number(gt=0))]
+Negatives = Annotated[int, _flag("negatives", least=0)]
+Seed = Annotated[int, _flag("seed", least=0)]
 
 
 @app.command
 def run(
-    job: Annotated[Path | None, Parameter(name=["JOB", "-m"])] = None,
+    job: JobFile = None,
     *,
     override: Override = None,
-    worker_num: Annotated[int | None, _flag("--worker_num", "--worker-num")] = None,
-    server_num: Annotated[int | None, _flag("--server_num", "--server-num")] = None,
-    run_dir: Annotated[Path | None, _flag("--run_dir", "--run-dir")] = None,
-    in_process: Annotated[bool, _flag("--in-process", "--in_process")] = False,
-    as_json: Annotated[bool, _flag("--json")] = False,
+    worker_num: Annotated[int | None, _flag("worker_num")] = None,
+    server_num: Annotated[int | None, _flag("server_num")] = None,
+    run_dir: Annotated[Path | None, _flag("run_dir")] = None,
+    in_process: Annotated[bool, Switch, _flag("in-process")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a job: start servers and one worker a client, train, evaluate, save.
 
     Example: fedps run examples/quickstart.yaml --server_num=2 -o runner.geo_step=50
+
+    What a job file may say: fedps config show examples/quickstart.yaml
 
     Args:
         job: The job file (YAML).
@@ -63,21 +77,23 @@ def run(
         in_process: Run everything in this one process, so that a breakpoint works anywhere.
         as_json: Print the summary as one JSON object, and nothing else.
     """
+    flags = [f"runner.{k}={v}" for k, v in (("worker_num", worker_num), ("server_num", server_num)) if v is not None]
+    resolved = _job(job, [*(override or []), *flags])
+    _note(resolved)
     from fedps.launch.launcher import run as launch  # noqa: PLC0415
 
-    flags = [f"runner.{k}={v}" for k, v in (("worker_num", worker_num), ("server_num", server_num)) if v is not None]
-    summary = launch(_job(job, [*(override or []), *flags]), run_dir, in_process, as_json)
+    summary = launch(resolved, run_dir, in_process, as_json)
     if summary["status"] != "ok":
         raise SystemExit(FAILED)
 
 
 @app.command
 def infer(
-    job: Annotated[Path | None, Parameter(name=["JOB", "-m"])] = None,
+    job: JobFile = None,
     *,
     weights: Path,
     override: Override = None,
-    as_json: Annotated[bool, _flag("--json")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate given weights on a job's held-out samples: AUC, HR@10, NDCG@10.
 
@@ -101,7 +117,7 @@ def export(
     *,
     out: Path,
     epoch: int | None = None,
-    private: Annotated[bool, _flag("--private")] = False,
+    private: Annotated[bool, Switch] = False,
     format: Literal["safetensors"] = "safetensors",  # noqa: A002  (the flag's name)
 ) -> None:
     """Write a run's model as one file, names and shapes as in the network.
@@ -124,13 +140,13 @@ def prepare_movielens(
     out: Path,
     source: str | None = None,
     partition: Partition = "zipcode",
-    clients: int = 10,
-    alpha: float = 0.5,
-    negatives: int = 4,
-    test_negatives: Annotated[Path | None, _flag("--test-negatives")] = None,
-    test_rating: Annotated[Path | None, _flag("--test-rating")] = None,
-    seed: int = 0,
-    or_synthetic: Annotated[bool, _flag("--or-synthetic")] = False,
+    clients: Clients = None,
+    alpha: Alpha = None,
+    negatives: Negatives = 4,
+    test_negatives: Annotated[Path | None, _flag("test-negatives")] = None,
+    test_rating: Annotated[Path | None, _flag("test-rating")] = None,
+    seed: Seed = 0,
+    or_synthetic: Annotated[bool, Switch, _flag("or-synthetic")] = False,
 ) -> None:
     """Prepare MovieLens in the NCF split (leave one out, 99 test negatives).
 
@@ -138,8 +154,8 @@ def prepare_movielens(
         out: Folder to make.
         source: ml-1m.zip, ml-100k.zip, a folder of their files, or a URL (default $FEDPS_DATA, then the publisher).
         partition: How users become clients.
-        clients: Number of clients (not for zipcode).
-        alpha: Skew of dirichlet and quantity; small is skewed.
+        clients: Number of clients (10; not for zipcode, which makes one of each first digit).
+        alpha: Skew of dirichlet and quantity (0.5); small is skewed.
         negatives: Sampled negatives for each positive.
         test_negatives: Published test negatives; drawn if left out.
         test_rating: Published test positives; each user's latest if left out.
@@ -147,11 +163,10 @@ def prepare_movielens(
         or_synthetic: Make a synthetic twin, and say so loudly, where the real data cannot be had.
     """
     from fedps.data.movielens import prepare  # noqa: PLC0415
-    from fedps.data.prepared import Split  # noqa: PLC0415
     from fedps.data.synth import synthesize  # noqa: PLC0415
     from fedps.errors import DataError  # noqa: PLC0415
 
-    split = Split(partition, clients, alpha)
+    split = _split(partition, clients, alpha)
     try:
         manifest = prepare(out, source, split, negatives, test_rating, test_negatives, seed)
     except DataError as error:
@@ -169,14 +184,14 @@ def prepare_movielens(
 def synth_movielens(
     *,
     out: Path,
-    users: int = 6040,
-    items: int = 3706,
-    per_user: Annotated[int, _flag("--per-user")] = 165,
+    users: Annotated[int, _flag("users", least=1)] = 6040,
+    items: Annotated[int, _flag("items", least=1)] = 3706,
+    per_user: Annotated[int, _flag("per-user", least=1)] = 165,
     partition: Partition = "zipcode",
-    clients: int = 10,
-    alpha: float = 0.5,
-    negatives: int = 4,
-    seed: int = 0,
+    clients: Clients = None,
+    alpha: Alpha = None,
+    negatives: Negatives = 4,
+    seed: Seed = 0,
 ) -> None:
     """Make a synthetic twin of MovieLens with planted taste.
 
@@ -186,51 +201,54 @@ def synth_movielens(
         items: Number of items.
         per_user: Interactions of a user on average.
         partition: How users become clients.
-        clients: Number of clients (not for zipcode).
-        alpha: Skew of dirichlet and quantity; small is skewed.
+        clients: Number of clients (10; not for zipcode, which makes one of each first digit).
+        alpha: Skew of dirichlet and quantity (0.5); small is skewed.
         negatives: Sampled negatives for each positive.
         seed: Of all draws.
     """
-    from fedps.data.prepared import Split  # noqa: PLC0415
     from fedps.data.synth import synthesize  # noqa: PLC0415
 
-    _describe(synthesize(out, users, items, per_user, Split(partition, clients, alpha), negatives, seed), out)
+    _describe(synthesize(out, users, items, per_user, _split(partition, clients, alpha), negatives, seed), out)
 
 
 @config_app.command
-def show(job: Path, *, override: Override = None) -> None:
-    """Print the job as it will run, every default filled in.
+def show(job: JobFile = None, *, override: Override = None) -> None:
+    """Print the job as it will run: every key with its value, where that came from, and what it means.
+
+    The output is a job file for the same job.
 
     Args:
         job: The job file (YAML).
         override: key=value, set over the job file; may be repeated.
     """
-    import yaml  # noqa: PLC0415
+    from fedps.config import describe  # noqa: PLC0415
 
-    print(
-        yaml.safe_dump(_job(job, override or []).model_dump(mode="json", by_alias=True), sort_keys=False),
-        end="",
-    )
+    print(describe(_named(job), override or []), end="")
 
 
 @config_app.command
-def check(job: Path, *, override: Override = None) -> None:
+def check(job: JobFile = None, *, override: Override = None) -> None:
     """Say whether a job is right, or all that is wrong with it.
 
     Args:
         job: The job file (YAML).
         override: key=value, set over the job file; may be repeated.
     """
-    _job(job, override or [])
+    _note(_job(job, override or []))
     print(f"{job}: no mistakes")
 
 
 def main() -> None:
     """Run the command line; errors that fedps raises on purpose are told without a traceback."""
     try:
-        app()
-    except JobError as error:
-        sys.exit(_fail("\n".join(error.mistakes)))
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        command = " ".join(["fedps", *(error.command_chain or [])])
+        code = _fail(str(error))
+        print(f"see `{command} --help`", file=sys.stderr)
+        sys.exit(code)
+    except RoleError as error:
+        sys.exit(_fail(f"{error.traceback}\n{error}".lstrip("\n"), FAILED))
     except FedpsError as error:
         sys.exit(_fail(str(error)))
     except KeyboardInterrupt:
@@ -238,18 +256,51 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _fail(text: str) -> int:
+def _fail(text: str, code: int = WRONG) -> int:
     for line in text.splitlines():
         print(f"error: {line}", file=sys.stderr)
-    return WRONG
+    return code
 
 
 def _job(path: Path | None, overrides: list[str]) -> Any:
     from fedps.config import load_job  # noqa: PLC0415
 
-    if path is None:
-        raise JobError("no job file: write `fedps run JOB.yaml` or `-m JOB.yaml`")
-    return load_job(path, overrides)
+    return load_job(_named(path), overrides)
+
+
+def _named(job: Path | None) -> Path:
+    if job is None:
+        raise JobError("no job file: write `fedps run JOB.yaml` or `-m JOB.yaml`, whatever the command")
+    return job
+
+
+def _note(job: Any) -> None:
+    from fedps.config import notes_of  # noqa: PLC0415
+
+    for note in notes_of(job):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _split(partition: Partition, clients: int | None, alpha: float | None) -> Any:
+    """Return the split that flags ask for.
+
+    Raises:
+        JobError: a flag that the partition has no use for.
+    """
+    from fedps.data.prepared import Split  # noqa: PLC0415
+
+    mistakes = []
+    if partition == "zipcode" and clients is not None:
+        mistakes.append(
+            f"--clients {clients}: zipcode makes one client of each first digit; leave it out, or choose another"
+            " --partition, e.g. iid"
+        )
+    if partition not in ("dirichlet", "quantity") and alpha is not None:
+        mistakes.append(f"--alpha {alpha}: {partition} knows no skew; leave it out, or use dirichlet or quantity")
+    if mistakes:
+        raise JobError(mistakes)
+    plain = Split()
+    return Split(partition, plain.clients if clients is None else clients, plain.alpha if alpha is None else alpha)
 
 
 def _tell(result: dict[str, Any], as_json: bool) -> None:

@@ -4,6 +4,7 @@ Roles hand events to a `Report`; the launcher, the only writer, stamps and appen
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,9 +31,23 @@ class Journal:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, event: Mapping[str, object]) -> None:
-        """Append one event."""
-        self._file.write(json.dumps(event) + "\n")
+        """Append one event; NaN and infinities, which JSON lacks, become null.
+
+        Raises:
+            ValueError: the journal is closed.
+            OSError: the file cannot be written.
+        """
+        self._file.write(json.dumps(_plain(event), allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Close the file; further writes are errors."""
         self._file.close()
+
+
+def _plain(fact: object) -> object:
+    """Return a fact as JSON can hold it."""
+    if isinstance(fact, Mapping):
+        return {key: _plain(value) for key, value in fact.items()}
+    if isinstance(fact, (list, tuple)):
+        return [_plain(value) for value in fact]
+    return None if isinstance(fact, float) and not math.isfinite(fact) else fact

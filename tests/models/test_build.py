@@ -89,7 +89,7 @@ def test_a_mode_names_a_built_in_network(mode: str, network: type[nn.Module], ma
 def test_the_seed_fixes_the_start(make_job: MakeJob) -> None:
     assert same(build(make_job()), build(make_job()))
     assert not same(build(make_job()), build(make_job(seed=1)))
-    assert same(build(make_job(seed=2**70)), build(make_job(seed=2**70)))
+    assert same(build(make_job(seed=2**32 - 1)), build(make_job(seed=2**32 - 1)))
 
 
 def test_the_start_is_the_same_from_many_threads_at_once(make_job: MakeJob) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
-from fedps.client.parameters import Embedding, Parameters, dense_rule, local_rule, read_parameters
+from fedps.client.parameters import Embedding, Parameters, dense_rule, local_rule, private_rule, read_parameters
 from fedps.client.shard import Batch, ClientData
 from fedps.client.step import Gradients, Step, flat
 from fedps.client.tables import LocalDense, LocalTable, Slots
@@ -38,6 +38,7 @@ class Learner:
     def __init__(self, model: nn.Module, job: Job, data: ClientData, local_optimizer: bool) -> None:
         self.parameters: Parameters = read_parameters(model, job)
         self.rule: Rule = local_rule(job)
+        self._private_rule = private_rule(job)
         self._local = local_optimizer
         weights = dict(model.named_parameters())
         self._shapes = {n: tuple(weights[n].shape) for n in self.parameters.dense}
@@ -46,7 +47,7 @@ class Learner:
         private = flat([weights[n] for n in self.parameters.private_dense])
         rule = dense_rule(self.rule)
         self.dense = LocalDense(rule if local_optimizer else Rule("add"), shared)
-        self.private_dense = LocalDense(rule, private)
+        self.private_dense = LocalDense(dense_rule(self._private_rule), private)
         self.tables = {
             e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column]) for e in self.parameters.embeddings
         }
@@ -55,7 +56,7 @@ class Learner:
 
     def _own_spec(self, embedding: Embedding) -> TableSpec:
         spec = embedding.spec
-        rule = spec.rule if embedding.private or self._local else Rule("add")
+        rule = self._private_rule if embedding.private else spec.rule if self._local else Rule("add")
         return TableSpec(spec.name, spec.kind, spec.shape, rule, spec.init, spec.seed)
 
     @property

@@ -3,12 +3,18 @@
 Every `nn.Embedding` that is looked up by an input column is a *sparse* table; all other parameters are *dense*.
 `local_sparse` and `local_dense` of the job name what never leaves the client. The original's `embedding_0.w_0` (the
 k-th embedding in order of creation) is accepted for an embedding's own name.
+
+What no list names goes to the servers, unless the lists show that it may have been forgotten. Then nothing is guessed:
+the job is refused. That is so for an embedding that `remote_sparse`, once it names any, leaves out of both lists; and
+for one that shares its input column with a private one (of two user tables, one listed and one not).
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from fedps.config import Job
@@ -51,21 +57,24 @@ def read_parameters(model: nn.Module, job: Job) -> Parameters:
     """Sort a model's parameters by where they live.
 
     Raises:
-        JobError: a name in `local_sparse`, `remote_sparse` or `local_dense` matches nothing (all such at once), or an
-            embedding that a list names is not looked up by an input column.
+        JobError: a name in `local_sparse`, `remote_sparse` or `local_dense` matches nothing of its kind or comes
+            twice, an embedding may have been forgotten, or one is also another parameter (all such at once).
     """
     runner = job.runner
     modules = {f"{name}.weight": name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
     columns = _columns(model, modules)
-    alias = {f"embedding_{k}.w_0": name for k, name in enumerate(modules)}
-    others = [name for name, _ in model.named_parameters() if name not in columns]
-    mistakes: list[str] = []
-    local = _resolve("local_sparse", runner.local_sparse, columns, alias, mistakes)
-    _resolve("remote_sparse", runner.remote_sparse, columns, alias, mistakes)
-    local_dense = _resolve("local_dense", runner.local_dense, others, {}, mistakes)
+    weights = dict(model.named_parameters())
+    others = [name for name in weights if name not in columns]
+    sparse = {name: name for name in columns}
+    sparse |= {f"embedding_{k}.w_0": name for k, name in enumerate(modules) if name in columns}
+    dense = {name: name for name in others}
+    mistakes = _tied(model, columns)
+    local = _resolve("local_sparse", runner.local_sparse, sparse, dense, mistakes)
+    remote = _resolve("remote_sparse", runner.remote_sparse, sparse, dense, mistakes)
+    local_dense = _resolve("local_dense", runner.local_dense, dense, sparse, mistakes)
+    mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
     if mistakes:
         raise JobError(mistakes)
-    weights = dict(model.named_parameters())
     inits: Mapping[str, Init] = getattr(model, "row_init", {})
     embeddings = [
         Embedding(
@@ -79,14 +88,20 @@ def read_parameters(model: nn.Module, job: Job) -> Parameters:
         )
         for name, column in columns.items()
     ]  # fmt: skip
-    dense = tuple(n for n in others if n not in local_dense)
-    return Parameters(tuple(embeddings), dense, tuple(n for n in others if n in local_dense))
+    shared = tuple(n for n in others if n not in local_dense)
+    return Parameters(tuple(embeddings), shared, tuple(n for n in others if n in local_dense))
 
 
 def local_rule(job: Job) -> Rule:
     """Return the job's optimizer as a rule."""
     o = job.hyper_parameters.optimizer
     return Rule(o.name, o.learning_rate, o.beta1, o.beta2, o.epsilon)
+
+
+def private_rule(job: Job) -> Rule:
+    """Return the job's optimizer as a rule for what never leaves the client."""
+    rule, rate = local_rule(job), job.hyper_parameters.optimizer.private_learning_rate
+    return rule if rate is None else replace(rule, learning_rate=rate)
 
 
 def dense_rule(rule: Rule) -> Rule:
@@ -96,18 +111,73 @@ def dense_rule(rule: Rule) -> Rule:
 
 
 def _resolve(
-    key: str,
-    names: Sequence[str],
-    there: Sequence[str] | Mapping[str, str],
-    alias: Mapping[str, str],
-    mistakes: list[str],
-) -> set[str]:
-    found = {alias.get(name, name) for name in names}
+    key: str, names: Sequence[str], there: Mapping[str, str], elsewhere: Mapping[str, str], mistakes: list[str]
+) -> dict[str, str]:
+    """Return the job's names by the parameter's own name; add a sentence for each that is none, or comes again.
+
+    `there`: what may be written, and the own name it stands for; `elsewhere` the same of the other kind.
+    """
+    found: dict[str, str] = {}
     for name in names:
-        if alias.get(name, name) not in there:
-            mistakes.append(
-                f"runner.{key}: {name!r} matches no such parameter; the model has {', '.join(there) or 'none'}"
-                + (f" (or {', '.join(alias)})" if alias else "")
+        own = there.get(name)
+        if own is None:
+            hint = _hint(name, there, elsewhere, "local_sparse" if key == "local_dense" else "local_dense")
+            mistakes.append(f"runner.{key}: {name!r} matches no such parameter; {_listed(there)}{hint}")
+        elif own in found:
+            mistakes.append(f"runner.{key}: {name!r} names {own} a second time; name each once; {_listed(there)}")
+        else:
+            found[own] = name
+    return found
+
+
+def _hint(name: str, there: Mapping[str, str], elsewhere: Mapping[str, str], other_list: str) -> str:
+    if name in elsewhere:
+        kind = "an embedding" if other_list == "local_sparse" else "trained as a dense tensor"
+        return f"; it is {kind}, to be kept by {other_list}"
+    folded = {n.casefold(): n for n in there}
+    near = difflib.get_close_matches(name.strip().casefold(), folded, n=1)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def _listed(there: Mapping[str, str]) -> str:
+    """Tell the names there are, and what else may be written for them."""
+    own = [name for name, stands_for in there.items() if name == stands_for]
+    alias = [name for name, stands_for in there.items() if name != stands_for]
+    return f"the model has {', '.join(own) or 'none'}" + (f" (or {', '.join(alias)})" if alias else "")
+
+
+def _placed_twice(local: Mapping[str, str], remote: Mapping[str, str], columns: Mapping[str, str]) -> list[str]:
+    return [
+        f"runner.local_sparse: {local[name]!r} is in remote_sparse too, as {remote[name]!r}; keep it in one of them;"
+        f" the model has {', '.join(columns)}"
+        for name in local
+        if name in remote
+    ]
+
+
+def _forgotten(local: Mapping[str, str], remote: Mapping[str, str], columns: Mapping[str, str]) -> list[str]:
+    """Find embeddings in neither list that the lists' author may have meant to keep."""
+    guarded = {columns[name] for name in local}
+    left = [n for n, column in columns.items() if n not in local and n not in remote and (remote or column in guarded)]
+    return [
+        f"runner.local_sparse: {list(local.values())}: {name}, an embedding of {columns[name]} ids, is neither here nor"
+        " in remote_sparse; add it here to keep it on the client, or there to share it; the model has"
+        f" {', '.join(columns)}"
+        for name in left
+    ]
+
+
+def _tied(model: nn.Module, columns: Mapping[str, str]) -> list[str]:
+    """Find embeddings whose weight another parameter uses too: kept under one name, it would leave under the other."""
+    every = list(model.named_parameters(remove_duplicate=False))
+    found = []
+    for name in columns:
+        weight = model.get_parameter(name)
+        also = [other for other, w in every if other != name and w is weight]
+        if also:
+            found.append(
+                f"runner.model: {name} and {', '.join(also)} are one and the same tensor; give each module its own, so"
+                " that it has one place"
             )
     return found
 

@@ -3,20 +3,22 @@
 Keys and sections are the original's (`runner`, `hyper_parameters`), so that its job files read naturally.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
-Seconds = Annotated[float, Field(gt=0)]
-RULES = ("adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam")
+from fedps.config.source import dump
+
+BOOLEANS = "YAML reads off, no, on and yes as true or false"
 
 
 def _word(value: Any) -> Any:
     """Explain YAML's habit of reading off, no and yes as booleans where a word is due."""
     if isinstance(value, bool):
-        raise ValueError("put the word in quotes: YAML reads off, no, on and yes as true or false")
+        raise ValueError(f"put the word in quotes: {BOOLEANS}")
     return value
 
 
@@ -24,7 +26,19 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else _word(value)
 
 
+def _number(value: Any) -> Any:
+    """Refuse booleans, which Python takes for 0 and 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number; {BOOLEANS}")
+    return value
+
+
 Word = Annotated[str, BeforeValidator(_word)]
+Whole = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator(_number)]
+Seconds = Positive
 
 
 class Section(BaseModel):
@@ -39,25 +53,30 @@ class Optimizer(Section):
     name: Annotated[
         Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"], BeforeValidator(_lower)
     ] = Field("adam", alias="class", description="adam is torch.optim.Adam of the whole table, computed lazily")
-    learning_rate: float = Field(0.001, gt=0, description="step size")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Adam: decay of the mean gradient")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Adam: decay of the mean squared gradient")
-    epsilon: float = Field(1e-8, gt=0, description="added to the denominator")
+    learning_rate: Positive = Field(0.001, description="step size")
+    private_learning_rate: Positive | None = Field(
+        None, description="step size of what never leaves the client; left out: learning_rate"
+    )
+    beta1: Share = Field(0.9, description="Adam: decay of the mean gradient")
+    beta2: Share = Field(0.999, description="Adam: decay of the mean squared gradient")
+    epsilon: Annotated[Positive, Field(lt=1)] = Field(1e-8, description="added to the denominator")
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class HyperParameters(BaseModel):
     """The model and its optimizer. With `runner.model`, further keys are passed to the user's class by name."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), ser_json_inf_nan="constants")
 
-    optimizer: Optimizer = Field(Optimizer(), description="see Optimizer")
-    num_users: int = Field(6040, ge=1, description="user ids run from 0 to this, exclusive")
-    num_items: int = Field(3706, ge=1, description="item ids run from 0 to this, exclusive")
-    mf_dim: int = Field(8, ge=1, description="floats of a row of the matrix factorization tables")
-    mode: Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF"] = Field("NCF_MLP", description="the built-in network")
-    fc_layers: tuple[int, ...] = Field((64, 32, 16, 8), min_length=2, description="sizes of the MLP, input first")
+    optimizer: Optimizer = Field(Optimizer(), description="how gradients change parameters")
+    num_users: Count = Field(6040, description="user ids run from 0 to this, exclusive")
+    num_items: Count = Field(3706, description="item ids run from 0 to this, exclusive")
+    mf_dim: Count = Field(8, description="floats of a row of the matrix factorization tables")
+    mode: Annotated[Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF"], BeforeValidator(_word)] = Field(
+        "NCF_MLP", description="the built-in network"
+    )
+    fc_layers: tuple[Count, ...] = Field((64, 32, 16, 8), min_length=2, description="sizes of the MLP, input first")
 
 
 class Runner(Section):
@@ -66,7 +85,7 @@ class Runner(Section):
     sync_mode: Annotated[Literal["geo", "sync", "async", "round"], BeforeValidator(_word)] = Field(
         "geo", description="when clients and servers exchange values"
     )
-    geo_step: int = Field(100, ge=1, description="geo: batches of a window")
+    geo_step: Count = Field(100, description="geo: batches of a window")
     geo_merge: Annotated[Literal["original", "mean", "sum", "heat", "adaptive"], BeforeValidator(_word)] = Field(
         "adaptive", description="geo: how the clients' changes of a window combine"
     )
@@ -79,15 +98,15 @@ class Runner(Section):
     test_data_dir: Path | None = Field(
         None, description="folder of held-out samples, per user 1 positive + 99 negatives"
     )
-    train_batch_size: int = Field(512, ge=1, description="samples of a batch")
-    infer_batch_size: int = Field(8192, ge=1, description="samples scored at once")
-    epochs: int = Field(2, ge=1, description="passes over each client's data")
-    print_interval: int = Field(50, ge=1, description="batches between two lines of a worker's log")
-    eval_every: int = Field(1, ge=0, description="epochs between two evaluations; 0: only at the end")
-    seed: int = Field(0, ge=0, description="starts, shuffles and draws follow from it")
+    train_batch_size: Count = Field(512, description="samples of a batch")
+    infer_batch_size: Count = Field(8192, description="samples scored at once")
+    epochs: Count = Field(2, description="passes over each client's data")
+    print_interval: Count = Field(50, description="batches between two lines of a worker's log")
+    eval_every: Whole = Field(1, description="epochs between two evaluations; 0: only at the end")
+    seed: Annotated[Whole, Field(lt=2**32)] = Field(0, description="starts, shuffles and draws follow from it")
     shuffle: bool = Field(True, description="a new sample order each epoch")
-    worker_num: int | None = Field(None, ge=1, description="clients; left out: one per data file")
-    server_num: int = Field(1, ge=1, le=256, description="servers, each with a part of every table")
+    worker_num: Count | None = Field(None, description="clients; left out: one per data file")
+    server_num: Annotated[Count, Field(le=256)] = Field(1, description="servers, each with a part of every table")
     local_sparse: tuple[Word, ...] = Field((), description="embeddings that never leave the client")
     remote_sparse: tuple[Word, ...] = Field((), description="embeddings on the servers (all that are not local)")
     local_dense: tuple[Word, ...] = Field((), description="other parameters that never leave the client")
@@ -99,7 +118,7 @@ class Runner(Section):
 class LimitSettings(Section):
     """What one peer may ask for."""
 
-    message_mib: int = Field(64, ge=1, le=1024, description="MiB of one message")
+    message_mib: Annotated[Count, Field(le=1024)] = Field(64, description="MiB of one message")
 
 
 class Job(Section):
@@ -111,7 +130,32 @@ class Job(Section):
     hyper_parameters: HyperParameters = Field(default_factory=HyperParameters, description="model and optimizer")
     limits: LimitSettings = Field(LimitSettings(), description="what one peer may ask for")
 
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
     def save(self, path: Path) -> None:
-        """Write the resolved job as YAML; `load_job` reads it back the same."""
-        tree = self.model_dump(mode="json", by_alias=True)
-        path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        """Write the resolved job as YAML; `load_job` reads it back the same.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        path.write_text(dump(self.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+
+
+def fields(model: type[BaseModel] = Job, above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every key of a job file, dotted and as it is written there, with its field; a section before its keys."""
+    for name, field in model.model_fields.items():
+        key = above + (field.alias or name)
+        yield key, field
+        if below := section(field):
+            yield from fields(below, f"{key}.")
+
+
+def section(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of a field that is a section, else None."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """Return the words a field may hold, none if it is not limited to some."""
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()

@@ -1,15 +1,17 @@
 """From a YAML file and overrides to a `Job`, or to a `JobError` with every mistake at once."""
 
-import difflib
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from fedps.config.checks import mistakes_of
-from fedps.config.job import Job
+from fedps.config.checks import clients_in, mistakes_of
+from fedps.config.job import Job, section
+from fedps.config.mistakes import sentence, shown
+from fedps.config.source import parse, read
 from fedps.errors import JobError
 
 PATHS = ("train_data_dir", "test_data_dir")
@@ -25,99 +27,133 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     Raises:
         JobError: all mistakes, each with key, value and remedy.
     """
-    tree = _read(path)
+    tree, mistakes = read_tree(path, overrides)
+    return resolve(path, tree, mistakes)
+
+
+def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return what a job file and overrides say, unjudged, and what is wrong with the overrides' own form.
+
+    Raises:
+        JobError: the file cannot be read, or is not valid YAML.
+    """
+    tree = read(path)
     mistakes = [m for text in overrides if (m := _override(tree, text))]
-    tree.setdefault("name", path.stem)
-    folder = Path(str(tree.setdefault("folder", str(path.resolve().parent))))
-    runner = tree.get("runner")
-    paths = runner if isinstance(runner, dict) else {}
-    for key in PATHS:
-        if isinstance(paths.get(key), str):
-            paths[key] = str((folder / Path(paths[key]).expanduser()).resolve())
+    _tidy(tree, Job)
+    return tree, mistakes
+
+
+def resolve(path: Path, tree: dict[str, Any], mistakes: Sequence[str] = ()) -> Job:
+    """Fill in what a tree leaves out, make its paths absolute and judge it.
+
+    Args:
+        path: the job file; relative paths count from its folder.
+        tree: what it says; not changed.
+        mistakes: those already found, told with the others.
+
+    Raises:
+        JobError: all mistakes.
+    """
+    tree = _place(path, tree)
+    found, wrong = list(mistakes), set()
     try:
         job = Job.model_validate(tree)
     except ValidationError as error:
-        raise JobError(mistakes + [_sentence(e) for e in error.errors()] + mistakes_of(tree)) from None
-    mistakes += mistakes_of(tree, job)
-    if mistakes:
-        raise JobError(mistakes)
+        errors = [e for e in error.errors() if not _follows(e)]
+        found += [sentence(e) for e in errors]
+        places = [_names(e["loc"]) for e in errors]
+        wrong = {".".join(names) for names in places}
+        job = Job.model_validate(_mended(tree, places))
+    found += mistakes_of(job, wrong)
+    if found:
+        raise JobError(found)
     return _count_workers(job)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JobError(
-            f"job file {path}: there is no such file; name a YAML job, e.g. examples/quickstart.yaml"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"job file {path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise JobError(f"job file {path}: not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise JobError(
-            f"job file {path}: holds {type(tree).__name__}, not sections such as runner: and hyper_parameters:"
-        )
-    return tree
-
-
 def _override(tree: dict[str, Any], text: str) -> str | None:
+    """Set one override in the tree, or say why that cannot be."""
     key, sign, value = text.partition("=")
-    if not sign or not key:
-        return f"-o {text!r}: write key=value, e.g. -o runner.epochs=3"
-    *sections, last = key.strip().split(".")
+    *above, last = (part.strip() for part in key.split("."))
+    if not sign or not all([*above, last]):
+        return f"-o {shown(text)}: write key=value, e.g. -o runner.epochs=3"
     at = tree
-    for section in sections:
-        below = at.setdefault(section, {})
-        if not isinstance(below, dict):
-            return f"-o {text!r}: {section} is a value, not a section"
-        at = below
+    for depth, name in enumerate(above):
+        if at.get(name) is None:  # left out, or an empty section
+            at[name] = {}
+        if not isinstance(at[name], dict):
+            return f"-o {shown(text)}: {'.'.join(above[: depth + 1])} is {shown(at[name])}, not a section"
+        at = at[name]
     try:
-        at[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        return f"-o {text!r}: the value is not valid YAML: {error}"
+        at[last] = parse(value)
+    except JobError as error:
+        return f"-o {shown(text)}: {error}"
     return None
 
 
-def _sentence(error: Mapping[str, Any]) -> str:
-    where = [str(part) for part in error["loc"]]
-    key = ".".join(where)
-    if error["type"] == "extra_forbidden":
-        return f"{key}: {error['input']!r}: there is no such key{_nearest(where)}"
-    if error["type"] == "missing":
-        return f"{key}: is missing; {_field(where)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{key}: {error['input']!r}: {message[0].lower() + message[1:]}; {_field(where)}"
+def _tidy(tree: dict[str, Any], model: type[BaseModel]) -> None:
+    """Open sections whose keys are all commented out, which YAML reads as null, and name keys by their alias."""
+    for name, field in model.model_fields.items():
+        key, below = field.alias or name, section(field)
+        if name in tree and key not in tree:
+            tree[key] = tree.pop(name)
+        if below and key in tree and tree[key] is None:
+            tree[key] = {}
+        if below and isinstance(tree.get(key), dict):
+            _tidy(tree[key], below)
 
 
-def _nearest(where: Sequence[str]) -> str:
-    model = _model(where[:-1])
-    known = [f.alias or n for n, f in model.model_fields.items()] if model else []
-    near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+def _place(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree with the file's name and folder, and with paths counted from that folder."""
+    home = path.resolve().parent
+    tree = {"name": path.stem, "folder": str(home), **tree}
+    if isinstance(tree["folder"], str):
+        tree["folder"] = _absolute(home, tree["folder"])
+        home = Path(tree["folder"])
+    runner = tree.get("runner")
+    if isinstance(runner, dict):
+        tree["runner"] = runner | {
+            key: _absolute(home, runner[key]) for key in PATHS if isinstance(runner.get(key), str)
+        }
+    return tree
 
 
-def _field(where: Sequence[str]) -> str:
-    model = _model(where[:-1])
-    for name, field in model.model_fields.items() if model else ():
-        if where[-1] in (name, field.alias):
-            return f"it means: {field.description}"
-    return "see `fedps config show` for what each key means"
+def _absolute(home: Path, text: str) -> str:
+    try:
+        return str((home / Path(text).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError):  # too long, ~ of nobody, or a NUL: the check of folders tells it
+        return str(home / text)
 
 
-def _model(sections: Sequence[str]) -> type[BaseModel] | None:
-    model: type[BaseModel] = Job
-    for section in sections:
-        field = model.model_fields.get(section)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return None
-        model = field.annotation
-    return model
+def _follows(error: ErrorDetails) -> bool:
+    """Say whether a list is called too short only because a wrong entry was left out of it."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
+
+
+def _names(loc: Iterable[int | str]) -> tuple[str, ...]:
+    """Return the keys down to a place in the tree; a wrong entry spoils its whole list."""
+    names: list[str] = []
+    for part in loc:
+        if isinstance(part, int):
+            break
+        names.append(part)
+    return tuple(names)
+
+
+def _mended(tree: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """Return the tree with its mistakes taken out, so that the checks across keys can judge the rest."""
+    tree = copy.deepcopy(tree)
+    for *above, last in places:
+        at = tree
+        for name in above:
+            at = at.get(name, {})
+        at.pop(last, None)
+    tree = {"name": "", "folder": ".", **tree}
+    tree["runner"] = {"train_data_dir": ".", **tree.get("runner", {})}
+    return tree
 
 
 def _count_workers(job: Job) -> Job:
     if job.runner.worker_num is not None:
         return job
-    count = len(list(job.runner.train_data_dir.glob("*.csv")))
+    count = len(clients_in(job.runner.train_data_dir))
     return job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": count})})

@@ -1,0 +1,106 @@
+"""A mistake as one sentence: `key: value: what is wrong; remedy; it means: …`, in a newcomer's words."""
+
+import difflib
+import reprlib
+from collections.abc import Sequence
+
+from pydantic_core import ErrorDetails
+
+from fedps.config.job import choices, fields
+from fedps.config.source import inline
+
+FIELDS = dict(fields())
+SHOWN = 60  # characters of a value that are repeated
+SAID = {  # pydantic's kind of error → our words
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be above {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "less_than": "must be below {lt:g}",
+    "too_short": "must have at least {min_length} entries",
+    "finite_number": "must be a finite number",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text; put it in quotes",
+    "path_type": "must be the path of a folder; put a path that reads as a number or as off, no, on, yes in quotes",
+    "tuple_type": "must be a list, such as {example}",
+    "model_type": "must be a section: its keys indented below it, or in braces, such as {example}",
+}
+
+
+def sentence(error: ErrorDetails) -> str:
+    """Tell one of pydantic's errors."""
+    key, kind = key_of(error["loc"]), error["type"]
+    if kind == "missing":
+        return f"{key}: is missing; add it{_meaning(key)}"
+    told = f"{key}: {shown(error['input'])}: "
+    if kind == "extra_forbidden":
+        return f"{told}there is no such key; {nearest(key)}"
+    return told + _wrong(error, key) + _meaning(key)
+
+
+def key_of(loc: Sequence[int | str]) -> str:
+    """Return the dotted key of a place in the tree, entries of lists as [k]."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def shown(value: object) -> str:
+    """Return a value as Python writes it, cut where it is long or deep."""
+    text = _REPR.repr(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def nearest(key: str) -> str:
+    """Ask whether a real key was meant, or list those of the section: for a key that is none."""
+    above, _, last = key.rpartition(".")
+    beside = {k.rpartition(".")[2]: k for k in FIELDS if k.rpartition(".")[0] == above}
+    elsewhere = [k for k in FIELDS if k.endswith(f".{last}")]
+    near = elsewhere or close(last, beside) or [FIELDS_BY_LAST[k] for k in close(last, FIELDS_BY_LAST, 0.8)]
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(beside)}"
+
+
+def close(word: str, known: Sequence[str] | dict[str, str], cutoff: float = 0.6) -> list[str]:
+    """Return the known word that is most like one, if any is, whatever their case."""
+    folded = {k.casefold(): k for k in known}
+    return [folded[k] for k in difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=cutoff)]
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.fillvalue = 3, "…"
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * SHOWN
+FIELDS_BY_LAST = {key.rpartition(".")[2]: key for key in FIELDS}
+
+
+def _wrong(error: ErrorDetails, key: str) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "literal_error":
+        words = choices(FIELDS[key])
+        near = close(str(error["input"]), words)
+        return f"must be one of {', '.join(words)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+    if kind in SAID:
+        return SAID[kind].format(**context, example=_example(key))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _example(key: str) -> str:
+    """Return how a list or a section is written."""
+    first = next((k.removeprefix(f"{key}.") for k in FIELDS if k.startswith(f"{key}.")), None)
+    if first:
+        return f"{{{first}: …}}"
+    field = FIELDS.get(key)
+    return inline(list(field.default)) if field and isinstance(field.default, tuple) and field.default else "[a, b]"
+
+
+def _meaning(key: str) -> str:
+    field = FIELDS.get(key.partition("[")[0])
+    if field is None:
+        return ""
+    default = field.get_default(call_default_factory=True)
+    plain = isinstance(default, (bool, int, float, str))
+    return f"; it means: {field.description}" + (f" (left out: {inline(default)})" if plain else "")

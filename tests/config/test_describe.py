@@ -1,0 +1,64 @@
+"""`describe`: what will run, from where, meaning what; and it can be run again."""
+
+from pathlib import Path
+
+import pytest
+
+from fedps.config import describe, load_job
+from fedps.config.job import fields
+from fedps.errors import JobError
+
+TEXT = """
+runner:
+  train_data_dir: train
+  model: net.Net
+  geo_step: 7
+hyper_parameters: {width: 6, table: {a: 1}}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "0.csv").write_text("0,1,1\n")
+    path = tmp_path / "job.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def line(text: str, key: str) -> str:
+    (found,) = (one for one in text.splitlines() if one.strip().startswith(f"{key}:"))
+    return " ".join(found.split())
+
+
+def test_every_key_tells_its_origin_and_meaning(path: Path) -> None:
+    text = describe(path, ["runner.epochs=3", "hyper_parameters.optimizer={class: sgd}"])
+    assert line(text, "geo_step") == "geo_step: 7 # job file; geo: batches of a window"
+    assert line(text, "epochs") == "epochs: 3 # override; passes over each client's data"
+    assert line(text, "server_num") == "server_num: 1 # default; servers, each with a part of every table"
+    assert line(text, "class").startswith("class: sgd # override; ")
+    assert line(text, "learning_rate") == "learning_rate: 0.001 # default; step size"
+    assert "geo, sync, async, round" in line(text, "sync_mode")
+    assert line(text, "width") == "width: 6 # job file; given to runner.model"
+    assert line(text, "table") == "table: {a: 1} # job file; given to runner.model"
+    assert line(text, "worker_num").startswith("worker_num: 1 # ")
+    for key, _ in fields():
+        line(text, key.rpartition(".")[2])
+
+
+def test_an_override_counts_under_either_name_and_for_a_part_of_a_value(path: Path) -> None:
+    text = describe(path, ["hyper_parameters.optimizer.name=sgd", "hyper_parameters.table.b=2"])
+    assert line(text, "class").startswith("class: sgd # override; ")
+    assert line(text, "table") == "table: {a: 1, b: 2} # override; given to runner.model"
+
+
+def test_it_is_a_job_file_for_the_same_job(path: Path, tmp_path: Path) -> None:
+    overrides = ["runner.local_sparse=['a #b', '01']", "name=''"]
+    again = tmp_path / "again.yaml"
+    again.write_text(describe(path, overrides))
+    assert load_job(again) == load_job(path, overrides)
+
+
+def test_a_wrong_job_is_not_described(path: Path) -> None:
+    with pytest.raises(JobError, match=r"runner\.epochs: 0"):
+        describe(path, ["runner.epochs=0"])

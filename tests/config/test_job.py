@@ -1,0 +1,286 @@
+"""Job files: what is read, what is refused, and that all mistakes are told in one go."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fedps.config import Job, load_job, notes_of
+from fedps.config.job import fields
+from fedps.errors import JobError
+
+Write = Callable[..., Path]
+MINIMAL = "runner:\n  train_data_dir: train\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Return a function that writes a job file beside folders of three clients."""
+    for folder in ("train", "test"):
+        (tmp_path / folder).mkdir()
+        for client in ("0", "1", "north"):
+            (tmp_path / folder / f"{client}.csv").write_text("0,1,1\n")
+        (tmp_path / folder / ".hidden.csv").write_text("")
+
+    def write(text: str = MINIMAL, name: str = "job.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def mistakes(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(JobError) as caught:
+        load_job(path, overrides)
+    return caught.value.mistakes
+
+
+def test_one_key_is_enough_and_the_rest_is_filled_in(write: Write, tmp_path: Path) -> None:
+    job = load_job(write())
+    assert (job.name, job.folder) == ("job", tmp_path)
+    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.epochs) == ("geo", 100, 2)
+    assert job.runner.worker_num == 3, "one per data file, hidden files left out"
+    assert job.hyper_parameters.fc_layers == (64, 32, 16, 8)
+    assert job.hyper_parameters.optimizer.name == "adam"
+
+
+def test_paths_count_from_the_job_files_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    path = write("runner: {train_data_dir: ../" + tmp_path.name + "/train, test_data_dir: ./test}")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    runner = load_job(path).runner
+    assert (runner.train_data_dir, runner.test_data_dir) == (tmp_path / "train", tmp_path / "test")
+
+
+def test_nothing_changes_after_loading(write: Write) -> None:
+    job = load_job(write())
+    with pytest.raises(ValidationError, match="frozen"):
+        job.runner.epochs = 3  # type: ignore[misc]
+
+
+def test_the_quickstart_says_what_it_means(tmp_path: Path, write: Write) -> None:
+    text = (Path(__file__).parents[2] / "examples" / "quickstart.yaml").read_text()
+    path = write(text.replace("../.data/ml-1m/", ""))
+    job = load_job(path)
+    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.server_num) == ("geo", 100, 1)
+    assert (job.runner.local_sparse, job.runner.remote_sparse) == (("mlp_user.weight",), ("mlp_item.weight",))
+    assert (job.runner.train_batch_size, job.runner.epochs) == (512, 2)
+    assert job.hyper_parameters.optimizer.learning_rate == 0.001
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(write: Write) -> None:
+    path = write(MINIMAL + "  epochs: 7\n")
+    job = load_job(
+        path,
+        [
+            "runner.epochs=3",
+            "runner.epochs=4",
+            "runner.local_sparse=[mlp_user.weight]",
+            "hyper_parameters.optimizer.class=SGD",
+            "hyper_parameters.optimizer.learning_rate=1e-2",
+            "runner.worker_num=null",
+            "runner.geo_overlap=off",
+        ],
+    )
+    assert job.runner.epochs == 4
+    assert job.runner.local_sparse == ("mlp_user.weight",)
+    assert (job.hyper_parameters.optimizer.name, job.hyper_parameters.optimizer.learning_rate) == ("sgd", 0.01)
+    assert job.runner.worker_num == 3
+    assert not job.runner.geo_overlap
+
+
+@pytest.mark.parametrize("spelling", ["adam", "Adam", "ADAM", "LAZY_ADAM", "row_adagrad"])
+def test_an_optimizers_name_may_be_written_in_any_case(spelling: str, write: Write) -> None:
+    job = load_job(write(), [f"hyper_parameters.optimizer.class={spelling}"])
+    assert job.hyper_parameters.optimizer.name == spelling.lower()
+
+
+def test_a_saved_job_loads_the_same_from_anywhere(write: Write, tmp_path: Path) -> None:
+    path = write(
+        MINIMAL + "  local_sparse: ['01234', größe]\n  model: net.Net\nhyper_parameters: {width: 1e-3}\n", "ö.yaml"
+    )
+    job = load_job(path, ["runner.seed=5"])
+    (tmp_path / "runs").mkdir()
+    saved = tmp_path / "runs" / "copy.yaml"
+    job.save(saved)
+    assert load_job(saved) == job
+    assert "größe" in saved.read_text(encoding="utf-8")
+
+
+@given(
+    rate=st.floats(1e-9, 1e9),
+    layers=st.lists(st.integers(1, 500).map(lambda n: 2 * n), min_size=2, max_size=6),
+    names=st.lists(st.text(min_size=1, max_size=8), max_size=3, unique=True),
+    timeout=st.floats(0.001, 1e6),
+)
+def test_json_and_yaml_keep_every_value(rate: float, layers: list[int], names: list[str], timeout: float) -> None:
+    job = Job.model_validate(
+        {
+            "name": "n",
+            "folder": "/f",
+            "runner": {"train_data_dir": "/t", "local_dense": names, "step_timeout": timeout},
+            "hyper_parameters": {"optimizer": {"class": "sgd", "learning_rate": rate}, "fc_layers": layers},
+        }
+    )
+    for by_alias in (True, False):
+        assert Job.model_validate_json(job.model_dump_json(by_alias=by_alias)) == job
+    text = yaml.safe_dump(job.model_dump(mode="json", by_alias=True))
+    assert Job.model_validate(yaml.safe_load(text)) == job
+
+
+def test_every_key_says_what_it_means() -> None:
+    assert [key for key, field in fields() if not field.description] == []
+    assert "hyper_parameters.optimizer.class" in dict(fields())
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("runner.epochs=0", "runner.epochs: 0: must be at least 1; it means: passes over each client's data (left out: 2)"),
+        ("runner.epochs=2.5", "runner.epochs: 2.5: must be a whole number"),
+        ("runner.epochs=true", "runner.epochs: True: must be a number; YAML reads off, no, on and yes as true or false"),
+        ("runner.seed=-1", "runner.seed: -1: must be at least 0"),
+        ("runner.step_timeout=0", "runner.step_timeout: 0: must be above 0"),
+        ("runner.step_timeout=.inf", "runner.step_timeout: inf: must be a finite number"),
+        ("runner.shuffle=perhaps", "runner.shuffle: 'perhaps': must be true or false"),
+        ("runner.sync_mode=off", "runner.sync_mode: False: put the word in quotes: YAML reads off, no"),
+        ("runner.sync_mode=asinc", "did you mean 'async'?"),
+        ("runner.local_sparse=mlp_user.weight", "runner.local_sparse: 'mlp_user.weight': must be a list, such as [a, b]"),
+        ("runner.local_sparse=[a, 3]", "runner.local_sparse[1]: 3: must be text; put it in quotes"),
+        ("runner.test_data_dir=no", "runner.test_data_dir: False: must be the path of a folder"),
+        ("runner.geo_setp=3", "runner.geo_setp: 3: there is no such key; did you mean 'geo_step'?"),
+        ("runner.learning_rate=3", "did you mean 'hyper_parameters.optimizer.learning_rate'?"),
+        ("limits.frobnicate=3", "there is no such key; there are message_mib"),
+        ("limits=4", "limits: 4: must be a section: its keys indented below it, or in braces, such as {message_mib: …}"),
+        ("runner=4", "runner: 4: must be a section"),
+        ("hyper_parameters.optimizer.learning_rate=.nan", "learning_rate: nan: must be a finite number"),
+        ("hyper_parameters.optimizer.beta1=1", "hyper_parameters.optimizer.beta1: 1: must be below 1"),
+        ("hyper_parameters.optimizer.beta1=0.9999", "optimizer.beta1: 0.9999: must be below 0.9995, the root of beta2 0.999"),
+        ("hyper_parameters.optimizer.beta2=0.5", "optimizer.beta1: 0.9: must be below 0.7071"),
+        ("hyper_parameters.optimizer.epsilon=1", "hyper_parameters.optimizer.epsilon: 1: must be below 1"),
+        ("hyper_parameters.optimizer=adam", "hyper_parameters.optimizer: 'adam': must be a section: its keys indented"),
+        ("hyper_parameters.learning_rate=1", "did you mean 'hyper_parameters.optimizer.learning_rate'?"),
+        ("hyper_parameters.optimizer.class=adm", "did you mean 'adam'?"),
+        ("hyper_parameters.fc_layers=64", "must be a list, such as [64, 32, 16, 8]"),
+        ("hyper_parameters.fc_layers=[64]", "hyper_parameters.fc_layers: [64]: must have at least 2 entries"),
+        ("hyper_parameters.fc_layers=[64, 0]", "hyper_parameters.fc_layers[1]: 0: must be at least 1"),
+        ("hyper_parameters.fc_layers=[63, 8]", "hyper_parameters.fc_layers: [63, 8]: the first size is"),
+        ("hyper_parameters.mf_dimm=3", "hyper_parameters.mf_dimm: 3: the built-in networks have no such key; did you mean 'mf_dim'?"),
+        ("hyper_parameters.frobnicate=3", "the built-in networks have no such key; there are optimizer, num_users"),
+        ("runner.worker_num=5", "holds 3 clients (0 … north); use 3, leave the key out, or prepare the data for 5"),
+        ("runner.train_data_dir=nowhere", "there is no such folder; prepare data with `fedps data prepare"),
+        ("runner.test_data_dir=.", "holds no <client>.csv; name the folder that does"),
+        ("runner.train_data_dir=~nobody-is-called-so/x", "there is no such folder"),
+        ("runner.train_data_dir=" + "x" * 300, "cannot be read: File name too long; name a folder that can"),
+        ("runner.model=Net", "runner.model: 'Net': write module.Class, e.g. net.MyNet for class MyNet of net.py"),
+        ("epochs=3", "epochs: 3: there is no such key; did you mean 'runner.epochs'?"),
+        ("name=7", "name: 7: must be text"),
+        ("nonsense", "-o 'nonsense': write key=value, e.g. -o runner.epochs=3"),
+        ("runner..epochs=3", "-o 'runner..epochs=3': write key=value"),
+        ("=3", "-o '=3': write key=value"),
+        ("runner.train_data_dir.x=3", "runner.train_data_dir is 'train', not a section"),
+        ("runner.epochs=[", "-o 'runner.epochs=[': line 1: not valid YAML"),
+    ],
+    ids=lambda text: text[:40],
+)  # fmt: skip
+def test_a_mistake_names_key_value_and_remedy(line: str, said: str, write: Write) -> None:
+    (told,) = mistakes(write(), line)
+    assert said in told
+
+
+def test_adams_betas_are_judged_together_and_for_adam_alone(write: Write) -> None:
+    betas = ["hyper_parameters.optimizer.beta1=0.9", "hyper_parameters.optimizer.beta2=0.5"]
+    assert len(mistakes(write(), *betas)) == 1
+    optimizer = load_job(write(), [*betas, "hyper_parameters.optimizer.class=lazy_adam"]).hyper_parameters.optimizer
+    assert (optimizer.beta1, optimizer.beta2) == (0.9, 0.5)
+    (told,) = mistakes(write(), betas[0], "hyper_parameters.optimizer.beta2=much")
+    assert "beta2: 'much': must be a number" in told
+
+
+def test_a_section_with_nothing_in_it_is_as_good_as_none(write: Write) -> None:
+    path = write(MINIMAL + "hyper_parameters:\n  optimizer:\n  # class: sgd\nlimits:\n")
+    assert load_job(path).hyper_parameters == load_job(write()).hyper_parameters
+    assert load_job(path, ["hyper_parameters.optimizer.class=sgd"]).hyper_parameters.optimizer.name == "sgd"
+    assert mistakes(write("runner:\n"))[0].startswith("runner.train_data_dir: is missing")
+
+
+def test_a_missing_key_is_named_with_its_meaning(write: Write) -> None:
+    assert mistakes(write("runner: {epochs: 2}")) == [
+        "runner.train_data_dir: is missing; add it; it means: folder with one <client>.csv each, lines user,item,label"
+    ]
+    (told,) = mistakes(write("hyper_parameters: {num_users: 3}"))
+    assert told.startswith("runner: is missing; add it")
+
+
+def test_all_mistakes_are_told_at_once_cross_checks_included(write: Write) -> None:
+    path = write(
+        "runner:\n"
+        "  train_data_dir: train\n"
+        "  test_data_dir: nowhere\n"
+        "  epochs: 0\n"
+        "  geo_setp: 3\n"
+        "  worker_num: 9\n"
+        "  local_sparse: [a, b]\n"
+        "  remote_sparse: [b, c]\n"
+        "  local_dense: [c]\n"
+        "hyper_parameters:\n"
+        "  fc_layers: [9, 8]\n"
+        "  optimizer: {class: adm}\n"
+        "  widht: 3\n"
+    )
+    told = mistakes(path, "bla")
+    starts = (
+        "-o 'bla'",
+        "runner.epochs: 0",
+        "runner.geo_setp: 3",
+        "hyper_parameters.optimizer.class: 'adm'",
+        "runner.test_data_dir: '",
+        "runner.worker_num: 9",
+        "runner.local_sparse: 'b': is in remote_sparse too",
+        "runner.remote_sparse: 'c': is in local_dense too",
+        "hyper_parameters.fc_layers: [9, 8]",
+        "hyper_parameters.widht: 3",
+    )
+    assert len(told) == len(starts)
+    assert all(line.startswith(start) for line, start in zip(told, starts, strict=True)), told
+
+
+def test_what_hangs_on_a_mistaken_key_is_not_judged(write: Write) -> None:
+    path = write("runner: {train_data_dir: 5, worker_num: 9}\nhyper_parameters: {mode: NCF_XYZ, fc_layers: [9, 8]}")
+    assert [line.split(":")[0] for line in mistakes(path)] == ["runner.train_data_dir", "hyper_parameters.mode"]
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, f"[{'[' * 50}{'x, ' * 5000}{']' * 51}"], ids=["text", "list"])
+def test_a_long_value_is_cut(value: str, write: Write) -> None:
+    (told,) = mistakes(write(), f"runner.epochs={value}")
+    assert len(told) < 200
+    assert "…" in told
+
+
+def test_your_own_network_may_have_keys_of_its_own(write: Write) -> None:
+    path = write(
+        MINIMAL + "  model: net.Net\nhyper_parameters: {width: 6, dropout: 1e-1, top: [.inf], fc_layers: [9, 8]}\n"
+    )
+    job = load_job(path)
+    assert job.hyper_parameters.model_extra == {"width": 6, "dropout": 0.1, "top": [float("inf")]}
+    assert Job.model_validate_json(job.model_dump_json(by_alias=True)) == job
+
+
+def test_a_key_without_effect_is_noted_not_refused(write: Write) -> None:
+    job = load_job(write(), ["runner.sync_mode=sync", "runner.geo_step=7", "runner.row_average=touched"])
+    assert notes_of(job) == [
+        "runner.geo_step: 7: has no effect with sync_mode sync, only with geo",
+        "runner.row_average: touched: has no effect with sync_mode sync, only with round",
+    ]
+    assert notes_of(load_job(write(), ["runner.geo_step=7"])) == []
+    path = write(MINIMAL + "hyper_parameters: {mf_dim: 4, optimizer: {class: sgd, beta1: 0.5}}\n")
+    assert notes_of(load_job(path)) == [
+        "hyper_parameters.mf_dim: 4: has no effect with mode NCF_MLP, only with NCF_GMF or NCF_NeuMF",
+        "hyper_parameters.optimizer.beta1: 0.5: has no effect with class sgd, only with adam, lazy_adam or shared_adam",
+    ]
+    assert len(notes_of(load_job(path, ["runner.model=net.Net"]))) == 1, "a network of one's own may take mf_dim"
