@@ -135,7 +135,7 @@ def test_a_killed_server_stops_the_run_and_is_named(long_job: Path, tmp_path: Pa
 
 
 def test_a_killed_worker_is_named_and_the_others_go_on(make_job: MakeJob, tmp_path: Path) -> None:
-    make_job(epochs=12, eval_every=0, print_interval=1, step_timeout=3.0, reconnect_timeout=1.0, train_batch_size=8)
+    make_job(epochs=6, eval_every=0, print_interval=1, step_timeout=3.0, reconnect_timeout=1.0, train_batch_size=8)
     run_dir = tmp_path / "run"
     process = start_and_wait_for_training(tmp_path / "job.yaml", run_dir)
     os.kill(pid_of(run_dir, "worker", "3"), signal.SIGKILL)

@@ -58,7 +58,7 @@ def test_plain_lines_tell_share_rate_loss_and_auc(make_job: MakeJob, monkeypatch
     data = [{"time": 0.0, "role": "worker", "id": w, "event": "data", "samples": 100, "test_users": 1} for w in "01"]
     going = [progress_event(w, t, e, n) for t, e, n in ((1.0, 0, 50), (2.0, 0, 100), (3.0, 1, 50)) for w in "01"]
     text = shown(make_job, [*data, *going], monkeypatch, epochs=2)
-    assert text.splitlines()[0] == "job: 2 workers, 1 server(s), mode geo, 2 epoch(s); private: mlp_user.weight"
+    assert text.splitlines()[0] == "job: 2 workers, 1 server(s), mode geo, 2 epoch(s)"
     assert text.splitlines()[-1].strip() == "75% 125 samples/s, mean over workers: loss 0.5000, AUC 0.7500"
     assert WINDOW > 2, "the rate above is over all of it: from 50 samples after 1 s to 300 after 3 s"
 
@@ -75,6 +75,13 @@ def test_trouble_is_told_as_it_comes(
     event: dict[str, Any], said: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert said in shown(make_job, [{"time": 0.0, "role": "server", "id": "0", **event}], monkeypatch)
+
+
+def test_what_is_private_and_what_is_shared_is_told(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = {"time": 0.0, "role": "check", "id": "0", "event": "checked", "mistakes": []}
+    for private, told in (["user"], "user"), ([], "nothing"):
+        text = shown(make_job, [{**event, "private": private, "shared": ["item", "bias"]}], monkeypatch)
+        assert f"private: {told}; shared: item, bias" in text
 
 
 def test_a_live_table_has_a_row_a_worker(make_job: MakeJob) -> None:

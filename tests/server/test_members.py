@@ -1,6 +1,6 @@
 """Who is waited for."""
 
-from fedps.server.members import Members
+from fedps.server.members import Members, Stop
 from fedps.types import ClientId
 
 A, B = ClientId("a"), ClientId("b")
@@ -40,12 +40,12 @@ def test_a_barrier_opens_when_all_stand_at_it() -> None:
     first, second = members.get(A), members.get(B)
     assert first is not None
     assert second is not None
-    first.stop = (1, "trained")
+    first.stop = Stop(1, "trained")
     assert members.gathered is None
     assert members.active(0) == {B}
-    second.stop = (1, "trained")
+    second.stop = Stop(1, "trained")
     assert members.gathered == (1, "trained")
-    members.go_on(7)
+    assert members.go_on("trained", 7) == [A, B]
     assert members.gathered is None
     assert members.active(6) == set()
     assert members.active(7) == {A, B}

@@ -5,45 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import MakeJob
+from tests.server.callers import Caller, Stranger, ones, push
 
 from fedps.server.server import ParameterServer
-from fedps.types import NO_KEYS, Init, Rule, TableSpec
-from fedps.wire.frame import Frame, Limits, decode, encode
-from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Message, Pull, Push, Refused, Seed, Values, Welcome
-
-ROWS = TableSpec("rows", "sparse", (100, 4), Rule("add"), Init("constant", 1.0))
-BIAS = TableSpec("bias", "dense", (3,), Rule("add"))
-LIMITS = Limits()
-
-
-class Caller:
-    """A client that sends frames and keeps the replies."""
-
-    def __init__(self, server: ParameterServer, client: str, instance: str = "p") -> None:
-        self.replies: list[Frame] = []
-        self.connection = server.opened(lambda data: self.replies.append(decode(data, LIMITS)), "test")
-        self._ticket = 0
-        assert isinstance(self.ask(Hello(server.job.name, client, instance)), Welcome)
-
-    def send(self, message: Message, *arrays: object) -> int:
-        self._ticket += 1
-        self.connection.received(encode(self._ticket, message, [np.asarray(a) for a in arrays]))
-        return self._ticket
-
-    def ask(self, message: Message, *arrays: object) -> Message:
-        ticket = self.send(message, *arrays)
-        found = [r.message for r in self.replies if r.ticket in (ticket, 0)]  # 0: it could not be read
-        assert found, f"no reply yet to {message}"
-        return found[0]
-
-    def join(self) -> "Caller":
-        assert isinstance(self.ask(Join((ROWS, BIAS), 0)), Done)
-        assert isinstance(self.ask(Seed("bias"), np.zeros((1, 3), np.float32)), Done)
-        return self
-
-    def rows(self, *keys: int) -> list[list[float]]:
-        ticket = self.send(Pull(("rows",)), np.array(keys, np.int64))
-        return next(r.arrays[0].tolist() for r in self.replies if r.ticket == ticket)
+from fedps.types import NO_KEYS, Rule, TableSpec
+from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Push, Refused, Seed, Values
 
 
 @pytest.fixture
@@ -53,15 +19,6 @@ def server(make_job: MakeJob, tmp_path: object) -> ParameterServer:
     assert isinstance(tmp_path, Path)
     job = make_job(sync_mode="async")
     return ParameterServer(job, 0, tmp_path / "run", lambda event: None)
-
-
-def push(sequence: int, keys: object, values: object, clock: int = 0) -> tuple[Push, object, object, object, object]:
-    bias = np.zeros((1, 3), np.float32)
-    return Push(("rows", "bias"), sequence, clock), np.asarray(keys, np.int64), values, NO_KEYS, bias
-
-
-def ones(n: int, value: float = 1.0) -> object:
-    return np.full((n, 4), value, np.float32)
 
 
 def test_a_push_changes_rows_and_its_repeat_does_not(server: ParameterServer) -> None:
@@ -120,10 +77,7 @@ def test_nothing_may_be_said_before_hello_and_join(server: ParameterServer) -> N
 def test_another_job_and_a_second_process_of_a_client_are_refused(server: ParameterServer) -> None:
     Caller(server, "0", "p1").join()
     for hello, kind in ((Hello("elsewhere", "1", "p"), "other_job"), (Hello("job", "0", "p2"), "taken")):
-        replies: list[Frame] = []
-        connection = server.opened(lambda data, r=replies: r.append(decode(data, LIMITS)), "test")  # type: ignore[misc]
-        connection.received(encode(1, hello))
-        message = replies[0].message
+        message = Stranger(server).ask(hello)
         assert isinstance(message, Refused)
         assert message.kind == kind
 
@@ -131,10 +85,9 @@ def test_another_job_and_a_second_process_of_a_client_are_refused(server: Parame
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=300))
 def test_junk_is_answered_and_harms_nobody(junk: bytes) -> None:
-    replies: list[Frame] = []
-    connection = FUZZED[0].opened(lambda data: replies.append(decode(data, LIMITS)), "fuzz")
-    connection.received(junk)
-    assert isinstance(replies[0].message, Refused)
+    stranger = Stranger(FUZZED[0])
+    stranger.connection.received(junk)
+    assert isinstance(stranger.replies[0].message, Refused)
 
 
 FUZZED: list[ParameterServer] = []

@@ -60,9 +60,9 @@ def unpack(frame: bytes) -> tuple[Any, bytes]:
     return msgspec.msgpack.decode(frame[8 : 8 + length]), frame[8 + length + -length % 8 :]
 
 
-def spoil(rng: random.Random) -> bytes:
-    """Return a good frame with one to three things changed."""
-    frame = rng.choice(GOOD)
+def spoil(rng: random.Random, good: Sequence[bytes] = GOOD) -> bytes:
+    """Return one of the good frames with one to three things changed."""
+    frame = rng.choice(good)
     for _ in range(rng.randint(1, 3)):
         frame = rng.choice(WAYS)(rng, frame)
     return frame
@@ -102,8 +102,23 @@ def _reword(rng: random.Random, frame: bytes) -> bytes:
     try:
         header, tail = unpack(frame)
         return pack(_replace_one(rng, header), tail)
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, OverflowError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, OverflowError):
         return frame  # spoiled before: there is no header to reword
+
+
+def _nest(rng: random.Random, frame: bytes) -> bytes:
+    deep = rng.choice([b"\x91", b"\x81\xa1a"]) * rng.choice([10, 1000, 20_000])
+    return MAGIC + len(deep).to_bytes(4, "little") + deep + frame[8:]
+
+
+def _enlarge(rng: random.Random, frame: bytes) -> bytes:
+    """Declare arrays of sizes that their bytes do not have."""
+    try:
+        header, tail = unpack(frame)
+        sides = [rng.choice([2**30, 2**31, 2**32, 2**62, 2**63, 0, 1, 4]) for _ in range(rng.randint(1, 3))]
+        return pack([*header[:2], [[a[0], sides] for a in header[2]]], tail)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError, LookupError):
+        return frame
 
 
 def _replace_one(rng: random.Random, value: Any) -> Any:
@@ -116,4 +131,6 @@ def _replace_one(rng: random.Random, value: Any) -> Any:
     return rng.choice([None, True, "", "item", "Leave", [], {}, float("nan"), 1e308, b"\xff", *EXTREME])
 
 
-WAYS: list[Callable[[random.Random, bytes], bytes]] = [_truncate, _extend, _flip, _resize, _splice, _junk, _reword]
+WAYS: list[Callable[[random.Random, bytes], bytes]] = [
+    *(_truncate, _extend, _flip, _resize, _splice, _junk, _reword, _nest, _enlarge)
+]

@@ -47,7 +47,7 @@ class Learner:
         private = flat([weights[n] for n in self.parameters.private_dense])
         rule = dense_rule(self.rule)
         self.dense = LocalDense(rule if local_optimizer else Rule("add"), shared)
-        self.private_dense = LocalDense(dense_rule(self._private_rule), private)
+        self.private_dense = LocalDense(rule, private)
         self.tables = {
             e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column]) for e in self.parameters.embeddings
         }

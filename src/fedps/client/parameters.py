@@ -99,9 +99,19 @@ def local_rule(job: Job) -> Rule:
 
 
 def private_rule(job: Job) -> Rule:
-    """Return the job's optimizer as a rule for what never leaves the client."""
-    rule, rate = local_rule(job), job.hyper_parameters.optimizer.private_learning_rate
-    return rule if rate is None else replace(rule, learning_rate=rate)
+    """Return the job's optimizer as a rule for rows that never leave the client.
+
+    Adam moves a row by lr / √p for each gradient it gets, p being the share of steps that touch it. A client's own
+    rows are touched N times as often in its own steps as they would be in one stream of all N clients, so they would
+    move √N less for the same samples; the default makes up for that. In `sync` a step is everybody's, and a rule
+    that counts a row's own pushes has no such p.
+    """
+    rule, given = local_rule(job), job.hyper_parameters.optimizer.private_learning_rate
+    if given is not None:
+        return replace(rule, learning_rate=given)
+    if rule.name != "adam" or job.runner.sync_mode == "sync":
+        return rule
+    return replace(rule, learning_rate=rule.learning_rate * (job.runner.worker_num or 1) ** 0.5)
 
 
 def dense_rule(rule: Rule) -> Rule:

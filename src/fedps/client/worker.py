@@ -5,7 +5,6 @@ It dials out and never listens. Everything that can be wrong on this side is fou
 
 import secrets
 import sys
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -32,6 +31,12 @@ from fedps.wire.messages import Hello
 Connect = Callable[[int, Hello], Channel | LocalChannel]
 
 
+def prepare_thread() -> None:
+    """Set torch up for a thread that trains: one core, and denormals flushed, whose arithmetic is many times slower."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
 def run_worker(
     job: Job,
     client: ClientId,
@@ -41,7 +46,7 @@ def run_worker(
     connect: Connect | None = None,
     log: TextIO | None = None,
 ) -> None:
-    """Train one client from start to end.
+    """Train one client from start to end, in a thread that `prepare_thread` has set up.
 
     Args:
         job: the resolved job.
@@ -55,9 +60,6 @@ def run_worker(
     Raises:
         FedpsError: bad data, a wrong name in the job, a server that is gone or refuses.
     """
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(zlib.crc32(f"{job.runner.seed} {client}".encode()))  # dropout has no stream but torch's own
     data = read_client(job, client)
     report({"event": "data", "samples": len(data), "test_users": len(data.test_slots["user"]) // 100})
     learner = Learner(build(job), job, data, local_optimizer=job.runner.sync_mode in ("geo", "round"))
@@ -78,13 +80,15 @@ def run_worker(
     )
 
 
-def check(job: Job) -> None:
-    """Build the job's network and sort its parameters, as every worker will.
+def check(job: Job) -> dict[str, list[str]]:
+    """Build the job's network and sort its parameters, as every worker will; return the names by where they live.
 
     Raises:
         JobError: the network cannot be made, or a table's name matches nothing.
     """
-    read_parameters(build(job), job)
+    found = read_parameters(build(job), job)
+    tables = {private: [e.spec.name for e in found.embeddings if e.private is private] for private in (True, False)}
+    return {"private": [*tables[True], *found.private_dense], "shared": [*tables[False], *found.dense]}
 
 
 def read_client(job: Job, client: ClientId) -> ClientData:

@@ -55,7 +55,7 @@ class Optimizer(Section):
     ] = Field("adam", alias="class", description="adam is torch.optim.Adam of the whole table, computed lazily")
     learning_rate: Positive = Field(0.001, description="step size")
     private_learning_rate: Positive | None = Field(
-        None, description="step size of what never leaves the client; left out: learning_rate"
+        None, description="step size of private rows; left out: learning_rate, for adam times √workers (not in sync)"
     )
     beta1: Share = Field(0.9, description="Adam: decay of the mean gradient")
     beta2: Share = Field(0.999, description="Adam: decay of the mean squared gradient")

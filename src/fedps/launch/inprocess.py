@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from fedps.client.worker import check, run_worker
+from fedps.client.worker import check, prepare_thread, run_worker
 from fedps.config import Job
 from fedps.data.reader import client_files
 from fedps.net.inprocess import LocalChannel, LocalServer
@@ -39,6 +39,7 @@ def run_in_process(job: Job, run_dir: Path, listen: Listen) -> None:
         def connect(shard: int, hello: Hello) -> LocalChannel:
             return LocalChannel(servers[shard], hello, Limits(job.limits.message_mib << 20))
 
+        prepare_thread()
         try:
             with (run_dir / "log" / f"workerlog.{clients.index(client)}").open("a", encoding="utf-8") as log:
                 run_worker(job, client, [], run_dir, lambda e: listen(stamp("worker", client, e)), connect, log)

@@ -97,7 +97,7 @@ class Launch:
     def _in_process(self) -> None:
         from fedps.launch.inprocess import check, run_in_process  # noqa: PLC0415  (imports torch into this process)
 
-        check(self._job)
+        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **check(self._job)}))
         try:
             run_in_process(self._job, self._folder, self._take)
         except Exception as error:

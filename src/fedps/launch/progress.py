@@ -58,10 +58,9 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         runner = self._job.runner
-        private = ", ".join((*runner.local_sparse, *runner.local_dense)) or "nothing"
         self.say(
             f"{self._job.name}: {len(self._clients)} workers, {runner.server_num} server(s), mode {runner.sync_mode},"
-            f" {runner.epochs} epoch(s); private: {private}"
+            f" {runner.epochs} epoch(s)"
         )
         if runner.model:
             self.say(f"runs code: {runner.model} from {self._job.folder}")
@@ -80,7 +79,9 @@ class Progress:
     def take(self, event: Event) -> None:
         """Show one stamped event."""
         kind, who = event["event"], event["id"]
-        if kind == "data":
+        if kind == "checked" and not event["mistakes"]:
+            self.say(f"private: {', '.join(event['private']) or 'nothing'}; shared: {', '.join(event['shared'])}")
+        elif kind == "data":
             self._samples[who] = event["samples"]
         elif kind == "progress":
             self._last[who] = event

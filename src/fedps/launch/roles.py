@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+import zlib
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -115,9 +116,13 @@ def serve_shard(pipe: Connection, job_json: str, shard: int, run_dir: str) -> No
 def train_client(pipe: Connection, job_json: str, number: int, client: str, servers: list[str], run_dir: str) -> None:
     """Live as a worker."""
     report = _enter(pipe, Path(run_dir) / "log" / f"workerlog.{number}")
-    from fedps.client.worker import run_worker  # noqa: PLC0415
+    import torch  # noqa: PLC0415  (the fork server has it)
+
+    from fedps.client.worker import prepare_thread, run_worker  # noqa: PLC0415
 
     job = Job.model_validate_json(job_json)
+    prepare_thread()
+    torch.manual_seed(zlib.crc32(f"{job.runner.seed} {client}".encode()))  # dropout knows no stream but torch's own
     _live(lambda: run_worker(job, ClientId(client), servers, Path(run_dir), report), report)
 
 
@@ -128,8 +133,7 @@ def check_network(pipe: Connection, job_json: str, run_dir: str) -> None:
 
     def look() -> None:
         try:
-            check(Job.model_validate_json(job_json))
-            report({"event": "checked", "mistakes": []})
+            report({"event": "checked", "mistakes": [], **check(Job.model_validate_json(job_json))})
         except JobError as error:
             report({"event": "checked", "mistakes": error.mistakes})
 

@@ -79,9 +79,12 @@ class LocalChannel:
         for future in futures.values():
             future.set_exception(LostError("the connection was closed"))
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, data: bytes | None) -> None:
         if self._closed:
             return  # a reply to nobody, as a socket would swallow it
+        if data is None:
+            self.close()
+            return
         self.bytes_received += len(data)
         frame = self._caller.receive(data)
         if frame is None:

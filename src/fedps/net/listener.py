@@ -20,6 +20,10 @@ METHOD = "/fedps.Shard/Talk"
 TICK = 0.05  # seconds between two looks at deadlines
 BACKLOG_REPLIES, BACKLOG_BYTES = 1024, 32 << 20  # replies that may wait for a slow reader before we stop reading
 GRACE = 0.2  # seconds that open streams get when the server stops
+IDLE = [  # milliseconds: sockets that never speak HTTP/2, or hold no stream, do not stay
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 60_000),
+]
 
 
 def options(limits: Limits) -> list[tuple[str, int]]:
@@ -63,7 +67,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             while (reply := await outbox.get()) is not None:
                 yield reply
-            if failure := await reading:
+            if reading.done() and (failure := reading.result()):  # else it was the service that hung up
                 await context.abort(grpc.StatusCode.ABORTED, f"it failed on a message: {failure!r}; see its log")
         finally:
             reading.cancel()
@@ -72,7 +76,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 class Outbox:
-    """Replies on their way to one peer, None at the end."""
+    """Replies on their way to one peer; None ends the connection."""
 
     def __init__(self) -> None:
         self._replies: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -129,7 +133,7 @@ async def serve(service: Service, bind: str, limits: Limits, ready: Callable[[st
     Raises:
         JobError: the address cannot be bound.
     """
-    server = grpc.aio.server(options=options(limits))
+    server = grpc.aio.server(options=[*options(limits), *IDLE])
     server.add_generic_rpc_handlers((Door(service, limits),))
     try:
         port = server.add_insecure_port(bind)

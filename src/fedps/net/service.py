@@ -17,8 +17,8 @@ class Connection(Protocol):
 class Service(Protocol):
     """Answers messages. All calls come from one thread."""
 
-    def opened(self, send: Callable[[bytes], None], peer: str) -> Connection:
-        """Begin a connection. `send` may be called at any later time, from the same thread."""
+    def opened(self, send: Callable[[bytes | None], None], peer: str) -> Connection:
+        """Begin a connection. `send` may be called at any later time, from the same thread; None hangs up."""
 
     def tick(self, now: float) -> None:
         """Look at deadlines. `now`: seconds, monotonic."""

@@ -11,6 +11,8 @@ from fedps.server import merge
 from fedps.server.merge import Contribution
 from fedps.types import ClientId, Rows, TableName
 
+MAX_AHEAD = 2  # windows a client may be ahead of the open one: it trains one while the last is merged
+
 Merge = Callable[[Sequence[Contribution]], Rows]
 Offer = Mapping[TableName, Contribution]
 
@@ -35,27 +37,34 @@ class WindowGate:
 
     def __init__(self, combine: Merge) -> None:
         self.clock = 0
-        self.opened_at: float | None = None  # when the open clock got its first push
+        self.opened_at: float | None = None  # when the open clock, or one ahead of it, got its first push
         self._combine = combine
         self._offers: dict[int, dict[ClientId, Offer]] = {}
 
     def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
         """Take one client's whole push of a clock."""
         self._offers.setdefault(clock, {})[client] = push
-        if clock == self.clock and self.opened_at is None:
+        if self.opened_at is None:
             self.opened_at = now
+
+    def clear(self) -> None:
+        """Forget all pushes that are not merged: their tables are gone."""
+        self._offers, self.opened_at = {}, None
 
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Return the active clients whose push of the open clock is not in."""
         return active - set(self._offers.get(self.clock, ()))
 
     def close(self, active: set[ClientId], now: float) -> dict[TableName, Rows] | None:
-        """Merge the open clock and open the next, if every active client is in; None otherwise."""
-        offers = self._offers.get(self.clock)
-        if not offers or self.missing(active):
+        """Merge the open clock and open the next, if every active client is in; None otherwise.
+
+        A clock that all have skipped (a server that fell behind the others, whose clients went on) changes nothing.
+        """
+        if not self._offers or self.missing(active):
             return None
-        del self._offers[self.clock]
+        offers = self._offers.pop(self.clock, {})
         self.clock += 1
-        self.opened_at = now if self.clock in self._offers else None
+        self.opened_at = now if self._offers else None
         ordered = [offers[c] for c in sorted(offers)]
-        return {table: self._combine([push[table] for push in ordered]) for table in ordered[0]}
+        tables = dict.fromkeys(table for push in ordered for table in push)
+        return {table: self._combine([push[table] for push in ordered if table in push]) for table in tables}

@@ -6,10 +6,25 @@ Times are seconds of a monotonic clock that the caller passes in.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from fedps.errors import RefusedError
 from fedps.types import ClientId
 
-Stop = tuple[int, str]  # a barrier: (epoch, stage)
+STAGES = ("trained", "evaluated")  # of an epoch, in their order
+MAX_MEMBERS = 4096  # at once, and names remembered of those that went
+
+
+class Stop(NamedTuple):
+    """A barrier: after which epoch, counted from 1, and before which of `STAGES`."""
+
+    epoch: int
+    stage: str
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Grows from one barrier of a client to its next."""
+        return self.epoch, STAGES.index(self.stage)
 
 
 @dataclass
@@ -18,17 +33,21 @@ class Member:
 
     Attributes:
         instance: the process that speaks for the client.
-        since: the first clock it takes part in.
+        since: the first clock at which it is waited for.
         sequence: its last push that was accepted.
+        progress: when it last pushed or came to a barrier, 0.0 if it never did.
         stop: the barrier it waits at.
-        suspended: it was silent past the deadline; its next push brings it back.
+        passed: the last barrier that opened for it.
+        suspended: it was silent past the deadline; its next push or barrier brings it back.
         lost_at: when its connection broke, None while connected.
     """
 
     instance: str
     since: int = 0
     sequence: int = 0
+    progress: float = 0.0
     stop: Stop | None = None
+    passed: Stop | None = None
     suspended: bool = False
     lost_at: float | None = None
 
@@ -41,15 +60,26 @@ class Members:
     """
 
     def __init__(self, expected: int) -> None:
+        self.expected = expected
         self._here: dict[ClientId, Member] = {}
-        self._expected = expected
-        self._gone: set[ClientId] = set()
+        self._gone: dict[ClientId, Member] = {}
 
     def join(self, client: ClientId, instance: str, clock: int) -> Member:
-        """Let a client take part from `clock` on, or take up its place again after a reconnect."""
+        """Let a client take part from `clock` on, or take up its place again after a reconnect.
+
+        A process that was given up as lost goes on with its own sequence of pushes, another starts anew.
+
+        Raises:
+            RefusedError: there are too many members.
+        """
         member = self._here.get(client)
+        if member is None and len(self._here) >= max(MAX_MEMBERS, self.expected):
+            raise RefusedError("too_large", f"{len(self._here)} clients take part, which is this server's limit")
         if member is None or member.instance != instance:
+            before = self._gone.pop(client, None)
             member = self._here[client] = Member(instance, since=clock)
+            if before is not None and before.instance == instance:
+                member.sequence, member.passed = before.sequence, before.passed
         member.lost_at = None
         return member
 
@@ -59,8 +89,15 @@ class Members:
 
     def leave(self, client: ClientId) -> None:
         """Forget a client: it is done, or lost for good."""
-        if self._here.pop(client, None) is not None:
-            self._gone.add(client)
+        member = self._here.pop(client, None)
+        if member is not None:
+            self._gone[client] = member
+            if len(self._gone) > max(MAX_MEMBERS, self.expected):
+                del self._gone[next(iter(self._gone))]
+
+    def expel(self, client: ClientId) -> None:
+        """Forget a client as if it had never come."""
+        self._here.pop(client, None)
 
     def active(self, clock: int) -> set[ClientId]:
         """Return the clients whose push of `clock` is waited for."""
@@ -69,20 +106,43 @@ class Members:
     @property
     def complete(self) -> bool:
         """Whether all expected clients have come (those that left again are counted)."""
-        return len(self._gone | set(self._here)) >= self._expected
+        return len(self._gone.keys() | self._here.keys()) >= self.expected
 
     @property
     def gathered(self) -> Stop | None:
-        """The barrier, once every member stands at one; None before."""
-        stops = {m.stop for m in self._here.values() if not m.suspended}
-        if not self.complete or not stops or None in stops:
-            return None
-        return max(s for s in stops if s is not None)
+        """The barrier that opens, once every member stands at one; None before.
 
-    def go_on(self, clock: int) -> None:
-        """Open the barrier: everyone takes part again from `clock` on."""
-        for member in self._here.values():
-            member.stop, member.since = None, max(member.since, clock)
+        Those that have only `trained` go first, so that the others see the same still model when they evaluate.
+        """
+        stops = [m.stop for m in self._here.values() if not m.suspended]
+        standing = [s for s in stops if s is not None]
+        if not self.complete or not standing or len(standing) < len(stops):
+            return None
+        return max([s for s in standing if s.stage == STAGES[0]] or standing)
+
+    def go_on(self, stage: str, clock: int) -> list[ClientId]:
+        """Open the barriers of one stage: who stood there takes part again from `clock` on, and is returned."""
+        free = [(client, m) for client, m in self._here.items() if m.stop is not None and m.stop.stage == stage]
+        for _, member in free:
+            member.passed, member.stop, member.since = member.stop, None, max(member.since, clock)
+        return [client for client, _ in free]
+
+    @property
+    def standing(self) -> bool:
+        """Whether anybody stands at a barrier."""
+        return any(m.stop is not None for m in self._here.values())
+
+    def absent(self, since: float, now: float, patience: float) -> list[ClientId]:
+        """Return who is neither at a barrier nor has done anything for `patience` seconds, counted from `since` on."""
+        return [
+            client
+            for client, m in self._here.items()
+            if m.stop is None and not m.suspended and now - max(m.progress, since) > patience
+        ]
+
+    def suspend(self, client: ClientId) -> None:
+        """Wait for a member no longer, until it pushes or comes to a barrier."""
+        self._here[client].suspended = True
 
     def lost(self, now: float, patience: float) -> list[ClientId]:
         """Return the clients whose connection has been broken for longer than `patience` seconds."""
@@ -90,7 +150,7 @@ class Members:
 
     def expect(self, count: int) -> None:
         """Wait for no more than `count` clients to join (the start deadline has passed)."""
-        self._expected = min(self._expected, count)
+        self.expected = min(self.expected, count)
 
     def __len__(self) -> int:
         return len(self._here)

@@ -38,6 +38,11 @@ class Limits:
         arrays: arrays of a message.
         rows: rows of one array; larger requests are cut into several.
         connections: open connections of a server.
+        parts: messages of one push.
+        held_bytes: bytes a server keeps for one connection: a half-sent push, or answers that wait for their window.
+        waiting: pulls of one connection that wait.
+        tables: tables of one server.
+        reserved_bytes: address space of all tables of one server, for as many rows as they may ever hold.
     """
 
     message_bytes: int = 64 << 20
@@ -45,6 +50,11 @@ class Limits:
     arrays: int = 4096
     rows: int = 1 << 17
     connections: int = 4096
+    parts: int = 1 << 16
+    held_bytes: int = 512 << 20
+    waiting: int = 4096
+    tables: int = 1024
+    reserved_bytes: int = 1 << 40
 
 
 class Header(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -63,7 +63,8 @@ class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Send one step's gradient or one window's change; answered by Done when received and checked.
 
     `sequence` grows by one with each push of a client to a shard: a repeat is answered, not applied again.
-    A large push travels as `parts` messages of one sequence; it counts only when all parts are in.
+    A large push travels as `parts` messages of one sequence; it counts only when all parts are in. The first part names
+    every table; in each later one, a table's keys follow those that came before.
     Arrays: for each table its keys int64[U] and its values float32[U, dim].
     """
 
@@ -76,7 +77,7 @@ class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Barrier(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Pause until every member is here; answered by Done. `epoch` counts finished epochs, from 1.
+    """Pause until every member is here; answered by Done. `epoch` counts finished epochs, from 1, and only grows.
 
     `stage` is `trained` (the model is whole and stands still; servers save it) or `evaluated` (go on).
     """

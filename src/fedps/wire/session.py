@@ -38,7 +38,7 @@ ANSWERED: dict[tuple[State, type[Message]], State] = {
 
 
 class Peer:
-    """The server's end of one connection. Hello and Join are answered before the next message is read.
+    """The server's end of one connection. Hello is answered before the next message is read; a Join may have to wait.
 
     Attributes:
         client: who speaks, once Hello was said and unless it was refused.
@@ -50,6 +50,7 @@ class Peer:
         self.instance: str | None = None
         self.ticket = 0  # of the request now handled, so that a refusal can name it
         self._limits, self._state = limits, State.NEW
+        self._asked = 0  # the ticket of the last Hello or Join: only its answer leads on
 
     def receive(self, data: bytes) -> Frame:
         """Read one request.
@@ -66,18 +67,19 @@ class Peer:
             if self.client is not None:
                 raise RefusedError("order", f"this connection already speaks for client {self.client!r}")
             self.client, self.instance = ClientId(message.client), message.instance
-            self._state = State.GREETING
+            self._state, self._asked = State.GREETING, frame.ticket
         elif self.client is None:
             raise RefusedError("order", f"{type(message).__name__} before Hello")
         elif isinstance(message, Join):
-            self._state = State.JOINING
+            self._state, self._asked = State.JOINING, frame.ticket
         elif self._state is not State.JOINED:
             raise RefusedError("order", f"{type(message).__name__} before Join")
         return frame
 
     def reply(self, ticket: int, message: Message, arrays: Arrays = ()) -> bytes:
         """Return the bytes that answer a request."""
-        self._state = ANSWERED.get((self._state, type(message)), self._state)
+        if ticket == self._asked:
+            self._state = ANSWERED.get((self._state, type(message)), self._state)
         if self._state is State.NEW:
             self.client = self.instance = None  # a refused name gives no right to speak in it
         return encode(ticket, message, arrays)

@@ -1,0 +1,282 @@
+"""The real server on real sockets: hostile peers, floods and a thousand connections, beside clients served right."""
+
+import asyncio
+import json
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import psutil
+import pytest
+from numpy.typing import NDArray
+from tests.conftest import MakeJob
+from tests.net.echo import LIMITS, served
+from tests.server.test_fuzz import FRAMES
+from tests.wire.frames import spoil
+
+from fedps.net.channel import Channel
+from fedps.net.listener import METHOD, options
+from fedps.server import server as server_module
+from fedps.server.server import ParameterServer
+from fedps.types import NO_KEYS, Init, Rule, TableSpec
+from fedps.wire.frame import decode, encode
+from fedps.wire.messages import Done, Hello, Join, Leave, Pull, Push, Seed, Welcome
+
+ROWS = TableSpec("rows", "sparse", (100, 4), Rule("add"), Init("constant", 1.0))
+BIAS = TableSpec("bias", "dense", (3,), Rule("add"))
+WAIT = 60  # seconds; far beyond what any of this takes
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+class Honest:
+    """A client over a socket that knows what each answer must be; each has four rows of its own."""
+
+    def __init__(self, address: str, number: int = 0) -> None:
+        self.channel = Channel(address, Hello("job", f"good {number}", "process"), LIMITS, patience=WAIT)
+        self.channel.request(Join((ROWS, BIAS), 0)).result(WAIT)
+        self.channel.request(Seed("bias"), [np.zeros((1, 3), np.float32)]).result(WAIT)
+        self._keys = np.arange(4 * number, 4 * number + 4)
+        self._due, self._pushes = np.ones((4, 4), np.float32), 0
+
+    def turn(self) -> None:
+        """Push, pull and compare."""
+        self._pushes += 1
+        change = np.full((4, 4), self._pushes, np.float32)
+        self._due += change
+        push = Push(("rows", "bias"), self._pushes, 0)
+        arrays: list[NDArray[Any]] = [self._keys, change, NO_KEYS, np.zeros((1, 3), np.float32)]
+        assert self.channel.request(push, arrays).result(WAIT).message == Done()
+        found = self.channel.request(Pull(("rows", "bias")), [self._keys, NO_KEYS]).result(WAIT).arrays
+        np.testing.assert_array_equal(found[0], self._due)
+        np.testing.assert_array_equal(found[1], np.zeros((1, 3)))
+
+    def close(self) -> None:
+        self.channel.close()
+
+
+def make_server(make_job: MakeJob, folder: Path) -> ParameterServer:
+    return ParameterServer(make_job(sync_mode="async"), 0, folder / "run", lambda event: None)
+
+
+def talk(address: str, messages: list[bytes]) -> None:
+    """Say it all on one stream, and wait until the last is answered."""
+    last = 10**6
+    with grpc.insecure_channel(address, options=options(LIMITS)) as channel:
+        replies = channel.stream_stream(METHOD)(iter([*messages, encode(last, Leave())]), timeout=WAIT)
+        for data in replies:
+            if decode(data, LIMITS).ticket == last:
+                break
+        replies.cancel()
+
+
+def cut_off(address: str, rng: random.Random) -> None:
+    """Begin to speak HTTP/2, or a message, and vanish in the middle."""
+    host, _, port = address.partition(":")
+    settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    data_frame = (100).to_bytes(3, "big") + b"\x00\x00\x00\x00\x00\x01" + rng.randbytes(40)
+    opening = PREFACE + settings + data_frame
+    with socket.create_connection((host, int(port)), timeout=WAIT) as peer:
+        peer.sendall(opening[: rng.randrange(len(opening) + 1)])
+        if rng.random() < 0.5:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # reset
+
+
+def fuzz(address: str, honest: Honest, streams: int, seed: int) -> None:
+    """Send 100 spoiled frames a stream; half-open sockets stand by all the while."""
+    rng = random.Random(seed)
+    host, _, port = address.partition(":")
+    with ExitStack() as half_open:
+        for n in range(20):
+            peer = half_open.enter_context(socket.create_connection((host, int(port)), timeout=WAIT))
+            peer.sendall(PREFACE[: n * 2])
+        for _ in range(streams):
+            talk(address, [*FRAMES[:2], *(spoil(rng, FRAMES) for _ in range(100))])
+            cut_off(address, rng)
+            honest.turn()
+
+
+def test_2_000_spoiled_frames_on_sockets(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job, tmp_path)
+    with served(server) as address, closing(Honest(address)) as honest:
+        fuzz(address, honest, 20, seed=1)
+    assert server.rejected > 1000
+    assert server.connections == {} and server._strangers == set()
+
+
+@pytest.mark.slow
+def test_20_000_spoiled_frames_on_sockets(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job, tmp_path)
+    with served(server) as address, closing(Honest(address)) as honest:
+        fuzz(address, honest, 200, seed=2)
+    assert server.rejected > 10_000
+    assert server.connections == {} and server._strangers == set()
+
+
+def test_2_000_connection_attempts_in_a_flood_while_calls_go_on(make_job: MakeJob, tmp_path: Path) -> None:
+    with served(make_server(make_job, tmp_path)) as address, closing(Honest(address)) as honest:
+        rng = random.Random(5)
+
+        def attempt() -> None:
+            for _ in range(2000):
+                cut_off(address, rng)
+
+        flood = threading.Thread(target=attempt)
+        flood.start()
+        turns = 0
+        while flood.is_alive() or turns < 10:
+            honest.turn()
+            turns += 1
+        flood.join()
+
+
+def test_a_silent_connection_is_ended_by_the_server(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "GREETING_TIMEOUT", 0.2)
+    server = make_server(make_job, tmp_path)
+    stop = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        stop.wait(WAIT)
+        yield from ()
+
+    with served(server) as address, closing(Honest(address)) as honest:
+        with grpc.insecure_channel(address, options=options(LIMITS)) as channel:
+            try:
+                replies = channel.stream_stream(METHOD)(nothing(), timeout=WAIT)
+                assert list(replies) == []  # it ends, without an answer and without an error
+                assert replies.code() is grpc.StatusCode.OK
+            finally:
+                stop.set()
+        honest.turn()
+
+
+def test_a_second_stream_of_a_process_ends_the_first(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job, tmp_path)
+    with served(server) as address, closing(Honest(address)) as honest:
+        hello = encode(1, Hello("job", "twice", "process"))
+        stop = threading.Event()
+
+        def say() -> Iterator[bytes]:
+            yield hello
+            stop.wait(WAIT)
+
+        with grpc.insecure_channel(address, options=options(LIMITS)) as channel:
+            try:
+                first = channel.stream_stream(METHOD)(say(), timeout=WAIT)
+                assert isinstance(decode(next(first), LIMITS).message, Welcome)
+                second = channel.stream_stream(METHOD)(say(), timeout=WAIT)
+                assert isinstance(decode(next(second), LIMITS).message, Welcome)
+                assert list(first) == []
+                second.cancel()
+            finally:
+                stop.set()
+        honest.turn()
+
+
+def test_a_message_over_the_limit_ends_its_connection_only(make_job: MakeJob, tmp_path: Path) -> None:
+    server = ParameterServer(make_job(sync_mode="async"), 0, tmp_path, lambda event: None)
+    with served(server, limits=server.limits) as address, closing(Honest(address)) as honest:
+        with grpc.insecure_channel(address) as channel:
+            with pytest.raises(grpc.RpcError) as caught:
+                next(channel.stream_stream(METHOD)(iter([bytes((64 << 20) + 1)]), timeout=WAIT))
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        honest.turn()
+
+
+SERVER = """
+import json, sys
+from pathlib import Path
+from fedps.config import load_job
+from fedps.server.serve import run_server
+run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(json.dumps(e), flush=True))
+"""
+
+
+@contextmanager
+def server_process(job_file: Path, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Run a server in a process of its own; yield its address and the process."""
+    command = [sys.executable, "-c", SERVER, str(job_file), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            while (event := json.loads(process.stdout.readline()))["event"] != "ready":
+                pass
+            reader = threading.Thread(target=process.stdout.read, daemon=True)
+            reader.start()
+            yield event["address"], psutil.Process(process.pid)
+            process.send_signal(signal.SIGTERM)
+            process.wait(WAIT)
+            reader.join(WAIT)
+        finally:
+            process.kill()
+
+
+async def hold(address: str, count: int, meanwhile: threading.Event, done: threading.Event) -> None:
+    """Open so many connections, a socket each, greet on all, and keep them until `done`."""
+    channels = []
+    settings = [*options(LIMITS), ("grpc.use_local_subchannel_pool", 1)]
+    try:
+        for n in range(count):
+            channel = grpc.aio.insecure_channel(address, options=settings)
+            call = channel.stream_stream(METHOD)()
+            channels.append((channel, call))
+            await call.write(encode(1, Hello("job", f"idle {n}", "process")))
+            assert isinstance(decode(await call.read(), LIMITS).message, Welcome)
+        meanwhile.set()
+        while not done.is_set():
+            await asyncio.sleep(0.05)
+    finally:
+        meanwhile.set()
+        for channel, call in channels:
+            call.cancel()
+            await channel.close()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Allow this process, and those it starts, thousands of open sockets."""
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(usual, min(most, 8192)), most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_connections_cost_little_and_ten_clients_are_served_beside_them(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    make_job(sync_mode="async")
+    ready, done = threading.Event(), threading.Event()
+    with server_process(tmp_path / "job.yaml", tmp_path / "run") as (address, process), ExitStack() as clients:
+        active = [clients.enter_context(closing(Honest(address, n))) for n in range(10)]
+        for client in active * 10:
+            client.turn()
+        before, sockets = process.memory_info().rss, len(process.net_connections())
+        holder = threading.Thread(target=lambda: asyncio.run(hold(address, 1000, ready, done)))
+        holder.start()
+        try:
+            assert ready.wait(10 * WAIT)
+            assert len(process.net_connections()) - sockets >= 1000
+            for client in active * 10:
+                client.turn()
+            grown = process.memory_info().rss - before
+            print(f"1000 connections: {grown / 2**20:.1f} MiB")
+            assert grown < 100 << 20
+        finally:
+            done.set()
+            holder.join(WAIT)
+        for client in active:
+            client.turn()

@@ -1,0 +1,84 @@
+"""Clients of a parameter server within one process: they send frames and keep the replies."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.server.server import ParameterServer
+from fedps.types import NO_KEYS, Init, Rule, TableSpec
+from fedps.wire.frame import Frame, Limits, decode, encode
+from fedps.wire.messages import Done, Hello, Join, Message, Pull, Push, Seed, Welcome
+
+ROWS = TableSpec("rows", "sparse", (100, 4), Rule("add"), Init("constant", 1.0))
+BIAS = TableSpec("bias", "dense", (3,), Rule("add"))
+LIMITS = Limits()
+
+
+class Stranger:
+    """A connection on which nothing was said yet.
+
+    Attributes:
+        hung_up: whether the server ended it.
+    """
+
+    def __init__(self, server: ParameterServer) -> None:
+        self.server, self.hung_up, self._ticket = server, False, 0
+        self.replies: list[Frame] = []
+        self.connection = server.opened(self._take, "test")
+
+    def _take(self, data: bytes | None) -> None:
+        if data is None:
+            self.hung_up = True
+        else:
+            self.replies.append(decode(data, LIMITS))
+
+    def send(self, message: Message, *arrays: object) -> int:
+        """Say something; return its ticket."""
+        self._ticket += 1
+        self.connection.received(encode(self._ticket, message, [np.asarray(a) for a in arrays]))
+        return self._ticket
+
+    def answers(self, ticket: int) -> list[Message]:
+        """Return what has answered a ticket, or nothing that could be read."""
+        return [r.message for r in self.replies if r.ticket in (ticket, 0)]
+
+    def ask(self, message: Message, *arrays: object) -> Message:
+        """Say something and return its answer, which must be there."""
+        found = self.answers(self.send(message, *arrays))
+        assert found, f"no reply yet to {message}"
+        return found[0]
+
+
+class Caller(Stranger):
+    """A client that has said Hello."""
+
+    def __init__(self, server: ParameterServer, client: str, instance: str = "p") -> None:
+        super().__init__(server)
+        assert isinstance(self.ask(Hello(server.job.name, client, instance)), Welcome)
+
+    def join(self, *tables: TableSpec, clock: int = 0) -> "Caller":
+        """Take part, and offer a start for the dense table."""
+        assert isinstance(self.ask(Join(tables or (ROWS, BIAS), clock)), Done)
+        assert isinstance(self.ask(Seed("bias"), np.zeros((1, 3), np.float32)), Done)
+        return self
+
+    def rows(self, *keys: int) -> list[list[float]]:
+        """Return rows as they are now."""
+        ticket = self.send(Pull(("rows",)), np.array(keys, np.int64))
+        return next(r.arrays[0].tolist() for r in self.replies if r.ticket == ticket)
+
+
+def push(sequence: int, keys: object, values: object, clock: int = 0) -> tuple[Push, object, object, object, object]:
+    bias = np.zeros((1, 3), np.float32)
+    return Push(("rows", "bias"), sequence, clock), np.asarray(keys, np.int64), values, NO_KEYS, bias
+
+
+def ones(n: int, value: float = 1.0) -> NDArray[np.float32]:
+    return np.full((n, 4), value, np.float32)
+
+
+def state(server: ParameterServer, rows: int = 100) -> tuple[bytes, bytes]:
+    """Return the tables' bytes: all rows, whether made yet or not, and the dense tensor."""
+    everything: NDArray[Any] = np.arange(rows)
+    return server.store.pull("rows", everything).tobytes(), server.store.pull("bias", NO_KEYS).tobytes()

@@ -1,0 +1,117 @@
+"""R3: spoiled frames at the real server, beside an honest client whose answers stay right."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from tests.conftest import MakeJob
+from tests.server.callers import BIAS, ROWS, Caller, state
+from tests.wire.frames import spoil
+
+from fedps.server.server import ParameterServer
+from fedps.types import NO_KEYS
+from fedps.wire.frame import encode
+from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Push, Seed, Values
+
+KEYS = np.array([1, 4, 6], np.int64)
+# no flipped bits, and no piece of another frame, make pushes of nothing but NaN acceptable
+NAN, CHANGE = np.full((1, 3), np.nan, np.float32), np.full((3, 4), np.nan, np.float32)
+FRAMES = [
+    encode(1, Hello("job", "bad", "instance")),
+    encode(2, Join((ROWS, BIAS), 0)),
+    encode(3, Seed("bias"), [NAN]),
+    encode(4, Pull(("rows", "bias")), [KEYS, NO_KEYS]),
+    *(encode(5, Push(("rows", "bias"), n, 0, 1.0), [KEYS, CHANGE, NO_KEYS, NAN]) for n in (1, 2)),
+    encode(6, Push(("rows", "bias"), 1, 0, 1.0, 0, 3), [KEYS, CHANGE, NO_KEYS, NAN]),
+    encode(7, Barrier(1, "trained")),
+    encode(8, Leave()),
+]
+
+
+class Honest(Caller):
+    """A client that knows what each answer must be."""
+
+    def __init__(self, server: ParameterServer) -> None:
+        super().__init__(server, "good")
+        self.join()
+        self._due = np.ones((100, 4), np.float32)
+        self._rng, self._pushes = np.random.default_rng(0), 0
+
+    def turn(self) -> None:
+        """Push to some rows, pull some, and compare."""
+        keys = np.unique(self._rng.integers(0, 100, 20))
+        change = self._rng.normal(size=(len(keys), 4)).astype(np.float32)
+        self._due[keys] += change
+        self._pushes += 1
+        bias = np.zeros((1, 3), np.float32)
+        pushed = self.ask(Push(("rows", "bias"), self._pushes, 0), keys, change, NO_KEYS, bias)
+        assert isinstance(pushed, Done) and not pushed.late
+        assert isinstance(self.ask(Pull(("rows",)), np.arange(100)), Values)
+        assert self.replies[-1].arrays[0].tobytes() == self._due.tobytes()
+        self.replies.clear()
+
+
+class Hostile:
+    """Joins rightly, says what it is given, and counts its answers."""
+
+    def __init__(self, server: ParameterServer) -> None:
+        self.answers = 0
+        self.connection = server.opened(self._take, "fuzz")
+        self.connection.received(FRAMES[0])
+        self.connection.received(FRAMES[1])
+
+    def _take(self, data: bytes | None) -> None:
+        self.answers += 1
+
+
+def make_server(make_job: MakeJob, folder: Path) -> ParameterServer:
+    return ParameterServer(make_job(sync_mode="async"), 0, folder / "run", lambda event: None)
+
+
+def fuzz(server: ParameterServer, honest: Honest, frames: int, seed: int) -> None:
+    """Send spoiled frames, 200 a connection; the honest client has a turn after each 100."""
+    rng = random.Random(seed)
+    for _ in range(frames // 200):
+        hostile = Hostile(server)
+        for half in range(2):
+            for _ in range(100):
+                hostile.connection.received(spoil(rng, FRAMES))
+            honest.turn()
+            if half == 0 and rng.random() < 0.5:
+                hostile.connection.closed()  # and some go on talking
+        hostile.connection.closed()
+        assert hostile.answers > 2
+
+
+def test_30_000_spoiled_frames_change_nothing(make_job: MakeJob, tmp_path: Path) -> None:
+    quiet, loud = make_server(make_job, tmp_path), make_server(make_job, tmp_path)
+    alone, beside = Honest(quiet), Honest(loud)
+    fuzz(loud, beside, 30_000, seed=1)
+    for _ in range(300):
+        alone.turn()
+    assert state(loud) == state(quiet)
+    assert loud.rejected > 15_000 and quiet.rejected == 0
+    assert set(loud.connections) == {"good"}
+
+
+def test_the_comparison_would_find_an_accepted_push(make_job: MakeJob, tmp_path: Path) -> None:
+    """The control: the same frame without its NaN is applied, and the honest client sees it."""
+    server = make_server(make_job, tmp_path)
+    honest, hostile = Honest(server), Hostile(server)
+    change, bias = np.full((3, 4), 7, np.float32), np.zeros((1, 3), np.float32)
+    hostile.connection.received(encode(5, Push(("rows", "bias"), 1, 0), [KEYS, change, NO_KEYS, bias]))
+    with pytest.raises(AssertionError):
+        honest.turn()
+
+
+@pytest.mark.slow
+def test_1_000_000_spoiled_frames_change_nothing_and_leave_no_memory(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job, tmp_path)
+    honest, process = Honest(server), psutil.Process()
+    fuzz(server, honest, 50_000, seed=2)  # caches fill
+    before = process.memory_info().rss
+    fuzz(server, honest, 950_000, seed=3)
+    assert process.memory_info().rss - before < 32 << 20
+    assert server.rejected > 500_000
