@@ -4,6 +4,7 @@ Specs are frozen msgspec structs, so that one definition serves code, wire and d
 `Keys` are int64[U], sorted and unique; `Values` are float32, one row a key (or the whole tensor of a dense table).
 """
 
+import math
 from typing import Literal, NamedTuple, NewType
 
 import msgspec
@@ -63,7 +64,7 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def dim(self) -> int:
         """Floats of one row; a dense tensor counts as a single row of all its elements."""
-        return self.shape[1] if self.kind == "sparse" else int(np.prod(self.shape))
+        return self.shape[1] if self.kind == "sparse" else math.prod(self.shape)
 
 
 class Rows(NamedTuple):

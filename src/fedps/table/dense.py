@@ -3,8 +3,10 @@
 import numpy as np
 
 from fedps.errors import TableError
-from fedps.table import rules
+from fedps.table import kernels, rules
 from fedps.types import TableSpec, Values
+
+ONLY = np.zeros(1, np.int64)  # the slot of the single row
 
 
 class DenseTable:
@@ -16,6 +18,7 @@ class DenseTable:
 
     def __init__(self, spec: TableSpec) -> None:
         self.spec, self.seeded, self.steps = spec, False, 0
+        self._rule, self._constants = kernels.RULES.index(spec.rule.name), kernels.constants(spec.rule)
         self.block = np.zeros((1, rules.width(spec.rule, spec.dim)), np.float32)
 
     def seed(self, values: Values) -> bool:
@@ -39,4 +42,4 @@ class DenseTable:
     def push(self, values: Values) -> None:
         """Apply the rule. `values`: float32[1, dim]."""
         self.steps += 1
-        rules.apply(self.spec.rule, self.block, values, self.steps)
+        kernels.change(self.block, ONLY, values, self._constants, self._rule, float(self.steps))

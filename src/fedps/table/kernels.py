@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numpy.typing import NDArray
+
+from fedps.types import Rule
 
 _f4w = types.Array(types.float32, 2, "C")
 _f4r = types.Array(types.float32, 2, "C", readonly=True)
@@ -208,3 +211,8 @@ def change(block, slots, values, c, rule, step):  # type: ignore[no-untyped-def]
 
 
 RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")
+
+
+def constants(rule: Rule) -> NDArray[np.float64]:
+    """Return a rule's constants as the loops take them, float64[5]."""
+    return np.array([rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2])

@@ -87,7 +87,7 @@ class SparseTable:
         rule = spec.rule
         self._tail = rules.momentum_tail(rule.beta1, rule.beta2) if rule.name == "adam" else np.zeros(1)
         self._rule = kernels.RULES.index(rule.name)
-        self._constants = np.array([rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2])
+        self._constants = kernels.constants(rule)
 
     def __len__(self) -> int:
         return self._rows
