@@ -7,7 +7,10 @@ the wire are read-only views; signatures name them so, which writable arrays fit
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fedps.types import Rule
@@ -15,9 +18,11 @@ from fedps.types import Rule
 _f4w = types.Array(types.float32, 2, "C")
 _f4r = types.Array(types.float32, 2, "C", readonly=True)
 _i8w = types.Array(types.int64, 1, "C")
+_i8p = types.Array(types.int64, 2, "C")
 _i8r = types.Array(types.int64, 1, "C", readonly=True)
 _f8r = types.Array(types.float64, 1, "C", readonly=True)
 EMPTY = 0  # the index holds slot + 1, so that untouched memory means: nothing here
+AHEAD = 16  # entries of the index asked for before their turn
 
 
 def compiled(signature: Any) -> Any:
@@ -46,34 +51,57 @@ def parts_of(keys, parts):  # type: ignore[no-untyped-def]
     return out
 
 
-@compiled(types.int64(_i8r, _i8w, _i8w, _i8w, _i8w, _i8w, types.int64))
-def find(keys, index_keys, index_slots, starts, masks, out, parts):  # type: ignore[no-untyped-def]
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing_context: Any, array: Any, row: Any) -> Any:
+    """Ask for a row's first cache line ahead of its use, so that many are under way at once."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, args[0])
+        stride = cgutils.unpack_tuple(builder, view.strides)[0]
+        line = builder.gep(builder.bitcast(view.data, cgutils.voidptr_t), [builder.mul(stride, args[1])])
+        number = cgutils.int32_t
+        form = ir.FunctionType(ir.VoidType(), [line.type, number, number, number])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [line.type], form)
+        builder.call(ask, [line, number(0), number(3), number(1)])  # to read, to keep, data
+        return context.get_dummy_value()
+
+    return types.void(array, row), generate
+
+
+@compiled(types.int64(_i8r, _i8p, _i8w, _i8w, _i8w, types.int64))
+def find(keys, entries, starts, masks, out, parts):  # type: ignore[no-untyped-def]
     """Write each key's slot to `out`, -1 where there is none; return how many there are none of."""
-    missing = 0
     for i in range(len(keys)):
         h = spread(keys[i])
         part = np.int64(h >> np.uint64(48)) & (parts - 1)
-        start, mask = starts[part], masks[part]
-        at = np.int64(h & np.uint64(0x7FFFFFFF)) & mask
-        while index_slots[start + at] != EMPTY and index_keys[start + at] != keys[i]:
-            at = (at + 1) & mask
-        out[i] = index_slots[start + at] - 1
+        out[i] = starts[part] + (np.int64(h & np.uint64(0x7FFFFFFF)) & masks[part])
+    missing = 0
+    for i in range(len(keys)):
+        if i + AHEAD < len(keys):
+            prefetch(entries, out[i + AHEAD])
+        at = out[i]
+        if entries[at, 1] != EMPTY and entries[at, 0] != keys[i]:
+            part = np.int64(spread(keys[i]) >> np.uint64(48)) & (parts - 1)
+            start, mask = starts[part], masks[part]
+            while entries[at, 1] != EMPTY and entries[at, 0] != keys[i]:
+                at = start + ((at - start + 1) & mask)
+        out[i] = entries[at, 1] - 1
         missing += out[i] < 0
     return missing
 
 
-@compiled(types.void(_i8r, _i8r, _i8w, _i8w, _i8w, _i8w, types.int64))
-def insert(keys, slots, index_keys, index_slots, starts, masks, parts):  # type: ignore[no-untyped-def]
+@compiled(types.void(_i8r, _i8r, _i8p, _i8w, _i8w, types.int64))
+def insert(keys, slots, entries, starts, masks, parts):  # type: ignore[no-untyped-def]
     """Enter new keys with their slots; there is room (see `sparse.Index`)."""
     for i in range(len(keys)):
         h = spread(keys[i])
         part = np.int64(h >> np.uint64(48)) & (parts - 1)
         start, mask = starts[part], masks[part]
         at = np.int64(h & np.uint64(0x7FFFFFFF)) & mask
-        while index_slots[start + at] != EMPTY:
+        while entries[start + at, 1] != EMPTY:
             at = (at + 1) & mask
-        index_keys[start + at] = keys[i]
-        index_slots[start + at] = slots[i] + 1
+        entries[start + at, 0] = keys[i]
+        entries[start + at, 1] = slots[i] + 1
 
 
 @compiled(types.void(_f4w, _i8r, _f4w))

@@ -23,7 +23,7 @@ MAP_NORESERVE = 0x4000  # Linux: address space now, memory when touched
 
 
 class Index:
-    """Which slot an id has: PARTS open-addressing tables in two arrays of reserved memory.
+    """Which slot an id has: PARTS open-addressing tables in one array of reserved memory, (id, slot + 1) an entry.
 
     A part that is half full moves to a place twice its size behind the others; its old place is not used again.
 
@@ -33,8 +33,7 @@ class Index:
 
     def __init__(self, rows: int) -> None:
         room = PARTS * FIRST_SIZE + 8 * max(rows, PARTS * FIRST_SIZE)  # a quarter full at worst, twice for old places
-        self._keys: Keys = _reserve(room, np.dtype(np.int64))
-        self._slots: Keys = _reserve(room, np.dtype(np.int64))
+        self._entries: Keys = _reserve(2 * room, np.dtype(np.int64)).reshape(-1, 2)
         self._starts = np.arange(0, PARTS * FIRST_SIZE, FIRST_SIZE)
         self._masks = np.full(PARTS, FIRST_SIZE - 1, np.int64)
         self._filled = np.zeros(PARTS, np.int64)
@@ -43,7 +42,7 @@ class Index:
     def find(self, keys: Keys) -> tuple[Keys, int]:
         """Return slots int64[U] (-1 where there is none) and how many there are none of."""
         out = np.empty(len(keys), np.int64)
-        missing = kernels.find(keys, self._keys, self._slots, self._starts, self._masks, out, PARTS)
+        missing = kernels.find(keys, self._entries, self._starts, self._masks, out, PARTS)
         return out, int(missing)
 
     def insert(self, keys: Keys, slots: Keys) -> None:
@@ -52,17 +51,18 @@ class Index:
         for part in np.flatnonzero(2 * (self._filled + coming) > self._masks + 1):
             self._grow(int(part), int(self._filled[part] + coming[part]))
         self._filled += coming
-        kernels.insert(keys, slots, self._keys, self._slots, self._starts, self._masks, PARTS)
+        kernels.insert(keys, slots, self._entries, self._starts, self._masks, PARTS)
 
     def _grow(self, part: int, needed: int) -> None:
         start, size = int(self._starts[part]), int(self._masks[part]) + 1
-        keys, slots = self._keys[start : start + size], self._slots[start : start + size]
-        there = slots != kernels.EMPTY
+        old = self._entries[start : start + size]
+        old = old[old[:, 1] != kernels.EMPTY]
         while size < 2 * needed:
             size *= 2
         self._starts[part], self._masks[part] = self._end, size - 1
         self._end += size
-        kernels.insert(keys[there], slots[there] - 1, self._keys, self._slots, self._starts, self._masks, PARTS)
+        keys, slots = np.ascontiguousarray(old[:, 0]), old[:, 1] - 1
+        kernels.insert(keys, slots, self._entries, self._starts, self._masks, PARTS)
 
 
 class SparseTable:
