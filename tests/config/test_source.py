@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedps.config.source import dump, inline, parse, read
@@ -101,6 +101,9 @@ JSON = st.recursive(
 
 
 @given(JSON)
+@example("\x85")
+@example("\u2028")
+@example("a\n")
 def test_what_is_written_is_read_back(value: object) -> None:
     assert parse(dump(value)) == value
     assert parse(f"k: {inline(value)}  # comment") == {"k": value}

@@ -178,7 +178,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar(PREFIX + "str", text, style='"' if len(text.splitlines()) > 1 else None)
+    breaks = text.splitlines() not in ([], [text])  # of any kind: YAML folds what it takes for one
+    return dumper.represent_scalar(PREFIX + "str", text, style='"' if breaks else None)
 
 
 for _kind, (_form, _first) in SCALARS.items():
