@@ -26,6 +26,11 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else _word(value)
 
 
+def _word_or_none(value: Any) -> Any:
+    """Take the word None, which is text in YAML, for nothing."""
+    return None if value == "None" else _word(value)
+
+
 def _number(value: Any) -> Any:
     """Refuse booleans, which Python takes for 0 and 1."""
     if isinstance(value, bool):
@@ -103,6 +108,9 @@ class Runner(Section):
     epochs: Count = Field(2, description="passes over each client's data")
     print_interval: Count = Field(50, description="batches between two lines of a worker's log")
     eval_every: Whole = Field(1, description="epochs between two evaluations; 0: only at the end")
+    eval_clients: Annotated[Literal["all", "joined"], BeforeValidator(_word)] = Field(
+        "all", description="coordinator: who scores its held-out samples after a round; after the last one, all do"
+    )
     seed: Annotated[Whole, Field(lt=2**32)] = Field(0, description="starts, shuffles and draws follow from it")
     shuffle: bool = Field(True, description="a new sample order each epoch")
     worker_num: Count | None = Field(None, description="clients; left out: one per data file")
@@ -110,6 +118,51 @@ class Runner(Section):
     local_sparse: tuple[Word, ...] = Field((), description="embeddings that never leave the client")
     remote_sparse: tuple[Word, ...] = Field((), description="embeddings on the servers (all that are not local)")
     local_dense: tuple[Word, ...] = Field((), description="other parameters that never leave the client")
+    with_coordinator: bool = Field(
+        False, description="a coordinator decides each round who trains; a round is an epoch"
+    )
+    client_selector: Word = Field("all", description='who trains: all, random, or your own "module.Class"')
+    clients_per_round: Count | None = Field(None, description="random: clients that train in a round; left out: half")
+    round_iterations: Count | None = Field(
+        None, description="coordinator: batches a client trains in a round; left out: a pass over its data"
+    )
+    reader_type: Annotated[
+        Literal["QueueDataset", "InmemoryDataset", "DataLoader", "RecDataset"] | None, BeforeValidator(_word_or_none)
+    ] = Field(None, description="how data is read; left out: the built-in reader of lines user,item,label")
+    pipe_command: Word | None = Field(
+        None, description="QueueDataset, InmemoryDataset: shell command, file in, MultiSlot text out; --allow-commands"
+    )
+    train_reader_path: Word | None = Field(
+        None, description="DataLoader, RecDataset: module beside the job file with class Reader or RecDataset"
+    )
+    infer_reader_type: Annotated[
+        Literal["QueueDataset", "InmemoryDataset", "DataLoader", "RecDataset"] | None, BeforeValidator(_word_or_none)
+    ] = Field(None, description="the same for held-out samples; left out: the built-in reader")
+    infer_reader_path: Word | None = Field(None, description="the same module for held-out samples")
+    thread_num: Count = Field(1, description="files, or parts of the client's data, read at the same time")
+    split_file_list: bool = Field(
+        False, description="deal the sorted files of train_data_dir out to worker_num clients in contiguous blocks"
+    )
+    bad_lines: Annotated[Literal["error", "skip"], BeforeValidator(_word)] = Field(
+        "error", description="a malformed line stops the run, or is skipped and counted"
+    )
+    example_count_method: Annotated[Literal["example", "word"], BeforeValidator(_word)] = Field(
+        "example", description="what the log counts of the data read: lines, or words between blanks"
+    )
+    dataset_debug: bool = Field(False, description="time reading and each part of a step, told in the worker's log")
+    need_dump: bool = Field(False, description="write dump_fields and dump_param to dump_fields_path")
+    dump_fields_path: Path | None = Field(None, description="folder of dumps; left out: dump/ in the run folder")
+    dump_fields: tuple[Word, ...] = Field((), description="inputs and results to dump, a line a sample")
+    dump_param: tuple[Word, ...] = Field((), description="parameters to dump, a line a batch")
+    model_save_path: Path | None = Field(None, description="folder of saved epochs; left out: model/ in the run folder")
+    save_mode: Annotated[Literal["all", "delta", "base"], BeforeValidator(_word)] = Field(
+        "all",
+        description="all: rows with optimizer state; delta: those changed since the last save; base: values only",
+    )
+    warmup_model_path: Path | None = Field(None, description="folder of a saved epoch to start from")
+    infer_load_path: Path | None = Field(None, description="infer: folder of saved epochs; left out: model_save_path")
+    infer_start_epoch: Whole = Field(0, description="infer: first saved epoch")
+    infer_end_epoch: Whole | None = Field(None, description="infer: the epoch before which to end; left out: all")
     start_timeout: Seconds = Field(120.0, description="seconds to wait for a role to come up")
     step_timeout: Seconds = Field(60.0, description="seconds after which a silent client is left behind")
     reconnect_timeout: Seconds = Field(10.0, description="seconds a lost connection may take to come back")

@@ -14,7 +14,14 @@ from fedps.config.mistakes import sentence, shown
 from fedps.config.source import parse, read
 from fedps.errors import JobError
 
-PATHS = ("train_data_dir", "test_data_dir")
+PATHS = (
+    "train_data_dir",
+    "test_data_dir",
+    "dump_fields_path",
+    "model_save_path",
+    "warmup_model_path",
+    "infer_load_path",
+)
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
