@@ -1,3 +1,38 @@
-"""fedps: a federated parameter server for recommendation models."""
+"""fedps: a federated parameter server for recommendation models.
+
+What a user's own code needs is here; it is imported when first asked for, so that a server never loads torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedps.client.fl_client import FLClient
+    from fedps.config import Job, load_job
+    from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
+    from fedps.data.multislot import MultiSlotDataGenerator
+    from fedps.script import Role, init
+    from fedps.types import ClientInfo
 
 __version__ = "0.1.0"
+PLACES = {
+    "ClientInfo": "fedps.types",
+    "ClientSelectorBase": "fedps.coordinator.selectors",
+    "FLClient": "fedps.client.fl_client",
+    "FLStrategy": "fedps.coordinator.selectors",
+    "Job": "fedps.config",
+    "MultiSlotDataGenerator": "fedps.data.multislot",
+    "Role": "fedps.script",
+    "init": "fedps.script",
+    "load_job": "fedps.config",
+}
+__all__ = [
+    "ClientInfo", "ClientSelectorBase", "FLClient", "FLStrategy", "Job", "MultiSlotDataGenerator", "Role", "init",
+    "load_job",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module 'fedps' has no attribute {name!r}")
+    return getattr(importlib.import_module(PLACES[name]), name)

@@ -67,6 +67,38 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.shape[1] if self.kind == "sparse" else math.prod(self.shape)
 
 
+class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client reports of itself and of its last round: its claims, measured by itself.
+
+    The list is closed: the coordinator learns nothing else of a client, but its score histograms.
+
+    Args:
+        device_type: system and processor, e.g. "Linux x86_64".
+        compute_capacity: samples a second in its last training; 0 before the first.
+        bandwidth: bytes a second of its last pull of all shared rows; 0 before the first.
+        samples: samples it holds.
+        trained: samples it trained in the last round; 0 if it sat out.
+        seconds: how long that took.
+        loss: mean loss of that training; None if it sat out.
+        auc: AUC of that training; None if it sat out.
+        users: users evaluated after it; the next two are sums over them.
+        hits: hits at 10.
+        ndcg: NDCG at 10.
+    """
+
+    device_type: str = ""
+    compute_capacity: float = 0.0
+    bandwidth: float = 0.0
+    samples: int = 0
+    trained: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    auc: float | None = None
+    users: int = 0
+    hits: float = 0.0
+    ndcg: float = 0.0
+
+
 class Rows(NamedTuple):
     """A part of a table: keys int64[U] sorted unique (empty for dense), values float32[U, dim] (dense: [1, dim])."""
 

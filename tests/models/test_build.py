@@ -141,7 +141,7 @@ def test_a_class_that_takes_every_key_gets_every_key(own_job: MakeJob) -> None:
         ("../net.Dot", {}, "write module.Class"),
         ("nets.Dot", {}, r"no module 'nets' in .*net\.py"),
         ("net.Dott", {}, "has no network Dott; there are Dot, Wide, Broken, Fragile, Every"),
-        ("net.NUMBER", {}, "has no network NUMBER"),
+        ("net.NUMBER", {}, "has no class NUMBER"),
         ("__main__.Dot", {}, "nor among installed packages"),
         ("net.deeper.Dot", {}, "importing net.deeper fails"),
         ("net.Dot", {}, "hyper_parameters.width: is missing"),

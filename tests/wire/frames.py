@@ -8,9 +8,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.types import Rule, TableSpec
+from fedps.types import ClientInfo, Rule, TableSpec
 from fedps.wire.frame import MAGIC, encode
 from fedps.wire.messages import (
+    Assignment,
     Barrier,
     Done,
     Hello,
@@ -20,6 +21,7 @@ from fedps.wire.messages import (
     Pull,
     Push,
     Refused,
+    RoundReport,
     Seed,
     Values,
     Welcome,
@@ -37,11 +39,13 @@ REQUESTS: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Push(("item", "bias"), 1, 3, 0.5), (KEYS, ROWS, KEYS[:0], ROWS[:1])),
     (Barrier(1, "trained"), ()),
     (Leave(), ()),
+    (RoundReport(2, ClientInfo("Linux", 1e5, 1e8, 900, 900, 0.5, 0.4, 0.8, 9, 4.0, 2.5)), (KEYS,) * 4),
 ]
 REPLIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Welcome(0, 1, 3), ()),
     (Values(("item", "bias")), (ROWS, ROWS[:1])),
     (Done(4, True), ()),
+    (Assignment(3, "JOIN", 100), ()),
     (Refused("order", "say Hello first"), ()),
 ]
 GOOD = [encode(k + 1, message, arrays) for k, (message, arrays) in enumerate(REQUESTS + REPLIES)]

@@ -1,42 +1,50 @@
-"""The training loop of one client: epochs of batches, what is printed and reported, and the stops to evaluate."""
+"""One client's training of a round: its next batches, what is printed of them, and what they came to."""
 
 import math
 import time
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from fedps.client.evaluate import evaluate
-from fedps.client.learner import Found, Learner
-from fedps.client.modes import Mode, pull_all
+from fedps.client.dump import Dump
+from fedps.client.learner import Found
+from fedps.client.modes import Mode
 from fedps.client.shard import Batch, ClientData
 from fedps.config import Job
 from fedps.errors import FedpsError
 from fedps.models.metrics import Histogram
-from fedps.net.shards import Shards
-from fedps.table import snapshot
 from fedps.tracking import Report
 from fedps.types import ClientId, Values
 
 
+class Trained(NamedTuple):
+    """What one round of training came to: samples, seconds, mean loss, score histogram."""
+
+    samples: int
+    seconds: float
+    loss: float
+    histogram: Histogram
+
+
 class Meter:
-    """Loss and AUC of one epoch's training, and of the batches since the last print.
+    """Loss and AUC of one round's training, and of the batches since the last print.
 
     AUC is cumulative over the process, as the original prints it.
     """
 
     def __init__(self) -> None:
-        self.total, self.epoch = Histogram(), Histogram()
+        self.total, self.round = Histogram(), Histogram()
         self.batches = self.samples = 0
         self.loss = self._recent = 0.0
         self._recent_batches = 0
         self._scores: list[Values] = []
         self._labels: list[Values] = []
 
-    def begin_epoch(self) -> None:
-        """Forget the last epoch's sums."""
-        self.epoch, self.batches, self.samples, self.loss = Histogram(), 0, 0, 0.0
+    def begin_round(self) -> None:
+        """Forget the last round's sums."""
+        self.round, self.batches, self.samples, self.loss = Histogram(), 0, 0, 0.0
 
     def add(self, label: Values, found: Found) -> None:
         """Take in one batch."""
@@ -53,7 +61,7 @@ class Meter:
         if not self._scores:
             return math.nan
         scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
-        for histogram in (self.total, self.epoch):
+        for histogram in (self.total, self.round):
             histogram.add(scores, labels)
         recent = self._recent / self._recent_batches
         self._scores, self._labels, self._recent, self._recent_batches = [], [], 0.0, 0
@@ -61,53 +69,53 @@ class Meter:
 
 
 class Trainer:
-    """Trains one client through a job's epochs.
+    """Trains one client's rounds; the data runs on from round to round, pass after pass.
 
     Args:
-        job, client, data, learner, shards, mode: what trains, on what, with whom.
-        run_dir: the run's folder; private tables go to `private/<client>/<epoch>/`.
+        job, client, data, mode: what trains, on what, in which mode.
         report: where events go.
         log: where lines for people go.
+        dump: takes each batch, if the job dumps.
     """
 
     def __init__(
-        self, job: Job, client: ClientId, data: ClientData, learner: Learner, shards: Shards, mode: Mode,
-        run_dir: Path, report: Report, log: TextIO,
+        self, job: Job, client: ClientId, data: ClientData, mode: Mode, report: Report, log: TextIO,
+        dump: Dump | None = None,
     ) -> None:  # fmt: skip
-        self._runner, self._client, self._data, self._learner = job.runner, client, data, learner
-        self._shards, self._mode, self._run_dir, self._report, self._log = shards, mode, run_dir, report, log
-        self._timeout = job.runner.start_timeout + job.runner.step_timeout
+        self._runner, self._client, self._data, self._mode = job.runner, client, data, mode
+        self._report, self._log, self._dump = report, log, dump
         self._meter, self._epoch, self._first = Meter(), 0, True
-        self._steps = math.ceil(len(data) / job.runner.train_batch_size)
+        self._pass = math.ceil(len(data) / job.runner.train_batch_size)
+        self._steps, self._stream = self._pass, self._passes()
 
-    def run(self, clock: int) -> None:
-        """Train all epochs from `clock` on, stopping with the others to evaluate."""
-        self._mode.start_at(clock)
-        for epoch in range(self._runner.epochs):
-            self._epoch = epoch
-            self._train_epoch()
-            if self._stops_after(self._epoch + 1):
-                self._stop(self._epoch + 1)
+    def train(self, round_: int, iterations: int = 0) -> Trained:
+        """Train the next `iterations` batches, 0 for as many as a pass over the data has.
 
-    def _stops_after(self, epoch: int) -> bool:
-        every = self._runner.eval_every
-        return epoch == self._runner.epochs or (every > 0 and epoch % every == 0)
-
-    def _train_epoch(self) -> None:
-        meter = self._meter
-        meter.begin_epoch()
+        Raises:
+            FedpsError: the loss is not finite; names client, epoch and batch.
+        """
+        self._epoch, self._steps, meter = round_ - 1, iterations or self._pass, self._meter
+        meter.begin_round()
+        began = time.perf_counter()
         self._report({"event": "epoch_begin", "epoch": self._epoch})
-        self._mode.train(self._data.batches(self._epoch, self._runner.train_batch_size), self._seen)
+        if self._dump:
+            self._dump.begin(self._epoch)
+        self._mode.train(islice(self._stream, self._steps), self._seen)
+        if self._dump:
+            self._dump.end()
         meter.settle()
+        done = Trained(meter.samples, time.perf_counter() - began, meter.loss / meter.samples, meter.round)
         self._report(
-            {
-                "event": "epoch_end",
-                "epoch": self._epoch,
-                "samples": meter.samples,
-                "loss": meter.loss / meter.samples,
-            }
-            | {"auc": meter.total.auc(), **_lists(meter.epoch)}
+            {"event": "epoch_end", "epoch": self._epoch, "samples": done.samples, "loss": done.loss}
+            | {"auc": meter.total.auc(), **lists(done.histogram)}
         )
+        return done
+
+    def _passes(self) -> Iterator[Batch]:
+        number = 0
+        while True:
+            yield from self._data.batches(number, self._runner.train_batch_size)
+            number += 1
 
     def _seen(self, batch: Batch, found: Found) -> None:
         meter, loss = self._meter, found.gradients.loss
@@ -120,6 +128,8 @@ class Trainer:
             self._first = False
             self._report({"event": "first_batch"})
         meter.add(batch.label, found)
+        if self._dump:
+            self._dump.batch(meter.batches, batch, found)
         if meter.batches % self._runner.print_interval == 0 or meter.batches == self._steps:
             self._print(meter.settle())
 
@@ -137,31 +147,7 @@ class Trainer:
             | {"samples": meter.samples, "loss": loss, "auc": auc}
         )
 
-    def _stop(self, epoch: int) -> None:
-        """Meet the others, evaluate one and the same model, save what is private, and go on together."""
-        self._shards.barrier(epoch, "trained")
-        self._report({"event": "evaluate_begin", "epoch": epoch})
-        pull_all(self._learner, self._shards, self._timeout)
-        result = evaluate(self._learner, self._data, self._runner.infer_batch_size)
-        self._report(
-            {
-                "event": "evaluated",
-                "epoch": epoch,
-                "users": result.users,
-                "hits": result.hits,
-                "ndcg": result.ndcg,
-            }
-            | _lists(result.histogram)
-        )
-        self._save(epoch)
-        self._mode.start_at(self._shards.barrier(epoch, "evaluated"))
 
-    def _save(self, epoch: int) -> None:
-        private = self._learner.private_block()
-        if private:
-            folder = self._run_dir / "private" / self._client / str(epoch)
-            snapshot.save(folder, "tables", private, {"epoch": epoch, "client": self._client})
-
-
-def _lists(histogram: Histogram) -> dict[str, object]:
+def lists(histogram: Histogram) -> dict[str, object]:
+    """Return a histogram as an event carries it."""
     return {"positives": histogram.positives.tolist(), "negatives": histogram.negatives.tolist()}

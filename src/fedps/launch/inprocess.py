@@ -1,12 +1,16 @@
-"""A whole run in one process: servers and workers as threads' calls over the same bytes, for debuggers and tests."""
+"""A whole run in one process: servers, coordinator and workers over the same bytes, for debuggers and tests."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
+from fedps.client.fl_client import Handler, Key
 from fedps.client.worker import check, prepare_thread, run_worker
-from fedps.config import Job
-from fedps.data.reader import client_files
+from fedps.config import Allow, Job
+from fedps.coordinator.coordinator import Coordinator
+from fedps.coordinator.selectors import ClientSelectorBase
+from fedps.data.files import client_files_of
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
 from fedps.tracking import stamp
@@ -19,30 +23,64 @@ Listen = Callable[[dict[str, object]], None]
 __all__ = ["check", "run_in_process"]
 
 
-def run_in_process(job: Job, run_dir: Path, listen: Listen) -> None:
-    """Run servers and workers of a job in this process.
+def run_in_process(
+    job: Job,
+    run_dir: Path,
+    listen: Listen,
+    allow: Allow = Allow(),  # noqa: B008  (a constant)
+    handlers: Mapping[Key, Handler] | None = None,
+    selector: ClientSelectorBase | None = None,
+) -> None:
+    """Run servers, workers and, where the job has one, the coordinator in this process.
 
     Args:
         job: the resolved job.
         run_dir: the run's folder.
         listen: takes every event, stamped with time, role and id; may be called from several threads.
+        allow: what the person who started this allows.
+        handlers: steps of every client's life to replace.
+        selector: who is picked; by default the job's `client_selector`.
 
     Raises:
-        Exception: what the first failing worker raised.
+        Exception: what the selector, or else the first failing worker raised.
     """
-    servers = [_server(job, shard, run_dir, listen) for shard in range(job.runner.server_num)]
-    failures: list[Exception] = []
-    clients = list(client_files(job.runner.train_data_dir))
     (run_dir / "log").mkdir(parents=True, exist_ok=True)
+    failures: list[Exception] = []
+    clients = list(client_files_of(job))
+    with ExitStack() as stack:
+        servers = [_server(job, shard, run_dir, listen) for shard in range(job.runner.server_num)]
+        coordinator = None
+        if job.runner.with_coordinator:
+            log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
+            coordinator = Coordinator(job, lambda e: listen(stamp("coordinator", "0", e)), log, selector)
+            servers.append(LocalServer(coordinator))
+        for server in servers:
+            stack.callback(server.close)
+        _work(job, clients, servers, run_dir, listen, allow, handlers, failures)
+    if coordinator is not None and coordinator.failure is not None:
+        raise coordinator.failure
+    if failures:
+        raise failures[0]
+
+
+def _work(
+    job: Job, clients: list[ClientId], servers: list[LocalServer], run_dir: Path, listen: Listen, allow: Allow,
+    handlers: Mapping[Key, Handler] | None, failures: list[Exception],
+) -> None:  # fmt: skip
+    """Let every client live in a thread of its own, and wait for all."""
 
     def work(client: ClientId) -> None:
         def connect(shard: int, hello: Hello) -> LocalChannel:
-            return LocalChannel(servers[shard], hello, Limits(job.limits.message_mib << 20))
+            return LocalChannel(servers[shard], hello, Limits(job.limits.message_mib << 20))  # -1 is the last one
 
         prepare_thread()
         try:
-            with (run_dir / "log" / f"workerlog.{clients.index(client)}").open("a", encoding="utf-8") as log:
-                run_worker(job, client, [], run_dir, lambda e: listen(stamp("worker", client, e)), connect, log)
+            number = clients.index(client)
+            with (run_dir / "log" / f"workerlog.{number}").open("a", encoding="utf-8") as log:
+                run_worker(
+                    job, client, [], run_dir, lambda e: listen(stamp("worker", client, e)), connect=connect, log=log,
+                    allow=allow, handlers=handlers, number=number,
+                )  # fmt: skip
         except Exception as error:
             failures.append(error)
 
@@ -51,10 +89,6 @@ def run_in_process(job: Job, run_dir: Path, listen: Listen) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    for server in servers:
-        server.close()
-    if failures:
-        raise failures[0]
 
 
 def _server(job: Job, shard: int, run_dir: Path, listen: Listen) -> LocalServer:

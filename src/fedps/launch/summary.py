@@ -49,6 +49,7 @@ class Ledger:
         self._open: dict[tuple[str, str], float] = {}
         self._trained: dict[int, list[Event]] = defaultdict(list)
         self._tested: dict[int, Evaluated] = defaultdict(Evaluated)
+        self._assigned: dict[int, list[Event]] = defaultdict(list)  # by round, where there is a coordinator
         self._clients: dict[str, dict[str, Any]] = {}
         self._bytes = {"sent_by_clients": 0, "received_by_clients": 0}
         self._rejected = self._retries = 0
@@ -71,6 +72,8 @@ class Ledger:
         elif kind == "evaluated":
             self._spans["evaluate"].append((self._open["evaluate", who], time))
             self._tested[event["epoch"]].add(event)
+        elif kind == "assigned":
+            self._assigned[event["round"]].append(event)
         elif kind == "done":
             self._bytes["sent_by_clients"] += event["bytes_sent"]
             self._bytes["received_by_clients"] += event["bytes_received"]
@@ -87,8 +90,19 @@ class Ledger:
         self._memory["pss"] = max(self._memory["pss"], pss)
 
     def complete_rounds(self, clients: int) -> list[dict[str, Any]]:
-        """Return the merged figures of every epoch that so many clients have been evaluated for."""
-        return [self._round(epoch) for epoch in sorted(self._tested) if self._tested[epoch].clients >= clients]
+        """Return the merged figures of every epoch that all clients have been evaluated for.
+
+        Args:
+            clients: how many those are, where no coordinator says who is.
+        """
+        return [self._round(e) for e in sorted(self._tested) if self._tested[e].clients >= self._due(e, clients)]
+
+    def _due(self, round_: int, clients: int) -> int:
+        if not self._job.runner.with_coordinator:
+            return clients
+        return sum(
+            e["evaluate"] and e["state"] != "FINISH" and e["id"] not in self.failed for e in self._assigned[round_]
+        )
 
     def summary(self, now: float, error: str | None) -> dict[str, Any]:
         """Return the summary as `summary.json` holds it."""
@@ -103,7 +117,7 @@ class Ledger:
             "mode": runner.sync_mode,
             "workers": runner.worker_num,
             "servers": runner.server_num,
-            "coordinator": False,
+            "coordinator": runner.with_coordinator,
             "start_seconds": max(self.first_batch.values()) - self._began if started else None,
             "train_seconds": train,
             "eval_seconds": union(self._spans["evaluate"]),
@@ -134,7 +148,8 @@ class Ledger:
             "round": epoch,
             "selected": sorted(e["id"] for e in trained),
             "seconds": union([(e["begun"], e["time"]) for e in trained]),
-            "coordinator_seconds": 0.0,
+            # the last to report waits for the coordinator alone, all others for each other too
+            "coordinator_seconds": min((e["seconds"] for e in self._assigned[epoch]), default=0.0),
             "loss": fsum(e["loss"] * e["samples"] for e in trained) / samples if samples else None,
             "auc": tested.histogram.auc() if tested.users else None,
             "train_auc": histogram.auc(),

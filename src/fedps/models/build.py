@@ -1,26 +1,22 @@
 """From a job to its network: a built-in one by `mode`, or a class of the user's own by `runner.model`.
 
-A class path is looked up in the job file's own folder and among installed packages, nowhere else, and where
-it was found is printed. The start of all weights follows from the job's seed; torch's global generator is put
+The start of all weights follows from the job's seed; torch's global generator is put
 back as it was.
 """
 
-import importlib
-import importlib.util
 import inspect
-import sys
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import nn
 
 from fedps.config import Job
+from fedps.config.classes import load_class
 from fedps.errors import JobError
 from fedps.models.ncf import NcfGmf, NcfMlp, NcfNeuMf
 
@@ -41,7 +37,7 @@ def build(job: Job) -> nn.Module:
         hyper = job.hyper_parameters
         with _seeded(job.runner.seed):
             return NETWORKS[hyper.mode](hyper.num_users, hyper.num_items, hyper.mf_dim, hyper.fc_layers)
-    network = find_class(path, job.folder)
+    network = _find(path, job.folder)
     arguments = _arguments(path, network, job)
     try:
         with _seeded(job.runner.seed):
@@ -52,68 +48,17 @@ def build(job: Job) -> nn.Module:
     return model
 
 
-def find_class(path: str, folder: Path) -> type[nn.Module]:
-    """Find a network's class and print where it came from (to standard error).
-
-    Args:
-        path: `module.Class`, where the module may be dotted.
-        folder: the job file's folder, looked at first.
+def _find(path: str, folder: Path) -> type[nn.Module]:
+    """Find a network's class.
 
     Raises:
-        JobError: no such module or class; says what there is.
+        JobError: there is none, or it is no network.
     """
-    name, _, wanted = path.rpartition(".")
-    if not name or not all(part.isidentifier() for part in path.split(".")):
-        raise JobError(f"runner.model: {path!r}: write module.Class, e.g. net.MyNet for class MyNet of net.py")
-    module = _import(name, path, folder)
-    network = getattr(module, wanted, None)
-    if not (isinstance(network, type) and issubclass(network, nn.Module)):
-        there = [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, nn.Module)]
-        raise JobError(
-            f"runner.model: {path!r}: {module.__file__} has no network {wanted}; there are {', '.join(there) or 'none'}"
-        )
-    print(f"model: {path} of {module.__file__}", file=sys.stderr, flush=True)
+    found = load_class(path, folder, "runner.model")
+    if not issubclass(found, nn.Module):
+        raise JobError(f"runner.model: {path!r}: is no network; derive it from torch.nn.Module")
+    network: type[nn.Module] = found
     return network
-
-
-def _import(name: str, path: str, folder: Path) -> ModuleType:
-    top = name.partition(".")[0]
-    beside = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
-    if not beside and not _is_installed(top):
-        files = ", ".join(sorted(f.name for f in folder.glob("*.py"))) or "no Python file"
-        raise JobError(
-            f"runner.model: {path!r}: no module {top!r} in {folder} (there: {files}), nor among installed packages"
-        )
-    importlib.invalidate_caches()  # a file written a moment ago must be seen
-    try:
-        return importlib.import_module(f"{_package_of(folder)}.{name}" if beside else name)
-    except Exception as error:  # whatever the user's own module raises
-        raise JobError(f"runner.model: {path!r}: importing {name} fails: {type(error).__name__}: {error}") from error
-
-
-def _is_installed(top: str) -> bool:
-    """Say whether a package may be imported; the current folder is no place to take code from."""
-    if top == "__main__" or (spec := importlib.util.find_spec(top)) is None:
-        return False
-    homes = spec.submodule_search_locations or [spec.origin or ""]
-    return all(Path(home).resolve().parent != Path.cwd() for home in homes)
-
-
-def _package_of(folder: Path) -> str:
-    """Return the name of a package that stands for a job's folder, so that two jobs may both have a `net.py`.
-
-    Files beside the job import each other as `from .layers import …` or `import layers`; for the latter the
-    folder comes last on the path, where it hides nothing.
-    """
-    home = str(folder.resolve())
-    name = f"fedps_job_{zlib.crc32(home.encode()):08x}"
-    if name not in sys.modules:
-        package = ModuleType(name)
-        package.__path__ = [home]
-        sys.modules.setdefault(name, package)
-    if home not in sys.path:
-        sys.path.append(home)
-    return name
 
 
 def _arguments(path: str, network: type[nn.Module], job: Job) -> dict[str, object]:

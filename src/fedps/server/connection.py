@@ -140,14 +140,14 @@ class Connection:
                 self.reply(ticket, Done(server.clock))
                 server.advance(time.monotonic())
             case other:
-                raise RefusedError("order", f"{type(other).__name__} is a reply, and a client only asks")
+                raise RefusedError("order", f"{type(other).__name__} is nothing to say to a server")
 
     def _greet(self, hello: Hello) -> None:
         server = self._server
-        if hello.protocol != PROTOCOL or hello.job != server.job.name:
+        if hello.protocol != PROTOCOL or hello.job != server.job.name or hello.to != "server":
             raise RefusedError(
                 "other_job",
-                f"this server runs job {server.job.name!r} with protocol {PROTOCOL}; you said {hello.job[:99]!r} with"
+                f"this is a server of job {server.job.name!r} with protocol {PROTOCOL}; you said {hello.job[:99]!r} with"
                 f" {hello.protocol}: check the server's address and the versions of fedps",
             )
         checks.hello(hello)

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import LimitError, WireError
-from fedps.wire.messages import Message, Pull, Push, Seed, Values
+from fedps.wire.messages import Message, Pull, Push, RoundReport, Seed, Values
 
 MAGIC = b"FP\x01\x00"
 DTYPES: dict[str, np.dtype[Any]] = {"f": np.dtype("<f4"), "i": np.dtype("<i8")}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-KEYS, ROWS = ("i", 1), ("f", 2)  # code and dimensions
+KEYS, ROWS = ("i", 1), ("f", 2)  # code and dimensions; counts of a histogram have the form of keys
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,8 @@ def _fit(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
             due = [ROWS] * len(tables)
         case Seed():
             tables, due = (), [ROWS]
+        case RoundReport():
+            tables, due = (), [KEYS] * 4
         case _:
             tables, due = (), []
     found = [(CODES[a.dtype], a.ndim) for a in arrays]

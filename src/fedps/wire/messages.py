@@ -4,26 +4,32 @@ A worker's connection to one shard: `Hello` → `Welcome`, `Join` → `Done`, th
 `Barrier`, and `Leave` at the end. Every request carries a ticket (in the frame, see `frame`); its reply carries the
 same ticket, and replies may come in another order than the requests: a `Pull` or a `Barrier` waits at the server
 until what it waits for has happened. A request that cannot be served is answered by `Refused`.
+
+Its connection to the coordinator: `Hello` → `Welcome`, then one `RoundReport` → `Assignment` a round; the answer waits
+until the coordinator has decided.
 """
+
+from typing import Literal
 
 import msgspec
 
-from fedps.types import TableName, TableSpec
+from fedps.types import ClientInfo, TableName, TableSpec
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Who calls. `instance` is drawn anew by each process, so that a reconnect is told from a second caller."""
+    """Who calls whom. `instance` is drawn anew by each process, so that a reconnect is told from a second caller."""
 
     job: str
     client: str
     instance: str
     protocol: int = PROTOCOL
+    to: Literal["server", "coordinator"] = "server"
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Answer to Hello. `clock`: the step or window now open, where a late joiner begins."""
+    """Answer to Hello. `clock`: the step or window now open, where a late joiner begins (coordinator: the round)."""
 
     shard: int
     shards: int
@@ -90,6 +96,30 @@ class Leave(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Take no further part; nobody waits for this client any more."""
 
 
+class RoundReport(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Tell the coordinator how the last round went, and ask what to do in the next.
+
+    `round` is the last round that was assigned to this client, 0 before the first.
+    Arrays: the round's score histograms, int64[4096] each: positives and negatives in training, then in evaluation.
+    """
+
+    round: int
+    info: ClientInfo
+
+
+class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Answer to RoundReport: what to do in round `round`, counted from 1.
+
+    `state`: JOIN (train), WAIT (sit out), FINISH (leave; nothing else counts then). `iterations`: batches to train, 0 for
+    a pass over the client's data. `evaluate`: score the held-out samples afterwards.
+    """
+
+    round: int
+    state: Literal["JOIN", "WAIT", "FINISH"]
+    iterations: int = 0
+    evaluate: bool = True
+
+
 class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """It is done. `clock`: the step or window now open; `late`: the push came after its window was closed."""
 
@@ -114,9 +144,9 @@ KINDS = {
     "mismatch": "declared or sent with another shape, rule or seed than the table has",
     "bad_keys": "keys not sorted, not unique, out of range, or of another shard",
     "not_finite": "a NaN or an infinity among the values",
-    "stale": "a sequence or clock that lies behind or too far ahead",
+    "stale": "a sequence, clock or round that lies behind or too far ahead",
 }
 
-Request = Hello | Join | Seed | Pull | Push | Barrier | Leave
-Reply = Welcome | Values | Done | Refused
+Request = Hello | Join | Seed | Pull | Push | Barrier | Leave | RoundReport
+Reply = Welcome | Values | Assignment | Done | Refused
 Message = Request | Reply

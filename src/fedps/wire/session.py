@@ -40,12 +40,17 @@ ANSWERED: dict[tuple[State, type[Message]], State] = {
 class Peer:
     """The server's end of one connection. Hello is answered before the next message is read; a Join may have to wait.
 
+    Args:
+        limits: what the peer may send.
+        with_join: whether Join comes before the rest; a coordinator knows no Join.
+
     Attributes:
         client: who speaks, once Hello was said and unless it was refused.
         instance: the process that speaks for the client.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, with_join: bool = True) -> None:
+        self._before_all = State.JOINED if with_join else State.GREETED
         self.client: ClientId | None = None
         self.instance: str | None = None
         self.ticket = 0  # of the request now handled, so that a refusal can name it
@@ -70,9 +75,9 @@ class Peer:
             self._state, self._asked = State.GREETING, frame.ticket
         elif self.client is None:
             raise RefusedError("order", f"{type(message).__name__} before Hello")
-        elif isinstance(message, Join):
+        elif isinstance(message, Join) and self._before_all is State.JOINED:
             self._state, self._asked = State.JOINING, frame.ticket
-        elif self._state is not State.JOINED:
+        elif self._state is not self._before_all:
             raise RefusedError("order", f"{type(message).__name__} before Join")
         return frame
 

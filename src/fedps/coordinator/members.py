@@ -1,0 +1,121 @@
+"""Who takes part in the job, seen from the coordinator: who reported, who is waited for, who is left behind.
+
+Times are seconds of a monotonic clock that the caller passes in.
+"""
+
+from dataclasses import dataclass, field
+
+from fedps.errors import RefusedError
+from fedps.models.metrics import Histogram
+from fedps.types import ClientId, ClientInfo
+from fedps.wire.messages import Assignment
+
+MAX_MEMBERS = 4096
+
+
+@dataclass
+class Scores:
+    """Score histograms of a client's last round."""
+
+    trained: Histogram = field(default_factory=Histogram)
+    tested: Histogram = field(default_factory=Histogram)
+
+
+@dataclass
+class Member:
+    """One client.
+
+    Attributes:
+        instance: the process that speaks for it.
+        round: the last round that was assigned to it, 0 before the first.
+        told: the answer to its last report.
+        ticket: of its report that waits for an answer, None while it trains or is away.
+        info, scores: its last report.
+        behind: it kept the others waiting past the deadline; its next report brings it back.
+        lost_at: when its connection broke, None while connected.
+    """
+
+    instance: str
+    round: int = 0
+    told: Assignment | None = None
+    ticket: int | None = None
+    info: ClientInfo = field(default_factory=ClientInfo)
+    scores: Scores = field(default_factory=Scores)
+    behind: bool = False
+    lost_at: float | None = None
+
+
+class Members:
+    """All clients of a job.
+
+    Args:
+        expected: the first round begins when this many have come.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+        self._here: dict[ClientId, Member] = {}
+        self._gone: dict[ClientId, str] = {}  # and the process that spoke for it
+
+    def greet(self, client: ClientId, instance: str) -> Member:
+        """Return the member of this name; a new process of the client starts anew.
+
+        Raises:
+            RefusedError: there are too many.
+        """
+        member = self._here.get(client)
+        if member is None and len(self._here) + len(self._gone) >= max(MAX_MEMBERS, self.expected):
+            raise RefusedError("too_large", f"{len(self._here)} clients take part, which is the coordinator's limit")
+        if member is None or member.instance != instance:
+            member = self._here[client] = Member(instance)
+            self._gone.pop(client, None)
+        member.lost_at = None
+        return member
+
+    def get(self, client: ClientId) -> Member | None:
+        """Return a member, None if it never came or is gone."""
+        return self._here.get(client)
+
+    def leave(self, client: ClientId) -> None:
+        """Forget a client: it has finished, or is lost."""
+        member = self._here.pop(client, None)
+        if member is not None:
+            self._gone[client] = member.instance
+
+    def has_left(self, client: ClientId, instance: str) -> bool:
+        """Whether this very process was told to finish, or given up as lost."""
+        return self._gone.get(client) == instance
+
+    @property
+    def complete(self) -> bool:
+        """Whether all expected clients have come (those that left again are counted)."""
+        return len(self._here) + len(self._gone) >= self.expected
+
+    @property
+    def over(self) -> bool:
+        """Whether all have come and gone."""
+        return self.complete and not self._here
+
+    @property
+    def waiting(self) -> dict[ClientId, Member]:
+        """Those whose report waits for an answer, by name, in the order of their names."""
+        return {client: m for client, m in sorted(self._here.items()) if m.ticket is not None}
+
+    def pending(self, round_: int) -> list[ClientId]:
+        """Return those of a round that have not reported it, and were not left behind."""
+        return [c for c, m in self._here.items() if m.ticket is None and not m.behind and m.round == round_]
+
+    def lost(self, now: float, patience: float) -> list[ClientId]:
+        """Return those whose connection has been broken for longer than `patience` seconds."""
+        return [c for c, m in self._here.items() if m.lost_at is not None and now - m.lost_at > patience]
+
+    def expect(self, count: int) -> None:
+        """Wait for no more than `count` clients to come."""
+        self.expected = min(self.expected, count)
+
+    def of_round(self, round_: int) -> list[Member]:
+        """Return those that have reported a round, in the order of their names."""
+        return [m for _, m in sorted(self._here.items()) if m.round == round_ and m.ticket is not None]
+
+    def __len__(self) -> int:
+        return len(self._here)

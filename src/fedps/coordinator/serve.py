@@ -1,0 +1,63 @@
+"""Run the coordinator in the foreground, behind a listener, until all clients have left."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TextIO
+
+from fedps.config import Job
+from fedps.coordinator.coordinator import Coordinator
+from fedps.coordinator.selectors import ClientSelectorBase
+from fedps.net.listener import serve
+from fedps.tracking import Report
+
+LOOK = 0.05  # seconds between two looks at whether the job is over
+
+
+def run_coordinator(
+    job: Job,
+    bind: str,
+    run_dir: Path,
+    report: Report,
+    log: TextIO | None = None,
+    selector: ClientSelectorBase | None = None,
+    stay: bool = False,
+) -> None:
+    """Coordinate a job until every client has come and left, or SIGTERM.
+
+    Args:
+        job: the resolved job.
+        bind: `host:port`; port 0 takes a free one, told in the event `ready`.
+        run_dir: the run's folder.
+        report: where events go.
+        log: where lines for people go; by default standard output.
+        selector: who is picked; by default the job's `client_selector`.
+        stay: wait for SIGTERM though all have left.
+
+    Raises:
+        JobError: the address cannot be bound, or the selector cannot be made.
+        Exception: what the selector raised.
+    """
+    del run_dir  # nothing is kept there yet
+    coordinator = Coordinator(job, report, log, selector)
+    asyncio.run(_serve(coordinator, bind, report, stay))
+    if coordinator.failure is not None:
+        raise coordinator.failure
+    report({"event": "stopped"})
+
+
+async def _serve(coordinator: Coordinator, bind: str, report: Report, stay: bool) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+
+    async def look() -> None:
+        while coordinator.failure is None and (stay or not coordinator.over):
+            await asyncio.sleep(LOOK)
+        stop.set()
+
+    looking = asyncio.create_task(look())
+    try:
+        ready = lambda address: report({"event": "ready", "address": address})  # noqa: E731
+        await serve(coordinator, bind, coordinator.limits, ready, stop)
+    finally:
+        looking.cancel()

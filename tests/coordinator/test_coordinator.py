@@ -1,0 +1,264 @@
+"""The coordinator's own rules, message by message: who is waited for, how long, and what is refused."""
+
+import io
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import MakeJob
+
+from fedps.config import Job
+from fedps.coordinator.coordinator import Coordinator
+from fedps.coordinator.selectors import AllClients, ClientSelectorBase
+from fedps.types import ClientId, ClientInfo
+from fedps.wire.frame import Limits, decode, encode
+from fedps.wire.messages import Assignment, Hello, Join, Message, Refused, RoundReport, Welcome
+
+NONE = np.empty(0, np.int64)
+LATER = 1000.0  # seconds: past every deadline
+
+
+class Caller:
+    """A client that keeps its replies."""
+
+    def __init__(self, coordinator: Coordinator, client: str, instance: str = "p", greet: bool = True) -> None:
+        self.coordinator, self.replies, self.hung_up = coordinator, list[Message](), False
+        self._ticket = 0
+        self.connection = coordinator.opened(self._take, "test")
+        if greet:
+            assert isinstance(self.ask(Hello(coordinator.job.name, client, instance, to="coordinator")), Welcome)
+
+    def _take(self, data: bytes | None) -> None:
+        if data is None:
+            self.hung_up = True
+        else:
+            self.replies.append(decode(data, Limits()).message)
+
+    def send(self, message: Message, arrays: Any = ()) -> None:
+        self._ticket += 1
+        self.connection.received(encode(self._ticket, message, arrays))
+
+    def ask(self, message: Message, arrays: Any = ()) -> Message:
+        before = len(self.replies)
+        self.send(message, arrays)
+        assert len(self.replies) == before + 1, f"no reply to {message}"
+        return self.replies[-1]
+
+    def report(self, round_: int, info: ClientInfo | None = None, arrays: Any = (NONE,) * 4) -> None:
+        self.send(RoundReport(round_, info or ClientInfo(samples=5)), arrays)
+
+    @property
+    def told(self) -> list[Assignment]:
+        return [r for r in self.replies if isinstance(r, Assignment)]
+
+
+Events = list[dict[str, Any]]
+
+
+@pytest.fixture
+def events() -> Events:
+    return []
+
+
+@pytest.fixture
+def coordinator(make_job: MakeJob, events: Events) -> Coordinator:
+    job = make_job(epochs=3, with_coordinator=True)
+    job = job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": 2})})
+    return Coordinator(job, events.append, io.StringIO())
+
+
+def test_a_round_begins_when_all_have_reported_and_ends_the_same_way(coordinator: Coordinator) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    for round_ in range(3):
+        a.report(round_)
+        assert len(a.told) == len(b.told) == round_
+        b.report(round_)
+        assert a.told[round_] == b.told[round_] == Assignment(round_ + 1, "JOIN", 0, True)
+    a.report(3)
+    b.report(3)
+    assert a.told[3].state == b.told[3].state == "FINISH" and not coordinator.over
+    a.connection.closed()
+    b.connection.closed()
+    assert coordinator.over
+
+
+def test_one_that_never_comes_is_not_waited_for_after_the_start(coordinator: Coordinator) -> None:
+    a = Caller(coordinator, "a")
+    a.report(0)
+    coordinator.tick(time.monotonic())
+    assert not a.told
+    coordinator.tick(time.monotonic() + LATER)
+    assert len(a.told) == 1
+
+
+def test_one_that_hangs_is_left_behind_and_welcomed_when_it_reports(coordinator: Coordinator, events: Events) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    a.report(0)
+    b.report(0)
+    a.report(1)
+    coordinator.tick(time.monotonic())
+    assert len(a.told) == 1
+    coordinator.tick(time.monotonic() + LATER)
+    assert [t.round for t in a.told] == [1, 2] and len(b.told) == 1
+    assert [(e["client"], e["round"]) for e in events if e["event"] == "left_behind"] == [("b", 1)]
+    b.report(1)  # of the round it was left behind in: it takes part from the next one on
+    assert len(b.told) == 1
+    a.report(2)
+    assert [t.round for t in a.told] == [1, 2, 3] and [t.round for t in b.told] == [1, 3]
+
+
+def test_while_all_train_nobody_is_left_behind_and_a_newcomer_does_not_hurry_them(coordinator: Coordinator) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    a.report(0)
+    b.report(0)
+    c = Caller(coordinator, "c")
+    c.report(0)
+    coordinator.tick(time.monotonic() + LATER)
+    assert not c.told
+    a.report(1)
+    b.report(1)
+    assert [t.round for t in c.told] == [2] and a.told[-1].round == 2
+
+
+def test_one_that_is_lost_is_forgotten_after_its_time_to_come_back(coordinator: Coordinator, events: Events) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    a.report(0)
+    b.report(0)
+    b.connection.closed()
+    a.report(1)
+    coordinator.tick(time.monotonic())
+    assert len(a.told) == 1
+    coordinator.tick(time.monotonic() + 10.5)
+    assert len(a.told) == 2
+    assert [e["client"] for e in events if e["event"] == "lost"] == ["b"]
+
+
+def test_a_broken_connection_changes_nothing_for_who_comes_back(coordinator: Coordinator) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    a.report(0)
+    a.connection.closed()
+    again = Caller(coordinator, "a")
+    b.report(0)
+    assert not b.told  # a's report went with its connection, and a says it again
+    again.report(0)
+    assert len(again.told) == len(b.told) == 1
+    again.connection.closed()
+    third = Caller(coordinator, "a")
+    third.report(0)  # the answer never reached it: it is given again
+    assert third.told == again.told
+
+
+def test_who_was_told_to_finish_hears_it_again(coordinator: Coordinator) -> None:
+    class Ends(AllClients):
+        def select(self) -> Mapping[ClientId, Any]:
+            return dict.fromkeys(self.clients_info, "FINISH")
+
+    ending = Coordinator(coordinator.job, lambda e: None, io.StringIO(), Ends(coordinator.job))
+    a, b = Caller(ending, "a"), Caller(ending, "b")
+    a.report(0)
+    b.report(0)
+    a.connection.closed()
+    again = Caller(ending, "a")
+    again.report(0)
+    assert [t.state for t in again.told] == ["FINISH"]
+
+
+def test_a_second_process_of_a_client_is_refused(coordinator: Coordinator) -> None:
+    Caller(coordinator, "a")
+    other = Caller(coordinator, "a", greet=False)
+    answer = other.ask(Hello(coordinator.job.name, "a", "q", to="coordinator"))
+    assert isinstance(answer, Refused) and answer.kind == "taken"
+
+
+@pytest.mark.parametrize(
+    ("hello", "kind"),
+    [
+        (Hello("job", "a", "p"), "other_job"),  # meant for a server
+        (Hello("other", "a", "p", to="coordinator"), "other_job"),
+        (Hello("job", "a", "p", 1, to="coordinator"), "other_job"),
+        (Hello("job", "", "p", to="coordinator"), "malformed"),
+        (Hello("job", "a" * 300, "p", to="coordinator"), "malformed"),
+    ],
+)
+def test_a_caller_that_means_somebody_else(coordinator: Coordinator, hello: Hello, kind: str) -> None:
+    answer = Caller(coordinator, "a", greet=False).ask(hello)
+    assert isinstance(answer, Refused) and answer.kind == kind
+
+
+GOOD = {"samples": 5, "trained": 5, "seconds": 1.0, "loss": 0.5, "auc": 0.6, "users": 3, "hits": 2.0, "ndcg": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ({"samples": -1}, "malformed"),
+        ({"trained": -5}, "malformed"),
+        ({"seconds": float("nan")}, "malformed"),
+        ({"compute_capacity": float("inf")}, "malformed"),
+        ({"bandwidth": 1e300}, "malformed"),
+        ({"loss": float("nan")}, "not_finite"),
+        ({"auc": float("-inf")}, "not_finite"),
+        ({"hits": 4.0}, "malformed"),
+        ({"ndcg": 3.5}, "malformed"),
+        ({"device_type": "x" * 300}, "malformed"),
+    ],
+)
+def test_a_report_that_makes_no_sense(coordinator: Coordinator, events: Events, wrong: Any, kind: str) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    a.report(0, ClientInfo(**{**GOOD, **wrong}))
+    assert isinstance(a.replies[-1], Refused) and a.replies[-1].kind == kind
+    assert next(iter(wrong)) in a.replies[-1].reason or "hits" in a.replies[-1].reason
+    assert [e["kind"] for e in events if e["event"] == "refused"] == [kind]
+    b.report(0)
+    a.report(0, ClientInfo(**GOOD))
+    assert len(a.told) == len(b.told) == 1
+
+
+@pytest.mark.parametrize("counts", [np.ones(7, np.int64), np.full(4096, -1)])
+def test_a_histogram_that_is_none(coordinator: Coordinator, counts: Any) -> None:
+    a = Caller(coordinator, "a")
+    a.report(0, arrays=(counts, NONE, NONE, NONE))
+    assert isinstance(a.replies[-1], Refused) and "histogram" in a.replies[-1].reason
+
+
+def test_a_round_that_was_never_assigned_and_words_for_a_server(coordinator: Coordinator) -> None:
+    a = Caller(coordinator, "a")
+    a.report(5)
+    assert isinstance(a.replies[-1], Refused) and a.replies[-1].kind == "stale"
+    answer = a.ask(Join((), 0))
+    assert isinstance(answer, Refused) and answer.kind == "order"
+
+
+def test_nothing_is_answered_before_hello_and_strangers_are_sent_away(coordinator: Coordinator) -> None:
+    stranger = Caller(coordinator, "a", greet=False)
+    stranger.report(0)
+    assert isinstance(stranger.replies[-1], Refused)
+    coordinator.tick(time.monotonic() + 11)
+    assert stranger.hung_up
+
+
+def test_bytes_that_are_no_message_harm_nobody(coordinator: Coordinator) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    rng = np.random.default_rng(0)
+    for size in (0, 1, 7, 8, 64, 4096):
+        a.connection.received(rng.bytes(size))
+    a.report(0)
+    b.report(0)
+    assert len(a.told) == len(b.told) == 1
+
+
+def test_a_selector_that_fails_stops_all_decisions(make_job: MakeJob, coordinator: Coordinator) -> None:
+    class Fails(ClientSelectorBase):
+        def select(self) -> Mapping[ClientId, Any]:
+            raise KeyError("gone")
+
+    job: Job = coordinator.job
+    failing = Coordinator(job, lambda e: None, io.StringIO(), Fails(job))
+    a, b = Caller(failing, "a"), Caller(failing, "b")
+    a.report(0)
+    b.report(0)
+    assert failing.over and isinstance(failing.failure, KeyError) and not a.told
+    failing.tick(time.monotonic())
+    assert a.hung_up and b.hung_up

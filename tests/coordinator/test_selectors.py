@@ -1,0 +1,140 @@
+"""What a selector may answer, and what is said to one that answers otherwise."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import MakeJob
+
+from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, choose, make_selector
+from fedps.errors import FedpsError, JobError
+from fedps.types import ClientId, ClientInfo
+
+CLIENTS = {ClientId(name): ClientInfo(samples=10) for name in "abcd"}
+
+
+class Says(ClientSelectorBase):
+    """Answers what it was given."""
+
+    answer: Any = None
+
+    def select(self) -> Mapping[ClientId, Any]:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        answer: Mapping[ClientId, Any] = self.answer
+        return answer
+
+
+def said(make_job: MakeJob, answer: Any) -> dict[ClientId, FLStrategy]:
+    selector = Says(make_job(with_coordinator=True))
+    selector.answer = answer
+    return choose(selector, 3, CLIENTS)
+
+
+def test_words_and_strategies_are_followed_and_the_rest_waits(make_job: MakeJob) -> None:
+    found = said(make_job, {"a": "JOIN", "b": FLStrategy(FLStrategy.JOIN, 7), "d": "FINISH"})
+    assert {c: (s.next_state, s.iteration_num) for c, s in found.items()} == {
+        "a": ("JOIN", None),
+        "b": ("JOIN", 7),
+        "c": ("WAIT", None),
+        "d": ("FINISH", None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, "returned NoneType in round 3"),
+        (["a"], "returned list in round 3"),
+        ({}, "selected nobody in round 3"),
+        ({"a": "WAIT"}, "selected nobody"),
+        ({"a": "FINISH"}, "selected nobody"),
+        ({"z": "JOIN"}, "named client 'z' in round 3; there are 'a', 'b', 'c', 'd'"),
+        ({"a": "join"}, "said 'join' for client 'a'; say one of JOIN, WAIT, FINISH"),
+        ({"a": 1}, "said 1 for client 'a'"),
+        ({"a": FLStrategy("RUN")}, "say one of JOIN, WAIT, FINISH"),  # type: ignore[arg-type]
+        ({"a": FLStrategy("JOIN", 0)}, "iteration_num 0 of client 'a' must be a positive whole number"),
+        ({"a": FLStrategy("JOIN", 2.5)}, "iteration_num 2.5"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_answer_that_cannot_be_followed(make_job: MakeJob, answer: Any, why: str) -> None:
+    with pytest.raises(FedpsError, match=why.replace("(", r"\(")):
+        said(make_job, answer)
+
+
+def test_all_may_finish(make_job: MakeJob) -> None:
+    assert {s.next_state for s in said(make_job, dict.fromkeys(CLIENTS, "FINISH")).values()} == {"FINISH"}
+
+
+def test_what_a_selector_does_to_its_reports_stays_with_it(make_job: MakeJob) -> None:
+    class Clears(ClientSelectorBase):
+        def select(self) -> Mapping[ClientId, Any]:
+            answer: dict[ClientId, Any] = dict.fromkeys(self.clients_info, "JOIN")
+            self.clients_info.clear()
+            return answer
+
+    clients = dict(CLIENTS)
+    assert len(choose(Clears(make_job()), 1, clients)) == len(clients) == 4
+
+
+def test_random_draws_as_many_as_asked_anew_each_round_and_the_same_for_a_seed(make_job: MakeJob) -> None:
+    job = make_job(with_coordinator=True, client_selector="random", clients_per_round=2)
+    rounds = [
+        {c for c, s in choose(make_selector(job), r, CLIENTS).items() if s.next_state == "JOIN"} for r in range(1, 201)
+    ]
+    assert {len(r) for r in rounds} == {2}
+    times = Counter(c for r in rounds for c in r)
+    assert set(times) == set(CLIENTS) and all(70 < n < 130 for n in times.values())  # 100 ± 4 deviations
+    assert rounds[:5] == [
+        {c for c, s in choose(make_selector(job), r, CLIENTS).items() if s.next_state == "JOIN"} for r in range(1, 6)
+    ]
+
+
+def test_random_draws_half_if_not_told(make_job: MakeJob) -> None:
+    chosen = choose(make_selector(make_job(client_selector="random", with_coordinator=True)), 1, CLIENTS)
+    assert sum(s.next_state == "JOIN" for s in chosen.values()) == 2
+
+
+OWN = """
+import fedps
+
+class Good(fedps.ClientSelectorBase):
+    def select(self):
+        self.parse_from_string()
+        return {c: "JOIN" for c in self.clients_info}
+
+class Lazy(fedps.ClientSelectorBase):
+    pass
+
+class Breaks(Good):
+    def __init__(self, job):
+        raise ValueError("no luck")
+
+class Stranger:
+    pass
+"""
+
+
+def test_a_selector_of_ones_own_is_found_beside_the_job(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "picky_one.py").write_text(OWN)
+    selector = make_selector(make_job(with_coordinator=True, client_selector="picky_one.Good"))
+    assert all(s.next_state == "JOIN" for s in choose(selector, 1, CLIENTS).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("picky_two.Lazy", "has no method select"),
+        ("picky_two.Breaks", "cannot be made: ValueError: no luck"),
+        ("picky_two.Stranger", "must be a subclass of fedps.ClientSelectorBase"),
+        ("picky_two.Nobody", "Nobody"),
+        ("no_such_module_here.Good", "no_such_module_here"),
+        ("everybody", "write all, random, or module.Class"),
+    ],
+)
+def test_a_selector_that_is_none(make_job: MakeJob, tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "picky_two.py").write_text(OWN)
+    with pytest.raises(JobError, match=why):
+        make_selector(make_job(with_coordinator=True, client_selector=name))
