@@ -18,7 +18,8 @@ START = Init("normal", 0.0, 0.1)
 
 def start_row(table: str, rows: int, key: int) -> np.ndarray:
     """A row's start depends on nothing but the table's name and the id: no matter who asks first, or when."""
-    return initial_rows(TableSpec(table, "sparse", (rows, DIM), init=START), np.array([key]))[0].copy()
+    start: np.ndarray = initial_rows(TableSpec(table, "sparse", (rows, DIM), init=START), np.array([key]))[0].copy()
+    return start
 
 
 class Server:

@@ -63,14 +63,14 @@ class ClientSelectorBase(ABC):
         """Do nothing: reports come parsed. The original's selectors call this first."""
 
     @abstractmethod
-    def select(self) -> Mapping[ClientId, FLStrategy | State]:
+    def select(self) -> Mapping[Any, FLStrategy | State]:
         """Return what each client shall do; who is not named waits."""
 
 
 class AllClients(ClientSelectorBase):
     """Everybody trains in every round."""
 
-    def select(self) -> Mapping[ClientId, FLStrategy | State]:
+    def select(self) -> Mapping[Any, FLStrategy | State]:
         """Return JOIN for all."""
         return dict.fromkeys(self.clients_info, "JOIN")
 
@@ -78,7 +78,7 @@ class AllClients(ClientSelectorBase):
 class RandomClients(ClientSelectorBase):
     """`clients_per_round` clients train, drawn anew each round from the job's seed; half of them if it is unset."""
 
-    def select(self) -> Mapping[ClientId, FLStrategy | State]:
+    def select(self) -> Mapping[Any, FLStrategy | State]:
         """Return JOIN for the drawn ones."""
         clients = sorted(self.clients_info)
         count = min(self.job.runner.clients_per_round or (len(clients) + 1) // 2, len(clients))

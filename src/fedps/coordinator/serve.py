@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from pathlib import Path
 from typing import TextIO
 
 from fedps.config import Job
@@ -17,7 +16,6 @@ LOOK = 0.05  # seconds between two looks at whether the job is over
 def run_coordinator(
     job: Job,
     bind: str,
-    run_dir: Path,
     report: Report,
     log: TextIO | None = None,
     selector: ClientSelectorBase | None = None,
@@ -28,7 +26,6 @@ def run_coordinator(
     Args:
         job: the resolved job.
         bind: `host:port`; port 0 takes a free one, told in the event `ready`.
-        run_dir: the run's folder.
         report: where events go.
         log: where lines for people go; by default standard output.
         selector: who is picked; by default the job's `client_selector`.
@@ -38,7 +35,6 @@ def run_coordinator(
         JobError: the address cannot be bound, or the selector cannot be made.
         Exception: what the selector raised.
     """
-    del run_dir  # nothing is kept there yet
     coordinator = Coordinator(job, report, log, selector)
     asyncio.run(_serve(coordinator, bind, report, stay))
     if coordinator.failure is not None:

@@ -1,0 +1,48 @@
+"""The examples that guides explain, run as the guides say, on small data."""
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import MakeJob
+
+from fedps.launch.inprocess import run_in_process
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+Events = list[dict[str, Any]]
+
+
+def ran(make_job: MakeJob, folder: Path, example: str, **runner: Any) -> Events:
+    shutil.copy(EXAMPLES / f"{example}.py", folder)
+    events: Events = []
+    run_in_process(make_job(**runner), folder / "run", events.append)
+    return events
+
+
+def test_the_selector_picks_by_loss_and_speed_and_who_waits_does_not_train(make_job: MakeJob, tmp_path: Path) -> None:
+    events = ran(
+        make_job, tmp_path, "own_selector",
+        with_coordinator=True, client_selector="own_selector.MostToLearn", epochs=6,
+    )  # fmt: skip
+    picked = {e["round"]: set(e["selected"]) for e in events if e["event"] == "selected"}
+    trained: dict[int, set[str]] = defaultdict(set)
+    for e in events:
+        if e["event"] == "epoch_end":
+            trained[e["epoch"] + 1].add(e["id"])
+    assert picked == trained and all(len(who) == 5 for who in picked.values()) and len(picked) == 6
+    assert picked[1] | picked[2] == {str(k) for k in range(10)}  # who has not trained yet comes first
+    assert len({frozenset(who) for who in picked.values()}) > 2
+
+
+@pytest.mark.parametrize("mode", ["geo", "sync"])
+def test_the_network_trains_with_a_private_tower(make_job: MakeJob, tmp_path: Path, mode: str) -> None:
+    events = ran(
+        make_job, tmp_path, "own_network", sync_mode=mode, epochs=3, model="own_network.TwoTowers",
+        local_sparse=["user.weight"], remote_sparse=["item.weight"],
+        local_dense=["user_layer.weight", "user_layer.bias"],
+        hyper={"num_users": 120, "num_items": 220, "dim": 8, "optimizer": {"learning_rate": 0.01}},
+    )  # fmt: skip
+    losses = [e["loss"] for e in events if e["event"] == "epoch_end" and e["id"] == "9"]
+    assert losses[-1] < losses[0]
