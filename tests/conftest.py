@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from fedps.config import Job, load_job
 from fedps.data.synth import synthesize
+
+settings.register_profile("untimed", deadline=None)  # machines are shared: no test asserts times
+settings.load_profile("untimed")
 
 MakeJob = Callable[..., Job]
 

@@ -10,9 +10,10 @@ import pytest
 
 from fedps import __version__
 from fedps.cli import FAILED, INTERRUPTED, WRONG, main
-from fedps.config import Job
+from fedps.config import Allow, Job
 from fedps.data.prepared import Split
 from fedps.errors import DataError, LostError, RoleError
+from fedps.launch.addresses import Address
 
 MANIFEST = {
     "clients": {"0": {"users": 3, "samples": 1500}}, "num_users": 3, "num_items": 9, "source": "s", "synthetic": True,
@@ -76,7 +77,7 @@ def test_run_takes_flags_in_every_spelling(
     flags: list[str], job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert fedps(monkeypatch, "run", *[str(job) if f == "JOB" else f for f in flags]) == 0
-    given, run_dir, in_process, as_json = launch.args
+    given, run_dir, in_process, as_json, _ = launch.args
     assert isinstance(given, Job)
     assert (given.runner.worker_num, given.runner.server_num, given.runner.epochs) == (2, 3, 5)
     assert (run_dir, in_process, as_json) == (Path("out"), False, False)
@@ -85,7 +86,67 @@ def test_run_takes_flags_in_every_spelling(
 @pytest.mark.parametrize("flag", ["--in-process", "--in_process"])
 def test_run_in_process_and_as_json(flag: str, job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fedps(monkeypatch, "run", job, flag, "--json") == 0
-    assert launch.args[1:] == (None, True, True)
+    assert launch.args[1:4] == (None, True, True)
+
+
+SEED = ["--worker_num=2", "--workers=127.0.0.1:9000,127.0.0.1:9001", "--server_num=1", "--servers=127.0.0.1:0"]
+SEED += ["--coordinator_num=1", "--coordinators=127.0.0.1:0"]
+
+
+@pytest.mark.parametrize("spaced", [False, True], ids=["=", "blank"])
+@pytest.mark.parametrize("script", [["../../../tools/static_fl_trainer.py"], ["static_ps_trainer.py"], []])
+def test_the_original_command_line_pasted(
+    spaced: bool, script: list[str],
+    job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    flags = [word for flag in SEED for word in (flag.split("=") if spaced else [flag])]
+    assert fedps(monkeypatch, "run", *flags, "--log_dir=log", *script, "-m", job) == 0
+    given, _, _, _, orders = launch.args
+    assert (given.runner.worker_num, given.runner.server_num, given.runner.with_coordinator) == (2, 1, True)
+    at = Address("127.0.0.1", 0)
+    assert (orders.server_at, orders.coordinator_at, orders.log_dir, orders.script) == ((at,), at, Path("log"), None)
+    told = capsys.readouterr().err
+    assert told.count("the built-in trainer does its work") == len(script)
+    assert told.count("--workers: only their number counts") == 1
+
+
+def test_flags_win_over_the_job_file(job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.write_text("runner: {train_data_dir: train, with_coordinator: true, server_num: 3}\n")
+    for flags, coordinated in (([], True), (["--coordinator_num", "0"], False), (["--coordinator_num=1"], True)):
+        assert fedps(monkeypatch, "run", job, *flags, "--server_num=2") == 0
+        assert launch.args[0].runner.with_coordinator is coordinated
+        assert launch.args[0].runner.server_num == 2
+
+
+def test_what_only_a_person_can_allow_is_passed_on(job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, allow in (
+        ([], Allow()),
+        (["--allow-commands"], Allow(commands=True)),
+        (["--allow_private_dump"], Allow(private_dump=True)),
+    ):
+        assert fedps(monkeypatch, "run", job, *flags) == 0
+        assert launch.args[4].allow == allow
+
+
+def test_a_script_and_what_it_takes(job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text("")
+    more = ["--", "--lr", "3", "other.yaml"]
+    for words in ([script, "-m", job, *more], ["-m", job, script, *more], [script, job, *more], [job, script, *more]):
+        assert fedps(monkeypatch, "run", *words) == 0
+        orders = launch.args[4]
+        assert (orders.script, orders.script_args) == (script, ("--lr", "3", "other.yaml"))
+        assert launch.args[0].name == "job"
+
+
+@pytest.mark.parametrize("flag", ["--heter_devices=cpu;cpu", "--http_port=8080"])
+def test_flags_of_the_original_without_a_meaning_get_one_note(
+    flag: str, job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fedps(monkeypatch, "run", job, flag) == 0
+    told = capsys.readouterr().err
+    assert told.startswith(f"note: {flag.replace('=', ' ')}: has no effect")
+    assert told.count("note:") == 1
 
 
 @pytest.mark.parametrize(
@@ -118,7 +179,41 @@ def test_exit_codes_tell_what_happened(
         (["run", "JOB", "--server_num", "many"], "many"),
         (["run", "JOB", "--server_num", "0"], "runner.server_num: 0: must be at least 1"),
         (["run", "JOB", "--worker_num", "7"], "runner.worker_num: 7:"),
-        (["infer", "JOB"], "--weights"),
+        (["run", "JOB", "--worker_num=3", "--workers=a:1,b:1"], "--worker_num 3 and --workers (2 addresses) contradict"),
+        (["run", "JOB", "--coordinator_num=0", "--coordinators=a:1"], "--coordinator_num 0 and --coordinators (1 address)"),
+        (["run", "JOB", "--coordinator_num=2"], "0 or 1"),
+        (["run", "JOB", "--servers=localhost"], "--servers: 'localhost': is no host:port; write host:port"),
+        (["run", "JOB", "--servers=192.0.2.1:10"], "server 0 192.0.2.1:10: is not this machine"),
+        (["run", "JOB", "--coordinators=no.invalid:10"], "host 'no.invalid': is not known here"),
+        (["run", "JOB", "--heter_worker_num=2;2"], "--heter_worker_num 2;2: there are no heter workers here"),
+        (["run", "JOB", "--heter_workers=a:1"], "--heter_workers a:1: there are no heter workers here"),
+        (["run", "nowhere.py", "-m", "JOB"], "nowhere.py: there is no such script"),
+        (["run", "static_fl_trainer.py"], "no job file"),
+        (["run", "JOB", "JOB"], "is a second job file"),
+        (["run", "JOB", "-m", "JOB"], "is a second job file"),
+        (["run", "JOB", "10"], "'10': is neither a job file (.yaml, .yml) nor a training script"),
+        (["run", "JOB", "--in-process", "--log_dir=log"], "--in-process and --log_dir log contradict each other"),
+        (["run", "SCRIPT", "JOB", "--in-process"], "a script runs once per role"),
+        (["run", "JOB", "-o", "runner.geo_stepp=5"], "runner.geo_stepp: 5: there is no such key"),
+        (["run", "JOB", "-o", "runner.epochs=many"], "runner.epochs: 'many'"),
+        (["run", "JOB", "-o", "runner.train_data_dir=nowhere"], "there is no such folder"),
+        (["run", "JOB", "-o", "hyper_parameters.mf_dimm=5"], "did you mean 'mf_dim'?"),
+        (["run", "JOB", "-o", "nonsense"], "write key=value"),
+        (["server", "JOB"], "--servers"),
+        (["server", "JOB", "--servers=127.0.0.1:0"], "--servers 127.0.0.1:0: nobody could find a free port"),
+        (["server", "JOB", "--servers=127.0.0.1:1,127.0.0.1:2"], "name the server to be, from 0 to 1"),
+        (["server", "JOB", "--servers=127.0.0.1:1", "--shard=1"], "--shard 1: name the server to be, from 0 to 0"),
+        (["server", "JOB", "--servers=192.0.2.1:1"], "server 0 192.0.2.1:1: is not this machine"),
+        (["coordinator", "JOB"], "--coordinators"),
+        (["coordinator", "JOB", "--coordinators=127.0.0.1:1,127.0.0.1:2"], "name one address"),
+        (["coordinator", "--coordinators=127.0.0.1:0"], "nobody could find a free port"),
+        (["worker", "JOB", "--servers=127.0.0.1:1"], "give --client NAME, or --worker_id K"),
+        (["worker", "JOB", "--servers=127.0.0.1:1", "--client=9"], "--client 9: this client's data is not here"),
+        (["worker", "JOB", "--servers=127.0.0.1:1", "--worker_id=2"], "workers are numbered from 0 to 1"),
+        (["worker", "JOB", "--servers=127.0.0.1:1", "--worker_id=-1"], "--worker_id"),
+        (["worker", "JOB", "--servers=127.0.0.1:1", "--client=0", "-o", "runner.with_coordinator=true"], "where is the coordinator"),
+        (["infer", "JOB", "--weights=w", "--run_dir=r"], "--weights and --run_dir contradict each other"),
+        (["infer", "JOB", "--weights=w", "--predictions=p"], "--weights and --predictions contradict each other"),
         (["frobnicate"], "frobnicate"),
         (["config", "show"], "no job file"),
         (["data", "prepare", "movielens", "--out", "x", "--partition", "iid", "--clients", "0"], "--clients"),
@@ -134,7 +229,9 @@ def test_wrong_flags_exit_with_2_before_anything_starts(
     args: list[str], said: str,
     job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    assert fedps(monkeypatch, *[job if a == "JOB" else a for a in args]) == WRONG
+    (job.parent / "script.py").write_text("")
+    places = {"JOB": job, "SCRIPT": job.parent / "script.py"}
+    assert fedps(monkeypatch, *[places.get(a, a) for a in args]) == WRONG
     assert launch.args == ()
     assert said in capsys.readouterr().err
 
@@ -186,6 +283,12 @@ def test_infer_and_export_hand_over_their_flags(
     assert json.loads(capsys.readouterr().out) == {"auc": 0.75, "users": 3}
     assert fedps(monkeypatch, "infer", job, "--weights", "w.safetensors") == 0
     assert capsys.readouterr().out == "auc: 0.7500\nusers: 3\n"
+    epochs = Room()
+    epochs.answer = {"epochs": [{"epoch": 1, "auc": 0.5}, {"epoch": 2, "auc": 0.75}], "predictions": "p.csv"}
+    monkeypatch.setattr("fedps.client.infer.infer_epochs", epochs)
+    assert fedps(monkeypatch, "infer", job, "--run_dir", "r", "--predictions", "p.csv") == 0
+    assert epochs.args[1:] == (Path("r"), Path("p.csv"))
+    assert capsys.readouterr().out == "epochs: epoch 1, auc 0.5000\nepochs: epoch 2, auc 0.7500\npredictions: p.csv\n"
     assert (
         fedps(monkeypatch, "export", tmp_path, "--out", "m", "--epoch=2", "--private", "--format", "safetensors") == 0
     )
@@ -208,7 +311,9 @@ def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert fedps(monkeypatch, "--help") == 0
     told = capsys.readouterr().out
     assert "fedps run examples/quickstart.yaml" in told
-    assert all(command in told for command in ("config", "data", "export", "infer", "run"))
+    assert all(
+        command in told for command in ("config", "coordinator", "data", "export", "infer", "run", "server", "worker")
+    )
 
 
 @pytest.mark.parametrize("args", [["--help"], ["config", "check", "JOB"], ["config", "show", "JOB"]], ids=" ".join)
@@ -224,3 +329,29 @@ def test_what_needs_no_room_loads_none(args: list[str], job: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "room", "due"),
+    [
+        (["server", "JOB", "--servers=127.0.0.1:8101,127.0.0.1:8102", "--shard=1", "--stay"], "serve_here",
+         (1, Address("127.0.0.1", 8102), Path("r"), Path("l"), True)),
+        (["coordinator", "JOB", "--coordinators", "127.0.0.1:8101"], "coordinate_here",
+         (Address("127.0.0.1", 8101), Path("r"), Path("l"), False)),
+        (["worker", "JOB", "--servers=a:1,b:2", "--coordinators=c:3", "--worker_id=1", "--allow-commands"], "work_here",
+         ("1", 1, (Address("a", 1), Address("b", 2)), Address("c", 3), Path("r"), Path("l"), Allow(commands=True))),
+        (["worker", "-m", "JOB", "--servers=a:1", "--client=1", "--worker-id=7"], "work_here",
+         ("1", 7, (Address("a", 1),), None, Path("r"), Path("l"), Allow())),
+    ],
+    ids=["server", "coordinator", "worker", "client"],
+)  # fmt: skip
+def test_one_role_in_the_foreground(
+    command: list[str], room: str, due: tuple[Any, ...], job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Room()
+    monkeypatch.setattr(f"fedps.launch.foreground.{room}", stage)
+    words = [str(job) if word == "JOB" else word for word in command]
+    assert fedps(monkeypatch, *words, "--run_dir=r", "--log_dir=l", "--worker_num=2", "-o", "runner.epochs=5") == 0
+    assert stage.args[1:] == due
+    runner = stage.args[0].runner
+    assert (runner.epochs, runner.worker_num, runner.with_coordinator) == (5, 2, any("coord" in w for w in command))

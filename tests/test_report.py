@@ -63,3 +63,14 @@ def test_faults_are_told_only_where_there_are_some(summary: dict[str, Any]) -> N
     assert "faults" not in facts(summary)
     summary["faults"]["lost_workers"] = ["3"]
     assert facts(summary)["faults"] == "lost workers: ['3']"
+
+
+def test_the_page_names_the_coordinator_and_logs_that_lie_elsewhere(summary: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text("")
+    for log_dir, link in ((tmp_path / "log", True), (tmp_path / "<elsewhere>", False)):
+        said = {**summary, "log_dir": str(log_dir), "coordinator": True}
+        (tmp_path / "summary.json").write_text(json.dumps(said))
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert ('href="log/"' in page) is link
+        assert ("&lt;elsewhere&gt;" in page) is not link
+        assert "1 server(s), a coordinator" in page

@@ -4,21 +4,20 @@ The servers' shards of one epoch are joined; a row that nobody touched is where 
 started. Tables private to clients are left out unless asked for, and their files are not even opened.
 """
 
-from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from fedps import __version__
+from fedps.config.source import read
 from fedps.errors import DataError, JobError
-from fedps.table import rules, snapshot
-from fedps.table.init import initial_rows
-from fedps.types import Keys, TableName, TableSpec, Values
+from fedps.table import saved, snapshot
+from fedps.table.saved import Saved
+from fedps.types import TableName
 
-CHUNK = 65_536  # rows started at once, which bounds what the start takes besides the table itself
-Part = tuple[TableSpec, Keys, Values]
+Tensors = dict[TableName, NDArray[np.float32]]
 
 
 def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool = False) -> Path:
@@ -37,7 +36,7 @@ def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool
     epoch, tables = _shared(run_dir, epoch)
     if private:
         tables |= _private(run_dir, epoch)
-    metadata = {"format": "pt", "fedps": __version__, "epoch": str(epoch)}
+    metadata = {"format": "pt", "fedps": version("fedps"), "epoch": str(epoch)}
     path = out / "model.safetensors"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -47,81 +46,32 @@ def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool
     return path
 
 
-def _shared(run_dir: Path, wanted: int | None) -> tuple[int, dict[TableName, NDArray[np.float32]]]:
+def _shared(run_dir: Path, wanted: int | None) -> tuple[int, Tensors]:
     if not run_dir.is_dir():
         raise JobError(f"{run_dir}: there is no such run folder; a run's last line names it")
-    saved = _epochs(run_dir / "model")
-    if wanted is not None and wanted not in saved:
-        raise JobError(f"--epoch {wanted}: {run_dir} has saved {', '.join(map(str, saved)) or 'none'}")
-    for epoch in reversed(saved) if wanted is None else [wanted]:
-        folder = run_dir / "model" / str(epoch)
-        shards = [snapshot.load(folder, file.stem) for file in sorted(folder.glob("server-*.json"))]
-        if shards and len(shards) == shards[0][1].get("shards"):
-            joined = _Joined(folder)
-            for tables, _ in shards:
-                for part in tables.values():
-                    joined.add(part)
-            return epoch, joined.tensors
-    raise DataError(f"{run_dir / 'model'}: holds no whole save; the run, or one of its servers, ended before")
+    folder = _model_folder(run_dir)
+    there = saved.epochs(folder)
+    if wanted is not None and wanted not in there:
+        raise JobError(f"--epoch {wanted}: {run_dir} has saved {', '.join(map(str, there)) or 'none'}")
+    for epoch in reversed(there) if wanted is None else [wanted]:
+        if saved.is_whole(folder / str(epoch)):
+            return epoch, {n: saved.tensor(t) for n, t in saved.read_model(folder / str(epoch)).items()}
+    raise DataError(f"{folder}: holds no whole save; the run, or one of its servers, ended before")
 
 
-def _private(run_dir: Path, epoch: int) -> dict[TableName, NDArray[np.float32]]:
+def _model_folder(run_dir: Path) -> Path:
+    """Return where a run saved its epochs, which its resolved job says."""
+    job = run_dir / "job.yaml"
+    runner = read(job).get("runner") if job.is_file() else None
+    elsewhere = runner.get("model_save_path") if isinstance(runner, dict) else None
+    return Path(str(elsewhere)) if elsewhere else run_dir / "model"
+
+
+def _private(run_dir: Path, epoch: int) -> Tensors:
     """Join the clients' private rows, each client's latest up to `epoch`."""
-    joined = _Joined(run_dir / "private")
-    for client in _folders(run_dir / "private"):
-        saved = [e for e in _epochs(client) if e <= epoch and (client / str(e) / "tables.json").is_file()]
-        if saved:
-            for part in snapshot.load(client / str(saved[-1]), "tables")[0].values():
-                joined.add(part)
-    return joined.tensors
-
-
-class _Joined:
-    """Whole tensors, put together from parts that hold different rows of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tensors: dict[TableName, NDArray[np.float32]] = {}
-        self._folder = folder
-        self._specs: dict[TableName, TableSpec] = {}
-        self._given: dict[TableName, NDArray[np.bool_]] = {}
-
-    def add(self, part: Part) -> None:
-        spec, keys, block = part
-        name, dense = spec.name, spec.kind == "dense"
-        rows = 1 if dense else len(keys)
-        if block.shape != (rows, rules.width(spec.rule, spec.dim)) or self._specs.setdefault(name, spec) != spec:
-            raise DataError(f"{self._folder}: the saved parts of {name} do not fit together; use another run")
-        values = block[:, : spec.dim]
-        if dense:
-            self.tensors[name] = np.ascontiguousarray(values.reshape(spec.shape))
-            return
-        if len(keys) and not (keys.min() >= 0 and keys.max() < spec.shape[0]):
-            raise DataError(
-                f"{self._folder}: {name} has rows outside [0, {spec.shape[0]}); the save is not of this job"
-            )
-        if name not in self.tensors:
-            self.tensors[name], self._given[name] = _start(spec), np.zeros(spec.shape[0], bool)
-        if self._given[name][keys].any():
-            raise JobError(
-                f"{self._folder}: two clients or servers hold the same rows of {name}, so no one model"
-                " has them both; export without private tables, or use each client's own files"
-            )
-        self.tensors[name][keys] = values
-        self._given[name][keys] = True
-
-
-def _start(spec: TableSpec) -> NDArray[np.float32]:
-    """Return a sparse table as nobody has touched it, float32[rows, dim]."""
-    whole = np.empty(spec.shape, np.float32)
-    for start in range(0, spec.shape[0], CHUNK):
-        keys = np.arange(start, min(start + CHUNK, spec.shape[0]))
-        whole[keys] = initial_rows(spec, keys)
-    return whole
-
-
-def _epochs(folder: Path) -> list[int]:
-    return sorted(int(f.name) for f in _folders(folder) if f.name.isdecimal())
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    return (f for f in sorted(folder.glob("*")) if f.is_dir())
+    parts: dict[TableName, list[Saved]] = {}
+    for client in saved.folders(run_dir / "private"):
+        folder = saved.private_save(client, epoch)
+        for name, part in saved.read_private(folder).items() if folder else ():
+            parts.setdefault(name, []).append(part)
+    return {name: saved.tensor(saved.join(pieces, run_dir / "private")) for name, pieces in parts.items()}

@@ -21,7 +21,7 @@ td {{ padding: .15rem 1.2rem .15rem 0; border-bottom: 1px solid #8884 }} td + td
 figcaption {{ font-weight: 600 }} .failed {{ color: #d33 }}
 </style><h1>{title}</h1>{error}<table>{facts}</table><div class="plots">{plots}</div>
 <p>Folder: {folder}. The job as it ran is <a href="job.yaml">job.yaml</a>, the figures <a href="summary.json">summary.json</a>,
-every event <a href="events.jsonl">events.jsonl</a>, each role's log in <a href="log/">log/</a>.</p></html>
+every event <a href="events.jsonl">events.jsonl</a>, each role's log in {logs}.</p></html>
 """
 
 
@@ -39,7 +39,9 @@ def write_report(run_dir: Path) -> Path:
     ]  # fmt: skip
     rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in _rows(summary).items())
     error = f'<p class="failed">{html.escape(summary["error"])}</p>' if summary["error"] else ""
+    elsewhere = summary.get("log_dir", "") not in ("", str(run_dir / "log"))
     page = PAGE.format(
+        logs=html.escape(summary["log_dir"]) if elsewhere else '<a href="log/">log/</a>',
         title=html.escape(f"{run_dir.name}: {summary['status']}"), error=error, facts=rows, plots="".join(plots),
         folder=html.escape(str(run_dir)),
     )  # fmt: skip
@@ -115,5 +117,5 @@ def _by_epoch(rounds: Sequence[Event], key: str) -> list[tuple[float, float]]:
 
 
 def _rows(summary: Event) -> dict[str, str]:
-    roles = f"{summary['workers']} workers, {summary['servers']} server(s)"
+    roles = f"{summary['workers']} workers, {summary['servers']} server(s){', a coordinator' * summary['coordinator']}"
     return {"mode": summary["mode"], "roles": roles, "samples": f"{summary['samples']:,}", **facts(summary)}

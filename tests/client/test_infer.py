@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from tests.conftest import MakeJob
 
-from fedps.client.infer import evaluate_model, infer, load_weights, read_held_out
+from fedps.client.held_out import evaluate_model, read_held_out
+from fedps.client.infer import infer, load_weights
 from fedps.config import Job
 from fedps.errors import DataError, FedpsError, JobError
 from fedps.models.build import build

@@ -11,7 +11,7 @@ import torch
 from tests.conftest import MakeJob
 from torch import nn
 
-from fedps.client.parameters import Parameters, read_parameters
+from fedps.client.parameters import Parameters, aliases, read_parameters
 from fedps.client.worker import run_worker
 from fedps.config import Job
 from fedps.errors import FedpsError, JobError
@@ -236,3 +236,37 @@ def test_an_embedding_that_no_column_looks_up_is_kept_as_a_layer_or_refused(make
         read_parameters(Shifted(), make_job(local_sparse=["user.weight"]))
     kept = read_parameters(Shifted(), make_job(local_sparse=[], local_dense=["user.weight"]))
     assert placed(kept) == {"item.weight": False, "user.weight": True}
+
+
+# The original's names.
+
+
+def test_the_originals_names_stand_for_the_models_own(make_job: MakeJob) -> None:
+    job = job_of(make_job, local_dense=["linear_2.b_0", "linear_0.w_0"])
+    found = read_parameters(build(job), job)
+    assert found.aliases["embedding_2.w_0"] == "mlp_user.weight"
+    assert [found.real_name(f"linear_{k}.w_0") for k in range(3)] == ["mlp.0.weight", "mlp.2.weight", "predict.weight"]
+    assert (found.real_name("linear_2.b_0"), found.real_name("predict.bias")) == ("predict.bias", "predict.bias")
+    assert found.real_name("linear_3.b_0") is None
+
+
+def test_layers_are_kept_under_either_name(make_job: MakeJob) -> None:
+    job = job_of(make_job, local_dense=["linear_2.b_0", "mlp.0.weight"])
+    assert read_parameters(build(job), job).private_dense == ("mlp.0.weight", "predict.bias")
+    for twice in (["linear_2.b_0", "predict.bias"], ["linear_9.b_0"], ["linear_0.b_1"]):
+        with pytest.raises(JobError, match=r"runner\.local_dense.*linear_2\.b_0"):
+            read_parameters(build(job), job_of(make_job, local_dense=twice))
+
+
+def test_the_quick_starts_alias_of_the_last_bias_is_right(make_job: MakeJob) -> None:
+    job = make_job({"fc_layers": [64, 32, 16, 8]})
+    assert read_parameters(build(job), job).real_name("linear_3.b_0") == "predict.bias"
+
+
+class Bare(nn.Embedding):
+    """A model that is an embedding itself has no name to put before `weight`."""
+
+
+def test_aliases_of_a_model_that_is_a_layer() -> None:
+    assert aliases(Bare(2, 3)) == {"embedding_0.w_0": "weight"}
+    assert aliases(nn.Linear(2, 3, bias=False)) == {"linear_0.w_0": "weight"}

@@ -1,6 +1,5 @@
 """Job files: what is read, what is refused, and that all mistakes are told in one go."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,30 +7,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.config.conftest import MINIMAL, Write
 
-from fedps.config import Job, load_job, notes_of
+from fedps.config import Job, load_job
 from fedps.config.job import fields
 from fedps.errors import JobError
-
-Write = Callable[..., Path]
-MINIMAL = "runner:\n  train_data_dir: train\n"
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Return a function that writes a job file beside folders of three clients."""
-    for folder in ("train", "test"):
-        (tmp_path / folder).mkdir()
-        for client in ("0", "1", "north"):
-            (tmp_path / folder / f"{client}.csv").write_text("0,1,1\n")
-        (tmp_path / folder / ".hidden.csv").write_text("")
-
-    def write(text: str = MINIMAL, name: str = "job.yaml") -> Path:
-        path = tmp_path / name
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
 
 
 def mistakes(path: Path, *overrides: str) -> list[str]:
@@ -178,6 +158,21 @@ def test_every_key_says_what_it_means() -> None:
         ("runner.train_data_dir=~nobody-is-called-so/x", "there is no such folder"),
         ("runner.train_data_dir=" + "x" * 300, "cannot be read: File name too long; name a folder that can"),
         ("runner.model=Net", "runner.model: 'Net': write module.Class, e.g. net.MyNet for class MyNet of net.py"),
+        ("runner.clients_per_round=4", "runner.clients_per_round: 4: there are only 3 clients; use at most 3"),
+        ("runner.client_selector=everyone", "'everyone': write all, random, or module.Class for a class of your own"),
+        ("runner.train_reader_path=my_reader.py/", "write the name of a module, e.g. my_reader for my_reader.py"),
+        ("runner.infer_reader_path=''", "runner.infer_reader_path: '': write the name of a module"),
+        ("runner.warmup_model_path=nowhere", "there is no such folder; name that of a saved epoch, e.g. RUN_DIR/model/2"),
+        ("runner.warmup_model_path=" + "x" * 300, "there is no such folder; name that of a saved epoch"),
+        ("runner.infer_end_epoch=0", "runner.infer_end_epoch: 0: is the epoch before which to end, so it must be above"),
+        ("runner.reader_type=Queue", "runner.reader_type: 'Queue': must be one of QueueDataset, InmemoryDataset, DataLoader"),
+        ("table_parameters=4", "table_parameters: 4: must be a section: its keys indented below it, or in braces, such as {NAME: …}"),
+        ("table_parameters.a.w=4", "table_parameters.a.w: 4: must be a section"),
+        ("table_parameters.a.w.optimizer=4", "table_parameters.a.w.optimizer: 4: must be a section: its keys indented below it, or in braces, such as {class: …}"),
+        ("table_parameters.a.w.optimizer.class=adm", "table_parameters.a.w.optimizer.class: 'adm': must be one of adam, lazy_adam, sgd"),
+        ("table_parameters.a.w.optimizer.beta1=0.9999", "table_parameters.a.w.optimizer.beta1: 0.9999: must be below 0.9995"),
+        ("table_parameters.a.w.optimizer.learning_rat=1", "there is no such key; did you mean 'learning_rate'?"),
+        ("table_parameters.a.w.initial_range=0", "table_parameters.a.w.initial_range: 0: must be above 0; it means: rows start uniform"),
         ("epochs=3", "epochs: 3: there is no such key; did you mean 'runner.epochs'?"),
         ("name=7", "name: 7: must be text"),
         ("nonsense", "-o 'nonsense': write key=value, e.g. -o runner.epochs=3"),
@@ -271,16 +266,38 @@ def test_your_own_network_may_have_keys_of_its_own(write: Write) -> None:
     assert Job.model_validate_json(job.model_dump_json(by_alias=True)) == job
 
 
-def test_a_key_without_effect_is_noted_not_refused(write: Write) -> None:
-    job = load_job(write(), ["runner.sync_mode=sync", "runner.geo_step=7", "runner.row_average=touched"])
-    assert notes_of(job) == [
-        "runner.geo_step: 7: has no effect with sync_mode sync, only with geo",
-        "runner.row_average: touched: has no effect with sync_mode sync, only with round",
-    ]
-    assert notes_of(load_job(write(), ["runner.geo_step=7"])) == []
-    path = write(MINIMAL + "hyper_parameters: {mf_dim: 4, optimizer: {class: sgd, beta1: 0.5}}\n")
-    assert notes_of(load_job(path)) == [
-        "hyper_parameters.mf_dim: 4: has no effect with mode NCF_MLP, only with NCF_GMF or NCF_NeuMF",
-        "hyper_parameters.optimizer.beta1: 0.5: has no effect with class sgd, only with adam, lazy_adam or shared_adam",
-    ]
-    assert len(notes_of(load_job(path, ["runner.model=net.Net"]))) == 1, "a network of one's own may take mf_dim"
+def test_files_may_be_dealt_to_fewer_workers(write: Write) -> None:
+    assert load_job(write(), ["runner.split_file_list=true", "runner.worker_num=2"]).runner.worker_num == 2
+    assert load_job(write(), ["runner.split_file_list=true"]).runner.worker_num == 3
+    (told,) = mistakes(write(), "runner.split_file_list=true", "runner.worker_num=4")
+    assert "holds 3 clients (0 … north); use 3, leave the key out, or prepare the data for 4" in told
+    (told,) = mistakes(write(), "runner.worker_num=2")
+    assert "use 3, leave the key out, set split_file_list, or prepare the data for 2 clients" in told
+
+
+def test_files_of_any_ending_count_where_your_own_code_reads_them(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    for name in ("a.txt", "b.gz", ".hidden"):
+        (tmp_path / "logs" / name).write_text("0\n")
+    (tmp_path / "logs" / "folder").mkdir()
+    where = "runner.train_data_dir=logs"
+    assert load_job(write(), [where, "runner.reader_type=DataLoader"]).runner.worker_num == 2
+    assert (
+        load_job(write(), [where, "runner.reader_type=QueueDataset", "runner.pipe_command=cat"]).runner.worker_num == 2
+    )
+    (told,) = mistakes(write(), where)
+    assert "holds no <client>.csv" in told
+
+
+def test_a_table_may_have_an_optimizer_of_its_own(write: Write, tmp_path: Path) -> None:
+    path = write(MINIMAL + "table_parameters: {user.weight: {optimizer: {class: SGD}, initial_range: 1e-2}}\n")
+    job = load_job(path, ["table_parameters.item.weight.optimizer.learning_rate=0.5"])
+    assert {
+        n: (t.optimizer.name, t.optimizer.learning_rate, t.initial_range) for n, t in job.table_parameters.items()
+    } == {
+        "user.weight": ("sgd", None, 0.01),
+        "item.weight": (None, 0.5, None),
+    }
+    job.save(tmp_path / "saved.yaml")
+    assert load_job(tmp_path / "saved.yaml") == job
+    assert Job.model_validate_json(job.model_dump_json(by_alias=True)) == job

@@ -175,3 +175,9 @@ def test_an_unknown_step_is_named(make_job: MakeJob, tmp_path: Path) -> None:
     client = FLClient(make_job(), ClientId("0"), [], tmp_path, lambda e: None)
     with pytest.raises(JobError, match="'training': there is no such step; there are initialize_model_params"):
         client.register_handlers("training", print)  # type: ignore[arg-type]
+
+
+def test_dataset_debug_times_reading_and_steps(make_job: MakeJob, tmp_path: Path) -> None:
+    ran(make_job(dataset_debug=True, with_coordinator=True), tmp_path)
+    log = (tmp_path / "run" / "log" / "workerlog.3").read_text()
+    assert "mean read time" in log and "IO percent" in log and "instances/s" in log

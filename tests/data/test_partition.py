@@ -90,3 +90,30 @@ def test_an_alpha_that_cannot_be_is_refused(kind: str, alpha: float) -> None:
 def test_as_many_clients_as_users_however_skewed() -> None:
     parts = deal("quantity", ["0"] * 2000, 2000, 1e-6)
     assert [len(p) for p in parts] == [1] * 2000
+
+
+def test_a_split_of_ones_own_is_sorted_and_kept_as_it_is() -> None:
+    found = partition.own({"north": [3, 1], "b.2": np.array([0]), "-é_": [2]}, 4)
+    assert {name: part.tolist() for name, part in found.items()} == {"north": [1, 3], "b.2": [0], "-é_": [2]}
+
+
+@pytest.mark.parametrize(
+    ("clients", "named"),
+    [
+        ({"a": [0, 1]}, r"user 2 has no client \(1 such users\)"),
+        ({}, r"user 0 has no client \(3 such users\)"),
+        ({"a": [0, 1], "b": [1, 2]}, r"user 1 has more than one place"),
+        ({"a": [0, 1, 2, 2]}, r"user 2 has more than one place"),
+        ({"a": [0, 1, 2], "b": []}, "client 'b': has no users; leave it out"),
+        ({"a": [0, 1, 2, 3]}, r"client 'a': user 3 is not in \[0, 3\)"),
+        ({"a": [-1, 1, 2]}, r"client 'a': user -1 is not in \[0, 3\)"),
+        ({"": [0, 1, 2]}, "client '': must be a name"),
+        ({".a": [0, 1, 2]}, "not '.' first"),
+        ({"a/b": [0, 1, 2]}, "client 'a/b': must be a name"),
+        ({"..": [0, 1, 2]}, "client '..': must be a name"),
+        ({"a\n": [0, 1, 2]}, "must be a name"),
+    ],
+)
+def test_a_split_of_ones_own_gives_each_user_one_client(clients: dict[str, list[int]], named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        partition.own(clients, 3)

@@ -52,6 +52,20 @@ def test_each_positive_reaches_one_client(split: Split, tmp_path: Path) -> None:
     assert sorted(pairs) == list(zip(data.user.tolist(), data.item.tolist(), strict=True))
 
 
+def test_a_rule_of_ones_own_says_who_is_whose(tmp_path: Path) -> None:
+    def odd_and_even(data: Interactions) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
+        users = np.arange(data.num_users)
+        return {"odd": users[users % 2 == 1], "even": users[users % 2 == 0]}
+
+    manifest = write(tmp_path / "out", interactions(users=5), odd_and_even, 2, 0)
+    assert manifest["partition"] == "odd_and_even"
+    assert {name: c["users"] for name, c in manifest["clients"].items()} == {"odd": 2, "even": 3}
+    assert set(read_samples(tmp_path / "out" / "test" / "odd.csv", 5, 120).user.tolist()) == {1, 3}
+    with pytest.raises(DataError, match=r"user 0 has no client \(3 such users\)"):
+        write(tmp_path / "other", interactions(users=5), lambda data: {"odd": np.array([1, 3])}, 2, 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_without_negatives_only_positives_are_written(tmp_path: Path) -> None:
     manifest = write(tmp_path / "out", interactions(), Split("iid", 2), 0, 0)
     assert {c["samples"] for c in manifest["clients"].values()} == {6}

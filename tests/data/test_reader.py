@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedps.data.reader import client_files, read_manifest, read_samples
+from fedps.data.reader import Skipped, client_files, read_manifest, read_samples
 from fedps.errors import DataError
 
 GOOD = [[1, 3], [2, 4], [1.0, 0.0]]
@@ -38,7 +38,7 @@ def test_forms_of_the_same_samples(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["user,item,label", "\ufeffuser,item,label", '"user_id","item_id","rating"', "\n\nUser , Item , Label ", "index,x,max", "用户,物品,标签"],
+    ["user,item,label", "\ufeffuser,item,label", '"user_id","item_id","rating"', "\n\nUser , Item , Label ", "index,x,max", "0,1,2", '"0", 1 ,2', "用户,物品,标签"],
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_header_is_recognised_and_never_trained_on(header: str, end: str, tmp_path: Path) -> None:
@@ -53,6 +53,8 @@ BAD: dict[str | bytes, str] = {
     "user,item,label\n1,x,0\n": "line 2: '1,x,0': item 'x' is no whole number",
     "a,2,1\n": "line 1: 'a,2,1': user 'a' is no whole number",
     "user,item,label,time\n1,2,1,9\n": "line 1: 'user,item,label,time': has 4 fields",
+    "1,2,1\n0,1,2\n": "line 2: '0,1,2': label 2 is neither 0 nor 1",
+    "0,1,2\n": "holds no sample",
     "1,2,1\nuser,item,label\n": "line 2: 'user,item,label': user 'user' is no whole number",
     "user,item,label\nuser,item,label\n": "line 2: 'user,item,label': user",
     "nan,nan,nan\n1,2,1\n": "line 1: 'nan,nan,nan': user 'nan'",
@@ -122,6 +124,31 @@ def test_what_is_read_may_be_written_to(tmp_path: Path) -> None:
     samples = read_samples(tmp_path / "c.csv", 10, 20)
     samples.user[0] = 5
     assert [column.dtype.name for column in samples] == ["int64", "int64", "float32"]
+
+
+def test_malformed_lines_are_skipped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text("user,item,label\n1,2,1\nx\n3,4\n\n99,1,1\n3,4,0\n1,0x2,1\n1,2,2\n")
+    skipped = Skipped()
+    samples = read_samples(path, 10, 20, skipped)
+    assert [column.tolist() for column in samples] == GOOD
+    assert [column.dtype.name for column in samples] == ["int64", "int64", "float32"]
+    assert (skipped.lines, skipped.first) == (5, f"{path}, line 3: 'x': has 1 field; a line is user,item,label")
+
+
+def test_where_nothing_is_malformed_nothing_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text("1,2,1\n")
+    skipped = Skipped()
+    assert len(read_samples(path, 10, 20, skipped).label) == 1
+    assert (skipped.lines, skipped.first) == (0, "")
+
+
+def test_a_file_of_malformed_lines_alone_is_an_error_even_when_they_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text("x\ny\n")
+    with pytest.raises(DataError, match=r"holds no sample; .*all lines were skipped, the first: .*line 1: 'x'"):
+        read_samples(path, 10, 20, Skipped())
 
 
 def test_clients_stand_in_natural_order_and_hidden_files_are_none(tmp_path: Path) -> None:

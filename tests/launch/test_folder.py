@@ -7,7 +7,7 @@ from tests.conftest import MakeJob
 
 from fedps.config import load_job
 from fedps.errors import JobError
-from fedps.launch.folder import discard, make_run_folder
+from fedps.launch.folder import discard, make_log_folder, make_run_folder, share_run_folder
 
 
 def test_it_holds_the_resolved_job(make_job: MakeJob, tmp_path: Path) -> None:
@@ -49,3 +49,24 @@ def test_discarding_leaves_nothing_of_ours_and_all_of_theirs(make_job: MakeJob, 
     (tmp_path / "old" / "notes.txt").write_text("mine")
     discard(make_run_folder(job, tmp_path / "old"))
     assert [p.name for p in (tmp_path / "old").iterdir()] == ["notes.txt"]
+
+
+def test_logs_may_lie_anywhere_that_can_be_written(tmp_path: Path) -> None:
+    assert make_log_folder(tmp_path / "deep" / "log").is_dir()
+    assert make_log_folder(tmp_path / "deep" / "log"), "it may be there"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(JobError, match=r"--log_dir .*file/log: cannot be written"):
+        make_log_folder(tmp_path / "file" / "log")
+
+
+def test_roles_share_a_folder(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(epochs=3)
+    folder = share_run_folder(job, tmp_path / "run")
+    assert share_run_folder(make_job(epochs=4), tmp_path / "run") == folder
+    assert load_job(folder / "job.yaml") == job, "the first one's job stays"
+    assert sorted(p.name for p in folder.iterdir()) == ["job.yaml", "private"]
+    monkeypatch.chdir(tmp_path)
+    assert share_run_folder(job, None) == tmp_path / "runs" / "job"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(JobError, match=r"--run_dir .*file: cannot be written"):
+        share_run_folder(job, tmp_path / "file")

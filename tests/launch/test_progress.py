@@ -69,6 +69,8 @@ def test_plain_lines_tell_share_rate_loss_and_auc(make_job: MakeJob, monkeypatch
         ({"event": "refused", "client": "7", "kind": "not_finite", "reason": "a NaN"}, "server 0: client 7 refused: a NaN"),
         ({"event": "lost", "client": "7", "reason": "its connection broke"}, "server 0: client 7 lost: its connection broke"),
         ({"event": "suspended", "client": "7", "clock": 3}, "server 0: client 7 suspended: silent for 60 s"),
+        ({"event": "left_behind", "role": "coordinator", "client": "7", "round": 3}, "coordinator 0: client 7 left behind"),
+        ({"event": "selected", "round": 3, "selected": ["0"], "waiting": ["1"], "finished": []}, "round 3: 1 clients train, 1 sit"),
     ],
 )  # fmt: skip
 def test_trouble_is_told_as_it_comes(
@@ -97,3 +99,31 @@ def test_a_live_table_has_a_row_a_worker(make_job: MakeJob) -> None:
         ["north", "1/3", "1/2", "10", "0.5000", "0.7500"],
     ]
     assert "samples/s in all" in screen.getvalue()
+
+
+def test_who_takes_part_is_told_with_addresses(make_job: MakeJob) -> None:
+    progress = Progress(make_job(), [ClientId("0"), ClientId("1"), ClientId("north")], quiet=False)
+    screen = io.StringIO()
+    progress._console = Console(file=screen, width=100)
+    progress.introduce(["a:1", "b:2"], "c:3")
+    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in screen.getvalue().splitlines() if "│" in line]
+    assert rows == [
+        ["server", "0", "a:1"], ["server", "1", "b:2"], ["coordinator", "0", "c:3"],
+        ["worker", "0 … north", "3 in all; they dial out and never listen"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("coordinated", [True, False])
+def test_an_epoch_is_a_round_where_somebody_decides_and_may_be_empty(coordinated: bool, make_job: MakeJob) -> None:
+    progress = Progress(make_job(epochs=3, with_coordinator=coordinated), [ClientId("0")], quiet=False)
+    screen = io.StringIO()
+    progress._console = Console(file=screen, width=100)
+    progress.evaluated({"round": 2, "loss": None, "auc": 0.5, "hr@10": None, "ndcg@10": None})
+    assert screen.getvalue() == f"{'round' if coordinated else 'epoch'} 2 of 3: nobody trained, AUC 0.5000\n"
+
+
+def test_samples_count_on_over_epochs_of_any_length(make_job: MakeJob) -> None:
+    progress = Progress(make_job(epochs=9), [ClientId("0")], quiet=True)
+    for at, (epoch, samples) in enumerate([(0, 50), (0, 100), (2, 30), (5, 60)], 1):
+        progress.take(progress_event("0", float(at), epoch, samples))
+    assert progress._all.rate == pytest.approx((100 + 30 + 60 - 50) / 3)

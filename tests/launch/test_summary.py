@@ -111,3 +111,23 @@ def test_sums_do_not_depend_on_who_was_first(order: list[int]) -> None:
             {"users": 1, "hits": 0.0, "ndcg": 1 / (3 + k), "positives": [0] * BUCKETS, "negatives": [0] * BUCKETS}
         )
     assert total.ndcg == fsum(1 / (3 + k) for k in range(6))
+
+
+def test_with_a_coordinator_the_start_is_over_when_those_picked_first_have_trained(make_job: MakeJob) -> None:
+    ledger = Ledger(make_job(with_coordinator=True), began=100.0)
+    for who, state, seconds in (("0", "JOIN", 0.5), ("1", "WAIT", 0.2), ("2", "JOIN", 0.9)):
+        ledger.take(
+            {
+                "event": "assigned",
+                "round": 1,
+                "state": state,
+                "evaluate": True,
+                "seconds": seconds,
+                "id": who,
+                "time": 101,
+            }
+        )
+    ledger.take({"event": "first_batch", "id": "0", "time": 103.0})
+    assert ledger.summary(110.0, None)["start_seconds"] is None
+    ledger.take({"event": "first_batch", "id": "2", "time": 104.0})
+    assert ledger.summary(110.0, None)["start_seconds"] == 4.0

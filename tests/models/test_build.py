@@ -14,6 +14,7 @@ from torch import nn
 from fedps.config import Job
 from fedps.errors import JobError
 from fedps.models.build import build
+from fedps.models.loss import cross_entropy, own_loss
 from fedps.models.ncf import NcfGmf, NcfMlp, NcfNeuMf
 
 NET = """
@@ -48,6 +49,34 @@ class Every(nn.Module):
 
     def forward(self, user, item):
         return user * self.weight
+
+class Squared(Dot):
+    def loss(self, logits, label):
+        return (torch.sigmoid(logits) - label).square().mean()
+
+class Unreduced(Dot):
+    def loss(self, logits, label):
+        return logits - label
+
+class Detached(Dot):
+    def loss(self, logits, label):
+        return (logits.detach() - label).square().mean()
+
+class Infinite(Dot):
+    def loss(self, logits, label):
+        return (logits - label).sum() / 0
+
+class Raising(Dot):
+    def loss(self, logits, label):
+        raise ValueError("no loss today")
+
+class Layer(Dot):
+    def __init__(self, num_users, num_items, width):
+        super().__init__(num_users, num_items, width)
+        self.loss = nn.MSELoss()
+
+class Plain:
+    pass
 
 NUMBER = 3
 """
@@ -140,7 +169,8 @@ def test_a_class_that_takes_every_key_gets_every_key(own_job: MakeJob) -> None:
         ("Dot", {}, "write module.Class"),
         ("../net.Dot", {}, "write module.Class"),
         ("nets.Dot", {}, r"no module 'nets' in .*net\.py"),
-        ("net.Dott", {}, "has no network Dott; there are Dot, Wide, Broken, Fragile, Every"),
+        ("net.Dott", {}, "has no class Dott; there are Dot, Wide, Broken, Fragile, Every"),
+        ("net.Plain", {}, "is no network; derive it from torch.nn.Module"),
         ("net.NUMBER", {}, "has no class NUMBER"),
         ("__main__.Dot", {}, "nor among installed packages"),
         ("net.deeper.Dot", {}, "importing net.deeper fails"),
@@ -150,6 +180,10 @@ def test_a_class_that_takes_every_key_gets_every_key(own_job: MakeJob) -> None:
         ("net.Wide", {"width": 3}, r"returns torch.float32 \(2, 1\); logits of shape"),
         ("net.Broken", {"width": 3}, "fails on two samples: ValueError: no forward today"),
         ("net.Dot", {"width": "three"}, "cannot be made: TypeError"),
+        ("net.Unreduced", {"width": 3}, r"loss\(logits, label\) returns torch.float32 \(2,\); one number is due"),
+        ("net.Detached", {"width": 3}, r"loss.* cut off from the logits; a finite number is due"),
+        ("net.Infinite", {"width": 3}, r"loss.* returns -inf on two samples; a finite number"),
+        ("net.Raising", {"width": 3}, r"loss.* fails on two samples: ValueError: no loss today"),
     ],
 )
 def test_a_wrong_class_is_told_with_its_remedy(
@@ -157,6 +191,23 @@ def test_a_wrong_class_is_told_with_its_remedy(
 ) -> None:
     with pytest.raises(JobError, match=told):
         build(own_job(path, **hyper))
+
+
+def test_a_network_may_have_a_loss_of_its_own(own_job: MakeJob) -> None:
+    logits, label = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0])
+    loss = own_loss(build(own_job("net.Squared", width=3)))
+    assert loss is not None
+    assert float(loss(logits, label)) == pytest.approx((0.25 + 0.7758) / 2, abs=1e-4)
+    assert own_loss(build(own_job("net.Dot", width=3))) is None
+    assert own_loss(build(own_job("net.Layer", width=3))) is None, "a layer called loss is no loss"
+
+
+def test_the_built_in_loss_is_near_the_originals(own_job: MakeJob) -> None:
+    p = torch.linspace(0.01, 0.99, 99)
+    for label in (torch.zeros(99), torch.ones(99)):
+        theirs = -label * torch.log(p + 1e-4) - (1 - label) * torch.log(1 - p + 1e-4)
+        ours = torch.stack([cross_entropy(torch.logit(a)[None], b[None]) for a, b in zip(p, label, strict=True)])
+        assert float((ours - theirs).abs().max()) < 0.01
 
 
 def test_all_wrong_keys_are_told_at_once(own_job: MakeJob) -> None:
@@ -169,6 +220,12 @@ def test_a_module_that_cannot_be_imported_says_why(own_job: MakeJob, tmp_path: P
     (tmp_path / "bad.py").write_text("import no_such_thing_here\n")
     with pytest.raises(JobError, match=r"importing bad fails: ModuleNotFoundError: .*no_such_thing_here"):
         build(own_job("bad.Net"))
+
+
+def test_a_module_that_ends_the_program_is_told(own_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(JobError, match="importing ends fails: SystemExit: 3"):
+        build(own_job("ends.Net"))
 
 
 @pytest.mark.parametrize("line", ["from .layers import WIDTH", "from layers import WIDTH"])

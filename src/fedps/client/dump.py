@@ -1,8 +1,230 @@
+"""What a job asks to see of training, in the original's text form: samples with their scores, parameters batch by batch.
+
+A file `epoch_<E>/part-<worker>-<thread>` holds for each sample of a batch a line `<TAB>name:length:value…` (before the
+first TAB stands a sample's own id in the original; there is none here), then for each parameter asked for a line
+`(thread,batch,name)v1,v2,…` with its values after that batch. A sparse table gives the rows this client holds, in order
+of their ids.
+
+What is private. A dump is text in the clear that is made to be passed around, so it holds nothing that the job keeps on
+the client: no private table or layer, and no ids of a column that private tables look up (user ids, if the user table is
+private). Such names are left out, which is said in the log, unless whoever starts the client allows them
+(`--allow-private-dump`); a job file cannot. Item ids are dumped where item rows are shared, since the servers see them
+anyway, and labels and scores, which name nobody without a user id. But samples stay in the order of training, and all of
+them are this client's: where a client is a single person, a dump is that person's history, to be kept like the data.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fedps.client import parameters
+from fedps.client.learner import Found, Learner
+from fedps.client.shard import Batch
+from fedps.client.tables import LocalDense
+from fedps.config import Allow, Job
+from fedps.errors import DataError, JobError
+from fedps.types import Values
+
+BUFFER = 1 << 20  # bytes written to disk at once
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+COLUMNS = {"user": "user", "user_input": "user", "item": "item", "item_input": "item"}  # name → column of ids
+SCORES = re.compile(r"score|prediction|sigmoid[\w.]*")  # the original names its last output sigmoid_0.tmp_0 or the like
+Texts = Callable[[Batch, Found], list[str]]  # a field of each sample
+Current = Callable[[], Values]  # a parameter as it is now, any shape
+
+
+def open_dump(
+    job: Job, number: int, learner: Learner, run_dir: Path, allow: Allow, log: TextIO | None = None
+) -> "Dump | None":
+    """Make ready to dump what a job asks for; None if that is nothing.
+
+    Args:
+        job: its `need_dump`, `dump_fields`, `dump_param` and `dump_fields_path` count.
+        number: of the worker.
+        learner: whose parameters are dumped, before it has trained.
+        run_dir: dumps lie in `dump/` there, unless the job says where.
+        allow: whether private names may be dumped.
+        log: takes one line that names what is left out; standard error if None.
+
+    Raises:
+        JobError: a name that is none; says which there are.
+        DataError: the folder cannot be written.
+    """
+    runner = job.runner
+    if not runner.need_dump:
+        return None
+    _check_names(job, learner)
+    shown, current = allow.private_dump, _parameters(learner)
+    own = {name: str(learner.parameters.real_name(name)) for name in runner.dump_param}
+    mine = {*learner.private, *learner.parameters.private_dense}
+    kept_fields = [name for name in runner.dump_fields if shown or not _is_private_field(name, learner)]
+    kept_param = {name: current[real] for name, real in own.items() if shown or real not in mine}
+    out = [n for n in (*runner.dump_fields, *runner.dump_param) if n not in kept_fields and n not in kept_param]
+    if out:
+        print(
+            f"dump: {', '.join(out)} left out: private to this client; --allow-private-dump writes it",
+            file=log or sys.stderr,
+        )
+    if not kept_fields and not kept_param:
+        return None
+    folder = runner.dump_fields_path or run_dir / "dump"
+    return Dump(folder, number, {n: _field(n) for n in kept_fields}, kept_param)
+
+
 class Dump:
-    def begin(self, epoch): ...
-    def batch(self, number, batch, found): ...
-    def end(self): ...
+    """Writes one worker's batches, a file an epoch, readable by its owner only.
+
+    Args:
+        folder: gets `epoch_<E>/`.
+        number: of the worker.
+        fields: how to read each field of a batch's samples, by the name it is dumped under.
+        param: how to read each parameter.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, number: int, fields: Mapping[str, Texts], param: Mapping[str, Current]) -> None:
+        self._folder, self._number, self._fields, self._param = folder, number, fields, param
+        self._file: IO[str] | None = None
+        self._path = folder
+        self._line = "".join(f"\t{name}:1:%s" for name in fields) + "\n"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".part-{number:03d}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def begin(self, epoch: int) -> None:
+        """Start an epoch's file, counted from 0; one of an earlier run is replaced.
+
+        Raises:
+            DataError: it cannot be made.
+        """
+        self._path = self._folder / f"epoch_{epoch}" / f"part-{self._number:03d}-{0:05d}"
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            self._file = os.fdopen(os.open(self._path, NEW_FILE, 0o600), "w", BUFFER, encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def batch(self, number: int, batch: Batch, found: Found) -> None:
+        """Write one batch, after its step.
+
+        Args:
+            number: of the batch, from 1.
+            batch: its samples.
+            found: their scores.
+
+        Raises:
+            DataError: the disk is full, or the file cannot be written.
+        """
+        file = self._file
+        if file is None:
+            return
+        try:
+            if self._fields:
+                columns = [texts(batch, found) for texts in self._fields.values()]
+                file.write("".join(map(self._line.__mod__, zip(*columns, strict=True))))
+            for name, current in self._param.items():
+                file.write(f"(0,{number},{name}){_joined(current())}\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def end(self) -> None:
+        """Close the epoch's file.
+
+        Raises:
+            DataError: the disk is full, or the file cannot be written.
+        """
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                file.close()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> DataError:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+        return DataError(
+            f"runner.dump_fields_path: {self._path}: cannot be written: {error.strerror or error}; free space, name"
+            " another folder, or set need_dump to false"
+        )
 
 
-def open_dump(job, number, learner, run_dir, allow):
-    return None
+def _parameters(learner: Learner) -> dict[str, Current]:
+    """Return how to read each parameter, by the model's own names."""
+    found: dict[str, Current] = {}
+    for name, table in learner.tables.items():
+        found[name] = lambda table=table: table.values  # type: ignore[misc]
+    at = 0
+    for name, start in learner.split_dense(learner.dense.values).items():
+        found[name] = _slice(learner.dense, at, start.size)
+        at += start.size
+    private, at = learner.private_block(), 0
+    for name in learner.parameters.private_dense:
+        size = private[name][0].dim
+        found[name] = _slice(learner.private_dense, at, size)
+        at += size
+    return found
+
+
+def _slice(flat: LocalDense, at: int, size: int) -> Current:
+    return lambda: flat.values[at : at + size]
+
+
+def _check_names(job: Job, learner: Learner) -> None:
+    fields, parts = [*COLUMNS, "label", "score", "prediction", "sigmoid…"], learner.parameters
+    names = [*learner.tables, *parts.dense, *parts.private_dense]
+    also = f" (or {', '.join(parts.aliases)})" if parts.aliases else ""
+    wrong = [
+        f"runner.dump_fields: {name!r}: there is no such field; there are {', '.join(fields)}"
+        for name in job.runner.dump_fields
+        if not _is_field(name)
+    ] + [
+        f"runner.dump_param: {name!r}: the model has no such parameter; there are {', '.join(names)}{also}"
+        for name in job.runner.dump_param
+        if parts.real_name(name) is None
+    ]
+    if wrong:
+        raise JobError(wrong)
+
+
+def _is_field(name: str) -> bool:
+    return name in COLUMNS or name == "label" or SCORES.fullmatch(name) is not None
+
+
+def _is_private_field(name: str, learner: Learner) -> bool:
+    return COLUMNS.get(name) in {e.column for e in learner.parameters.embeddings if e.private}
+
+
+def _field(name: str) -> Texts:
+    if name in COLUMNS:
+        place = parameters.COLUMNS.index(COLUMNS[name])
+        return lambda batch, _: batch.ids[place].tolist()
+    if name == "label":
+        return lambda batch, _: batch.label.astype(int).tolist()
+    return lambda _, found: _texts(found.gradients.scores).to_pylist()
+
+
+def _texts(values: Values) -> Any:
+    """Return numbers as the shortest text that reads back the same."""
+    return pc.cast(pa.array(values.reshape(-1)), pa.string())
+
+
+def _joined(values: Values) -> str:
+    texts = _texts(values)
+    lists = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+    return str(pc.binary_join(lists, ",")[0])

@@ -11,6 +11,7 @@ from fedps.models.metrics import Histogram, rank_metrics
 from fedps.types import Values
 
 CANDIDATES = 100  # per user: the positive first, then its 99 negatives
+LEAST = 4096  # samples scored at once: smaller pieces are slow, and give the same scores
 
 
 class Evaluation(NamedTuple):
@@ -23,7 +24,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(learner: Learner, data: ClientData, batch_size: int) -> Evaluation:
-    """Score the held-out samples on the rows as they are now.
+    """Score the held-out samples on the rows as they are now, `batch_size` at once if that is enough to be fast.
 
     Raises:
         DataError: the held-out samples are not in groups of one positive and 99 negatives.
@@ -50,9 +51,9 @@ def _scores(learner: Learner, data: ClientData, batch_size: int) -> Values:
     rows = {name: table.read(np.arange(len(table.keys))) for name, table in learner.private.items()}
     # shared rows as they were pulled: momentum that a client still owes them is no part of the servers' model
     rows |= {name: np.ascontiguousarray(table.values) for name, table in learner.shared.items()}
-    pieces = []
-    for start in range(0, len(test.label), batch_size):
-        cut = slice(start, start + batch_size)
+    pieces, size = [], max(batch_size, LEAST)
+    for start in range(0, len(test.label), size):
+        cut = slice(start, start + size)
         index = {name: data.test_slots[learner.column(name)][cut] for name in learner.tables}
         pieces.append(learner.step.scores((test.user[cut], test.item[cut]), rows, index))
     return np.concatenate(pieces)

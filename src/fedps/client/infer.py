@@ -1,87 +1,131 @@
-"""Score a whole model, from a file of weights, on the held-out samples of all clients.
+"""Score a whole model on the held-out samples of all clients: weights from a file, or the epochs that a run has saved.
 
-What a run's clients do apart (`evaluate`), done in one place: the same candidates, the same measures.
+What a run's clients do apart (`evaluate`), done in one place: the same candidates, the same measures. Private tables are
+read where they lie. So epochs of a model with private tables are scored where those are: all clients' on one machine, or
+a client's own samples on its own.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from fedps.client.evaluate import CANDIDATES, Evaluation
-from fedps.config import Job
-from fedps.data.reader import Samples, client_files, read_samples
+from fedps.client.held_out import held_out, logits_of, probabilities, read_held_out, scored
+from fedps.client.predictions import tell_progress, write_predictions
+from fedps.client.saved_network import SavedNetwork
+from fedps.client.warm import find_private
+from fedps.config import Allow, Job
 from fedps.errors import DataError, JobError
 from fedps.models.build import build
-from fedps.models.metrics import Histogram, rank_metrics
+from fedps.table import saved
 
 
-def infer(job: Job, weights: Path) -> dict[str, object]:
-    """Score the job's network with given weights on all prepared test files.
+def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:  # noqa: B008  (a constant)
+    """Score the job's network with given weights on all held-out files.
 
     Args:
         job: names the network and the test folder.
         weights: a safetensors file with the network's own parameter names, as `fedps export` writes it.
+        allow: what whoever started this allows the job's reader.
 
     Returns:
-        `weights`, `users`, `samples`, `auc`, `hr@10`, `ndcg@10`.
+        `weights`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10`.
 
     Raises:
         JobError: no test folder, no such file, or a parameter that is missing, unknown or of another shape.
         DataError: the weights or a test file cannot be read, or is not one positive and 99 negatives a user.
     """
-    test = read_held_out(job)
+    test = read_held_out(job, allow)
     model = build(job)
     load_weights(model, weights)
-    found = evaluate_model(model, test, job.runner.infer_batch_size)
-    return {
-        "weights": str(weights),
-        "users": found.users,
-        "samples": len(test.label),
-        "auc": found.histogram.auc(),
-        "hr@10": found.hits / found.users,
-        "ndcg@10": found.ndcg / found.users,
-    }
+    return {"weights": str(weights), **scored(test, logits_of(model, test, job.runner.infer_batch_size)).measures}
 
 
-def read_held_out(job: Job) -> Samples:
-    """Read the held-out samples of all clients, end to end.
+def infer_epochs(
+    job: Job, run_dir: Path | None = None, out: Path | None = None, *, allow: Allow = Allow(),  # noqa: B008
+    log: TextIO | None = None,
+) -> dict[str, object]:  # fmt: skip
+    """Score saved epochs on all held-out files, and write each sample's prediction.
+
+    Args:
+        job: `infer_load_path` (or else `model_save_path`) names the folder of saved epochs; `infer_start_epoch` and
+            `infer_end_epoch` choose among them, all if the end is left out.
+        run_dir: a run's folder: its epochs where the job names none, and its private tables.
+        out: a folder for `predictions-<epoch>.csv`, or with one epoch a file that ends in .csv; by default the files
+            lie beside the folder of epochs.
+        allow: what whoever started this allows the job's reader.
+        log: takes the original's lines `epoch: 1, batch_id: 50, auc: 0.75`, one every `print_interval` batches of
+            `infer_batch_size`; nothing else depends on that size.
+
+    Returns:
+        `model`, the folder, and `epochs`, a list of `epoch`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10` and
+        `predictions`, the file.
 
     Raises:
-        JobError: the job names no test folder.
-        DataError: a file cannot be read or has another form, or there is none.
+        JobError: no folder, an epoch that was not saved, a save of another model, or no private rows of some clients.
+        DataError: a file is torn or cannot be read or written.
     """
-    folder, hyper = job.runner.test_data_dir, job.hyper_parameters
+    folder = _folder(job, run_dir)
+    chosen = _chosen(job, folder)
+    files = _files(job, folder, chosen, out)
+    tests = held_out(job, allow)
+    network = SavedNetwork(job)
+    found = []
+    for epoch, file in zip(chosen, files, strict=True):
+        home = run_dir / "private" if run_dir else find_private(folder / str(epoch))
+        network.load(folder / str(epoch))
+        result = network.score(tests, epoch, home)
+        scores = probabilities(result.logits)
+        if log is not None:
+            tell_progress(log, epoch, result.samples, scores, job.runner.infer_batch_size, job.runner.print_interval)
+        write_predictions(file, result.samples, scores)
+        found.append({"epoch": epoch, **result.measures, "predictions": str(file)})
+    return {"model": str(folder), "epochs": found}
+
+
+def _folder(job: Job, run_dir: Path | None) -> Path:
+    """Return the folder of saved epochs."""
+    runner = job.runner
+    folder = runner.infer_load_path or runner.model_save_path or (run_dir / "model" if run_dir else None)
     if folder is None:
-        raise JobError("runner.test_data_dir: is missing; name the folder of held-out samples, e.g. DIR/test")
-    parts = []
-    for path in client_files(folder).values():
-        parts.append(read_samples(path, hyper.num_users, hyper.num_items))
-        check_candidates(parts[-1], path)
-    if not parts:
-        raise DataError(f"{folder}: holds no <client>.csv; prepare data with `fedps data prepare movielens --out DIR`")
-    return Samples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        raise JobError(
+            "runner.infer_load_path: is missing, and so is model_save_path: name the folder of saved epochs, or the run's"
+            " folder by --run_dir"
+        )
+    if not folder.is_dir():
+        raise JobError(f"{folder}: there is no such folder of saved epochs; a run's last line names its folder")
+    return folder
 
 
-def check_candidates(test: Samples, path: Path) -> None:
-    """Make sure that samples are groups of one user: the positive first, then 99 negatives.
+def _chosen(job: Job, folder: Path) -> list[int]:
+    """Return the epochs to score; they count from 1, and 0 too stands for the first."""
+    first, end = max(job.runner.infer_start_epoch, 1), job.runner.infer_end_epoch
+    there = saved.epochs(folder)
+    told = f"{folder} holds epochs {', '.join(map(str, there))}" if there else f"{folder} holds no saved epoch"
+    if not there and (folder / "server-0.json").is_file():
+        told = f"{folder} is itself a saved epoch: name the folder above it"
+    if end is None:
+        chosen = [e for e in there if e >= first and saved.is_whole(folder / str(e))]
+    else:
+        chosen = list(range(first, end))
+        if missing := [e for e in chosen if e not in there or not saved.is_whole(folder / str(e))]:
+            raise JobError(f"runner.infer_end_epoch: {end}: epoch {missing[0]} is not saved, or not whole; {told}")
+    if not chosen:
+        raise JobError(f"runner.infer_start_epoch: {first}: no saved epoch from there on before the end; {told}")
+    return chosen
 
-    Raises:
-        DataError: they are not; names the file and the first bad group's lines.
-    """
-    lines = len(test.label)
-    form = f"a test file has per user the positive first, then its {CANDIDATES - 1} negatives"
-    if lines % CANDIDATES:
-        raise DataError(f"{path}: {lines} lines are not groups of {CANDIDATES}; {form}")
-    user, label = test.user.reshape(-1, CANDIDATES), test.label.reshape(-1, CANDIDATES)
-    bad = (user != user[:, :1]).any(axis=1) | (label[:, 0] != 1) | label[:, 1:].any(axis=1)
-    if bad.any():
-        start = int(np.argmax(bad)) * CANDIDATES
-        raise DataError(f"{path}: samples {start + 1} to {start + CANDIDATES} are no such group; {form}")
+
+def _files(job: Job, folder: Path, chosen: list[int], out: Path | None) -> list[Path]:
+    """Return where each epoch's predictions go."""
+    if out is not None and out.suffix == ".csv":
+        if len(chosen) > 1:
+            raise JobError(f"--out {out}: is one file for {len(chosen)} epochs; name a folder, or choose one epoch")
+        return [out]
+    return [(out or folder.parent) / f"predictions-{epoch}.csv" for epoch in chosen]
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -119,30 +163,3 @@ def _misfits(wanted: Mapping[str, torch.Tensor], there: Mapping[str, torch.Tenso
                 f"{path}: {name} has shape {tuple(there[name].shape)}; the job's network has {tuple(parameter.shape)}"
             )
     return found + [f"{path}: {name} is no parameter of the job's network" for name in sorted(set(there) - set(wanted))]
-
-
-@torch.inference_mode()
-def evaluate_model(model: nn.Module, test: Samples, batch_size: int) -> Evaluation:
-    """Score held-out samples with a whole model.
-
-    Ranks go by logits, which keep apart what probabilities near 0 or 1 round together.
-
-    Args:
-        model: maps user int64[B] and item int64[B] to logits [B]; left in evaluation mode.
-        test: groups of one positive and 99 negatives.
-        batch_size: samples scored at once, which bounds memory.
-
-    Raises:
-        FedpsError: a score is not finite.
-    """
-    model.eval()
-    user, item = torch.from_numpy(test.user), torch.from_numpy(test.item)
-    pieces = [
-        model(user[start : start + batch_size], item[start : start + batch_size])
-        for start in range(0, len(user), batch_size)
-    ]
-    logits = torch.cat(pieces).float()
-    histogram = Histogram()
-    histogram.add(torch.sigmoid(logits).numpy(), test.label)
-    sums = rank_metrics(logits.numpy().reshape(-1, CANDIDATES), test.item.reshape(-1, CANDIDATES))
-    return Evaluation(sums.users, sums.hits, sums.ndcg, histogram)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
-from fedps.client.parameters import Embedding, Parameters, dense_rule, local_rule, private_rule, read_parameters
+from fedps.client.parameters import Embedding, Parameters, dense_rule, local_rule, read_parameters
 from fedps.client.shard import Batch, ClientData
 from fedps.client.step import Gradients, Step, flat
 from fedps.client.tables import LocalDense, LocalTable, Slots
@@ -38,7 +38,6 @@ class Learner:
     def __init__(self, model: nn.Module, job: Job, data: ClientData, local_optimizer: bool) -> None:
         self.parameters: Parameters = read_parameters(model, job)
         self.rule: Rule = local_rule(job)
-        self._private_rule = private_rule(job)
         self._local = local_optimizer
         weights = dict(model.named_parameters())
         self._shapes = {n: tuple(weights[n].shape) for n in self.parameters.dense}
@@ -56,7 +55,7 @@ class Learner:
 
     def _own_spec(self, embedding: Embedding) -> TableSpec:
         spec = embedding.spec
-        rule = self._private_rule if embedding.private else spec.rule if self._local else Rule("add")
+        rule = spec.rule if embedding.private or self._local else Rule("add")
         return TableSpec(spec.name, spec.kind, spec.shape, rule, spec.init, spec.seed)
 
     @property
@@ -71,11 +70,14 @@ class Learner:
 
     def server_specs(self, seed: int) -> list[TableSpec]:
         """Return the shared tables as the servers keep them: adding changes, or optimizing gradients."""
-        rule = Rule("add") if self._local else self.rule
+        add, dense = Rule("add"), dense_rule(self.rule)
         sparse = [e.spec for e in self.parameters.embeddings if not e.private]
         return [
-            *(TableSpec(s.name, "sparse", s.shape, rule, s.init, seed) for s in sparse),
-            *(TableSpec(n, "dense", shape, dense_rule(rule), seed=seed) for n, shape in self._shapes.items()),
+            *(TableSpec(s.name, "sparse", s.shape, add if self._local else s.rule, s.init, seed) for s in sparse),
+            *(
+                TableSpec(n, "dense", shape, add if self._local else dense, seed=seed)
+                for n, shape in self._shapes.items()
+            ),
         ]
 
     def split_dense(self, vector: Values) -> dict[TableName, Values]:

@@ -1,8 +1,9 @@
 """What a model is made of, from a federation's point of view: which parameter lives where.
 
 Every `nn.Embedding` that is looked up by an input column is a *sparse* table; all other parameters are *dense*.
-`local_sparse` and `local_dense` of the job name what never leaves the client. The original's `embedding_0.w_0` (the
-k-th embedding in order of creation) is accepted for an embedding's own name.
+`local_sparse` and `local_dense` of the job name what never leaves the client. The original's names are accepted beside
+a parameter's own: `embedding_0.w_0` (the k-th embedding in order of creation), `linear_0.w_0` and `linear_0.b_0` (weight
+and bias of the k-th linear layer).
 
 What no list names goes to the servers, unless the lists show that it may have been forgotten. Then nothing is guessed:
 the job is refused. That is so for an embedding that `remote_sparse`, once it names any, leaves out of both lists; and
@@ -11,13 +12,13 @@ for one that shares its input column with a private one (of two user tables, one
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from msgspec.structs import replace
 from torch import nn
 
-from fedps.config import Job
+from fedps.config import Job, TableOptimizer, TableParameters
 from fedps.errors import JobError
 from fedps.types import Init, Rule, TableSpec
 
@@ -46,11 +47,18 @@ class Parameters:
         embeddings: the sparse ones, in the model's order.
         dense: names of the shared dense tensors, in the model's order.
         private_dense: names of those that stay on the client.
+        aliases: the original's name → the model's own, for all that have one.
     """
 
     embeddings: tuple[Embedding, ...]
     dense: tuple[str, ...]
     private_dense: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def real_name(self, name: str) -> str | None:
+        """Return the model's own name of a parameter that may be named as in the original; None if there is none."""
+        own = [*(e.spec.name for e in self.embeddings), *self.dense, *self.private_dense]
+        return name if name in own else self.aliases.get(name)
 
 
 def read_parameters(model: nn.Module, job: Job) -> Parameters:
@@ -60,64 +68,94 @@ def read_parameters(model: nn.Module, job: Job) -> Parameters:
         JobError: a name in `local_sparse`, `remote_sparse` or `local_dense` matches nothing of its kind or comes
             twice, an embedding may have been forgotten, or one is also another parameter (all such at once).
     """
-    runner = job.runner
+    runner, tables = job.runner, job.table_parameters
     modules = {f"{name}.weight": name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
     columns = _columns(model, modules)
     weights = dict(model.named_parameters())
     others = [name for name in weights if name not in columns]
-    sparse = {name: name for name in columns}
-    sparse |= {f"embedding_{k}.w_0": name for k, name in enumerate(modules) if name in columns}
-    dense = {name: name for name in others}
+    other_names = aliases(model)
+    sparse = {name: name for name in columns} | {a: own for a, own in other_names.items() if own in columns}
+    dense = {name: name for name in others} | {a: own for a, own in other_names.items() if own in others}
     mistakes = _tied(model, columns)
-    local = _resolve("local_sparse", runner.local_sparse, sparse, dense, mistakes)
-    remote = _resolve("remote_sparse", runner.remote_sparse, sparse, dense, mistakes)
-    local_dense = _resolve("local_dense", runner.local_dense, dense, sparse, mistakes)
+    local = _resolve("runner.local_sparse", runner.local_sparse, sparse, dense, mistakes)
+    remote = _resolve("runner.remote_sparse", runner.remote_sparse, sparse, dense, mistakes)
+    local_dense = _resolve("runner.local_dense", runner.local_dense, dense, sparse, mistakes)
+    own_settings = _resolve("table_parameters", list(tables), sparse, dense, mistakes)
     mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
     if mistakes:
         raise JobError(mistakes)
     inits: Mapping[str, Init] = getattr(model, "row_init", {})
-    embeddings = [
-        Embedding(
-            TableSpec(
-                name, "sparse", tuple(weights[name].shape), init=inits.get(name) or _measure(weights[name]),
-                seed=runner.seed, rule=local_rule(job),
-            ),
-            modules[name],
-            column,
-            name in local,
-        )
-        for name, column in columns.items()
-    ]  # fmt: skip
+
+    def embedding(name: str, column: str) -> Embedding:
+        table = tables[own_settings[name]] if name in own_settings else TableParameters()
+        rule = table_rule(job, table.optimizer, private=name in local)
+        init = _spread(table) or inits.get(name) or _measure(weights[name])
+        spec = TableSpec(name, "sparse", tuple(weights[name].shape), rule, init, runner.seed)
+        return Embedding(spec, modules[name], column, name in local)
+
+    embeddings = tuple(embedding(name, column) for name, column in columns.items())
     shared = tuple(n for n in others if n not in local_dense)
-    return Parameters(tuple(embeddings), shared, tuple(n for n in others if n in local_dense))
+    return Parameters(embeddings, shared, tuple(n for n in others if n in local_dense), other_names)
+
+
+def aliases(model: nn.Module) -> dict[str, str]:
+    """Return the original's names of a model's parameters, each with the model's own.
+
+    The original counts layers in order of creation: `embedding_k.w_0`, `linear_k.w_0` (weight), `linear_k.b_0` (bias).
+    The model must be whole, as built: training takes its embeddings out.
+    """
+    found: dict[str, str] = {}
+    for kind, word in ((nn.Embedding, "embedding"), (nn.Linear, "linear")):
+        layers = [(name, m) for name, m in model.named_modules() if isinstance(m, kind)]
+        for k, (name, layer) in enumerate(layers):
+            there = dict(layer.named_parameters(recurse=False))
+            prefix = f"{name}." if name else ""
+            parts = (("w_0", "weight"), ("b_0", "bias"))
+            found |= {f"{word}_{k}.{short}": f"{prefix}{part}" for short, part in parts if part in there}
+    return found
 
 
 def local_rule(job: Job) -> Rule:
     """Return the job's optimizer as a rule."""
     o = job.hyper_parameters.optimizer
-    return Rule(o.name, o.learning_rate, o.beta1, o.beta2, o.epsilon)
+    return Rule(o.name, o.learning_rate, o.beta1, o.beta2, o.epsilon, o.initial_g2)
 
 
-def private_rule(job: Job) -> Rule:
-    """Return the job's optimizer as a rule for rows that never leave the client.
+def table_rule(job: Job, own: TableOptimizer, private: bool) -> Rule:
+    """Return the rule of one table's rows: what it has of its own, the job's optimizer for the rest.
 
     Adam moves a row by lr / √p for each gradient it gets, p being the share of steps that touch it. A client's own
     rows are touched N times as often in its own steps as they would be in one stream of all N clients, so they would
-    move √N less for the same samples; the default makes up for that. In `sync` a step is everybody's, and a rule
-    that counts a row's own pushes has no such p.
+    move √N less for the same samples; the default step size of private rows makes up for that. In `sync` a step is
+    everybody's, and a rule that counts a row's own pushes has no such p.
+
+    Args:
+        job: the job.
+        own: what `table_parameters` says of the table.
+        private: whether its rows never leave the client.
     """
-    rule, given = local_rule(job), job.hyper_parameters.optimizer.private_learning_rate
-    if given is not None:
-        return replace(rule, learning_rate=given)
+    given = {k: v for k in type(own).model_fields if (v := getattr(own, k)) is not None}
+    rule = replace(local_rule(job), **given)
+    if not private or own.learning_rate is not None:
+        return rule
+    private_rate = job.hyper_parameters.optimizer.private_learning_rate
+    if private_rate is not None:
+        return replace(rule, learning_rate=private_rate)
     if rule.name != "adam" or job.runner.sync_mode == "sync":
         return rule
     return replace(rule, learning_rate=rule.learning_rate * (job.runner.worker_num or 1) ** 0.5)
 
 
+def _spread(table: TableParameters) -> Init | None:
+    """Return the start that the job gives a table's rows, None if it gives none."""
+    edge = table.initial_range
+    return None if edge is None else Init("uniform", -edge, edge)
+
+
 def dense_rule(rule: Rule) -> Rule:
     """Return the rule for dense tensors: rules with one scalar a row fall back on their per-component kin."""
     name = WHOLE_TENSOR_RULE.get(rule.name, rule.name)
-    return Rule(name, rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon)  # type: ignore[arg-type]
+    return replace(rule, name=name)
 
 
 def _resolve(
@@ -131,19 +169,20 @@ def _resolve(
     for name in names:
         own = there.get(name)
         if own is None:
-            hint = _hint(name, there, elsewhere, "local_sparse" if key == "local_dense" else "local_dense")
-            mistakes.append(f"runner.{key}: {name!r} matches no such parameter; {_listed(there)}{hint}")
+            hint = _hint(key, name, there, elsewhere)
+            mistakes.append(f"{key}: {name!r} matches no such parameter; {_listed(there)}{hint}")
         elif own in found:
-            mistakes.append(f"runner.{key}: {name!r} names {own} a second time; name each once; {_listed(there)}")
+            mistakes.append(f"{key}: {name!r} names {own} a second time; name each once; {_listed(there)}")
         else:
             found[own] = name
     return found
 
 
-def _hint(name: str, there: Mapping[str, str], elsewhere: Mapping[str, str], other_list: str) -> str:
+def _hint(key: str, name: str, there: Mapping[str, str], elsewhere: Mapping[str, str]) -> str:
+    if name in elsewhere and key == "runner.local_dense":
+        return "; it is an embedding, to be kept by local_sparse"
     if name in elsewhere:
-        kind = "an embedding" if other_list == "local_sparse" else "trained as a dense tensor"
-        return f"; it is {kind}, to be kept by {other_list}"
+        return "; it is trained as a dense tensor" + (", to be kept by local_dense" if key.startswith("runner") else "")
     folded = {n.casefold(): n for n in there}
     near = difflib.get_close_matches(name.strip().casefold(), folded, n=1)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""

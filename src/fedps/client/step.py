@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fedps.client.parameters import Parameters
 from fedps.client.tables import Slots
+from fedps.models.loss import cross_entropy, own_loss
 from fedps.types import Values
 
 Ids = tuple[Slots, Slots]  # a batch's user and item ids, int64[B] each
@@ -53,6 +54,7 @@ class Step:
 
     def __init__(self, model: nn.Module, parameters: Parameters) -> None:
         self._model = model
+        self._loss = own_loss(model) or cross_entropy
         self._tables: dict[str, CompactRows] = {}
         for embedding in parameters.embeddings:
             compact = CompactRows()
@@ -72,12 +74,12 @@ class Step:
                 tensor.data = piece
 
     def gradients(self, ids: Ids, rows: Mapping[str, Values], index: Mapping[str, Slots], label: Values) -> Gradients:
-        """Return loss (mean binary cross-entropy) and all gradients of one batch."""
+        """Return loss (the network's own `loss`, or `cross_entropy`) and all gradients of one batch."""
         leaves = self._load(rows, index)
         for leaf in leaves:
             leaf.requires_grad_()
         logits = self._model(*(torch.from_numpy(column) for column in ids))
-        loss = functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(label))
+        loss = self._loss(logits, torch.from_numpy(label))
         wanted = [*leaves, *self._dense, *self._private]
         found = torch.autograd.grad(loss, wanted, allow_unused=True)
         whole = [g if g is not None else torch.zeros_like(w) for g, w in zip(found, wanted, strict=True)]

@@ -13,6 +13,7 @@ from fedps.client.learner import Found
 from fedps.client.modes import Mode
 from fedps.client.shard import Batch, ClientData
 from fedps.config import Job
+from fedps.data.timing import StepTimer
 from fedps.errors import FedpsError
 from fedps.models.metrics import Histogram
 from fedps.tracking import Report
@@ -87,6 +88,7 @@ class Trainer:
         self._meter, self._epoch, self._first = Meter(), 0, True
         self._pass = math.ceil(len(data) / job.runner.train_batch_size)
         self._steps, self._stream = self._pass, self._passes()
+        self._timer = StepTimer() if job.runner.dataset_debug else None
 
     def train(self, round_: int, iterations: int = 0) -> Trained:
         """Train the next `iterations` batches, 0 for as many as a pass over the data has.
@@ -100,9 +102,12 @@ class Trainer:
         self._report({"event": "epoch_begin", "epoch": self._epoch})
         if self._dump:
             self._dump.begin(self._epoch)
-        self._mode.train(islice(self._stream, self._steps), self._seen)
+        batches = islice(self._stream, self._steps)
+        self._mode.train(self._timer.reading(batches, _size) if self._timer else batches, self._seen)
         if self._dump:
             self._dump.end()
+        if self._timer:
+            self._say(*self._timer.lines())
         meter.settle()
         done = Trained(meter.samples, time.perf_counter() - began, meter.loss / meter.samples, meter.round)
         self._report(
@@ -130,22 +135,29 @@ class Trainer:
         meter.add(batch.label, found)
         if self._dump:
             self._dump.batch(meter.batches, batch, found)
+        if self._timer and self._timer.due():
+            self._say(*self._timer.lines())
         if meter.batches % self._runner.print_interval == 0 or meter.batches == self._steps:
             self._print(meter.settle())
 
     def _print(self, loss: float) -> None:
         meter, auc = self._meter, self._meter.total.auc()
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        print(
+        self._say(
             f"time: [{now}], batch: [{meter.batches}], Epoch {self._epoch} Var Loss[1]:[{loss:g}],"
-            f" Epoch {self._epoch} Var Auc[1]:[{auc:g}]",
-            file=self._log,
-            flush=True,
+            f" Epoch {self._epoch} Var Auc[1]:[{auc:g}]"
         )
         self._report(
             {"event": "progress", "epoch": self._epoch, "batch": meter.batches, "batches": self._steps}
             | {"samples": meter.samples, "loss": loss, "auc": auc}
         )
+
+    def _say(self, *lines: str) -> None:
+        print(*lines, sep="\n", file=self._log, flush=True)
+
+
+def _size(batch: Batch) -> int:
+    return len(batch.label)
 
 
 def lists(histogram: Histogram) -> dict[str, object]:

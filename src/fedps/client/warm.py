@@ -1,1 +1,96 @@
-def warm_private(*a): ...
+"""A client's own part of a warm start: its private rows as it last saved them.
+
+The servers take over what is shared (`server.saving`); nothing private was ever with them, so each client looks for its
+own tables, where the run that saved the epoch left them.
+"""
+
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from fedps.client.learner import Learner
+from fedps.client.tables import LocalTable
+from fedps.errors import DataError, JobError
+from fedps.table import saved
+from fedps.table.saved import Saved
+from fedps.types import ClientId, TableName
+
+
+def warm_private(learner: Learner, folder: Path, client: ClientId, log: TextIO) -> None:
+    """Let a client's private tables and layers start from a saved epoch; what is not there starts anew, in one line.
+
+    Rows keep their optimizer state where the rule is the same; rows that were not saved, and layers' state, begin anew.
+
+    Args:
+        learner: the client's model, before it has trained.
+        folder: `runner.warmup_model_path`, a saved epoch; private tables lie in `private/` of the same run.
+        client: whose.
+        log: takes the line.
+
+    Raises:
+        JobError: a table has another shape there.
+        DataError: a file is torn.
+    """
+    names = [*learner.private, *learner.parameters.private_dense]
+    if not names:
+        return
+    home = find_private(folder)
+    place = None if home is None else saved.private_save(home / client, epoch_of(folder))
+    there = saved.read_private(place) if place is not None else {}
+    missing = [name for name in names if name not in there]
+    if missing:
+        where = place or (home / client if home else folder.parent.parent / "private" / client)
+        print(f"warmup: {where} has no {', '.join(missing)} of client {client}: they start anew", file=log, flush=True)
+    if place is not None:
+        _take_over(learner, there, place)
+
+
+def find_private(folder: Path) -> Path | None:
+    """Return the folder of private tables that goes with a saved epoch: beside the model folder, or in its run's folder.
+
+    Raises:
+        DataError: `folder` is a saved epoch whose manifest is torn.
+    """
+    homes = [folder.parent.parent / "private"]
+    if (folder / "server-0.json").is_file() and isinstance(run := saved.read_facts(folder).get("run"), str):
+        homes.append(Path(run) / "private")
+    return next((home for home in homes if next(saved.folders(home), None)), None)
+
+
+def epoch_of(folder: Path) -> int:
+    """Return the number of a saved epoch: the folder's name, or what its manifest says if it was renamed.
+
+    Raises:
+        DataError: `folder` holds no save.
+    """
+    if folder.name.isdecimal():
+        return int(folder.name)
+    epoch = saved.read_facts(folder).get("epoch")
+    if not isinstance(epoch, int):
+        raise DataError(f"{folder / 'server-0.json'}: does not say of which epoch it is; use another epoch's save")
+    return epoch
+
+
+def _take_over(learner: Learner, there: dict[TableName, Saved], place: Path) -> None:
+    private = learner.private_block()
+    faults = [f for n, (spec, _, _) in private.items() if n in there and (f := saved.shape_misfit(spec, there, place))]
+    if faults:
+        raise JobError([f"runner.warmup_model_path: {fault}" for fault in faults])
+    for name, table in learner.private.items():
+        if name in there:
+            _fill(table, there[name])
+    at = 0
+    for name in learner.parameters.private_dense:
+        size = private[name][0].dim
+        if name in there:
+            learner.private_dense.values[at : at + size] = there[name].values[0]
+        at += size
+
+
+def _fill(table: LocalTable, rows: Saved) -> None:
+    """Put saved rows into a table that has not trained; ids that it does not hold are passed over."""
+    block, steps = saved.fit_state(rows, table.spec)
+    _, here, at = np.intersect1d(table.keys, rows.keys, assume_unique=True, return_indices=True)
+    table.block[here] = block[at]
+    table.steps = steps

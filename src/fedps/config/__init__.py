@@ -1,10 +1,10 @@
 """The job file: what it may say, how it is read, every mistake in it at once, and what it comes to in the end."""
 
 from fedps.config.allow import Allow
-from fedps.config.checks import notes_of
 from fedps.config.description import describe
-from fedps.config.job import HyperParameters, Job, LimitSettings, Optimizer, Runner
+from fedps.config.job import HyperParameters, Job, LimitSettings, Optimizer, Runner, TableOptimizer, TableParameters
 from fedps.config.loading import load_job
+from fedps.config.notes import notes_of
 
 __all__ = [
     "Allow",
@@ -13,6 +13,8 @@ __all__ = [
     "LimitSettings",
     "Optimizer",
     "Runner",
+    "TableOptimizer",
+    "TableParameters",
     "describe",
     "load_job",
     "notes_of",

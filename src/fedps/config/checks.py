@@ -1,27 +1,14 @@
-"""What no single key shows: paths that are not there, counts and names that do not fit together, keys without effect."""
+"""What no single key shows: paths that are not there, counts and names that do not fit together."""
 
 from collections.abc import Callable, Collection
 from itertools import combinations
-from operator import attrgetter
 from pathlib import Path
 
-from pydantic import BaseModel
-
+from fedps.config.classes import is_class_path
 from fedps.config.job import Job
 from fedps.config.mistakes import nearest, shown
 
-ADAMS = ("adam", "lazy_adam", "shared_adam")
-MATTERS = (  # in this section this key matters only where that key has one of these values
-    ("runner", "geo_step", "sync_mode", ("geo",)),
-    ("runner", "geo_merge", "sync_mode", ("geo",)),
-    ("runner", "geo_overlap", "sync_mode", ("geo",)),
-    ("runner", "row_average", "sync_mode", ("round",)),
-    ("hyper_parameters", "mf_dim", "mode", ("NCF_GMF", "NCF_NeuMF")),
-    ("hyper_parameters", "fc_layers", "mode", ("NCF_MLP", "NCF_NeuMF")),
-    ("hyper_parameters.optimizer", "beta1", "name", ADAMS),
-    ("hyper_parameters.optimizer", "beta2", "name", ADAMS),
-    ("hyper_parameters.optimizer", "epsilon", "name", (*ADAMS, "adagrad", "row_adagrad")),
-)
+SELECTORS = ("all", "random")  # built in
 
 
 def mistakes_of(job: Job, wrong: Collection[str] = ()) -> list[str]:
@@ -38,53 +25,58 @@ def mistakes_of(job: Job, wrong: Collection[str] = ()) -> list[str]:
     return [m for keys, check in CHECKS if all(map(judged, keys)) for m in check(job)]
 
 
-def notes_of(job: Job) -> list[str]:
-    """Return one sentence for each key that was given a value and has no effect in this job."""
-    own_model = job.runner.model is not None  # it may take any hyperparameter
-    return [
-        note
-        for where, key, decider, values in MATTERS
-        if not (own_model and where == "hyper_parameters") and (note := _note(job, where, key, decider, values))
-    ]
-
-
-def clients_in(folder: Path) -> list[str]:
+def clients_in(folder: Path, any_ending: bool = False) -> list[str]:
     """Return the names of the clients whose data files lie in a folder; hidden files are nobody's.
+
+    Args:
+        folder: where to look.
+        any_ending: count files that are no .csv too.
 
     Raises:
         OSError: the folder cannot be looked into.
     """
-    names = [f.stem for f in folder.glob("*.csv") if not f.name.startswith(".")]
+    files = folder.iterdir() if any_ending else folder.glob("*.csv")
+    names = [f.stem for f in files if not f.name.startswith(".") and (not any_ending or f.is_file())]
     return sorted(names, key=lambda name: (len(name), name))
 
 
-def _note(job: Job, where: str, key: str, decider: str, values: tuple[str, ...]) -> str | None:
-    section: BaseModel = attrgetter(where)(job)
-    value, decided = getattr(section, key), getattr(section, decider)
-    known = type(section).model_fields
-    if value == known[key].default or decided in values:
-        return None
-    told = list(value) if isinstance(value, tuple) else value
-    only = " or ".join([", ".join(values[:-1]), values[-1]] if len(values) > 1 else values)
-    return f"{where}.{key}: {told}: has no effect with {known[decider].alias or decider} {decided}, only with {only}"
+def clients_of(job: Job) -> list[str]:
+    """Return the names of the clients that have training files.
+
+    Raises:
+        OSError: the folder cannot be looked into.
+    """
+    runner = job.runner
+    return clients_in(runner.train_data_dir, _any_ending(runner.reader_type, runner.pipe_command))
+
+
+def _any_ending(reader: str | None, command: str | None) -> bool:
+    """Say whether a file may have any ending: it may where the user's own code or command reads it."""
+    return reader in ("DataLoader", "RecDataset") or (reader is not None and command is not None)
 
 
 def _train_folder(job: Job) -> list[str]:
-    return _folder("runner.train_data_dir", job.runner.train_data_dir, "train")
+    runner = job.runner
+    ending = _any_ending(runner.reader_type, runner.pipe_command)
+    return _folder("runner.train_data_dir", runner.train_data_dir, "train", ending)
 
 
 def _test_folder(job: Job) -> list[str]:
-    folder = job.runner.test_data_dir
-    return _folder("runner.test_data_dir", folder, "test") if folder is not None else []
+    runner = job.runner
+    if runner.test_data_dir is None:
+        return []
+    ending = _any_ending(runner.infer_reader_type, runner.pipe_command)
+    return _folder("runner.test_data_dir", runner.test_data_dir, "test", ending)
 
 
-def _folder(key: str, folder: Path, usual: str) -> list[str]:
+def _folder(key: str, folder: Path, usual: str, any_ending: bool) -> list[str]:
     told = f"{key}: {str(folder)!r}: "
     try:
         if not folder.is_dir():
             return [told + "there is no such folder; prepare data with `fedps data prepare movielens --out DIR`"]
-        if not clients_in(folder):
-            return [told + f"holds no <client>.csv; name the folder that does, e.g. DIR/{usual}"]
+        if not clients_in(folder, any_ending):
+            files = "file" if any_ending else "<client>.csv"
+            return [told + f"holds no {files}; name the folder that does, e.g. DIR/{usual}"]
         next(folder.iterdir())  # glob is silent about a folder it may not read
     except OSError as error:
         return [told + f"cannot be read: {error.strerror}; name a folder that can"]
@@ -94,16 +86,68 @@ def _folder(key: str, folder: Path, usual: str) -> list[str]:
 def _counts(job: Job) -> list[str]:
     runner = job.runner
     try:
-        clients = clients_in(runner.train_data_dir)
+        clients = clients_of(job)
     except OSError:
         return []  # told by the check of the folder
     if runner.worker_num is None or not clients or runner.worker_num == len(clients):
         return []
+    if runner.split_file_list and runner.worker_num < len(clients):
+        return []
     count = f"{len(clients)} clients" if len(clients) > 1 else "1 client"
     named = f"{clients[0]} … {clients[-1]}" if len(clients) > 1 else clients[0]
+    fewer = ", set split_file_list" if runner.worker_num < len(clients) else ""
     return [
         f"runner.worker_num: {runner.worker_num}: {runner.train_data_dir} holds {count} ({named}); use {len(clients)},"
-        f" leave the key out, or prepare the data for {runner.worker_num} clients"
+        f" leave the key out{fewer}, or prepare the data for {runner.worker_num} clients"
+    ]
+
+
+def _selected(job: Job) -> list[str]:
+    runner = job.runner
+    try:
+        workers = runner.worker_num or len(clients_of(job))
+    except OSError:
+        return []  # told by the check of the folder
+    wanted = runner.clients_per_round
+    if not workers or wanted is None or wanted <= workers:
+        return []
+    return [f"runner.clients_per_round: {wanted}: there are only {workers} clients; use at most {workers}"]
+
+
+def _selector(job: Job) -> list[str]:
+    name = job.runner.client_selector
+    if name in SELECTORS or is_class_path(name):
+        return []
+    return [f"runner.client_selector: {name!r}: write {', '.join(SELECTORS)}, or module.Class for a class of your own"]
+
+
+def _reader_paths(job: Job) -> list[str]:
+    return [
+        f"runner.{key}: {path!r}: write the name of a module, e.g. my_reader for my_reader.py beside the job file"
+        for key in ("train_reader_path", "infer_reader_path")
+        if (path := getattr(job.runner, key)) is not None and not all(part.isidentifier() for part in path.split("."))
+    ]
+
+
+def _warm_start(job: Job) -> list[str]:
+    folder = job.runner.warmup_model_path
+    try:
+        if folder is None or folder.is_dir():
+            return []
+    except OSError:
+        pass  # its name is too long, say
+    return [
+        f"runner.warmup_model_path: {str(folder)!r}: there is no such folder; name that of a saved epoch, e.g."
+        " RUN_DIR/model/2, or leave the key out"
+    ]
+
+
+def _epochs(job: Job) -> list[str]:
+    start, end = job.runner.infer_start_epoch, job.runner.infer_end_epoch
+    if end is None or start < end:
+        return []
+    return [
+        f"runner.infer_end_epoch: {end}: is the epoch before which to end, so it must be above infer_start_epoch {start}"
     ]
 
 
@@ -117,7 +161,7 @@ def _lists(job: Job) -> list[str]:
 
 def _class_path(job: Job) -> list[str]:
     path = job.runner.model
-    if path is None or ("." in path and all(part.isidentifier() for part in path.split("."))):
+    if path is None or is_class_path(path):
         return []
     return [f"runner.model: {path!r}: write module.Class, e.g. net.MyNet for class MyNet of net.py"]
 
@@ -133,13 +177,24 @@ def _layers(job: Job) -> list[str]:
 
 
 def _momentum(job: Job) -> list[str]:
-    optimizer = job.hyper_parameters.optimizer
-    limit = optimizer.beta2**0.5
-    if optimizer.name != "adam" or optimizer.beta1 < limit:
+    job_wide = job.hyper_parameters.optimizer
+    found = _endless("hyper_parameters.optimizer", job_wide.name, job_wide.beta1, job_wide.beta2)
+    for name, table in job.table_parameters.items():
+        own = table.optimizer
+        if own.name or own.beta1 is not None or own.beta2 is not None:
+            beta1 = job_wide.beta1 if own.beta1 is None else own.beta1
+            beta2 = job_wide.beta2 if own.beta2 is None else own.beta2
+            found += _endless(f"table_parameters.{name}.optimizer", own.name or job_wide.name, beta1, beta2)
+    return found
+
+
+def _endless(key: str, name: str, beta1: float, beta2: float) -> list[str]:
+    limit = beta2**0.5
+    if name != "adam" or beta1 < limit:
         return []
     return [
-        f"hyper_parameters.optimizer.beta1: {optimizer.beta1}: must be below {limit:.4g}, the root of beta2"
-        f" {optimizer.beta2}, where adam's momentum dies away; lower beta1, raise beta2, or use class lazy_adam"
+        f"{key}.beta1: {beta1}: must be below {limit:.4g}, the root of beta2 {beta2}, where adam's momentum dies away;"
+        " lower beta1, raise beta2, or use class lazy_adam"
     ]
 
 
@@ -158,9 +213,14 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.train_data_dir",), _train_folder),
     (("runner.test_data_dir",), _test_folder),
     (("runner.worker_num", "runner.train_data_dir"), _counts),
+    (("runner.worker_num", "runner.train_data_dir", "runner.clients_per_round"), _selected),
     (("runner.model",), _class_path),
+    (("runner.client_selector",), _selector),
+    (("runner.train_reader_path", "runner.infer_reader_path"), _reader_paths),
+    (("runner.warmup_model_path",), _warm_start),
+    (("runner.infer_start_epoch", "runner.infer_end_epoch"), _epochs),
     (("runner.local_sparse", "runner.remote_sparse", "runner.local_dense"), _lists),
     (("hyper_parameters.fc_layers", "hyper_parameters.mode", "runner.model"), _layers),
-    (tuple(f"hyper_parameters.optimizer.{key}" for key in ("class", "beta1", "beta2")), _momentum),
+    ((*(f"hyper_parameters.optimizer.{k}" for k in ("class", "beta1", "beta2")), "table_parameters"), _momentum),
     (("hyper_parameters", "runner.model"), _unknown),
 )

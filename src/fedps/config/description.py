@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from fedps.config.job import choices
 from fedps.config.loading import read_tree, resolve
+from fedps.config.original import RENAMED
 from fedps.config.source import inline
 
 COMMENTS_AT = 44  # the column at which comments stand, unless a value is longer
@@ -25,9 +26,10 @@ def describe(path: Path, overrides: Sequence[str] = ()) -> str:
     Raises:
         JobError: all mistakes of the job; a wrong one is not described.
     """
-    tree, mistakes = read_tree(path, overrides)
-    job = resolve(path, tree, mistakes)
+    tree, told = read_tree(path, overrides)
+    job = resolve(path, tree, told)
     keys = [text.partition("=")[0].replace(" ", "") for text in overrides]
+    keys = [RENAMED.get(key, key) for key in keys]
     lines = _lines(job, tree, keys, "", "")
     return "".join(f"{said:<{COMMENTS_AT}}  # {comment}\n" for said, comment in lines)
 

@@ -3,7 +3,7 @@
 Keys and sections are the original's (`runner`, `hyper_parameters`), so that its job files read naturally.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -52,12 +52,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+OptimizerName = Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"]
+
+
 class Optimizer(Section):
     """How gradients change parameters, on clients and on servers alike."""
 
-    name: Annotated[
-        Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"], BeforeValidator(_lower)
-    ] = Field("adam", alias="class", description="adam is torch.optim.Adam of the whole table, computed lazily")
+    name: Annotated[OptimizerName, BeforeValidator(_lower)] = Field(
+        "adam", alias="class", description="adam is torch.optim.Adam of the whole table, computed lazily"
+    )
     learning_rate: Positive = Field(0.001, description="step size")
     private_learning_rate: Positive | None = Field(
         None, description="step size of private rows; left out: learning_rate, for adam times √workers (not in sync)"
@@ -65,6 +68,7 @@ class Optimizer(Section):
     beta1: Share = Field(0.9, description="Adam: decay of the mean gradient")
     beta2: Share = Field(0.999, description="Adam: decay of the mean squared gradient")
     epsilon: Annotated[Positive, Field(lt=1)] = Field(1e-8, description="added to the denominator")
+    initial_g2: Positive = Field(3.0, description="row_adagrad: squared gradient that a row starts with")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -168,6 +172,30 @@ class Runner(Section):
     reconnect_timeout: Seconds = Field(10.0, description="seconds a lost connection may take to come back")
 
 
+class TableOptimizer(Section):
+    """What one table has otherwise; what is left out is that of `hyper_parameters.optimizer`."""
+
+    name: Annotated[OptimizerName | None, BeforeValidator(_lower)] = Field(
+        None, alias="class", description="how gradients change this table's rows"
+    )
+    learning_rate: Positive | None = Field(None, description="step size; taken as it stands for private rows too")
+    beta1: Share | None = Field(None, description="Adam: decay of the mean gradient")
+    beta2: Share | None = Field(None, description="Adam: decay of the mean squared gradient")
+    epsilon: Annotated[Positive, Field(lt=1)] | None = Field(None, description="added to the denominator")
+    initial_g2: Positive | None = Field(None, description="row_adagrad: squared gradient that a row starts with")
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class TableParameters(Section):
+    """What one embedding has of its own."""
+
+    optimizer: TableOptimizer = Field(TableOptimizer(), description="how gradients change this table's rows")
+    initial_range: Positive | None = Field(
+        None, description="rows start uniform in ±this; left out: as the network says"
+    )
+
+
 class LimitSettings(Section):
     """What one peer may ask for."""
 
@@ -181,9 +209,24 @@ class Job(Section):
     folder: Path = Field(description="the job file's own folder, where class paths are looked up")
     runner: Runner = Field(description="what is run")
     hyper_parameters: HyperParameters = Field(default_factory=HyperParameters, description="model and optimizer")
+    table_parameters: dict[str, TableParameters] = Field(
+        {}, description="what single embeddings have of their own: {name: {optimizer: {class: …}, initial_range: …}}"
+    )
     limits: LimitSettings = Field(LimitSettings(), description="what one peer may ask for")
+    _notes: tuple[str, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What reading the file had to say of the original's keys; not saved with the job."""
+        return self._notes
+
+    def noting(self, notes: Sequence[str]) -> "Job":
+        """Return the same job with what reading it had to say."""
+        job = self.model_copy()
+        job._notes = tuple(notes)
+        return job
 
     def save(self, path: Path) -> None:
         """Write the resolved job as YAML; `load_job` reads it back the same.
@@ -211,4 +254,5 @@ def section(field: FieldInfo) -> type[BaseModel] | None:
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
     """Return the words a field may hold, none if it is not limited to some."""
-    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    kinds = [field.annotation, *get_args(field.annotation)]  # the words alone, or the words or nothing
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())

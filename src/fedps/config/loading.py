@@ -8,9 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedps.config.checks import clients_in, mistakes_of
+from fedps.config.checks import clients_of, mistakes_of
 from fedps.config.job import Job, section
 from fedps.config.mistakes import sentence, shown
+from fedps.config.original import Told, drop_sections, rename, translate
+from fedps.config.original_tables import TABLE_KEYS
 from fedps.config.source import parse, read
 from fedps.errors import JobError
 
@@ -34,35 +36,41 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     Raises:
         JobError: all mistakes, each with key, value and remedy.
     """
-    tree, mistakes = read_tree(path, overrides)
-    return resolve(path, tree, mistakes)
+    tree, told = read_tree(path, overrides)
+    return resolve(path, tree, told)
 
 
-def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return what a job file and overrides say, unjudged, and what is wrong with the overrides' own form.
+def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Told]:
+    """Return what a job file and overrides say, in our words and unjudged, and what is to be told of that.
 
     Raises:
         JobError: the file cannot be read, or is not valid YAML.
     """
-    tree = read(path)
-    mistakes = [m for text in overrides if (m := _override(tree, text))]
+    tree, told = read(path), Told([], [])
+    rename(tree, told)
+    drop_sections(tree, told)
+    for text in overrides:
+        if mistake := _override(tree, text):
+            told.mistakes.append(mistake)
+        rename(tree, told, both=False)
     _tidy(tree, Job)
-    return tree, mistakes
+    translate(tree, told)
+    return tree, told
 
 
-def resolve(path: Path, tree: dict[str, Any], mistakes: Sequence[str] = ()) -> Job:
+def resolve(path: Path, tree: dict[str, Any], told: Told) -> Job:
     """Fill in what a tree leaves out, make its paths absolute and judge it.
 
     Args:
         path: the job file; relative paths count from its folder.
         tree: what it says; not changed.
-        mistakes: those already found, told with the others.
+        told: what reading it had to tell; its mistakes are told with the others.
 
     Raises:
         JobError: all mistakes.
     """
     tree = _place(path, tree)
-    found, wrong = list(mistakes), set()
+    found, wrong = list(told.mistakes), set()
     try:
         job = Job.model_validate(tree)
     except ValidationError as error:
@@ -74,13 +82,13 @@ def resolve(path: Path, tree: dict[str, Any], mistakes: Sequence[str] = ()) -> J
     found += mistakes_of(job, wrong)
     if found:
         raise JobError(found)
-    return _count_workers(job)
+    return _count_workers(job).noting(told.notes)
 
 
 def _override(tree: dict[str, Any], text: str) -> str | None:
     """Set one override in the tree, or say why that cannot be."""
     key, sign, value = text.partition("=")
-    *above, last = (part.strip() for part in key.split("."))
+    *above, last = parts_of(key)
     if not sign or not all([*above, last]):
         return f"-o {shown(text)}: write key=value, e.g. -o runner.epochs=3"
     at = tree
@@ -97,6 +105,15 @@ def _override(tree: dict[str, Any], text: str) -> str | None:
     return None
 
 
+def parts_of(key: str) -> list[str]:
+    """Split a dotted key; the name of a table, such as mlp_item.weight, keeps its dots."""
+    top, *parts = (part.strip() for part in key.split("."))
+    if top != "table_parameters" or not parts:
+        return [top, *parts]
+    end = next((k for k, part in enumerate(parts) if k and part in TABLE_KEYS), len(parts))
+    return [top, ".".join(parts[:end]), *parts[end:]]
+
+
 def _tidy(tree: dict[str, Any], model: type[BaseModel]) -> None:
     """Open sections whose keys are all commented out, which YAML reads as null, and name keys by their alias."""
     for name, field in model.model_fields.items():
@@ -110,18 +127,28 @@ def _tidy(tree: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 def _place(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the tree with the file's name and folder, and with paths counted from that folder."""
+    """Return the tree with the file's name and folder, {workspace} filled in, and paths counted from that folder."""
     home = path.resolve().parent
     tree = {"name": path.stem, "folder": str(home), **tree}
     if isinstance(tree["folder"], str):
         tree["folder"] = _absolute(home, tree["folder"])
         home = Path(tree["folder"])
+    tree = _filled(tree, str(home))
     runner = tree.get("runner")
     if isinstance(runner, dict):
         tree["runner"] = runner | {
             key: _absolute(home, runner[key]) for key in PATHS if isinstance(runner.get(key), str)
         }
     return tree
+
+
+def _filled(value: Any, home: str) -> Any:
+    """Return a value with the job's folder where its texts say {workspace}."""
+    if isinstance(value, dict):
+        return {key: _filled(part, home) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_filled(part, home) for part in value]
+    return value.replace("{workspace}", home) if isinstance(value, str) else value
 
 
 def _absolute(home: Path, text: str) -> str:
@@ -162,5 +189,5 @@ def _mended(tree: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str
 def _count_workers(job: Job) -> Job:
     if job.runner.worker_num is not None:
         return job
-    count = len(clients_in(job.runner.train_data_dir))
+    count = len(clients_of(job))
     return job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": count})})

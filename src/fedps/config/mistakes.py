@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from pydantic_core import ErrorDetails
 
-from fedps.config.job import choices, fields
+from fedps.config.job import TableParameters, choices, fields
 from fedps.config.source import inline
 
-FIELDS = dict(fields())
+TABLE = "table_parameters.NAME"
+FIELDS = dict(fields()) | dict(fields(TableParameters, f"{TABLE}."))
 SHOWN = 60  # characters of a value that are repeated
 SAID = {  # pydantic's kind of error → our words
     "greater_than_equal": "must be at least {ge:g}",
@@ -30,23 +31,30 @@ SAID = {  # pydantic's kind of error → our words
     "path_type": "must be the path of a folder; put a path that reads as a number or as off, no, on, yes in quotes",
     "tuple_type": "must be a list, such as {example}",
     "model_type": "must be a section: its keys indented below it, or in braces, such as {example}",
+    "dict_type": "must be a section: its keys indented below it, or in braces, such as {example}",
 }
 
 
 def sentence(error: ErrorDetails) -> str:
     """Tell one of pydantic's errors."""
-    key, kind = key_of(error["loc"]), error["type"]
+    key, known, kind = key_of(error["loc"]), _known(error["loc"]), error["type"]
     if kind == "missing":
-        return f"{key}: is missing; add it{_meaning(key)}"
+        return f"{key}: is missing; add it{_meaning(known)}"
     told = f"{key}: {shown(error['input'])}: "
     if kind == "extra_forbidden":
-        return f"{told}there is no such key; {nearest(key)}"
-    return told + _wrong(error, key) + _meaning(key)
+        return f"{told}there is no such key; {nearest(known)}"
+    return told + _wrong(error, known) + _meaning(known)
 
 
 def key_of(loc: Sequence[int | str]) -> str:
     """Return the dotted key of a place in the tree, entries of lists as [k]."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def _known(loc: Sequence[int | str]) -> str:
+    """Return the key that `FIELDS` has for a place; all tables have the same keys."""
+    in_table = len(loc) > 1 and loc[0] == "table_parameters"
+    return key_of([TABLE, *loc[2:]] if in_table else loc)
 
 
 def shown(value: object) -> str:
@@ -59,9 +67,13 @@ def nearest(key: str) -> str:
     """Ask whether a real key was meant, or list those of the section: for a key that is none."""
     above, _, last = key.rpartition(".")
     beside = {k.rpartition(".")[2]: k for k in FIELDS if k.rpartition(".")[0] == above}
-    elsewhere = [k for k in FIELDS if k.endswith(f".{last}")]
+    elsewhere = sorted((k for k in FIELDS if k.endswith(f".{last}")), key=lambda k: _top(k) != _top(key))
     near = elsewhere or close(last, beside) or [FIELDS_BY_LAST[k] for k in close(last, FIELDS_BY_LAST, 0.8)]
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(beside)}"
+
+
+def _top(key: str) -> str:
+    return key.partition(".")[0]
 
 
 def close(word: str, known: Sequence[str] | dict[str, str], cutoff: float = 0.6) -> list[str]:
@@ -73,7 +85,7 @@ def close(word: str, known: Sequence[str] | dict[str, str], cutoff: float = 0.6)
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.fillvalue = 3, "…"
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * SHOWN
-FIELDS_BY_LAST = {key.rpartition(".")[2]: key for key in FIELDS}
+FIELDS_BY_LAST = {key.rpartition(".")[2]: key for key in reversed(FIELDS)}
 
 
 def _wrong(error: ErrorDetails, key: str) -> str:
@@ -92,7 +104,7 @@ def _example(key: str) -> str:
     """Return how a list or a section is written."""
     first = next((k.removeprefix(f"{key}.") for k in FIELDS if k.startswith(f"{key}.")), None)
     if first:
-        return f"{{{first}: …}}"
+        return f"{{{_top(first)}: …}}"
     field = FIELDS.get(key)
     return inline(list(field.default)) if field and isinstance(field.default, tuple) and field.default else "[a, b]"
 

@@ -81,7 +81,7 @@ def parse(text: str) -> Any:
             raise JobError(
                 f"not valid YAML: with aliases (*) written out it holds itself, or over {MOST:,} values; use fewer"
             )
-        return loader.construct_object(node, deep=True)
+        return _apart(loader.construct_object(node, deep=True))
     except yaml.MarkedYAMLError as error:
         raise JobError(_complaint(error)) from None
     except yaml.reader.ReaderError as error:
@@ -99,6 +99,13 @@ def dump(tree: Any) -> str:
 def inline(value: Any) -> str:
     """Return a value as YAML on one line, fit to stand behind `key: ` and before a comment."""
     return _dump([value], default_flow_style=True).rstrip("\n")[1:-1]
+
+
+def _apart(value: Any) -> Any:
+    """Return a value with aliases (*) written out, so that to change one place leaves the others alone."""
+    if isinstance(value, dict):
+        return {key: _apart(part) for key, part in value.items()}
+    return [_apart(part) for part in value] if isinstance(value, list) else value
 
 
 def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:

@@ -21,7 +21,7 @@ from pyarrow import csv as arrow
 
 from fedps.data import prepared, published
 from fedps.data.archive import NUMBER, Archive, lines, whole
-from fedps.data.prepared import Interactions, Split
+from fedps.data.prepared import Interactions, Rule, Split
 from fedps.data.published import MisfitError, Taken
 from fedps.data.source import locate
 from fedps.errors import DataError
@@ -62,7 +62,7 @@ class Held(NamedTuple):
 
 
 def prepare(
-    out: Path, source: str | None = None, split: Split | None = None, per_positive: int = 4,
+    out: Path, source: str | None = None, split: Split | Rule | None = None, per_positive: int = 4,
     test_rating: Path | None = None, test_negatives: Path | None = None, seed: int = 0,
 ) -> Mapping[str, Any]:  # fmt: skip
     """Prepare MovieLens for federated training; return the manifest.
@@ -73,7 +73,7 @@ def prepare(
     Args:
         out: the folder to make.
         source: archive, folder or URL; None looks in $FEDPS_DATA, then downloads ML-1M from its publisher.
-        split: how users become clients; by zip code if None.
+        split: how users become clients, or a function that says so; by zip code if None.
         per_positive: negatives drawn for each training positive; with 0 the training files hold positives only.
         test_rating: the published test positives (`ml-1m.test.rating`, plain or .gz), else each user's latest.
         test_negatives: the published test negatives (`ml-1m.test.negative`), else drawn.

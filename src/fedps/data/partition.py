@@ -3,7 +3,8 @@
 All give one int64 array of user positions a client, none of them empty, together every user once.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from fedps.errors import DataError
 
 Users = NDArray[np.int64]
 LETTERS = "letter"  # the shard of zip codes that begin with no digit (Canadian ones, in ML-100k)
+NAME = re.compile(r"[\w-][\w.-]*")  # of a client, and so of its files
 EVEN = 1e6  # an alpha beyond which nothing changes but rounding
 
 
@@ -58,6 +60,33 @@ def quantity(users: int, clients: int, alpha: float, rng: np.random.Generator) -
     _check(users, clients, alpha)
     cuts = (np.cumsum(rng.dirichlet(np.full(clients, alpha)))[:-1] * users).astype(int)
     return _none_empty([np.sort(part) for part in np.split(rng.permutation(users), cuts)])
+
+
+def own(clients: Mapping[str, Sequence[int] | Users], users: int) -> dict[str, Users]:
+    """Return a split of one's own, checked: each client's users, sorted.
+
+    Args:
+        clients: each client's users, by the name that its files are to have.
+        users: how many there are in all.
+
+    Raises:
+        DataError: a name that no file can have, a client without users, or a user with no client or with two.
+    """
+    found = {name: np.sort(np.asarray(part, np.int64)) for name, part in clients.items()}
+    for name, part in found.items():
+        if not NAME.fullmatch(name):
+            raise DataError(f"client {name!r}: must be a name of letters, digits, '-', '_' and '.', not '.' first")
+        if not len(part):
+            raise DataError(f"client {name!r}: has no users; leave it out")
+        if part[0] < 0 or part[-1] >= users:
+            raise DataError(f"client {name!r}: user {part[0] if part[0] < 0 else part[-1]} is not in [0, {users})")
+    counts = np.bincount(np.concatenate([*found.values(), np.empty(0, np.int64)]), minlength=users)
+    for wrong, told in ((counts == 0, "has no client"), (counts > 1, "has more than one place")):
+        if wrong.any():
+            raise DataError(
+                f"user {int(np.argmax(wrong))} {told} ({int(wrong.sum())} such users); give each one client"
+            )
+    return found
 
 
 def _check(users: int, clients: int, alpha: float = 1.0) -> None:

@@ -7,7 +7,7 @@ new one stands in its place, not before.
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,18 @@ class Split:
     alpha: float = 0.5
 
 
-def write(out: Path, data: Interactions, split: Split, per_positive: int, seed: int) -> Mapping[str, Any]:
+Rule = Callable[[Interactions], Mapping[str, Ids]]  # a way of one's own: each client's users, int64[n], in any order
+
+
+def write(out: Path, data: Interactions, split: Split | Rule, per_positive: int, seed: int) -> Mapping[str, Any]:
     """Write `train/<client>.csv`, `test/<client>.csv` and `manifest.json` under `out`; return the manifest.
+
+    Args:
+        out: the folder to make.
+        data: what users took.
+        split: how users become clients, or a function that says so.
+        per_positive: negatives drawn for each training positive.
+        seed: of all draws.
 
     Raises:
         DataError: `out` holds something else or cannot be written, the data cannot be split so, or a user has taken
@@ -147,7 +157,7 @@ def _swap(new: Path, out: Path, old: Path) -> None:
         raise
 
 
-def _fill(folder: Path, data: Interactions, split: Split, per_positive: int, seed: int) -> Mapping[str, Any]:
+def _fill(folder: Path, data: Interactions, split: Split | Rule, per_positive: int, seed: int) -> Mapping[str, Any]:
     if per_positive < 0:
         raise DataError(f"--negatives {per_positive}: must be 0 or more")
     rng = stream(seed)
@@ -171,7 +181,7 @@ def _fill(folder: Path, data: Interactions, split: Split, per_positive: int, see
         }  # fmt: skip
     manifest: dict[str, Any] = {
         "format": FORMAT, "clients": clients, "num_users": data.num_users, "num_items": data.num_items,
-        "source": data.source, "synthetic": data.synthetic, "seed": seed, "partition": split.kind,
+        "source": data.source, "synthetic": data.synthetic, "seed": seed, "partition": _name(split),
         "negatives": per_positive, "test_positives": data.test_origin,
         "test_negatives": "drawn" if data.test_negatives is None else "given", **_names(folder, data),
     }  # fmt: skip
@@ -179,7 +189,13 @@ def _fill(folder: Path, data: Interactions, split: Split, per_positive: int, see
     return manifest
 
 
-def _clients(data: Interactions, split: Split, rng: np.random.Generator) -> Mapping[str, Ids]:
+def _name(split: Split | Rule) -> str:
+    return split.kind if isinstance(split, Split) else getattr(split, "__name__", "own")
+
+
+def _clients(data: Interactions, split: Split | Rule, rng: np.random.Generator) -> Mapping[str, Ids]:
+    if not isinstance(split, Split):
+        return partition.own(split(data), data.num_users)
     if split.kind == "zipcode":
         return partition.by_zip_code(data.zip_codes)
     if split.kind == "iid":

@@ -3,9 +3,10 @@
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,10 @@ from fedps.errors import DataError
 from fedps.types import ClientId, Values
 
 COLUMNS = ["user", "item", "label"]
+UNNAMED = ["0", "1", "2"]
 FORM = "a line is user,item,label"
 NUMBER = re.compile(r"-?[0-9]{1,18}")  # all fit int64
+Column = NDArray[np.int64]
 LONGEST = 1 << 12  # characters of a line that are looked at; a binary file may have no line ends
 
 
@@ -29,13 +32,26 @@ class Samples(NamedTuple):
     label: Values
 
 
+class Skipped:
+    """Malformed lines that were passed over: `lines`, how many, and `first`, what is wrong with the first."""
+
+    def __init__(self) -> None:
+        self.lines, self.first = 0, ""
+
+    def add(self, mistake: str, lines: int = 1) -> None:
+        """Count `lines` more, the first of which has this mistake."""
+        self.first = self.first or mistake
+        self.lines += lines
+
+
 def client_files(folder: Path) -> dict[ClientId, Path]:
     """Return each client's file, `<client>.csv`, in natural order ("2" before "10", digits before letters)."""
     files = [f for f in folder.glob("*.csv") if not f.name.startswith(".")]  # hidden ones are no client's
-    return {ClientId(f.stem): f for f in sorted(files, key=_natural)}
+    return {ClientId(f.stem): f for f in sorted(files, key=natural)}
 
 
-def _natural(file: Path) -> list[tuple[int, str]]:
+def natural(file: Path) -> list[tuple[int, str]]:
+    """Return what sorts files by stem in natural order."""
     parts = re.split(r"([0-9]+)", file.stem)  # every other part is a number, in size before the next
     return [(int(p), p) if k % 2 else (0, p) for k, p in enumerate(parts)]
 
@@ -56,13 +72,14 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     return manifest
 
 
-def read_samples(path: Path, num_users: int, num_items: int) -> Samples:
+def read_samples(path: Path, num_users: int, num_items: int, skipped: Skipped | None = None) -> Samples:
     """Read one file of samples; a header line is recognised and left out.
 
     Args:
         path: the file; UTF-8 or ASCII, fields may be quoted, blank lines and spaces around fields are passed over.
         num_users: user ids must lie in [0, num_users).
         num_items: item ids must lie in [0, num_items).
+        skipped: counts malformed lines, which are then passed over; None makes them errors.
 
     Raises:
         DataError: missing, empty, malformed, an id out of range or a label other than 0 or 1; names file and line.
@@ -74,16 +91,37 @@ def read_samples(path: Path, num_users: int, num_items: int) -> Samples:
             read_options=arrow.ReadOptions(column_names=COLUMNS, skip_rows=skip, use_threads=False),
             convert_options=arrow.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.int64()), null_values=[]),
         )
+        user, item, label = (table[c].to_numpy().copy() for c in COLUMNS)  # Arrow's own memory is read-only
+        why = "a value is out of range"
+        if len(label) and in_range(user, item, label, num_users, num_items) and not _may_be_hexadecimal(path, skip):
+            return Samples(user, item, label.astype(np.float32))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except pa.ArrowInvalid as error:
-        _name_the_line(path, num_users, num_items, str(error))
-    user, item, label = (table[c].to_numpy().copy() for c in COLUMNS)  # Arrow's own memory is read-only
-    in_range = len(label) and all(
-        v.min() >= 0 and v.max() < n for v, n in ((user, num_users), (item, num_items), (label, 2))
-    )
-    if not in_range or _may_be_hexadecimal(path, skip):
-        _name_the_line(path, num_users, num_items, "a value is out of range")
+        why = str(error)
+    return _line_by_line(path, num_users, num_items, why, skipped)
+
+
+def in_range(user: Column, item: Column, label: Column, num_users: int, num_items: int) -> bool:
+    """Say whether all ids lie below these numbers and all labels are 0 or 1; columns are int64[n], n > 0."""
+    return all(v.min() >= 0 and v.max() < n for v, n in ((user, num_users), (item, num_items), (label, 2)))
+
+
+def mistake_in(values: Sequence[str], num_users: int, num_items: int) -> str | None:
+    """Say what is wrong with the texts of user, item and label; None if nothing is."""
+    for text, name in zip(values, COLUMNS, strict=True):
+        if not NUMBER.fullmatch(text.strip()):
+            return f"{name} {text[:40]!r} is no whole number of at most 18 digits"
+    limits = (("user", num_users, "num_users"), ("item", num_items, "num_items"))
+    for text, (name, limit, key) in zip(values, limits, strict=False):
+        if not 0 <= int(text) < limit:
+            return f"{name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.{key}"
+    return None if int(values[2]) in (0, 1) else f"label {values[2]} is neither 0 nor 1"
+
+
+def samples_of(numbers: "array[int]") -> Samples:
+    """Return the samples of an array of 8-byte numbers, in which user, item and label take turns."""
+    user, item, label = np.frombuffer(numbers, np.int64).reshape(-1, len(COLUMNS)).T.copy()
     return Samples(user, item, label.astype(np.float32))
 
 
@@ -97,9 +135,13 @@ def _lines_to_skip(path: Path) -> int:
 
 
 def _is_header(line: str) -> bool:
-    """Tell names of columns from a sample: three different words, none of which begins like a number."""
+    """Tell names of columns from a sample: three different words, none of which begins like a number, or 0,1,2.
+
+    The latter is how pandas names columns without names, and could be no sample, for the label would be 2.
+    """
     words = [field.strip().strip('"').strip() for field in line.split(",")]
-    return len(set(words)) == len(words) == len(COLUMNS) and all(w[:1].isalpha() or w[:1] == "_" for w in words)
+    names = all(w[:1].isalpha() or w[:1] == "_" for w in words)
+    return words == UNNAMED or (names and len(set(words)) == len(words) == len(COLUMNS))
 
 
 def _may_be_hexadecimal(path: Path, skip: int) -> bool:
@@ -110,26 +152,26 @@ def _may_be_hexadecimal(path: Path, skip: int) -> bool:
         return any(b"x" in chunk or b"X" in chunk for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
-def _name_the_line(path: Path, num_users: int, num_items: int, why: str) -> NoReturn:
-    """Find the first bad line the slow way, and say what is wrong with it."""
-    limits, empty = (("user", num_users, "num_users"), ("item", num_items, "num_items")), True
+def _line_by_line(path: Path, num_users: int, num_items: int, why: str, skipped: Skipped | None) -> Samples:
+    """Read the slow way; say what is wrong with the first bad line, or count bad lines and keep the others."""
+    good = array("q")
     for where, row in _rows(path):
-        empty = False
         if len(row) != len(COLUMNS):
-            raise DataError(f"{where}: has {len(row)} field{'s' * (len(row) != 1)}; {FORM}")
-        for text, name in zip(row, COLUMNS, strict=True):
-            if not NUMBER.fullmatch(text.strip()):
-                raise DataError(f"{where}: {name} {text[:40]!r} is no whole number of at most 18 digits; {FORM}")
-        for text, (name, limit, key) in zip(row, limits, strict=False):
-            if not 0 <= int(text) < limit:
-                raise DataError(
-                    f"{where}: {name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.{key}"
-                )
-        if int(row[2]) not in (0, 1):
-            raise DataError(f"{where}: label {row[2]} is neither 0 nor 1")
-    if empty:
-        raise DataError(f"{path}: holds no sample; a client needs at least one line user,item,label")
-    raise DataError(f"{path}: cannot be read: {why}")
+            mistake: str | None = f"has {len(row)} field{'s' * (len(row) != 1)}; {FORM}"
+        else:
+            mistake = mistake_in(row, num_users, num_items)
+        if mistake is None:
+            good.extend(map(int, row))
+        elif skipped is None:
+            raise DataError(f"{where}: {mistake}")
+        else:
+            skipped.add(f"{where}: {mistake}")
+    if not good:
+        first = f"; all lines were skipped, the first: {skipped.first}" if skipped and skipped.lines else ""
+        raise DataError(f"{path}: holds no sample; a client needs at least one line user,item,label{first}")
+    if skipped is None or not skipped.lines:
+        raise DataError(f"{path}: cannot be read: {why}")
+    return samples_of(good)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:

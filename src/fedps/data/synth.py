@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.data import prepared
-from fedps.data.prepared import TEST_NEGATIVES, Interactions, Split
+from fedps.data.prepared import TEST_NEGATIVES, Interactions, Rule, Split
 from fedps.errors import DataError
 
 Ids = NDArray[np.int64]
@@ -40,7 +40,7 @@ def plant(users: int, items: int, rng: np.random.Generator) -> Planted:
 
 
 def synthesize(
-    out: Path, users: int = 6040, items: int = 3706, per_user: int = 165, split: Split | None = None,
+    out: Path, users: int = 6040, items: int = 3706, per_user: int = 165, split: Split | Rule | None = None,
     per_positive: int = 4, seed: int = 0,
 ) -> Mapping[str, Any]:  # fmt: skip
     """Make a synthetic data set in the form that `movielens.prepare` writes; return the manifest.
@@ -50,7 +50,7 @@ def synthesize(
         users: how many.
         items: how many.
         per_user: interactions of a user on average.
-        split: how users become clients; by zip code if None.
+        split: how users become clients, or a function that says so; by zip code if None.
         per_positive: negatives drawn for each training positive.
         seed: of all draws.
 

@@ -1,5 +1,6 @@
-"""The run folder: where it lies, and that it is ours to fill."""
+"""The run folder and the logs' folder: where they lie, and that they are ours to fill."""
 
+import os
 import shutil
 import time
 from contextlib import suppress
@@ -26,6 +27,44 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
         (folder / "log").mkdir(parents=True, exist_ok=True)
         (folder / "private").mkdir(exist_ok=True)
         job.save(folder / "job.yaml")
+    except OSError as error:
+        raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
+    return folder
+
+
+def make_log_folder(log_dir: Path) -> Path:
+    """Make the folder of the roles' logs, wherever it is; return its path.
+
+    Raises:
+        JobError: it cannot be written.
+    """
+    folder = log_dir.resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(0, "no right to write there")
+    except OSError as error:
+        raise JobError(f"--log_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
+    return folder
+
+
+def share_run_folder(job: Job, run_dir: Path | None) -> Path:
+    """Make, or join, the folder of a run whose roles are started one by one; return its path.
+
+    Args:
+        job: the job.
+        run_dir: where; None takes `runs/<job>`.
+
+    Raises:
+        JobError: it cannot be written.
+    """
+    folder = (run_dir or Path("runs") / job.name).resolve()
+    part = folder / f"job.yaml.{os.getpid()}"
+    try:
+        (folder / "private").mkdir(parents=True, exist_ok=True)
+        if not (folder / "job.yaml").exists():
+            job.save(part)
+            part.replace(folder / "job.yaml")  # whole, though several roles may begin at once
     except OSError as error:
         raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
     return folder

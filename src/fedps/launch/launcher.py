@@ -1,33 +1,59 @@
-"""A run from start to end: servers, workers, one loop that watches them, and a folder that tells what happened."""
+"""A run from start to end: servers, coordinator, workers, one loop that watches them, and a folder that tells what happened."""
 
 import json
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from fedps.config import Job
-from fedps.data.reader import client_files
-from fedps.errors import JobError, RoleError
+from fedps.config import Allow, Job
+from fedps.data.files import client_files_of
+from fedps.errors import DataError, FedpsError, JobError, RoleError
 from fedps.launch import roles
-from fedps.launch.folder import discard, make_run_folder
+from fedps.launch.addresses import Address
+from fedps.launch.folder import discard, make_log_folder, make_run_folder
 from fedps.launch.progress import Progress
-from fedps.launch.roles import Role
+from fedps.launch.roles import BuiltIn, Role, Starter
+from fedps.launch.script_roles import Scripted, last_words
 from fedps.launch.summary import HISTOGRAMS, Ledger
+from fedps.launch.system import sigterm_as_interrupt, weigh
 from fedps.report import write_report
 from fedps.tracking import Journal, stamp
-from fedps.types import ClientId
 
 LOOK_EVERY = 1.0  # seconds between two looks at memory
+ANYWHERE = Address("127.0.0.1", 0)
+LISTENERS = ("coordinator", "server")  # in the order in which they end
 
 
-def run(job: Job, run_dir: Path | None = None, in_process: bool = False, as_json: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Orders:
+    """What the command line adds to a job.
+
+    Args:
+        log_dir: folder of the roles' logs, by default `log` in the run's folder.
+        server_at: where each server listens, by default on a free port of 127.0.0.1.
+        coordinator_at: the same for the coordinator.
+        allow: what the person at the command line allows.
+        script: a training script of the user's, started in every role instead of the built-in one.
+        script_args: given to the script.
+    """
+
+    log_dir: Path | None = None
+    server_at: tuple[Address, ...] = ()
+    coordinator_at: Address | None = None
+    allow: Allow = field(default_factory=Allow)
+    script: Path | None = None
+    script_args: tuple[str, ...] = ()
+
+
+PLAIN = Orders()
+
+
+def run(
+    job: Job, run_dir: Path | None = None, in_process: bool = False, as_json: bool = False, orders: Orders = PLAIN
+) -> dict[str, Any]:
     """Run a job and return its summary; a failed run's summary says so in `status` and `error`.
 
     Args:
@@ -35,17 +61,20 @@ def run(job: Job, run_dir: Path | None = None, in_process: bool = False, as_json
         run_dir: the run's folder, by default `runs/<job>-<time>`.
         in_process: servers and workers in this process, for debuggers.
         as_json: show nothing but the summary, as one JSON object on standard output.
+        orders: what else the command line says.
 
     Raises:
-        JobError: the run folder cannot be used, or the job does not fit its network.
+        JobError: a folder cannot be used, an address is taken, or the job does not fit its network.
         KeyboardInterrupt: the run was stopped from outside; all its processes are gone.
     """
     began = time.time()
     if not in_process:
         roles.prepare_fork_server()  # first of all: it imports torch while everything else begins
     try:
+        if orders.log_dir is not None:
+            make_log_folder(orders.log_dir)
         folder = make_run_folder(job, run_dir)
-        return Launch(job, folder, began, as_json).run(in_process)
+        return Launch(job, folder, began, as_json, orders).run(in_process)
     finally:
         if not in_process:
             roles.stop_fork_server()
@@ -54,15 +83,16 @@ def run(job: Job, run_dir: Path | None = None, in_process: bool = False, as_json
 class Launch:
     """One run: its roles, its journal and its ledger."""
 
-    def __init__(self, job: Job, folder: Path, began: float, as_json: bool) -> None:
-        self._job, self._folder, self._as_json = job, folder, as_json
-        self._clients = list(client_files(job.runner.train_data_dir))
+    def __init__(self, job: Job, folder: Path, began: float, as_json: bool, orders: Orders = PLAIN) -> None:
+        self._job, self._folder, self._as_json, self._orders = job, folder, as_json, orders
+        self._log_dir = (orders.log_dir or folder / "log").resolve()
+        self._clients = list(client_files_of(job))
         self._ledger = Ledger(job, began)
         self._journal = Journal(folder / "events.jsonl")
         self._progress = Progress(job, self._clients, quiet=as_json)
         self._roles: list[Role] = []
-        self._processes: dict[tuple[str, str], psutil.Process] = {}
-        self._ready: dict[str, str] = {}  # addresses of the servers that listen
+        self._heard: set[tuple[str, str, str]] = set()  # role, id and event of what may matter later
+        self._ready: dict[tuple[str, str], str] = {}  # addresses of the roles that listen
         self._mistakes: list[str] | None = None  # of the job, once its network was checked
         self._looked, self._told = 0.0, 0
         self._error: RoleError | None = None
@@ -71,10 +101,10 @@ class Launch:
         """Run to the end, whatever it is, and close the folder.
 
         Raises:
-            JobError: the job does not fit its network; nothing was started, and no folder is left.
+            JobError: the job does not fit its network, or an address is taken; nobody trained, and no folder is left.
         """
         interrupted = False
-        with self._progress, _sigterm_as_interrupt():
+        with self._progress, sigterm_as_interrupt():
             try:
                 self._in_process() if in_process else self._in_processes()
             except RoleError as error:
@@ -87,7 +117,7 @@ class Launch:
                 interrupted = True
                 self._error = RoleError("launcher", "stopped by a signal")
             finally:
-                for role in reversed(self._roles):  # workers first, then servers
+                for role in reversed(self._roles):  # workers first, then the coordinator, then servers
                     role.stop()
         summary = self._close()
         if interrupted:
@@ -99,37 +129,72 @@ class Launch:
 
         self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **check(self._job)}))
         try:
-            run_in_process(self._job, self._folder, self._take)
+            run_in_process(self._job, self._folder, self._take, self._orders.allow)
         except Exception as error:
-            raise RoleError("worker", str(error)) from error
+            reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
+            told = "" if isinstance(error, JobError | DataError) else traceback.format_exc()
+            self._progress.say(f"{reason}\n{told}".rstrip())
+            raise RoleError("a role", reason, told) from error
 
     def _in_processes(self) -> None:
-        job, folder = self._job, self._folder
-        self._roles.append(roles.start_check(job, folder))
-        servers = [roles.start_server(job, k, folder) for k in range(job.runner.server_num)]
+        job, orders = self._job, self._orders
+        starter = self._starter()
+        self._roles.append(roles.start_check(job, self._log_dir))
+        binds = orders.server_at or (ANYWHERE,) * job.runner.server_num
+        servers = [starter.server(k, str(at)) for k, at in enumerate(binds)]
         self._roles += servers
+        if job.runner.with_coordinator:
+            self._roles.append(starter.coordinator(str(orders.coordinator_at or ANYWHERE)))
         addresses = self._addresses(servers)
-        self._roles += [roles.start_worker(job, n, c, addresses, folder) for n, c in enumerate(self._clients)]
-        while any(r.open for r in self._roles if r.kind == "worker"):
+        coordinator = self._ready.get(("coordinator", "0"))
+        self._progress.introduce(addresses, coordinator)
+        self._roles += [starter.worker(n, c, addresses, coordinator) for n, c in enumerate(self._clients)]
+        deadline = time.monotonic() + job.runner.start_timeout
+        while self._open("worker"):
             self._listen(0.2)
             self._look()
-        for role in servers:
-            role.process.terminate()
-        while any(role.open for role in servers):
-            self._listen(1.0)
+            self._check_begun(deadline)
+        for kind in LISTENERS:
+            for role in self._open(kind):
+                role.process.terminate()
+            while self._open(kind):
+                self._listen(1.0)
+
+    def _starter(self) -> Starter:
+        orders = self._orders
+        if orders.script is None:
+            return BuiltIn(self._job, self._folder, self._log_dir, orders.allow)
+        return Scripted(orders.script, orders.script_args, self._folder, self._log_dir, orders.allow)
 
     def _addresses(self, servers: list[Role]) -> list[str]:
-        """Wait until the network is checked and every server listens."""
-        deadline = time.monotonic() + self._job.runner.start_timeout
-        while self._mistakes is None or len(self._ready) < len(servers):
+        """Wait until the network is checked, and the coordinator and every server listen; return where the servers do."""
+        limit = self._job.runner.start_timeout
+        deadline = time.monotonic() + limit
+        while (who := self._awaited()) is not None:
             if time.monotonic() > deadline:
-                late = next((f"server {r.name}" for r in servers if r.name not in self._ready), "the network's check")
-                limit = self._job.runner.start_timeout
-                raise RoleError(late, f"did not come up within {limit:g} s; raise runner.start_timeout or look at log/")
+                raise RoleError(who, _late(limit, self._orders.script))
             self._listen(0.2)
             if self._mistakes:
                 raise JobError(self._mistakes)
-        return [self._ready[str(k)] for k in range(len(servers))]
+        return [self._ready["server", r.name] for r in servers]
+
+    def _awaited(self) -> str | None:
+        """Return who has to come up before the workers are started."""
+        late = (
+            f"{r.kind} {r.name}" for r in self._roles if r.kind in LISTENERS and (r.kind, r.name) not in self._ready
+        )
+        return next(late, "the network's check" if self._mistakes is None else None)
+
+    def _check_begun(self, deadline: float) -> None:
+        """Make sure that scripts have called `fedps.init`; built-in workers say so as they begin."""
+        if time.monotonic() < deadline:
+            return
+        for role in self._open("worker"):
+            if ("worker", role.name, "started") not in self._heard:
+                raise RoleError(f"worker {role.name}", _late(self._job.runner.start_timeout, self._orders.script))
+
+    def _open(self, kind: str) -> list[Role]:
+        return [r for r in self._roles if r.kind == kind and r.open]
 
     def _listen(self, timeout: float) -> None:
         """Take the events that are there; notice roles that ended."""
@@ -143,36 +208,49 @@ class Launch:
                 self._take(stamp(role.kind, role.name, event))
 
     def _take(self, event: dict[str, object]) -> None:
+        kind, who = str(event["event"]), (str(event["role"]), str(event["id"]))
         self._ledger.take(event)
         self._journal.write({k: v for k, v in event.items() if k not in HISTOGRAMS})
         self._progress.take(event)
-        if event["event"] == "ready":
-            self._ready[str(event["id"])] = str(event["address"])
-        elif event["event"] == "checked":
+        if kind in ("started", "done"):
+            self._heard.add((*who, kind))
+        elif kind == "ready":
+            self._ready[who] = _reachable(str(event["address"]))
+        elif kind == "checked":
             self._mistakes = list(event["mistakes"])  # type: ignore[call-overload]
-        elif event["event"] == "failed":
-            self._failed(RoleError(f"{event['role']} {event['id']}", str(event["error"]), str(event["traceback"])))
+        elif kind == "failed":
+            name, error = f"{who[0]} {who[1]}", str(event["error"])
+            if event.get("in_job") and who[0] in LISTENERS and not self._open("worker"):
+                raise JobError([f"{name}: {line}" for line in error.splitlines()])
+            self._failed(RoleError(name, error, str(event["traceback"])))
 
     def _ended(self, role: Role) -> None:
         role.process.join(roles.PATIENCE)
-        name, code = f"{role.kind} {role.name}", role.process.exitcode
-        if code and not (role.kind == "worker" and role.name in self._ledger.failed):
-            died = f"died with signal {-code}" if code < 0 else f"ended with exit code {code}"
-            log = self._folder / "log" / f"{role.kind}log.{self._number(role)}"
-            event = {"event": "failed", "error": f"{died}; its log is {log}", "traceback": ""}
-            self._take(stamp(role.kind, role.name, event))
-        elif role.kind == "server" and any(r.open for r in self._roles if r.kind == "worker"):
-            self._failed(RoleError(name, "ended before the workers did"))
+        code, said = role.process.exitcode, ""
+        if role.kind == "worker" and role.name in self._ledger.failed:
+            return
+        if code:
+            self._take(stamp(role.kind, role.name, self._death(role, code)))
+        elif role.kind == "worker" and ("worker", role.name, "done") not in self._heard:
+            said = "ended without training; a script calls fedps.init().run(), or .client().run() in workers"
+        elif role.kind in LISTENERS and (self._open("worker") or (role.kind, role.name) not in self._ready):
+            said = "ended before the workers did"
+            said += "; a script calls fedps.init().run() in every role" if self._orders.script else ""
+        if said:
+            self._take(stamp(role.kind, role.name, {"event": "failed", "error": said, "traceback": ""}))
 
-    def _number(self, role: Role) -> int:
-        return self._clients.index(ClientId(role.name)) if role.kind == "worker" else int(role.name)
+    def _death(self, role: Role, code: int) -> dict[str, object]:
+        """Return the event of a role that died without a word, or whose last words are in its log."""
+        reason, told = last_words(role.log) if self._orders.script and code > 0 else ("", "")
+        died = reason or (f"died with signal {-code}" if code < 0 else f"ended with exit code {code}")
+        return {"event": "failed", "error": f"{died}; its log is {role.log}", "traceback": told}
 
     def _failed(self, error: RoleError) -> None:
         """Stop the run, or go on without a worker once all have begun to train."""
         self._error = self._error or error
         self._progress.say(f"{error}\n{error.traceback}".rstrip())
         begun = len(self._ledger.first_batch) == len(self._clients)
-        left = [r for r in self._roles if r.kind == "worker" and r.open and r.name not in self._ledger.failed]
+        left = [r for r in self._open("worker") if r.name not in self._ledger.failed]
         if not error.role.startswith("worker") or not begun or not left:
             raise error
 
@@ -181,16 +259,7 @@ class Launch:
         if now - self._looked < LOOK_EVERY:
             return
         self._looked = now
-        rss, pss = {}, psutil.Process().memory_full_info().pss / 2**20 if sys.platform == "linux" else 0.0
-        for role in self._roles:
-            try:
-                process = psutil.Process(role.process.pid)
-                memory = process.memory_full_info()
-            except psutil.Error:
-                continue
-            rss[role.kind, role.name] = memory.rss / 2**20
-            pss += getattr(memory, "pss", memory.rss) / 2**20
-        self._ledger.weigh(rss, pss)
+        self._ledger.weigh(*weigh(self._roles))
         self._tell_epochs()
 
     def _tell_epochs(self) -> None:
@@ -202,7 +271,7 @@ class Launch:
     def _close(self) -> dict[str, Any]:
         self._tell_epochs()
         summary = self._ledger.summary(time.time(), str(self._error) if self._error else None)
-        summary["run_dir"] = str(self._folder)
+        summary |= {"run_dir": str(self._folder), "log_dir": str(self._log_dir)}
         self._journal.write(
             stamp("launcher", "", {"event": "closed", "status": summary["status"], "error": summary["error"]})
         )
@@ -216,19 +285,11 @@ class Launch:
         return summary
 
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C: stop all roles in order."""
+def _reachable(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return str(Address(host.strip("[]"), int(port)).reachable)
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _late(limit: float, script: Path | None) -> str:
+    remedy = " or see whether the script calls fedps.init()" if script else " or look at its log"
+    return f"did not come up within {limit:g} s; raise runner.start_timeout{remedy}"

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from fedps.types import ClientId
 
 Event = Mapping[str, Any]
 LINE_EVERY = 2.0  # seconds between plain lines
+TROUBLE = ("refused", "lost", "suspended", "left_behind")
 WINDOW = 5.0  # seconds over which a rate is taken
 
 
@@ -50,7 +51,8 @@ class Progress:
         self._job, self._clients, self._quiet = job, clients, quiet
         self._console = Console(stderr=True, quiet=quiet)
         self._last: dict[str, Event] = {}  # each worker's latest progress
-        self._samples: dict[str, int] = {}  # of one epoch, by worker
+        self._before: dict[str, int] = {}  # samples of each worker in its earlier epochs
+        self._done: dict[str, int] = {}  # and in all
         self._speed: dict[str, Speed] = {}
         self._all = Speed()
         self._said = 0.0
@@ -59,11 +61,12 @@ class Progress:
     def __enter__(self) -> "Progress":
         runner = self._job.runner
         self.say(
-            f"{self._job.name}: {len(self._clients)} workers, {runner.server_num} server(s), mode {runner.sync_mode},"
-            f" {runner.epochs} epoch(s)"
+            f"{self._job.name}: {len(self._clients)} workers, {runner.server_num} server(s),"
+            f"{' a coordinator,' * runner.with_coordinator} mode {runner.sync_mode}, {runner.epochs} epoch(s)"
         )
-        if runner.model:
-            self.say(f"runs code: {runner.model} from {self._job.folder}")
+        own = [runner.model, runner.client_selector if "." in runner.client_selector else None]
+        for path in filter(None, own):
+            self.say(f"runs code: {path} from {self._job.folder}")
         if self._console.is_terminal and not self._quiet:
             self._live.start()
         return self
@@ -76,31 +79,48 @@ class Progress:
         """Print a line above the table."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def introduce(self, servers: Sequence[str], coordinator: str | None) -> None:
+        """Print who takes part, and where each can be reached."""
+        table = Table("role", "id", "address")
+        for number, address in enumerate(servers):
+            table.add_row("server", str(number), address)
+        if coordinator is not None:
+            table.add_row("coordinator", "0", coordinator)
+        ends = [self._clients[0], self._clients[-1]][: len(self._clients)]
+        table.add_row("worker", " … ".join(ends), f"{len(self._clients)} in all; they dial out and never listen")
+        self._console.print(table)
+
     def take(self, event: Event) -> None:
         """Show one stamped event."""
         kind, who = event["event"], event["id"]
         if kind == "checked" and not event["mistakes"]:
             self.say(f"private: {', '.join(event['private']) or 'nothing'}; shared: {', '.join(event['shared'])}")
-        elif kind == "data":
-            self._samples[who] = event["samples"]
         elif kind == "progress":
+            self._done[who] = self._count(event)
             self._last[who] = event
-            self._speed.setdefault(who, Speed()).add(event["time"], self._done(event))
-            self._all.add(event["time"], sum(map(self._done, self._last.values())))
+            self._speed.setdefault(who, Speed()).add(event["time"], self._done[who])
+            self._all.add(event["time"], sum(self._done.values()))
             self._show()
-        elif kind in ("refused", "lost", "suspended"):
+        elif kind in TROUBLE:
             why = event.get("reason", f"silent for {self._job.runner.step_timeout:g} s, the others go on without it")
-            self.say(f"server {who}: client {event['client']} {kind}: {why}")
+            self.say(f"{event['role']} {who}: client {event['client']} {kind.replace('_', ' ')}: {why}")
+        elif kind == "selected" and (out := len(event["waiting"]) + len(event["finished"])):
+            self.say(f"round {event['round']}: {len(event['selected'])} clients train, {out} sit out")
 
-    def _done(self, event: Event) -> int:
-        """Return how many samples the worker of a progress event has trained on, all epochs together."""
-        return int(event["epoch"] * self._samples.get(event["id"], 0) + event["samples"])
+    def _count(self, event: Event) -> int:
+        """Return how many samples the worker of a progress event has trained on since it began."""
+        who, last = event["id"], self._last.get(event["id"])
+        if last is not None and last["epoch"] != event["epoch"]:
+            self._before[who] = self._before.get(who, 0) + last["samples"]
+        return int(self._before.get(who, 0) + event["samples"])
 
     def evaluated(self, result: Event) -> None:
         """Print one epoch's merged figures."""
         hits = f", HR@10 {result['hr@10']:.4f}, NDCG@10 {result['ndcg@10']:.4f}" if result["hr@10"] is not None else ""
         auc = f", AUC {result['auc']:.4f}" if result["auc"] is not None else ""
-        self.say(f"epoch {result['round']} of {self._job.runner.epochs}: loss {result['loss']:.4f}{auc}{hits}")
+        loss = f"loss {result['loss']:.4f}" if result["loss"] is not None else "nobody trained"
+        word = "round" if self._job.runner.with_coordinator else "epoch"
+        self.say(f"{word} {result['round']} of {self._job.runner.epochs}: {loss}{auc}{hits}")
 
     def close(self, summary: Event, folder: str) -> None:
         """Print the closing table; the last line is the run folder."""
@@ -119,11 +139,8 @@ class Progress:
             self._said = time.monotonic()
             events = self._last.values()
             loss, auc = (sum(e[k] for e in events) / len(events) for k in ("loss", "auc"))
-            done, due = sum(map(self._done, events)), self._job.runner.epochs * sum(self._samples.values())
-            self.say(
-                f"{done / max(due, 1):4.0%} {self._all.rate:,.0f} samples/s, mean over workers: loss {loss:.4f},"
-                f" AUC {auc:.4f}"
-            )
+            share = max(e["epoch"] + e["batch"] / e["batches"] for e in events) / self._job.runner.epochs
+            self.say(f"{share:4.0%} {self._all.rate:,.0f} samples/s, mean over workers: loss {loss:.4f}, AUC {auc:.4f}")
 
     def _table(self) -> Table:
         table = Table("worker", "epoch", "batch", "samples/s", "loss", "AUC")

@@ -1,30 +1,48 @@
 """The processes of a run and how they speak to the launcher: a pipe each, one JSON event a message.
 
-Servers are new processes without torch; workers are forked from a server that has imported it. Both end when their
-pipe does, so no process outlives the launcher, however it ends.
+Servers and the coordinator are new processes without torch; workers are forked from a server that has imported it. All
+end when their pipe does, so no process outlives the launcher, however it ends.
 """
 
 import json
 import os
 import signal
-import sys
-import threading
-import traceback
-import zlib
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from fedps.config import Job
-from fedps.errors import DataError, FedpsError, JobError
-from fedps.tracking import Report
+from fedps.config import Allow, Job
+from fedps.launch import lives
 from fedps.types import ClientId
 
 PRELOAD = ["fedps.launch.preload"]
 PATIENCE = 10.0  # seconds a role gets to stop by itself
+
+
+class Process(Protocol):
+    """What a role needs of its process, which may be one of `multiprocessing` or a script's."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it lives; negative: the signal it died of."""
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, at most `timeout` seconds."""
 
 
 class Role:
@@ -33,11 +51,11 @@ class Role:
     Attributes:
         kind, name: e.g. `worker`, "3".
         pipe: carries its events.
+        log: the file of what it prints.
     """
 
-    def __init__(self, kind: str, name: str, process: Any, pipe: Connection) -> None:
-        self.kind, self.name, self.pipe = kind, name, pipe
-        self.process: SpawnProcess | ForkServerProcess = process
+    def __init__(self, kind: str, name: str, process: Process, pipe: Connection, log: Path) -> None:
+        self.kind, self.name, self.process, self.pipe, self.log = kind, name, process, pipe, log
         self.open = True  # the pipe may hold more events
 
     def read(self) -> dict[str, Any] | None:
@@ -60,6 +78,61 @@ class Role:
         self.pipe.close()
 
 
+class Starter(Protocol):
+    """Starts the roles of one run."""
+
+    def server(self, shard: int, bind: str) -> Role:
+        """Start one server, which listens on `bind`."""
+
+    def coordinator(self, bind: str) -> Role:
+        """Start the coordinator, which listens on `bind`."""
+
+    def worker(self, number: int, client: ClientId, servers: list[str], coordinator: str | None) -> Role:
+        """Start the worker of one client."""
+
+
+class BuiltIn:
+    """Starts the built-in roles.
+
+    Args:
+        job: the resolved job.
+        run_dir: the run's folder.
+        log_dir: the folder of the roles' logs.
+        allow: what the person who started the run allows.
+    """
+
+    def __init__(self, job: Job, run_dir: Path, log_dir: Path, allow: Allow) -> None:
+        self._job, self._run_dir, self._log_dir, self._allow = (
+            job.model_dump_json(by_alias=True),
+            run_dir,
+            log_dir,
+            allow,
+        )
+
+    def server(self, shard: int, bind: str) -> Role:
+        """Start one server, which listens on `bind`."""
+        log = self._log_dir / f"serverlog.{shard}"
+        facts = (self._job, str(self._run_dir), shard, bind)
+        return _start("spawn", "server", str(shard), log, lives.serve_shard, facts)
+
+    def coordinator(self, bind: str) -> Role:
+        """Start the coordinator, which listens on `bind`."""
+        log = self._log_dir / "coordinatorlog.0"
+        return _start("spawn", "coordinator", "0", log, lives.coordinate, (self._job, bind))
+
+    def worker(self, number: int, client: ClientId, servers: list[str], coordinator: str | None) -> Role:
+        """Start the worker of one client."""
+        log = self._log_dir / f"workerlog.{number}"
+        facts = (self._job, str(self._run_dir), number, client, servers, coordinator, self._allow)
+        return _start("forkserver", "worker", client, log, lives.train_client, facts)
+
+
+def start_check(job: Job, log_dir: Path) -> Role:
+    """Start the process that looks for mistakes which only the job's network shows."""
+    facts = (job.model_dump_json(by_alias=True),)
+    return _start("forkserver", "check", "0", log_dir / "checklog.0", lives.check_network, facts)
+
+
 def prepare_fork_server() -> None:
     """Start the process that workers are forked from; it imports torch while servers start."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -69,8 +142,11 @@ def prepare_fork_server() -> None:
 
 
 def stop_fork_server() -> None:
-    """End the fork server; the workers are gone by now."""
-    _fork_server()._stop()
+    """End the fork server at once, though it may be importing still; the workers are gone by now."""
+    server = _fork_server()
+    if server._forkserver_pid is not None:
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+    server._stop()
 
 
 def _fork_server() -> Any:
@@ -79,99 +155,10 @@ def _fork_server() -> Any:
     return forkserver._forkserver
 
 
-def start_server(job: Job, shard: int, run_dir: Path) -> Role:
-    """Start one server on a free port of 127.0.0.1."""
-    return _start("spawn", "server", str(shard), serve_shard, (job.model_dump_json(by_alias=True), shard, str(run_dir)))
-
-
-def start_worker(job: Job, number: int, client: ClientId, servers: list[str], run_dir: Path) -> Role:
-    """Start the worker of one client."""
-    facts = (job.model_dump_json(by_alias=True), number, client, servers, str(run_dir))
-    return _start("forkserver", "worker", client, train_client, facts)
-
-
-def start_check(job: Job, run_dir: Path) -> Role:
-    """Start the process that looks for mistakes which only the job's network shows."""
-    return _start("forkserver", "check", "0", check_network, (job.model_dump_json(by_alias=True), str(run_dir)))
-
-
-def _start(method: str, kind: str, name: str, target: Callable[..., None], facts: tuple[Any, ...]) -> Role:
+def _start(method: str, kind: str, name: str, log: Path, life: Callable[..., None], facts: tuple[Any, ...]) -> Role:
     context: Any = get_context(method)
     ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(theirs, *facts), name=f"fedps {kind} {name}")
+    process = context.Process(target=life, args=(theirs, str(log), *facts), name=f"fedps {kind} {name}")
     process.start()
     theirs.close()
-    return Role(kind, name, process, ours)
-
-
-def serve_shard(pipe: Connection, job_json: str, shard: int, run_dir: str) -> None:
-    """Live as a server."""
-    report = _enter(pipe, Path(run_dir) / "log" / f"serverlog.{shard}")
-    from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
-
-    job = Job.model_validate_json(job_json)
-    _live(lambda: run_server(job, shard, "127.0.0.1:0", Path(run_dir), report), report)
-
-
-def train_client(pipe: Connection, job_json: str, number: int, client: str, servers: list[str], run_dir: str) -> None:
-    """Live as a worker."""
-    report = _enter(pipe, Path(run_dir) / "log" / f"workerlog.{number}")
-    import torch  # noqa: PLC0415  (the fork server has it)
-
-    from fedps.client.worker import prepare_thread, run_worker  # noqa: PLC0415
-
-    job = Job.model_validate_json(job_json)
-    prepare_thread()
-    torch.manual_seed(zlib.crc32(f"{job.runner.seed} {client}".encode()))  # dropout knows no stream but torch's own
-    _live(lambda: run_worker(job, ClientId(client), servers, Path(run_dir), report), report)
-
-
-def check_network(pipe: Connection, job_json: str, run_dir: str) -> None:
-    """Build the job's network once, before any role does; its mistakes go out as one event."""
-    report = _enter(pipe, Path(run_dir) / "log" / "checklog.0")
-    from fedps.client.worker import check  # noqa: PLC0415
-
-    def look() -> None:
-        try:
-            report({"event": "checked", "mistakes": [], **check(Job.model_validate_json(job_json))})
-        except JobError as error:
-            report({"event": "checked", "mistakes": error.mistakes})
-
-    _live(look, report)
-
-
-def _enter(pipe: Connection, log: Path) -> Report:
-    """Leave Ctrl-C to the launcher, write to the log, end with the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    file = log.open("a", buffering=1, encoding="utf-8")
-    os.dup2(file.fileno(), 1)
-    os.dup2(file.fileno(), 2)
-    sys.stdout = sys.stderr = file
-    lock = threading.Lock()
-
-    def report(event: dict[str, object]) -> None:
-        with lock:
-            pipe.send_bytes(json.dumps(event).encode())
-
-    threading.Thread(target=_end_with, args=[pipe], daemon=True).start()
-    report({"event": "started", "pid": os.getpid()})
-    return report
-
-
-def _end_with(pipe: Connection) -> None:
-    try:
-        pipe.recv_bytes()  # the launcher never writes: this returns when it is gone
-    except (EOFError, OSError):
-        os._exit(1)
-
-
-def _live(life: Callable[[], None], report: Report) -> None:
-    try:
-        life()
-    except Exception as error:
-        told = traceback.format_exc()
-        print(told, flush=True)
-        reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
-        theirs = isinstance(error, JobError | DataError)  # a mistake of theirs, that its sentence tells whole
-        report({"event": "failed", "error": reason, "traceback": "" if theirs else told})
-        raise SystemExit(1) from None
+    return Role(kind, name, process, ours, log)

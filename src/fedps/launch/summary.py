@@ -110,7 +110,7 @@ class Ledger:
         samples = sum(e["samples"] for events in self._trained.values() for e in events)
         rounds = [self._round(epoch) for epoch in sorted(self._tested)]
         last = rounds[-1] if rounds else {}
-        started = len(self.first_batch) == runner.worker_num
+        started = self._started()
         return {
             "status": "failed" if error else "ok",
             "error": error,
@@ -118,7 +118,7 @@ class Ledger:
             "workers": runner.worker_num,
             "servers": runner.server_num,
             "coordinator": runner.with_coordinator,
-            "start_seconds": max(self.first_batch.values()) - self._began if started else None,
+            "start_seconds": max(started.values()) - self._began if started else None,
             "train_seconds": train,
             "eval_seconds": union(self._spans["evaluate"]),
             "wall_seconds": now - self._began,
@@ -137,6 +137,14 @@ class Ledger:
                 "restarts": 0,
             },
         }
+
+    def _started(self) -> dict[str, float]:
+        """Return the times of the first batches, of all or of those picked for round 1; nothing while one is missing."""
+        runner, times = self._job.runner, self.first_batch
+        if not runner.with_coordinator:
+            return times if len(times) == runner.worker_num else {}
+        first = [e["id"] for e in self._assigned[1] if e["state"] == "JOIN"]
+        return {who: times[who] for who in first} if set(first) <= times.keys() else {}
 
     def _round(self, epoch: int) -> dict[str, Any]:
         trained, tested = self._trained[epoch], self._tested[epoch]

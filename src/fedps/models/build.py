@@ -1,7 +1,6 @@
 """From a job to its network: a built-in one by `mode`, or a class of the user's own by `runner.model`.
 
-The start of all weights follows from the job's seed; torch's global generator is put
-back as it was.
+The start of all weights follows from the job's seed; torch's global generator is put back as it was.
 """
 
 import inspect
@@ -18,6 +17,7 @@ from torch import nn
 from fedps.config import Job
 from fedps.config.classes import load_class
 from fedps.errors import JobError
+from fedps.models.loss import check_loss
 from fedps.models.ncf import NcfGmf, NcfMlp, NcfNeuMf
 
 NETWORKS: Mapping[str, type[nn.Module]] = {"NCF_MLP": NcfMlp, "NCF_GMF": NcfGmf, "NCF_NeuMF": NcfNeuMf}
@@ -30,7 +30,7 @@ def build(job: Job) -> nn.Module:
 
     Raises:
         JobError: `runner.model` names no class that can be made from `hyper_parameters`, or one that does not
-            map user int64[B] and item int64[B] to logits [B].
+            map user int64[B] and item int64[B] to logits [B], or whose own loss is none.
     """
     path = job.runner.model
     if path is None:
@@ -45,6 +45,7 @@ def build(job: Job) -> nn.Module:
     except Exception as error:  # whatever the user's own code raises
         raise JobError(f"runner.model: {path}: cannot be made: {type(error).__name__}: {error}") from error
     _check_forward(path, model)
+    check_loss(path, model)
     return model
 
 

@@ -9,8 +9,10 @@ from fedps.net.listener import serve
 from fedps.server.server import ParameterServer
 from fedps.tracking import Report
 
+LOOK = 0.05  # seconds between two looks at whether to end
 
-def run_server(job: Job, shard: int, bind: str, run_dir: Path, report: Report) -> None:
+
+def run_server(job: Job, shard: int, bind: str, run_dir: Path, report: Report, *, stay: bool = True) -> None:
     """Serve one shard until SIGTERM.
 
     Args:
@@ -19,16 +21,31 @@ def run_server(job: Job, shard: int, bind: str, run_dir: Path, report: Report) -
         bind: `host:port`; port 0 takes a free one, told in the event `ready`.
         run_dir: the run's folder.
         report: where events go.
+        stay: False ends by itself too, once every expected client has come and left.
 
     Raises:
         JobError: the address cannot be bound.
+        DataError: the epoch to start from cannot be read, or one cannot be saved.
     """
-    asyncio.run(_serve(job, shard, bind, run_dir, report))
+    asyncio.run(_serve(job, shard, bind, run_dir, report, stay))
 
 
-async def _serve(job: Job, shard: int, bind: str, run_dir: Path, report: Report) -> None:
+async def _serve(job: Job, shard: int, bind: str, run_dir: Path, report: Report, stay: bool) -> None:
     server = ParameterServer(job, shard, run_dir, report)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await serve(server, bind, server.limits, lambda address: report({"event": "ready", "address": address}), stop)
+    ending = asyncio.create_task(_end(server, stop, stay))
+    try:
+        await serve(server, bind, server.limits, lambda address: report({"event": "ready", "address": address}), stop)
+    finally:
+        ending.cancel()
+    if server.failure is not None:
+        raise server.failure
     report({"event": "stopped", "rejected": server.rejected})
+
+
+async def _end(server: ParameterServer, stop: asyncio.Event, stay: bool) -> None:
+    """Stop a server that cannot go on or, unless it is to stay, has nobody left to serve."""
+    while not (server.failure or (server.over and not stay)):
+        await asyncio.sleep(LOOK)
+    stop.set()

@@ -7,55 +7,28 @@ reads what one client says; here stands what concerns all.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from fedps.config import Job
-from fedps.errors import RefusedError, TableError
+from fedps.errors import DataError, RefusedError, TableError
 from fedps.server import checks
 from fedps.server.ballot import Ballot, Declaration, difference
 from fedps.server.connection import Connection, Send
 from fedps.server.gate import Offer, WindowGate, windowed_merge
 from fedps.server.members import STAGES, Member, Members, Stop
-from fedps.table import snapshot
+from fedps.server.saving import Saver, WarmStart, make_store
+from fedps.server.waits import Answer, Contested, Standing, Waiting
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.table.store import Store, unfit
 from fedps.tracking import Report
-from fedps.types import ClientId, TableSpec
+from fedps.types import ClientId
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Done, Join, Push
 
 GREETING_TIMEOUT = 10.0  # seconds a connection may stay without saying who it is
 HELD_MESSAGES = 8  # of full size: what may be kept for one connection
-
-Answer = Callable[[], None]
-
-
-class Waiting(NamedTuple):
-    """A pull that waits until clock `after` is merged."""
-
-    after: int
-    connection: Connection
-    answer: Answer
-
-
-class Standing(NamedTuple):
-    """A request at a barrier."""
-
-    connection: Connection
-    answer: Answer
-
-
-class Contested(NamedTuple):
-    """A Join with other tables than those chosen, held until most clients have said theirs."""
-
-    connection: Connection
-    ticket: int
-    join: Join
-    declared: Declaration
 
 
 class ParameterServer:
@@ -64,14 +37,23 @@ class ParameterServer:
     Args:
         job: the job; its mode decides the gate.
         shard: this server's number, from 0.
-        run_dir: the run's folder; tables are saved under `model/<epoch>/`.
+        run_dir: the run's folder; tables are saved under `model/<epoch>/`, or where `runner.model_save_path` says.
         report: where events go.
+
+    Attributes:
+        failure: why it cannot go on, None while it can.
+
+    Raises:
+        DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
     """
 
     def __init__(self, job: Job, shard: int, run_dir: Path, report: Report) -> None:
         runner, size = job.runner, job.limits.message_mib << 20
         self.job, self.shard, self.shards = job, shard, runner.server_num
         self.run_dir, self.report = run_dir, report
+        self.failure: DataError | None = None
+        self._saver, warm = Saver(job, shard, run_dir, report), runner.warmup_model_path
+        self._warm = WarmStart(warm, shard, runner.server_num) if warm else None
         self.limits = Limits(message_bytes=size, held_bytes=HELD_MESSAGES * size)
         self.store, self._ballot = Store(), Ballot()
         combine = windowed_merge(runner)
@@ -90,6 +72,11 @@ class ParameterServer:
     def clock(self) -> int:
         """The step or window now open; 0 where pushes are applied at once."""
         return self.gate.clock if self.gate else 0
+
+    @property
+    def over(self) -> bool:
+        """Whether all expected clients have come, and all have left or were lost for good."""
+        return self.members.complete and not len(self.members)
 
     def opened(self, send: Send, peer: str) -> Connection:
         """Begin a connection; `send` may be used until it is closed, and hangs up when it is given None."""
@@ -138,7 +125,7 @@ class ParameterServer:
         client, declared = connection.known, frozenset(join.tables)
         checks.declaration(join.tables, self.limits)
         if self._ballot.chosen is None:
-            self.store = _store(join.tables)
+            self.store = make_store(join.tables, self._warm)
         if self._ballot.chosen in (None, declared):
             self._contested.pop(client, None)
             self._ballot.vote(client, join.tables)
@@ -150,7 +137,7 @@ class ParameterServer:
         if self._ballot.backs_chosen(client) or self._ballot.settled(self.members.expected):
             raise RefusedError("mismatch", difference(self._ballot.chosen, declared))
         for spec in join.tables:
-            if fault := unfit(spec):
+            if fault := unfit(spec) or (self._warm and self._warm.misfit(spec)):
                 raise TableError(f"table {spec.name!r}: {fault}")
         self._ballot.vote(client, join.tables)
         self._contested[client] = Contested(connection, ticket, join, declared)
@@ -159,7 +146,8 @@ class ParameterServer:
 
     def _elect(self, declared: Declaration) -> None:
         """Put another declaration in the place of the chosen one; its tables, and who declared it, go."""
-        self.store = _store(next(c.join.tables for c in self._contested.values() if c.declared == declared))
+        tables = next(c.join.tables for c in self._contested.values() if c.declared == declared)
+        self.store = make_store(tables, self._warm)
         outvoted, self._ballot.chosen = self._ballot.backers(self._ballot.chosen), declared
         for client in outvoted:
             self._ballot.withdraw(client)
@@ -303,19 +291,18 @@ class ParameterServer:
                 answer()
 
     def save(self, epoch: int) -> None:
-        """Write this shard's tables to `model/<epoch>/server-<shard>`."""
-        facts = {"epoch": epoch, "shard": self.shard, "shards": self.shards, "job": self.job.name}
-        folder = self.run_dir / "model" / str(epoch)
-        snapshot.save(folder, f"server-{self.shard}", self.store.export(), facts)
-        self.report({"event": "saved", "epoch": epoch, "folder": str(folder)})
+        """Write this shard's tables.
+
+        Raises:
+            DataError: they cannot be written; the server cannot go on, and earlier saves stay as they were.
+        """
+        try:
+            self._saver.save(self.store, epoch)
+        except DataError as error:
+            self.failure = error
+            raise
 
     def count_refusal(self, who: str, kind: str, reason: str) -> None:
         """Count a refusal and tell the run of it."""
         self.rejected += 1
         self.report({"event": "refused", "client": who, "kind": kind, "reason": reason})
-
-
-def _store(tables: tuple[TableSpec, ...]) -> Store:
-    store = Store()
-    store.declare(tables)
-    return store

@@ -29,6 +29,17 @@ class DenseTable:
         self.seeded = True
         return True
 
+    def load(self, block: Values, steps: int) -> None:
+        """Take over the tensor with its state, float32[1, width]; starts that are offered later do not count.
+
+        Raises:
+            TableError: it is of another width.
+        """
+        if block.shape != self.block.shape:
+            raise TableError(f"table {self.spec.name!r}: {block.shape} floats, but {self.block.shape} are due")
+        self.block[:] = block
+        self.seeded, self.steps = True, steps
+
     def pull(self) -> Values:
         """Return the values, float32[1, dim], a copy.
 

@@ -7,23 +7,27 @@ and its own, so a torn or altered file is found when it is read.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
+from numpy.typing import NDArray
+from safetensors.numpy import load_file as load_tensors
 
 from fedps.errors import DataError
 from fedps.types import Keys, TableName, TableSpec, Values
 
 Tables = Mapping[TableName, tuple[TableSpec, Keys, Values]]
+Payload = Sequence[bytes | memoryview]
 FORMAT = 1
+DTYPES = {np.dtype("<i8"): "I64", np.dtype("<f4"): "F32"}  # of what is saved, in safetensors' words
 
 
-def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -> None:
-    """Write `<name>.safetensors` and `<name>.json`, readable by their owner only.
+def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -> str:
+    """Write `<name>.safetensors` and `<name>.json`, readable by their owner only; return the save's check.
 
     Args:
         folder: made if absent.
@@ -36,19 +40,20 @@ def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -
     """
     arrays = {}
     for table, (_, keys, block) in tables.items():
-        arrays[f"{table}/keys"], arrays[f"{table}/rows"] = (
-            np.ascontiguousarray(keys),
-            np.ascontiguousarray(block),
-        )
-    payload = save_tensors(arrays)
+        arrays[f"{table}/keys"], arrays[f"{table}/rows"] = np.ascontiguousarray(keys), np.ascontiguousarray(block)
+    payload = _tensors(arrays)
     specs = {table: msgspec.to_builtins(spec) for table, (spec, _, _) in tables.items()}
-    manifest = {"format": FORMAT, "sha256": hashlib.sha256(payload).hexdigest(), "facts": dict(facts), "tables": specs}
-    text = json.dumps(manifest | {"check": _check(manifest)}, indent=1)
+    manifest = {"format": FORMAT, "sha256": _digest(payload), "facts": dict(facts), "tables": specs}
+    check = _check(manifest)
+    text = json.dumps(manifest | {"check": check}, indent=1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_all({folder / f"{name}.safetensors": payload, folder / f"{name}.json": text.encode()})
+        _write_all({folder / f"{name}.safetensors": payload, folder / f"{name}.json": [text.encode()]})
     except OSError as error:
-        raise DataError(f"cannot save to {folder}: {error}; free space or choose another --run_dir") from error
+        raise DataError(
+            f"cannot save to {folder}: {error}; free space, or choose another --run_dir or runner.model_save_path"
+        ) from error
+    return check
 
 
 def load(folder: Path, name: str) -> tuple[dict[TableName, tuple[TableSpec, Keys, Values]], dict[str, object]]:
@@ -57,18 +62,44 @@ def load(folder: Path, name: str) -> tuple[dict[TableName, tuple[TableSpec, Keys
     Raises:
         DataError: a file is missing, torn or altered; it is named.
     """
-    path, manifest_path = folder / f"{name}.safetensors", folder / f"{name}.json"
-    try:
-        manifest = json.loads(manifest_path.read_bytes())
-        if manifest["format"] != FORMAT or manifest.pop("check") != _check(manifest):
-            raise DataError(f"{manifest_path}: is altered, or of another version of fedps; use another epoch's save")
-        payload = path.read_bytes()
-        if manifest["sha256"] != hashlib.sha256(payload).hexdigest():
+    with _readable(folder, name) as (path, manifest_path):
+        manifest = _manifest(manifest_path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if manifest["sha256"] != digest:
             raise DataError(f"{path}: is torn or altered: its checksum is not the manifest's; use another epoch's save")
         specs = {table: msgspec.convert(spec, TableSpec) for table, spec in manifest["tables"].items()}
-        arrays = load_tensors(payload)
+        arrays = load_tensors(path)
         tables = {t: (spec, arrays[f"{t}/keys"], arrays[f"{t}/rows"]) for t, spec in specs.items()}
         return tables, dict(manifest["facts"])
+
+
+def load_facts(folder: Path, name: str) -> tuple[dict[str, object], str]:
+    """Read the facts of a save, without its tables, and its check, which no other save has.
+
+    Raises:
+        DataError: the manifest is missing, torn or altered; it is named.
+    """
+    with _readable(folder, name) as (_, manifest_path):
+        manifest = _manifest(manifest_path)
+        return dict(manifest["facts"]), _check(manifest)
+
+
+def write_whole(path: Path, payload: bytes) -> None:
+    """Write a file so that it is there whole or not at all, mode 0600."""
+    _write_all({path: [payload]})
+
+
+@contextmanager
+def _readable(folder: Path, name: str) -> Iterator[tuple[Path, Path]]:
+    """Give the paths of a save's two files; whatever reading them raises becomes a DataError that names one.
+
+    Raises:
+        DataError: as said.
+    """
+    path, manifest_path = folder / f"{name}.safetensors", folder / f"{name}.json"
+    try:
+        yield path, manifest_path
     except DataError:
         raise
     except OSError as error:
@@ -79,9 +110,12 @@ def load(folder: Path, name: str) -> tuple[dict[TableName, tuple[TableSpec, Keys
         ) from error
 
 
-def write_whole(path: Path, payload: bytes) -> None:
-    """Write a file so that it is there whole or not at all, mode 0600."""
-    _write_all({path: payload})
+def _manifest(path: Path) -> dict[str, Any]:
+    """Return a manifest that is whole, without its check."""
+    manifest: dict[str, Any] = json.loads(path.read_bytes())
+    if manifest["format"] != FORMAT or manifest.pop("check") != _check(manifest):
+        raise DataError(f"{path}: is altered, or of another version of fedps; use another epoch's save")
+    return manifest
 
 
 def _check(manifest: Mapping[str, object]) -> str:
@@ -89,13 +123,36 @@ def _check(manifest: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(json.loads(json.dumps(manifest)), sort_keys=True).encode()).hexdigest()
 
 
-def _write_all(files: Mapping[Path, bytes]) -> None:
+def _tensors(arrays: Mapping[str, NDArray[Any]]) -> Payload:
+    """Return a safetensors file in pieces, the arrays' own memory among them: they may be larger than what is free."""
+    header, at = dict[str, object](), 0
+    for name, array in arrays.items():
+        end = at + array.nbytes
+        header[name] = {"dtype": DTYPES[array.dtype], "shape": array.shape, "data_offsets": (at, end)}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [
+        len(text).to_bytes(8, "little"),
+        text,
+        *(array.reshape(-1).view(np.uint8).data for array in arrays.values()),
+    ]
+
+
+def _digest(payload: Payload) -> str:
+    sha = hashlib.sha256()
+    for piece in payload:
+        sha.update(piece)
+    return sha.hexdigest()
+
+
+def _write_all(files: Mapping[Path, Payload]) -> None:
     """Write files of one folder; none takes its name before all are on disk, so a full disk spoils no earlier save."""
     scratch = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
     try:
         for path, payload in files.items():
             with open(os.open(scratch[path], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123  (a descriptor)
-                file.write(payload)
+                file.writelines(payload)
                 file.flush()
                 os.fsync(file.fileno())
         for path in files:

@@ -83,6 +83,7 @@ class SparseTable:
         self._index = Index(self._max_rows)
         self._block: Values = _reserve(self._max_rows * self._width, np.dtype(np.float32)).reshape(-1, self._width)
         self._ids: Keys = _reserve(self._max_rows, np.dtype(np.int64))
+        self._changed: NDArray[np.bool_] = _reserve(self._max_rows, np.dtype(np.bool_))  # pushed since the last save
         self._rows = 0
         rule = spec.rule
         self._tail = rules.momentum_tail(rule.beta1, rule.beta2) if rule.name == "adam" else np.zeros(1)
@@ -113,14 +114,25 @@ class SparseTable:
         self._check_shape(keys, values, self.spec.dim)
         slots = self._slots_of(keys)
         self.steps += 1
+        self._changed[slots] = True
         self._settle(slots, self.steps - 1)
         kernels.change(self._block, slots, values, self._constants, self._rule, float(self.steps))
 
-    def export(self) -> tuple[Keys, Values]:
-        """Return all keys, sorted, and their rows with state as they are now, float32[n, width], copies."""
-        self._settle(np.arange(self._rows), self.steps)
-        order = np.argsort(self._ids[: self._rows])
-        return self._ids[: self._rows][order], self._block[: self._rows][order]
+    def export(self, changed: bool = False) -> tuple[Keys, Values]:
+        """Return keys, sorted, and their rows with state as they are now, float32[n, width], copies.
+
+        Args:
+            changed: only rows pushed since `mark_saved`; the others are as they were saved, but for momentum that
+                `rules.settle` brings up to `steps`.
+        """
+        slots = np.flatnonzero(self._changed[: self._rows]) if changed else np.arange(self._rows)
+        self._settle(slots, self.steps)
+        slots = slots[np.argsort(self._ids[slots])]
+        return self._ids[slots], self._block[slots]
+
+    def mark_saved(self) -> None:
+        """Count all rows as saved."""
+        self._changed[: self._rows] = False
 
     def load(self, keys: Keys, block: Values, steps: int) -> None:
         """Take over rows with their state, as `export` gave them.
@@ -129,7 +141,7 @@ class SparseTable:
             TableError: there is no room for the rows, or they are of another width.
         """
         self._check_shape(keys, block, self._width)
-        self._block[self._slots_of(keys)] = block
+        self._block[self._slots_of(keys, started=False)] = block
         self.steps = steps
 
     def _check_shape(self, keys: Keys, rows: Values, floats: int) -> None:
@@ -145,7 +157,8 @@ class SparseTable:
         if self.spec.rule.name == "adam":
             kernels.settle_adam(self._block, slots, self._constants, self._tail, float(step))
 
-    def _slots_of(self, keys: Keys) -> Keys:
+    def _slots_of(self, keys: Keys, started: bool = True) -> Keys:
+        """Return the rows' slots, making those that are new; `started` puts their start in, else they are zeros."""
         slots, missing = self._index.find(keys)
         if missing:
             if self._rows + missing > self._max_rows:
@@ -154,7 +167,8 @@ class SparseTable:
                 )
             new = keys[slots < 0]
             made = np.arange(self._rows, self._rows + missing)
-            self._block[made[0] : made[0] + missing, : self.spec.dim] = initial_rows(self.spec, new)
+            if started:
+                self._block[made[0] : made[0] + missing, : self.spec.dim] = initial_rows(self.spec, new)
             self._ids[made[0] : made[0] + missing] = new
             self._index.insert(new, made)
             self._rows += missing

@@ -70,13 +70,39 @@ class Store:
         else:
             table.push(values)
 
-    def export(self) -> dict[TableName, tuple[TableSpec, Keys, Values]]:
-        """Return every table's spec, keys and rows with state, for saving."""
+    def export(self, changed: bool = False) -> dict[TableName, tuple[TableSpec, Keys, Values]]:
+        """Return every table's spec, keys and rows with state, for saving.
+
+        Args:
+            changed: of sparse tables only the rows pushed since `mark_saved`.
+        """
         saved = {}
         for name, table in self._tables.items():
-            keys, block = table.export() if isinstance(table, SparseTable) else (NO_KEYS, table.block.copy())
+            keys, block = table.export(changed) if isinstance(table, SparseTable) else (NO_KEYS, table.block.copy())
             saved[name] = (table.spec, keys, block)
         return saved
+
+    def steps(self) -> dict[TableName, int]:
+        """Return how many pushes each table has had."""
+        return {name: table.steps for name, table in self._tables.items()}
+
+    def mark_saved(self) -> None:
+        """Count all rows as saved."""
+        for table in self._tables.values():
+            if isinstance(table, SparseTable):
+                table.mark_saved()
+
+    def load(self, name: TableName, keys: Keys, block: Values, steps: int) -> None:
+        """Take over a table's rows with their state (dense: the tensor), as `export` gave them, after `steps` pushes.
+
+        Raises:
+            TableError: no such table, no room for the rows, or they are of another width.
+        """
+        table = self._table(name)
+        if isinstance(table, SparseTable):
+            table.load(keys, block, steps)
+        else:
+            table.load(block, steps)
 
     def _table(self, name: TableName) -> SparseTable | DenseTable:
         try:

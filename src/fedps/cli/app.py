@@ -1,0 +1,114 @@
+"""The root of the command line, what its commands share, and how they end."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
+from fedps import __version__
+from fedps.errors import FedpsError, JobError, RoleError
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+HELP = """fedps trains one recommender over many owners of data who keep their data.
+
+    fedps data prepare movielens --out .data/ml-1m
+    fedps config show examples/quickstart.yaml
+    fedps run examples/quickstart.yaml
+    fedps run examples/quickstart.yaml -o runner.sync_mode=async -o runner.epochs=5
+    fedps export runs/quickstart-... --out model
+"""
+app = App(name="fedps", help=HELP, version=__version__, help_format="plaintext", suppress_keyboard_interrupt=False)
+
+
+def flag(word: str, least: int | None = None) -> Parameter:
+    """Return a flag, with - and _ alike in its name; `least` is the smallest number it takes."""
+    forms = dict.fromkeys(f"--{form}" for form in (word, word.replace("_", "-"), word.replace("-", "_")))
+    return Parameter(name=list(forms), negative="", validator=None if least is None else Number(gte=least))
+
+
+Switch = Parameter(negative="", show_default=False)
+JobFile = Annotated[Path | None, Parameter(name=["--job", "-m"], show_default=False)]
+Override = Annotated[list[str] | None, Parameter(name=["-o", "--override"], negative="")]
+AsJson = Annotated[bool, Switch, Parameter(name="--json")]
+RunDir = Annotated[Path | None, flag("run_dir")]
+LogDir = Annotated[Path | None, flag("log_dir")]
+AllowCommands = Annotated[bool, Switch, flag("allow-commands")]
+AllowDump = Annotated[bool, Switch, flag("allow-private-dump")]
+
+
+def main() -> None:
+    """Run the command line; errors that fedps raises on purpose are told without a traceback."""
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        command = " ".join(["fedps", *(error.command_chain or [])])
+        code = _fail(str(error))
+        print(f"see `{command} --help`", file=sys.stderr)
+        sys.exit(code)
+    except RoleError as error:
+        sys.exit(_fail(f"{error.traceback}\n{error}".lstrip("\n"), FAILED))
+    except FedpsError as error:
+        sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def named(job: Path | None) -> Path:
+    """Return the job file.
+
+    Raises:
+        JobError: none was given.
+    """
+    if job is None:
+        raise JobError("no job file: write `fedps run JOB.yaml` or `-m JOB.yaml`, whatever the command")
+    return job
+
+
+def load(path: Path | None, overrides: list[str]) -> Any:
+    """Read a job file.
+
+    Raises:
+        JobError: none was given, or it is wrong.
+    """
+    from fedps.config import load_job  # noqa: PLC0415
+
+    return load_job(named(path), overrides)
+
+
+def note(text: str) -> None:
+    """Say what is worth knowing and no mistake."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def note_job(job: Any) -> None:
+    """Say which keys of a job have no effect."""
+    from fedps.config import notes_of  # noqa: PLC0415
+
+    for text in notes_of(job):
+        note(text)
+
+
+def tell(result: dict[str, Any], as_json: bool) -> None:
+    """Print what a command found, a line a fact, or as one JSON object."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    for key, value in result.items():
+        for one in value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]:
+            print(f"{key}: {_shown(one)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _fail(text: str, code: int = WRONG) -> int:
+    for line in text.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return code

@@ -1,0 +1,132 @@
+"""`fedps data`: prepare real data, or make a synthetic twin, for federated training."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+from fedps.cli.app import Switch, app, flag
+from fedps.errors import JobError
+
+data_app = App(name="data", help="Prepare data for federated training.")
+prepare_app = App(name="prepare", help="Split a real data set over clients.")
+synth_app = App(name="synth", help="Make a synthetic twin of a data set, with planted taste.")
+app.command(data_app)
+data_app.command(prepare_app)
+data_app.command(synth_app)
+
+Partition = Literal["zipcode", "iid", "dirichlet", "quantity"]
+Clients = Annotated[int | None, flag("clients", least=1)]
+Alpha = Annotated[float | None, Parameter(validator=Number(gt=0))]
+Negatives = Annotated[int, flag("negatives", least=0)]
+Seed = Annotated[int, flag("seed", least=0)]
+
+
+@prepare_app.command(name="movielens")
+def prepare_movielens(
+    *,
+    out: Path,
+    source: str | None = None,
+    partition: Partition = "zipcode",
+    clients: Clients = None,
+    alpha: Alpha = None,
+    negatives: Negatives = 4,
+    test_negatives: Annotated[Path | None, flag("test-negatives")] = None,
+    test_rating: Annotated[Path | None, flag("test-rating")] = None,
+    seed: Seed = 0,
+    or_synthetic: Annotated[bool, Switch, flag("or-synthetic")] = False,
+) -> None:
+    """Prepare MovieLens in the NCF split (leave one out, 99 test negatives).
+
+    Args:
+        out: Folder to make.
+        source: ml-1m.zip, ml-100k.zip, a folder of their files, or a URL (default $FEDPS_DATA, then the publisher).
+        partition: How users become clients.
+        clients: Number of clients (10; not for zipcode, which makes one of each first digit).
+        alpha: Skew of dirichlet and quantity (0.5); small is skewed.
+        negatives: Sampled negatives for each positive.
+        test_negatives: Published test negatives; drawn if left out.
+        test_rating: Published test positives; each user's latest if left out.
+        seed: Of all draws.
+        or_synthetic: Make a synthetic twin, and say so loudly, where the real data cannot be had.
+    """
+    from fedps.data.movielens import prepare  # noqa: PLC0415
+    from fedps.data.synth import synthesize  # noqa: PLC0415
+    from fedps.errors import DataError  # noqa: PLC0415
+
+    split = _split(partition, clients, alpha)
+    try:
+        manifest = prepare(out, source, split, negatives, test_rating, test_negatives, seed)
+    except DataError as error:
+        if not or_synthetic or source is not None:
+            raise
+        print(
+            f"{error}\n\n*** NO REAL DATA: making a SYNTHETIC twin; its figures say nothing of MovieLens ***\n",
+            file=sys.stderr,
+        )
+        manifest = synthesize(out, split=split, per_positive=negatives, seed=seed)
+    _describe(manifest, out)
+
+
+@synth_app.command(name="movielens")
+def synth_movielens(
+    *,
+    out: Path,
+    users: Annotated[int, flag("users", least=1)] = 6040,
+    items: Annotated[int, flag("items", least=1)] = 3706,
+    per_user: Annotated[int, flag("per-user", least=1)] = 165,
+    partition: Partition = "zipcode",
+    clients: Clients = None,
+    alpha: Alpha = None,
+    negatives: Negatives = 4,
+    seed: Seed = 0,
+) -> None:
+    """Make a synthetic twin of MovieLens with planted taste.
+
+    Args:
+        out: Folder to make.
+        users: Number of users.
+        items: Number of items.
+        per_user: Interactions of a user on average.
+        partition: How users become clients.
+        clients: Number of clients (10; not for zipcode, which makes one of each first digit).
+        alpha: Skew of dirichlet and quantity (0.5); small is skewed.
+        negatives: Sampled negatives for each positive.
+        seed: Of all draws.
+    """
+    from fedps.data.synth import synthesize  # noqa: PLC0415
+
+    _describe(synthesize(out, users, items, per_user, _split(partition, clients, alpha), negatives, seed), out)
+
+
+def _split(partition: Partition, clients: int | None, alpha: float | None) -> Any:
+    """Return the split that flags ask for.
+
+    Raises:
+        JobError: a flag that the partition has no use for.
+    """
+    from fedps.data.prepared import Split  # noqa: PLC0415
+
+    mistakes = []
+    if partition == "zipcode" and clients is not None:
+        mistakes.append(
+            f"--clients {clients}: zipcode makes one client of each first digit; leave it out, or choose another"
+            " --partition, e.g. iid"
+        )
+    if partition not in ("dirichlet", "quantity") and alpha is not None:
+        mistakes.append(f"--alpha {alpha}: {partition} knows no skew; leave it out, or use dirichlet or quantity")
+    if mistakes:
+        raise JobError(mistakes)
+    plain = Split()
+    return Split(partition, plain.clients if clients is None else clients, plain.alpha if alpha is None else alpha)
+
+
+def _describe(manifest: Any, out: Path) -> None:
+    print(f"{'client':>8} {'users':>8} {'samples':>11}")
+    for client, facts in manifest["clients"].items():
+        print(f"{client:>8} {facts['users']:>8,} {facts['samples']:>11,}")
+    samples = sum(f["samples"] for f in manifest["clients"].values())
+    print(f"{'all':>8} {manifest['num_users']:>8,} {samples:>11,}   {manifest['num_items']:,} items")
+    print(f"source: {manifest['source']}{' (SYNTHETIC)' if manifest['synthetic'] else ''}; prepared in {out}")

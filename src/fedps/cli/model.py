@@ -1,0 +1,69 @@
+"""`fedps infer` and `fedps export`: what a run's model is worth, and the model as one file."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fedps.cli.app import AsJson, JobFile, Override, RunDir, Switch, app, flag, load, note_job, tell
+from fedps.errors import JobError
+
+
+@app.command
+def infer(
+    job: JobFile = None,
+    *,
+    weights: Path | None = None,
+    run_dir: RunDir = None,
+    predictions: Annotated[Path | None, flag("predictions")] = None,
+    override: Override = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate saved epochs, or given weights, on a job's held-out samples: AUC, HR@10, NDCG@10.
+
+    Example: fedps infer examples/quickstart.yaml --run_dir runs/quickstart-... --predictions predictions.csv
+
+    Example: fedps infer examples/quickstart.yaml --weights model/model.safetensors
+
+    Args:
+        job: The job file (YAML); its infer_start_epoch and infer_end_epoch say which epochs.
+        weights: A safetensors file with the model's own parameter names, as `fedps export` writes it.
+        run_dir: The run whose epochs are meant (default the job's infer_load_path or model_save_path).
+        predictions: File to write each sample's prediction to.
+        override: key=value, set over the job file; may be repeated.
+        as_json: Print one JSON object.
+    """
+    if weights is not None and (run_dir is not None or predictions is not None):
+        other = "--run_dir" if run_dir is not None else "--predictions"
+        raise JobError(f"--weights and {other} contradict each other: one file of weights, or a run's saved epochs")
+    resolved = load(job, override or [])
+    note_job(resolved)
+    if weights is not None:
+        from fedps.client.infer import infer as score  # noqa: PLC0415
+
+        tell(score(resolved, weights), as_json)
+    else:
+        from fedps.client.infer import infer_epochs  # noqa: PLC0415
+
+        tell(infer_epochs(resolved, run_dir, predictions), as_json)
+
+
+@app.command
+def export(
+    run_dir: Path,
+    *,
+    out: Path,
+    epoch: int | None = None,
+    private: Annotated[bool, Switch] = False,
+    format: Literal["safetensors"] = "safetensors",  # noqa: A002  (the flag's name)
+) -> None:
+    """Write a run's model as one file, names and shapes as in the network.
+
+    Args:
+        run_dir: The run's folder.
+        out: Folder to write model.safetensors to.
+        epoch: Which saved epoch (default the last).
+        private: Join the clients' private tables too, where they lie in the run folder.
+        format: The file's form.
+    """
+    from fedps.export import export_run  # noqa: PLC0415
+
+    print(f"{format}: {export_run(run_dir, out, epoch, private)}")

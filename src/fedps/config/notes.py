@@ -1,0 +1,104 @@
+"""What a job says without effect: one sentence a key, for the person who wrote it."""
+
+from operator import attrgetter
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedps.config.allow import Allow
+from fedps.config.job import Job, Runner
+
+ADAMS = ("adam", "lazy_adam", "shared_adam")
+PIPED = ("QueueDataset", "InmemoryDataset")
+OWN = ("DataLoader", "RecDataset")
+MATTERS: tuple[tuple[str, str, str, tuple[Any, ...]], ...] = (
+    # in this section this key matters only where that key has one of these values
+    ("runner", "geo_step", "sync_mode", ("geo",)),
+    ("runner", "geo_merge", "sync_mode", ("geo",)),
+    ("runner", "geo_overlap", "sync_mode", ("geo",)),
+    ("runner", "row_average", "sync_mode", ("round",)),
+    ("runner", "client_selector", "with_coordinator", (True,)),
+    ("runner", "clients_per_round", "with_coordinator", (True,)),
+    ("runner", "round_iterations", "with_coordinator", (True,)),
+    ("runner", "eval_clients", "with_coordinator", (True,)),
+    ("runner", "train_reader_path", "reader_type", OWN),
+    ("runner", "infer_reader_path", "infer_reader_type", OWN),
+    ("runner", "dump_fields_path", "need_dump", (True,)),
+    ("runner", "dump_fields", "need_dump", (True,)),
+    ("runner", "dump_param", "need_dump", (True,)),
+    ("hyper_parameters", "mf_dim", "mode", ("NCF_GMF", "NCF_NeuMF")),
+    ("hyper_parameters", "fc_layers", "mode", ("NCF_MLP", "NCF_NeuMF")),
+    ("hyper_parameters.optimizer", "beta1", "name", ADAMS),
+    ("hyper_parameters.optimizer", "beta2", "name", ADAMS),
+    ("hyper_parameters.optimizer", "epsilon", "name", (*ADAMS, "adagrad", "row_adagrad")),
+    ("hyper_parameters.optimizer", "initial_g2", "name", ("row_adagrad",)),
+)
+
+
+def notes_of(job: Job, allow: Allow | None = None) -> list[str]:
+    """Return one sentence for each key that was given a value and has no effect in this job.
+
+    Args:
+        job: the job; what reading its file had to say comes first.
+        allow: what the command line allows; if it is known, what the job asks for beyond it is told too.
+    """
+    own_model = job.runner.model is not None  # it may take any hyperparameter
+    idle = [
+        note
+        for where, key, decider, values in MATTERS
+        if not (own_model and where == "hyper_parameters") and (note := _note(job, where, key, decider, values))
+    ]
+    runner = job.runner
+    return [*job.notes, *idle, *_selection(runner), *_commands(runner, allow), *_readers(runner), *_dumps(runner)]
+
+
+def _note(job: Job, where: str, key: str, decider: str, values: tuple[Any, ...]) -> str | None:
+    section: BaseModel = attrgetter(where)(job)
+    value, decided = getattr(section, key), getattr(section, decider)
+    known = type(section).model_fields
+    if value == known[key].default or decided in values:
+        return None
+    told = list(value) if isinstance(value, tuple) else value
+    return f"{where}.{key}: {told}: has no effect {_when(known[decider].alias or decider, decided, values)}"
+
+
+def _when(decider: str, decided: Any, values: tuple[Any, ...]) -> str:
+    if values == (True,):
+        return f"without {decider}"
+    only = " or ".join([", ".join(values[:-1]), values[-1]] if len(values) > 1 else values)
+    return f"without {decider} {only}" if decided is None else f"with {decider} {decided}, only with {only}"
+
+
+def _selection(runner: Runner) -> list[str]:
+    count = runner.clients_per_round
+    if count is None or not runner.with_coordinator or runner.client_selector != "all":
+        return []
+    return [f"runner.clients_per_round: {count}: has no effect with client_selector all, only with random or your own"]
+
+
+def _commands(runner: Runner, allow: Allow | None) -> list[str]:
+    command = runner.pipe_command
+    if command is None:
+        return []
+    told = f"runner.pipe_command: {command!r}: "
+    if runner.reader_type not in PIPED and runner.infer_reader_type not in PIPED:
+        return [f"{told}has no effect without reader_type {' or '.join(PIPED)}"]
+    if allow is None or allow.commands:
+        return []
+    return [f"{told}is not run without --allow-commands; the built-in reader reads the files, as lines user,item,label"]
+
+
+def _readers(runner: Runner) -> list[str]:
+    """Tell where the built-in reader stands in for one that was not named."""
+    return [
+        f"runner.{kind}: {reader}: without {lacking} the built-in reader reads lines user,item,label"
+        for kind, path in (("reader_type", "train_reader_path"), ("infer_reader_type", "infer_reader_path"))
+        if (reader := getattr(runner, kind)) is not None
+        and getattr(runner, lacking := "pipe_command" if reader in PIPED else path) is None
+    ]
+
+
+def _dumps(runner: Runner) -> list[str]:
+    if not runner.need_dump or runner.dump_fields or runner.dump_param:
+        return []
+    return ["runner.need_dump: True: there is nothing to dump; name dump_fields or dump_param"]

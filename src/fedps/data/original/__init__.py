@@ -1,0 +1,1 @@
+"""Modules under the names by which the reader scripts of PaddleRec import them."""

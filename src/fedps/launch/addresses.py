@@ -1,0 +1,197 @@
+"""Addresses and counts as the flags of a command line give them: read, checked against each other, and judged local or not.
+
+A list and a count of the same role must agree; either alone is enough. Pure, but for `is_here` and `check_here`, which
+ask the system what this machine is called.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psutil
+
+from fedps.errors import JobError
+
+EXAMPLE = "127.0.0.1:10000"
+ANY = ("0.0.0.0", "::")  # noqa: S104  (compared, not bound)
+
+
+class Address(NamedTuple):
+    """Where a role listens; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return host:port, a bare IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def reachable(self) -> "Address":
+        """Where this machine's own processes call it: one that listens everywhere is called on the loopback."""
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+        return self._replace(host=loopback.get(self.host, self.host))
+
+
+class Counts(NamedTuple):
+    """How many of each role the flags ask for, None where they leave it open, and where those listen, if they say so."""
+
+    workers: int | None = None
+    servers: int | None = None
+    coordinators: int | None = None
+    server_at: tuple[Address, ...] = ()
+    coordinator_at: Address | None = None
+
+    def overrides(self) -> list[str]:
+        """Return them as `-o` would say them."""
+        said = {"worker_num": self.workers, "server_num": self.servers}
+        found = [f"runner.{key}={count}" for key, count in said.items() if count is not None]
+        switch = {None: [], 0: ["runner.with_coordinator=false"]}
+        return found + switch.get(self.coordinators, ["runner.with_coordinator=true"])
+
+
+def read_counts(
+    worker_num: int | None = None, workers: str | None = None, server_num: int | None = None,
+    servers: str | None = None, coordinator_num: int | None = None, coordinators: str | None = None,
+) -> Counts:  # fmt: skip
+    """Read the six flags that say who takes part.
+
+    Raises:
+        JobError: all that is malformed, and all that contradicts each other.
+    """
+    mistakes: list[str] = []
+    lists = {
+        role: _listed(f"--{role}s", text, mistakes)
+        for role, text in (("worker", workers), ("server", servers), ("coordinator", coordinators))
+    }
+    for role, count in (("worker", worker_num), ("server", server_num), ("coordinator", coordinator_num)):
+        given = lists[role]
+        if count is not None and given is not None and count != len(given):
+            mistakes.append(
+                f"--{role}_num {count} and --{role}s ({_times(len(given), 'address', 'addresses')}) contradict each"
+                f" other: make them agree, or leave one out"
+            )
+    if coordinator_num not in (None, 0, 1):
+        mistakes.append(f"--coordinator_num {coordinator_num}: a job has one coordinator, or none: 0 or 1")
+    elif coordinator_num is None and len(lists["coordinator"] or ()) > 1:
+        mistakes.append(f"--coordinators {coordinators}: a job has one coordinator: name one address")
+    mistakes += _twice([*(lists["server"] or ()), *(lists["coordinator"] or ())])
+    if mistakes:
+        raise JobError(mistakes)
+    server_at, coordinator_at = tuple(lists["server"] or ()), next(iter(lists["coordinator"] or ()), None)
+    return Counts(
+        workers=_count(worker_num, lists["worker"]),
+        servers=_count(server_num, lists["server"]),
+        coordinators=_count(coordinator_num, lists["coordinator"]),
+        server_at=server_at,
+        coordinator_at=coordinator_at,
+    )
+
+
+def read_addresses(flag: str, text: str) -> list[Address]:
+    """Read `host:port,host:port,…`.
+
+    Raises:
+        JobError: every entry that is no address, by its flag.
+    """
+    mistakes: list[str] = []
+    found = _listed(flag, text, mistakes)
+    if mistakes:
+        raise JobError(mistakes)
+    return found or []
+
+
+def is_here(host: str) -> bool:
+    """Whether a host is this machine.
+
+    Raises:
+        JobError: nobody knows the host.
+    """
+    if host in ANY:
+        return True
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError) as error:
+        raise JobError(f"host {host!r}: is not known here ({error}); correct it, or write its IP address") from None
+    ours = {a.address.partition("%")[0] for group in psutil.net_if_addrs().values() for a in group}
+    return any(str(ip) in ours or ipaddress.ip_address(str(ip).partition("%")[0]).is_loopback for ip in found)
+
+
+def check_here(counts: Counts) -> None:
+    """Make sure that every role that shall listen can do so on this machine, now.
+
+    Raises:
+        JobError: one lies elsewhere, nobody knows its host, or its port is taken; says how to start it there.
+    """
+    mistakes = []
+    for shard, at in enumerate(counts.server_at):
+        mistakes += _misplaced(f"server {shard}", at, f"fedps server JOB.yaml --shard {shard} --servers …")
+    if counts.coordinator_at is not None:
+        at = counts.coordinator_at
+        mistakes += _misplaced("coordinator", at, f"fedps coordinator JOB.yaml --coordinators {at}")
+    if mistakes:
+        raise JobError(mistakes)
+
+
+def _count(given: int | None, listed: Sequence[Address] | None) -> int | None:
+    return len(listed) if given is None and listed is not None else given
+
+
+def _listed(flag: str, text: str | None, mistakes: list[str]) -> list[Address] | None:
+    if text is None:
+        return None
+    found = []
+    for word in (w.strip() for w in text.split(",")):
+        try:
+            found.append(_address(word))
+        except ValueError as error:
+            mistakes.append(f"{flag}: {word[:80]!r}: {error}; write host:port,host:port, e.g. {EXAMPLE}")
+    return found
+
+
+def _address(word: str) -> Address:
+    host, colon, port = word.rpartition(":")
+    if not word:
+        raise ValueError("an entry is empty")
+    if not colon or not host or any(c.isspace() or c in "/@;" for c in word):
+        raise ValueError("is no host:port")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError(f"{port!r} is no port from 0 to 65535")
+    if host.startswith("[") and host.endswith("]"):
+        return Address(host[1:-1], int(port))
+    if set(host) & set(":[]"):
+        raise ValueError("an IPv6 host stands in brackets, e.g. [::1]:10000")
+    return Address(host, int(port))
+
+
+def _twice(addresses: Sequence[Address]) -> list[str]:
+    named = [a for a in addresses if a.port]
+    return [f"{a}: is given to two roles; each listens on a port of its own" for a in dict.fromkeys(named) if named.count(a) > 1]  # fmt: skip
+
+
+def _misplaced(role: str, at: Address, command: str) -> list[str]:
+    try:
+        if is_here(at.host):
+            return _taken(role, at)
+    except JobError as error:
+        return [f"{role} {at}: {error}"]
+    return [
+        f"{role} {at}: is not this machine, and `fedps run` starts roles here only: start it there with `{command}`, and"
+        " the others one by one likewise; see docs/guides/deploy-by-hand.md"
+    ]
+
+
+def _taken(role: str, at: Address) -> list[str]:
+    family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
+    with socket.socket(family) as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will: what has just closed is free
+        try:
+            door.bind(at)
+        except OSError as error:
+            return [f"{role}: cannot listen on {at}: {error.strerror or error}; choose another port, or end who has it"]
+    return []
+
+
+def _times(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"

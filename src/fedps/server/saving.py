@@ -1,0 +1,124 @@
+"""What one server writes at the end of an epoch, and what it starts from where the job names a saved epoch.
+
+Only the rows this server keeps are its concern: `table.saved` cuts them out of whatever number of servers wrote a save.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from fedps.config import Job
+from fedps.errors import DataError, TableError
+from fedps.table import saved, snapshot
+from fedps.table.saved import Saved
+from fedps.table.snapshot import Tables
+from fedps.table.store import Store
+from fedps.tracking import Report
+from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
+
+
+class Saver:
+    """Writes one server's tables to `<model folder>/<epoch>/server-<shard>`, as the job's `save_mode` says.
+
+    `all`: every row with its optimizer state. `base`: values only. `delta`: the rows changed since the last save, with
+    state; it names that save, and the first one of a run is whole.
+
+    Args:
+        job, shard, run_dir, report: as for the server.
+    """
+
+    def __init__(self, job: Job, shard: int, run_dir: Path, report: Report) -> None:
+        self._mode, self._report, self._name = job.runner.save_mode, report, f"server-{shard}"
+        self._folder = saved.model_folder(job, run_dir)
+        self._facts = {
+            "shard": shard, "shards": job.runner.server_num, "job": job.name, "mode": self._mode,
+            "run": str(run_dir.absolute()),  # where to look for private tables, if they are on this machine
+        }  # fmt: skip
+        self._last: dict[str, object] | None = None  # the save that the next delta builds on
+        self._of: Store | None = None  # whose it is
+
+    def save(self, store: Store, epoch: int) -> None:
+        """Write one epoch.
+
+        Args:
+            store: the tables.
+            epoch: counted from 1.
+
+        Raises:
+            DataError: the files cannot be written; earlier saves stay as they were.
+        """
+        delta = self._mode == "delta"
+        base = self._last if delta and self._of is store else None
+        if base is not None and base["epoch"] == epoch:
+            base = None  # a delta may not take the place of the save it builds on
+        tables: Tables = store.export(changed=base is not None)
+        if self._mode == "base":
+            tables = {name: _values_only(*table) for name, table in tables.items()}
+        folder = self._folder / str(epoch)
+        facts = {"epoch": epoch, **self._facts, "base": base, "steps": store.steps()}
+        check = snapshot.save(folder, self._name, tables, facts)
+        store.mark_saved()
+        self._last, self._of = {"epoch": epoch, "check": check}, store
+        self._report({"event": "saved", "epoch": epoch, "folder": str(folder)})
+
+
+class WarmStart:
+    """The saved epoch that a server starts from: rows, optimizer state where the rule is the same, and dense tensors.
+
+    The original takes over sparse tables only. It is read when the server starts, so that a torn file ends the run
+    before anybody trains, and given up once the tables are made.
+
+    Args:
+        folder: `runner.warmup_model_path`.
+        shard: the server's number.
+        shards: how many servers there are now.
+
+    Raises:
+        DataError: a file is missing, torn, or does not fit the others; it is named.
+    """
+
+    def __init__(self, folder: Path, shard: int, shards: int) -> None:
+        self._folder, self._shard, self._shards = folder, shard, shards
+        self._tables: dict[TableName, Saved] | None = saved.read_model(folder, shard, shards)
+        self._shapes = {n: t._replace(keys=NO_KEYS, block=t.block[:0].copy()) for n, t in self._tables.items()}
+
+    def misfit(self, spec: TableSpec) -> str | None:
+        """Say why a declared table cannot start from this save, or None."""
+        return saved.shape_misfit(spec, self._shapes, self._folder)
+
+    def fill(self, store: Store) -> None:
+        """Put the saved rows into a store's tables, each of which must fit.
+
+        Raises:
+            TableError: there is no room for the rows.
+            DataError: the files were damaged meanwhile.
+        """
+        tables = self._tables or saved.read_model(self._folder, self._shard, self._shards)
+        for name in store.names():
+            block, steps = saved.fit_state(tables[name], store.spec(name))
+            store.load(name, tables[name].keys, block, steps)
+        self._tables = None  # tables are made once, hardly ever again: see `ballot`
+
+
+def make_store(tables: tuple[TableSpec, ...], warm: WarmStart | None) -> Store:
+    """Make the declared tables, from a saved epoch if there is one.
+
+    Raises:
+        TableError: no table can be made of a spec, or the save is of another model.
+    """
+    for spec in tables:
+        if warm and (fault := warm.misfit(spec)):
+            raise TableError(f"runner.warmup_model_path: {fault}")
+    store = Store()
+    store.declare(tables)
+    try:
+        if warm:
+            warm.fill(store)
+    except DataError as error:
+        raise TableError(f"runner.warmup_model_path: {error}") from error
+    return store
+
+
+def _values_only(spec: TableSpec, keys: Keys, block: Values) -> tuple[TableSpec, Keys, Values]:
+    plain = TableSpec(spec.name, spec.kind, spec.shape, Rule("add"), spec.init, spec.seed)
+    return plain, keys, np.ascontiguousarray(block[:, : spec.dim])

@@ -1,0 +1,77 @@
+"""A loss of the user's own is what training makes small."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tests.conftest import MakeJob
+
+from fedps.client.parameters import read_parameters
+from fedps.client.reading import read_client
+from fedps.config import Job
+from fedps.export import export_run
+from fedps.launch.inprocess import run_in_process
+from fedps.models.build import build
+from fedps.table.init import initial_rows
+from fedps.types import ClientId
+
+NET = """
+import torch
+from torch import nn
+
+class Dot(nn.Module):
+    def __init__(self, num_users, num_items):
+        super().__init__()
+        self.user, self.item = nn.Embedding(num_users, 4), nn.Embedding(num_items, 4)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, user, item):
+        return (self.user(user) * self.item(item)).sum(1) + self.bias
+
+class Squared(Dot):
+    def loss(self, logits, label):
+        return (torch.sigmoid(logits) - label).square().mean()
+"""
+
+
+def job_of(make_job: MakeJob, tmp_path: Path, network: str) -> Job:
+    (tmp_path / "train").mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.integers(0, 12, 300), rng.integers(0, 9, 300), rng.integers(0, 2, 300)])
+    np.savetxt(tmp_path / "train" / "0.csv", rows, fmt="%d", delimiter=",")
+    (tmp_path / "net.py").write_text(NET)
+    return make_job(
+        {"num_users": 12, "num_items": 9, "optimizer": {"class": "sgd", "learning_rate": 0.5}},
+        model=f"net.{network}", train_data_dir="train", test_data_dir=None, local_sparse=[], sync_mode="async",
+    )  # fmt: skip
+
+
+def trained(job: Job, out: Path) -> dict[str, torch.Tensor]:
+    run_in_process(job, out, lambda event: None)
+    return load_file(export_run(out, out / "export", private=True))
+
+
+def expected(job: Job) -> dict[str, torch.Tensor]:
+    """Train by a plain loop of torch."""
+    model = build(job)
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for e in read_parameters(model, job).embeddings:
+            weights[e.spec.name].copy_(torch.from_numpy(initial_rows(e.spec, np.arange(e.spec.shape[0]))))
+    opt = torch.optim.SGD(model.parameters(), lr=0.5)
+    for batch in read_client(job, ClientId("0")).batches(0, job.runner.train_batch_size):
+        opt.zero_grad()
+        logits = model(*(torch.from_numpy(c) for c in batch.ids))
+        (torch.sigmoid(logits) - torch.from_numpy(batch.label)).square().mean().backward()  # type: ignore[no-untyped-call]
+        opt.step()
+    return {name: w.detach() for name, w in weights.items()}
+
+
+def test_training_follows_the_networks_own_loss(make_job: MakeJob, tmp_path: Path) -> None:
+    job = job_of(make_job, tmp_path, "Squared")
+    found, due = trained(job, tmp_path / "own"), expected(job)
+    plain = trained(job_of(make_job, tmp_path, "Dot"), tmp_path / "plain")
+    for name, weight in due.items():
+        np.testing.assert_allclose(found[name].numpy(), weight.numpy(), atol=1e-5, err_msg=name)
+        assert float((plain[name] - weight).abs().max()) > 1e-3

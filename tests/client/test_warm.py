@@ -1,0 +1,149 @@
+"""Private rows that come back to their client, and what is said when they do not."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import MakeJob
+
+from fedps.client.learner import Learner
+from fedps.client.reading import read_client
+from fedps.client.warm import find_private, warm_private
+from fedps.config import Job
+from fedps.errors import DataError, JobError
+from fedps.launch.inprocess import run_in_process
+from fedps.models.build import build
+from fedps.table import snapshot
+from fedps.types import NO_KEYS, ClientId, TableSpec
+
+ME = ClientId("3")
+OWN = {"local_dense": ["predict.bias"]}
+
+
+def learner_of(job: Job) -> Learner:
+    return Learner(build(job), job, read_client(job, ME), local_optimizer=True)
+
+
+def trained(job: Job, batches: int) -> Learner:
+    learner, data = learner_of(job), read_client(job, ME)
+    for _, batch in zip(range(batches), data.batches(0, 16), strict=False):
+        learner.gradients(batch, learner.distinct(batch))
+    return learner
+
+
+def save(learner: Learner, home: Path, epoch: int) -> None:
+    snapshot.save(home / ME / str(epoch), "tables", learner.private_block(), {"epoch": epoch})
+
+
+def warm(job: Job, folder: Path) -> tuple[Learner, str]:
+    learner, log = learner_of(job), io.StringIO()
+    warm_private(learner, folder, ME, log)
+    return learner, log.getvalue()
+
+
+def same(one: Learner, other: Learner) -> bool:
+    pairs = zip(one.private_block().values(), other.private_block().values(), strict=True)
+    return all(np.array_equal(a[1], b[1]) and np.array_equal(a[2], b[2]) for a, b in pairs)
+
+
+@pytest.mark.parametrize("rule", ["adam", "lazy_adam", "sgd"])
+def test_rows_come_back_with_their_state_and_train_on_as_before(rule: str, make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job({"optimizer": {"class": rule, "learning_rate": 0.05}})
+    before = trained(job, 5)
+    save(before, tmp_path / "private", 2)
+    learner, told = warm(job, tmp_path / "model" / "2")
+    assert told == ""
+    assert same(learner, before)
+    data = read_client(job, ME)
+    for batch in list(data.batches(1, 16))[:5]:
+        for one in (learner, before):
+            one.gradients(batch, one.distinct(batch))
+    rows = [one.private["mlp_user.weight"].block for one in (learner, before)]
+    np.testing.assert_allclose(rows[0], rows[1], rtol=1e-5, atol=1e-7)
+
+
+def test_a_client_that_was_lost_on_the_way_gets_its_last_rows(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job()
+    before = trained(job, 3)
+    save(before, tmp_path / "private", 1)
+    assert same(warm(job, tmp_path / "model" / "4")[0], before)
+
+
+def test_rows_that_are_not_there_start_anew_and_it_is_said(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(**OWN)
+    fresh = learner_of(job)
+    learner, told = warm(job, tmp_path / "model" / "2")
+    assert same(learner, fresh)
+    assert told.count("\n") == 1
+    assert "has no mlp_user.weight, predict.bias of client 3: they start anew" in told
+    table = learner.private["mlp_user.weight"]
+    half = {"mlp_user.weight": (table.spec, table.keys[::2], np.ones_like(table.block[::2]))}
+    snapshot.save(tmp_path / "private" / ME / "2", "tables", half, {})
+    learner, told = warm(job, tmp_path / "model" / "2")
+    assert "has no predict.bias of client 3" in told
+    assert (learner.private["mlp_user.weight"].values[::2] == 1).all()
+    np.testing.assert_array_equal(
+        learner.private["mlp_user.weight"].values[1::2], fresh.private["mlp_user.weight"].values[1::2]
+    )
+
+
+def test_a_model_without_private_tables_asks_for_none(make_job: MakeJob, tmp_path: Path) -> None:
+    assert warm(make_job(local_sparse=[]), tmp_path / "model" / "2")[1] == ""
+
+
+def test_another_shape_is_refused_with_both(make_job: MakeJob, tmp_path: Path) -> None:
+    save(learner_of(make_job({"fc_layers": [8, 4, 4]})), tmp_path / "private", 2)
+    with pytest.raises(JobError, match=r"mlp_user\.weight has shape 120 × 4 there and 120 × 8 in this job"):
+        warm(make_job(), tmp_path / "model" / "2")
+
+
+def test_a_torn_file_is_named(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job()
+    save(learner_of(job), tmp_path / "private", 2)
+    path = tmp_path / "private" / ME / "2" / "tables.safetensors"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(DataError, match=r"3/2/tables\.safetensors: is torn"):
+        warm(job, tmp_path / "model" / "2")
+
+
+def test_private_tables_are_found_through_the_save_when_it_lies_elsewhere(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job()
+    before = trained(job, 3)
+    save(before, tmp_path / "run" / "private", 2)
+    facts = {"epoch": 2, "shard": 0, "shards": 1, "run": str(tmp_path / "run")}
+    tables = {"t": (TableSpec("t", "dense", (1,)), NO_KEYS, np.zeros((1, 1), np.float32))}
+    snapshot.save(tmp_path / "kept" / "last", "server-0", tables, facts)
+    assert find_private(tmp_path / "kept" / "last") == tmp_path / "run" / "private"
+    assert same(warm(job, tmp_path / "kept" / "last")[0], before)  # the number is in the manifest, too
+
+
+@pytest.mark.parametrize("mode", ["geo", "async"])
+def test_a_run_goes_on_from_another_with_other_servers(mode: str, make_job: MakeJob, tmp_path: Path) -> None:
+    def run(folder: Path, **runner: Any) -> list[dict[str, object]]:
+        events: list[dict[str, object]] = []
+        hyper = {"optimizer": {"class": "adam", "learning_rate": 0.02}}
+        job = make_job(hyper, sync_mode=mode, train_batch_size=200, geo_step=1, **OWN, **runner)
+        run_in_process(job, folder, events.append)
+        return events
+
+    run(tmp_path / "a", server_num=2, epochs=4, eval_every=0)
+    cold, warmed = (
+        [float(str(e["loss"])) for e in events if e["event"] == "epoch_end" and e["epoch"] == 0]
+        for events in (
+            run(tmp_path / "b", server_num=3),
+            run(tmp_path / "c", server_num=3, warmup_model_path=str(tmp_path / "a" / "model" / "4")),
+        )
+    )
+    assert max(warmed) < min(cold)
+    assert "start anew" not in (tmp_path / "c" / "log" / "workerlog.3").read_text()
+
+
+def test_a_run_from_another_models_folder_fails_before_it_trains(make_job: MakeJob, tmp_path: Path) -> None:
+    run_in_process(make_job(), tmp_path / "a", lambda e: None)
+    events: list[dict[str, object]] = []
+    job = make_job({"fc_layers": [32, 8, 4]}, local_sparse=[], warmup_model_path=str(tmp_path / "a" / "model" / "1"))
+    with pytest.raises(Exception, match=r"runner\.warmup_model_path: .* has shape 220 × 8 there and 220 × 16|holds no"):
+        run_in_process(job, tmp_path / "b", events.append)
+    assert not [e for e in events if e["event"] == "first_batch"]

@@ -1,0 +1,57 @@
+"""Class paths: found beside the job file or among installed packages, and told where. (More in tests/models/test_build.)"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedps.config.classes import is_class_path, load_class
+from fedps.errors import JobError
+
+CODE = """
+from pathlib import Path
+
+class Mine:
+    pass
+
+def function():
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a module, which is forgotten afterwards."""
+    (tmp_path / "mine.py").write_text(CODE)
+    paths, modules = list(sys.path), set(sys.modules)
+    yield tmp_path
+    sys.path[:] = paths
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def test_a_class_is_found_and_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_class("mine.Mine", folder, "runner.client_selector").__name__ == "Mine"
+    assert capsys.readouterr().err == f"client_selector: mine.Mine of {folder / 'mine.py'}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("Mine", "runner.reader: 'Mine': write module.Class, e.g. mine.MyClass"),
+        ("mine.", "write module.Class"),
+        (".mine.Mine", "write module.Class"),
+        ("mine.Yours", "mine.py has no class Yours; there are Mine"),
+        ("mine.function", "mine.py has no class function; there are Mine"),
+        ("yours.Mine", "no module 'yours' in .* \\(there: mine.py\\), nor among installed packages"),
+        ("sys.Mine", "no module .sys. in .*nor among installed packages"),
+    ],
+)
+def test_a_wrong_path_says_what_there_is(path: str, said: str, folder: Path) -> None:
+    with pytest.raises(JobError, match=said):
+        load_class(path, folder, "runner.reader")
+
+
+def test_the_form_of_a_path() -> None:
+    assert [is_class_path(p) for p in ("a.B", "a.b.C", "a", "", "a..B", "a/b.C", "a.B\n")] == [True] * 2 + [False] * 5

@@ -1,0 +1,125 @@
+"""Which files are whose: by name, or dealt out in natural order."""
+
+from pathlib import Path
+
+import pytest
+
+from fedps.config import Job, Runner, load_job
+from fedps.data import files
+from fedps.data.files import client_files_of, map_lines
+from fedps.errors import DataError
+from fedps.types import ClientId
+
+
+def make(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("1,2,1\n")
+
+
+def job(tmp_path: Path, **runner: object) -> Job:
+    values = {"train_data_dir": tmp_path / "train", "worker_num": 1, **runner}
+    return Job(name="j", folder=tmp_path, runner=Runner.model_validate(values))
+
+
+def names(found: dict[ClientId, tuple[Path, ...]]) -> dict[str, list[str]]:
+    return {str(client): [f.name for f in mine] for client, mine in found.items()}
+
+
+def of(tmp_path: Path, **runner: object) -> dict[str, list[str]]:
+    return names(client_files_of(job(tmp_path, **runner)))
+
+
+def held_out(tmp_path: Path, **runner: object) -> dict[str, list[str]]:
+    return names(files.test_files_of(job(tmp_path, test_data_dir=tmp_path / "test", **runner)))
+
+
+def test_a_client_is_the_stem_of_its_file(tmp_path: Path) -> None:
+    make(tmp_path / "train", "10.csv", "2.csv", "north.csv", "notes.txt", ".2.csv")
+    (tmp_path / "train" / "old.csv").mkdir()
+    assert of(tmp_path) == {"2": ["2.csv"], "10": ["10.csv"], "north": ["north.csv"]}
+
+
+@pytest.mark.parametrize(
+    ("runner", "count"),
+    [
+        ({}, 1),
+        ({"pipe_command": "cat"}, 1),
+        ({"reader_type": "QueueDataset", "pipe_command": "cat"}, 3),
+        ({"reader_type": "InmemoryDataset", "pipe_command": "cat"}, 3),
+        ({"reader_type": "QueueDataset"}, 1),
+        ({"reader_type": "RecDataset"}, 3),
+        ({"reader_type": "DataLoader"}, 3),
+    ],
+)
+def test_files_have_any_ending_where_the_users_own_code_reads_them(
+    runner: dict[str, object], count: int, tmp_path: Path
+) -> None:
+    make(tmp_path / "train", "0.csv", "1.txt", "2")
+    assert len(of(tmp_path, **runner)) == count
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(1, [11]), (2, [6, 5]), (3, [4, 4, 3]), (4, [3, 3, 3, 2]), (10, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1])],
+)
+def test_files_are_dealt_in_contiguous_blocks_of_natural_order(count: int, sizes: list[int], tmp_path: Path) -> None:
+    make(tmp_path / "train", *(f"part-{k}.csv" for k in range(11)))
+    dealt = of(tmp_path, split_file_list=True, worker_num=count)
+    assert list(dealt) == [str(k) for k in range(count)]
+    assert [len(mine) for mine in dealt.values()] == sizes
+    assert [f for mine in dealt.values() for f in mine] == [f"part-{k}.csv" for k in range(11)]
+
+
+def test_one_file_a_client_keeps_the_clients_names(tmp_path: Path) -> None:
+    make(tmp_path / "train", "a.csv", "b.csv")
+    assert of(tmp_path, split_file_list=True, worker_num=2) == {"a": ["a.csv"], "b": ["b.csv"]}
+
+
+def test_fewer_files_than_clients_is_an_error(tmp_path: Path) -> None:
+    make(tmp_path / "train", "a.csv", "b.csv")
+    with pytest.raises(DataError, match=r"runner\.worker_num: 3: .*holds only 2 files"):
+        of(tmp_path, split_file_list=True, worker_num=3)
+
+
+def test_two_files_of_one_stem_are_an_error_unless_they_are_dealt(tmp_path: Path) -> None:
+    make(tmp_path / "train", "a.csv", "a.txt", "b.csv")
+    runner: dict[str, object] = {"reader_type": "RecDataset"}
+    with pytest.raises(DataError, match=r"a\.csv and a\.txt would both be of client 'a'"):
+        of(tmp_path, **runner)
+    assert of(tmp_path, split_file_list=True, worker_num=2, **runner) == {"0": ["a.csv", "a.txt"], "1": ["b.csv"]}
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train: cannot be read: No such file"):
+        of(tmp_path)
+
+
+def test_held_out_files_follow_the_training_files_of_their_stem(tmp_path: Path) -> None:
+    make(tmp_path / "train", *(f"{k}.csv" for k in range(4)))
+    make(tmp_path / "test", "1.csv", "3.csv", "stranger.csv")
+    assert held_out(tmp_path) == {"1": ["1.csv"], "3": ["3.csv"]}
+    dealt = held_out(tmp_path, split_file_list=True, worker_num=2)
+    assert dealt == {"0": ["1.csv"], "1": ["3.csv"]}
+    assert files.test_files_of(job(tmp_path)) == {}
+
+
+def test_held_out_files_of_other_names_are_dealt_too(tmp_path: Path) -> None:
+    make(tmp_path / "train", *(f"{k}.csv" for k in range(4)))
+    make(tmp_path / "test", "t0.csv", "t1.csv", "t2.csv")
+    assert held_out(tmp_path, split_file_list=True, worker_num=2) == {"0": ["t0.csv", "t1.csv"], "1": ["t2.csv"]}
+    assert held_out(tmp_path) == {}
+
+
+def test_the_map_is_told_in_lines(tmp_path: Path) -> None:
+    make(tmp_path / "train", "a.csv", "b.csv", "c.csv")
+    dealt = client_files_of(job(tmp_path, split_file_list=True, worker_num=2))
+    assert map_lines(dealt) == ["client 0: a.csv, b.csv", "client 1: c.csv"]
+
+
+def test_a_job_file_says_so(tmp_path: Path) -> None:
+    make(tmp_path / "train", "a.csv", "b.csv", "c.csv")
+    (tmp_path / "job.yaml").write_text(
+        "runner: {train_data_dir: train, split_file_list: true, worker_num: 2, sync_mode: geo}\n"
+    )
+    assert len(client_files_of(load_job(tmp_path / "job.yaml"))) == 2

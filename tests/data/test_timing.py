@@ -1,0 +1,37 @@
+"""The timer tells the original's lines; that it measures at all is checked by shares, not by times."""
+
+import time
+from collections.abc import Iterator
+
+from fedps.data.timing import StepTimer
+
+
+def slow(count: int) -> Iterator[list[int]]:
+    for _ in range(count):
+        time.sleep(0.001)
+        yield [0] * 5
+
+
+def test_reading_and_parts_are_told_in_the_originals_lines() -> None:
+    timer, due = StepTimer(), []
+    for number, _ in enumerate(timer.reading(slow(201), len), 1):
+        with timer.part("pull"):
+            pass
+        if timer.due():
+            due.append(number)
+    assert due == [100, 200]
+    assert (timer.batches, timer.samples) == (201, 1005)
+    part, read, share, speed = timer.lines()
+    assert part.startswith("op_name:[0][pull], op_mean_time:[0.0")
+    assert read.startswith("mean read time: 0.00")
+    assert float(read.split()[-1].rstrip("s")) >= 0.001
+    assert 50 < float(share.removeprefix("IO percent: ")) <= 100
+    assert speed.endswith(" instances/s")
+    assert float(speed.split()[0]) > 0
+
+
+def test_before_the_first_batch_there_is_nothing_to_tell() -> None:
+    timer = StepTimer()
+    assert list(timer.reading([], len)) == []
+    assert timer.lines() == []
+    assert not timer.due()

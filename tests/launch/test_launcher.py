@@ -1,0 +1,131 @@
+"""The launcher and its processes: what fails in one of them, and what the run makes of it. One fork server does for all."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.launch.runs import WORKERS, events, write_job
+
+from fedps.config import load_job
+from fedps.errors import JobError
+from fedps.launch import roles
+from fedps.launch.addresses import Address
+from fedps.launch.folder import make_run_folder
+from fedps.launch.launcher import Launch, Orders
+
+SELECTOR = """
+import fedps
+class Mine(fedps.ClientSelectorBase):
+    def select(self):
+        {body}
+"""
+NETWORK = """
+from torch import nn
+class MyNet(nn.Module):
+    def __init__(self, num_users, num_items, width):
+        super().__init__()
+        self.taste = nn.Embedding(num_users, width)
+        self.kind = nn.Embedding(num_items, width)
+    def forward(self, user, item):
+        if len(user) > 3: raise RuntimeError("planted")
+        return (self.taste(user) * self.kind(item)).sum(1)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server() -> Iterator[None]:
+    roles.prepare_fork_server()
+    yield
+    roles.stop_fork_server()
+
+
+def launch(job: Path, run_dir: Path, orders: Orders | None = None) -> dict[str, Any]:
+    loaded = load_job(job)
+    return Launch(loaded, make_run_folder(loaded, run_dir), time.time(), True, orders or Orders()).run(in_process=False)
+
+
+def nobody_left(run_dir: Path) -> bool:
+    pids = [e["pid"] for e in events(run_dir) if e["event"] == "started"]
+    return bool(pids) and not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids)
+
+
+def test_a_selector_that_raises_stops_the_run_with_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SELECTOR.format(body="raise RuntimeError('planted')"))
+    found = launch(write_job(tmp_path, with_coordinator=True, client_selector="mine.Mine"), tmp_path / "run")
+    assert (found["status"], found["coordinator"]) == ("failed", True)
+    assert found["error"].startswith("coordinator 0: RuntimeError: planted")
+    (failed,) = [e for e in events(tmp_path / "run") if e["event"] == "failed" and e["role"] == "coordinator"]
+    assert 'mine.py", line ' in str(failed["traceback"])
+    assert "RuntimeError: planted" in (tmp_path / "run" / "log" / "coordinatorlog.0").read_text()
+    assert nobody_left(tmp_path / "run")
+
+
+def test_a_selector_that_cannot_be_made_starts_nobody(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SELECTOR.format(body="return {}"))
+    job = write_job(tmp_path, with_coordinator=True, client_selector="mine.Yours")
+    with pytest.raises(JobError, match=r"^coordinator 0: runner\.client_selector: 'mine\.Yours'"):
+        launch(job, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_who_waits_is_counted_out_of_the_round(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SELECTOR.format(body="return {'1': 'JOIN'}"))
+    found = launch(write_job(tmp_path, with_coordinator=True, client_selector="mine.Mine"), tmp_path / "run")
+    assert found["status"] == "ok", found["error"]
+    assert [r["selected"] for r in found["rounds"]] == [["1"]]
+    assert found["samples"] == len((tmp_path / "data" / "train" / "1.csv").read_text().splitlines())
+
+
+def test_a_port_that_is_taken_in_the_meantime_is_named_with_its_role(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        at = Address(*taken.getsockname())
+        with pytest.raises(JobError, match=f"^server 0: cannot listen on {at}: the port is in use"):
+            launch(write_job(tmp_path), tmp_path / "run", Orders(server_at=(at,)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_fails_stops_the_start_and_shows_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "mynet.py").write_text(NETWORK)  # the check of the network uses fewer samples
+    job = write_job(tmp_path, {"width": 4}, model="mynet.MyNet", local_sparse=["taste.weight"])
+    found = launch(job, tmp_path / "run")
+    assert found["error"].startswith("worker ")
+    assert "RuntimeError: planted" in found["error"]
+    told = "".join(str(e["traceback"]) for e in events(tmp_path / "run") if e["event"] == "failed")
+    assert 'mynet.py", line ' in told
+    assert any("Traceback" in log.read_text() for log in (tmp_path / "run" / "log").glob("workerlog.*"))
+    assert nobody_left(tmp_path / "run")
+
+
+def test_a_job_that_does_not_fit_its_network_starts_nobody(tmp_path: Path) -> None:
+    job = write_job(tmp_path, local_sparse=["mlp_usr.weight"], local_dense=["x"])
+    with pytest.raises(JobError) as error:
+        launch(job, tmp_path / "run")
+    assert [m.count("matches no") for m in error.value.mistakes] == [1, 1]
+    assert not (tmp_path / "run").exists(), "nothing is left"
+
+
+def test_bad_data_is_told_with_client_file_and_line(tmp_path: Path) -> None:
+    job, file = write_job(tmp_path), tmp_path / "data" / "train" / "1.csv"
+    lines = len(file.read_text().splitlines()) + 1
+    with file.open("a") as more:
+        more.write("3,7,2\n")
+    found = launch(job, tmp_path / "run")
+    assert f"worker 1: {file}, line {lines}: '3,7,2': label 2 is neither 0 nor 1" in found["error"]
+    (failed,) = [e for e in events(tmp_path / "run") if e["event"] == "failed"]
+    assert failed["traceback"] == "", "the sentence tells all"
+
+
+def test_logs_go_where_they_are_sent(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "workerlog.0").write_text("of an earlier run\n")
+    found = launch(write_job(tmp_path), tmp_path / "run", Orders(log_dir=log))
+    assert found["log_dir"] == str(log)
+    assert {f"workerlog.{k}" for k in range(WORKERS)} < {p.name for p in log.iterdir()}
+    assert "earlier" not in (log / "workerlog.0").read_text()
+    assert not list((tmp_path / "run" / "log").iterdir())

@@ -1,0 +1,245 @@
+"""What a server writes at an epoch's end, what it starts from, and when it ends by itself."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import MakeJob
+from tests.net.echo import LIMITS
+from tests.server.callers import BIAS, ROWS, Caller, ones, push
+
+from fedps.config import Job
+from fedps.errors import DataError
+from fedps.net.channel import Channel
+from fedps.server.server import ParameterServer
+from fedps.table import saved, snapshot
+from fedps.types import Rule, TableSpec
+from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Refused, Seed
+
+ADAM = Rule("adam", 0.1)
+MOVING = (TableSpec("rows", "sparse", (100, 4), ADAM, ROWS.init), TableSpec("bias", "dense", (3,), ADAM))
+WAIT = 60  # seconds; far beyond what any of this takes
+
+
+def make_server(
+    job: Job, folder: Path, shard: int = 0, events: list[dict[str, object]] | None = None
+) -> ParameterServer:
+    server = ParameterServer(job, shard, folder, (events if events is not None else []).append)
+    server.members.expect(1)
+    return server
+
+
+def train(server: ParameterServer, *epochs: list[int], tables: tuple[TableSpec, ...] = (ROWS, BIAS)) -> Caller:
+    """Let one client push some rows in each epoch."""
+    caller = Caller(server, "0").join(*tables)
+    for epoch, keys in enumerate(epochs, 1):
+        assert isinstance(caller.ask(*push(epoch, keys, ones(len(keys)))), Done)
+        for stage in ("trained", "evaluated"):
+            assert isinstance(caller.ask(Barrier(epoch, stage)), Done)
+    return caller
+
+
+def saved_keys(folder: Path, name: str = "server-0") -> list[int]:
+    keys: list[int] = snapshot.load(folder, name)[0]["rows"][1].tolist()
+    return keys
+
+
+def test_epochs_are_saved_where_the_job_says(make_job: MakeJob, tmp_path: Path) -> None:
+    events: list[dict[str, object]] = []
+    job = make_job(sync_mode="async", epochs=2, model_save_path=str(tmp_path / "kept"))
+    train(make_server(job, tmp_path / "run", events=events), [3], [5])
+    assert saved_keys(tmp_path / "kept" / "1") == [3]
+    assert saved_keys(tmp_path / "kept" / "2") == [3, 5]
+    assert not (tmp_path / "run").exists()
+    assert [e["folder"] for e in events if e["event"] == "saved"] == [str(tmp_path / "kept" / e) for e in ("1", "2")]
+    facts = saved.read_facts(tmp_path / "kept" / "2")
+    told = {"epoch": 2, "shard": 0, "shards": 1, "job": "job", "mode": "all", "run": str(tmp_path / "run")}
+    assert told.items() <= facts.items()
+
+
+def test_a_delta_holds_what_changed_and_names_what_it_builds_on(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job(sync_mode="async", epochs=3, save_mode="delta"), tmp_path)
+    caller = train(server, [3, 5], [5, 7], [9], tables=MOVING)
+    assert [saved_keys(tmp_path / "model" / e) for e in ("1", "2", "3")] == [[3, 5], [5, 7], [9]]
+    facts = [saved.read_facts(tmp_path / "model" / e) for e in ("1", "2", "3")]
+    assert facts[0]["base"] is None
+    assert [f["base"]["epoch"] for f in facts[1:]] == [1, 2]
+    there = saved.read_model(tmp_path / "model" / "3")
+    np.testing.assert_allclose(there["rows"].values, caller.rows(3, 5, 7, 9), rtol=1e-6)
+
+
+def test_base_holds_values_alone(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job(sync_mode="async", save_mode="base"), tmp_path)
+    caller = train(server, [3, 5], tables=MOVING)
+    tables, _ = snapshot.load(tmp_path / "model" / "1", "server-0")
+    assert tables["rows"][0].rule == tables["bias"][0].rule == Rule("add")
+    assert tables["rows"][2].tolist() == caller.rows(3, 5)
+    assert tables["bias"][2].shape == (1, 3)
+
+
+def warm(make_job: MakeJob, folder: Path, **runner: Any) -> Job:
+    return make_job(**{"sync_mode": "async", "epochs": 2, "warmup_model_path": str(folder), **runner})
+
+
+def test_a_server_starts_from_a_saved_epoch_and_goes_on(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(sync_mode="async", epochs=2)
+    first = make_server(job, tmp_path / "a")
+    caller = train(first, [3, 5], [5], tables=MOVING)
+    second = make_server(warm(make_job, tmp_path / "a" / "model" / "2"), tmp_path / "b")
+    other = Caller(second, "0").join(*MOVING)
+    assert isinstance(other.ask(Seed("bias"), np.full((1, 3), 9, np.float32)), Done)
+    assert other.rows(3, 5, 8) == caller.rows(3, 5, 8)
+    for one, sequence in ((caller, 3), (other, 1)):
+        assert isinstance(one.ask(*push(sequence, [3, 8], ones(2))), Done)
+    np.testing.assert_allclose(other.rows(3, 5, 8), caller.rows(3, 5, 8), rtol=1e-6)
+    now, then = second.store.export(), first.store.export()
+    for name in ("rows", "bias"):
+        np.testing.assert_allclose(now[name][2], then[name][2], rtol=1e-5)
+
+
+def test_values_alone_go_to_another_rule(make_job: MakeJob, tmp_path: Path) -> None:
+    caller = train(make_server(make_job(sync_mode="async"), tmp_path / "a"), [3, 5], tables=MOVING)
+    server = make_server(warm(make_job, tmp_path / "a" / "model" / "1"), tmp_path / "b")
+    other = Caller(server, "0").join(ROWS, BIAS)
+    assert other.rows(3, 5) == caller.rows(3, 5)
+    other.ask(*push(1, [3], ones(1)))
+    np.testing.assert_allclose(other.rows(3)[0], np.array(caller.rows(3)[0]) + 1)
+
+
+def test_a_save_of_one_server_starts_two(make_job: MakeJob, tmp_path: Path) -> None:
+    caller = train(make_server(make_job(sync_mode="async"), tmp_path / "a"), [3, 4, 5])
+    job = warm(make_job, tmp_path / "a" / "model" / "1", server_num=2)
+    even, odd = (make_server(job, tmp_path / "b", k) for k in (0, 1))
+    assert Caller(even, "0").join(ROWS, BIAS).rows(4) == caller.rows(4)
+    assert isinstance(Caller(odd, "0").ask(Join((ROWS,), 0)), Done)
+    assert odd.store.export()["rows"][1].tolist() == [3, 5]
+    assert odd.store.pull("rows", np.array([3, 5])).tolist() == caller.rows(3, 5)
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        (
+            (TableSpec("rows", "sparse", (100, 5), Rule("add")), BIAS),
+            "rows has shape 100 × 4 there and 100 × 5 in this",
+        ),
+        ((TableSpec("items", "sparse", (100, 4), Rule("add")), BIAS), "holds no table items, of shape 100 × 4 in this"),
+        ((ROWS, TableSpec("bias", "dense", (4,))), "bias has shape 3 there and 4 in this job"),
+    ],
+)
+def test_another_models_folder_is_refused_before_anybody_trains(
+    declared: tuple[TableSpec, ...], told: str, make_job: MakeJob, tmp_path: Path
+) -> None:
+    train(make_server(make_job(sync_mode="async"), tmp_path / "a"), [3])
+    server = make_server(warm(make_job, tmp_path / "a" / "model" / "1"), tmp_path / "b")
+    for _ in range(2):  # the refusal leaves the server as it was
+        answer = Caller(server, "1").ask(Join(declared, 0))
+        assert isinstance(answer, Refused)
+        assert answer.kind == "mismatch"
+        assert "runner.warmup_model_path" in answer.reason
+        assert told in answer.reason
+    Caller(server, "0").join()
+
+
+def test_a_folder_that_cannot_be_read_ends_the_server_at_its_start(make_job: MakeJob, tmp_path: Path) -> None:
+    train(make_server(make_job(sync_mode="async"), tmp_path / "a"), [3])
+    with pytest.raises(DataError, match="model: is no saved epoch; it holds epochs 1"):
+        make_server(warm(make_job, tmp_path / "a" / "model"), tmp_path / "b")
+    path = tmp_path / "a" / "model" / "1" / "server-0.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="is torn or altered"):
+        make_server(warm(make_job, path.parent), tmp_path / "b")
+
+
+def test_tables_that_are_made_anew_after_a_vote_start_from_the_save_too(make_job: MakeJob, tmp_path: Path) -> None:
+    train(make_server(make_job(sync_mode="async"), tmp_path / "a"), [3])
+    server = ParameterServer(warm(make_job, tmp_path / "a" / "model" / "1"), 0, tmp_path / "b", lambda event: None)
+    server.members.expect(3)
+    other = TableSpec("rows", "sparse", (100, 4), Rule("sgd"), ROWS.init)
+    Caller(server, "liar").ask(Join((other, BIAS), 0))
+    honest = [Caller(server, name) for name in "ab"]
+    tickets = [caller.send(Join((ROWS, BIAS), 0)) for caller in honest]
+    assert [caller.answers(ticket) for caller, ticket in zip(honest, tickets, strict=True)] == [[Done()], [Done()]]
+    assert honest[0].rows(3) == [[2.0] * 4]
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from fedps.config import load_job
+from fedps.server.serve import run_server
+
+run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(repr(e), flush=True), stay=sys.argv[3] == "stay")
+"""
+
+
+@contextmanager
+def serving(job: Path, run_dir: Path, stay: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a server in a process of its own; give it and its address."""
+    command = [sys.executable, "-c", SERVE, str(job), str(run_dir), stay]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ready = json.loads(process.stdout.readline().replace("'", '"'))
+            yield process, ready["address"]
+        finally:
+            process.kill()
+
+
+def one_client(address: str, name: str = "0") -> Channel:
+    channel = Channel(address, Hello("job", name, "process"), LIMITS, patience=WAIT)
+    channel.request(Join((ROWS, BIAS), 0)).result(WAIT)
+    channel.request(Seed("bias"), [np.zeros((1, 3), np.float32)]).result(WAIT)
+    return channel
+
+
+def test_a_server_that_need_not_stay_ends_once_all_have_come_and_left(make_job: MakeJob, tmp_path: Path) -> None:
+    make_job(sync_mode="async")
+    for stay in ("stay", "go"):
+        with serving(tmp_path / "job.yaml", tmp_path / "run", stay) as (process, address):
+            for number in range(10):  # the job's clients, one after the other
+                channel = one_client(address, str(number))
+                assert channel.request(Leave()).result(WAIT).message == Done()
+                channel.close()
+            if stay == "stay":
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+                process.send_signal(signal.SIGTERM)
+            output, errors = process.communicate(timeout=WAIT)
+            assert process.returncode == 0, errors
+            assert "'event': 'stopped'" in output
+
+
+def test_a_save_that_fails_ends_the_server_with_the_cause(make_job: MakeJob, tmp_path: Path) -> None:
+    make_job(sync_mode="async", start_timeout=0.2)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").write_text("a file")
+    with serving(tmp_path / "job.yaml", tmp_path / "run", "stay") as (process, address):
+        channel = one_client(address)
+        waiting = channel.request(Barrier(1, "trained"))
+        _, errors = process.communicate(timeout=WAIT)
+        channel.close()
+        assert waiting.exception(WAIT) is not None
+        assert process.returncode == 1
+        assert "DataError: cannot save to" in errors
+        assert "choose another --run_dir or runner.model_save_path" in errors
+
+
+def test_it_is_over_when_all_have_come_and_left(make_job: MakeJob, tmp_path: Path) -> None:
+    server = ParameterServer(make_job(sync_mode="async"), 0, tmp_path, lambda event: None)
+    server.members.expect(2)
+    assert not server.over
+    one = Caller(server, "a").join()
+    one.ask(Leave())
+    assert not server.over
+    two = Caller(server, "b").join()
+    assert not server.over
+    two.ask(Leave())
+    assert server.over

@@ -1,0 +1,140 @@
+"""Roles started by hand: in any order, each with what it needs of the data, and all that can be wrong between them."""
+
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.launch.runs import WORKERS, descendants, fedps, gone, start, write_job
+
+
+def free_address() -> str:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{door.getsockname()[1]}"
+
+
+def events(run_dir: Path, role: str) -> list[str]:
+    return [json.loads(line)["event"] for line in (run_dir / f"events-{role}.jsonl").read_text().splitlines()]
+
+
+def machine(job: Path, name: str, *clients: str) -> Path:
+    """Make another machine's folder: the job file, and the data of some clients only."""
+    folder = job.parent / name
+    for part in ("train", "test"):
+        (folder / "data" / part).mkdir(parents=True)
+        for client in clients:
+            shutil.copy(job.parent / "data" / part / f"{client}.csv", folder / "data" / part)
+    return Path(shutil.copy(job, folder))
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 60) -> int:
+    family = descendants(process) if process.poll() is None else []
+    code = process.wait(seconds)
+    assert gone(family)
+    return code
+
+
+def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Path) -> None:
+    job, run_dir = write_job(tmp_path, with_coordinator=True, worker_num=WORKERS), tmp_path / "run"
+    one, two, three = (free_address() for _ in range(3))
+    there = {str(k): machine(job, f"client-{k}", str(k)) for k in range(WORKERS)}
+    nowhere = machine(job, "no-data")
+    shutil.rmtree(nowhere.parent / "data")
+    said = {name: tmp_path / f"{name}.txt" for name in ("coordinator", "s0", "s1", *there)}
+    common = ["--run_dir", run_dir, "--log_dir", tmp_path / "log"]
+    roles = [
+        start("worker", path, "--client", client, "--worker_id", client, f"--servers={one},{two}",
+              f"--coordinators={three}", *common, out=said[client])
+        for client, path in there.items()
+    ]  # fmt: skip
+    try:
+        roles.append(start("coordinator", nowhere, f"--coordinators={three}", *common, out=said["coordinator"]))
+        for shard in ("1", "0"):
+            command = ["server", nowhere, "--shard", shard, f"--servers={one},{two}", *common]
+            roles.append(start(*command, out=said[f"s{shard}"]))
+        assert [ended(role) for role in roles] == [0] * 6, [text.read_text() for text in said.values()]
+    finally:
+        for role in roles:
+            role.kill()
+            role.wait()
+    assert f"server 0 listens on {one}, and waits for workers" in said["s0"].read_text()
+    assert "worker 2 is done" in said["2"].read_text()
+    assert "Epoch 0 Var Auc[1]:[" in (tmp_path / "log" / "workerlog.2").read_text()
+    assert "fl-ps > recv from client id: 1" in (tmp_path / "log" / "coordinatorlog.0").read_text()
+    assert {p.name for p in (run_dir / "model" / "1").iterdir()} == {
+        "server-0.safetensors",
+        "server-1.safetensors",
+    } or (len(list((run_dir / "model" / "1").iterdir())) >= 2)
+    assert sorted(p.name for p in (run_dir / "private").iterdir()) == [str(k) for k in range(WORKERS)]
+    assert events(run_dir, "server-1") == ["started", "ready", "saved", "stopped"]
+    assert "selected" in events(run_dir, "coordinator-0")
+    told = events(run_dir, "worker-1")
+    assert (told[0], told[-1]) == ("started", "done")
+
+
+def test_a_worker_of_another_shape_is_refused_and_told_why(tmp_path: Path) -> None:
+    job, at, run_dir = write_job(tmp_path, worker_num=WORKERS, epochs=10_000), free_address(), tmp_path / "run"
+    other = machine(job, "other", "1")
+    tree = yaml.safe_load(job.read_text())
+    tree["hyper_parameters"]["fc_layers"] = [32, 8, 4]
+    other.write_text(yaml.safe_dump(tree))
+    said = tmp_path / "said.txt"
+    small = ["-o", "runner.worker_num=2", "-o", "runner.train_data_dir=data/train"]
+    server = start(
+        "server", machine(job, "no-data"), "--worker_num=2", f"--servers={at}", "--run_dir", run_dir, out=said
+    )
+    first = machine(job, "first", "0")
+    worker = start(
+        "worker", first, "--client=0", f"--servers={at}", "--run_dir", run_dir, *small, out=tmp_path / "0.txt"
+    )
+    try:
+        while "run" not in str(run_dir) or "data" not in (run_dir / "events-worker-0.jsonl").read_text(
+            errors="replace"
+        ):
+            assert worker.poll() is None
+        done = fedps("worker", other, "--client=1", f"--servers={at}", "--run_dir", run_dir, *small)
+        assert done.returncode == 1
+        assert "another job's model?" in done.stderr
+        assert "mlp" in done.stderr, "the table is named"
+        assert worker.poll() is None, "the first one goes on"
+        assert server.poll() is None
+        assert "client 1 refused" in said.read_text()
+    finally:
+        for role in (worker, server):
+            role.terminate()
+            role.wait(20)
+
+
+def test_a_worker_without_servers_gives_up_within_the_limit(tmp_path: Path) -> None:
+    job, at = write_job(tmp_path), free_address()
+    done = fedps(
+        "worker", job, "--client=0", f"--servers={at}", "-o", "runner.start_timeout=0.5", "--run_dir", tmp_path / "r"
+    )
+    assert done.returncode == 1
+    assert f"waiting for server 0 {at} …" in done.stdout
+    assert (
+        f"error: worker 0: server 0 {at}: nobody listens there after 0.5 s: start it with `fedps server" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("role", ["server", "coordinator"])
+def test_ctrl_c_and_a_taken_port(role: str, tmp_path: Path) -> None:
+    job, at, said = write_job(tmp_path), free_address(), tmp_path / "said.txt"
+    process = start(role, job, f"--{role}s={at}", "--stay", "--run_dir", tmp_path / "run", out=said)
+    try:
+        while f"listens on {at}" not in said.read_text():
+            assert process.poll() is None, said.read_text()
+        again = fedps(role, job, f"--{role}s={at}", "--run_dir", tmp_path / "run")
+        assert again.returncode == 2
+        assert f"{role} 0: cannot listen on {at}: Address already in use" in again.stderr
+        process.terminate()
+        assert process.wait(20) == 0
+        assert f"{role} 0 has stopped" in said.read_text()
+    finally:
+        process.kill()
+        process.wait()
