@@ -7,6 +7,8 @@ so that shared rows settle before private ones run ahead, and `infer` keeps the 
 `log/workerlog.N`.
 """
 
+from __future__ import annotations  # so that naming FLClient below loads torch in workers alone
+
 import argparse
 
 import fedps

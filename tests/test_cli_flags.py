@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.launch.rooms import Room, here, launcher, write_tiny_job
 
 from fedps import __version__
-from fedps.cli import FAILED, INTERRUPTED, WRONG, main
+from fedps.cli import FAILED, INTERRUPTED, WRONG
 from fedps.config import Allow, Job
 from fedps.data.prepared import Split
 from fedps.errors import DataError, LostError, RoleError
@@ -22,45 +23,12 @@ MANIFEST = {
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    (tmp_path / "train").mkdir()
-    for client in range(2):
-        (tmp_path / "train" / f"{client}.csv").write_text("0,1,1\n")
-    path = tmp_path / "job.yaml"
-    path.write_text("runner: {train_data_dir: train}\n")
-    return path
-
-
-class Room:
-    """Stands for a room's function: notes how it was called, and answers or raises."""
-
-    def __init__(self) -> None:
-        self.answer: Any = {"status": "ok"}
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.args, self.kwargs = args, kwargs
-        if isinstance(self.answer, BaseException):
-            raise self.answer
-        return self.answer
+    return write_tiny_job(tmp_path)
 
 
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch) -> Room:
-    room = Room()
-    monkeypatch.setattr("fedps.launch.launcher.run", room)
-    return room
-
-
-def fedps(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    """Run the command line in this process; return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["fedps", *map(str, args)])
-    try:
-        main()
-    except SystemExit as end:
-        assert end.code is None or isinstance(end.code, int)
-        return end.code or 0
-    return 0
+    return launcher(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +44,7 @@ def fedps(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
 def test_run_takes_flags_in_every_spelling(
     flags: list[str], job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fedps(monkeypatch, "run", *[str(job) if f == "JOB" else f for f in flags]) == 0
+    assert here(monkeypatch, "run", *[str(job) if f == "JOB" else f for f in flags]) == 0
     given, run_dir, in_process, as_json, _ = launch.args
     assert isinstance(given, Job)
     assert (given.runner.worker_num, given.runner.server_num, given.runner.epochs) == (2, 3, 5)
@@ -85,7 +53,7 @@ def test_run_takes_flags_in_every_spelling(
 
 @pytest.mark.parametrize("flag", ["--in-process", "--in_process"])
 def test_run_in_process_and_as_json(flag: str, job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fedps(monkeypatch, "run", job, flag, "--json") == 0
+    assert here(monkeypatch, "run", job, flag, "--json") == 0
     assert launch.args[1:4] == (None, True, True)
 
 
@@ -100,7 +68,7 @@ def test_the_original_command_line_pasted(
     job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     flags = [word for flag in SEED for word in (flag.split("=") if spaced else [flag])]
-    assert fedps(monkeypatch, "run", *flags, "--log_dir=log", *script, "-m", job) == 0
+    assert here(monkeypatch, "run", *flags, "--log_dir=log", *script, "-m", job) == 0
     given, _, _, _, orders = launch.args
     assert (given.runner.worker_num, given.runner.server_num, given.runner.with_coordinator) == (2, 1, True)
     at = Address("127.0.0.1", 0)
@@ -113,7 +81,7 @@ def test_the_original_command_line_pasted(
 def test_flags_win_over_the_job_file(job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     job.write_text("runner: {train_data_dir: train, with_coordinator: true, server_num: 3}\n")
     for flags, coordinated in (([], True), (["--coordinator_num", "0"], False), (["--coordinator_num=1"], True)):
-        assert fedps(monkeypatch, "run", job, *flags, "--server_num=2") == 0
+        assert here(monkeypatch, "run", job, *flags, "--server_num=2") == 0
         assert launch.args[0].runner.with_coordinator is coordinated
         assert launch.args[0].runner.server_num == 2
 
@@ -124,7 +92,7 @@ def test_what_only_a_person_can_allow_is_passed_on(job: Path, launch: Room, monk
         (["--allow-commands"], Allow(commands=True)),
         (["--allow_private_dump"], Allow(private_dump=True)),
     ):
-        assert fedps(monkeypatch, "run", job, *flags) == 0
+        assert here(monkeypatch, "run", job, *flags) == 0
         assert launch.args[4].allow == allow
 
 
@@ -133,7 +101,7 @@ def test_a_script_and_what_it_takes(job: Path, launch: Room, monkeypatch: pytest
     script.write_text("")
     more = ["--", "--lr", "3", "other.yaml"]
     for words in ([script, "-m", job, *more], ["-m", job, script, *more], [script, job, *more], [job, script, *more]):
-        assert fedps(monkeypatch, "run", *words) == 0
+        assert here(monkeypatch, "run", *words) == 0
         orders = launch.args[4]
         assert (orders.script, orders.script_args) == (script, ("--lr", "3", "other.yaml"))
         assert launch.args[0].name == "job"
@@ -143,7 +111,7 @@ def test_a_script_and_what_it_takes(job: Path, launch: Room, monkeypatch: pytest
 def test_flags_of_the_original_without_a_meaning_get_one_note(
     flag: str, job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert fedps(monkeypatch, "run", job, flag) == 0
+    assert here(monkeypatch, "run", job, flag) == 0
     told = capsys.readouterr().err
     assert told.startswith(f"note: {flag.replace('=', ' ')}: has no effect")
     assert told.count("note:") == 1
@@ -165,75 +133,10 @@ def test_exit_codes_tell_what_happened(
     job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     launch.answer = answer
-    assert fedps(monkeypatch, "run", job) == code
+    assert here(monkeypatch, "run", job) == code
     out, told = capsys.readouterr()
     assert told.strip() == said
     assert out == ""
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (["run"], "no job file: write `fedps run JOB.yaml`"),
-        (["run", "JOB", "--epoch", "3"], "--epoch"),
-        (["run", "JOB", "--server_num", "many"], "many"),
-        (["run", "JOB", "--server_num", "0"], "runner.server_num: 0: must be at least 1"),
-        (["run", "JOB", "--worker_num", "7"], "runner.worker_num: 7:"),
-        (["run", "JOB", "--worker_num=3", "--workers=a:1,b:1"], "--worker_num 3 and --workers (2 addresses) contradict"),
-        (["run", "JOB", "--coordinator_num=0", "--coordinators=a:1"], "--coordinator_num 0 and --coordinators (1 address)"),
-        (["run", "JOB", "--coordinator_num=2"], "0 or 1"),
-        (["run", "JOB", "--servers=localhost"], "--servers: 'localhost': is no host:port; write host:port"),
-        (["run", "JOB", "--servers=192.0.2.1:10"], "server 0 192.0.2.1:10: is not this machine"),
-        (["run", "JOB", "--coordinators=no.invalid:10"], "host 'no.invalid': is not known here"),
-        (["run", "JOB", "--heter_worker_num=2;2"], "--heter_worker_num 2;2: there are no heter workers here"),
-        (["run", "JOB", "--heter_workers=a:1"], "--heter_workers a:1: there are no heter workers here"),
-        (["run", "nowhere.py", "-m", "JOB"], "nowhere.py: there is no such script"),
-        (["run", "static_fl_trainer.py"], "no job file"),
-        (["run", "JOB", "JOB"], "is a second job file"),
-        (["run", "JOB", "-m", "JOB"], "is a second job file"),
-        (["run", "JOB", "10"], "'10': is neither a job file (.yaml, .yml) nor a training script"),
-        (["run", "JOB", "--in-process", "--log_dir=log"], "--in-process and --log_dir log contradict each other"),
-        (["run", "SCRIPT", "JOB", "--in-process"], "a script runs once per role"),
-        (["run", "JOB", "-o", "runner.geo_stepp=5"], "runner.geo_stepp: 5: there is no such key"),
-        (["run", "JOB", "-o", "runner.epochs=many"], "runner.epochs: 'many'"),
-        (["run", "JOB", "-o", "runner.train_data_dir=nowhere"], "there is no such folder"),
-        (["run", "JOB", "-o", "hyper_parameters.mf_dimm=5"], "did you mean 'mf_dim'?"),
-        (["run", "JOB", "-o", "nonsense"], "write key=value"),
-        (["server", "JOB"], "--servers"),
-        (["server", "JOB", "--servers=127.0.0.1:0"], "--servers 127.0.0.1:0: nobody could find a free port"),
-        (["server", "JOB", "--servers=127.0.0.1:1,127.0.0.1:2"], "name the server to be, from 0 to 1"),
-        (["server", "JOB", "--servers=127.0.0.1:1", "--shard=1"], "--shard 1: name the server to be, from 0 to 0"),
-        (["server", "JOB", "--servers=192.0.2.1:1"], "server 0 192.0.2.1:1: is not this machine"),
-        (["coordinator", "JOB"], "--coordinators"),
-        (["coordinator", "JOB", "--coordinators=127.0.0.1:1,127.0.0.1:2"], "name one address"),
-        (["coordinator", "--coordinators=127.0.0.1:0"], "nobody could find a free port"),
-        (["worker", "JOB", "--servers=127.0.0.1:1"], "give --client NAME, or --worker_id K"),
-        (["worker", "JOB", "--servers=127.0.0.1:1", "--client=9"], "--client 9: this client's data is not here"),
-        (["worker", "JOB", "--servers=127.0.0.1:1", "--worker_id=2"], "workers are numbered from 0 to 1"),
-        (["worker", "JOB", "--servers=127.0.0.1:1", "--worker_id=-1"], "--worker_id"),
-        (["worker", "JOB", "--servers=127.0.0.1:1", "--client=0", "-o", "runner.with_coordinator=true"], "where is the coordinator"),
-        (["infer", "JOB", "--weights=w", "--run_dir=r"], "--weights and --run_dir contradict each other"),
-        (["infer", "JOB", "--weights=w", "--predictions=p"], "--weights and --predictions contradict each other"),
-        (["frobnicate"], "frobnicate"),
-        (["config", "show"], "no job file"),
-        (["data", "prepare", "movielens", "--out", "x", "--partition", "iid", "--clients", "0"], "--clients"),
-        (["run", "--epoch"], "see `fedps run --help`"),
-        (["data", "prepare", "movielens", "--out", "x", "--partition", "zip"], "zip"),
-        (["data", "prepare", "movielens", "--out", "x", "--clients", "5"], "--clients 5: zipcode makes one client"),
-        (["data", "synth", "movielens", "--out", "x", "--partition", "iid", "--alpha", "1"], "--alpha 1.0: iid knows no"),
-        (["config", "check", "JOB", "-o", "runner.sync_mode=off"], "put the word in quotes"),
-    ],
-    ids=lambda args: " ".join(args)[:40],
-)  # fmt: skip
-def test_wrong_flags_exit_with_2_before_anything_starts(
-    args: list[str], said: str,
-    job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    (job.parent / "script.py").write_text("")
-    places = {"JOB": job, "SCRIPT": job.parent / "script.py"}
-    assert fedps(monkeypatch, *[places.get(a, a) for a in args]) == WRONG
-    assert launch.args == ()
-    assert said in capsys.readouterr().err
 
 
 def test_prepare_and_synth_hand_over_their_flags(
@@ -245,10 +148,10 @@ def test_prepare_and_synth_hand_over_their_flags(
     monkeypatch.setattr("fedps.data.synth.synthesize", synth)
     command = ["data", "prepare", "movielens", "--out", tmp_path, "--source", "ml.zip", "--negatives=2", "--seed=3"]
     files = ["--test-negatives", "n", "--test_rating", "r"]
-    assert fedps(monkeypatch, *command, *files, "--partition", "dirichlet", "--clients=4", "--alpha=0.1") == 0
+    assert here(monkeypatch, *command, *files, "--partition", "dirichlet", "--clients=4", "--alpha=0.1") == 0
     assert prepare.args == (tmp_path, "ml.zip", Split("dirichlet", 4, 0.1), 2, Path("r"), Path("n"), 3)
     assert "1,500" in capsys.readouterr().out
-    assert fedps(monkeypatch, "data", "synth", "movielens", "--out", tmp_path, "--users=9", "--per_user=5") == 0
+    assert here(monkeypatch, "data", "synth", "movielens", "--out", tmp_path, "--users=9", "--per_user=5") == 0
     assert synth.args == (tmp_path, 9, 3706, 5, Split(), 4, 0)
     assert "(SYNTHETIC)" in capsys.readouterr().out
 
@@ -261,11 +164,11 @@ def test_real_data_out_of_reach_is_replaced_only_when_asked_and_loudly(
     monkeypatch.setattr("fedps.data.movielens.prepare", prepare)
     monkeypatch.setattr("fedps.data.synth.synthesize", synth)
     command = ["data", "prepare", "movielens", "--out", tmp_path]
-    assert fedps(monkeypatch, *command) == WRONG
-    assert fedps(monkeypatch, *command, "--or-synthetic", "--source", "mine.zip") == WRONG, "a named source is meant"
+    assert here(monkeypatch, *command) == WRONG
+    assert here(monkeypatch, *command, "--or-synthetic", "--source", "mine.zip") == WRONG, "a named source is meant"
     assert synth.args == ()
     capsys.readouterr()
-    assert fedps(monkeypatch, *command, "--or-synthetic") == 0
+    assert here(monkeypatch, *command, "--or-synthetic") == 0
     told = capsys.readouterr().err
     assert "no archive" in told
     assert "NO REAL DATA" in told
@@ -278,37 +181,36 @@ def test_infer_and_export_hand_over_their_flags(
     infer.answer, export.answer = {"auc": 0.75, "users": 3}, tmp_path / "model.safetensors"
     monkeypatch.setattr("fedps.client.infer.infer", infer)
     monkeypatch.setattr("fedps.export.export_run", export)
-    assert fedps(monkeypatch, "infer", job, "--weights", "w.safetensors", "--json") == 0
+    assert here(monkeypatch, "infer", job, "--weights", "w.safetensors", "--json") == 0
     assert infer.args[1] == Path("w.safetensors")
     assert json.loads(capsys.readouterr().out) == {"auc": 0.75, "users": 3}
-    assert fedps(monkeypatch, "infer", job, "--weights", "w.safetensors") == 0
+    assert here(monkeypatch, "infer", job, "--weights", "w.safetensors") == 0
     assert capsys.readouterr().out == "auc: 0.7500\nusers: 3\n"
     epochs = Room()
     epochs.answer = {"epochs": [{"epoch": 1, "auc": 0.5}, {"epoch": 2, "auc": 0.75}], "predictions": "p.csv"}
     monkeypatch.setattr("fedps.client.infer.infer_epochs", epochs)
-    assert fedps(monkeypatch, "infer", job, "--run_dir", "r", "--predictions", "p.csv") == 0
+    assert here(monkeypatch, "infer", job, "--run_dir", "r", "--predictions", "p.csv", "--allow-commands") == 0
     assert epochs.args[1:] == (Path("r"), Path("p.csv"))
+    assert epochs.kwargs == {"allow": Allow(commands=True), "log": sys.stdout}
     assert capsys.readouterr().out == "epochs: epoch 1, auc 0.5000\nepochs: epoch 2, auc 0.7500\npredictions: p.csv\n"
-    assert (
-        fedps(monkeypatch, "export", tmp_path, "--out", "m", "--epoch=2", "--private", "--format", "safetensors") == 0
-    )
+    assert here(monkeypatch, "export", tmp_path, "--out", "m", "--epoch=2", "--private", "--format", "safetensors") == 0
     assert export.args == (tmp_path, Path("m"), 2, True)
     assert str(export.answer) in capsys.readouterr().out
 
 
 def test_config_show_and_check(job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fedps(monkeypatch, "config", "check", job, "-o", "runner.sync_mode=sync", "-o", "runner.geo_step=3") == 0
+    assert here(monkeypatch, "config", "check", job, "-o", "runner.sync_mode=sync", "-o", "runner.geo_step=3") == 0
     out, told = capsys.readouterr()
     assert out.strip().endswith("no mistakes")
     assert told == "note: runner.geo_step: 3: has no effect with sync_mode sync, only with geo\n"
-    assert fedps(monkeypatch, "config", "show", job, "-o", "runner.epochs=3") == 0
+    assert here(monkeypatch, "config", "show", job, "-o", "runner.epochs=3") == 0
     assert "epochs: 3" in capsys.readouterr().out
 
 
 def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fedps(monkeypatch, "--version") == 0
+    assert here(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == __version__
-    assert fedps(monkeypatch, "--help") == 0
+    assert here(monkeypatch, "--help") == 0
     told = capsys.readouterr().out
     assert "fedps run examples/quickstart.yaml" in told
     assert all(
@@ -351,7 +253,7 @@ def test_one_role_in_the_foreground(
     stage = Room()
     monkeypatch.setattr(f"fedps.launch.foreground.{room}", stage)
     words = [str(job) if word == "JOB" else word for word in command]
-    assert fedps(monkeypatch, *words, "--run_dir=r", "--log_dir=l", "--worker_num=2", "-o", "runner.epochs=5") == 0
+    assert here(monkeypatch, *words, "--run_dir=r", "--log_dir=l", "--worker_num=2", "-o", "runner.epochs=5") == 0
     assert stage.args[1:] == due
     runner = stage.args[0].runner
     assert (runner.epochs, runner.worker_num, runner.with_coordinator) == (5, 2, any("coord" in w for w in command))

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def machine(job: Path, name: str, *clients: str) -> Path:
         for client in clients:
             shutil.copy(job.parent / "data" / part / f"{client}.csv", folder / "data" / part)
     return Path(shutil.copy(job, folder))
+
+
+def await_text(path: Path, text: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a file of a living process holds a text."""
+    deadline = time.monotonic() + 60
+    while not path.exists() or text not in path.read_text():
+        assert process.poll() is None
+        assert time.monotonic() < deadline, f"no {text} in {path}"
+        time.sleep(0.05)
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 60) -> int:
@@ -77,25 +87,20 @@ def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Pa
 
 
 def test_a_worker_of_another_shape_is_refused_and_told_why(tmp_path: Path) -> None:
-    job, at, run_dir = write_job(tmp_path, worker_num=WORKERS, epochs=10_000), free_address(), tmp_path / "run"
+    job, at, run_dir = write_job(tmp_path, epochs=10_000), free_address(), tmp_path / "run"
     other = machine(job, "other", "1")
     tree = yaml.safe_load(job.read_text())
     tree["hyper_parameters"]["fc_layers"] = [32, 8, 4]
     other.write_text(yaml.safe_dump(tree))
     said = tmp_path / "said.txt"
-    small = ["-o", "runner.worker_num=2", "-o", "runner.train_data_dir=data/train"]
-    server = start(
-        "server", machine(job, "no-data"), "--worker_num=2", f"--servers={at}", "--run_dir", run_dir, out=said
-    )
+    small = ["--worker_num=2"]
+    server = start("server", job, "--worker_num=2", f"--servers={at}", "--run_dir", run_dir, out=said)
     first = machine(job, "first", "0")
     worker = start(
         "worker", first, "--client=0", f"--servers={at}", "--run_dir", run_dir, *small, out=tmp_path / "0.txt"
     )
     try:
-        while "run" not in str(run_dir) or "data" not in (run_dir / "events-worker-0.jsonl").read_text(
-            errors="replace"
-        ):
-            assert worker.poll() is None
+        await_text(run_dir / "events-worker-0.jsonl", '"first_batch"', worker)
         done = fedps("worker", other, "--client=1", f"--servers={at}", "--run_dir", run_dir, *small)
         assert done.returncode == 1
         assert "another job's model?" in done.stderr
@@ -123,15 +128,14 @@ def test_a_worker_without_servers_gives_up_within_the_limit(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("role", ["server", "coordinator"])
-def test_ctrl_c_and_a_taken_port(role: str, tmp_path: Path) -> None:
+def test_a_taken_port_is_told_and_sigterm_ends_who_stays(role: str, tmp_path: Path) -> None:
     job, at, said = write_job(tmp_path), free_address(), tmp_path / "said.txt"
     process = start(role, job, f"--{role}s={at}", "--stay", "--run_dir", tmp_path / "run", out=said)
     try:
-        while f"listens on {at}" not in said.read_text():
-            assert process.poll() is None, said.read_text()
+        await_text(said, f"listens on {at}", process)
         again = fedps(role, job, f"--{role}s={at}", "--run_dir", tmp_path / "run")
         assert again.returncode == 2
-        assert f"{role} 0: cannot listen on {at}: Address already in use" in again.stderr
+        assert f"{role}{' 0' * (role == 'server')}: cannot listen on {at}: Address already in use" in again.stderr
         process.terminate()
         assert process.wait(20) == 0
         assert f"{role} 0 has stopped" in said.read_text()

@@ -46,3 +46,22 @@ def test_the_network_trains_with_a_private_tower(make_job: MakeJob, tmp_path: Pa
     )  # fmt: skip
     losses = [e["loss"] for e in events if e["event"] == "epoch_end" and e["id"] == "9"]
     assert losses[-1] < losses[0]
+
+
+def test_the_loss_changes_what_is_trained(make_job: MakeJob, tmp_path: Path) -> None:
+    hyper = {"num_users": 120, "num_items": 220, "fc_layers": [16, 8, 4]}
+    losses = {}
+    for gamma in (0.0, 2.0):
+        folder = tmp_path / str(gamma)
+        folder.mkdir()
+        events = ran(
+            make_job, folder, "own_loss", folder=folder, model="own_loss.FocalMlp", hyper={**hyper, "gamma": gamma}
+        )
+        losses[gamma] = [e["loss"] for e in events if e["event"] == "epoch_end" and e["id"] == "9"][0]
+    plain = [
+        e["loss"]
+        for e in ran(make_job, tmp_path, "own_loss", hyper=hyper)
+        if e["event"] == "epoch_end" and e["id"] == "9"
+    ]
+    assert losses[0.0] == pytest.approx(plain[0], rel=1e-6)
+    assert losses[2.0] < 0.5 * losses[0.0]

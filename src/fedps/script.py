@@ -26,6 +26,7 @@ The launcher tells each process its part in environment variables:
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -67,7 +68,7 @@ class Role:
     Args:
         part: what the launcher said.
         job: the resolved job.
-        report: takes events, each a flat dict with the key `event`; they go to the run's `events.jsonl`.
+        report: where events go.
 
     Attributes:
         name: `server`, `coordinator` or `worker`.
@@ -76,7 +77,7 @@ class Role:
     """
 
     def __init__(self, part: Part, job: Job, report: Report) -> None:
-        self._part, self.job, self.report = part, job, report
+        self._part, self.job, self._report = part, job, report
         self.name, self.number, self.run_dir = part.role, part.number, part.run_dir
 
     def is_server(self) -> bool:
@@ -107,7 +108,7 @@ class Role:
         self._must_be("server", "run_server")
         from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
 
-        run_server(self.job, self.number, self._part.bind, self.run_dir, self.report)
+        run_server(self.job, self.number, self._part.bind, self.run_dir, self._report)
 
     def run_coordinator(self, selector: "ClientSelectorBase | None" = None) -> None:
         """Coordinate until the launcher says stop.
@@ -122,7 +123,7 @@ class Role:
         self._must_be("coordinator", "run_coordinator")
         from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
 
-        run_coordinator(self.job, self._part.bind, self.report, selector=selector, stay=True)
+        run_coordinator(self.job, self._part.bind, self._report, selector=selector, stay=True)
 
     def client(self) -> "FLClient":
         """Return the worker's life: register your handlers, then call its `run`.
@@ -136,7 +137,7 @@ class Role:
         part, name = self._part, ClientId(self._part.client)
         prepare_torch(self.job, name)
         return FLClient(
-            self.job, name, part.servers, self.run_dir, self.report, coordinator=part.coordinator or None,
+            self.job, name, part.servers, self.run_dir, self._report, coordinator=part.coordinator or None,
             allow=part.allow, number=part.number,
         )  # fmt: skip
 
@@ -150,6 +151,6 @@ def _told_to(report: Report) -> Callable[[type[BaseException], BaseException, Tr
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, trace)
-        report(failure(error))
+        report(failure(error) | {"traceback": "".join(traceback.format_exception(error)), "in_job": False})
 
     return hook

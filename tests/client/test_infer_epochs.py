@@ -98,10 +98,10 @@ def test_where_predictions_go(run: Path, make_job: MakeJob, tmp_path: Path) -> N
     assert found[0]["predictions"] == str(tmp_path / "mine.csv")
     assert epochs_of(infer_epochs(one, run))[0]["predictions"] == str(run / "predictions-1.csv")
     assert (run / "predictions-1.csv").is_file()
-    with pytest.raises(JobError, match=r"--out .*mine\.csv: is one file for 2 epochs"):
+    with pytest.raises(JobError, match=r"--predictions .*mine\.csv: is one file for 2 epochs"):
         infer_epochs(make_job(HYPER, **OWN), run, tmp_path / "mine.csv")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"below/predictions-1\.csv: cannot be written: .*choose another --out"):
+    with pytest.raises(DataError, match=r"below/predictions-1\.csv: cannot be written: .*choose another --predictions"):
         infer_epochs(one, run, tmp_path / "file" / "below")
 
 

@@ -289,6 +289,13 @@ def test_files_of_any_ending_count_where_your_own_code_reads_them(write: Write, 
     assert "holds no <client>.csv" in told
 
 
+def test_a_tables_class_has_two_spellings_too(write: Write) -> None:
+    job = load_job(write(), ["table_parameters.a.w.optimizer.name=SGD"])
+    assert job.table_parameters["a.w"].optimizer.name == "sgd"
+    (told,) = mistakes(write(), "table_parameters.a.w.optimizer={name: fast}")
+    assert told.startswith("table_parameters.a.w.optimizer.class: 'fast': must be one of adam")
+
+
 def test_a_table_may_have_an_optimizer_of_its_own(write: Write, tmp_path: Path) -> None:
     path = write(MINIMAL + "table_parameters: {user.weight: {optimizer: {class: SGD}, initial_range: 1e-2}}\n")
     job = load_job(path, ["table_parameters.item.weight.optimizer.learning_rate=0.5"])

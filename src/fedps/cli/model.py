@@ -1,9 +1,10 @@
 """`fedps infer` and `fedps export`: what a run's model is worth, and the model as one file."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fedps.cli.app import AsJson, JobFile, Override, RunDir, Switch, app, flag, load, note_job, tell
+from fedps.cli.app import AllowCommands, AsJson, JobFile, Override, RunDir, Switch, app, flag, load, note_job, tell
 from fedps.errors import JobError
 
 
@@ -15,6 +16,7 @@ def infer(
     run_dir: RunDir = None,
     predictions: Annotated[Path | None, flag("predictions")] = None,
     override: Override = None,
+    allow_commands: AllowCommands = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate saved epochs, or given weights, on a job's held-out samples: AUC, HR@10, NDCG@10.
@@ -26,9 +28,10 @@ def infer(
     Args:
         job: The job file (YAML); its infer_start_epoch and infer_end_epoch say which epochs.
         weights: A safetensors file with the model's own parameter names, as `fedps export` writes it.
-        run_dir: The run whose epochs are meant (default the job's infer_load_path or model_save_path).
-        predictions: File to write each sample's prediction to.
+        run_dir: The run whose epochs are meant, where the job's infer_load_path or model_save_path names none.
+        predictions: Folder for predictions-<epoch>.csv, or a file .csv for one epoch (default beside the saved epochs).
         override: key=value, set over the job file; may be repeated.
+        allow_commands: Let the job's pipe_command run.
         as_json: Print one JSON object.
     """
     if weights is not None and (run_dir is not None or predictions is not None):
@@ -42,8 +45,10 @@ def infer(
         tell(score(resolved, weights), as_json)
     else:
         from fedps.client.infer import infer_epochs  # noqa: PLC0415
+        from fedps.config import Allow  # noqa: PLC0415
 
-        tell(infer_epochs(resolved, run_dir, predictions), as_json)
+        allow, log = Allow(commands=allow_commands), None if as_json else sys.stdout
+        tell(infer_epochs(resolved, run_dir, predictions, allow=allow, log=log), as_json)
 
 
 @app.command

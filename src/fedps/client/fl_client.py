@@ -124,7 +124,7 @@ class FLClient:
 
     def callback_initialize_model_params(self) -> None:
         """Read the client's data and build the model, with its tables as they start."""
-        self.data = read_client(self.job, self.client, self.allow, self.report)
+        self.data = read_client(self.job, self.client, self.allow, self.report, self.log)
         held_out = len(self.data.test_slots["user"]) // 100
         self.report({"event": "data", "samples": len(self.data), "test_users": held_out})
         mode = self.job.runner.sync_mode

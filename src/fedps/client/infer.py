@@ -123,7 +123,9 @@ def _files(job: Job, folder: Path, chosen: list[int], out: Path | None) -> list[
     """Return where each epoch's predictions go."""
     if out is not None and out.suffix == ".csv":
         if len(chosen) > 1:
-            raise JobError(f"--out {out}: is one file for {len(chosen)} epochs; name a folder, or choose one epoch")
+            raise JobError(
+                f"--predictions {out}: is one file for {len(chosen)} epochs; name a folder, or choose one epoch"
+            )
         return [out]
     return [(out or folder.parent) / f"predictions-{epoch}.csv" for epoch in chosen]
 

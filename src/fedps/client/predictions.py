@@ -35,7 +35,9 @@ def write_predictions(path: Path, samples: Samples, scores: Values) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         snapshot.write_whole(path, text.getvalue().to_pybytes())
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}; choose another --out") from error
+        raise DataError(
+            f"{path}: cannot be written: {error.strerror or error}; choose another --predictions"
+        ) from error
 
 
 def tell_progress(log: TextIO, epoch: int, samples: Samples, scores: Values, size: int, every: int) -> None:

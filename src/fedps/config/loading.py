@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fedps.config.checks import clients_of, mistakes_of
-from fedps.config.job import Job, section
+from fedps.config.job import Job, TableParameters, section
 from fedps.config.mistakes import sentence, shown
 from fedps.config.original import Told, drop_sections, rename, translate
 from fedps.config.original_tables import TABLE_KEYS
@@ -124,6 +124,10 @@ def _tidy(tree: dict[str, Any], model: type[BaseModel]) -> None:
             tree[key] = {}
         if below and isinstance(tree.get(key), dict):
             _tidy(tree[key], below)
+    tables = tree.get("table_parameters") if model is Job else None
+    for table in tables.values() if isinstance(tables, dict) else ():
+        if isinstance(table, dict):
+            _tidy(table, TableParameters)
 
 
 def _place(path: Path, tree: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ kill -KILL "$guard"
 wait "$guard" 2>/dev/null
 exit "$code"
 """
-BLOCK = 1 << 23  # bytes handed on at once
+BLOCK = 1 << 21  # bytes handed on at once
 MOST = 1 << 32  # bytes of one file's output: a command that prints without end is stopped
 TOLD = 2000  # bytes of standard error that an error repeats
 GLANCE = 0.1  # seconds between two looks at whether to go on

@@ -177,8 +177,8 @@ def _misplaced(role: str, at: Address, command: str) -> list[str]:
     except JobError as error:
         return [f"{role} {at}: {error}"]
     return [
-        f"{role} {at}: is not this machine, and `fedps run` starts roles here only: start it there with `{command}`, and"
-        " the others one by one likewise; see docs/guides/deploy-by-hand.md"
+        f"{role} {at}: is not this machine: start it there with `{command}`, and the others one by one likewise (see"
+        f" docs/guides/deploy-by-hand.md); where that address leads here all the same, listen on 0.0.0.0:{at.port}"
     ]
 
 

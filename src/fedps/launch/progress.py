@@ -139,7 +139,9 @@ class Progress:
             self._said = time.monotonic()
             events = self._last.values()
             loss, auc = (sum(e[k] for e in events) / len(events) for k in ("loss", "auc"))
-            share = max(e["epoch"] + e["batch"] / e["batches"] for e in events) / self._job.runner.epochs
+            epoch = max(e["epoch"] for e in events)
+            now = [e for e in events if e["epoch"] == epoch]  # who sits out stays behind
+            share = (epoch + sum(e["batch"] for e in now) / sum(e["batches"] for e in now)) / self._job.runner.epochs
             self.say(f"{share:4.0%} {self._all.rate:,.0f} samples/s, mean over workers: loss {loss:.4f}, AUC {auc:.4f}")
 
     def _table(self) -> Table:

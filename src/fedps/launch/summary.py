@@ -110,7 +110,7 @@ class Ledger:
         samples = sum(e["samples"] for events in self._trained.values() for e in events)
         rounds = [self._round(epoch) for epoch in sorted(self._tested)]
         last = rounds[-1] if rounds else {}
-        started = self._started()
+        started = self.started()
         return {
             "status": "failed" if error else "ok",
             "error": error,
@@ -138,7 +138,7 @@ class Ledger:
             },
         }
 
-    def _started(self) -> dict[str, float]:
+    def started(self) -> dict[str, float]:
         """Return the times of the first batches, of all or of those picked for round 1; nothing while one is missing."""
         runner, times = self._job.runner, self.first_batch
         if not runner.with_coordinator:

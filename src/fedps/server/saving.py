@@ -3,6 +3,7 @@
 Only the rows this server keeps are its concern: `table.saved` cuts them out of whatever number of servers wrote a save.
 """
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ class Saver:
             DataError: the files cannot be written; earlier saves stay as they were.
         """
         delta = self._mode == "delta"
+        began = time.perf_counter()
         base = self._last if delta and self._of is store else None
         if base is not None and base["epoch"] == epoch:
             base = None  # a delta may not take the place of the save it builds on
@@ -59,7 +61,8 @@ class Saver:
         check = snapshot.save(folder, self._name, tables, facts)
         store.mark_saved()
         self._last, self._of = {"epoch": epoch, "check": check}, store
-        self._report({"event": "saved", "epoch": epoch, "folder": str(folder)})
+        seconds = time.perf_counter() - began
+        self._report({"event": "saved", "epoch": epoch, "folder": str(folder), "seconds": seconds})
 
 
 class WarmStart:
@@ -98,6 +101,20 @@ class WarmStart:
             block, steps = saved.fit_state(tables[name], store.spec(name))
             store.load(name, tables[name].keys, block, steps)
         self._tables = None  # tables are made once, hardly ever again: see `ballot`
+
+
+def start_from(job: Job, shard: int, report: Report) -> WarmStart | None:
+    """Read the saved epoch that a job starts from; None if it starts anew.
+
+    Raises:
+        DataError: as for `WarmStart`.
+    """
+    folder, began = job.runner.warmup_model_path, time.perf_counter()
+    if folder is None:
+        return None
+    warm = WarmStart(folder, shard, job.runner.server_num)
+    report({"event": "loaded", "folder": str(folder), "seconds": time.perf_counter() - began})
+    return warm
 
 
 def make_store(tables: tuple[TableSpec, ...], warm: WarmStart | None) -> Store:

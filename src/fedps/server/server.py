@@ -18,7 +18,7 @@ from fedps.server.ballot import Ballot, Declaration, difference
 from fedps.server.connection import Connection, Send
 from fedps.server.gate import Offer, WindowGate, windowed_merge
 from fedps.server.members import STAGES, Member, Members, Stop
-from fedps.server.saving import Saver, WarmStart, make_store
+from fedps.server.saving import Saver, make_store, start_from
 from fedps.server.waits import Answer, Contested, Standing, Waiting
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.table.store import Store, unfit
@@ -52,8 +52,7 @@ class ParameterServer:
         self.job, self.shard, self.shards = job, shard, runner.server_num
         self.run_dir, self.report = run_dir, report
         self.failure: DataError | None = None
-        self._saver, warm = Saver(job, shard, run_dir, report), runner.warmup_model_path
-        self._warm = WarmStart(warm, shard, runner.server_num) if warm else None
+        self._saver, self._warm = Saver(job, shard, run_dir, report), start_from(job, shard, report)
         self.limits = Limits(message_bytes=size, held_bytes=HELD_MESSAGES * size)
         self.store, self._ballot = Store(), Ballot()
         combine = windowed_merge(runner)
