@@ -39,15 +39,17 @@ def infer(
         raise JobError(f"--weights and {other} contradict each other: one file of weights, or a run's saved epochs")
     resolved = load(job, override or [])
     note_job(resolved)
+    from fedps.config import Allow  # noqa: PLC0415
+
+    allow = Allow(commands=allow_commands)
     if weights is not None:
         from fedps.client.infer import infer as score  # noqa: PLC0415
 
-        tell(score(resolved, weights), as_json)
+        tell(score(resolved, weights, allow), as_json)
     else:
         from fedps.client.infer import infer_epochs  # noqa: PLC0415
-        from fedps.config import Allow  # noqa: PLC0415
 
-        allow, log = Allow(commands=allow_commands), None if as_json else sys.stdout
+        log = None if as_json else sys.stdout
         tell(infer_epochs(resolved, run_dir, predictions, allow=allow, log=log), as_json)
 
 

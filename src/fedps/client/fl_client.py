@@ -144,7 +144,7 @@ class FLClient:
             self._channels.append(channel)
             self._rounds = Coordinated(channel, len(self.data), self.log, self._answered)
         self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
-        dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow)
+        dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
         self.trainer = Trainer(self.job, self.client, self.data, self._mode, self.report, self.log, dump)
 
     def callback_train(self) -> None:

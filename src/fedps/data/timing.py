@@ -25,6 +25,7 @@ class StepTimer:
     def __init__(self) -> None:
         self.batches = self.samples = 0
         self._began = 0.0
+        self._steps = 0
         self._read = 0.0
         self._parts: dict[str, float] = {}
 
@@ -58,8 +59,12 @@ class StepTimer:
             self._parts[name] = self._parts.get(name, 0.0) + time.perf_counter() - began
 
     def due(self) -> bool:
-        """Say whether it is time for `lines` again: every `EVERY` batches."""
-        return self.batches > 0 and self.batches % EVERY == 0
+        """Count a step, and say whether it is time for `lines` again: every `EVERY` steps.
+
+        Batches may be read ahead of their steps, so they say nothing of it.
+        """
+        self._steps += 1
+        return self._steps % EVERY == 0
 
     def lines(self) -> list[str]:
         """Return the original's lines: mean seconds of each part, mean read time, share of reading, samples a second.

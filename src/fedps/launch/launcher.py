@@ -249,7 +249,7 @@ class Launch:
         """Stop the run, or go on without a worker once all have begun to train."""
         self._error = self._error or error
         self._progress.say(f"{error}\n{error.traceback}".rstrip())
-        begun = len(self._ledger.first_batch) == len(self._clients)
+        begun = bool(self._ledger.started())
         left = [r for r in self._open("worker") if r.name not in self._ledger.failed]
         if not error.role.startswith("worker") or not begun or not left:
             raise error
