@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -139,6 +140,19 @@ def test_a_taken_port_is_told_and_sigterm_ends_who_stays(role: str, tmp_path: Pa
         process.terminate()
         assert process.wait(20) == 0
         assert f"{role} 0 has stopped" in said.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ctrl_c_ends_a_worker_that_waits(tmp_path: Path) -> None:
+    job, at, said = write_job(tmp_path), free_address(), tmp_path / "said.txt"
+    process = start("worker", job, "--client=0", f"--servers={at}", "--run_dir", tmp_path / "run", out=said)
+    try:
+        await_text(said, "waiting for server 0", process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert said.read_text().endswith("stopped\n")
     finally:
         process.kill()
         process.wait()
