@@ -187,7 +187,16 @@ def test_a_caller_that_means_somebody_else(coordinator: Coordinator, hello: Hell
     assert isinstance(answer, Refused) and answer.kind == kind
 
 
-GOOD: dict[str, Any] = {"samples": 5, "trained": 5, "seconds": 1.0, "loss": 0.5, "auc": 0.6, "users": 3, "hits": 2.0, "ndcg": 1.5}
+GOOD: dict[str, Any] = {
+    "samples": 5,
+    "trained": 5,
+    "seconds": 1.0,
+    "loss": 0.5,
+    "auc": 0.6,
+    "users": 3,
+    "hits": 2.0,
+    "ndcg": 1.5,
+}
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,11 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def note_job(job: Any) -> None:
-    """Say which keys of a job have no effect."""
+def note_job(job: Any, allow: Any = None) -> None:
+    """Say which keys of a job have no effect, given what flags allow (None where that does not matter)."""
     from fedps.config import notes_of  # noqa: PLC0415
 
-    for text in notes_of(job):
+    for text in notes_of(job, allow):
         note(text)
 
 

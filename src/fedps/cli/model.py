@@ -38,10 +38,10 @@ def infer(
         other = "--run_dir" if run_dir is not None else "--predictions"
         raise JobError(f"--weights and {other} contradict each other: one file of weights, or a run's saved epochs")
     resolved = load(job, override or [])
-    note_job(resolved)
     from fedps.config import Allow  # noqa: PLC0415
 
     allow = Allow(commands=allow_commands)
+    note_job(resolved, allow)
     if weights is not None:
         from fedps.client.infer import infer as score  # noqa: PLC0415
 

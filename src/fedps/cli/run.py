@@ -98,12 +98,12 @@ def run(
     else:
         check_here(counts)
     resolved = load(asked.job, [*(override or []), *counts.overrides()])
-    note_job(resolved)
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.launcher import Orders  # noqa: PLC0415
     from fedps.launch.launcher import run as launch  # noqa: PLC0415
 
     allow = Allow(commands=allow_commands, private_dump=allow_private_dump)
+    note_job(resolved, allow)
     orders = Orders(log_dir, counts.server_at, counts.coordinator_at, allow, asked.script, asked.args)
     summary = launch(resolved, run_dir, in_process, as_json, orders)
     if summary["status"] != "ok":

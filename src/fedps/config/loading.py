@@ -1,7 +1,7 @@
 """From a YAML file and overrides to a `Job`, or to a `JobError` with every mistake at once."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,19 @@ PATHS = (
 )
 
 
-def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
+def load_job(path: Path, overrides: Sequence[str] = (), elsewhere: Collection[str] = ()) -> Job:
     """Read a job file.
 
     Args:
         path: the YAML file.
         overrides: `dotted.key=value`, the value in YAML's own writing; later ones win.
+        elsewhere: keys of folders that other machines hold, e.g. `runner.train_data_dir`: they are not looked into.
 
     Raises:
         JobError: all mistakes, each with key, value and remedy.
     """
     tree, told = read_tree(path, overrides)
-    return resolve(path, tree, told)
+    return resolve(path, tree, told, elsewhere)
 
 
 def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Told]:
@@ -58,13 +59,14 @@ def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Tol
     return tree, told
 
 
-def resolve(path: Path, tree: dict[str, Any], told: Told) -> Job:
+def resolve(path: Path, tree: dict[str, Any], told: Told, elsewhere: Collection[str] = ()) -> Job:
     """Fill in what a tree leaves out, make its paths absolute and judge it.
 
     Args:
         path: the job file; relative paths count from its folder.
         tree: what it says; not changed.
         told: what reading it had to tell; its mistakes are told with the others.
+        elsewhere: keys of folders that are not looked into.
 
     Raises:
         JobError: all mistakes.
@@ -79,7 +81,7 @@ def resolve(path: Path, tree: dict[str, Any], told: Told) -> Job:
         places = [_names(e["loc"]) for e in errors]
         wrong = {".".join(names) for names in places}
         job = Job.model_validate(_mended(tree, places))
-    found += mistakes_of(job, wrong)
+    found += mistakes_of(job, {*wrong, *elsewhere})
     if found:
         raise JobError(found)
     return _count_workers(job).noting(told.notes)

@@ -50,7 +50,7 @@ class Coordinator:
         self._report, self._log = report, log or sys.stdout
         self._connections: dict[ClientId, Connection] = {}
         self._strangers: set[Connection] = set()
-        self._started = time.monotonic()
+        self._first_at: float | None = None  # when the first client came
         self._first_report_at: float | None = None  # of the open round
         self._say("fl-ps > running make_fl_strategy(loop) in coordinator")
 
@@ -76,6 +76,7 @@ class Coordinator:
             raise RefusedError(
                 "taken", f"another process is connected as client {client!r}: give each worker its own client"
             )
+        self._first_at = self._first_at or time.monotonic()
         if not self.members.has_left(client, instance):
             self.members.greet(client, instance)
         if other is not None:
@@ -129,7 +130,8 @@ class Coordinator:
             return
         for connection in [c for c in self._strangers if now - c.opened_at > GREETING_TIMEOUT]:
             connection.hang_up()
-        if now - self._started > runner.start_timeout and not self.members.complete and len(self.members):
+        patient = self._first_at is None or now - self._first_at <= runner.start_timeout
+        if not patient and not self.members.complete and len(self.members):
             self.members.expect(len(self.members))
         for client in self.members.lost(now, runner.reconnect_timeout):
             self.members.leave(client)

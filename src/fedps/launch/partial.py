@@ -5,7 +5,6 @@ The counts that are otherwise checked against the data folder have to be said th
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from fedps.config import Job, load_job
@@ -14,7 +13,7 @@ from fedps.data.files import client_files_of
 from fedps.errors import JobError
 from fedps.types import ClientId
 
-FOLDERS = ("train_data_dir", "test_data_dir")
+FOLDERS = ("runner.train_data_dir", "runner.test_data_dir")
 SAY = "say how many clients take part in all: --worker_num=10, or runner.worker_num in the job file"
 
 
@@ -43,19 +42,12 @@ def load_here(path: Path, overrides: Sequence[str] = ()) -> Partial:
     except JobError as error:
         told = error.mistakes
     if not isinstance(count, int) or not isinstance(runner.get("train_data_dir"), str):
-        no_data = [m for m in told if m.startswith(("runner.train_data_dir: ", "runner.test_data_dir: "))]
+        no_data = [m for m in told if m.startswith(tuple(f"{folder}: " for folder in FOLDERS))]
         if count is None and no_data:
             told = [m for m in told if m not in no_data]
             told.append(f"runner.worker_num: is missing, and no data here shows it ({no_data[0]}); {SAY}")
         raise JobError(told)
-    with TemporaryDirectory(prefix="fedps-") as stand_in:
-        for number in range(count):
-            (Path(stand_in) / f"{number}.csv").touch()
-        elsewhere = [f"runner.train_data_dir={stand_in}", "runner.test_data_dir=null"]
-        job = load_job(path, [*overrides, *elsewhere])
-    named = {key: runner[key] for key in FOLDERS if isinstance(runner.get(key), str)}
-    folders = {key: (job.folder / Path(text).expanduser()).resolve() for key, text in named.items()}
-    return Partial(job.model_copy(update={"runner": job.runner.model_copy(update=folders)}), counted=False)
+    return Partial(load_job(path, overrides, elsewhere=FOLDERS), counted=False)
 
 
 def find_client(here: Partial, client: str | None, number: int | None) -> tuple[ClientId, int]:

@@ -140,9 +140,7 @@ async def serve(service: Service, bind: str, limits: Limits, ready: Callable[[st
     except RuntimeError:
         port = 0
     if port == 0:
-        raise JobError(
-            f"cannot listen on {bind}: the port is in use or not ours to take; choose another, or 0 for a free one"
-        )
+        raise JobError(f"cannot listen on {bind}: the port is in use or not ours to take; choose another")
     await server.start()
     ready(f"{bind.rpartition(':')[0]}:{port}")
     try:

@@ -65,7 +65,8 @@ class ParameterServer:
         self._waiting: list[Waiting] = []
         self._standing: dict[ClientId, Standing] = {}
         self._standing_since: float | None = None  # when the first came to a barrier
-        self._started, self._complete_at = time.monotonic(), 0.0
+        self._complete_at = 0.0
+        self._first_at: float | None = None  # when the first client joined: a server may stand ready long before
 
     @property
     def clock(self) -> int:
@@ -122,6 +123,7 @@ class ParameterServer:
             TableError: no table can be made of a spec.
         """
         client, declared = connection.known, frozenset(join.tables)
+        self._first_at = self._first_at or time.monotonic()
         checks.declaration(join.tables, self.limits)
         if self._ballot.chosen is None:
             self.store = make_store(join.tables, self._warm)
@@ -174,7 +176,7 @@ class ParameterServer:
         runner = self.job.runner
         for connection in [c for c in self._strangers if now - c.opened_at > GREETING_TIMEOUT]:
             connection.hang_up()
-        if now - self._started > runner.start_timeout:
+        if self._first_at is not None and now - self._first_at > runner.start_timeout:
             self._start_without_the_rest(now)
         for client in self.members.lost(now, runner.reconnect_timeout):
             self.members.leave(client)
