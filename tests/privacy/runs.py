@@ -14,7 +14,7 @@ from tests.privacy.http2 import Unwrapped, unwrap
 from tests.privacy.tap import Talk, read_talks
 
 from fedps.wire.frame import Frame, Limits, decode, encode
-from fedps.wire.messages import Hello, Join, Pull, Push, Seed, Values
+from fedps.wire.messages import Hello, Join, Pull, Push, RoundReport, Seed, Values
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +96,12 @@ def check_shared(frame: Frame, items: int) -> None:
             assert {s.name for s in specs} <= marked.SHARED
         case Seed(table=table):
             assert table in marked.SHARED
+        case RoundReport(info=info):
+            assert info.users <= marked.USERS and info.samples == marked.USERS * marked.PER_USER
+            assert all(a.min(initial=0) >= 0 and a.sum() <= 100 * marked.USERS for a in frame.arrays), (
+                "counts of scores"
+            )
+            return
         case Pull(tables=tables) | Push(tables=tables) | Values(tables=tables):
             assert set(tables) <= marked.SHARED
     for array in frame.arrays:

@@ -19,11 +19,15 @@ from fedps.launch.roles import Role
 
 
 class TappedLaunch(Launch):
-    """The launcher as it is, but workers are told the taps' addresses for the servers'."""
+    """The launcher as it is, but workers are told the taps' addresses for the servers' and the coordinator's."""
 
     def _addresses(self, servers: list[Role]) -> list[str]:
         self.taps = [Tap(address) for address in super()._addresses(servers)]
-        return [tap.address for tap in self.taps]
+        told = [tap.address for tap in self.taps]
+        if coordinator := self._ready.get(("coordinator", "0")):
+            self.taps.append(Tap(coordinator))
+            self._ready["coordinator", "0"] = self.taps[-1].address
+        return told
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""R1: what is private never leaves the client. Real runs, every byte between workers and servers recorded.
+"""R1: what is private never leaves the client. Real runs, every byte between workers, servers and coordinator recorded.
 
 Private rows, a private layer, user ids and raw samples are marked, and all that passed and all that lies in the run
 folder is searched for them in every plain form. The control is the same job with the same parameters shared, which must
@@ -6,6 +6,7 @@ be found: a search that cannot hit proves nothing (`test_search` has the control
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,18 @@ from tests.privacy.search import Needles, search
 
 from fedps.table import snapshot
 from fedps.wire.frame import Limits, decode
-from fedps.wire.messages import Hello, Join, Pull, Push, Seed, Values
+from fedps.wire.messages import Assignment, Hello, Join, Pull, Push, RoundReport, Seed, Values
 
-MODES = ("async", "sync", "geo", "round")
-SERVERS = {"async": 1, "sync": 1, "geo": 2, "round": 1}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "async": {"sync_mode": "async"},
+    "sync": {"sync_mode": "sync"},
+    "geo": {"sync_mode": "geo", "server_num": 2},
+    "round": {"sync_mode": "round"},
+    "coordinated": {"sync_mode": "geo", "with_coordinator": True},
+}
+MODES = tuple(SETTINGS)
 OPEN = "shared"  # the control
-pytestmark = pytest.mark.timeout(300)  # the first test waits for all five runs
+pytestmark = pytest.mark.timeout(300)  # the first test waits for all runs
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("marked")
     marked.write_samples(folder)
     for mode in MODES:
-        marked.write_job(folder / f"{mode}.yaml", folder, sync_mode=mode, server_num=SERVERS[mode])
+        marked.write_job(folder / f"{mode}.yaml", folder, **SETTINGS[mode])
     marked.write_job(folder / f"{OPEN}.yaml", folder, sync_mode="async", local_sparse=[], local_dense=[])
     return folder
 
@@ -76,11 +83,14 @@ def test_marks_stand_in_every_state_of_what_is_private_and_learns(mode: str, run
 @pytest.mark.parametrize("mode", MODES)
 def test_every_byte_is_a_message_about_shared_parameters(mode: str, runs: dict[str, Recorded]) -> None:
     recorded = runs[mode]
-    assert len(recorded.talks) == 2 * SERVERS[mode], "two clients, and no connection but to the servers"
+    answering = 2 if mode in ("geo", "coordinated") else 1
+    assert len(recorded.talks) == 2 * answering, "two clients, and no connection but to servers and coordinator"
     frames = check_every_byte(recorded)
     for frame in frames:
         check_shared(frame, marked.ITEMS)
-    assert {type(f.message) for f in frames} >= {Hello, Join, Seed, Pull, Push, Values}
+    said = {type(f.message) for f in frames}
+    assert said >= {Hello, Join, Seed, Pull, Push, Values}
+    assert (said >= {RoundReport, Assignment}) == (mode == "coordinated")
 
 
 def test_the_control_the_same_parameters_shared_are_found(runs: dict[str, Recorded], samples: Needles) -> None:
