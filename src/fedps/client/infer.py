@@ -59,7 +59,7 @@ def infer_epochs(
             lie beside the folder of epochs.
         allow: what whoever started this allows the job's reader.
         log: takes the original's lines `epoch: 1, batch_id: 50, auc: 0.75`, one every `print_interval` batches of
-            `infer_batch_size`; nothing else depends on that size.
+            `infer_batch_size`, twenty an epoch at most; nothing else depends on that size.
 
     Returns:
         `model`, the folder, and `epochs`, a list of `epoch`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10` and

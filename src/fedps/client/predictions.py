@@ -12,6 +12,7 @@ from fedps.models.metrics import Histogram
 from fedps.table import snapshot
 from fedps.types import Values
 
+LINES = 20  # of an epoch, at most, where batches are many
 COLUMNS = ("user", "item", "label", "prediction")
 
 
@@ -49,11 +50,11 @@ def tell_progress(log: TextIO, epoch: int, samples: Samples, scores: Values, siz
         samples: n of them.
         scores: float32[n], probabilities.
         size: samples of a batch; batches count from 0.
-        every: batches between two lines.
+        every: batches between two lines; more where that would be over `LINES` lines.
     """
     total, begin = Histogram(), 0
-    lines = []
-    for batch in range(0, -(-len(scores) // size), every):
+    lines, batches = [], -(-len(scores) // size)
+    for batch in range(0, batches, max(every, -(-batches // LINES))):
         end = min((batch + 1) * size, len(scores))
         total.add(scores[begin:end], samples.label[begin:end])
         lines.append(f"epoch: {epoch}, batch_id: {batch}, auc: {total.auc():.6f}\n")
