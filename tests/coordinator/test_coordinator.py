@@ -135,6 +135,28 @@ def test_one_that_is_lost_is_forgotten_after_its_time_to_come_back(coordinator: 
     assert [e["client"] for e in events if e["event"] == "lost"] == ["b"]
 
 
+def test_one_that_was_given_up_as_lost_goes_on_when_it_is_back(coordinator: Coordinator) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    a.report(0)
+    b.report(0)
+    b.connection.closed()
+    a.report(1)
+    coordinator.tick(time.monotonic() + 10.5)
+    assert len(a.told) == 2
+    again = Caller(coordinator, "b")
+    again.report(1)
+    a.report(2)
+    assert [t.round for t in again.told] == [3] and again.told[0].state == "JOIN"
+
+
+def test_when_all_who_came_are_gone_the_job_is_over(coordinator: Coordinator) -> None:
+    Caller(coordinator, "a").connection.closed()
+    coordinator.tick(time.monotonic() + 10.5)
+    assert not coordinator.over
+    coordinator.tick(time.monotonic() + LATER)
+    assert coordinator.over
+
+
 def test_a_broken_connection_changes_nothing_for_who_comes_back(coordinator: Coordinator) -> None:
     a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
     a.report(0)

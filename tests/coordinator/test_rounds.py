@@ -13,7 +13,7 @@ from tests.conftest import MakeJob
 from fedps.client.fl_client import FLClient
 from fedps.config import Job
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
-from fedps.errors import FedpsError, JobError
+from fedps.errors import DataError, FedpsError, JobError
 from fedps.export import export_run
 from fedps.launch.inprocess import run_in_process
 from fedps.types import ClientId
@@ -181,3 +181,9 @@ def test_dataset_debug_times_reading_and_steps(make_job: MakeJob, tmp_path: Path
     ran(make_job(dataset_debug=True, with_coordinator=True), tmp_path)
     log = (tmp_path / "run" / "log" / "workerlog.3").read_text()
     assert "mean read time" in log and "IO percent" in log and "instances/s" in log
+
+
+def test_a_save_that_fails_ends_a_run_in_one_process(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="file"):
+        ran(make_job(model_save_path=str(tmp_path / "file" / "model")), tmp_path)

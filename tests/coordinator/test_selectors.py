@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.conftest import MakeJob
 
@@ -62,6 +63,13 @@ def test_words_and_strategies_are_followed_and_the_rest_waits(make_job: MakeJob)
 def test_an_answer_that_cannot_be_followed(make_job: MakeJob, answer: Any, why: str) -> None:
     with pytest.raises(FedpsError, match=why.replace("(", r"\(")):
         said(make_job, answer)
+
+
+def test_one_that_is_away_may_be_named_and_numbers_may_be_numpys(make_job: MakeJob) -> None:
+    selector = Says(make_job(with_coordinator=True))
+    selector.answer = {"a": FLStrategy("JOIN", np.int64(7)), "gone": "JOIN"}  # type: ignore[arg-type]
+    found = choose(selector, 3, CLIENTS, known={ClientId("gone")})
+    assert set(found) == set(CLIENTS) and found[ClientId("a")].iteration_num == 7
 
 
 def test_all_may_finish(make_job: MakeJob) -> None:

@@ -29,7 +29,7 @@ def test_without_a_name_it_is_runs_job_and_time(
 def test_another_run_is_not_overwritten(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job()
     make_run_folder(job, tmp_path / "run")
-    with pytest.raises(JobError, match="holds a run already; choose another folder"):
+    with pytest.raises(JobError, match=r"holds job\.yaml already: another run\? choose another folder"):
         make_run_folder(job, tmp_path / "run")
 
 
@@ -70,3 +70,20 @@ def test_roles_share_a_folder(make_job: MakeJob, tmp_path: Path, monkeypatch: py
     (tmp_path / "file").write_text("mine")
     with pytest.raises(JobError, match=r"--run_dir .*file: cannot be written"):
         share_run_folder(job, tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["log", "private", "model"])
+def test_what_somebody_else_keeps_under_our_names_is_not_touched(name: str, make_job: MakeJob, tmp_path: Path) -> None:
+    mine = tmp_path / "run" / name / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(JobError, match=f"holds {name} already"):
+        make_run_folder(make_job(), tmp_path / "run")
+    assert mine.read_text() == "mine"
+
+
+def test_other_files_in_the_folder_stay_when_a_run_is_taken_back(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    discard(make_run_folder(make_job(), tmp_path / "run"))
+    assert [f.name for f in (tmp_path / "run").iterdir()] == ["notes.txt"]

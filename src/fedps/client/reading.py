@@ -57,7 +57,9 @@ def _tell(job: Job, client: ClientId, side: str, read: Reading, report: Report |
         if read.note:
             report({"event": "note", "note": read.note})
         if skipped.lines:
-            report({"event": "skipped", "side": side, "lines": skipped.lines, "first": skipped.first})
+            report(
+                {"event": "skipped", "side": side, "lines": skipped.lines}
+            )  # what they say stays in the client's log
     if log:
         lines = [*map_lines({client: tuple(read.files)}), *_counted(job, read)]
         lines.append(f"{side}: {samples} samples in {read.seconds:.2f} s, by {read.reader}")

@@ -82,9 +82,25 @@ def resolve(path: Path, tree: dict[str, Any], told: Told, elsewhere: Collection[
         wrong = {".".join(names) for names in places}
         job = Job.model_validate(_mended(tree, places))
     found += mistakes_of(job, {*wrong, *elsewhere})
+    found += _beside(path, job)
     if found:
         raise JobError(found)
     return _count_workers(job).noting(told.notes)
+
+
+def _beside(path: Path, job: Job) -> list[str]:
+    """Return what is wrong with the name, and with code that would not come from the job file's own folder."""
+    found, home, runner = [], path.resolve().parent, job.runner
+    if {"/", "\\"} & set(job.name) or job.name in (".", ".."):
+        found.append(f"name: {shown(job.name)}: is part of the name of folders; write it without slashes")
+    named = [runner.model, runner.pipe_command, runner.train_reader_path, runner.infer_reader_path]
+    code = [text for text in (*named, runner.client_selector) if text and text not in ("all", "random")]
+    if code and job.folder != home:
+        found.append(
+            f"folder: {str(job.folder)!r}: {code[0]!r} is code, which is taken from the job file's own folder alone; leave"
+            f" the key out, or put job file and code into one folder"
+        )
+    return found
 
 
 def _override(tree: dict[str, Any], text: str) -> str | None:

@@ -77,7 +77,7 @@ class Coordinator:
                 "taken", f"another process is connected as client {client!r}: give each worker its own client"
             )
         self._first_at = self._first_at or time.monotonic()
-        if not self.members.has_left(client, instance):
+        if not self.members.has_finished(client, instance):
             self.members.greet(client, instance)
         if other is not None:
             other.hang_up()
@@ -131,10 +131,10 @@ class Coordinator:
         for connection in [c for c in self._strangers if now - c.opened_at > GREETING_TIMEOUT]:
             connection.hang_up()
         patient = self._first_at is None or now - self._first_at <= runner.start_timeout
-        if not patient and not self.members.complete and len(self.members):
-            self.members.expect(len(self.members))
+        if not patient and not self.members.complete:
+            self.members.expect(self.members.came)
         for client in self.members.lost(now, runner.reconnect_timeout):
-            self.members.leave(client)
+            self.members.lose(client)
             self._report({"event": "lost", "client": client, "reason": "its connection broke and did not come back"})
             self._say(f"fl-ps > lost fl_client: {client}")
         if self._first_report_at is not None and now - self._first_report_at > runner.step_timeout:
@@ -187,7 +187,7 @@ class Coordinator:
                 f" {info.compute_capacity:.0f}, 'BANDWIDTH': {info.bandwidth:.0f}, 'SAMPLES': {info.samples}, 'LOSS':"
                 f" {_short(info.loss)}, 'AUC': {_short(info.auc)}, 'SECONDS': {info.seconds:.3f}}}"
             )
-        return choose(self._selector, round_, clients)
+        return choose(self._selector, round_, clients, self.members.known)
 
     def _answer(self, client: ClientId, strategy: FLStrategy) -> None:
         runner, member = self.job.runner, self.members.get(client)
@@ -204,7 +204,7 @@ class Coordinator:
         ticket, member.ticket = member.ticket, None
         member.round, member.told = self.round, told
         if strategy.next_state == "FINISH":
-            self.members.leave(client)
+            self.members.finish(client)
         if client in self._connections:
             self._connections[client].reply(ticket, told)
         self._say(f"SendFLStrategy to client: {client} finished")

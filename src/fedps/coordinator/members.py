@@ -55,20 +55,24 @@ class Members:
     def __init__(self, expected: int) -> None:
         self.expected = expected
         self._here: dict[ClientId, Member] = {}
-        self._gone: dict[ClientId, str] = {}  # and the process that spoke for it
+        self._finished: dict[ClientId, str] = {}  # who was told to, and the process that spoke for it
+        self._lost: dict[ClientId, Member] = {}
 
     def greet(self, client: ClientId, instance: str) -> Member:
-        """Return the member of this name; a new process of the client starts anew.
+        """Return the member of this name; one given up as lost goes on where it was, a new process starts anew.
 
         Raises:
             RefusedError: there are too many.
         """
         member = self._here.get(client)
-        if member is None and len(self._here) + len(self._gone) >= max(MAX_MEMBERS, self.expected):
+        if member is None and client not in self.known and self.came >= max(MAX_MEMBERS, self.expected):
             raise RefusedError("too_large", f"{len(self._here)} clients take part, which is the coordinator's limit")
+        before = self._lost.pop(client, None)
+        if member is None and before is not None and before.instance == instance:
+            member = self._here[client] = before
         if member is None or member.instance != instance:
             member = self._here[client] = Member(instance)
-            self._gone.pop(client, None)
+            self._finished.pop(client, None)
         member.lost_at = None
         return member
 
@@ -76,20 +80,32 @@ class Members:
         """Return a member, None if it never came or is gone."""
         return self._here.get(client)
 
-    def leave(self, client: ClientId) -> None:
-        """Forget a client: it has finished, or is lost."""
-        member = self._here.pop(client, None)
-        if member is not None:
-            self._gone[client] = member.instance
+    def finish(self, client: ClientId) -> None:
+        """Let a client go that was told to."""
+        self._finished[client] = self._here.pop(client).instance
 
-    def has_left(self, client: ClientId, instance: str) -> bool:
-        """Whether this very process was told to finish, or given up as lost."""
-        return self._gone.get(client) == instance
+    def lose(self, client: ClientId) -> None:
+        """Wait no more for a client whose connection did not come back; it may still."""
+        self._lost[client] = self._here.pop(client)
+
+    def has_finished(self, client: ClientId, instance: str) -> bool:
+        """Whether this very process was told to finish."""
+        return self._finished.get(client) == instance
+
+    @property
+    def came(self) -> int:
+        """How many clients have come, whether they are here or not."""
+        return len(self.known)
+
+    @property
+    def known(self) -> set[ClientId]:
+        """All that have come, whether they are here or not."""
+        return self._here.keys() | self._finished.keys() | self._lost.keys()
 
     @property
     def complete(self) -> bool:
         """Whether all expected clients have come (those that left again are counted)."""
-        return len(self._here) + len(self._gone) >= self.expected
+        return self.came >= self.expected
 
     @property
     def over(self) -> bool:

@@ -5,8 +5,9 @@ last reports and the round's number; it answers with what each client shall do. 
 """
 
 import inspect
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -113,7 +114,7 @@ def make_selector(job: Job) -> ClientSelectorBase:
 
 
 def choose(
-    selector: ClientSelectorBase, round_: int, clients: Mapping[ClientId, ClientInfo]
+    selector: ClientSelectorBase, round_: int, clients: Mapping[ClientId, ClientInfo], known: Collection[ClientId] = ()
 ) -> dict[ClientId, FLStrategy]:
     """Ask a selector, and return what every client shall do.
 
@@ -121,6 +122,7 @@ def choose(
         selector: whom to ask; what it does to its copy of the reports stays with it.
         round_: the round, counted from 1.
         clients: the reports of those that can take part.
+        known: those that took part before; one of them that is named although it is away is passed over.
 
     Raises:
         FedpsError: the answer cannot be followed; says why. What the selector itself raises is passed on.
@@ -130,7 +132,7 @@ def choose(
     name = type(selector).__name__
     if not isinstance(told, Mapping):
         raise FedpsError(f"{name}.select() returned {type(told).__name__} in round {round_}; return client: state")
-    unknown = [client for client in told if client not in clients]
+    unknown = [client for client in told if client not in clients and client not in known]
     if unknown:
         raise FedpsError(
             f"{name}.select() named client {unknown[0]!r} in round {round_}; there are {', '.join(map(repr, clients))}"
@@ -150,9 +152,11 @@ def _strategy(name: str, client: ClientId, told: Any) -> FLStrategy:
         raise FedpsError(
             f"{name}.select() said {told!r} for client {client!r}; say one of {', '.join(STATES)}, or an FLStrategy"
         )
-    count = strategy.iteration_num
-    if count is not None and not (isinstance(count, int) and 0 < count < 2**31):
-        raise FedpsError(
-            f"{name}.select(): iteration_num {count!r} of client {client!r} must be a positive whole number"
-        )
-    return strategy
+    count: Any = strategy.iteration_num
+    if count is None:
+        return strategy
+    whole = operator.index(count) if hasattr(count, "__index__") else 0  # numpy's whole numbers too
+    if not 0 < whole < 2**31:
+        told = f"iteration_num {count!r} of client {client!r}"
+        raise FedpsError(f"{name}.select(): {told} must be a positive whole number")
+    return FLStrategy(strategy.next_state, whole)

@@ -9,6 +9,8 @@ from pathlib import Path
 from fedps.config import Job
 from fedps.errors import JobError
 
+OURS = ("job.yaml", "events.jsonl", "summary.json", "log", "private", "model")  # what a run writes in its folder
+
 
 def make_run_folder(job: Job, run_dir: Path | None) -> Path:
     """Make the folder of a run, with the resolved job in it; return its path.
@@ -18,12 +20,12 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
         run_dir: where; None takes `runs/<job>-<time>`.
 
     Raises:
-        JobError: it cannot be written, or holds another run.
+        JobError: it cannot be written, or holds another run, or something else of those names.
     """
     folder = (run_dir or Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
-    if (folder / "job.yaml").exists():
-        raise JobError(f"--run_dir {folder}: holds a run already; choose another folder or remove that one")
     try:
+        if there := [name for name in OURS if _holds_something(folder / name)]:
+            raise JobError(f"--run_dir {folder}: holds {', '.join(there)} already: another run? choose another folder")
         (folder / "log").mkdir(parents=True, exist_ok=True)
         (folder / "private").mkdir(exist_ok=True)
         job.save(folder / "job.yaml")
@@ -71,10 +73,14 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
 
 
 def discard(folder: Path) -> None:
-    """Take back what `make_run_folder` made, of a run that never began; whatever else is there stays."""
+    """Take back what `make_run_folder` made, of a run that never began; all else stays, and what it found was empty."""
     for name in ("job.yaml", "events.jsonl"):
         (folder / name).unlink(missing_ok=True)
     for name in ("log", "private"):
         shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()

@@ -59,6 +59,9 @@ def run_in_process(
         _work(job, clients, servers, run_dir, listen, allow, handlers, failures)
     if coordinator is not None and coordinator.failure is not None:
         raise coordinator.failure
+    for server in servers:
+        if server.failure is not None:
+            raise server.failure
     if failures:
         raise failures[0]
 

@@ -45,6 +45,7 @@ class Ledger:
         self._job, self._began = job, began
         self.first_batch: dict[str, float] = {}
         self.failed: dict[str, str] = {}
+        self._lost: set[str] = set()  # their connection broke, and nothing was heard of them since
         self._spans: dict[str, list[tuple[float, float]]] = {"epoch": [], "evaluate": []}
         self._open: dict[tuple[str, str], float] = {}
         self._trained: dict[int, list[Event]] = defaultdict(list)
@@ -58,6 +59,8 @@ class Ledger:
     def take(self, event: Event) -> None:
         """Note one stamped event."""
         kind, who, time = event["event"], event["id"], event["time"]
+        if event.get("role") == "worker":
+            self._lost.discard(who)
         if kind == "data":
             self._clients[who] = {"samples": event["samples"], "test_users": event["test_users"], "first_epoch_auc": {}}
         elif kind == "progress" and event["epoch"] == 0:
@@ -78,6 +81,8 @@ class Ledger:
             self._bytes["sent_by_clients"] += event["bytes_sent"]
             self._bytes["received_by_clients"] += event["bytes_received"]
             self._retries += event["retries"]
+        elif kind == "lost":
+            self._lost.add(event["client"])
         elif kind == "refused":
             self._rejected += 1
         elif kind == "failed" and event["role"] == "worker":
@@ -133,7 +138,7 @@ class Ledger:
             "faults": {
                 "rejected_messages": self._rejected,
                 "retries": self._retries,
-                "lost_workers": sorted(self.failed),
+                "lost_workers": sorted(self._lost | self.failed.keys()),
                 "restarts": 0,
             },
         }

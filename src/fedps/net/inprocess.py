@@ -23,10 +23,15 @@ class LocalServer:
 
     Args:
         service: who answers.
+
+    Attributes:
+        failure: what the service failed with; all its connections are closed then, as when its process ends.
     """
 
     def __init__(self, service: Service) -> None:
         self.service, self.lock = service, threading.RLock()
+        self.failure: Exception | None = None
+        self.channels: list[LocalChannel] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._tick, name="fedps deadlines", daemon=True)
         self._thread.start()
@@ -34,7 +39,17 @@ class LocalServer:
     def _tick(self) -> None:
         while not self._stop.wait(0.05):
             with self.lock:
-                self.service.tick(time.monotonic())
+                try:
+                    self.service.tick(time.monotonic())
+                except Exception as error:
+                    self.fail(error)
+                    return
+
+    def fail(self, error: Exception) -> None:
+        """Close all connections."""
+        self.failure = self.failure or error
+        for channel in self.channels[:]:
+            channel.close()
 
     def close(self) -> None:
         """Stop looking at deadlines."""
@@ -50,6 +65,7 @@ class LocalChannel:
         self._server, self._caller, self._closed = server, Caller(limits), False
         self._futures: dict[int, Future[Frame]] = {}
         with server.lock:
+            server.channels.append(self)
             self._connection = server.service.opened(self._answer, f"thread {threading.current_thread().name}")
         self.welcome = self.request(hello)
 
@@ -66,7 +82,10 @@ class LocalChannel:
                 return future
             self._futures[ticket] = future
             self.bytes_sent += len(data)
-            self._connection.received(data)
+            try:
+                self._connection.received(data)
+            except Exception as error:
+                self._server.fail(error)
         return future
 
     def close(self) -> None:

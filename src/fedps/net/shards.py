@@ -120,8 +120,8 @@ class Shards:
         """Declare the tables everywhere and take part; return the clock to begin at."""
         welcomes = [_wait(c.welcome, self._timeout, "Hello").message for c in self._channels]
         clock = max(w.clock for w in welcomes if isinstance(w, Welcome))
-        self._all(lambda k: Join(self._tables_of(k), clock))
-        return clock
+        joined = self._all(lambda k: Join(self._tables_of(k), clock))
+        return max([clock, *(d.clock for d in joined if isinstance(d, Done))])  # time has gone on since the Welcome
 
     def seed(self, dense: Mapping[TableName, Values]) -> None:
         """Offer the dense tensors' starts, float32[1, dim] each; the first client's stay."""

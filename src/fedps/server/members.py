@@ -106,7 +106,12 @@ class Members:
     @property
     def complete(self) -> bool:
         """Whether all expected clients have come (those that left again are counted)."""
-        return len(self._gone.keys() | self._here.keys()) >= self.expected
+        return self.came >= self.expected
+
+    @property
+    def came(self) -> int:
+        """How many clients have joined, whether they are here or gone."""
+        return len(self._gone.keys() | self._here.keys())
 
     @property
     def gathered(self) -> Stop | None:

@@ -65,8 +65,11 @@ class ParameterServer:
         self._waiting: list[Waiting] = []
         self._standing: dict[ClientId, Standing] = {}
         self._standing_since: float | None = None  # when the first came to a barrier
-        self._complete_at = 0.0
-        self._first_at: float | None = None  # when the first client joined: a server may stand ready long before
+        self._complete_at, self._saved = 0.0, 0  # the last epoch that was saved
+        self._first_at: float | None = None  # when the first client came: a server may stand ready long before
+        self._patience = runner.start_timeout
+        if runner.with_coordinator:  # it has waited so long itself, and lets all join at once
+            self._patience = runner.reconnect_timeout
 
     @property
     def clock(self) -> int:
@@ -97,6 +100,8 @@ class ParameterServer:
             )
         if other is not None:
             other.hang_up()
+        if not self.job.runner.with_coordinator:
+            self._first_at = self._first_at or time.monotonic()
         self._strangers.discard(connection)
         self.connections[client] = connection
 
@@ -176,7 +181,7 @@ class ParameterServer:
         runner = self.job.runner
         for connection in [c for c in self._strangers if now - c.opened_at > GREETING_TIMEOUT]:
             connection.hang_up()
-        if self._first_at is not None and now - self._first_at > runner.start_timeout:
+        if self._first_at is not None and now - self._first_at > self._patience:
             self._start_without_the_rest(now)
         for client in self.members.lost(now, runner.reconnect_timeout):
             self.members.leave(client)
@@ -191,8 +196,8 @@ class ParameterServer:
             if most is not None and most != self._ballot.chosen:
                 self._elect(most)
             self._end_contest()
-        if not self.members.complete and len(self.members):
-            self.members.expect(len(self.members))
+        if not self.members.complete and self.members.came:
+            self.members.expect(self.members.came)
             self.advance(now)
 
     def _leave_the_silent_behind(self, now: float) -> None:
@@ -226,8 +231,9 @@ class ParameterServer:
                 values = change.values if scale == 1.0 else change.values * np.float32(scale)
                 self.store.push(name, change.keys, values)
             return Done()
-        if member.suspended or push.clock < self.gate.clock:
-            member.suspended, member.since = False, self.gate.clock
+        member.suspended = False
+        if push.clock < self.gate.clock:
+            member.since = self.gate.clock
             return Done(clock=self.gate.clock, late=True)
         member.since = max(member.since, push.clock)  # it has passed the clocks before: they need not wait for it
         self.gate.offer(client, push.clock, offer, now)
@@ -283,8 +289,9 @@ class ParameterServer:
                 waiting.answer()
         stop = self.members.gathered
         if stop is not None:
-            if stop.stage == STAGES[0]:
+            if stop.stage == STAGES[0] and stop.epoch > self._saved:  # a straggler may stand at an earlier one
                 self.save(stop.epoch)
+                self._saved = stop.epoch
             free = self.members.go_on(stop.stage, self.clock)
             answers = [self._standing.pop(client).answer for client in free if client in self._standing]
             self._standing_since = now if self.members.standing else None
