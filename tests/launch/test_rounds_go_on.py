@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.launch.runs import events, pid_of, start_and_wait_for_training, write_long_job
+import psutil
+from tests.launch.runs import events, pid_of, start_and_wait_for_training, summary_of, write_long_job
 
 
 def wait_until(found: Callable[[], bool], what: str) -> None:
@@ -61,3 +62,24 @@ def test_a_worker_that_dies_is_forgotten_and_the_rounds_go_on(tmp_path: Path) ->
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+def test_a_worker_that_hangs_for_good_does_not_hold_the_run(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    job = write_long_job(tmp_path, with_coordinator=True, round_iterations=5)
+    text = job.read_text().replace("epochs: 10000", "epochs: 60")
+    job.write_text(text)
+    process = start_and_wait_for_training(run_dir, job)
+    hung = pid_of(run_dir, "worker", "1")
+    try:
+        os.kill(hung, signal.SIGSTOP)
+        said = process.communicate(timeout=90)
+        assert process.returncode == 1, said
+        summary = summary_of(run_dir)
+        assert str(summary["error"]).startswith("worker 1: hangs: it has said nothing for long")
+        assert not psutil.pid_exists(hung)
+    finally:
+        if psutil.pid_exists(hung):
+            os.kill(hung, signal.SIGCONT)
+            process.terminate()
+            process.communicate(timeout=60)

@@ -24,6 +24,7 @@ from fedps.tracking import Journal, stamp
 
 LOOK_EVERY = 1.0  # seconds between two looks at memory
 ANYWHERE = Address("127.0.0.1", 0)
+SILENCE = ("lost", "left_behind", "suspended")  # events by which a server or the coordinator goes on without a client
 LISTENERS = ("coordinator", "server")  # in the order in which they end
 
 
@@ -95,6 +96,8 @@ class Launch:
         self._ready: dict[tuple[str, str], str] = {}  # addresses of the roles that listen
         self._mistakes: list[str] | None = None  # of the job, once its network was checked
         self._looked, self._told = 0.0, 0
+        self._spoke: dict[str, float] = {}  # when each worker last said anything
+        self._silent: set[str] = set()  # clients that the others go on without
         self._error: RoleError | None = None
 
     def run(self, in_process: bool) -> dict[str, Any]:
@@ -154,6 +157,7 @@ class Launch:
             self._listen(0.2)
             self._look()
             self._check_begun(deadline)
+            self._end_the_hung()
         for kind in LISTENERS:
             for role in self._open(kind):
                 role.process.terminate()
@@ -193,6 +197,25 @@ class Launch:
             if ("worker", role.name, "started") not in self._heard:
                 raise RoleError(f"worker {role.name}", _late(self._job.runner.start_timeout, self._orders.script))
 
+    def _end_the_hung(self) -> None:
+        """Wait no longer for workers that are silent once all others are done: they hang.
+
+        Raises:
+            RoleError: names one of them.
+        """
+        runner, now = self._job.runner, time.monotonic()
+        hung = self._open("worker")
+        if len(hung) == len(self._clients):
+            return
+        for role in hung:
+            patience = runner.step_timeout + runner.reconnect_timeout
+            patience += 0.0 if role.name in self._silent else runner.start_timeout
+            if now - self._spoke.get(role.name, now) <= patience:
+                return
+        for role in hung:
+            reason = f"hangs: it has said nothing for long, and all others are done; its log is {role.log}"
+            self._take(stamp("worker", role.name, {"event": "failed", "error": reason, "traceback": ""}))
+
     def _open(self, kind: str) -> list[Role]:
         return [r for r in self._roles if r.kind == kind and r.open]
 
@@ -209,6 +232,11 @@ class Launch:
 
     def _take(self, event: dict[str, object]) -> None:
         kind, who = str(event["event"]), (str(event["role"]), str(event["id"]))
+        if who[0] == "worker":
+            self._spoke[who[1]] = time.monotonic()
+            self._silent.discard(who[1])
+        elif kind in SILENCE:
+            self._silent.add(str(event["client"]))
         self._ledger.take(event)
         self._journal.write({k: v for k, v in event.items() if k not in HISTOGRAMS})
         self._progress.take(event)
