@@ -102,7 +102,8 @@ def test_a_worker_of_another_shape_is_refused_and_told_why(tmp_path: Path) -> No
     )
     try:
         await_text(run_dir / "events-worker-0.jsonl", '"first_batch"', worker)
-        done = fedps("worker", other, "--client=1", f"--servers={at}", "--run_dir", run_dir, *small)
+        mine = ["--run_dir", tmp_path / "mine"]
+        done = fedps("worker", other, "--client=1", f"--servers={at}", *mine, *small)
         assert done.returncode == 1
         assert "another job's model?" in done.stderr
         assert "mlp" in done.stderr, "the table is named"

@@ -62,7 +62,9 @@ def test_logs_may_lie_anywhere_that_can_be_written(tmp_path: Path) -> None:
 def test_roles_share_a_folder(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(epochs=3)
     folder = share_run_folder(job, tmp_path / "run")
-    assert share_run_folder(make_job(epochs=4), tmp_path / "run") == folder
+    assert share_run_folder(job, tmp_path / "run") == folder
+    with pytest.raises(JobError, match=r"holds a run of another job \(runner\.epochs differs\)"):
+        share_run_folder(make_job(epochs=4), tmp_path / "run")
     assert load_job(folder / "job.yaml") == job, "the first one's job stays"
     assert sorted(p.name for p in folder.iterdir()) == ["job.yaml", "private"]
     monkeypatch.chdir(tmp_path)

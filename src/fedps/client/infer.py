@@ -70,7 +70,7 @@ def infer_epochs(
         DataError: a file is torn or cannot be read or written.
     """
     folder = _folder(job, run_dir)
-    chosen = _chosen(job, folder)
+    chosen = _chosen(job, folder, run_dir)
     files = _files(job, folder, chosen, out)
     tests = held_out(job, allow)
     network = SavedNetwork(job)
@@ -101,10 +101,12 @@ def _folder(job: Job, run_dir: Path | None) -> Path:
     return folder
 
 
-def _chosen(job: Job, folder: Path) -> list[int]:
-    """Return the epochs to score; they count from 1, and 0 too stands for the first."""
+def _chosen(job: Job, folder: Path, run_dir: Path | None) -> list[int]:
+    """Return the epochs to score, of this run if several have saved here; they count from 1, and 0 too is the first."""
     first, end = max(job.runner.infer_start_epoch, 1), job.runner.infer_end_epoch
     there = saved.epochs(folder)
+    if run_dir is not None:
+        there = [e for e in there if _is_of(folder / str(e), run_dir)] or there
     told = f"{folder} holds epochs {', '.join(map(str, there))}" if there else f"{folder} holds no saved epoch"
     if not there and (folder / "server-0.json").is_file():
         told = f"{folder} is itself a saved epoch: name the folder above it"
@@ -117,6 +119,14 @@ def _chosen(job: Job, folder: Path) -> list[int]:
     if not chosen:
         raise JobError(f"runner.infer_start_epoch: {first}: no saved epoch from there on before the end; {told}")
     return chosen
+
+
+def _is_of(folder: Path, run_dir: Path) -> bool:
+    """Whether a saved epoch was written by a run."""
+    if not (folder / "server-0.json").is_file():
+        return False
+    run = saved.read_facts(folder).get("run")
+    return isinstance(run, str) and Path(run).resolve() == run_dir.resolve()
 
 
 def _files(job: Job, folder: Path, chosen: list[int], out: Path | None) -> list[Path]:

@@ -3,12 +3,16 @@
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from fedps.config import Job
+from fedps.config.source import read
 from fedps.errors import JobError
 
+BY_ROLE = ("worker_num", "server_num", "with_coordinator")  # flags that a role is given or not
 OURS = ("job.yaml", "events.jsonl", "summary.json", "log", "private", "model")  # what a run writes in its folder
 
 
@@ -58,13 +62,19 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
         run_dir: where; None takes `runs/<job>`.
 
     Raises:
-        JobError: it cannot be written.
+        JobError: it cannot be written, or holds a run of another job.
     """
     folder = (run_dir or Path("runs") / job.name).resolve()
     part = folder / f"job.yaml.{os.getpid()}"
     try:
         (folder / "private").mkdir(parents=True, exist_ok=True)
-        if not (folder / "job.yaml").exists():
+        if (folder / "job.yaml").exists():
+            if key := _difference(read(folder / "job.yaml"), job):
+                raise JobError(
+                    f"--run_dir {folder}: holds a run of another job ({key} differs); give all roles of a run the same job,"
+                    " and a new run another folder"
+                )
+        else:
             job.save(part)
             part.replace(folder / "job.yaml")  # whole, though several roles may begin at once
     except OSError as error:
@@ -80,6 +90,17 @@ def discard(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _difference(theirs: Mapping[str, Any], job: Job) -> str | None:
+    """Return a key in which a saved job differs from this one, but for what may differ by role and by machine."""
+    mine = job.model_dump(mode="json", by_alias=True)
+    for section in ("hyper_parameters", "table_parameters", "runner"):
+        there, here = theirs.get(section) or {}, mine[section]
+        for key in [k for k in here | there if k not in BY_ROLE and not k.endswith(("_dir", "_path"))]:
+            if there.get(key) != here.get(key):
+                return f"{section}.{key}"
+    return None
 
 
 def _holds_something(path: Path) -> bool:
