@@ -202,7 +202,7 @@ def test_a_folder_that_holds_a_run_or_cannot_be_written_is_refused(
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "job.yaml").write_text("")
     (tmp_path / "file").write_text("")
-    for folder, said in (("old", "holds a run already"), ("file/run", "cannot be written")):
+    for folder, said in (("old", "holds job.yaml already: another run?"), ("file/run", "cannot be written")):
         assert here(monkeypatch, "run", job, "--run_dir", tmp_path / folder, "--in-process") == 2
         assert said in capsys.readouterr().err
 

@@ -193,7 +193,7 @@ class RecDataset:
     assert "label 9 is neither 0 nor 1" in line
     with pytest.raises(DataError, match="label 9 is neither 0 nor 1"):
         told(
-            job.model_copy(update={"runner": job.runner.model_copy(update={"bad_lines": "error"})}),
+            job.model_copy(update={"runner": job.runner.model_copy(update={"bad_lines": "error", "thread_num": 1})}),
             client=ClientId("0"),
         )
 
