@@ -36,7 +36,7 @@ from fedps.config import Job
 from fedps.config.source import read
 from fedps.errors import JobError
 from fedps.launch.environment import Part, read_part
-from fedps.launch.lives import attach, failure, prepare_torch
+from fedps.launch.lives import attach, failure
 from fedps.tracking import Report
 from fedps.types import ClientId
 
@@ -133,12 +133,12 @@ class Role:
         """
         self._must_be("worker", "client")
         from fedps.client.fl_client import FLClient  # noqa: PLC0415
+        from fedps.client.plan import read_plan  # noqa: PLC0415
 
         part, name = self._part, ClientId(self._part.client)
-        prepare_torch(self.job, name)
         return FLClient(
             self.job, name, part.servers, self.run_dir, self._report, coordinator=part.coordinator or None,
-            allow=part.allow, number=part.number,
+            allow=part.allow, number=part.number, plan=read_plan(part.plan) if part.plan else None,
         )  # fmt: skip
 
     def _must_be(self, role: str, call: str) -> None:

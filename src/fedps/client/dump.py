@@ -21,12 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from fedps.client import parameters
-from fedps.client.learner import Found, Learner
-from fedps.client.shard import Batch
+from fedps.client.learner import Learner
+from fedps.client.shard import ClientData, Order
 from fedps.client.tables import LocalDense
 from fedps.config import Allow, Job
 from fedps.errors import DataError, JobError
@@ -36,7 +32,7 @@ BUFFER = 1 << 20  # bytes written to disk at once
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 COLUMNS = {"user": "user", "user_input": "user", "item": "item", "item_input": "item"}  # name → column of ids
 SCORES = re.compile(r"score|prediction|sigmoid[\w.]*")  # the original names its last output sigmoid_0.tmp_0 or the like
-Texts = Callable[[Batch, Found], list[str]]  # a field of each sample
+Texts = Callable[[Order, Values], list[str]]  # a field of each sample, given a batch's samples and their scores
 Current = Callable[[], Values]  # a parameter as it is now, any shape
 
 
@@ -75,7 +71,7 @@ def open_dump(
     if not kept_fields and not kept_param:
         return None
     folder = runner.dump_fields_path or run_dir / "dump"
-    return Dump(folder, number, {n: _field(n) for n in kept_fields}, kept_param)
+    return Dump(folder, number, {n: _field(n, learner.data) for n in kept_fields}, kept_param)
 
 
 class Dump:
@@ -117,13 +113,13 @@ class Dump:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def batch(self, number: int, batch: Batch, found: Found) -> None:
+    def batch(self, number: int, batch: Order, scores: Values) -> None:
         """Write one batch, after its step.
 
         Args:
             number: of the batch, from 1.
-            batch: its samples.
-            found: their scores.
+            batch: its samples, int32[B].
+            scores: theirs, float32[B].
 
         Raises:
             DataError: the disk is full, or the file cannot be written.
@@ -133,7 +129,7 @@ class Dump:
             return
         try:
             if self._fields:
-                columns = [texts(batch, found) for texts in self._fields.values()]
+                columns = [texts(batch, scores) for texts in self._fields.values()]
                 file.write("".join(map(self._line.__mod__, zip(*columns, strict=True))))
             for name, current in self._param.items():
                 file.write(f"(0,{number},{name}){_joined(current())}\n")
@@ -210,21 +206,27 @@ def _is_private_field(name: str, learner: Learner) -> bool:
     return COLUMNS.get(name) in {e.column for e in learner.parameters.embeddings if e.private}
 
 
-def _field(name: str) -> Texts:
+def _field(name: str, data: ClientData) -> Texts:
     if name in COLUMNS:
-        place = parameters.COLUMNS.index(COLUMNS[name])
-        return lambda batch, _: batch.ids[place].tolist()
+        ids = getattr(data.train, COLUMNS[name])
+        return lambda batch, _: ids[batch].tolist()
     if name == "label":
-        return lambda batch, _: batch.label.astype(int).tolist()
-    return lambda _, found: _texts(found.gradients.scores).to_pylist()
+        return lambda batch, _: data.train.label[batch].astype(int).tolist()
+    return lambda _, scores: _texts(scores).to_pylist()
 
 
 def _texts(values: Values) -> Any:
     """Return numbers as the shortest text that reads back the same."""
+    import pyarrow as pa  # noqa: PLC0415  (slow to import, and few jobs dump)
+    import pyarrow.compute as pc  # noqa: PLC0415
+
     return pc.cast(pa.array(values.reshape(-1)), pa.string())
 
 
 def _joined(values: Values) -> str:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+
     texts = _texts(values)
     lists = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
     return str(pc.binary_join(lists, ",")[0])

@@ -15,6 +15,7 @@ from fedps.client.dump import open_dump
 from fedps.client.evaluate import Evaluation, evaluate
 from fedps.client.learner import Learner
 from fedps.client.modes import build_mode, pull_all
+from fedps.client.plan import Plan, make_plan
 from fedps.client.reading import read_client
 from fedps.client.rounds import Coordinated, Rounds, Schedule
 from fedps.client.shard import ClientData
@@ -22,7 +23,6 @@ from fedps.client.trainer import Trained, Trainer, lists
 from fedps.client.warm import warm_private
 from fedps.config import Allow, Job
 from fedps.errors import JobError
-from fedps.models.build import build
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel
 from fedps.net.shards import Shards
@@ -53,6 +53,7 @@ class FLClient:
         log: where lines for people go; by default standard output.
         allow: what the person who started this allows.
         number: of the worker; dumps carry it.
+        plan: the job's network, made ready; by default it is looked up, or made.
 
     Attributes:
         data, learner: once `initialize_model_params` has made them.
@@ -70,7 +71,7 @@ class FLClient:
     def __init__(
         self, job: Job, client: ClientId, servers: Sequence[str], run_dir: Path, report: Report, *,
         coordinator: str | None = None, connect: Connect | None = None, log: TextIO | None = None,
-        allow: Allow = Allow(), number: int = 0,  # noqa: B008  (a constant)
+        allow: Allow = Allow(), number: int = 0, plan: Plan | None = None,  # noqa: B008  (a constant)
     ) -> None:  # fmt: skip
         if job.runner.with_coordinator and coordinator is None and connect is None:
             raise JobError("runner.with_coordinator: true: no coordinator's address was given: use --coordinators")
@@ -78,6 +79,7 @@ class FLClient:
         self.log, self.allow, self.number = log or sys.stdout, allow, number
         self._connect = connect or network(job, servers, coordinator)
         self.trained: Trained | None = None
+        self._plan = plan
         self.evaluated: Evaluation | None = None
         self._rounds: Rounds = Schedule(job.runner)
         self._bandwidth, self._joined = 0.0, False
@@ -128,7 +130,14 @@ class FLClient:
         held_out = len(self.data.test_slots["user"]) // 100
         self.report({"event": "data", "samples": len(self.data), "test_users": held_out})
         mode = self.job.runner.sync_mode
-        self.learner = Learner(build(self.job), self.job, self.data, local_optimizer=mode in ("geo", "round"))
+        plan = self._plan or make_plan(self.job)
+        how = "compiled code" if plan.library else f"torch ({plan.reason})"
+        print(f"training steps: by {how}", file=self.log, flush=True)
+        self.learner = Learner(plan, self.job, self.data, local_optimizer=mode in ("geo", "round"))
+        if not plan.library:
+            from fedps.client.eager import prepare_torch  # noqa: PLC0415  (workers with a compiled step do without torch)
+
+            prepare_torch(self.job.runner.seed, self.client)
         if self.job.runner.warmup_model_path is not None:
             warm_private(self.learner, self.job.runner.warmup_model_path, self.client, self.log)
 
@@ -145,7 +154,7 @@ class FLClient:
             self._rounds = Coordinated(channel, len(self.data), self.log, self._answered)
         self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
-        self.trainer = Trainer(self.job, self.client, self.data, self._mode, self.report, self.log, dump)
+        self.trainer = Trainer(self.job, self.client, self.learner, self._mode, self.report, self.log, dump)
 
     def callback_train(self) -> None:
         """Train the round's batches, in the job's mode."""
@@ -155,7 +164,7 @@ class FLClient:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
         self.report({"event": "evaluate_begin", "epoch": self.assignment.round})
         self.pull_all()
-        self.evaluated = found = evaluate(self.learner, self.data, self.job.runner.infer_batch_size)
+        self.evaluated = found = evaluate(self.learner, self.data)
         self.report(
             {"event": "evaluated", "epoch": self.assignment.round, "users": found.users, "hits": found.hits}
             | {"ndcg": found.ndcg, **lists(found.histogram)}

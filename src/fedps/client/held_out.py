@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedps.client.evaluate import CANDIDATES, LEAST, Evaluation
+from fedps.client.eager import LEAST
+from fedps.client.evaluate import CANDIDATES, Evaluation
 from fedps.config import Allow, Job
 from fedps.data.files import test_files_of
 from fedps.data.reader import Samples

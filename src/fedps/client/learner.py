@@ -1,57 +1,83 @@
 """A client's model with its tables: what trains, whoever decides when to pull and push.
 
-It holds the private tables, the copies of shared rows and the dense weights, and can take one step on a batch. The
-modes move shared values in and out of it.
+It holds the private tables, the copies of shared rows and the dense weights, and takes steps on batches by its engine.
+The modes move shared values in and out of it.
 """
 
+import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
-from torch import nn
 
+from fedps.client.engine import Engine, Gradients, Steps
 from fedps.client.parameters import Embedding, Parameters, dense_rule, local_rule, read_parameters
-from fedps.client.shard import Batch, ClientData
-from fedps.client.step import Gradients, Step, flat
+from fedps.client.plan import Plan
+from fedps.client.shard import ClientData, Order
 from fedps.client.tables import LocalDense, LocalTable, Slots
 from fedps.config import Job
+from fedps.native.compiler import cache_folder
 from fedps.types import NO_KEYS, Rule, TableName, TableSpec, Values
-
-
-class Found(NamedTuple):
-    """One step's result: loss, scores float32[B], the distinct slots of each table, gradients."""
-
-    slots: dict[TableName, Slots]
-    gradients: Gradients
 
 
 class Learner:
     """Model, tables and optimizer state of one client.
 
     Args:
-        model: the network as built.
+        plan: the job's network.
         job: the job; its optimizer is the client's own rule.
         data: the client's data; tables hold the ids that occur in it.
         local_optimizer: whether shared values are optimized here too (geo, round) or only on servers (sync, async).
+
+    Raises:
+        JobError: a name in the job matches nothing, or `use_gpu` finds no CUDA device.
     """
 
-    def __init__(self, model: nn.Module, job: Job, data: ClientData, local_optimizer: bool) -> None:
-        self.parameters: Parameters = read_parameters(model, job)
+    def __init__(self, plan: Plan, job: Job, data: ClientData, local_optimizer: bool) -> None:
+        self.parameters: Parameters = read_parameters(plan.network, job)
         self.rule: Rule = local_rule(job)
+        self.data = data
         self._local = local_optimizer
-        weights = dict(model.named_parameters())
-        self._shapes = {n: tuple(weights[n].shape) for n in self.parameters.dense}
-        self._private_shapes = {n: tuple(weights[n].shape) for n in self.parameters.private_dense}
-        shared = flat([weights[n] for n in self.parameters.dense])
-        private = flat([weights[n] for n in self.parameters.private_dense])
+        shapes, starts = dict(plan.network.dense), plan.network.starts()
+        self._shapes = {n: shapes[n] for n in self.parameters.dense}
+        self._private_shapes = {n: shapes[n] for n in self.parameters.private_dense}
         rule = dense_rule(self.rule)
-        self.dense = LocalDense(rule if local_optimizer else Rule("add"), shared)
-        self.private_dense = LocalDense(rule, private)
+        self.dense = LocalDense(rule if local_optimizer else Rule("add"), _end_to_end(starts, self._shapes))
+        self.private_dense = LocalDense(rule, _end_to_end(starts, self._private_shapes))
         self.tables = {
             e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column]) for e in self.parameters.embeddings
         }
-        self.step = Step(model, self.parameters)
-        self.step.attach(self.dense.values, self.private_dense.values)
+        self._columns = {e.spec.name: e.column for e in self.parameters.embeddings}
+        self.engine: Engine = self._compiled(plan, data) if plan.library else self._eager(job, data)
+
+    def _compiled(self, plan: Plan, data: ClientData) -> Engine:
+        from fedps.client.compiled import Compiled  # noqa: PLC0415  (only one of the two is needed)
+        from fedps.native.library import Library  # noqa: PLC0415
+
+        here = [*self.private, *(self.shared if self._local else ())]
+        places = [self._place(name) for name, _ in plan.network.dense]
+        tables = {name: (table, self._columns[name]) for name, table in self.tables.items()}
+        dense = ((self.dense, self._local), (self.private_dense, True))
+        return Compiled(Library(cache_folder() / plan.library), data, tables, here, dense, places)
+
+    def _eager(self, job: Job, data: ClientData) -> Engine:
+        from fedps.client.eager import Eager  # noqa: PLC0415  (imports torch)
+        from fedps.models.build import build  # noqa: PLC0415
+
+        runner = job.runner
+        return Eager(
+            build(job), self.parameters, data, self.tables, self.dense, self.private_dense, self._local,
+            gpu=runner.use_gpu, batch=runner.infer_batch_size,
+        )  # fmt: skip
+
+    def _place(self, name: str) -> tuple[int, int]:
+        """Return which of the flat vectors holds a dense parameter (0 shared, 1 private), and where it begins there."""
+        private = name in self._private_shapes
+        at = 0
+        for other, shape in (self._private_shapes if private else self._shapes).items():
+            if other == name:
+                break
+            at += math.prod(shape)
+        return int(private), at
 
     def _own_spec(self, embedding: Embedding) -> TableSpec:
         spec = embedding.spec
@@ -84,41 +110,39 @@ class Learner:
         """Cut a flat float32[n] into its tensors, float32[1, dim] each."""
         out, at = {}, 0
         for name, shape in self._shapes.items():
-            size = int(np.prod(shape))
+            size = math.prod(shape)
             out[name] = vector[at : at + size].reshape(1, -1)
             at += size
         return out
 
     def join_dense(self, tensors: Mapping[TableName, Values]) -> Values:
         """Lay tensors end to end, the inverse of `split_dense`."""
-        return np.concatenate([tensors[n].reshape(-1) for n in self._shapes] or [np.empty(0, np.float32)])
+        return _end_to_end(tensors, self._shapes)
 
     def column(self, table: TableName) -> str:
         """Return the input column that looks up a table."""
-        return next(e.column for e in self.parameters.embeddings if e.spec.name == table)
+        return self._columns[table]
 
-    def distinct(self, batch: Batch) -> dict[str, tuple[Slots, Slots]]:
-        """Return for each column the batch's distinct slots, int64[U] sorted, and the index of each sample in them."""
-        return {c: np.unique(s, return_inverse=True) for c, s in batch.slots.items()}
+    def train(self, samples: Order, size: int) -> Steps:
+        """Take a step on each batch of `size` samples; what the servers train only gets its gradients."""
+        return self.engine.train(samples, size)
 
-    def gradients(self, batch: Batch, distinct: Mapping[str, tuple[Slots, Slots]]) -> Found:
-        """Compute one batch's loss and gradients on the rows as they are now; train the private ones."""
-        columns = {name: self.column(name) for name in self.tables}
-        slots = {name: distinct[c][0] for name, c in columns.items()}
-        rows = {name: table.read(slots[name]) for name, table in self.tables.items()}
-        index = {name: distinct[c][1] for name, c in columns.items()}
-        found = self.step.gradients(batch.ids, rows, index, batch.label)
-        for name, table in self.private.items():
-            table.train(slots[name], found.rows[name])
-        if len(found.private_dense):
-            self.private_dense.train(found.private_dense)
-        return Found(slots, found)
+    def gradients(self) -> Gradients:
+        """Return the gradients of the last batch, for shared parameters that the servers train."""
+        return self.engine.gradients()
 
-    def train_shared(self, found: Found) -> None:
-        """Take the optimizer step on the copies of shared rows and dense weights."""
-        for name, table in self.shared.items():
-            table.train(found.slots[name], found.gradients.rows[name])
-        self.dense.train(found.gradients.dense)
+    def read(self, table: TableName, slots: Slots) -> Values:
+        """Return rows as they are now, float32[U, dim]."""
+        return self.engine.read(self.tables[table], slots)
+
+    def score(self) -> Values:
+        """Return the logits of all held-out samples, float32[n].
+
+        Shared rows count as they were pulled: momentum that a client still owes them is no part of the servers' model.
+        """
+        for table in self.private.values():
+            table.settle()
+        return self.engine.score()
 
     def forget_shared_state(self) -> None:
         """Drop the optimizer state of shared values."""
@@ -135,3 +159,7 @@ class Learner:
             saved[name] = (spec, NO_KEYS, self.private_dense.values[at : at + spec.dim].reshape(1, -1).copy())
             at += spec.dim
         return saved
+
+
+def _end_to_end(tensors: Mapping[TableName, Values], names: Mapping[TableName, object]) -> Values:
+    return np.concatenate([*(tensors[n].reshape(-1) for n in names), np.empty(0, np.float32)])

@@ -6,27 +6,33 @@ window k-1 is merged while window k trains, so a pulled value lacks the client's
 merged; the client adds it to its copy meanwhile (`carry`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fedps.client.learner import Found, Learner
-from fedps.client.shard import Batch
+from fedps.client.learner import Learner
+from fedps.client.shard import Order
 from fedps.client.tables import Slots
 from fedps.config import Job
 from fedps.net.shards import PullTicket, PushTicket, Shards
 from fedps.types import NO_KEYS, Rows, TableName, Values
 
-Seen = Callable[[Batch, Found], None]  # told of every batch, for metrics
+Window = list[Order]  # samples to train between two exchanges, in pieces that do not cross the end of a pass
+Train = Callable[[Order], None]  # takes the steps of one piece
 
 
 class Mode(Protocol):
-    """A loop over one epoch's batches."""
+    """A loop over the windows of one round.
 
-    def train(self, batches: Iterable[Batch], seen: Seen) -> None:
-        """Train on all batches; when it returns, every push has been received by the servers."""
+    Attributes:
+        window: batches of a window; None: all there are.
+    """
+
+    window: int | None
+
+    def train(self, windows: Iterable[Window], train: Train) -> None:
+        """Train on all windows; when it returns, every push has been received by the servers."""
 
     def start_at(self, clock: int) -> None:
         """Go on from `clock`, the servers' open step or window."""
@@ -42,6 +48,8 @@ class EachBatch:
         timeout: seconds to wait for an answer.
     """
 
+    window: int | None = 1
+
     def __init__(self, learner: Learner, shards: Shards, lockstep: bool, timeout: float) -> None:
         self._learner, self._shards, self._lockstep, self._timeout = learner, shards, lockstep, timeout
         self._clock = 0
@@ -50,19 +58,17 @@ class EachBatch:
         """Go on from `clock`."""
         self._clock = clock
 
-    def train(self, batches: Iterable[Batch], seen: Seen) -> None:
+    def train(self, windows: Iterable[Window], train: Train) -> None:
         """Pull, compute, push, batch by batch; the last push is awaited while the next batch trains."""
         sent: PushTicket | None = None
-        for batch in batches:
-            distinct = self._learner.distinct(batch)
+        for [batch] in windows:
             after = self._clock - 1 if self._lockstep else -1
-            pulled = _pull(self._learner, self._shards, {c: s for c, (s, _) in distinct.items()}, after)
+            pulled = _pull(self._learner, self._shards, _slots(self._learner, [batch]), after)
             if sent is not None:
                 self._finish(sent)
             _write(self._learner, pulled, self._timeout)
-            found = self._learner.gradients(batch, distinct)
-            seen(batch, found)
-            sent = self._shards.push(self._change(found), self._clock)
+            train(batch)
+            sent = self._shards.push(self._change(), self._clock)
             self._clock += 1
         if sent is not None:
             self._finish(sent)
@@ -72,10 +78,10 @@ class EachBatch:
         if done.late:
             self._clock = done.clock
 
-    def _change(self, found: Found) -> dict[TableName, Rows]:
-        tables = self._learner.shared
-        change = {n: Rows(t.keys[found.slots[n]], found.gradients.rows[n]) for n, t in tables.items()}
-        dense = self._learner.split_dense(found.gradients.dense)
+    def _change(self) -> dict[TableName, Rows]:
+        found, tables = self._learner.gradients(), self._learner.tables
+        change = {name: Rows(tables[name].keys[slots], rows) for name, (slots, rows) in found.rows.items()}
+        dense = self._learner.split_dense(found.dense)
         return change | {name: Rows(NO_KEYS, values) for name, values in dense.items()}
 
 
@@ -113,7 +119,7 @@ class EachWindow:
         self, learner: Learner, shards: Shards, *, size: int | None, overlap: bool, gated: bool,
         keep: float = 0.0, fresh: bool = False, weight: float = 1.0, timeout: float,
     ) -> None:  # fmt: skip
-        self._learner, self._shards, self._size = learner, shards, size
+        self._learner, self._shards, self.window = learner, shards, size
         self._overlap, self._gated, self._keep, self._fresh = overlap, gated, keep, fresh
         self._weight, self._timeout = weight, timeout
         self._clock = 0
@@ -124,23 +130,26 @@ class EachWindow:
         """Go on from `clock`."""
         self._clock = clock
 
-    def train(self, batches: Iterable[Batch], seen: Seen) -> None:
+    def train(self, windows: Iterable[Window], train: Train) -> None:
         """Train window after window; the pull of the next and the push of the last overlap it."""
-        windows = _windows(iter(batches), self._size)
-        window = next(windows, None)
+        coming = iter(windows)
+        window = next(coming, None)
         if window is None:
             return
         pulled = self._pull(window, self._clock - 1)
         carry: State | None = None
         sent: PushTicket | None = None
         while window is not None:
-            upcoming = next(windows, None)
+            upcoming = next(coming, None)
             _write(self._learner, pulled, self._timeout)
             self._add(carry, pulled.slots)
             if upcoming is not None and self._overlap:
                 pulled_next = self._pull(upcoming, self._clock - 1)
             start = self._start(pulled.slots)
-            self._train_window(window, seen)
+            if self._fresh:
+                self._learner.forget_shared_state()
+            for piece in window:
+                train(piece)
             if sent is not None:
                 self._finish(sent)
             change = _difference(self._state(pulled.slots), start)
@@ -154,16 +163,8 @@ class EachWindow:
         if sent is not None:
             self._finish(sent)
 
-    def _train_window(self, window: list[Batch], seen: Seen) -> None:
-        if self._fresh:
-            self._learner.forget_shared_state()
-        for batch in window:
-            found = self._learner.gradients(batch, self._learner.distinct(batch))
-            self._learner.train_shared(found)
-            seen(batch, found)
-
-    def _pull(self, window: list[Batch], after: int) -> Pulled:
-        slots = {c: np.unique(np.concatenate([b.slots[c] for b in window])) for c in window[0].slots}
+    def _pull(self, window: Window, after: int) -> Pulled:
+        slots = _slots(self._learner, window)
         return _pull(self._learner, self._shards, slots, after if self._gated else -1)
 
     def _start(self, slots: dict[TableName, Slots]) -> State:
@@ -172,7 +173,7 @@ class EachWindow:
         return State(slots, rows, self._learner.dense.values.copy())
 
     def _state(self, slots: dict[TableName, Slots]) -> State:
-        rows = {name: table.read(slots[name]) for name, table in self._learner.shared.items()}
+        rows = {name: self._learner.read(name, slots[name]) for name in self._learner.shared}
         return State(slots, rows, self._learner.dense.values.copy())
 
     def _add(self, carry: State | None, slots: dict[TableName, Slots]) -> None:
@@ -236,7 +237,7 @@ def build_mode(job: Job, learner: Learner, shards: Shards, samples: int) -> Mode
 
 def pull_all(learner: Learner, shards: Shards, timeout: float) -> None:
     """Bring every shared row this client holds, and the dense weights, to the servers' values."""
-    slots = {learner.column(n): np.arange(len(t.keys)) for n, t in learner.shared.items()}
+    slots = {learner.column(n): np.arange(len(t.keys), dtype=np.int32) for n, t in learner.shared.items()}
     _write(learner, _pull(learner, shards, slots, -1), timeout)
 
 
@@ -254,9 +255,10 @@ def _write(learner: Learner, pulled: Pulled, timeout: float) -> None:
     learner.dense.values[:] = learner.join_dense(values)
 
 
-def _windows(batches: Iterator[Batch], size: int | None) -> Iterator[list[Batch]]:
-    while window := list(islice(batches, size)):
-        yield window
+def _slots(learner: Learner, window: Window) -> dict[str, Slots]:
+    """Return for each column that looks up shared rows the window's distinct slots, sorted."""
+    samples = window[0] if len(window) == 1 else np.concatenate(window)
+    return {column: learner.data.distinct(column, samples) for column in {learner.column(n) for n in learner.shared}}
 
 
 def _difference(after: State, before: State) -> State:

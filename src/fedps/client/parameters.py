@@ -14,15 +14,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from msgspec.structs import replace
-from torch import nn
 
 from fedps.config import Job, TableOptimizer, TableParameters
 from fedps.errors import JobError
+from fedps.models import network as network_of
+from fedps.models.network import Network
 from fedps.types import Init, Rule, TableSpec
 
-COLUMNS = ("user", "item")
 WHOLE_TENSOR_RULE = {
     "row_adagrad": "adagrad",
     "shared_adam": "lazy_adam",
@@ -61,22 +60,19 @@ class Parameters:
         return name if name in own else self.aliases.get(name)
 
 
-def read_parameters(model: nn.Module, job: Job) -> Parameters:
-    """Sort a model's parameters by where they live.
+def read_parameters(network: Network, job: Job) -> Parameters:
+    """Sort a network's parameters by where they live.
 
     Raises:
         JobError: a name in `local_sparse`, `remote_sparse` or `local_dense` matches nothing of its kind or comes
             twice, an embedding may have been forgotten, or one is also another parameter (all such at once).
     """
     runner, tables = job.runner, job.table_parameters
-    modules = {f"{name}.weight": name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
-    columns = _columns(model, modules)
-    weights = dict(model.named_parameters())
-    others = [name for name in weights if name not in columns]
-    other_names = aliases(model)
-    sparse = {name: name for name in columns} | {a: own for a, own in other_names.items() if own in columns}
-    dense = {name: name for name in others} | {a: own for a, own in other_names.items() if own in others}
-    mistakes = _tied(model, columns)
+    columns = {e.name: e.column for e in network.embeddings}
+    others = [name for name, _ in network.dense]
+    sparse = {name: name for name in columns} | {a: own for a, own in network.aliases.items() if own in columns}
+    dense = {name: name for name in others} | {a: own for a, own in network.aliases.items() if own in others}
+    mistakes = list(network.tied)
     local = _resolve("runner.local_sparse", runner.local_sparse, sparse, dense, mistakes)
     remote = _resolve("runner.remote_sparse", runner.remote_sparse, sparse, dense, mistakes)
     local_dense = _resolve("runner.local_dense", runner.local_dense, dense, sparse, mistakes)
@@ -84,35 +80,17 @@ def read_parameters(model: nn.Module, job: Job) -> Parameters:
     mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
     if mistakes:
         raise JobError(mistakes)
-    inits: Mapping[str, Init] = getattr(model, "row_init", {})
 
-    def embedding(name: str, column: str) -> Embedding:
+    def placed(embedding: network_of.Embedding) -> Embedding:
+        name = embedding.name
         table = tables[own_settings[name]] if name in own_settings else TableParameters()
         rule = table_rule(job, table.optimizer, private=name in local)
-        init = _spread(table) or inits.get(name) or _measure(weights[name])
-        spec = TableSpec(name, "sparse", tuple(weights[name].shape), rule, init, runner.seed)
-        return Embedding(spec, modules[name], column, name in local)
+        spec = TableSpec(name, "sparse", embedding.shape, rule, _spread(table) or embedding.init, runner.seed)
+        return Embedding(spec, embedding.module, embedding.column, name in local)
 
-    embeddings = tuple(embedding(name, column) for name, column in columns.items())
     shared = tuple(n for n in others if n not in local_dense)
-    return Parameters(embeddings, shared, tuple(n for n in others if n in local_dense), other_names)
-
-
-def aliases(model: nn.Module) -> dict[str, str]:
-    """Return the original's names of a model's parameters, each with the model's own.
-
-    The original counts layers in order of creation: `embedding_k.w_0`, `linear_k.w_0` (weight), `linear_k.b_0` (bias).
-    The model must be whole, as built: training takes its embeddings out.
-    """
-    found: dict[str, str] = {}
-    for kind, word in ((nn.Embedding, "embedding"), (nn.Linear, "linear")):
-        layers = [(name, m) for name, m in model.named_modules() if isinstance(m, kind)]
-        for k, (name, layer) in enumerate(layers):
-            there = dict(layer.named_parameters(recurse=False))
-            prefix = f"{name}." if name else ""
-            parts = (("w_0", "weight"), ("b_0", "bias"))
-            found |= {f"{word}_{k}.{short}": f"{prefix}{part}" for short, part in parts if part in there}
-    return found
+    private = tuple(n for n in others if n in local_dense)
+    return Parameters(tuple(map(placed, network.embeddings)), shared, private, network.aliases)
 
 
 def local_rule(job: Job) -> Rule:
@@ -216,57 +194,3 @@ def _forgotten(local: Mapping[str, str], remote: Mapping[str, str], columns: Map
     ]
 
 
-def _tied(model: nn.Module, columns: Mapping[str, str]) -> list[str]:
-    """Find embeddings whose weight another parameter uses too: kept under one name, it would leave under the other."""
-    every = list(model.named_parameters(remove_duplicate=False))
-    found = []
-    for name in columns:
-        weight = model.get_parameter(name)
-        also = [other for other, w in every if other != name and w is weight]
-        if also:
-            found.append(
-                f"runner.model: {name} and {', '.join(also)} are one and the same tensor; give each module its own, so"
-                " that it has one place"
-            )
-    return found
-
-
-@torch.no_grad()
-def _columns(model: nn.Module, modules: Mapping[str, str]) -> dict[str, str]:
-    """Find which input column looks up each embedding, by calling the model once on two marked rows.
-
-    An embedding that is called with something else (a position, a derived id) is trained as a dense tensor.
-    """
-    marks = {"user": torch.tensor([0, 1, 1]), "item": torch.tensor([1, 0, 1])}
-    seen: dict[str, set[str]] = {}
-
-    def watch(name: str) -> object:
-        def note(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            ids = args[0]
-            found = [c for c, mark in marks.items() if ids.shape == mark.shape and torch.equal(ids, mark)]
-            seen.setdefault(name, set()).add(found[0] if found else "")
-
-        return note
-
-    hooks = [model.get_submodule(m).register_forward_pre_hook(watch(n)) for n, m in modules.items()]  # type: ignore[arg-type]
-    try:
-        model(*marks.values())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: next(iter(found)) for name, found in seen.items() if len(found) == 1 and found != {""}}
-
-
-@torch.no_grad()
-def _measure(weight: torch.Tensor) -> Init:
-    """Read the start of rows off a drawn weight: constant, uniform or normal, by its moments.
-
-    A normal sample has a kurtosis of 3, a uniform one of 1.8; a model can state its start exactly in `row_init`.
-    """
-    mean, std = float(weight.mean()), float(weight.std())
-    if std == 0 or weight.numel() < 2:
-        return Init("constant", mean)
-    kurtosis = float(((weight - mean) / std).pow(4).mean())
-    if kurtosis < 2.4:
-        return Init("uniform", mean - std * 3**0.5, mean + std * 3**0.5)
-    return Init("normal", mean, std)

@@ -13,6 +13,7 @@ from fedps.data.reader import Samples
 from fedps.data.reading import joined
 from fedps.errors import JobError
 from fedps.models.build import build
+from fedps.models.describe import describe
 from fedps.table import saved
 from fedps.table.saved import Saved
 from fedps.types import ClientId, TableName
@@ -24,7 +25,7 @@ class SavedNetwork:
     def __init__(self, job: Job) -> None:
         self._model, self._size = build(job), job.runner.infer_batch_size
         self._weights = dict(self._model.named_parameters())
-        self._parameters = read_parameters(self._model, job)
+        self._parameters = read_parameters(describe(self._model), job)
         self._private: list[TableName] = []  # what the epoch's servers do not hold
 
     @torch.no_grad()

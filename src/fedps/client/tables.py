@@ -11,7 +11,7 @@ from fedps.table import rules
 from fedps.table.init import initial_rows
 from fedps.types import Keys, Rule, TableSpec, Values
 
-Slots = NDArray[np.int64]
+Slots = NDArray[np.int32]
 
 
 class LocalTable:
@@ -34,10 +34,19 @@ class LocalTable:
         return self._block[:, : self.spec.dim]
 
     @property
+    def raw(self) -> Values:
+        """float32[n, width]: rows with their optimizer state, as they were last written."""
+        return self._block
+
+    @property
     def block(self) -> Values:
         """float32[n, width]: rows with their optimizer state, as they are now."""
-        rules.settle(self.spec.rule, self._block, self.steps)
+        self.settle()
         return self._block
+
+    def settle(self) -> None:
+        """Bring all rows up to date where the rule moves them without a push."""
+        rules.settle(self.spec.rule, self._block, self.steps)
 
     def read(self, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
@@ -72,9 +81,14 @@ class LocalDense:
     """
 
     def __init__(self, rule: Rule, start: Values) -> None:
-        self._rule, self._size, self.steps = rule, len(start), 0
+        self.rule, self._size, self.steps = rule, len(start), 0
         self._block = np.zeros((1, rules.width(rule, len(start))), np.float32)
         self.values[:] = start
+
+    @property
+    def raw(self) -> Values:
+        """float32[1, width]: values with their optimizer state."""
+        return self._block
 
     @property
     def values(self) -> Values:
@@ -84,7 +98,7 @@ class LocalDense:
     def train(self, gradient: Values) -> None:
         """Take one optimizer step. `gradient`: float32[n]."""
         self.steps += 1
-        rules.apply(self._rule, self._block, gradient.reshape(1, -1), self.steps)
+        rules.apply(self.rule, self._block, gradient.reshape(1, -1), self.steps)
 
     def forget_state(self) -> None:
         """Drop optimizer state, as each federated round starts anew."""

@@ -3,15 +3,15 @@
 import math
 import time
 from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple, TextIO
 
 import numpy as np
 
 from fedps.client.dump import Dump
-from fedps.client.learner import Found
-from fedps.client.modes import Mode
-from fedps.client.shard import Batch, ClientData
+from fedps.client.engine import Steps
+from fedps.client.learner import Learner
+from fedps.client.modes import Mode, Window
+from fedps.client.shard import Order
 from fedps.config import Job
 from fedps.data.timing import StepTimer
 from fedps.errors import FedpsError
@@ -47,23 +47,28 @@ class Meter:
         """Forget the last round's sums."""
         self.round, self.batches, self.samples, self.loss = Histogram(), 0, 0, 0.0
 
-    def add(self, label: Values, found: Found) -> None:
-        """Take in one batch."""
-        self.batches += 1
-        self.samples += len(label)
-        self.loss += found.gradients.loss * len(label)
-        self._recent += found.gradients.loss
-        self._recent_batches += 1
-        self._scores.append(found.gradients.scores)
-        self._labels.append(label)
+    def add(self, labels: Values, steps: Steps, size: int) -> None:
+        """Take in the steps of some batches of `size` samples."""
+        batches, left = len(steps.losses), len(labels) % size
+        sizes = np.full(batches, size)
+        if left:
+            sizes[-1] = left
+        self.batches += batches
+        self.samples += len(labels)
+        self.loss += float(steps.losses @ sizes)
+        self._recent += float(steps.losses.sum())
+        self._recent_batches += batches
+        self._scores.append(steps.scores)
+        self._labels.append(labels)
 
     def settle(self) -> float:
         """Bring the histograms up to date; return the mean loss of the batches since the last call."""
         if not self._scores:
             return math.nan
-        scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
-        for histogram in (self.total, self.round):
-            histogram.add(scores, labels)
+        new = Histogram()
+        new.add(np.concatenate(self._scores), np.concatenate(self._labels))
+        self.total.merge(new)
+        self.round.merge(new)
         recent = self._recent / self._recent_batches
         self._scores, self._labels, self._recent, self._recent_batches = [], [], 0.0, 0
         return recent
@@ -73,21 +78,23 @@ class Trainer:
     """Trains one client's rounds; the data runs on from round to round, pass after pass.
 
     Args:
-        job, client, data, mode: what trains, on what, in which mode.
+        job, client, learner, mode: what trains, in which mode.
         report: where events go.
         log: where lines for people go.
         dump: takes each batch, if the job dumps.
     """
 
     def __init__(
-        self, job: Job, client: ClientId, data: ClientData, mode: Mode, report: Report, log: TextIO,
+        self, job: Job, client: ClientId, learner: Learner, mode: Mode, report: Report, log: TextIO,
         dump: Dump | None = None,
     ) -> None:  # fmt: skip
-        self._runner, self._client, self._data, self._mode = job.runner, client, data, mode
+        self._runner, self._client, self._learner, self._mode = job.runner, client, learner, mode
         self._report, self._log, self._dump = report, log, dump
         self._meter, self._epoch, self._first = Meter(), 0, True
-        self._pass = math.ceil(len(data) / job.runner.train_batch_size)
-        self._steps, self._stream = self._pass, self._passes()
+        self._size = job.runner.train_batch_size
+        self._pass = self._batches(len(learner.data))
+        self._steps, self._pieces = self._pass, self._passes()
+        self._piece: Order = np.empty(0, np.int32)  # what is left of the pass
         self._timer = StepTimer() if job.runner.dataset_debug else None
 
     def train(self, round_: int, iterations: int = 0) -> Trained:
@@ -102,8 +109,8 @@ class Trainer:
         self._report({"event": "epoch_begin", "epoch": self._epoch})
         if self._dump:
             self._dump.begin(self._epoch)
-        batches = islice(self._stream, self._steps)
-        self._mode.train(self._timer.reading(batches, _size) if self._timer else batches, self._seen)
+        windows = self._windows()
+        self._mode.train(self._timer.reading(windows, self._samples, self._count) if self._timer else windows, self._train)
         if self._dump:
             self._dump.end()
         if self._timer:
@@ -116,29 +123,69 @@ class Trainer:
         )
         return done
 
-    def _passes(self) -> Iterator[Batch]:
+    def _passes(self) -> Iterator[Order]:
         number = 0
         while True:
-            yield from self._data.batches(number, self._runner.train_batch_size)
+            yield self._learner.data.order(number)
             number += 1
 
-    def _seen(self, batch: Batch, found: Found) -> None:
-        meter, loss = self._meter, found.gradients.loss
+    def _windows(self) -> Iterator[Window]:
+        """Cut the round's batches into windows; the data runs on from pass to pass."""
+        left = self._steps
+        while left:
+            due = min(left, self._mode.window or left)
+            left -= due
+            window: Window = []
+            while due:
+                if not len(self._piece):
+                    self._piece = next(self._pieces)
+                piece, self._piece = self._piece[: due * self._size], self._piece[due * self._size :]
+                due -= self._batches(len(piece))
+                window.append(piece)
+            yield window
+
+    def _train(self, piece: Order) -> None:
+        """Take a piece's steps, in parts that end where something is to be told of them."""
+        while len(piece):
+            part, piece = self._cut(piece)
+            steps = self._learner.train(part, self._size)
+            self._seen(part, steps)
+
+    def _cut(self, piece: Order) -> tuple[Order, Order]:
+        runner, done = self._runner, self._meter.batches
+        batches = runner.print_interval - done % runner.print_interval
+        if self._first or self._dump or self._timer:
+            batches = 1
+        at = batches * self._size
+        return piece[:at], piece[at:]
+
+    def _seen(self, part: Order, steps: Steps) -> None:
+        meter, loss = self._meter, steps.losses[-1]
         if not math.isfinite(loss):
             raise FedpsError(
-                f"client {self._client!r}: the loss is {loss} at epoch {self._epoch}, batch {meter.batches + 1}; lower"
-                " hyper_parameters.optimizer.learning_rate, or look for extreme values in the model's inputs"
+                f"client {self._client!r}: the loss is {loss} at epoch {self._epoch}, batch"
+                f" {meter.batches + len(steps.losses)}; lower hyper_parameters.optimizer.learning_rate, or look for"
+                " extreme values in the model's inputs"
             )
         if self._first:
             self._first = False
             self._report({"event": "first_batch"})
-        meter.add(batch.label, found)
+        meter.add(self._learner.data.train.label[part], steps, self._size)
         if self._dump:
-            self._dump.batch(meter.batches, batch, found)
+            self._dump.batch(meter.batches, part, steps.scores)
         if self._timer and self._timer.due():
             self._say(*self._timer.lines())
         if meter.batches % self._runner.print_interval == 0 or meter.batches == self._steps:
             self._print(meter.settle())
+
+    def _batches(self, samples: int) -> int:
+        return -(-samples // self._size)
+
+    def _samples(self, window: Window) -> int:
+        return sum(map(len, window))
+
+    def _count(self, window: Window) -> int:
+        return sum(self._batches(len(piece)) for piece in window)
 
     def _print(self, loss: float) -> None:
         meter, auc = self._meter, self._meter.total.auc()
@@ -154,10 +201,6 @@ class Trainer:
 
     def _say(self, *lines: str) -> None:
         print(*lines, sep="\n", file=self._log, flush=True)
-
-
-def _size(batch: Batch) -> int:
-    return len(batch.label)
 
 
 def lists(histogram: Histogram) -> dict[str, object]:

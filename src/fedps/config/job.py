@@ -167,6 +167,8 @@ class Runner(Section):
     infer_load_path: Path | None = Field(None, description="infer: folder of saved epochs; left out: model_save_path")
     infer_start_epoch: Whole = Field(0, description="infer: first saved epoch")
     infer_end_epoch: Whole | None = Field(None, description="infer: the epoch before which to end; left out: all")
+    compiled_step: bool = Field(True, description="compile the training step where that can be done; false: by torch")
+    use_gpu: bool = Field(False, description="train by torch on CUDA")
     start_timeout: Seconds = Field(120.0, description="seconds to wait for a role to come up")
     step_timeout: Seconds = Field(60.0, description="seconds after which a silent client is left behind")
     reconnect_timeout: Seconds = Field(10.0, description="seconds a lost connection may take to come back")

@@ -18,8 +18,7 @@ RENAMED = {"runner.with_coodinator": "runner.with_coordinator"}
 HDFS = "files are read and written where this machine sees them; mount the remote folder"
 PYTHON_READER = "thread_num sets how many read at the same time"
 MEANINGLESS = {  # key → why
-    "runner.use_gpu": "training runs on the CPU",
-    "runner.use_xpu": "training runs on the CPU",
+    "runner.use_xpu": "training runs on the CPU, or on CUDA with use_gpu",
     "runner.use_visual": "each run writes report.html, and events.jsonl for other tools",
     "runner.use_fleet": "a run is always distributed",
     "runner.use_save_data": "the data is not written again",

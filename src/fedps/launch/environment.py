@@ -29,6 +29,7 @@ class Part:
         servers: `host:port` of every server; a worker's (FEDPS_SERVERS).
         coordinator: `host:port` of the coordinator, if there is one; a worker's (FEDPS_COORDINATOR).
         allow: what the person who started the run allows (FEDPS_ALLOW).
+        plan: file of the job's network, made ready by the launcher; a worker's (FEDPS_PLAN).
         pipe: file descriptor of the socket to the launcher (FEDPS_PIPE).
     """
 
@@ -41,6 +42,7 @@ class Part:
     servers: tuple[str, ...] = ()
     coordinator: str = ""
     allow: Allow = field(default_factory=Allow)
+    plan: Path | None = None
     pipe: int = -1
 
     def environ(self) -> dict[str, str]:
@@ -55,6 +57,7 @@ class Part:
             "SERVERS": ",".join(self.servers),
             "COORDINATOR": self.coordinator,
             "ALLOW": ",".join(name for name, given in self.allow._asdict().items() if given),
+            "PLAN": str(self.plan or ""),
             "PIPE": str(self.pipe),
         }
         return {PREFIX + name: value for name, value in said.items()}
@@ -73,13 +76,14 @@ def read_part(environ: Mapping[str, str] | None = None) -> Part:
         )
     try:
         told = {name: there[PREFIX + name] for name in ("ROLE", "ID", "JOB", "RUN_DIR", "PIPE")}
-        more = {name: there.get(PREFIX + name, "") for name in ("CLIENT", "BIND", "SERVERS", "COORDINATOR", "ALLOW")}
+        more = {name: there.get(PREFIX + name, "") for name in ("CLIENT", "BIND", "SERVERS", "COORDINATOR", "ALLOW", "PLAN")}
         allowed = dict.fromkeys(filter(None, more["ALLOW"].split(",")), True)
         if told["ROLE"] not in ROLES:
             raise ValueError(f"FEDPS_ROLE {told['ROLE']!r} is none of {', '.join(ROLES)}")
         return Part(
             told["ROLE"], int(told["ID"]), Path(told["JOB"]), Path(told["RUN_DIR"]), more["CLIENT"], more["BIND"],
-            tuple(filter(None, more["SERVERS"].split(","))), more["COORDINATOR"], Allow(**allowed), int(told["PIPE"]),
+            tuple(filter(None, more["SERVERS"].split(","))), more["COORDINATOR"], Allow(**allowed), Path(more["PLAN"]) if more["PLAN"] else None,
+            int(told["PIPE"]),
         )  # fmt: skip
     except (KeyError, ValueError, TypeError) as error:
         raise JobError(f"the FEDPS_ variables are not those of `fedps run`: {error}; leave them to it") from None

@@ -18,7 +18,7 @@ from fedps.config import Allow, Job
 from fedps.errors import DataError, JobError, LostError, RoleError
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_log_folder, share_run_folder
-from fedps.launch.lives import failure, prepare_torch
+from fedps.launch.lives import failure
 from fedps.tracking import Journal, Report, stamp
 from fedps.types import ClientId
 
@@ -90,7 +90,6 @@ def work_here(
                 )
         from fedps.client.worker import run_worker  # noqa: PLC0415
 
-        prepare_torch(job, client)
         run_worker(
             job, client, [str(at) for at in servers], folder, report, allow=allow, number=number,
             coordinator=None if coordinator is None else str(coordinator),

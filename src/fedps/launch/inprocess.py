@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fedps.client.fl_client import Handler, Key
-from fedps.client.worker import check, prepare_thread, run_worker
+from fedps.client.plan import Plan, make_plan
+from fedps.client.worker import check, run_worker
 from fedps.config import Allow, Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
@@ -30,6 +31,7 @@ def run_in_process(
     allow: Allow = Allow(),  # noqa: B008  (a constant)
     handlers: Mapping[Key, Handler] | None = None,
     selector: ClientSelectorBase | None = None,
+    plan: Plan | None = None,
 ) -> None:
     """Run servers, workers and, where the job has one, the coordinator in this process.
 
@@ -40,6 +42,7 @@ def run_in_process(
         allow: what the person who started this allows.
         handlers: steps of every client's life to replace.
         selector: who is picked; by default the job's `client_selector`.
+        plan: the job's network, made ready; by default it is looked up, or made.
 
     Raises:
         Exception: what the selector, or else the first failing worker raised.
@@ -56,7 +59,7 @@ def run_in_process(
             servers.append(LocalServer(coordinator))
         for server in servers:
             stack.callback(server.close)
-        _work(job, clients, servers, run_dir, listen, allow, handlers, failures)
+        _work(job, plan or make_plan(job), clients, servers, run_dir, listen, allow, handlers, failures)
     if coordinator is not None and coordinator.failure is not None:
         raise coordinator.failure
     for server in servers:
@@ -67,7 +70,7 @@ def run_in_process(
 
 
 def _work(
-    job: Job, clients: list[ClientId], servers: list[LocalServer], run_dir: Path, listen: Listen, allow: Allow,
+    job: Job, plan: Plan, clients: list[ClientId], servers: list[LocalServer], run_dir: Path, listen: Listen, allow: Allow,
     handlers: Mapping[Key, Handler] | None, failures: list[Exception],
 ) -> None:  # fmt: skip
     """Let every client live in a thread of its own, and wait for all."""
@@ -76,13 +79,12 @@ def _work(
         def connect(shard: int, hello: Hello) -> LocalChannel:
             return LocalChannel(servers[shard], hello, Limits(job.limits.message_mib << 20))  # -1 is the last one
 
-        prepare_thread()
         try:
             number = clients.index(client)
             with (run_dir / "log" / f"workerlog.{number}").open("a", encoding="utf-8") as log:
                 run_worker(
                     job, client, [], run_dir, lambda e: listen(stamp("worker", client, e)), connect=connect, log=log,
-                    allow=allow, handlers=handlers, number=number,
+                    allow=allow, handlers=handlers, number=number, plan=plan,
                 )  # fmt: skip
         except Exception as error:
             failures.append(error)

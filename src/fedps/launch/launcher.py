@@ -8,6 +8,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from fedps.client.plan import Plan, find_plan
+from fedps.client.worker import described
 from fedps.config import Allow, Job
 from fedps.data.files import client_files_of
 from fedps.errors import DataError, FedpsError, JobError, RoleError
@@ -69,13 +71,14 @@ def run(
         KeyboardInterrupt: the run was stopped from outside; all its processes are gone.
     """
     began = time.time()
+    plan = None if in_process else find_plan(job)
     if not in_process:
-        roles.prepare_fork_server()  # first of all: it imports torch while everything else begins
+        roles.prepare_fork_server(torch=plan is None)  # first of all: it imports while everything else begins
     try:
         if orders.log_dir is not None:
             make_log_folder(orders.log_dir)
         folder = make_run_folder(job, run_dir)
-        return Launch(job, folder, began, as_json, orders).run(in_process)
+        return Launch(job, folder, began, as_json, orders, plan).run(in_process)
     finally:
         if not in_process:
             roles.stop_fork_server()
@@ -84,7 +87,10 @@ def run(
 class Launch:
     """One run: its roles, its journal and its ledger."""
 
-    def __init__(self, job: Job, folder: Path, began: float, as_json: bool, orders: Orders = PLAIN) -> None:
+    def __init__(
+        self, job: Job, folder: Path, began: float, as_json: bool, orders: Orders = PLAIN, plan: Plan | None = None
+    ) -> None:
+        self._found = plan  # of a built-in network, made by an earlier run
         self._job, self._folder, self._as_json, self._orders = job, folder, as_json, orders
         self._log_dir = (orders.log_dir or folder / "log").resolve()
         self._clients = list(client_files_of(job))
@@ -95,6 +101,7 @@ class Launch:
         self._heard: set[tuple[str, str, str]] = set()  # role, id and event of what may matter later
         self._ready: dict[tuple[str, str], str] = {}  # addresses of the roles that listen
         self._mistakes: list[str] | None = None  # of the job, once its network was checked
+        self._plan: Path | None = None  # the file of the network made ready
         self._looked, self._told = 0.0, 0
         self._spoke: dict[str, float] = {}  # when each worker last said anything
         self._silent: set[str] = set()  # clients that the others go on without
@@ -128,11 +135,12 @@ class Launch:
         return summary
 
     def _in_process(self) -> None:
-        from fedps.launch.inprocess import check, run_in_process  # noqa: PLC0415  (imports torch into this process)
+        from fedps.launch.inprocess import check, run_in_process  # noqa: PLC0415  (may import torch into this process)
 
-        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **check(self._job)}))
+        plan, told = check(self._job)
+        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **told}))
         try:
-            run_in_process(self._job, self._folder, self._take, self._orders.allow)
+            run_in_process(self._job, self._folder, self._take, self._orders.allow, plan=plan)
         except Exception as error:
             reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
             told = "" if isinstance(error, JobError | DataError) else traceback.format_exc()
@@ -142,7 +150,7 @@ class Launch:
     def _in_processes(self) -> None:
         job, orders = self._job, self._orders
         starter = self._starter()
-        self._roles.append(roles.start_check(job, self._log_dir))
+        self._check_network()
         binds = orders.server_at or (ANYWHERE,) * job.runner.server_num
         servers = [starter.server(k, str(at)) for k, at in enumerate(binds)]
         self._roles += servers
@@ -151,7 +159,7 @@ class Launch:
         addresses = self._addresses(servers)
         coordinator = self._ready.get(("coordinator", "0"))
         self._progress.introduce(addresses, coordinator)
-        self._roles += [starter.worker(n, c, addresses, coordinator) for n, c in enumerate(self._clients)]
+        self._roles += [starter.worker(n, c, addresses, coordinator, self._plan) for n, c in enumerate(self._clients)]
         deadline = time.monotonic() + job.runner.start_timeout
         while self._open("worker"):
             self._listen(0.2)
@@ -163,6 +171,13 @@ class Launch:
                 role.process.terminate()
             while self._open(kind):
                 self._listen(1.0)
+
+    def _check_network(self) -> None:
+        """Look for mistakes that only the network shows: here if it was planned before, else in a process with torch."""
+        if self._found is None:
+            self._roles.append(roles.start_check(self._job, self._log_dir))
+            return
+        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **described(self._found, self._job)}))
 
     def _starter(self) -> Starter:
         orders = self._orders
@@ -246,6 +261,7 @@ class Launch:
             self._ready[who] = _reachable(str(event["address"]))
         elif kind == "checked":
             self._mistakes = list(event["mistakes"])  # type: ignore[call-overload]
+            self._plan = Path(str(event["plan"])) if event.get("plan") else None
         elif kind == "failed":
             name, error = f"{who[0]} {who[1]}", str(event["error"])
             if event.get("in_job") and who[0] in LISTENERS and not self._open("worker"):

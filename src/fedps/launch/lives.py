@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import traceback
-import zlib
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,44 +37,36 @@ def coordinate(pipe: Connection, log: str, job_json: str, bind: str) -> None:
 
 def train_client(
     pipe: Connection, log: str, job_json: str, run_dir: str, number: int, client: str, servers: list[str],
-    coordinator: str | None, allow: Allow,
+    coordinator: str | None, allow: Allow, plan: str,
 ) -> None:  # fmt: skip
     """Live as the worker of one client."""
     report = _enter(pipe, log)
+    from fedps.client.plan import read_plan  # noqa: PLC0415
     from fedps.client.worker import run_worker  # noqa: PLC0415
 
-    job, name = _job(job_json), ClientId(client)
-    prepare_torch(job, name)
     _live(
         lambda: run_worker(
-            job, name, servers, Path(run_dir), report, coordinator=coordinator, allow=allow, number=number
+            _job(job_json), ClientId(client), servers, Path(run_dir), report, coordinator=coordinator, allow=allow,
+            number=number, plan=read_plan(Path(plan)) if plan else None,
         ),
         report,
-    )
+    )  # fmt: skip
 
 
 def check_network(pipe: Connection, log: str, job_json: str) -> None:
-    """Build the job's network once, before any role does; its mistakes go out as one event."""
+    """Build the job's network and its plan once, before any role does; its mistakes go out as one event."""
     report = _enter(pipe, log)
+    from fedps.client.plan import keep_plan  # noqa: PLC0415
     from fedps.client.worker import check  # noqa: PLC0415
 
     def look() -> None:
         try:
-            report({"event": "checked", "mistakes": [], **check(_job(job_json))})
+            plan, told = check(_job(job_json))
+            report({"event": "checked", "mistakes": [], **told, "plan": str(keep_plan(plan) or "")})
         except JobError as error:
             report({"event": "checked", "mistakes": error.mistakes})
 
     _live(look, report)
-
-
-def prepare_torch(job: Job, client: ClientId) -> None:
-    """Set this process up to train one client: a core of its own, and dropout's stream from the job's seed."""
-    import torch  # noqa: PLC0415  (workers alone have it)
-
-    from fedps.client.worker import prepare_thread  # noqa: PLC0415
-
-    prepare_thread()
-    torch.manual_seed(zlib.crc32(f"{job.runner.seed} {client}".encode()))  # dropout knows no stream but torch's own
 
 
 def attach(pipe: Connection) -> Report:

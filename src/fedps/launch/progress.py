@@ -95,6 +95,8 @@ class Progress:
         kind, who = event["event"], event["id"]
         if kind == "checked" and not event["mistakes"]:
             self.say(f"private: {', '.join(event['private']) or 'nothing'}; shared: {', '.join(event['shared'])}")
+            if event["reason"]:
+                self.say(f"training steps by torch, not compiled: {event['reason']}")
         elif kind == "progress":
             self._done[who] = self._count(event)
             self._last[who] = event

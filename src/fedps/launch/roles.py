@@ -17,7 +17,7 @@ from fedps.config import Allow, Job
 from fedps.launch import lives
 from fedps.types import ClientId
 
-PRELOAD = ["fedps.launch.preload"]
+PRELOAD, PRELOAD_TORCH = "fedps.launch.preload", "fedps.launch.preload_torch"
 PATIENCE = 10.0  # seconds a role gets to stop by itself
 
 
@@ -87,8 +87,10 @@ class Starter(Protocol):
     def coordinator(self, bind: str) -> Role:
         """Start the coordinator, which listens on `bind`."""
 
-    def worker(self, number: int, client: ClientId, servers: list[str], coordinator: str | None) -> Role:
-        """Start the worker of one client."""
+    def worker(
+        self, number: int, client: ClientId, servers: list[str], coordinator: str | None, plan: Path | None
+    ) -> Role:
+        """Start the worker of one client; `plan`: the file of the job's network, made ready, if it was kept."""
 
 
 class BuiltIn:
@@ -120,10 +122,12 @@ class BuiltIn:
         log = self._log_dir / "coordinatorlog.0"
         return _start("spawn", "coordinator", "0", log, lives.coordinate, (self._job, bind))
 
-    def worker(self, number: int, client: ClientId, servers: list[str], coordinator: str | None) -> Role:
+    def worker(
+        self, number: int, client: ClientId, servers: list[str], coordinator: str | None, plan: Path | None
+    ) -> Role:
         """Start the worker of one client."""
         log = self._log_dir / f"workerlog.{number}"
-        facts = (self._job, str(self._run_dir), number, client, servers, coordinator, self._allow)
+        facts = (self._job, str(self._run_dir), number, client, servers, coordinator, self._allow, str(plan or ""))
         return _start("forkserver", "worker", client, log, lives.train_client, facts)
 
 
@@ -133,11 +137,15 @@ def start_check(job: Job, log_dir: Path) -> Role:
     return _start("forkserver", "check", "0", log_dir / "checklog.0", lives.check_network, facts)
 
 
-def prepare_fork_server() -> None:
-    """Start the process that workers are forked from; it imports torch while servers start."""
+def prepare_fork_server(torch: bool) -> None:
+    """Start the process that workers are forked from; it imports what they share while servers start.
+
+    Args:
+        torch: whether workers will need it.
+    """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # ten workers share the cores; each keeps to one
-    get_context("forkserver").set_forkserver_preload(PRELOAD)
+    get_context("forkserver").set_forkserver_preload([PRELOAD, *([PRELOAD_TORCH] if torch else [])])
     _fork_server().ensure_running()
 
 

@@ -80,10 +80,12 @@ class Scripted:
         """Start the script as the coordinator, which listens on `bind`."""
         return self._start("0", self._part("coordinator", 0, bind=bind))
 
-    def worker(self, number: int, client: ClientId, servers: list[str], coordinator: str | None) -> Role:
+    def worker(
+        self, number: int, client: ClientId, servers: list[str], coordinator: str | None, plan: Path | None
+    ) -> Role:
         """Start the script as the worker of one client."""
-        part = self._part("worker", number)
-        return self._start(client, replace(part, client=client, servers=tuple(servers), coordinator=coordinator or ""))
+        part = replace(self._part("worker", number), client=client, plan=plan)
+        return self._start(client, replace(part, servers=tuple(servers), coordinator=coordinator or ""))
 
     def _part(self, role: str, number: int, bind: str = "") -> Part:
         return Part(role, number, self._run_dir / "job.yaml", self._run_dir, bind=bind, allow=self._allow)

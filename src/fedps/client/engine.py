@@ -1,0 +1,43 @@
+"""What takes training steps: compiled code (`compiled`), or torch (`eager`). Both change the same tables."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.client.shard import Order
+from fedps.client.tables import LocalTable, Slots
+from fedps.types import TableName, Values
+
+
+class Steps(NamedTuple):
+    """What some batches came to: each one's mean loss, float64[K], and every sample's score, float32[n] (0 to 1).
+
+    Training ends early at a loss that is not finite; then the last of `losses` is.
+    """
+
+    losses: NDArray[np.float64]
+    scores: Values
+
+
+class Gradients(NamedTuple):
+    """Of one batch, for what is not trained here: each table's distinct slots (sorted) and rows; dense, float32[n]."""
+
+    rows: dict[TableName, tuple[Slots, Values]]
+    dense: Values
+
+
+class Engine(Protocol):
+    """Takes steps for a learner."""
+
+    def train(self, samples: Order, size: int) -> Steps:
+        """Take a step on each batch of `size` samples; the last may be shorter."""
+
+    def gradients(self) -> Gradients:
+        """Return the gradients of the last batch, for shared parameters that the servers train."""
+
+    def score(self) -> Values:
+        """Return the logits of all held-out samples, float32[n], on the rows as they stand."""
+
+    def read(self, table: LocalTable, slots: Slots) -> Values:
+        """Return rows as they are now, float32[U, dim]."""

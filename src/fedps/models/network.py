@@ -1,0 +1,45 @@
+"""What a federation must know of a network, without the network: its parameters, and how they start. No torch here."""
+
+import math
+
+import msgspec
+import numpy as np
+
+from fedps.types import Init, Values
+
+COLUMNS = ("user", "item")  # the inputs of every network
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """An embedding that an input column looks up: its parameter's and module's names, [rows, dim], how rows start."""
+
+    name: str
+    module: str
+    column: str
+    shape: tuple[int, int]
+    init: Init
+
+
+class Network(msgspec.Struct, frozen=True):
+    """A network as it was built.
+
+    Attributes:
+        embeddings: the sparse parameters, in the network's order.
+        dense: name and shape of every other parameter, in the network's order.
+        aliases: the original's name → the parameter's own, for all that have one.
+        tied: sentences about embeddings whose weight another parameter uses too.
+        start: the dense parameters' first values, little-endian float32, end to end in the order of `dense`.
+    """
+
+    embeddings: tuple[Embedding, ...]
+    dense: tuple[tuple[str, tuple[int, ...]], ...]
+    aliases: dict[str, str]
+    tied: tuple[str, ...]
+    start: bytes
+
+    def starts(self) -> dict[str, Values]:
+        """Return each dense parameter's first values, float32[n]."""
+        every = np.frombuffer(self.start, "<f4")
+        sizes = [math.prod(shape) for _, shape in self.dense]
+        ends = np.cumsum(sizes)
+        return {name: every[end - n : end] for (name, _), n, end in zip(self.dense, sizes, ends, strict=True)}

@@ -1,0 +1,193 @@
+"""A compiled step, called from Python: the structures of `step.hpp`, filled with pointers to a client's arrays."""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_double, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.table import rules
+from fedps.types import Rule, Values
+
+RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")  # the order of step.hpp
+Places = NDArray[np.int32]
+
+
+class _Rule(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("name", "here")),
+        *((name, c_double) for name in ("lr", "beta1", "beta2", "epsilon", "initial_g2")),
+        ("tail", c_void_p),
+        ("powers", c_void_p * 3),
+        ("last", c_int64),
+    )
+
+
+class _Table(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("block", "slots", "seen", "place", "touched", "gradient")),
+        *((name, c_int64) for name in ("rows", "width", "steps", "count")),
+        ("rule", _Rule),
+    )
+
+
+class _Dense(ctypes.Structure):
+    _fields_ = (("block", c_void_p), ("gradient", c_void_p), ("size", c_int64), ("steps", c_int64), ("rule", _Rule))
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("tables", "dense", "of", "offset", "order")),
+        *((name, c_int64) for name in ("samples", "batch", "first")),
+        *((name, c_void_p) for name in ("label", "scores", "losses")),
+    )
+
+
+class TableView:
+    """One table's rows as a step sees them.
+
+    Args:
+        block: float32[rows, width], C-contiguous: values, then the rule's state; changed in place.
+        dim: floats of a row.
+        rule: how rows change.
+        here: whether the step changes rows; else it leaves their gradients in `gradient`.
+
+    Attributes:
+        steps: pushes so far.
+        touched: int32, rows of the last batch, the first `count` count.
+        gradient: float32[.., dim], their gradients.
+    """
+
+    def __init__(self, block: Values, dim: int, rule: Rule, here: bool) -> None:
+        self.block, self.dim, self.rule, self.here, self.steps, self.count = block, dim, rule, here, 0, 0
+        self.seen, self.place = np.zeros(len(block), np.int32), np.zeros(len(block), np.int32)
+        self.touched, self.gradient = np.empty(0, np.int32), np.empty((0, dim), np.float32)
+
+    def make_room(self, batch: int) -> None:
+        """Hold as many distinct rows as a batch may have."""
+        if len(self.touched) < batch:
+            self.touched, self.gradient = np.empty(batch, np.int32), np.empty((batch, self.dim), np.float32)
+
+
+class DenseView:
+    """All dense parameters of one kind as a step sees them.
+
+    Args:
+        block: float32[1, width], values end to end, then the rule's state; changed in place.
+        size: floats of the values.
+        rule, here: as for a table.
+
+    Attributes:
+        gradient: float32[size], of the last batch.
+    """
+
+    def __init__(self, block: Values, size: int, rule: Rule, here: bool) -> None:
+        self.block, self.size, self.rule, self.here, self.steps = block, size, rule, here, 0
+        self.gradient = np.zeros(size, np.float32)
+
+
+class Library:
+    """A compiled step.
+
+    Args:
+        path: of the library; from our own cache, never from elsewhere.
+
+    Raises:
+        OSError: it cannot be loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self._library.fedps_train.restype = c_int64
+
+    def train(
+        self, tables: Sequence[TableView], slots: Sequence[Places], dense: tuple[DenseView, DenseView],
+        places: tuple[NDArray[np.int64], NDArray[np.int64]], order: Places, label: Values, size: int, first: int,
+    ) -> tuple[NDArray[np.float64], Values]:  # fmt: skip
+        """Train batch after batch; return each one's mean loss, and every sample's score (a probability).
+
+        It ends early with a loss that is not finite.
+
+        Args:
+            tables: as the program numbers them.
+            slots: for each, every sample's row, int32[n].
+            dense: shared and private.
+            places: for each parameter, which of the two it belongs to, and where it begins there.
+            order: int32, the samples to train on.
+            label: float32[n].
+            size: samples of a batch.
+            first: number of the first batch, counted from 1 over all calls.
+        """
+        for table in tables:
+            table.make_room(min(size, len(order)))
+        losses, scores = np.empty(-(-len(order) // size)), np.empty(len(order), np.float32)
+        call, kept = self._call(tables, slots, dense, places, order, scores)
+        call.batch, call.first = min(size, len(order)), first
+        call.label, call.losses = label.ctypes.data, losses.ctypes.data
+        done = self._library.fedps_train(ctypes.byref(call))
+        for view, told in zip((*tables, *dense), (*kept[0], *kept[1]), strict=True):
+            view.steps = told.steps
+        for table, told in zip(tables, kept[0], strict=True):
+            table.count = told.count
+        return losses[:done], scores
+
+    def score(
+        self, tables: Sequence[TableView], slots: Sequence[Places], dense: tuple[DenseView, DenseView],
+        places: tuple[NDArray[np.int64], NDArray[np.int64]], order: Places,
+    ) -> Values:  # fmt: skip
+        """Return samples' logits, float32[len(order)], on rows as they stand; arguments as for `train`."""
+        scores = np.empty(len(order), np.float32)
+        call, _ = self._call(tables, slots, dense, places, order, scores)
+        call.batch = 1
+        self._library.fedps_score(ctypes.byref(call))
+        return scores
+
+    def read(self, table: TableView, number: int, slots: Places, out: Values) -> None:
+        """Bring rows up to the table's step, and copy their values to `out`, float32[U, dim]."""
+        told = _table(table, slots)
+        read = getattr(self._library, f"fedps_read_{number}")
+        read(ctypes.byref(told), c_void_p(slots.ctypes.data), c_int64(len(slots)), c_void_p(out.ctypes.data))
+
+    def _call(
+        self, tables: Sequence[TableView], slots: Sequence[Places], dense: tuple[DenseView, DenseView],
+        places: tuple[NDArray[np.int64], NDArray[np.int64]], order: Places, scores: Values,
+    ) -> tuple[Any, tuple[Any, Any]]:  # fmt: skip
+        rows = (_Table * max(len(tables), 1))(*map(_table, tables, slots))
+        kinds = (_Dense * 2)(*map(_dense, dense))
+        call = _Call(
+            ctypes.addressof(rows), ctypes.addressof(kinds), places[0].ctypes.data, places[1].ctypes.data,
+            order.ctypes.data, len(order), 1, 1, None, scores.ctypes.data, None,
+        )  # fmt: skip
+        return call, (rows, kinds)
+
+
+def _table(view: TableView, slots: Places) -> _Table:
+    arrays = (view.block, slots, view.seen, view.place, view.touched, view.gradient)
+    pointers = (array.ctypes.data for array in arrays)
+    return _Table(*pointers, len(view.block), view.block.shape[1], view.steps, 0, _rule(view.rule, view.here))
+
+
+def _dense(view: DenseView) -> _Dense:
+    return _Dense(view.block.ctypes.data, view.gradient.ctypes.data, view.size, view.steps, _rule(view.rule, view.here))
+
+
+def _rule(rule: Rule, here: bool) -> _Rule:
+    adam = rule.name == "adam"
+    tail, *powers = _powers(rule.beta1, rule.beta2) if adam else (np.zeros(1),) * 4
+    return _Rule(
+        RULES.index(rule.name), here, rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2,
+        tail.ctypes.data, (c_void_p * 3)(*(p.ctypes.data for p in powers)), len(tail) - 1,
+    )  # fmt: skip
+
+
+@cache
+def _powers(beta1: float, beta2: float) -> tuple[NDArray[np.float64], ...]:
+    """Return what `rules.settle` needs for every number of steps up to `rules.TAIL`."""
+    steps = np.arange(rules.TAIL + 1, dtype=np.float64)
+    tail = rules.momentum_tail(beta1, beta2)
+    return tail, beta1**steps, beta2**steps, (beta1 / beta2**0.5) ** steps
+

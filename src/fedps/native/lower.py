@@ -1,0 +1,343 @@
+"""From a torch network to a `Program`: its forward pass is traced once, on ids of no meaning, and read operation by operation.
+
+What has no operation of ours (dropout, normalization, attention, values that mix samples) is said, not guessed: such a
+network trains by torch.
+"""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from fedps.native.program import (
+    Binary, Column, Concat, Linear, Lookup, Operation, Program, Slice, Sum, Unary, without_dead,
+)  # fmt: skip
+
+BATCH = 61  # samples of the trace: a size that no layer has
+UNARY = {"relu", "sigmoid", "tanh", "silu", "exp", "neg", "square"}
+RESHAPES = {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "alias", "detach", "clone", "contiguous"}
+
+
+class NotLowered(Exception):
+    """A network has something in it that no operation stands for; the message says what."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter in the graph, perhaps transposed."""
+
+    name: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Ids:
+    """An input column of ids."""
+
+    column: str
+
+
+Meaning = int | Weight | Ids  # a number: of the operation whose value it is
+
+
+def lower(model: nn.Module, tables: Mapping[str, tuple[str, int]], dense: Mapping[str, int]) -> Program:
+    """Return a network's program.
+
+    Args:
+        model: maps user int64[B] and item int64[B] to logits [B].
+        tables: for each embedding parameter the column that looks it up and the floats of a row, in the network's order.
+        dense: floats of every other parameter, in the network's order.
+
+    Raises:
+        NotLowered: it cannot be expressed; says why.
+    """
+    found = {_Reader(_trace(model, mode), tables, dense).program() for mode in (True, False)}
+    if len(found) != 1:
+        raise NotLowered("it computes otherwise in training than in evaluation")
+    return without_dead(found.pop())
+
+
+def _trace(model: nn.Module, training: bool) -> fx.Graph:
+    weights, was = dict(model.named_parameters()), model.training
+    if any(True for _ in model.buffers()):
+        raise NotLowered("it has buffers")
+
+    def forward(weights: dict[str, Tensor], user: Tensor, item: Tensor) -> Any:
+        return functional_call(model, weights, (user, item))
+
+    ids = torch.zeros(BATCH, dtype=torch.int64)
+    model.train(training)
+    try:
+        with torch.no_grad():
+            graph: fx.Graph = make_fx(forward, tracing_mode="fake")(weights, ids, ids.clone()).graph
+    except Exception as error:  # whatever the user's own code, or the tracing of it, raises
+        raise NotLowered(f"tracing it fails: {type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+    finally:
+        model.train(was)
+    for node, name in zip(_placeholders(graph), [*weights, "user", "item"], strict=True):
+        node.meta["input"] = name
+    return graph
+
+
+def _placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return [n for n in graph.nodes if n.op == "placeholder"]
+
+
+class _Reader:
+    """Reads a graph from top to bottom."""
+
+    def __init__(self, graph: fx.Graph, tables: Mapping[str, tuple[str, int]], dense: Mapping[str, int]) -> None:
+        self._graph, self._tables, self._dense = graph, tables, dense
+        self._numbers = {name: k for k, name in enumerate(dense)}
+        self._operations: list[Operation] = []
+        self._meaning: dict[fx.Node, Meaning] = {}
+
+    def program(self) -> Program:
+        for node in self._graph.nodes:
+            if node.op == "placeholder":
+                self._meaning[node] = self._input(node)
+            elif node.op == "call_function":
+                self._meaning[node] = self._call(node)
+            elif node.op == "output":
+                self._finish(node.args[0])
+            else:
+                raise NotLowered(f"it reads {node.target}, which is no parameter")
+        widths = tuple(dim for _, dim in self._tables.values())
+        return Program(widths, tuple(self._dense.values()), tuple(self._operations))
+
+    def _input(self, node: fx.Node) -> Meaning:
+        name = node.meta["input"]
+        if name in ("user", "item") and name not in self._dense and name not in self._tables:
+            return Ids(name)
+        return Weight(name, tuple(node.meta["val"].shape))
+
+    def _finish(self, node: Any) -> None:
+        while isinstance(node, list | tuple) and len(node) == 1:
+            node = node[0]
+        last = self._meaning.get(node)
+        if not isinstance(last, int) or self._operations[last].width != 1:
+            raise NotLowered("its result is no number a sample")
+        if last != len(self._operations) - 1:
+            self._operations.append(Unary("affine", last, 1, (1.0, 0.0)))
+
+    def _call(self, node: fx.Node) -> Meaning:
+        name = _name(node)
+        if name in RESHAPES:
+            return self._reshaped(node)
+        if name in ("t", "transpose", "permute"):
+            return self._transposed(node)
+        reader = READERS.get(name)
+        if name in UNARY:
+            return self._unary(node, name)
+        if reader is None:
+            raise NotLowered(f"{name} has no operation here")
+        return self._add(node, reader(self, node))
+
+    def _add(self, node: fx.Node, operation: Operation) -> int:
+        shape = tuple(node.meta["val"].shape)
+        if shape not in ((BATCH, operation.width), (BATCH,)) or (shape == (BATCH,) and operation.width != 1):
+            raise NotLowered(f"{_name(node)} gives shape {('B', *shape[1:])}")
+        if node.meta["val"].dtype != torch.float32:
+            raise NotLowered(f"{_name(node)} gives {node.meta['val'].dtype}")
+        self._operations.append(operation)
+        return len(self._operations) - 1
+
+    def _reshaped(self, node: fx.Node) -> Meaning:
+        before = self._of(node.args[0])
+        shape = tuple(node.meta["val"].shape)
+        if isinstance(before, int) and shape in ((BATCH,), (BATCH, 1), (BATCH, self._width(before))):
+            if len(shape) == 2 or self._width(before) == 1:
+                return before
+        if isinstance(before, Weight) and len(before.shape) == len(shape) == 1:
+            return before
+        raise NotLowered(f"{_name(node)} to shape {shape}")
+
+    def _transposed(self, node: fx.Node) -> Meaning:
+        weight = self._of(node.args[0])
+        if not isinstance(weight, Weight) or len(weight.shape) != 2:
+            raise NotLowered("it transposes values of samples")
+        if _name(node) != "t" and tuple(node.meta["val"].shape) != weight.shape[::-1]:
+            raise NotLowered(f"{_name(node)} of {weight.name}")
+        return Weight(weight.name, weight.shape[::-1], not weight.transposed)
+
+    def _unary(self, node: fx.Node, name: str) -> int:
+        x = self._value(node.args[0])
+        if name == "neg":
+            return self._add(node, Unary("affine", x, self._width(x), (-1.0, 0.0)))
+        return self._add(node, Unary(name, x, self._width(x)))
+
+    def _of(self, argument: Any) -> Meaning:
+        if not isinstance(argument, fx.Node):
+            raise NotLowered(f"a constant {argument!r} where a value is due")
+        return self._meaning[argument]
+
+    def _value(self, argument: Any) -> int:
+        found = self._of(argument)
+        if not isinstance(found, int):
+            raise NotLowered("it computes with a parameter or an id as with a sample's value")
+        return found
+
+    def _width(self, value: int) -> int:
+        return self._operations[value].width
+
+    def _parameter(self, found: Meaning) -> int:
+        if not isinstance(found, Weight) or found.name not in self._numbers:
+            raise NotLowered("it uses an embedding otherwise than by looking up rows")
+        return self._numbers[found.name]
+
+    # Each of these reads one kind of call.
+
+    def embedding(self, node: fx.Node) -> Operation:
+        weight, ids = self._of(node.args[0]), self._of(node.args[1])
+        if not isinstance(weight, Weight) or weight.name not in self._tables:
+            raise NotLowered("it looks up something that is no table")
+        column, dim = self._tables[weight.name]
+        if ids != Ids(column):
+            raise NotLowered(f"{weight.name} is looked up by derived ids")
+        return Lookup(list(self._tables).index(weight.name), dim)
+
+    def mm(self, node: fx.Node) -> Operation:
+        return self._linear(node.args[0], node.args[1], None)
+
+    def addmm(self, node: fx.Node) -> Operation:
+        if node.kwargs:
+            raise NotLowered("addmm with factors")
+        return self._linear(node.args[1], node.args[2], node.args[0])
+
+    def _linear(self, x: Any, weight: Any, bias: Any) -> Operation:
+        value, w = self._value(x), self._of(weight)
+        number = self._parameter(w)
+        assert isinstance(w, Weight)  # noqa: S101  (`_parameter` has looked)
+        inputs, width = w.shape if len(w.shape) == 2 else (w.shape[0], 1)
+        offset = -1 if bias is None else self._parameter(self._of(bias))
+        if inputs != self._width(value) or (bias is not None and self._of(bias).shape != (width,)):  # type: ignore[union-attr]
+            raise NotLowered("a product whose sizes do not fit")
+        return Linear(value, number, offset, w.transposed, width)
+
+    def cat(self, node: fx.Node) -> Operation:
+        parts = [self._value(p) for p in node.args[0]]  # type: ignore[union-attr]
+        if (node.args[1] if len(node.args) > 1 else 0) not in (1, -1):
+            raise NotLowered("it lays samples behind each other")
+        return Concat(tuple(parts), sum(map(self._width, parts)))
+
+    def slice(self, node: fx.Node) -> Operation:
+        x, dim, *bounds = (*node.args, 0, None)[:4] if len(node.args) < 4 else node.args[:4]
+        value = self._value(x)
+        if dim not in (1, -1) or (len(node.args) > 4 and node.args[4] != 1):
+            raise NotLowered("it picks samples of a batch")
+        start = bounds[0] or 0
+        width = node.meta["val"].shape[1]
+        return Slice(value, start if start >= 0 else start + self._width(value), width)  # type: ignore[operator]
+
+    def select(self, node: fx.Node) -> Operation:
+        value, dim, at = self._value(node.args[0]), node.args[1], node.args[2]
+        if dim not in (1, -1):
+            raise NotLowered("it picks samples of a batch")
+        return Slice(value, at if at >= 0 else at + self._width(value), 1)  # type: ignore[operator, arg-type]
+
+    def sum(self, node: fx.Node) -> Operation:
+        value = self._value(node.args[0])
+        if list(node.args[1] if len(node.args) > 1 else []) not in ([1], [-1]):  # type: ignore[arg-type]
+            raise NotLowered("it adds up over samples")
+        return Sum(value)
+
+    def mean(self, node: fx.Node) -> Operation:
+        total = self.sum(node)
+        self._operations.append(total)
+        return Unary("affine", len(self._operations) - 1, 1, (1 / self._width(total.x), 0.0))  # type: ignore[union-attr]
+
+    def pow(self, node: fx.Node) -> Operation:
+        value = self._value(node.args[0])
+        if node.args[1] != 2:
+            raise NotLowered(f"the power {node.args[1]}")
+        return Unary("square", value, self._width(value))
+
+    def leaky_relu(self, node: fx.Node) -> Operation:
+        value = self._value(node.args[0])
+        slope = float(node.args[1]) if len(node.args) > 1 else 0.01  # type: ignore[arg-type]
+        return Unary("leaky_relu", value, self._width(value), (slope,))
+
+    def gelu(self, node: fx.Node) -> Operation:
+        value = self._value(node.args[0])
+        if node.kwargs.get("approximate", "none") != "none":
+            raise NotLowered("gelu by tanh")
+        return Unary("gelu", value, self._width(value))
+
+    def softplus(self, node: fx.Node) -> Operation:
+        value = self._value(node.args[0])
+        if len(node.args) > 1:
+            raise NotLowered("softplus with constants")
+        return Unary("softplus", value, self._width(value))
+
+    def add(self, node: fx.Node) -> Operation:
+        return self._binary(node, "add", operator.add)
+
+    def sub(self, node: fx.Node) -> Operation:
+        return self._binary(node, "sub", operator.sub)
+
+    def rsub(self, node: fx.Node) -> Operation:
+        value, number = self._value(node.args[0]), node.args[1]
+        if not isinstance(number, int | float) or node.kwargs or len(node.args) > 2:
+            raise NotLowered("rsub of two values")
+        return Unary("affine", value, self._width(value), (-1.0, float(number)))
+
+    def mul(self, node: fx.Node) -> Operation:
+        return self._binary(node, "mul", operator.mul)
+
+    def div(self, node: fx.Node) -> Operation:
+        value, number = self._value(node.args[0]), node.args[1]
+        if not isinstance(number, int | float) or node.kwargs:
+            raise NotLowered("it divides by a value")
+        return Unary("affine", value, self._width(value), (1 / number, 0.0))
+
+    def _binary(self, node: fx.Node, function: str, _: Callable[[Any, Any], Any]) -> Operation:
+        a, b = node.args[0], node.args[1]
+        if node.kwargs or len(node.args) > 2:
+            raise NotLowered(f"{function} with a factor")
+        if isinstance(b, int | float):
+            value = self._value(a)
+            numbers = (float(b), 0.0) if function == "mul" else (1.0, float(b) if function == "add" else -float(b))
+            return Unary("affine", value, self._width(value), numbers)
+        left, right = self._of(a), self._of(b)
+        if isinstance(left, Weight) and isinstance(right, int) and function != "sub":
+            left, right = right, left
+        if isinstance(left, int) and isinstance(right, Weight) and function != "sub":
+            return self._with_parameter("scale" if function == "mul" else "add", left, right)
+        one, other = self._value(a), self._value(b)
+        widths = {self._width(one), self._width(other)}
+        shapes = {len(n.meta["val"].shape) for n in (a, b)}  # type: ignore[union-attr]
+        if len(widths - {1}) > 1 or len(shapes) > 1:
+            raise NotLowered(f"{function} of shapes that do not fit")
+        return Binary(function, one, other, max(widths))
+
+    def _with_parameter(self, function: str, value: int, weight: Weight) -> Operation:
+        number, width = self._parameter(weight), self._width(value)
+        size = 1
+        for side in weight.shape:
+            size *= side
+        if size not in (1, width) or weight.transposed or (len(weight.shape) == 2 and weight.shape[0] != 1):
+            raise NotLowered(f"{function} of {weight.name} of shape {weight.shape}")
+        return Column(function, value, number, width)
+
+
+Read = Callable[[_Reader, fx.Node], Operation]
+READERS: dict[str, Read] = {
+    name: getattr(_Reader, name)
+    for name in ("embedding", "mm", "addmm", "cat", "slice", "select", "sum", "mean", "pow", "leaky_relu", "gelu", "softplus")
+    + ("add", "sub", "rsub", "mul", "div")
+} | {"mv": _Reader.mm}
+
+
+def _name(node: fx.Node) -> str:
+    target: Any = node.target
+    name: str = target._schema.name.rpartition("::")[2] if hasattr(target, "_schema") else str(target)
+    return name
+
+
+__all__: Sequence[str] = ["NotLowered", "lower"]

@@ -1,0 +1,125 @@
+"""A network as a short list of operations on `[samples, width]` values: what the generated step is written from.
+
+Every value belongs to one sample: nothing here mixes the samples of a batch, so a batch can be worked on in blocks.
+"""
+
+import msgspec
+
+
+class Lookup(msgspec.Struct, frozen=True, tag=True):
+    """The sample's row of table number `table`."""
+
+    table: int
+    width: int
+
+
+class Linear(msgspec.Struct, frozen=True, tag=True):
+    """x W + b. `weight` and `bias` (-1: none) are numbers of parameters; `transposed`: the weight is kept as [width, in]."""
+
+    x: int
+    weight: int
+    bias: int
+    transposed: bool
+    width: int
+
+
+class Unary(msgspec.Struct, frozen=True, tag=True):
+    """A function of each component; `numbers` are its constants."""
+
+    function: str
+    x: int
+    width: int
+    numbers: tuple[float, ...] = ()
+
+
+class Binary(msgspec.Struct, frozen=True, tag=True):
+    """add, sub or mul of two values; one of them may have one column, which then stands for all."""
+
+    function: str
+    a: int
+    b: int
+    width: int
+
+
+class Column(msgspec.Struct, frozen=True, tag=True):
+    """add or scale: a value with parameter number `parameter`, which has `width` floats or one."""
+
+    function: str
+    x: int
+    parameter: int
+    width: int
+
+
+class Sum(msgspec.Struct, frozen=True, tag=True):
+    """The sum of a value's columns."""
+
+    x: int
+    width: int = 1
+
+
+class Concat(msgspec.Struct, frozen=True, tag=True):
+    """Values side by side."""
+
+    parts: tuple[int, ...]
+    width: int
+
+
+class Slice(msgspec.Struct, frozen=True, tag=True):
+    """Columns `start` to `start + width` of a value."""
+
+    x: int
+    start: int
+    width: int
+
+
+Operation = Lookup | Linear | Unary | Binary | Column | Sum | Concat | Slice
+
+
+class Program(msgspec.Struct, frozen=True):
+    """All operations in order; an operation names earlier ones by number, and the last one is the logit.
+
+    Attributes:
+        tables: floats of a row of each table, in the order of the network's embeddings.
+        parameters: floats of each dense parameter, in the network's order.
+        operations: what is computed.
+    """
+
+    tables: tuple[int, ...]
+    parameters: tuple[int, ...]
+    operations: tuple[Operation, ...]
+
+
+def inputs(operation: Operation) -> tuple[int, ...]:
+    """Return the numbers of the operations that this one reads."""
+    match operation:
+        case Lookup():
+            return ()
+        case Binary(a=a, b=b):
+            return (a, b)
+        case Concat(parts=parts):
+            return parts
+        case _:
+            return (operation.x,)
+
+
+def without_dead(program: Program) -> Program:
+    """Leave out what the last operation does not need."""
+    needed = {len(program.operations) - 1}
+    for number in reversed(range(len(program.operations))):
+        if number in needed:
+            needed.update(inputs(program.operations[number]))
+    new = {old: k for k, old in enumerate(sorted(needed))}
+    kept = tuple(_renumbered(program.operations[old], new) for old in sorted(needed))
+    return Program(program.tables, program.parameters, kept)
+
+
+def _renumbered(operation: Operation, new: dict[int, int]) -> Operation:
+    match operation:
+        case Lookup():
+            return operation
+        case Binary(a=a, b=b):
+            return msgspec.structs.replace(operation, a=new[a], b=new[b])
+        case Concat(parts=parts):
+            return msgspec.structs.replace(operation, parts=tuple(new[p] for p in parts))
+        case _:
+            return msgspec.structs.replace(operation, x=new[operation.x])

@@ -1,0 +1,324 @@
+"""From a `Program` to the C++ of its training step: `train`, which learns batch after batch, and `score`.
+
+The loops stand in `step.hpp`; what is written here is their order, their sizes, and where values lie. Parts of a
+concatenation that no other operation reads are written straight to their place in it.
+"""
+
+from collections import Counter
+from typing import NamedTuple
+
+from fedps.native.program import (
+    Binary, Column, Concat, Linear, Lookup, Operation, Program, Slice, Sum, Unary, inputs,
+)  # fmt: skip
+
+LANES = 8  # as in step.hpp
+
+# function → value of x, and derivative by x with y the value; p0, p1 stand for the operation's numbers
+UNARY = {
+    "affine": ("p0 * x + p1", "p0"),
+    "relu": ("x > 0 ? x : 0.0f", "x > 0 ? 1.0f : 0.0f"),
+    "leaky_relu": ("x > 0 ? x : p0 * x", "x > 0 ? 1.0f : p0"),
+    "sigmoid": ("1.0f / (1.0f + std::exp(-x))", "y * (1.0f - y)"),
+    "tanh": ("std::tanh(x)", "1.0f - y * y"),
+    "exp": ("std::exp(x)", "y"),
+    "square": ("x * x", "2.0f * x"),
+    "silu": ("x / (1.0f + std::exp(-x))", "(1.0f + std::exp(-x) * (1.0f + x)) / ((1.0f + std::exp(-x)) * (1.0f + std::exp(-x)))"),
+    "softplus": ("std::max(x, 0.0f) + std::log1p(std::exp(-std::abs(x)))", "1.0f / (1.0f + std::exp(-x))"),
+    "gelu": (
+        "0.5f * x * (1.0f + std::erf(x * 0.70710678f))",
+        "0.5f * (1.0f + std::erf(x * 0.70710678f)) + 0.39894228f * x * std::exp(-0.5f * x * x)",
+    ),
+}  # fmt: skip
+# function → value, derivative by a as a function of b, derivative by b as a function of a
+BINARY = {"add": ("a + b", "1.0f", "1.0f"), "sub": ("a - b", "1.0f", "-1.0f"), "mul": ("a * b", "o", "o")}
+
+
+class Place(NamedTuple):
+    """Where a value lies: in which operation's array, from which column on, and the floats of a row there."""
+
+    array: int
+    column: int
+    stride: int
+
+    def value(self) -> str:
+        return f"w.v{self.array}[0] + {self.column}" if self.column else f"w.v{self.array}[0]"
+
+    def gradient(self) -> str:
+        return self.value().replace("w.v", "w.d", 1)
+
+
+def write(program: Program) -> str:
+    """Return the C++ of a program."""
+    return _Writer(program).text()
+
+
+class _Writer:
+    def __init__(self, program: Program) -> None:
+        self._program, self._operations = program, program.operations
+        self._places = _places(program)
+        self._members: list[str] = []
+        self._begin: list[str] = []
+        self._forward: list[str] = []
+        self._backward: list[str] = []
+        self._end: list[str] = []
+        self._written: set[int] = set()  # values whose gradient an operation has written
+
+    def text(self) -> str:
+        last = len(self._operations) - 1
+        self._written.add(last)
+        for number, operation in enumerate(self._operations):
+            self._forward += self._apply(number, operation)
+        for number in reversed(range(len(self._operations))):
+            self._backward += self._back(number, self._operations[number])
+        arrays = sorted({p.array for p in self._places})
+        sizes = {a: next(p.stride for p in self._places if p.array == a) for a in arrays}
+        out = self._places[last]
+        return TEXT.format(
+            arrays="\n".join(f"  alignas(64) float v{a}[BLOCK][{sizes[a]}], d{a}[BLOCK][{sizes[a]}];" for a in arrays),
+            members="\n".join(f"  {m}" for m in self._members),
+            tables=len(self._program.tables),
+            begin_rows=_lines(
+                f"begin_rows<{dim}>(c.tables[{k}], order, n, batch, w.places[{k}].data());"
+                for k, dim in enumerate(self._program.tables)
+            ),
+            begin=_lines(self._begin),
+            forward=_lines(self._forward),
+            backward=_lines(self._backward),
+            end=_lines(self._end),
+            end_rows=_lines(f"end_rows<{dim}>(c.tables[{k}]);" for k, dim in enumerate(self._program.tables)),
+            read_rows="".join(READ.format(number=k, dim=dim) for k, dim in enumerate(self._program.tables)),
+            z=out.value(),
+            d=out.gradient(),
+            stride=out.stride,
+        )
+
+    def _apply(self, number: int, operation: Operation) -> list[str]:
+        y = self._places[number]
+        match operation:
+            case Lookup(table, dim):
+                return [f"look_up<{dim}, {y.stride}>(c.tables[{table}], order, m, {y.value()});"]
+            case Linear(x, weight, bias, transposed, width):
+                a, size = self._places[x], self._operations[x].width
+                self._members.append(f"Linear<{size}, {width}, {_bool(transposed)}> layer{number};")
+                named = f"{_at('block', weight)}, {_at('block', bias) if bias >= 0 else 'nullptr'}"
+                self._begin.append(f"w.layer{number}.begin({named});")
+                self._end.append(f"w.layer{number}.end({named.replace('block', 'gradient')});")
+                return [f"w.layer{number}.apply<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
+            case Unary(function, x, width, numbers):
+                a, body = self._places[x], _with(UNARY[function][0], numbers)
+                return [
+                    f"map<{width}, {a.stride}, {y.stride}>(m, {a.value()}, {y.value()}, [](float x) {{ return {body}; }});"
+                ]
+            case Binary(function, one, other, width):
+                a, b = self._places[one], self._places[other]
+                sizes = f"{width}, {self._operations[one].width}, {self._operations[other].width}"
+                return [
+                    f"zip<{sizes}, {a.stride}, {b.stride}, {y.stride}>(m, {a.value()}, {b.value()}, {y.value()},"
+                    f" [](float a, float b) {{ return {BINARY[function][0]}; }});"
+                ]
+            case Column(function, x, parameter, width):
+                a = self._places[x]
+                self._members.append(f"Column<{width}, {self._program.parameters[parameter]}> column{number};")
+                self._begin.append(f"w.column{number}.begin({_at('block', parameter)});")
+                self._end.append(f"w.column{number}.end({_at('gradient', parameter)});")
+                return [f"w.column{number}.{function}<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
+            case Sum(x):
+                a = self._places[x]
+                return [f"sum_columns<{self._operations[x].width}, {a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
+            case Concat(parts):
+                return [
+                    f"copy<{self._operations[p].width}, {a.stride}, {y.stride}, false>(m, {a.value()}, {b.value()});"
+                    for p, b in self._parts(number, parts)
+                    if (a := self._places[p]) != b
+                ]
+            case Slice(x, start, width):
+                a = self._places[x]
+                return [f"copy<{width}, {a.stride}, {y.stride}, false>(m, {a.value()} + {start}, {y.value()});"]
+
+    def _back(self, number: int, operation: Operation) -> list[str]:
+        y = self._places[number]
+        dy = y.gradient()
+        match operation:
+            case Lookup(table, dim):
+                places = f"w.places[{table}].data() + i"
+                return [f"look_up_back<{dim}, {y.stride}>(c.tables[{table}], {places}, m, {dy});"]
+            case Linear(x):
+                a, add = self._places[x], self._adds(x)
+                sizes = f"{a.stride}, {y.stride}, {add}"
+                return [f"w.layer{number}.back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
+            case Unary(function, x, width, numbers):
+                a, add, body = self._places[x], self._adds(x), _with(UNARY[function][1], numbers)
+                return [
+                    f"map_back<{width}, {a.stride}, {y.stride}, {add}>(m, {a.value()}, {y.value()}, {dy}, {a.gradient()},"
+                    f" []([[maybe_unused]] float x, [[maybe_unused]] float y) {{ return {body}; }});"
+                ]
+            case Binary(function, one, other, width):
+                sides = ((one, other, BINARY[function][1]), (other, one, BINARY[function][2]))
+                return [self._side_back(mine, its, body, width, y) for mine, its, body in sides]
+            case Column(function, x):
+                a, add = self._places[x], self._adds(x)
+                sizes = f"{a.stride}, {y.stride}, {add}"
+                return [f"w.column{number}.{function}_back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
+            case Sum(x):
+                a, add, width = self._places[x], self._adds(x), self._operations[x].width
+                return [f"sum_columns_back<{width}, {a.stride}, {y.stride}, {add}>(m, {dy}, {a.gradient()});"]
+            case Concat(parts):
+                return [
+                    f"copy<{self._operations[p].width}, {y.stride}, {a.stride}, {self._adds(p)}>(m, {b.gradient()},"
+                    f" {a.gradient()});"
+                    for p, b in self._parts(number, parts)
+                    if (a := self._places[p]) != b
+                ]
+            case Slice(x, start, width):
+                return self._slice_back(x, start, width, y)
+
+    def _side_back(self, mine: int, its: int, body: str, width: int, y: Place) -> str:
+        a, b, add = self._places[mine], self._places[its], self._adds(mine)
+        sizes = f"{width}, {self._operations[mine].width}, {self._operations[its].width}"
+        return (
+            f"zip_back<{sizes}, {a.stride}, {b.stride}, {y.stride}, {add}>(m, {b.value()}, {y.gradient()},"
+            f" {a.gradient()}, []([[maybe_unused]] float o) {{ return {body}; }});"
+        )
+
+    def _slice_back(self, x: int, start: int, width: int, y: Place) -> list[str]:
+        a, clear = self._places[x], []
+        if self._adds(x) == "false":  # only some columns get a gradient from here
+            whole = self._operations[x].width
+            zero = "[](float, float) { return 0.0f; }"
+            clear = [
+                f"map_back<{whole}, {a.stride}, {a.stride}, false>(m, {a.value()}, {a.value()}, {a.value()}, {a.gradient()}, {zero});"
+            ]
+        return [*clear, f"copy<{width}, {y.stride}, {a.stride}, true>(m, {y.gradient()}, {a.gradient()} + {start});"]
+
+    def _adds(self, value: int) -> str:
+        """Say whether a value has part of its gradient already, and note that it has now."""
+        first = value not in self._written
+        self._written.add(value)
+        return _bool(not first)
+
+    def _parts(self, number: int, parts: tuple[int, ...]) -> list[tuple[int, Place]]:
+        """Return a concatenation's parts, each with its place there."""
+        at, found = self._places[number], []
+        column = at.column
+        for part in parts:
+            found.append((part, Place(at.array, column, at.stride)))
+            column += self._operations[part].width
+        return found
+
+
+def _places(program: Program) -> list[Place]:
+    """Give each value a place: its own array, or its columns of the one concatenation that reads it."""
+    operations = program.operations
+    readers = Counter(x for operation in operations for x in inputs(operation))
+    places = [Place(k, 0, -(-operation.width // LANES) * LANES) for k, operation in enumerate(operations)]
+    for number in reversed(range(len(operations))):
+        operation, at = operations[number], places[number]
+        if not isinstance(operation, Concat):
+            continue
+        column = at.column
+        for part in operation.parts:
+            width = operations[part].width
+            if readers[part] == 1 and column % LANES == 0 and width % LANES == 0:
+                places[part] = Place(at.array, column, at.stride)
+            column += width
+    return places
+
+
+def _with(body: str, numbers: tuple[float, ...]) -> str:
+    for k, number in enumerate(numbers):
+        body = body.replace(f"p{k}", f"({number!r}f)")
+    return body
+
+
+def _at(kind: str, parameter: int) -> str:
+    return f"c.dense[c.of[{parameter}]].{kind} + c.offset[{parameter}]"
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _lines(lines: "list[str] | object") -> str:
+    return "\n".join(f"    {line}" for line in lines)  # type: ignore[attr-defined]
+
+
+TEXT = """\
+#include "step.hpp"
+using namespace fedps;
+
+namespace {{
+
+struct Work {{
+{arrays}
+{members}
+  std::vector<int32_t> places[{tables}];
+}};
+
+void begin(Work& w, const Call& c) {{
+{begin}
+  (void)w, (void)c;
+}}
+
+void forward(Work& w, const Call& c, const int32_t* order, int m) {{
+{forward}
+}}
+
+void backward(Work& w, const Call& c, int64_t i, int m) {{
+{backward}
+  (void)w, (void)c, (void)i, (void)m;
+}}
+
+std::unique_ptr<Work> make_work(const Call& c) {{
+  auto w = std::make_unique<Work>();  // all zeros, as the padding must be
+  for (auto& places : w->places) places.resize(c.batch);
+  return w;
+}}
+
+}}  // namespace
+
+extern "C" int64_t fedps_train(const Call* call) {{
+  const Call& c = *call;
+  const FlushDenormals flush;
+  auto work = make_work(c);
+  Work& w = *work;
+  int64_t done = 0;
+  for (int64_t at = 0; at < c.samples; at += c.batch, ++done) {{
+    const int64_t n = std::min(c.batch, c.samples - at);
+    const int32_t* order = c.order + at;
+    const int32_t batch = static_cast<int32_t>(c.first + done);
+    for (int k = 0; k < 2; ++k) std::memset(c.dense[k].gradient, 0, sizeof(float) * c.dense[k].size);
+{begin_rows}
+    begin(w, c);
+    double loss = 0;
+    for (int64_t i = 0; i < n; i += BLOCK) {{
+      const int m = static_cast<int>(std::min<int64_t>(BLOCK, n - i));
+      forward(w, c, order + i, m);
+      loss += cross_entropy<{stride}>(m, n, {z}, order + i, c.label, {d}, c.scores + at + i);
+      backward(w, c, i, m);
+    }}
+    c.losses[done] = loss / static_cast<double>(n);
+    if (!std::isfinite(loss)) return done + 1;
+{end}
+{end_rows}
+    for (int k = 0; k < 2; ++k) end_dense(c.dense[k]);
+  }}
+  return done;
+}}
+
+extern "C" void fedps_score(const Call* call) {{
+  const Call& c = *call;
+  auto work = make_work(c);
+  Work& w = *work;
+  begin(w, c);
+  for (int64_t i = 0; i < c.samples; i += BLOCK) {{
+    const int m = static_cast<int>(std::min<int64_t>(BLOCK, c.samples - i));
+    forward(w, c, c.order + i, m);
+    for (int s = 0; s < m; ++s) c.scores[i + s] = ({z})[s * {stride}];
+  }}
+}}
+{read_rows}"""
+READ = """
+extern "C" void fedps_read_{number}(Table* table, const int32_t* slots, int64_t count, float* out) {{
+  read_rows<{dim}>(*table, slots, count, out);
+}}
+"""
