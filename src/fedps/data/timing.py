@@ -29,12 +29,15 @@ class StepTimer:
         self._read = 0.0
         self._parts: dict[str, float] = {}
 
-    def reading(self, batches: Iterable[Batch], size: Callable[[Batch], int]) -> Iterator[Batch]:
+    def reading(
+        self, batches: Iterable[Batch], size: Callable[[Batch], int], count: Callable[[Batch], int] = lambda _: 1
+    ) -> Iterator[Batch]:
         """Yield batches, and time how long each is waited for.
 
         Args:
-            batches: what is read.
-            size: tells how many samples a batch has.
+            batches: what is read, one by one or several together.
+            size: tells how many samples are in what is yielded.
+            count: tells how many batches.
         """
         self._began = self._began or time.perf_counter()
         source = iter(batches)
@@ -45,7 +48,7 @@ class StepTimer:
             except StopIteration:
                 return
             self._read += time.perf_counter() - asked
-            self.batches += 1
+            self.batches += count(batch)
             self.samples += size(batch)
             yield batch
 

@@ -41,7 +41,7 @@ class Place(NamedTuple):
     stride: int
 
     def value(self) -> str:
-        return f"w.v{self.array}[0] + {self.column}" if self.column else f"w.v{self.array}[0]"
+        return f"w.v{self.array} + {self.column}" if self.column else f"w.v{self.array}"
 
     def gradient(self) -> str:
         return self.value().replace("w.v", "w.d", 1)
@@ -74,7 +74,7 @@ class _Writer:
         sizes = {a: next(p.stride for p in self._places if p.array == a) for a in arrays}
         out = self._places[last]
         return TEXT.format(
-            arrays="\n".join(f"  alignas(64) float v{a}[BLOCK][{sizes[a]}], d{a}[BLOCK][{sizes[a]}];" for a in arrays),
+            arrays="\n".join(f"  alignas(64) float v{a}[BLOCK * {sizes[a]}], d{a}[BLOCK * {sizes[a]}];" for a in arrays),
             members="\n".join(f"  {m}" for m in self._members),
             tables=len(self._program.tables),
             begin_rows=_lines(

@@ -2,7 +2,7 @@
 // in the order of the network's operations, which of these to call with which sizes; all sizes but the number of
 // samples are known when it is compiled.
 //
-// A value is float[BLOCK][stride]: a row a sample, its columns padded with zeros to whole vectors. Its gradient lies in
+// A value is float[BLOCK * stride]: a row a sample, its columns padded with zeros to whole vectors. Its gradient lies in
 // an array of the same form. What stands in rows behind the last sample of a block is never used.
 
 #include <algorithm>
@@ -136,33 +136,33 @@ void multiply_transposed(int samples, const float* x, const float* dy, float* dw
 // One layer y = x w + b; TRANSPOSED: the weight is kept as [OUT][IN], as torch does, else as [IN][OUT].
 template <int IN, int OUT, bool TRANSPOSED>
 struct Linear {
-  alignas(64) float forward[IN][padded(OUT)];
-  alignas(64) float backward[OUT][padded(IN)];
+  alignas(64) float forward[IN * padded(OUT)];
+  alignas(64) float backward[OUT * padded(IN)];
   alignas(64) float bias[padded(OUT)];
-  alignas(64) float d_forward[IN][padded(OUT)];
+  alignas(64) float d_forward[IN * padded(OUT)];
   alignas(64) float d_bias[padded(OUT)];
 
   void begin(const float* w, const float* b) {
     for (int o = 0; o < OUT; ++o)
-      for (int i = 0; i < IN; ++i) forward[i][o] = backward[o][i] = w[TRANSPOSED ? o * IN + i : i * OUT + o];
+      for (int i = 0; i < IN; ++i) forward[i * padded(OUT) + o] = backward[o * padded(IN) + i] = w[TRANSPOSED ? o * IN + i : i * OUT + o];
     for (int o = 0; o < OUT; ++o) bias[o] = b ? b[o] : 0.0f;
     std::memset(d_forward, 0, sizeof d_forward);
     std::memset(d_bias, 0, sizeof d_bias);
   }
   template <int X, int Y>
   void apply(int samples, const float* x, float* y) const {
-    multiply<IN, padded(OUT), X, Y, false>(samples, x, forward[0], bias, y);
+    multiply<IN, padded(OUT), X, Y, false>(samples, x, forward, bias, y);
   }
   template <int X, int Y, bool ADD>
   void back(int samples, const float* x, const float* dy, float* dx) {
-    multiply<OUT, padded(IN), Y, X, ADD>(samples, dy, backward[0], nullptr, dx);
-    multiply_transposed<IN, padded(OUT), X, Y>(samples, x, dy, d_forward[0]);
+    multiply<OUT, padded(IN), Y, X, ADD>(samples, dy, backward, nullptr, dx);
+    multiply_transposed<IN, padded(OUT), X, Y>(samples, x, dy, d_forward);
     for (int s = 0; s < samples; ++s)
       for (int o = 0; o < padded(OUT); ++o) d_bias[o] += dy[s * Y + o];
   }
   void end(float* dw, float* db) const {
     for (int o = 0; o < OUT; ++o)
-      for (int i = 0; i < IN; ++i) dw[TRANSPOSED ? o * IN + i : i * OUT + o] += d_forward[i][o];
+      for (int i = 0; i < IN; ++i) dw[TRANSPOSED ? o * IN + i : i * OUT + o] += d_forward[i * padded(OUT) + o];
     if (db)
       for (int o = 0; o < OUT; ++o) db[o] += d_bias[o];
   }
