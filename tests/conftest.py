@@ -1,6 +1,6 @@
 """What many tests need: a small synthetic data set, and a job on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,15 @@ settings.register_profile("untimed", deadline=None)  # machines are shared: no t
 settings.load_profile("untimed")
 
 MakeJob = Callable[..., Job]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def step_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Compiled steps are made anew for the tests, and leave nothing in the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDPS_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "own_training_script.py"
 
 @pytest.fixture(scope="module")
 def fork_server() -> Iterator[None]:
-    roles.prepare_fork_server()
+    roles.prepare_fork_server(torch=False)
     yield
     roles.stop_fork_server()
 

@@ -11,11 +11,11 @@ from tests.conftest import MakeJob
 
 from fedps.client.dump import Dump, open_dump
 from fedps.client.learner import Learner
+from fedps.client.plan import make_plan
 from fedps.client.reading import read_client
 from fedps.client.shard import ClientData
 from fedps.config import Allow, Job
 from fedps.errors import DataError, JobError
-from fedps.models.build import build
 from fedps.types import ClientId
 
 ALL = Allow(private_dump=True)
@@ -28,7 +28,7 @@ class Client:
     def __init__(self, job: Job, folder: Path, allow: Allow = ALL) -> None:
         self.job, self.log = job, io.StringIO()
         self.data: ClientData = read_client(job, ClientId("0"))
-        self.learner = Learner(build(job), job, self.data, local_optimizer=True)
+        self.learner = Learner(make_plan(job), job, self.data, local_optimizer=True)
         self.dump = open_dump(job, 7, self.learner, folder, allow, self.log)
 
     def train(self, batches: int, epoch: int = 0) -> list[np.ndarray]:
@@ -37,10 +37,9 @@ class Client:
         scores = []
         self.dump.begin(epoch)
         for number, batch in zip(range(1, batches + 1), self.data.batches(epoch, 16), strict=False):
-            found = self.learner.gradients(batch, self.learner.distinct(batch))
-            self.learner.train_shared(found)
-            self.dump.batch(number, batch, found)
-            scores.append(found.gradients.scores)
+            steps = self.learner.train(batch, 16)
+            self.dump.batch(number, batch, steps.scores)
+            scores.append(steps.scores)
         self.dump.end()
         return scores
 

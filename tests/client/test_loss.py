@@ -13,6 +13,7 @@ from fedps.config import Job
 from fedps.export import export_run
 from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build
+from fedps.models.describe import describe
 from fedps.table.init import initial_rows
 from fedps.types import ClientId
 
@@ -57,13 +58,14 @@ def expected(job: Job) -> dict[str, torch.Tensor]:
     model = build(job)
     weights = dict(model.named_parameters())
     with torch.no_grad():
-        for e in read_parameters(model, job).embeddings:
+        for e in read_parameters(describe(model), job).embeddings:
             weights[e.spec.name].copy_(torch.from_numpy(initial_rows(e.spec, np.arange(e.spec.shape[0]))))
     opt = torch.optim.SGD(model.parameters(), lr=0.5)
-    for batch in read_client(job, ClientId("0")).batches(0, job.runner.train_batch_size):
+    data = read_client(job, ClientId("0"))
+    for batch in data.batches(0, job.runner.train_batch_size):
         opt.zero_grad()
-        logits = model(*(torch.from_numpy(c) for c in batch.ids))
-        (torch.sigmoid(logits) - torch.from_numpy(batch.label)).square().mean().backward()  # type: ignore[no-untyped-call]
+        logits = model(*(torch.from_numpy(c[batch]) for c in (data.train.user, data.train.item)))
+        (torch.sigmoid(logits) - torch.from_numpy(data.train.label[batch])).square().mean().backward()  # type: ignore[no-untyped-call]
         opt.step()
     return {name: w.detach() for name, w in weights.items()}
 

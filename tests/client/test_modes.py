@@ -17,6 +17,7 @@ from fedps.data.reader import client_files
 from fedps.export import export_run
 from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build
+from fedps.models.describe import describe
 from fedps.table.init import initial_rows
 
 SGD = {"optimizer": {"class": "sgd", "learning_rate": 0.5}}
@@ -44,8 +45,8 @@ def finished(job: Job, folder: Path) -> Weights:
 def batches(job: Job, client: str, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     data = read_client(job, next(c for c in client_files(job.runner.train_data_dir) if c == client))
     for batch in data.batches(epoch, job.runner.train_batch_size):
-        user, item = (torch.from_numpy(c) for c in batch.ids)
-        yield user, item, torch.from_numpy(batch.label)
+        user, item = (torch.from_numpy(c[batch]) for c in (data.train.user, data.train.item))
+        yield user, item, torch.from_numpy(data.train.label[batch])
 
 
 def optimizer(job: Job, model: nn.Module) -> torch.optim.Optimizer:
@@ -65,7 +66,7 @@ def start(job: Job, folder: Path) -> nn.Module:
     model = build(job)
     weights = dict(model.named_parameters())
     with torch.no_grad():
-        for e in read_parameters(model, job).embeddings:
+        for e in read_parameters(describe(model), job).embeddings:
             weights[e.spec.name].copy_(torch.from_numpy(initial_rows(e.spec, np.arange(e.spec.shape[0]))))
     return model
 

@@ -11,11 +11,12 @@ import torch
 from tests.conftest import MakeJob
 from torch import nn
 
-from fedps.client.parameters import Parameters, aliases, read_parameters
+from fedps.client.parameters import Parameters, read_parameters
 from fedps.client.worker import run_worker
 from fedps.config import Job
 from fedps.errors import FedpsError, JobError
 from fedps.models.build import build
+from fedps.models.describe import aliases, describe
 from fedps.types import ClientId
 
 NAMES = ("mf_user.weight", "mf_item.weight", "mlp_user.weight", "mlp_item.weight")
@@ -157,7 +158,7 @@ def test_a_list_that_is_none_stops_before_the_first_byte(
 def test_all_mistakes_are_told_at_once(make_job: MakeJob) -> None:
     job = job_of(make_job, local_sparse=["a", "b"], remote_sparse=["c"], local_dense=["d"])
     with pytest.raises(JobError) as told:
-        read_parameters(build(job), job)
+        read_parameters(describe(build(job)), job)
     assert [m.split(" matches")[0] for m in told.value.mistakes] == [
         "runner.local_sparse: 'a'", "runner.local_sparse: 'b'", "runner.remote_sparse: 'c'", "runner.local_dense: 'd'",
     ]  # fmt: skip
@@ -190,7 +191,7 @@ def placed(parameters: Parameters) -> dict[str, bool]:
 )
 def test_what_the_lists_say_is_what_stays(runner: dict[str, Any], private: set[str], make_job: MakeJob) -> None:
     job = job_of(make_job, **runner)
-    assert {name for name, stays in placed(read_parameters(build(job), job)).items() if stays} == private
+    assert {name for name, stays in placed(read_parameters(describe(build(job)), job)).items() if stays} == private
 
 
 class Tied(nn.Module):
@@ -216,7 +217,7 @@ class Tied(nn.Module):
 def test_a_private_embedding_that_is_also_a_layer_is_refused(first: str, make_job: MakeJob) -> None:
     job = make_job(local_sparse=["user.weight"])
     with pytest.raises(JobError, match=r"user\.weight and layer\.weight are one and the same tensor"):
-        read_parameters(Tied(first), job)
+        read_parameters(describe(Tied(first)), job)
 
 
 class Shifted(nn.Module):
@@ -233,8 +234,8 @@ class Shifted(nn.Module):
 
 def test_an_embedding_that_no_column_looks_up_is_kept_as_a_layer_or_refused(make_job: MakeJob) -> None:
     with pytest.raises(JobError, match=r"'user\.weight' matches.*trained as a dense tensor, to be kept by local_dense"):
-        read_parameters(Shifted(), make_job(local_sparse=["user.weight"]))
-    kept = read_parameters(Shifted(), make_job(local_sparse=[], local_dense=["user.weight"]))
+        read_parameters(describe(Shifted()), make_job(local_sparse=["user.weight"]))
+    kept = read_parameters(describe(Shifted()), make_job(local_sparse=[], local_dense=["user.weight"]))
     assert placed(kept) == {"item.weight": False, "user.weight": True}
 
 
@@ -243,7 +244,7 @@ def test_an_embedding_that_no_column_looks_up_is_kept_as_a_layer_or_refused(make
 
 def test_the_originals_names_stand_for_the_models_own(make_job: MakeJob) -> None:
     job = job_of(make_job, local_dense=["linear_2.b_0", "linear_0.w_0"])
-    found = read_parameters(build(job), job)
+    found = read_parameters(describe(build(job)), job)
     assert found.aliases["embedding_2.w_0"] == "mlp_user.weight"
     assert [found.real_name(f"linear_{k}.w_0") for k in range(3)] == ["mlp.0.weight", "mlp.2.weight", "predict.weight"]
     assert (found.real_name("linear_2.b_0"), found.real_name("predict.bias")) == ("predict.bias", "predict.bias")
@@ -252,15 +253,15 @@ def test_the_originals_names_stand_for_the_models_own(make_job: MakeJob) -> None
 
 def test_layers_are_kept_under_either_name(make_job: MakeJob) -> None:
     job = job_of(make_job, local_dense=["linear_2.b_0", "mlp.0.weight"])
-    assert read_parameters(build(job), job).private_dense == ("mlp.0.weight", "predict.bias")
+    assert read_parameters(describe(build(job)), job).private_dense == ("mlp.0.weight", "predict.bias")
     for twice in (["linear_2.b_0", "predict.bias"], ["linear_9.b_0"], ["linear_0.b_1"]):
         with pytest.raises(JobError, match=r"runner\.local_dense.*linear_2\.b_0"):
-            read_parameters(build(job), job_of(make_job, local_dense=twice))
+            read_parameters(describe(build(job)), job_of(make_job, local_dense=twice))
 
 
 def test_the_quick_starts_alias_of_the_last_bias_is_right(make_job: MakeJob) -> None:
     job = make_job({"fc_layers": [64, 32, 16, 8]})
-    assert read_parameters(build(job), job).real_name("linear_3.b_0") == "predict.bias"
+    assert read_parameters(describe(build(job)), job).real_name("linear_3.b_0") == "predict.bias"
 
 
 class Bare(nn.Embedding):

@@ -8,10 +8,12 @@ from tests.conftest import MakeJob
 
 from fedps.client.learner import Learner
 from fedps.client.parameters import read_parameters, table_rule
+from fedps.client.plan import make_plan
 from fedps.client.reading import read_client
 from fedps.config import Job, TableOptimizer, TableParameters
 from fedps.errors import JobError
 from fedps.models.build import build
+from fedps.models.describe import describe
 from fedps.types import ClientId, Rule
 
 
@@ -24,7 +26,7 @@ def job_with_tables(make_job: MakeJob, mode: str, tables: dict[str, Any], **runn
 
 def learner_of(job: Job) -> Learner:
     local = job.runner.sync_mode in ("geo", "round")
-    return Learner(build(job), job, read_client(job, ClientId("0")), local_optimizer=local)
+    return Learner(make_plan(job), job, read_client(job, ClientId("0")), local_optimizer=local)
 
 
 TABLES = {
@@ -86,6 +88,8 @@ def test_the_step_size_of_private_rows(
 def test_parameters_of_a_table_that_is_none(name: str, said: str, make_job: MakeJob) -> None:
     job = job_with_tables(make_job, "geo", {name: {}})
     with pytest.raises(JobError, match=f"^table_parameters: {said}"):
-        read_parameters(build(job), job)
+        read_parameters(describe(build(job)), job)
     with pytest.raises(JobError, match=r"table_parameters: 'mlp_item.weight' names mlp_item.weight a second time"):
-        read_parameters(build(job), job_with_tables(make_job, "geo", {"embedding_1.w_0": {}, "mlp_item.weight": {}}))
+        read_parameters(
+            describe(build(job)), job_with_tables(make_job, "geo", {"embedding_1.w_0": {}, "mlp_item.weight": {}})
+        )

@@ -9,12 +9,12 @@ import pytest
 from tests.conftest import MakeJob
 
 from fedps.client.learner import Learner
+from fedps.client.plan import make_plan
 from fedps.client.reading import read_client
 from fedps.client.warm import find_private, warm_private
 from fedps.config import Job
 from fedps.errors import DataError, JobError
 from fedps.launch.inprocess import run_in_process
-from fedps.models.build import build
 from fedps.table import snapshot
 from fedps.types import NO_KEYS, ClientId, TableSpec
 
@@ -23,13 +23,13 @@ OWN = {"local_dense": ["predict.bias"]}
 
 
 def learner_of(job: Job) -> Learner:
-    return Learner(build(job), job, read_client(job, ME), local_optimizer=True)
+    return Learner(make_plan(job), job, read_client(job, ME), local_optimizer=True)
 
 
 def trained(job: Job, batches: int) -> Learner:
     learner, data = learner_of(job), read_client(job, ME)
     for _, batch in zip(range(batches), data.batches(0, 16), strict=False):
-        learner.gradients(batch, learner.distinct(batch))
+        learner.train(batch, 16)
     return learner
 
 
@@ -59,7 +59,7 @@ def test_rows_come_back_with_their_state_and_train_on_as_before(rule: str, make_
     data = read_client(job, ME)
     for batch in list(data.batches(1, 16))[:5]:
         for one in (learner, before):
-            one.gradients(batch, one.distinct(batch))
+            one.train(batch, 16)
     rows = [one.private["mlp_user.weight"].block for one in (learner, before)]
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-5, atol=1e-7)
 

@@ -37,7 +37,7 @@ class MyNet(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
-    roles.prepare_fork_server()
+    roles.prepare_fork_server(torch=False)
     yield
     roles.stop_fork_server()
 

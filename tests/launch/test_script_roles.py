@@ -31,7 +31,7 @@ def test_each_role_is_told_its_part(tmp_path: Path) -> None:
     roles = [
         starter.server(1, "a:1"),
         starter.coordinator("a:2"),
-        starter.worker(4, ClientId("north"), ["a:1", "b:1"], "a:2"),
+        starter.worker(4, ClientId("north"), ["a:1", "b:1"], "a:2", None),
     ]
     heard = [role.read() for role in roles]
     for role in roles:

@@ -31,7 +31,7 @@ class TappedLaunch(Launch):
 
 
 def main(arguments: list[str]) -> None:
-    roles.prepare_fork_server()
+    roles.prepare_fork_server(torch=False)
     try:
         for job_file, run_dir in zip(arguments[::2], arguments[1::2], strict=True):
             job, folder = load_job(Path(job_file)), Path(run_dir)

@@ -29,12 +29,10 @@ class Compiled:
     ) -> None:  # fmt: skip
         self._library, self._data, self._names = library, data, list(tables)
         self._tables = [table for table, _ in tables.values()]
-        self._views = [
-            TableView(t.raw, t.spec.dim, t.spec.rule, name in here) for name, (t, _) in tables.items()
-        ]
+        self._views = [TableView(t.raw, t.spec.dim, t.spec.rule, name in here) for name, (t, _) in tables.items()]
         self._columns = [column for _, column in tables.values()]
         self._dense = [one for one, _ in dense]
-        self._dense_views = tuple(DenseView(d.raw, len(d.values), d.rule, trains) for d, trains in dense)
+        self._dense_views = [DenseView(d.raw, len(d.values), d.rule, trains) for d, trains in dense]
         self._places = np.array(places or [(0, 0)], np.int64).T.copy()
         self._batches = 0
 
@@ -43,11 +41,20 @@ class Compiled:
         self._steps_in()
         slots = [self._data.slots[column] for column in self._columns]
         found = self._library.train(
-            self._views, slots, self._dense_views, self._places, samples, self._data.train.label, size, self._batches + 1
+            self._views,
+            slots,
+            self._dense_views,
+            self._places,
+            samples,
+            self._data.train.label,
+            size,
+            self._batches + 1,
         )
         self._batches += len(found[0])
-        for table, view in zip((*self._tables, *self._dense), (*self._views, *self._dense_views), strict=True):
+        for table, view in zip(self._tables, self._views, strict=True):
             table.steps = view.steps
+        for one, its in zip(self._dense, self._dense_views, strict=True):
+            one.steps = its.steps
         return Steps(*found)
 
     def gradients(self) -> Gradients:
@@ -76,5 +83,7 @@ class Compiled:
 
     def _steps_in(self) -> None:
         """Take over the steps that tables have had, which start anew with each federated round."""
-        for table, view in zip((*self._tables, *self._dense), (*self._views, *self._dense_views), strict=True):
+        for table, view in zip(self._tables, self._views, strict=True):
             view.steps = table.steps
+        for one, its in zip(self._dense, self._dense_views, strict=True):
+            its.steps = one.steps

@@ -8,10 +8,11 @@ and the private ones), so that pulling, pushing and optimizing them is one array
 import math
 import zlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -162,10 +163,10 @@ class Eager:
             _flat(of_dense[cut:]),
         )
 
-    def _ids(self, *columns: Slots) -> list[torch.Tensor]:
+    def _ids(self, *columns: NDArray[Any]) -> list[torch.Tensor]:
         return [torch.from_numpy(column.astype(np.int64)).to(self._device) for column in columns]
 
-    def _load(self, rows: Mapping[str, Values], index: Mapping[str, Slots]) -> list[torch.Tensor]:
+    def _load(self, rows: Mapping[str, Values], index: Mapping[str, NDArray[Any]]) -> list[torch.Tensor]:
         """Hand rows to the stand-ins; on CUDA, dense weights go there too, as they may have been pulled since."""
         for name, compact in self._compact.items():
             compact.rows = torch.from_numpy(rows[name]).to(self._device)

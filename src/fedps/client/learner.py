@@ -16,7 +16,7 @@ from fedps.client.shard import ClientData, Order
 from fedps.client.tables import LocalDense, LocalTable, Slots
 from fedps.config import Job
 from fedps.native.compiler import cache_folder
-from fedps.types import NO_KEYS, Rule, TableName, TableSpec, Values
+from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
 
 
 class Learner:
@@ -150,7 +150,7 @@ class Learner:
             table.forget_state()
         self.dense.forget_state()
 
-    def private_block(self) -> dict[TableName, tuple[TableSpec, Slots, Values]]:
+    def private_block(self) -> dict[TableName, tuple[TableSpec, Keys, Values]]:
         """Return what the client saves for itself: specs, keys and rows with their state; private layers' values."""
         saved = {name: (t.spec, t.keys, t.block) for name, t in self.private.items()}
         at = 0

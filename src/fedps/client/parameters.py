@@ -192,5 +192,3 @@ def _forgotten(local: Mapping[str, str], remote: Mapping[str, str], columns: Map
         f" {', '.join(columns)}"
         for name in left
     ]
-
-

@@ -17,7 +17,7 @@ from fedps.models.describe import describe
 from fedps.models.loss import own_loss
 from fedps.models.network import Network
 from fedps.native.compiler import CompileError, compiled
-from fedps.native.lower import NotLowered, lower
+from fedps.native.lower import NotLoweredError, lower
 from fedps.native.source import write
 from fedps.types import ClientId
 
@@ -46,7 +46,7 @@ def plan_network(job: Job) -> Plan:
         library = compiled(write(lower(model, _tables(network), _sizes(network))))
         plan = Plan(network, library.name)
         differs = _trial(plan, job)
-    except (NotLowered, CompileError, OSError) as error:
+    except (NotLoweredError, CompileError, OSError) as error:
         return Plan(network, reason=str(error))
     return Plan(network, reason=differs) if differs else plan
 
@@ -73,7 +73,7 @@ def _trial(plan: Plan, job: Job) -> str:
         one, other = (Learner(p, job, data, local_optimizer=False) for p in (plan, Plan(plan.network)))
     except JobError:
         return ""  # the job's own names are wrong, which is told elsewhere
-    assert isinstance(one.engine, Compiled) and isinstance(other.engine, Eager)  # noqa: S101, PT018
+    assert isinstance(one.engine, Compiled) and isinstance(other.engine, Eager)  # noqa: S101
     for start in range(0, SAMPLES, 61):
         batch = np.arange(start, min(start + 61, SAMPLES), dtype=np.int32)
         found = [learner.train(batch, 61) for learner in (one, other)]
@@ -81,8 +81,8 @@ def _trial(plan: Plan, job: Job) -> str:
         pairs = [(found[0].scores, found[1].scores), (gradients[0].dense, gradients[1].dense)]
         pairs += [(gradients[0].rows[n][1], gradients[1].rows[n][1]) for n in gradients[0].rows]
         for a, b in pairs:
-            if a.shape != b.shape or not np.allclose(a, b, rtol=1e-3, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))):
+            if a.shape != b.shape or not np.allclose(
+                a, b, rtol=1e-3, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))
+            ):
                 return "the compiled step gave other numbers than torch on a trial"
     return ""
-
-

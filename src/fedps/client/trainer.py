@@ -110,7 +110,9 @@ class Trainer:
         if self._dump:
             self._dump.begin(self._epoch)
         windows = self._windows()
-        self._mode.train(self._timer.reading(windows, self._samples, self._count) if self._timer else windows, self._train)
+        self._mode.train(
+            self._timer.reading(windows, self._samples, self._count) if self._timer else windows, self._train
+        )
         if self._dump:
             self._dump.end()
         if self._timer:

@@ -76,7 +76,9 @@ def read_part(environ: Mapping[str, str] | None = None) -> Part:
         )
     try:
         told = {name: there[PREFIX + name] for name in ("ROLE", "ID", "JOB", "RUN_DIR", "PIPE")}
-        more = {name: there.get(PREFIX + name, "") for name in ("CLIENT", "BIND", "SERVERS", "COORDINATOR", "ALLOW", "PLAN")}
+        more = {
+            name: there.get(PREFIX + name, "") for name in ("CLIENT", "BIND", "SERVERS", "COORDINATOR", "ALLOW", "PLAN")
+        }
         allowed = dict.fromkeys(filter(None, more["ALLOW"].split(",")), True)
         if told["ROLE"] not in ROLES:
             raise ValueError(f"FEDPS_ROLE {told['ROLE']!r} is none of {', '.join(ROLES)}")

@@ -137,8 +137,8 @@ class Launch:
     def _in_process(self) -> None:
         from fedps.launch.inprocess import check, run_in_process  # noqa: PLC0415  (may import torch into this process)
 
-        plan, told = check(self._job)
-        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **told}))
+        plan, facts = check(self._job)
+        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **facts}))
         try:
             run_in_process(self._job, self._folder, self._take, self._orders.allow, plan=plan)
         except Exception as error:

@@ -40,7 +40,9 @@ def cache_folder() -> Path:
     except (OSError, RuntimeError) as error:
         raise CompileError(f"{home}: no folder for compiled steps: {error}; name another by FEDPS_CACHE") from error
     if facts.st_uid != os.getuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise CompileError(f"{home}: others may write to it, and code is loaded from there: chmod go-w, or set FEDPS_CACHE")
+        raise CompileError(
+            f"{home}: others may write to it, and code is loaded from there: chmod go-w, or set FEDPS_CACHE"
+        )
     return home
 
 

@@ -105,8 +105,8 @@ class Library:
         self._library.fedps_train.restype = c_int64
 
     def train(
-        self, tables: Sequence[TableView], slots: Sequence[Places], dense: tuple[DenseView, DenseView],
-        places: tuple[NDArray[np.int64], NDArray[np.int64]], order: Places, label: Values, size: int, first: int,
+        self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
+        places: NDArray[np.int64], order: Places, label: Values, size: int, first: int,
     ) -> tuple[NDArray[np.float64], Values]:  # fmt: skip
         """Train batch after batch; return each one's mean loss, and every sample's score (a probability).
 
@@ -116,7 +116,7 @@ class Library:
             tables: as the program numbers them.
             slots: for each, every sample's row, int32[n].
             dense: shared and private.
-            places: for each parameter, which of the two it belongs to, and where it begins there.
+            places: int64[2, parameters], which of the two each belongs to, and where it begins there.
             order: int32, the samples to train on.
             label: float32[n].
             size: samples of a batch.
@@ -129,15 +129,15 @@ class Library:
         call.batch, call.first = min(size, len(order)), first
         call.label, call.losses = label.ctypes.data, losses.ctypes.data
         done = self._library.fedps_train(ctypes.byref(call))
-        for view, told in zip((*tables, *dense), (*kept[0], *kept[1]), strict=True):
-            view.steps = told.steps
-        for table, told in zip(tables, kept[0], strict=True):
-            table.count = told.count
+        for table, told in zip(tables, kept[0], strict=False):  # without tables, one stands there unused
+            table.steps, table.count = told.steps, told.count
+        for one, told in zip(dense, kept[1], strict=True):
+            one.steps = told.steps
         return losses[:done], scores
 
     def score(
-        self, tables: Sequence[TableView], slots: Sequence[Places], dense: tuple[DenseView, DenseView],
-        places: tuple[NDArray[np.int64], NDArray[np.int64]], order: Places,
+        self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
+        places: NDArray[np.int64], order: Places,
     ) -> Values:  # fmt: skip
         """Return samples' logits, float32[len(order)], on rows as they stand; arguments as for `train`."""
         scores = np.empty(len(order), np.float32)
@@ -153,8 +153,8 @@ class Library:
         read(ctypes.byref(told), c_void_p(slots.ctypes.data), c_int64(len(slots)), c_void_p(out.ctypes.data))
 
     def _call(
-        self, tables: Sequence[TableView], slots: Sequence[Places], dense: tuple[DenseView, DenseView],
-        places: tuple[NDArray[np.int64], NDArray[np.int64]], order: Places, scores: Values,
+        self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
+        places: NDArray[np.int64], order: Places, scores: Values,
     ) -> tuple[Any, tuple[Any, Any]]:  # fmt: skip
         rows = (_Table * max(len(tables), 1))(*map(_table, tables, slots))
         kinds = (_Dense * 2)(*map(_dense, dense))
@@ -190,4 +190,3 @@ def _powers(beta1: float, beta2: float) -> tuple[NDArray[np.float64], ...]:
     steps = np.arange(rules.TAIL + 1, dtype=np.float64)
     tail = rules.momentum_tail(beta1, beta2)
     return tail, beta1**steps, beta2**steps, (beta1 / beta2**0.5) ** steps
-

@@ -4,8 +4,7 @@ What has no operation of ours (dropout, normalization, attention, values that mi
 network trains by torch.
 """
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +14,36 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedps.native.program import (
-    Binary, Column, Concat, Linear, Lookup, Operation, Program, Slice, Sum, Unary, without_dead,
+    Binary,
+    Column,
+    Concat,
+    Linear,
+    Lookup,
+    Operation,
+    Program,
+    Slice,
+    Sum,
+    Unary,
+    without_dead,
 )  # fmt: skip
 
 BATCH = 61  # samples of the trace: a size that no layer has
 UNARY = {"relu", "sigmoid", "tanh", "silu", "exp", "neg", "square"}
-RESHAPES = {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "alias", "detach", "clone", "contiguous"}
+RESHAPES = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "squeeze",
+    "unsqueeze",
+    "flatten",
+    "alias",
+    "detach",
+    "clone",
+    "contiguous",
+}
 
 
-class NotLowered(Exception):
+class NotLoweredError(Exception):
     """A network has something in it that no operation stands for; the message says what."""
 
 
@@ -55,18 +75,18 @@ def lower(model: nn.Module, tables: Mapping[str, tuple[str, int]], dense: Mappin
         dense: floats of every other parameter, in the network's order.
 
     Raises:
-        NotLowered: it cannot be expressed; says why.
+        NotLoweredError: it cannot be expressed; says why.
     """
     found = {_Reader(_trace(model, mode), tables, dense).program() for mode in (True, False)}
     if len(found) != 1:
-        raise NotLowered("it computes otherwise in training than in evaluation")
+        raise NotLoweredError("it computes otherwise in training than in evaluation")
     return without_dead(found.pop())
 
 
 def _trace(model: nn.Module, training: bool) -> fx.Graph:
     weights, was = dict(model.named_parameters()), model.training
     if any(True for _ in model.buffers()):
-        raise NotLowered("it has buffers")
+        raise NotLoweredError("it has buffers")
 
     def forward(weights: dict[str, Tensor], user: Tensor, item: Tensor) -> Any:
         return functional_call(model, weights, (user, item))
@@ -77,7 +97,9 @@ def _trace(model: nn.Module, training: bool) -> fx.Graph:
         with torch.no_grad():
             graph: fx.Graph = make_fx(forward, tracing_mode="fake")(weights, ids, ids.clone()).graph
     except Exception as error:  # whatever the user's own code, or the tracing of it, raises
-        raise NotLowered(f"tracing it fails: {type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+        raise NotLoweredError(
+            f"tracing it fails: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        ) from error
     finally:
         model.train(was)
     for node, name in zip(_placeholders(graph), [*weights, "user", "item"], strict=True):
@@ -107,7 +129,7 @@ class _Reader:
             elif node.op == "output":
                 self._finish(node.args[0])
             else:
-                raise NotLowered(f"it reads {node.target}, which is no parameter")
+                raise NotLoweredError(f"it reads {node.target}, which is no parameter")
         widths = tuple(dim for _, dim in self._tables.values())
         return Program(widths, tuple(self._dense.values()), tuple(self._operations))
 
@@ -122,7 +144,7 @@ class _Reader:
             node = node[0]
         last = self._meaning.get(node)
         if not isinstance(last, int) or self._operations[last].width != 1:
-            raise NotLowered("its result is no number a sample")
+            raise NotLoweredError("its result is no number a sample")
         if last != len(self._operations) - 1:
             self._operations.append(Unary("affine", last, 1, (1.0, 0.0)))
 
@@ -136,34 +158,33 @@ class _Reader:
         if name in UNARY:
             return self._unary(node, name)
         if reader is None:
-            raise NotLowered(f"{name} has no operation here")
+            raise NotLoweredError(f"{name} has no operation here")
         return self._add(node, reader(self, node))
 
     def _add(self, node: fx.Node, operation: Operation) -> int:
         shape = tuple(node.meta["val"].shape)
         if shape not in ((BATCH, operation.width), (BATCH,)) or (shape == (BATCH,) and operation.width != 1):
-            raise NotLowered(f"{_name(node)} gives shape {('B', *shape[1:])}")
+            raise NotLoweredError(f"{_name(node)} gives shape {('B', *shape[1:])}")
         if node.meta["val"].dtype != torch.float32:
-            raise NotLowered(f"{_name(node)} gives {node.meta['val'].dtype}")
+            raise NotLoweredError(f"{_name(node)} gives {node.meta['val'].dtype}")
         self._operations.append(operation)
         return len(self._operations) - 1
 
     def _reshaped(self, node: fx.Node) -> Meaning:
         before = self._of(node.args[0])
         shape = tuple(node.meta["val"].shape)
-        if isinstance(before, int) and shape in ((BATCH,), (BATCH, 1), (BATCH, self._width(before))):
-            if len(shape) == 2 or self._width(before) == 1:
-                return before
+        if isinstance(before, int) and shape in ((BATCH, self._width(before)), (BATCH,) * (self._width(before) == 1)):
+            return before
         if isinstance(before, Weight) and len(before.shape) == len(shape) == 1:
             return before
-        raise NotLowered(f"{_name(node)} to shape {shape}")
+        raise NotLoweredError(f"{_name(node)} to shape {shape}")
 
     def _transposed(self, node: fx.Node) -> Meaning:
         weight = self._of(node.args[0])
         if not isinstance(weight, Weight) or len(weight.shape) != 2:
-            raise NotLowered("it transposes values of samples")
+            raise NotLoweredError("it transposes values of samples")
         if _name(node) != "t" and tuple(node.meta["val"].shape) != weight.shape[::-1]:
-            raise NotLowered(f"{_name(node)} of {weight.name}")
+            raise NotLoweredError(f"{_name(node)} of {weight.name}")
         return Weight(weight.name, weight.shape[::-1], not weight.transposed)
 
     def _unary(self, node: fx.Node, name: str) -> int:
@@ -174,13 +195,13 @@ class _Reader:
 
     def _of(self, argument: Any) -> Meaning:
         if not isinstance(argument, fx.Node):
-            raise NotLowered(f"a constant {argument!r} where a value is due")
+            raise NotLoweredError(f"a constant {argument!r} where a value is due")
         return self._meaning[argument]
 
     def _value(self, argument: Any) -> int:
         found = self._of(argument)
         if not isinstance(found, int):
-            raise NotLowered("it computes with a parameter or an id as with a sample's value")
+            raise NotLoweredError("it computes with a parameter or an id as with a sample's value")
         return found
 
     def _width(self, value: int) -> int:
@@ -188,7 +209,7 @@ class _Reader:
 
     def _parameter(self, found: Meaning) -> int:
         if not isinstance(found, Weight) or found.name not in self._numbers:
-            raise NotLowered("it uses an embedding otherwise than by looking up rows")
+            raise NotLoweredError("it uses an embedding otherwise than by looking up rows")
         return self._numbers[found.name]
 
     # Each of these reads one kind of call.
@@ -196,10 +217,10 @@ class _Reader:
     def embedding(self, node: fx.Node) -> Operation:
         weight, ids = self._of(node.args[0]), self._of(node.args[1])
         if not isinstance(weight, Weight) or weight.name not in self._tables:
-            raise NotLowered("it looks up something that is no table")
+            raise NotLoweredError("it looks up something that is no table")
         column, dim = self._tables[weight.name]
         if ids != Ids(column):
-            raise NotLowered(f"{weight.name} is looked up by derived ids")
+            raise NotLoweredError(f"{weight.name} is looked up by derived ids")
         return Lookup(list(self._tables).index(weight.name), dim)
 
     def mm(self, node: fx.Node) -> Operation:
@@ -207,7 +228,7 @@ class _Reader:
 
     def addmm(self, node: fx.Node) -> Operation:
         if node.kwargs:
-            raise NotLowered("addmm with factors")
+            raise NotLoweredError("addmm with factors")
         return self._linear(node.args[1], node.args[2], node.args[0])
 
     def _linear(self, x: Any, weight: Any, bias: Any) -> Operation:
@@ -217,34 +238,32 @@ class _Reader:
         inputs, width = w.shape if len(w.shape) == 2 else (w.shape[0], 1)
         offset = -1 if bias is None else self._parameter(self._of(bias))
         if inputs != self._width(value) or (bias is not None and self._of(bias).shape != (width,)):  # type: ignore[union-attr]
-            raise NotLowered("a product whose sizes do not fit")
+            raise NotLoweredError("a product whose sizes do not fit")
         return Linear(value, number, offset, w.transposed, width)
 
     def cat(self, node: fx.Node) -> Operation:
         parts = [self._value(p) for p in node.args[0]]  # type: ignore[union-attr]
         if (node.args[1] if len(node.args) > 1 else 0) not in (1, -1):
-            raise NotLowered("it lays samples behind each other")
+            raise NotLoweredError("it lays samples behind each other")
         return Concat(tuple(parts), sum(map(self._width, parts)))
 
     def slice(self, node: fx.Node) -> Operation:
-        x, dim, *bounds = (*node.args, 0, None)[:4] if len(node.args) < 4 else node.args[:4]
-        value = self._value(x)
-        if dim not in (1, -1) or (len(node.args) > 4 and node.args[4] != 1):
-            raise NotLowered("it picks samples of a batch")
-        start = bounds[0] or 0
-        width = node.meta["val"].shape[1]
-        return Slice(value, start if start >= 0 else start + self._width(value), width)  # type: ignore[operator]
+        arguments: list[Any] = [*node.args, *(None, 0, 0, None, 1)[len(node.args) :]]
+        value, start = self._value(arguments[0]), arguments[2] or 0
+        if arguments[1] not in (1, -1) or arguments[4] != 1:
+            raise NotLoweredError("it picks samples of a batch")
+        return Slice(value, start if start >= 0 else start + self._width(value), node.meta["val"].shape[1])
 
     def select(self, node: fx.Node) -> Operation:
         value, dim, at = self._value(node.args[0]), node.args[1], node.args[2]
         if dim not in (1, -1):
-            raise NotLowered("it picks samples of a batch")
+            raise NotLoweredError("it picks samples of a batch")
         return Slice(value, at if at >= 0 else at + self._width(value), 1)  # type: ignore[operator, arg-type]
 
     def sum(self, node: fx.Node) -> Operation:
         value = self._value(node.args[0])
         if list(node.args[1] if len(node.args) > 1 else []) not in ([1], [-1]):  # type: ignore[arg-type]
-            raise NotLowered("it adds up over samples")
+            raise NotLoweredError("it adds up over samples")
         return Sum(value)
 
     def mean(self, node: fx.Node) -> Operation:
@@ -255,7 +274,7 @@ class _Reader:
     def pow(self, node: fx.Node) -> Operation:
         value = self._value(node.args[0])
         if node.args[1] != 2:
-            raise NotLowered(f"the power {node.args[1]}")
+            raise NotLoweredError(f"the power {node.args[1]}")
         return Unary("square", value, self._width(value))
 
     def leaky_relu(self, node: fx.Node) -> Operation:
@@ -266,40 +285,40 @@ class _Reader:
     def gelu(self, node: fx.Node) -> Operation:
         value = self._value(node.args[0])
         if node.kwargs.get("approximate", "none") != "none":
-            raise NotLowered("gelu by tanh")
+            raise NotLoweredError("gelu by tanh")
         return Unary("gelu", value, self._width(value))
 
     def softplus(self, node: fx.Node) -> Operation:
         value = self._value(node.args[0])
         if len(node.args) > 1:
-            raise NotLowered("softplus with constants")
+            raise NotLoweredError("softplus with constants")
         return Unary("softplus", value, self._width(value))
 
     def add(self, node: fx.Node) -> Operation:
-        return self._binary(node, "add", operator.add)
+        return self._binary(node, "add")
 
     def sub(self, node: fx.Node) -> Operation:
-        return self._binary(node, "sub", operator.sub)
+        return self._binary(node, "sub")
 
     def rsub(self, node: fx.Node) -> Operation:
         value, number = self._value(node.args[0]), node.args[1]
         if not isinstance(number, int | float) or node.kwargs or len(node.args) > 2:
-            raise NotLowered("rsub of two values")
+            raise NotLoweredError("rsub of two values")
         return Unary("affine", value, self._width(value), (-1.0, float(number)))
 
     def mul(self, node: fx.Node) -> Operation:
-        return self._binary(node, "mul", operator.mul)
+        return self._binary(node, "mul")
 
     def div(self, node: fx.Node) -> Operation:
         value, number = self._value(node.args[0]), node.args[1]
         if not isinstance(number, int | float) or node.kwargs:
-            raise NotLowered("it divides by a value")
+            raise NotLoweredError("it divides by a value")
         return Unary("affine", value, self._width(value), (1 / number, 0.0))
 
-    def _binary(self, node: fx.Node, function: str, _: Callable[[Any, Any], Any]) -> Operation:
+    def _binary(self, node: fx.Node, function: str) -> Operation:
         a, b = node.args[0], node.args[1]
         if node.kwargs or len(node.args) > 2:
-            raise NotLowered(f"{function} with a factor")
+            raise NotLoweredError(f"{function} with a factor")
         if isinstance(b, int | float):
             value = self._value(a)
             numbers = (float(b), 0.0) if function == "mul" else (1.0, float(b) if function == "add" else -float(b))
@@ -313,7 +332,7 @@ class _Reader:
         widths = {self._width(one), self._width(other)}
         shapes = {len(n.meta["val"].shape) for n in (a, b)}  # type: ignore[union-attr]
         if len(widths - {1}) > 1 or len(shapes) > 1:
-            raise NotLowered(f"{function} of shapes that do not fit")
+            raise NotLoweredError(f"{function} of shapes that do not fit")
         return Binary(function, one, other, max(widths))
 
     def _with_parameter(self, function: str, value: int, weight: Weight) -> Operation:
@@ -322,22 +341,34 @@ class _Reader:
         for side in weight.shape:
             size *= side
         if size not in (1, width) or weight.transposed or (len(weight.shape) == 2 and weight.shape[0] != 1):
-            raise NotLowered(f"{function} of {weight.name} of shape {weight.shape}")
+            raise NotLoweredError(f"{function} of {weight.name} of shape {weight.shape}")
         return Column(function, value, number, width)
 
 
 Read = Callable[[_Reader, fx.Node], Operation]
 READERS: dict[str, Read] = {
-    name: getattr(_Reader, name)
-    for name in ("embedding", "mm", "addmm", "cat", "slice", "select", "sum", "mean", "pow", "leaky_relu", "gelu", "softplus")
-    + ("add", "sub", "rsub", "mul", "div")
-} | {"mv": _Reader.mm}
+    "embedding": _Reader.embedding,
+    "mm": _Reader.mm,
+    "mv": _Reader.mm,
+    "addmm": _Reader.addmm,
+    "cat": _Reader.cat,
+    "slice": _Reader.slice,
+    "select": _Reader.select,
+    "sum": _Reader.sum,
+    "mean": _Reader.mean,
+    "pow": _Reader.pow,
+    "leaky_relu": _Reader.leaky_relu,
+    "gelu": _Reader.gelu,
+    "softplus": _Reader.softplus,
+    "add": _Reader.add,
+    "sub": _Reader.sub,
+    "rsub": _Reader.rsub,
+    "mul": _Reader.mul,
+    "div": _Reader.div,
+}
 
 
 def _name(node: fx.Node) -> str:
     target: Any = node.target
     name: str = target._schema.name.rpartition("::")[2] if hasattr(target, "_schema") else str(target)
     return name
-
-
-__all__: Sequence[str] = ["NotLowered", "lower"]

@@ -5,10 +5,21 @@ concatenation that no other operation reads are written straight to their place 
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from fedps.native.program import (
-    Binary, Column, Concat, Linear, Lookup, Operation, Program, Slice, Sum, Unary, inputs,
+    Binary,
+    Column,
+    Concat,
+    Linear,
+    Lookup,
+    Operation,
+    Program,
+    Slice,
+    Sum,
+    Unary,
+    inputs,
 )  # fmt: skip
 
 LANES = 8  # as in step.hpp
@@ -41,9 +52,11 @@ class Place(NamedTuple):
     stride: int
 
     def value(self) -> str:
+        """Return a pointer to the value of a block's first sample."""
         return f"w.v{self.array} + {self.column}" if self.column else f"w.v{self.array}"
 
     def gradient(self) -> str:
+        """Return the same of its gradient."""
         return self.value().replace("w.v", "w.d", 1)
 
 
@@ -74,7 +87,9 @@ class _Writer:
         sizes = {a: next(p.stride for p in self._places if p.array == a) for a in arrays}
         out = self._places[last]
         return TEXT.format(
-            arrays="\n".join(f"  alignas(64) float v{a}[BLOCK * {sizes[a]}], d{a}[BLOCK * {sizes[a]}];" for a in arrays),
+            arrays="\n".join(
+                f"  alignas(64) float v{a}[BLOCK * {sizes[a]}], d{a}[BLOCK * {sizes[a]}];" for a in arrays
+            ),
             members="\n".join(f"  {m}" for m in self._members),
             tables=len(self._program.tables),
             begin_rows=_lines(
@@ -124,7 +139,9 @@ class _Writer:
                 return [f"w.column{number}.{function}<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
             case Sum(x):
                 a = self._places[x]
-                return [f"sum_columns<{self._operations[x].width}, {a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
+                return [
+                    f"sum_columns<{self._operations[x].width}, {a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"
+                ]
             case Concat(parts):
                 return [
                     f"copy<{self._operations[p].width}, {a.stride}, {y.stride}, false>(m, {a.value()}, {b.value()});"
@@ -238,8 +255,8 @@ def _bool(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _lines(lines: "list[str] | object") -> str:
-    return "\n".join(f"    {line}" for line in lines)  # type: ignore[attr-defined]
+def _lines(lines: Iterable[str]) -> str:
+    return "\n".join(f"    {line}" for line in lines)
 
 
 TEXT = """\
