@@ -1,0 +1,139 @@
+"""When a step is compiled and when it is not, and what is kept of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import MakeJob
+
+from fedps.client.plan import find_plan, make_plan
+from fedps.config import Job
+from fedps.errors import JobError
+from fedps.launch.inprocess import run_in_process
+from fedps.native import compiler
+
+NEEDS_COMPILER = pytest.mark.skipif(compiler.find_compiler() is None, reason="no C++ compiler here")
+HEAD = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_users, num_items):
+        super().__init__()
+        self.user, self.item = nn.Embedding(num_users, 4), nn.Embedding(num_items, 4)
+        self.drop, self.norm, self.shelf = nn.Dropout(0.5), nn.LayerNorm(4), nn.Embedding(7, 4)
+    def forward(self, user, item):
+        u, i = self.user(user), self.item(item)
+        return {result}
+"""
+UNLIKE_OURS = {
+    "(self.drop(u) * i).sum(1)": "otherwise in training|no operation",
+    "(self.norm(u) * i).sum(1)": "layer_norm",
+    "(u * i).sum(1) - u.mean()": "over samples|fit",
+    "(u * (u @ i.T).softmax(1) @ i).sum(1) if False else (u @ i.T).sum(1)": "parameter|transposes",
+    "(u * i).sum(1) + self.shelf(item % 7).sum(1)": "no table|remainder",
+    "(u * i).sum(1) + self.user.weight.sum()": "otherwise than by looking up|parameter",
+    "(u * i).sum(1).cumsum(0)": "cumsum",
+    "torch.flip(u * i, [0]).sum(1)": "flip",
+}
+
+
+def own(make_job: MakeJob, folder: Path, result: str, **runner: object) -> Job:
+    (folder / "net.py").write_text(HEAD.format(result=result))
+    return make_job(model="net.Net", local_sparse=["user.weight"], **runner)
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("result", UNLIKE_OURS)
+def test_what_has_no_operation_of_ours_trains_by_torch(result: str, make_job: MakeJob, tmp_path: Path) -> None:
+    plan = make_plan(own(make_job, tmp_path, result))
+    assert plan.library == ""
+    assert any(word in plan.reason for word in UNLIKE_OURS[result].split("|")), plan.reason
+
+
+@NEEDS_COMPILER
+def test_a_built_in_network_is_planned_once(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
+    job = make_job()
+    assert find_plan(job) is None
+    plan = make_plan(job)
+    assert find_plan(job) == plan
+    assert find_plan(make_job({"fc_layers": [16, 8, 4], "num_users": 121})) is None
+    assert find_plan(make_job(seed=7)) is None
+    assert find_plan(make_job(compiled_step=False)) is None
+    (tmp_path / "cache" / plan.library).unlink()
+    assert find_plan(job) is None
+    assert make_plan(job) == plan
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("damage", [b"", b"\x93", b"torn" * 100])
+def test_a_torn_plan_is_made_anew(
+    damage: bytes, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
+    job = make_job()
+    plan = make_plan(job)
+    [file] = (tmp_path / "cache").glob("plan-*.bin")
+    file.write_bytes(damage)
+    assert make_plan(job) == plan == find_plan(job)
+
+
+def test_without_a_compiler_torch_trains(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    job = make_job()
+    plan = make_plan(job)
+    assert (plan.library, plan.reason.partition(":")[0]) == ("", "no C++ compiler")
+    assert list((tmp_path / "cache").glob("*")) == []
+    events: list[dict[str, object]] = []
+    run_in_process(job, tmp_path / "run", events.append, plan=plan)
+    assert sum(e["event"] == "epoch_end" for e in events) == 10
+    assert "by torch (no C++ compiler" in (tmp_path / "run" / "log" / "workerlog.0").read_text()
+
+
+def test_a_compiler_that_fails_is_named(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "false")
+    plan = make_plan(make_job())
+    assert plan.library == ""
+    assert "false ended with exit code 1" in plan.reason
+    assert list((tmp_path / "cache").glob("*")) == []
+
+
+def test_code_is_not_loaded_from_where_others_write(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = tmp_path / "cache"
+    home.mkdir()
+    home.chmod(0o777)
+    monkeypatch.setenv("FEDPS_CACHE", str(home))
+    plan = make_plan(make_job())
+    assert plan.library == ""
+    assert "others may write to it" in plan.reason
+
+
+def test_a_graphics_processor_that_is_not_there(make_job: MakeJob) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(JobError, match=r"runner.use_gpu: true, but torch finds no CUDA device"):
+        make_plan(make_job(use_gpu=True))
+
+
+@NEEDS_COMPILER
+def test_a_worker_with_a_compiled_step_never_loads_torch(make_job: MakeJob, tmp_path: Path) -> None:
+    """Ten workers with torch would cost ten times its memory; a worker without it starts at once."""
+    job = make_job(epochs=1)
+    make_plan(job)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom fedps.config import load_job\n"
+        "from fedps.launch.inprocess import run_in_process\n"
+        f"run_in_process(load_job(Path({str(tmp_path / 'job.yaml')!r})), Path({str(tmp_path / 'run')!r}), lambda e: None)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
