@@ -45,8 +45,9 @@ def test_the_example_trains_with_its_own_steps(tmp_path: Path) -> None:
         assert "round 1: 96 samples in" in log, "three batches of 32"
         assert "round 2: NDCG@10" in log
     assert "fl-ps > recv from client id: 0" in (run_dir / "log" / "coordinatorlog.0").read_text()
-    assert {(e["role"], e["id"]) for e in events(run_dir) if e["event"] == "started"} == {
-        ("check", "0"), ("server", "0"), ("coordinator", "0"), *(("worker", str(k)) for k in range(WORKERS)),
+    started = {(e["role"], e["id"]) for e in events(run_dir) if e["event"] == "started"}
+    assert started - {("check", "0")} == {  # which there is only if no earlier run has planned this network
+        ("server", "0"), ("coordinator", "0"), *(("worker", str(k)) for k in range(WORKERS)),
     }  # fmt: skip
     assert (run_dir / "model" / "2").is_dir()
 

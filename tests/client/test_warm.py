@@ -23,7 +23,7 @@ OWN = {"local_dense": ["predict.bias"]}
 
 
 def learner_of(job: Job) -> Learner:
-    return Learner(make_plan(job), job, read_client(job, ME), local_optimizer=True)
+    return Learner(make_plan(job), job, read_client(job, ME), local_optimizer=False)
 
 
 def trained(job: Job, batches: int) -> Learner:

@@ -101,7 +101,6 @@ TOGETHER: dict[str, tuple[Any, dict[str, Any]]] = {  # keys that do something on
     "hyper_parameters.mf_dim": (16, {"hyper_parameters.mode": "NCF_GMF"}),
 }
 NOTED: dict[str, Any] = {
-    "runner.use_gpu": True,
     "runner.use_xpu": True,
     "runner.use_visual": True,
     "runner.use_fleet": True,
@@ -225,10 +224,10 @@ def test_both_spellings_must_agree(write: Write) -> None:
 
 
 def test_what_is_shown_is_in_our_words(write: Write) -> None:
-    text = MINIMAL + "  with_coodinator: 1\n  use_gpu: 1\n"
+    text = MINIMAL + "  with_coodinator: 1\n  use_xpu: 1\n"
     shown = describe(write(text))
     assert "coodinator" not in shown
-    assert "use_gpu" not in shown
+    assert "use_xpu" not in shown
     assert "  with_coordinator: true                      # job file;" in shown
     assert "  with_coordinator: false                     # override;" in describe(
         write(text), ["runner.with_coodinator=0"]
@@ -236,12 +235,12 @@ def test_what_is_shown_is_in_our_words(write: Write) -> None:
 
 
 def test_notes_are_of_the_file_and_not_saved(write: Write, tmp_path: Path) -> None:
-    job, notes = load(write, "runner.use_gpu=True", "runner.epochs=9")
+    job, notes = load(write, "runner.use_xpu=True", "runner.epochs=9")
     assert len(notes) == 1
     job.save(tmp_path / "saved.yaml")
     again = load_job(tmp_path / "saved.yaml")
     assert (notes_of(again), again.model_dump()) == ([], job.model_dump())
-    assert notes_of(load_job(tmp_path / "saved.yaml", ["runner.use_gpu=False"])) == []
+    assert notes_of(load_job(tmp_path / "saved.yaml", ["runner.use_xpu=False"])) == []
 
 
 def test_an_override_mends_what_the_file_says(write: Write) -> None:

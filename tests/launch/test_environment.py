@@ -13,7 +13,8 @@ from fedps.launch.environment import ROLES, Part, read_part
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0,"), min_size=1, max_size=9)
 PARTS = st.builds(
     Part, st.sampled_from(ROLES), st.integers(0, 99), st.just(Path("/a/job.yaml")), st.just(Path("/a")), TEXT, TEXT,
-    st.lists(TEXT, max_size=3).map(tuple), TEXT, st.builds(Allow, st.booleans(), st.booleans()), st.integers(0, 99),
+    st.lists(TEXT, max_size=3).map(tuple), TEXT, st.builds(Allow, st.booleans(), st.booleans()),
+    st.none() | st.just(Path("/a/plan")), st.integers(0, 99),
 )  # fmt: skip
 
 

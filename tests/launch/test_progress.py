@@ -80,10 +80,11 @@ def test_trouble_is_told_as_it_comes(
 
 
 def test_what_is_private_and_what_is_shared_is_told(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    event = {"time": 0.0, "role": "check", "id": "0", "event": "checked", "mistakes": []}
+    event = {"time": 0.0, "role": "check", "id": "0", "event": "checked", "mistakes": [], "reason": "no compiler"}
     for private, told in (["user"], "user"), ([], "nothing"):
         text = shown(make_job, [{**event, "private": private, "shared": ["item", "bias"]}], monkeypatch)
         assert f"private: {told}; shared: item, bias" in text
+        assert "training steps by torch, not compiled: no compiler" in text
 
 
 def test_a_live_table_has_a_row_a_worker(make_job: MakeJob) -> None:

@@ -131,8 +131,10 @@ def test_adam_is_torchs_adam_of_whole_tables(network: str, make_job: MakeJob, tm
         assert learner.train(batch, 32).losses[0] == pytest.approx(float(loss.detach()), rel=1e-4)
     for name, table in learner.tables.items():
         mine = weights[name].detach().numpy()[table.keys]
-        # of a row that is not pushed ε does not decay in the closed form: a tenth of a step at most, for tiny gradients
-        np.testing.assert_allclose(table.block[:, : table.spec.dim], mine, rtol=1e-3, atol=1e-3, err_msg=name)
+        difference = np.abs(table.block[:, : table.spec.dim] - mine)
+        # where a gradient is next to nothing, ε decides, which the closed form of missed steps does not decay
+        assert np.quantile(difference, 0.99) < 2e-4, name
+        assert difference.max() < 0.01, "one step of one component"
 
 
 def test_training_ends_at_a_loss_that_is_not_finite(make_job: MakeJob, tmp_path: Path) -> None:

@@ -19,10 +19,13 @@ def describe(model: nn.Module) -> Network:
     columns = _columns(model, modules)
     weights = dict(model.named_parameters())
     inits: Mapping[str, Init] = getattr(model, "row_init", {})
-    embeddings = [
-        Embedding(n, modules[n], column, tuple(weights[n].shape), inits.get(n) or _measure(weights[n]))  # type: ignore[arg-type]
-        for n, column in columns.items()
-    ]
+
+    def embedding(name: str, column: str) -> Embedding:
+        weight = model.get_parameter(name)  # also where another parameter's name stands for the same tensor
+        rows, dim = weight.shape
+        return Embedding(name, modules[name], column, (rows, dim), inits.get(name) or _measure(weight))
+
+    embeddings = [embedding(name, column) for name, column in columns.items()]
     dense = {name: weight.detach() for name, weight in weights.items() if name not in columns}
     flat = [weight.reshape(-1).to(torch.float32).numpy() for weight in dense.values()]
     return Network(

@@ -72,12 +72,12 @@ def find_compiler() -> str | None:
 @cache
 def machine() -> str:
     """Return what tells this kind of processor from others: code for one may not run on another."""
-    facts = [platform.machine(), platform.processor()]
+    facts = [platform.machine()]
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         facts += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
     except OSError:
-        pass  # not Linux: the names above must do
+        facts.append(platform.platform())  # not Linux
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
