@@ -133,7 +133,8 @@ def test_adam_is_torchs_adam_of_whole_tables(network: str, make_job: MakeJob, tm
         mine = weights[name].detach().numpy()[table.keys]
         difference = np.abs(table.block[:, : table.spec.dim] - mine)
         # where a gradient is next to nothing, ε decides, which the closed form of missed steps does not decay
-        assert np.quantile(difference, 0.99) < 2e-4, name
+        assert np.median(difference) < 2e-5, name
+        assert np.quantile(difference, 0.99) < 2e-3, name
         assert difference.max() < 0.01, "one step of one component"
 
 
