@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export FEDPS_DATA ?= $(realpath ../shared/data)
 
-.PHONY: setup run test test-all check clean
+.PHONY: setup run test test-all check bench clean
 
 setup: $(VENV)/.ready
 
@@ -29,6 +29,10 @@ test: check  ## all checks, then the tests
 
 test-all: check  ## the long ones too
 	$(BIN)/pytest -m "slow or not slow" --timeout 900
+
+bench: setup  ## all measurements, about 10 minutes on two cores; tables and plots in bench/results
+	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic
+	$(BIN)/fedps bench --data .data/ml-1m --out bench/results
 
 clean:
 	rm -rf $(VENV) .data runs

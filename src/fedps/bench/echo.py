@@ -4,15 +4,15 @@ import socket
 import threading
 from multiprocessing.connection import Connection
 
-import numpy as np
+from fedps.types import Keys
 
 REQUEST = 8  # bytes that say how many rows are wanted, before their ids
 
 
-def serve_echo(row_bytes: int, pipe: Connection) -> None:
+def serve_echo(row_bytes: int, ready: Connection) -> None:
     """Answer each request of ids with so many bytes an id; a thread a connection, until this process is ended."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as door:
-        pipe.send(f"127.0.0.1:{door.getsockname()[1]}")
+        ready.send_bytes(f"127.0.0.1:{door.getsockname()[1]}".encode())
         while True:
             peer, _ = door.accept()
             threading.Thread(target=_answer, args=(peer, row_bytes), daemon=True).start()
@@ -27,7 +27,7 @@ class EchoClient:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._row = row_bytes
 
-    def pull(self, keys: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> bytearray:
+    def pull(self, keys: Keys) -> bytearray:
         """Send the ids and wait for all bytes of the answer."""
         self._socket.sendall(len(keys).to_bytes(REQUEST, "little") + keys.tobytes())
         return _receive(self._socket, len(keys) * self._row)

@@ -11,10 +11,11 @@ PACKAGES = ("fedps", "numpy", "numba", "grpcio", "torch")
 
 
 def describe_machine() -> dict[str, str]:
-    """Return processor, cores, memory, system and versions."""
+    """Return processor, cores, how busy they are, memory, system and versions."""
     facts = {
         "processor": _processor(),
         "cores": str(_cores()),
+        "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

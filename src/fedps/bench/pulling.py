@@ -3,11 +3,13 @@
 import inspect
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import grpc
+import msgspec
 import numpy as np
 
 from fedps.bench.echo import EchoClient
@@ -93,14 +95,14 @@ def takes_credentials() -> bool:
     return "credentials" in inspect.signature(Channel).parameters
 
 
-def pull_apart(case: Case, number: int, barrier: Barrier, answers: Any) -> None:
-    """Be one client, in step with the others; put into `answers` what came of each size of request.
+def pull_apart(case: Case, number: int, barrier: Barrier, answer: Connection) -> None:
+    """Be one client, in step with the others; answer with what came of each size of request.
 
     Args:
         case: what to do.
         number: which client this is.
         barrier: of all clients.
-        answers: a queue for `list[Pulls]`.
+        answer: told a `list[Pulls]`, as JSON.
     """
     client: Puller = EchoClient(case.address, 4 * case.dim) if case.kind == "socket" else RowsClient(case, number)
     done = []
@@ -113,7 +115,7 @@ def pull_apart(case: Case, number: int, barrier: Barrier, answers: Any) -> None:
         done.append(_pull(client, requests, case.seconds))
         barrier.wait(PATIENCE + case.seconds)
     client.close()
-    answers.put(done)
+    answer.send_bytes(msgspec.json.encode(done))
 
 
 def _pull(client: Puller, requests: list[Keys], seconds: float) -> Pulls:

@@ -18,29 +18,46 @@ ABOUT = (
 
 def measure(options: Options) -> Result:
     """Run the job with every number of workers, then of servers; the best of some runs each."""
-    data = Path(options.data)
-    own = len(list((data / "train").glob("*.csv")))
-    figures: list[Figure] = []
-    lines: dict[str, list[tuple[float, float]]] = {"workers": [], "servers": []}
-    cases = [("workers", n, n, 1) for n in WORKERS[options.size]] + [
-        ("servers", n, own, n) for n in SERVERS[options.size]
-    ]
-    with tempfile.TemporaryDirectory(prefix="fedps-bench-") as name:
-        folder = Path(name)
-        for kind, number, workers, servers in cases:
-            train = folder / f"train{workers}"
-            if not train.exists():
-                deal(data / "train", train, workers)
-            job = write_job(folder, data, train, test=False, server_num=servers)
-            rates = []
-            for run in range(RUNS[options.size]):
-                print(f"{number} {kind}, run {run + 1} of {RUNS[options.size]}", flush=True)
-                rates.append(run_job(job, folder / f"{kind}{number}-{run}", folder / "cache").rate)
-            what = f"{number} {kind if number > 1 else kind[:-1]}"
-            figures.append(Figure(f"{kind}.{number}", f"{what}: training", max(rates), "samples/s"))
-            lines[kind].append((number, max(rates)))
-    curves = tuple(
-        Curve(kind, f"The job with more {kind}", kind, "samples/s", (("geo", tuple(points)),))
-        for kind, points in lines.items()
-    )
-    return Result("scaling", ABOUT, tuple(figures), curves)
+    own = len(list((Path(options.data) / "train").glob("*.csv")))
+    cases = {
+        "workers": [(n, n, 1) for n in WORKERS[options.size]],
+        "servers": [(n, own, n) for n in SERVERS[options.size]],
+    }
+    figures, curves = list[Figure](), list[Curve]()
+    with tempfile.TemporaryDirectory(prefix="fedps-bench-") as folder:
+        speed = Speed(options, Path(folder))
+        for kind, numbers in cases.items():
+            points = [(float(number), speed.of(workers, servers)) for number, workers, servers in numbers]
+            for number, rate in points:
+                what = f"{number:g} {kind if number > 1 else kind[:-1]}"
+                figures.append(Figure(f"{kind}.{number:g}", f"{what}: training", rate, "samples/s"))
+            curves.append(Curve(kind, f"The job with more {kind}", kind, "samples/s", (("geo", tuple(points)),)))
+    return Result("scaling", ABOUT, tuple(figures), tuple(curves))
+
+
+class Speed:
+    """The job's speed by workers and servers; each pair is measured once.
+
+    Args:
+        options: on what data, and how often.
+        folder: for training files, run folders and compiled steps.
+    """
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        self._data, self._runs, self._folder = Path(options.data), RUNS[options.size], folder
+        self._measured: dict[tuple[int, int], float] = {}
+
+    def of(self, workers: int, servers: int) -> float:
+        """Return samples a second, of the best run."""
+        case = workers, servers
+        if case not in self._measured:
+            self._measured[case] = max(self._run(workers, servers, number) for number in range(self._runs))
+        return self._measured[case]
+
+    def _run(self, workers: int, servers: int, number: int) -> float:
+        print(f"{workers} workers, {servers} servers, run {number + 1} of {self._runs}", flush=True)
+        train = self._folder / f"train{workers}"
+        if not train.exists():
+            deal(self._data / "train", train, workers)
+        job = write_job(self._folder, self._data, train, test=False, server_num=servers)
+        return run_job(job, self._folder / f"{workers}-{servers}-{number}", self._folder / "cache").rate

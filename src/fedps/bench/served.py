@@ -35,14 +35,14 @@ def make_certificate(folder: Path) -> None:
         raise BenchError(f"openssl made no certificate: {done.stderr[-300:]}")
 
 
-def serve_rows(clients: int, folder: str, tls: bool, pipe: Connection) -> None:
+def serve_rows(clients: int, folder: str, tls: bool, ready: Connection) -> None:
     """Be a server for so many clients, until this process is ended.
 
     Args:
         clients: how many will come.
         folder: where it may write, and where key and certificate are.
         tls: whether to use them.
-        pipe: told the address.
+        ready: told the address.
     """
     credentials: dict[str, Any] = {}
     if tls:
@@ -51,4 +51,8 @@ def serve_rows(clients: int, folder: str, tls: bool, pipe: Connection) -> None:
     runner = {"train_data_dir": folder, "worker_num": clients, "sync_mode": "async"}
     job = Job.model_validate({"name": JOB, "folder": folder, "runner": runner})
     server = ParameterServer(job, 0, Path(folder), lambda event: None)
-    asyncio.run(serve(server, "127.0.0.1:0", server.limits, pipe.send, asyncio.Event(), **credentials))
+
+    def tell(address: str) -> None:
+        ready.send_bytes(address.encode())
+
+    asyncio.run(serve(server, "127.0.0.1:0", server.limits, tell, asyncio.Event(), **credentials))

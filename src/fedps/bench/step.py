@@ -31,8 +31,8 @@ ROUNDS = {"full": 5, "quick": 3, "tiny": 1}
 ABOUT = (
     "One process, one core, the client with most samples, batch 512. fedps trains windows of 100 batches as a geo worker"
     " does, without servers; the loops train the same batches, read as slices, with one thread and denormals flushed."
-    " Contenders take turns; best round, and median. fedps: user rows and item rows under Adam as torch's whole-table"
-    " Adam."
+    " Contenders take turns; best round, and median. All train with Adam; fedps's gives the numbers of torch's, whole"
+    " tables included."
 )
 
 

@@ -1,7 +1,6 @@
 """All subjects in turn, each in a process of its own, on the same data: from options to a report."""
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,17 +68,16 @@ def run_suite(subjects: Sequence[str], data: Path | None, size: Size, console: C
                 results[name] = _measure(name, Options(str(folder), size), console)
             except BenchError as error:
                 failed[name] = str(error).splitlines()[-1]
-                console.print(f"{error}", style="red", markup=False, highlight=False)
+                console.print(f"{error}", style="red", markup=False, highlight=False, soft_wrap=True)
     return Report(machine, facts, size, time.monotonic() - began, judge(results), results, failed)
 
 
 def _measure(name: str, options: Options, console: Console) -> Result:
     began = time.monotonic()
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    console.print(f"{name}: {SUBJECTS[name]}", markup=False, highlight=False)
+    console.print(f"{name}: {SUBJECTS[name]}", markup=False, highlight=False, soft_wrap=True)
     with console.status(name) as status:
         result = apart(name, options, lambda line: status.update(f"{name}: {line}"))
-    console.print(f"  done in {time.monotonic() - began:.0f} s (load before it: {busy:.1f})", highlight=False)
+    console.print(f"  done in {time.monotonic() - began:.0f} s", highlight=False)
     return result
 
 
@@ -98,6 +96,7 @@ def _prepared(data: Path | None, console: Console) -> Iterator[tuple[Path, dict[
     console.print(
         "*** NO PREPARED DATA: measuring on a SYNTHETIC twin of MovieLens-1M; name real data by --data ***",
         style="bold",
+        soft_wrap=True,
     )
     with tempfile.TemporaryDirectory(prefix="fedps-bench-") as name:
         folder = Path(name) / "twin"

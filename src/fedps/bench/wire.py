@@ -5,8 +5,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+
+import msgspec
 
 from fedps.bench.apart import BenchError
 from fedps.bench.clock import quantile
@@ -18,7 +21,7 @@ from fedps.bench.served import CERTIFICATE, JOB, make_certificate, serve_rows
 DIM, ROWS = 32, 1_000_000
 IDS = {"full": (500, 5_000, 50_000), "quick": (500, 5_000, 50_000), "tiny": (50, 100)}
 CLIENTS = {"full": (1, 10), "quick": (1, 10), "tiny": (1, 2)}
-SECONDS = {"full": 3.0, "quick": 1.0, "tiny": 0.1}  # of pulling, for each case
+SECONDS = {"full": 3.0, "quick": 0.6, "tiny": 0.1}  # of pulling, for each case
 NAMES: dict[Kind, str] = {"fedps": "fedps", "tls": "fedps with TLS", "socket": "bare socket"}
 ABOUT = (
     f"Loopback, one server process with one table of {ROWS:,} rows, clients in processes of their own that pull rows of"
@@ -87,19 +90,27 @@ def _figures(kind: Kind, case: str, who: str, ids: int, clients: list[Pulls]) ->
 
 def _pull(case: Case, clients: int) -> list[list[Pulls]]:
     """Let clients pull; return for each size of request what each client did."""
-    barrier, answers = context.Barrier(clients), context.Queue()
-    processes = [context.Process(target=pull_apart, args=(case, n, barrier, answers)) for n in range(clients)]
+    barrier, pipes = context.Barrier(clients), [context.Pipe() for _ in range(clients)]
+    processes = [
+        context.Process(target=pull_apart, args=(case, number, barrier, theirs))
+        for number, (_, theirs) in enumerate(pipes)
+    ]
     for process in processes:
         process.start()
     try:
-        limit = len(case.ids) * (PATIENCE + case.seconds)
-        found = [answers.get(timeout=limit) for _ in processes]
+        found = [_answer(ours, len(case.ids) * (PATIENCE + case.seconds)) for ours, _ in pipes]
     finally:
         for process in processes:
             process.join(1)
             process.kill()
             process.join()
     return [list(size) for size in zip(*found, strict=True)]
+
+
+def _answer(pipe: Connection, limit: float) -> list[Pulls]:
+    if not pipe.poll(limit):
+        raise BenchError(f"a client that pulls gave no answer within {limit:g} s")
+    return msgspec.json.decode(pipe.recv_bytes(), type=list[Pulls])
 
 
 @contextmanager
@@ -114,7 +125,7 @@ def _server(kind: Kind, clients: int, folder: str) -> Iterator[str]:
     try:
         if not ours.poll(PATIENCE):
             raise BenchError(f"the server for {NAMES[kind]} did not come up within {PATIENCE:g} s")
-        yield ours.recv()
+        yield ours.recv_bytes().decode()
     finally:
         process.terminate()
         process.join(PATIENCE)

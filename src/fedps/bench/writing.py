@@ -58,8 +58,13 @@ def aims_table(aims: tuple[Judged, ...]) -> list[str]:
 
 def _head(report: Report) -> Iterator[str]:
     facts, data = report.machine, report.data
-    yield f"{facts['processor']}, {facts['cores']} cores, {facts['memory']}, {facts['system']}; " + ", ".join(
-        f"{name} {value}" for name, value in facts.items() if name not in ("processor", "cores", "memory", "system")
+    yield (
+        f"{facts['processor']}, {facts['cores']} cores (load at the start: {facts['load']}), {facts['memory']}, {facts['system']}; "
+        + ", ".join(
+            f"{name} {value}"
+            for name, value in facts.items()
+            if name not in ("processor", "cores", "load", "memory", "system")
+        )
     )
     yield ""
     yield (
@@ -90,7 +95,10 @@ def _section(result: Result, plots: bool) -> list[str]:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * len(head), *rows)]
+    """Return a table's lines, without columns that are empty throughout."""
+    shown = [k for k in range(len(head)) if any(cells[k] for cells in rows)]
+    lines = [head, ("---",) * len(head), *rows]
+    return [f"| {' | '.join(cells[k] for k in shown)} |" for cells in lines]
 
 
 def _shown(value: float, unit: str) -> str:

@@ -1,6 +1,7 @@
 """A compiled step, called from Python: the structures of `step.hpp`, filled with pointers to a client's arrays."""
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from ctypes import c_double, c_int64, c_void_p
 from functools import cache
@@ -184,8 +185,16 @@ def _rule(rule: Rule, here: bool) -> _Rule:
     )  # fmt: skip
 
 
-@cache
+_MAKING = threading.Lock()  # steps hold pointers into what is cached: it must never be made twice
+
+
 def _powers(beta1: float, beta2: float) -> tuple[NDArray[np.float64], ...]:
+    with _MAKING:
+        return _made(beta1, beta2)
+
+
+@cache
+def _made(beta1: float, beta2: float) -> tuple[NDArray[np.float64], ...]:
     """Return what `rules.settle` needs for every number of steps up to `rules.TAIL`."""
     steps = np.arange(rules.TAIL + 1, dtype=np.float64)
     tail = rules.momentum_tail(beta1, beta2)
