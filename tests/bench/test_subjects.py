@@ -1,0 +1,69 @@
+"""Each subject in a tiny form, with real processes and sockets; nothing is asserted of how fast it was."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from fedps.bench.apart import apart
+from fedps.bench.records import Options, Result
+from fedps.bench.subjects import SUBJECTS
+
+
+def checked(subject: str, data: Path) -> Result:
+    """Measure in a process of its own, as the suite does, and look at what holds for every subject."""
+    result = apart(subject, Options(str(data), "tiny"), lambda line: None)
+    assert result.subject == subject
+    keys = [figure.key for figure in result.figures]
+    assert keys and len(keys) == len(set(keys))
+    for figure in result.figures:
+        assert math.isfinite(figure.value) and figure.value > 0, figure
+        assert not figure.ours or figure.ours in keys
+    assert all(points for curve in result.curves for _, points in curve.lines)
+    return result
+
+
+def test_table(small_data: Path) -> None:
+    result = checked("table", small_data)
+    assert {figure.key.rpartition(".")[2] for figure in result.figures} >= {"fedps", "numpy", "torch", "dict", "memory"}
+    assert [curve.key for curve in result.curves] == ["rows"]
+
+
+def test_wire(small_data: Path) -> None:
+    result = checked("wire", small_data)
+    assert {figure.key.rpartition(".")[2] for figure in result.figures} == {"p50", "p99", "rate"}
+    assert {"1.50.fedps.p50", "2.100.socket.rate"} <= {figure.key for figure in result.figures}
+
+
+def test_rounds(small_data: Path) -> None:
+    assert [figure.key for figure in checked("rounds", small_data).figures] == ["2.median", "2.longest"]
+
+
+def test_saves(small_data: Path) -> None:
+    assert len(checked("saves", small_data).figures) == 9
+
+
+@pytest.mark.slow
+def test_step(small_data: Path) -> None:
+    result = checked("step", small_data)
+    assert [f.key for f in result.figures] == [f"NCF_MLP.{who}" for who in ("fedps", "adam", "fused", "sparse")]
+
+
+@pytest.mark.slow
+def test_job(small_data: Path) -> None:
+    result = checked("job", small_data)
+    assert {"geo.cold.start", "geo.warm.rate", "geo.warm.pss", "async.rate", "sync.wall"} <= {
+        figure.key for figure in result.figures
+    }
+
+
+@pytest.mark.slow
+def test_scaling(small_data: Path) -> None:
+    result = checked("scaling", small_data)
+    assert [figure.key for figure in result.figures] == ["workers.1", "workers.12", "servers.2"]
+    assert [curve.key for curve in result.curves] == ["workers", "servers"]
+
+
+def test_every_subject_is_tried_here() -> None:
+    tried = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert set(SUBJECTS) <= tried
