@@ -42,9 +42,7 @@ class ClientData:
         for column in COLUMNS:
             ids = getattr(train, column)
             held_out = getattr(test, column) if test is not None else ids[:0]
-            keys = self.keys[column] = np.unique(np.concatenate([ids, held_out])).astype(np.int64)
-            self.slots[column] = np.searchsorted(keys, ids).astype(np.int32)
-            self.test_slots[column] = np.searchsorted(keys, held_out).astype(np.int32)
+            self.keys[column], self.slots[column], self.test_slots[column] = coded(ids, held_out)
 
     def __len__(self) -> int:
         return len(self.train.label)
@@ -69,3 +67,20 @@ class ClientData:
         there = np.zeros(rows, np.bool_)
         there[slots] = True
         return np.flatnonzero(there).astype(np.int32)
+
+
+def coded(ids: NDArray[np.int64], more: NDArray[np.int64]) -> tuple[Keys, Slots, Slots]:
+    """Return the distinct ids of both, int64[n] sorted, and the place there of each of `ids` and of `more`, int32.
+
+    Ids are counted off in an array over their range, unless that would be far larger than the data: then they are sorted.
+    """
+    reach = 1 + int(max(ids.max(initial=-1), more.max(initial=-1)))
+    if reach > 4 * (len(ids) + len(more)) + (1 << 20):
+        keys = np.unique(np.concatenate([ids, more])).astype(np.int64)
+        return keys, np.searchsorted(keys, ids).astype(np.int32), np.searchsorted(keys, more).astype(np.int32)
+    there = np.zeros(reach, np.bool_)
+    there[ids] = there[more] = True
+    keys = np.flatnonzero(there)
+    place = np.empty(reach, np.int32)
+    place[keys] = np.arange(len(keys), dtype=np.int32)
+    return keys, place[ids], place[more]

@@ -17,7 +17,8 @@ from fedps.config import Allow, Job
 from fedps.launch import lives
 from fedps.types import ClientId
 
-PRELOAD, PRELOAD_TORCH = "fedps.launch.preload", "fedps.launch.preload_torch"
+PRELOAD = ("fedps.launch.preload", "fedps.cli")  # the command's own module, which each process names as its main one
+PRELOAD_TORCH = ("fedps.launch.preload_torch",)
 PATIENCE = 10.0  # seconds a role gets to stop by itself
 
 
@@ -145,7 +146,7 @@ def prepare_fork_server(torch: bool) -> None:
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # ten workers share the cores; each keeps to one
-    get_context("forkserver").set_forkserver_preload([PRELOAD, *([PRELOAD_TORCH] if torch else [])])
+    get_context("forkserver").set_forkserver_preload([*PRELOAD, *(PRELOAD_TORCH if torch else ())])
     _fork_server().ensure_running()
 
 
