@@ -25,7 +25,7 @@ LONGEST = 1 << 12  # characters of a line that are looked at; a binary file may 
 
 
 class Samples(NamedTuple):
-    """user int64[n], item int64[n], label float32[n] (0 or 1)."""
+    """user int64[n], item int64[n] (from a cache: int32), label float32[n] (0 or 1)."""
 
     user: NDArray[np.int64]
     item: NDArray[np.int64]

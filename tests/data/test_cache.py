@@ -1,0 +1,101 @@
+"""Samples kept beside their file: the same as the file's, never older, never trusted."""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import MakeJob
+
+from fedps.config import Allow
+from fedps.data.cache import FOLDER, cached, keep
+from fedps.data.reader import Samples, read_samples
+from fedps.data.reading import read_train
+from fedps.errors import DataError
+
+LINES = "1,2,1\n3,4,0\n1,5,0\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "data" / "a[0]*.csv"
+    path.parent.mkdir()
+    path.write_text(LINES)
+    return path
+
+
+def listed(samples: Samples | None) -> list[list[float]] | None:
+    return samples and [column.tolist() for column in samples]
+
+
+def kept(file: Path) -> list[Path]:
+    return sorted((file.parent / FOLDER).glob("*"))
+
+
+def test_what_is_kept_is_what_was_read(file: Path) -> None:
+    assert cached(file, 10, 10) is None
+    keep(file, read_samples(file, 10, 10))
+    assert listed(cached(file, 10, 10)) == listed(read_samples(file, 10, 10))
+    [place] = kept(file)
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (place, place.parent)] == [0o600, 0o700]
+
+
+def test_a_file_that_changed_is_read_anew(file: Path) -> None:
+    keep(file, read_samples(file, 10, 10))
+    os.utime(file, ns=(1, 1))
+    assert cached(file, 10, 10) is None
+    keep(file, read_samples(file, 10, 10))
+    assert len(kept(file)) == 1, "the older one is gone"
+    file.write_text(LINES.replace("3,4,0", "3,4,0\n3,6,1"))
+    assert cached(file, 10, 10) is None
+
+
+def test_another_jobs_limits_are_checked(file: Path) -> None:
+    keep(file, read_samples(file, 10, 10))
+    assert cached(file, 3, 10) is None
+    assert cached(file, 10, 5) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\x93NUMPY", b"text", np.zeros((2, 3), np.int32), np.zeros((3, 0), np.int32), np.zeros((3, 2), np.int64),
+        np.full((3, 2), 7, np.int32), np.full((3, 2), -1, np.int32), np.zeros((3, 2, 2), np.int32), np.array(3, np.int32),
+        np.array([["a"], ["b"], ["c"]]), np.zeros((3, 2), np.float32),
+    ],
+)  # fmt: skip
+def test_a_strange_file_there_is_not_used(content: object, file: Path) -> None:
+    keep(file, read_samples(file, 10, 10))
+    [place] = kept(file)
+    if isinstance(content, bytes):
+        place.write_bytes(content)
+    else:
+        np.save(place, np.asarray(content))
+    assert cached(file, 10, 10) is None
+
+
+def test_a_truncated_one_is_not_used(file: Path) -> None:
+    keep(file, read_samples(file, 10, 10))
+    [place] = kept(file)
+    place.write_bytes(place.read_bytes()[:-4])
+    assert cached(file, 10, 10) is None
+
+
+def test_a_job_reads_the_same_twice_and_its_mistakes_too(make_job: MakeJob, file: Path) -> None:
+    job = make_job(train_data_dir=str(file.parent), test_data_dir=None, bad_lines="skip")
+    first, second = (read_train(job, [file], Allow()) for _ in range(2))
+    assert listed(first.samples) == listed(second.samples)
+    assert len(kept(file)) == 1
+    file.write_text(LINES + "1,x,0\n")
+    for _ in range(2):
+        assert read_train(job, [file], Allow()).skipped.lines == 1
+    assert cached(file, 120, 220) is None
+    with pytest.raises(DataError, match="line 4"):
+        read_train(make_job(train_data_dir=str(file.parent), test_data_dir=None), [file], Allow())
+
+
+def test_ids_that_are_too_large_are_not_kept(file: Path) -> None:
+    file.write_text(f"1,{2**40},1\n")
+    keep(file, read_samples(file, 10, 2**41))
+    assert kept(file) == []
