@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import MakeJob
 
 from fedps.config import Allow
-from fedps.data.cache import FOLDER, cached, keep
+from fedps.data.cache import FOLDER, MARK, cached, keep
 from fedps.data.reader import Samples, read_samples
 from fedps.data.reading import read_train
 from fedps.errors import DataError
@@ -58,20 +58,25 @@ def test_another_jobs_limits_are_checked(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    "numbers",
     [
-        b"", b"\x93NUMPY", b"text", np.zeros((2, 3), np.int32), np.zeros((3, 0), np.int32), np.zeros((3, 2), np.int64),
-        np.full((3, 2), 7, np.int32), np.full((3, 2), -1, np.int32), np.zeros((3, 2, 2), np.int32), np.array(3, np.int32),
-        np.array([["a"], ["b"], ["c"]]), np.zeros((3, 2), np.float32),
+        [], [MARK], [MARK, 0], [MARK, 1, 2, 3], [MARK, 1, 2, 3, 7], [MARK, 1, -1, 3, 1], [MARK, 1, 2, 99, 1],
+        [MARK, 2, 2, 3, 1], [MARK, -1, 2, 3, 1], [MARK + 1, 1, 2, 3, 1], [MARK, 1, 2, 3, 1, 0], [0] * 8,
     ],
 )  # fmt: skip
-def test_a_strange_file_there_is_not_used(content: object, file: Path) -> None:
+def test_a_strange_file_there_is_not_used(numbers: list[int], file: Path) -> None:
     keep(file, read_samples(file, 10, 10))
     [place] = kept(file)
-    if isinstance(content, bytes):
-        place.write_bytes(content)
-    else:
-        np.save(place, np.asarray(content))
+    place.write_bytes(np.array(numbers, "<i4").tobytes())
+    assert cached(file, 10, 10) is None
+    place.write_bytes(np.array([MARK, 1, 2, 3, 1], "<i4").tobytes())
+    assert listed(cached(file, 10, 10)) == [[2], [3], [1]], "the control"
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"not numbers"])
+def test_bytes_that_are_no_numbers_are_not_used(content: bytes, file: Path) -> None:
+    keep(file, read_samples(file, 10, 10))
+    kept(file)[0].write_bytes(content)
     assert cached(file, 10, 10) is None
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fedps.client.eager import LEAST
@@ -85,10 +86,15 @@ def evaluate_model(model: nn.Module, test: Samples, batch_size: int) -> Evaluati
 def logits_of(model: nn.Module, test: Samples, batch_size: int) -> Values:
     """Return logits float32[n]; the batch size, if it is not too small, bounds memory and changes no result."""
     model.eval()
-    size, user, item = max(batch_size, LEAST), torch.from_numpy(test.user), torch.from_numpy(test.item)
+    size, user, item = max(batch_size, LEAST), _ids(test.user), _ids(test.item)
     pieces = [model(user[at : at + size], item[at : at + size]) for at in range(0, len(user), size)]
     logits: Values = torch.cat(pieces).float().numpy()
     return logits
+
+
+def _ids(column: NDArray[np.int64]) -> torch.Tensor:
+    """Return ids as torch wants them: of 8 bytes, and its own; those from a cache are neither."""
+    return torch.from_numpy(column.astype(np.int64))
 
 
 def probabilities(logits: Values) -> Values:

@@ -1,6 +1,7 @@
 """Samples as they were last read, beside their file: numbers ready to be mapped into memory, instead of text to parse.
 
-`<folder>/.fedps-cache/<file>-<size>-<mtime>.npy` holds int32[3, n]: user, item, label. Its name says of which state of
+`<folder>/.fedps-cache/<file>-<size>-<mtime>.samples` holds little-endian int32: a mark, n, then n users, n items and n
+labels. Its name says of which state of
 the file it is; what it holds is checked like a file's own lines, as anybody who may write to the folder may have written
 it. It is for its owner's eyes only, hidden from all who list clients by their files, and left out where the folder
 cannot be written.
@@ -15,6 +16,7 @@ import numpy as np
 from fedps.data.reader import Samples, in_range
 
 FOLDER = ".fedps-cache"
+MARK = 0x53504446  # "FDPS"; another number for another form
 LARGEST = np.iinfo(np.int32).max
 
 
@@ -27,13 +29,15 @@ def cached(path: Path, num_users: int, num_items: int) -> Samples | None:
         num_items: item ids must lie in [0, num_items).
     """
     try:
-        user, item, label = np.load(_place(path), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, TypeError, EOFError):
+        numbers = np.asarray(np.memmap(_place(path), "<i4", "r"))
+    except (OSError, ValueError):
         return None
-    fit = user.dtype == np.int32 and user.ndim == 1 and len(user)
-    if not fit or not in_range(user, item, label, num_users, num_items):
+    if len(numbers) < 5 or numbers[0] != MARK or len(numbers) != 2 + 3 * int(numbers[1]):
+        return None
+    user, item, label = numbers[2:].reshape(3, -1)
+    if not in_range(user, item, label, num_users, num_items):
         return None  # reading the file itself says what is wrong
-    return Samples(np.asarray(user), np.asarray(item), label.astype(np.float32))
+    return Samples(user, item, label.astype(np.float32))
 
 
 def keep(path: Path, samples: Samples) -> None:
@@ -43,17 +47,18 @@ def keep(path: Path, samples: Samples) -> None:
     with suppress(OSError):
         place = _place(path)
         place.parent.mkdir(mode=0o700, exist_ok=True)
-        for old in place.parent.glob(f"{_escaped(path.name)}-*.npy"):
+        for old in place.parent.glob(f"{_escaped(path.name)}-*.samples"):
             old.unlink(missing_ok=True)
         part = place.with_name(f".{place.name}-{os.getpid()}")
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            np.save(file, np.array([samples.user, samples.item, samples.label], np.int32))
+            for numbers in ([MARK, len(samples.label)], *samples):
+                file.write(np.asarray(numbers).astype("<i4").tobytes())
         part.replace(place)
 
 
 def _place(path: Path) -> Path:
     facts = path.stat()
-    return path.parent / FOLDER / f"{path.name}-{facts.st_size}-{facts.st_mtime_ns}.npy"
+    return path.parent / FOLDER / f"{path.name}-{facts.st_size}-{facts.st_mtime_ns}.samples"
 
 
 def _escaped(name: str) -> str:
