@@ -136,7 +136,7 @@ def test_a_run_goes_on_from_another_with_other_servers(mode: str, make_job: Make
             run(tmp_path / "c", server_num=3, warmup_model_path=str(tmp_path / "a" / "model" / "4")),
         )
     )
-    assert max(warmed) < min(cold)
+    assert sum(warmed) < 0.95 * sum(cold)  # of all: in async, who comes last learns from those before
     assert "start anew" not in (tmp_path / "c" / "log" / "workerlog.3").read_text()
 
 
