@@ -37,13 +37,18 @@ class Channel:
         hello: said first on every connection.
         limits: what the server may send.
         patience: seconds without a connection after which all open requests fail.
+        credentials: of TLS; None: the connection is in the clear.
 
     Attributes:
         bytes_sent, bytes_received: of our messages, without HTTP/2's own.
         retries: how often the connection was opened again.
     """
 
-    def __init__(self, address: str, hello: Hello, limits: Limits, patience: float) -> None:
+    def __init__(
+        self, address: str, hello: Hello, limits: Limits, patience: float,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:  # fmt: skip
+        self._credentials = credentials
         self.address, self._hello, self._limits, self._patience = address, hello, limits, patience
         self.bytes_sent = self.bytes_received = self.retries = 0
         self._lock = threading.Lock()
@@ -97,7 +102,7 @@ class Channel:
 
     def _run(self) -> None:
         try:
-            with grpc.insecure_channel(self.address, options=_options(self.address, self._limits)) as channel:
+            with self._dial() as channel:
                 self._stay(channel.stream_stream(METHOD))
         except WireError as error:
             self._fail(LostError(f"the server at {self.address} sent no message of ours: {error}"))
@@ -105,6 +110,12 @@ class Channel:
             self._fail(error)
         except Exception as error:  # whoever waits for a reply must hear of it
             self._fail(LostError(f"the connection to {self.address} broke: {error!r}"))
+
+    def _dial(self) -> Any:
+        options = _options(self.address, self._limits)
+        if self._credentials is None:
+            return grpc.insecure_channel(self.address, options=options)
+        return grpc.secure_channel(self.address, self._credentials, options=options)
 
     def _stay(self, talk: Any) -> None:
         """Connect, again and again, until closed or out of patience."""

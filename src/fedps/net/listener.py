@@ -120,7 +120,10 @@ async def _read(requests: AsyncIterator[bytes], connection: Connection, outbox: 
     return failure
 
 
-async def serve(service: Service, bind: str, limits: Limits, ready: Callable[[str], None], stop: asyncio.Event) -> None:
+async def serve(
+    service: Service, bind: str, limits: Limits, ready: Callable[[str], None], stop: asyncio.Event,
+    credentials: grpc.ServerCredentials | None = None,
+) -> None:  # fmt: skip
     """Listen until `stop` is set.
 
     Args:
@@ -129,6 +132,7 @@ async def serve(service: Service, bind: str, limits: Limits, ready: Callable[[st
         limits: what one peer may send.
         ready: told the real address, once connections are taken.
         stop: set it to end.
+        credentials: of TLS; None: connections are in the clear.
 
     Raises:
         JobError: the address cannot be bound.
@@ -136,7 +140,7 @@ async def serve(service: Service, bind: str, limits: Limits, ready: Callable[[st
     server = grpc.aio.server(options=[*options(limits), *IDLE])
     server.add_generic_rpc_handlers((Door(service, limits),))
     try:
-        port = server.add_insecure_port(bind)
+        port = server.add_secure_port(bind, credentials) if credentials else server.add_insecure_port(bind)
     except RuntimeError:
         port = 0
     if port == 0:

@@ -25,7 +25,8 @@ MAP_NORESERVE = 0x4000  # Linux: address space now, memory when touched
 class Index:
     """Which slot an id has: PARTS open-addressing tables in one array of reserved memory, (id, slot + 1) an entry.
 
-    A part that is half full moves to a place twice its size behind the others; its old place is not used again.
+    A part that is full moves to a place twice its size behind the others, and the memory of its old place is given back.
+    Parts fill alike, so each has another measure of full, from 5/8 to 3/4: they do not all move at once.
 
     Args:
         rows: the most ids it will ever hold.
@@ -33,10 +34,12 @@ class Index:
 
     def __init__(self, rows: int) -> None:
         room = PARTS * FIRST_SIZE + 8 * max(rows, PARTS * FIRST_SIZE)  # a quarter full at worst, twice for old places
-        self._entries: Keys = _reserve(2 * room, np.dtype(np.int64)).reshape(-1, 2)
+        self._memory = _reserved_memory(2 * room * 8)
+        self._entries: Keys = np.frombuffer(self._memory, np.int64, 2 * room).reshape(-1, 2)
         self._starts = np.arange(0, PARTS * FIRST_SIZE, FIRST_SIZE)
         self._masks = np.full(PARTS, FIRST_SIZE - 1, np.int64)
         self._filled = np.zeros(PARTS, np.int64)
+        self._full = 5 / 8 + np.arange(PARTS) / (8 * PARTS)  # of a part's entries
         self._end = PARTS * FIRST_SIZE
 
     def find(self, keys: Keys) -> tuple[Keys, int]:
@@ -48,21 +51,28 @@ class Index:
     def insert(self, keys: Keys, slots: Keys) -> None:
         """Enter keys that are not there yet."""
         coming = np.bincount(kernels.parts_of(keys, PARTS), minlength=PARTS)
-        for part in np.flatnonzero(2 * (self._filled + coming) > self._masks + 1):
+        for part in np.flatnonzero(self._filled + coming > self._full * (self._masks + 1)):
             self._grow(int(part), int(self._filled[part] + coming[part]))
         self._filled += coming
         kernels.insert(keys, slots, self._entries, self._starts, self._masks, PARTS)
 
     def _grow(self, part: int, needed: int) -> None:
         start, size = int(self._starts[part]), int(self._masks[part]) + 1
-        old = self._entries[start : start + size]
-        old = old[old[:, 1] != kernels.EMPTY]
-        while size < 2 * needed:
+        old_place = self._entries[start : start + size]
+        old = old_place[old_place[:, 1] != kernels.EMPTY]
+        while size * self._full[part] < needed:
             size *= 2
         self._starts[part], self._masks[part] = self._end, size - 1
         self._end += size
         keys, slots = np.ascontiguousarray(old[:, 0]), old[:, 1] - 1
         kernels.insert(keys, slots, self._entries, self._starts, self._masks, PARTS)
+        self._give_back(start, start + len(old_place))
+
+    def _give_back(self, start: int, end: int) -> None:
+        """Return the whole pages of entries that are not used again to the system."""
+        first, last = -(-16 * start // mmap.PAGESIZE) * mmap.PAGESIZE, 16 * end // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first and hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 class SparseTable:
@@ -178,9 +188,17 @@ class SparseTable:
 
 def _reserve(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return zeros whose memory is taken page by page as it is first written."""
+    return np.frombuffer(_reserved_memory(count * dtype.itemsize), dtype, count)
+
+
+def _reserved_memory(size: int) -> mmap.mmap:
+    """Reserve address space, in bytes; memory is taken as it is first written.
+
+    Raises:
+        TableError: the system gives no room for so much.
+    """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (MAP_NORESERVE if sys.platform == "linux" else 0)
-    size = max(count, 1) * dtype.itemsize
     try:
-        return np.frombuffer(mmap.mmap(-1, size, flags=flags), dtype, count)
+        return mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=flags)
     except (OSError, OverflowError) as error:
         raise TableError(f"no room for a table of {size} bytes ({error}): declare fewer rows or floats") from error
