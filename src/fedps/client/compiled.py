@@ -7,6 +7,7 @@ import numpy as np
 from fedps.client.engine import Gradients, Steps
 from fedps.client.shard import ClientData, Order
 from fedps.client.tables import LocalDense, LocalTable, Slots
+from fedps.models.metrics import Histogram
 from fedps.native.library import DenseView, Library, TableView
 from fedps.types import TableName, Values
 
@@ -55,7 +56,8 @@ class Compiled:
             table.steps = view.steps
         for one, its in zip(self._dense, self._dense_views, strict=True):
             one.steps = its.steps
-        return Steps(*found)
+        losses, scores, counts = found
+        return Steps(losses, scores, Histogram(*counts))
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""

@@ -22,6 +22,7 @@ from fedps.client.shard import ClientData, Order
 from fedps.client.tables import LocalDense, LocalTable, Slots
 from fedps.errors import JobError
 from fedps.models.loss import cross_entropy, own_loss
+from fedps.models.metrics import Histogram
 from fedps.models.network import COLUMNS
 from fedps.types import ClientId, TableName, Values
 
@@ -96,13 +97,14 @@ class Eager:
 
     def train(self, samples: Order, size: int) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
-        losses, scores = [], []
+        losses, scores, histogram = [], [], Histogram()
         for start in range(0, len(samples), size):
             found = self._found = self._step(samples[start : start + size])
             losses.append(found.loss)
             scores.append(found.scores)
             if not math.isfinite(found.loss):
                 break
+            histogram.add(found.scores, self._data.train.label[samples[start : start + size]])
             for name, table in self._tables.items():
                 if self._local or name in self._private:
                     table.train(found.slots[name], found.rows[name])
@@ -110,7 +112,7 @@ class Eager:
                 self._dense.train(found.dense)
             if len(found.private_dense):
                 self._private_dense.train(found.private_dense)
-        return Steps(np.array(losses), np.concatenate(scores))
+        return Steps(np.array(losses), np.concatenate(scores), histogram)
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""

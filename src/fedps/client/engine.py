@@ -7,17 +7,24 @@ from numpy.typing import NDArray
 
 from fedps.client.shard import Order
 from fedps.client.tables import LocalTable, Slots
+from fedps.models.metrics import Histogram
 from fedps.types import TableName, Values
 
 
 class Steps(NamedTuple):
-    """What some batches came to: each one's mean loss, float64[K], and every sample's score, float32[n] (0 to 1).
+    """What some batches came to.
 
     Training ends early at a loss that is not finite; then the last of `losses` is.
+
+    Attributes:
+        losses: float64[K], each batch's mean.
+        scores: float32[n], every sample's, a probability.
+        histogram: how the scores are spread.
     """
 
     losses: NDArray[np.float64]
     scores: Values
+    histogram: Histogram
 
 
 class Gradients(NamedTuple):

@@ -61,7 +61,7 @@ class ClientData:
 
     def distinct(self, column: str, samples: Order) -> Slots:
         """Return the distinct slots of some training samples, int32 sorted."""
-        slots, rows = self.slots[column][samples], len(self.keys[column])
+        slots, rows = self.slots[column].take(samples), len(self.keys[column])
         if len(slots) * 64 < rows:
             return np.unique(slots)
         there = np.zeros(rows, np.bool_)

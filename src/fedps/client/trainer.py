@@ -17,7 +17,7 @@ from fedps.data.timing import StepTimer
 from fedps.errors import FedpsError
 from fedps.models.metrics import Histogram
 from fedps.tracking import Report
-from fedps.types import ClientId, Values
+from fedps.types import ClientId
 
 
 class Trained(NamedTuple):
@@ -40,38 +40,30 @@ class Meter:
         self.batches = self.samples = 0
         self.loss = self._recent = 0.0
         self._recent_batches = 0
-        self._scores: list[Values] = []
-        self._labels: list[Values] = []
 
     def begin_round(self) -> None:
         """Forget the last round's sums."""
         self.round, self.batches, self.samples, self.loss = Histogram(), 0, 0, 0.0
 
-    def add(self, labels: Values, steps: Steps, size: int) -> None:
-        """Take in the steps of some batches of `size` samples."""
-        batches, left = len(steps.losses), len(labels) % size
+    def add(self, samples: int, steps: Steps, size: int) -> None:
+        """Take in the steps of some samples in batches of `size`."""
+        batches, left = len(steps.losses), samples % size
         sizes = np.full(batches, size)
         if left:
             sizes[-1] = left
         self.batches += batches
-        self.samples += len(labels)
+        self.samples += samples
         self.loss += float(steps.losses @ sizes)
         self._recent += float(steps.losses.sum())
         self._recent_batches += batches
-        self._scores.append(steps.scores)
-        self._labels.append(labels)
+        self.total.merge(steps.histogram)
+        self.round.merge(steps.histogram)
 
-    def settle(self) -> float:
-        """Bring the histograms up to date; return the mean loss of the batches since the last call."""
-        if not self._scores:
-            return math.nan
-        new = Histogram()
-        new.add(np.concatenate(self._scores), np.concatenate(self._labels))
-        self.total.merge(new)
-        self.round.merge(new)
-        recent = self._recent / self._recent_batches
-        self._scores, self._labels, self._recent, self._recent_batches = [], [], 0.0, 0
-        return recent
+    def recent(self) -> float:
+        """Return the mean loss of the batches since the last call."""
+        loss = self._recent / self._recent_batches
+        self._recent, self._recent_batches = 0.0, 0
+        return loss
 
 
 class Trainer:
@@ -117,7 +109,6 @@ class Trainer:
             self._dump.end()
         if self._timer:
             self._say(*self._timer.lines())
-        meter.settle()
         done = Trained(meter.samples, time.perf_counter() - began, meter.loss / meter.samples, meter.round)
         self._report(
             {"event": "epoch_end", "epoch": self._epoch, "samples": done.samples, "loss": done.loss}
@@ -172,13 +163,13 @@ class Trainer:
         if self._first:
             self._first = False
             self._report({"event": "first_batch"})
-        meter.add(self._learner.data.train.label[part], steps, self._size)
+        meter.add(len(part), steps, self._size)
         if self._dump:
             self._dump.batch(meter.batches, part, steps.scores)
         if self._timer and self._timer.due():
             self._say(*self._timer.lines())
         if meter.batches % self._runner.print_interval == 0 or meter.batches == self._steps:
-            self._print(meter.settle())
+            self._print(meter.recent())
 
     def _batches(self, samples: int) -> int:
         return -(-samples // self._size)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.models.metrics import BUCKETS, Counts
 from fedps.table import rules
 from fedps.types import Rule, Values
 
@@ -44,7 +45,7 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("tables", "dense", "of", "offset", "order")),
         *((name, c_int64) for name in ("samples", "batch", "first")),
-        *((name, c_void_p) for name in ("label", "scores", "losses")),
+        *((name, c_void_p) for name in ("label", "scores", "losses", "counts")),
     )
 
 
@@ -108,8 +109,8 @@ class Library:
     def train(
         self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
         places: NDArray[np.int64], order: Places, label: Values, size: int, first: int,
-    ) -> tuple[NDArray[np.float64], Values]:  # fmt: skip
-        """Train batch after batch; return each one's mean loss, and every sample's score (a probability).
+    ) -> tuple[NDArray[np.float64], Values, Counts]:  # fmt: skip
+        """Train batch after batch.
 
         It ends early with a loss that is not finite.
 
@@ -122,19 +123,24 @@ class Library:
             label: float32[n].
             size: samples of a batch.
             first: number of the first batch, counted from 1 over all calls.
+
+        Returns:
+            each batch's mean loss; every sample's score, a probability; and int64[2, BUCKETS], how the scores of positives
+            and of negatives are spread (see `Histogram`).
         """
         for table in tables:
             table.make_room(min(size, len(order)))
         losses, scores = np.empty(-(-len(order) // size)), np.empty(len(order), np.float32)
+        counts = np.zeros((2, BUCKETS), np.int64)
         call, kept = self._call(tables, slots, dense, places, order, scores)
         call.batch, call.first = min(size, len(order)), first
-        call.label, call.losses = label.ctypes.data, losses.ctypes.data
+        call.label, call.losses, call.counts = label.ctypes.data, losses.ctypes.data, counts.ctypes.data
         done = self._library.fedps_train(ctypes.byref(call))
         for table, told in zip(tables, kept[0], strict=False):  # without tables, one stands there unused
             table.steps, table.count = told.steps, told.count
         for one, told in zip(dense, kept[1], strict=True):
             one.steps = told.steps
-        return losses[:done], scores
+        return losses[:done], scores, counts
 
     def score(
         self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
@@ -161,7 +167,7 @@ class Library:
         kinds = (_Dense * 2)(*map(_dense, dense))
         call = _Call(
             ctypes.addressof(rows), ctypes.addressof(kinds), places[0].ctypes.data, places[1].ctypes.data,
-            order.ctypes.data, len(order), 1, 1, None, scores.ctypes.data, None,
+            order.ctypes.data, len(order), 1, 1, None, scores.ctypes.data, None, None,
         )  # fmt: skip
         return call, (rows, kinds)
 
@@ -196,6 +202,5 @@ def _powers(beta1: float, beta2: float) -> tuple[NDArray[np.float64], ...]:
 @cache
 def _made(beta1: float, beta2: float) -> tuple[NDArray[np.float64], ...]:
     """Return what `rules.settle` needs for every number of steps up to `rules.TAIL`."""
-    steps = np.arange(rules.TAIL + 1, dtype=np.float64)
     tail = rules.momentum_tail(beta1, beta2)
-    return tail, beta1**steps, beta2**steps, (beta1 / beta2**0.5) ** steps
+    return tail, rules.powers(beta1), rules.powers(beta2), rules.powers(beta1 / beta2**0.5)

@@ -310,7 +310,7 @@ extern "C" int64_t fedps_train(const Call* call) {{
     for (int64_t i = 0; i < n; i += BLOCK) {{
       const int m = static_cast<int>(std::min<int64_t>(BLOCK, n - i));
       forward(w, c, order + i, m);
-      loss += cross_entropy<{stride}>(m, n, {z}, order + i, c.label, {d}, c.scores + at + i);
+      loss += cross_entropy<{stride}>(m, n, {z}, order + i, c.label, {d}, c.scores + at + i, c.counts);
       backward(w, c, i, m);
     }}
     c.losses[done] = loss / static_cast<double>(n);

@@ -17,6 +17,7 @@ namespace fedps {
 constexpr int LANES = 8;   // floats of a vector
 constexpr int BLOCK = 64;  // samples that are worked on at once: what they need stays in the nearest cache
 constexpr int TILE = 4;    // rows of a product kept in registers
+constexpr int BUCKETS = 4096;  // of a histogram of scores, as in models/metrics.py
 
 #if defined(__AVX512VL__) || defined(__ARM_NEON)
 constexpr int MOST_VECTORS = 4;  // of a row of a tile: there are 32 registers
@@ -85,6 +86,7 @@ struct Call {
   const float* label;
   float* scores;           // [samples]: probabilities (train) or logits (score)
   double* losses;          // [batches]: mean of each
+  int64_t* counts;         // [2][BUCKETS]: scores of positives, of negatives
 };
 
 // ---- Products. -------------------------------------------------------------------------------------------------------
@@ -456,10 +458,11 @@ inline float log_of_one_and(float e) {
   return 2.0f * t * (1.0f + s * (0.33333333f + s * (0.2f + s * (0.14285714f + s * (0.11111111f + s * 0.09090909f)))));
 }
 
-// Mean cross-entropy of logits (models/loss.py), the scores, and d = d(loss)/d(logit); `count` samples in the whole batch.
+// Mean cross-entropy of logits (models/loss.py), the scores, counted too, and d = d(loss)/d(logit); `count` samples in the
+// whole batch.
 template <int Z>
 double cross_entropy(int samples, int64_t count, const float* z, const int32_t* order, const float* label, float* d,
-                     float* scores) {
+                     float* scores, int64_t* counts) {
   const float share = 1.0f / static_cast<float>(count);
   float losses[BLOCK], slopes[BLOCK], x[BLOCK], y[BLOCK];
   for (int s = 0; s < samples; ++s) x[s] = z[s * Z], y[s] = label[order[s]];
@@ -471,7 +474,9 @@ double cross_entropy(int samples, int64_t count, const float* z, const int32_t* 
   }
   double loss = 0;
   for (int s = 0; s < samples; ++s) loss += losses[s], d[s * Z] = slopes[s];
-  return std::isfinite(loss) ? loss : std::nan("");
+  if (!std::isfinite(loss)) return std::nan("");
+  for (int s = 0; s < samples; ++s) ++counts[(y[s] > 0 ? 0 : BUCKETS) + static_cast<int>(scores[s] * (BUCKETS - 1))];
+  return loss;
 }
 
 }  // namespace fedps

@@ -111,13 +111,18 @@ def momentum_tail(beta1: float, beta2: float) -> NDArray[np.float64]:
     """
     if not 0 <= beta1 < beta2**0.5 < 1:
         raise TableError(f"rule adam: beta1 {beta1} is not below √beta2 of {beta2}: lower beta1, or use lazy_adam")
-    step = np.arange(1, TAIL + 1, dtype=np.float64)
-    correction = np.sqrt(1 - beta2**step) / (1 - beta1**step)
-    tail, ratio = np.zeros(TAIL + 1), beta1 / beta2**0.5
-    tail[TAIL] = correction[-1] / (1 - ratio)
-    for n in range(TAIL - 1, 0, -1):
-        tail[n] = correction[n - 1] + ratio * tail[n + 1]
-    return tail
+    correction = np.sqrt(1 - powers(beta2)[1:]) / (1 - powers(beta1)[1:])
+    sums, terms, ratio = correction, 1, beta1 / beta2**0.5  # sums: of the first `terms` terms of each G(n)
+    while ratio**terms > np.finfo(np.float64).tiny:
+        later = np.full(TAIL, sums[-1])
+        later[: max(TAIL - terms, 0)] = sums[terms:]
+        sums, terms = sums + ratio**terms * later, 2 * terms
+    return np.concatenate([[0.0], sums])
+
+
+def powers(base: float) -> NDArray[np.float64]:
+    """Return base^n for n = 0 … TAIL."""
+    return np.concatenate([[1.0], np.cumprod(np.full(TAIL, base))])
 
 
 def _corrections(rule: Rule, step: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
