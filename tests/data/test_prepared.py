@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedps.data.cache import keep
 from fedps.data.prepared import Interactions, Split, _swap, write
 from fedps.data.reader import client_files, read_manifest, read_samples
 from fedps.data.synth import synthesize
@@ -97,6 +98,8 @@ def test_what_cannot_be_split_so_leaves_nothing_behind(
 def test_prepared_data_is_replaced_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
     small(out)
+    first = next(iter(client_files(out / "train").values()))
+    keep(first, read_samples(first, 20, 210))
     synthesize(out, users=30, items=210, per_user=5, split=Split("iid", 3))
     assert read_manifest(out)["num_users"] == 30
     assert len(tree(out)) == 7, "of the old data nothing is left"

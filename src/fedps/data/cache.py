@@ -1,10 +1,9 @@
 """Samples as they were last read, beside their file: numbers ready to be mapped into memory, instead of text to parse.
 
 `<folder>/.fedps-cache/<file>-<size>-<mtime>.samples` holds little-endian int32: a mark, n, then n users, n items and n
-labels. Its name says of which state of
-the file it is; what it holds is checked like a file's own lines, as anybody who may write to the folder may have written
-it. It is for its owner's eyes only, hidden from all who list clients by their files, and left out where the folder
-cannot be written.
+labels. Its name says of which state of the file it is; what it holds is checked like a file's own lines, as anybody who
+may write to the folder may have written it. It is for its owner's eyes only, hidden from all who list clients by their
+files, and left out where the folder cannot be written.
 """
 
 import os

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
-from fedps.data import negatives, partition
+from fedps.data import cache, negatives, partition
 from fedps.errors import DataError
 
 Ids = NDArray[np.int64]
@@ -128,7 +128,10 @@ def _check_ours(out: Path) -> None:
 
 
 def _not_ours(out: Path) -> str | None:
-    """Say why a folder must not be replaced; None if it was written here and nothing was added, or is not there."""
+    """Say why a folder must not be replaced; None if it was written here and nothing was added, or is not there.
+
+    Samples kept for faster reading count as nothing: they are made again.
+    """
     if not out.is_dir():
         return "it is no folder" if out.exists() else None
     if not any(out.iterdir()):
@@ -141,7 +144,8 @@ def _not_ours(out: Path) -> str | None:
     if clients is None:
         return f"it holds files, and no manifest.json of {FORMAT}"
     ours = {"manifest.json", "items.csv", "users.csv", *SIDES, *(f"{s}/{c}.csv" for s in SIDES for c in clients)}
-    others = sorted({p.relative_to(out).as_posix() for p in out.rglob("*")} - ours)
+    there = (p.relative_to(out) for p in out.rglob("*"))
+    others = sorted({p.as_posix() for p in there if cache.FOLDER not in p.parts} - ours)
     return f"it holds {others[0]}, which was not written with it" if others else None
 
 
