@@ -41,7 +41,7 @@ class PullTicket:
         self._pieces, self._shapes, self._who = pieces, shapes, who
 
     def result(self, timeout: float) -> dict[TableName, Values]:
-        """Wait and return float32[U, dim] for each table, in the order of the keys asked for (dense: [1, dim]).
+        """Wait and return float32[U, dim] for each table, in the order of the keys asked for (dense: [1, dim]); to be read only.
 
         Raises:
             LostError: no answer within `timeout` seconds.
@@ -58,7 +58,10 @@ class PullTicket:
                 due = (rows, self._shapes[table][1])
                 if values.shape != due:
                     raise WireError(f"{self._who} of {table!r} brought {values.shape}, due {due}")
-                out[table][at] = values
+                if values.shape == self._shapes[table]:
+                    out[table] = values  # the whole of it, as it came
+                elif rows:
+                    out[table][at] = values
         return out
 
 
