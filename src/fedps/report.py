@@ -37,6 +37,8 @@ def write_report(run_dir: Path) -> Path:
         plot("Held-out users, over epochs", {NAMES[k]: _by_epoch(rounds, k) for k in ("hr@10", "ndcg@10")}),
         plot("AUC of all clients, over epochs", {"held out": _by_epoch(rounds, "auc"), "training": _by_epoch(rounds, "train_auc")}),
     ]  # fmt: skip
+    if timed := [(r["simulated_clock"] / 3600, r["hr@10"]) for r in _timed(rounds) if r["hr@10"] is not None]:
+        plots.append(plot("HR@10 of held-out users, over simulated hours", {"HR@10": timed}))
     rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in _rows(summary).items())
     error = f'<p class="failed">{html.escape(summary["error"])}</p>' if summary["error"] else ""
     elsewhere = summary.get("log_dir", "") not in ("", str(run_dir / "log"))
@@ -63,7 +65,16 @@ def facts(summary: Event) -> dict[str, str]:
         ),
         "memory": f"{summary['memory_mib']['sum_pss']:,.0f} MiB in all (summed PSS)",
     }
+    if timed := _timed(summary["rounds"]):
+        last = timed[-1]
+        found["simulated clock"] = f"{hours(last['simulated_clock'])} for {last['round']} rounds on simulated devices"
     return found | ({"faults": "; ".join(f"{k}: {v}" for k, v in faults.items())} if faults else {})
+
+
+def hours(seconds: float) -> str:
+    """Return a time as people read it, e.g. 1 h 05 min 09 s."""
+    whole = round(seconds)
+    return f"{whole // 3600} h {whole // 60 % 60:02d} min {whole % 60:02d} s"
 
 
 def plot(title: str, lines: Mapping[str, Points]) -> str:
@@ -114,6 +125,11 @@ def _by_worker(progress: Sequence[Event], key: str) -> dict[str, list[tuple[floa
 
 def _by_epoch(rounds: Sequence[Event], key: str) -> list[tuple[float, float]]:
     return [(r["round"], r[key]) for r in rounds if r[key] is not None]
+
+
+def _timed(rounds: Sequence[Event]) -> list[Event]:
+    """Return the rounds that passed on a simulated clock."""
+    return [r for r in rounds if r.get("simulated_clock") is not None]
 
 
 def _rows(summary: Event) -> dict[str, str]:

@@ -123,7 +123,7 @@ class Role:
         self._must_be("coordinator", "run_coordinator")
         from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
 
-        run_coordinator(self.job, self._part.bind, self._report, selector=selector, stay=True)
+        run_coordinator(self.job, self._part.bind, self._report, selector=selector, stay=True, run_dir=self.run_dir)
 
     def client(self) -> "FLClient":
         """Return the worker's life: register your handlers, then call its `run`.

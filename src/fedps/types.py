@@ -40,6 +40,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     beta2: float = 0.999
     epsilon: float = 1e-8
     initial_g2: float = 3.0  # row_adagrad only: g0 of the original's SparseAdaGradSGDRule
+    weight_decay: float = 0.0  # this share of the rows pushed to is added to their gradients (L2)
 
 
 class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +85,8 @@ class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         users: users evaluated after it; the next two are sums over them.
         hits: hits at 10.
         ndcg: NDCG at 10.
+        available: whether it can train in the coming round; one that cannot is not offered to the selector.
+        dropped: it was picked for the last round and dropped out of it.
     """
 
     device_type: str = ""
@@ -97,6 +100,8 @@ class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     users: int = 0
     hits: float = 0.0
     ndcg: float = 0.0
+    available: bool = True
+    dropped: bool = False
 
 
 class Rows(NamedTuple):

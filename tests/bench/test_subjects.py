@@ -43,6 +43,14 @@ def test_saves(small_data: Path) -> None:
     assert len(checked("saves", small_data).figures) == 9
 
 
+def test_selection(small_data: Path) -> None:
+    result = checked("selection", small_data)
+    assert [curve.key for curve in result.curves] == ["selection"]
+    assert {"random.half.ratio", "random.end.time", "random.last", "all.last"} <= {
+        figure.key for figure in result.figures
+    }
+
+
 @pytest.mark.slow
 def test_step(small_data: Path) -> None:
     result = checked("step", small_data)

@@ -33,17 +33,22 @@ class Dot(nn.Module):
 class Squared(Dot):
     def loss(self, logits, label):
         return (torch.sigmoid(logits) - label).square().mean()
+
+class Paired(Dot):
+    def loss(self, logits, label):
+        assert label.view(-1, 2).tolist() == [[1, 0]] * (len(label) // 2)
+        return -torch.log(torch.sigmoid(logits[0::2] - logits[1::2])).mean()
 """
 
 
-def job_of(make_job: MakeJob, tmp_path: Path, network: str) -> Job:
+def job_of(make_job: MakeJob, tmp_path: Path, network: str, loss: str = "bce") -> Job:
     (tmp_path / "train").mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     rows = np.column_stack([rng.integers(0, 12, 300), rng.integers(0, 9, 300), rng.integers(0, 2, 300)])
     np.savetxt(tmp_path / "train" / "0.csv", rows, fmt="%d", delimiter=",")
     (tmp_path / "net.py").write_text(NET)
     return make_job(
-        {"num_users": 12, "num_items": 9, "optimizer": {"class": "sgd", "learning_rate": 0.5}},
+        {"num_users": 12, "num_items": 9, "optimizer": {"class": "sgd", "learning_rate": 0.5}, "loss": loss},
         model=f"net.{network}", train_data_dir="train", test_data_dir=None, local_sparse=[], sync_mode="async",
     )  # fmt: skip
 
@@ -77,3 +82,10 @@ def test_training_follows_the_networks_own_loss(make_job: MakeJob, tmp_path: Pat
     for name, weight in due.items():
         np.testing.assert_allclose(found[name].numpy(), weight.numpy(), atol=1e-5, err_msg=name)
         assert float((plain[name] - weight).abs().max()) > 1e-3
+
+
+def test_with_bpr_a_loss_of_your_own_gets_pairs(make_job: MakeJob, tmp_path: Path) -> None:
+    own = trained(job_of(make_job, tmp_path, "Paired", "bpr"), tmp_path / "own")
+    built_in = trained(job_of(make_job, tmp_path, "Dot", "bpr"), tmp_path / "built-in")
+    for name, weight in own.items():
+        np.testing.assert_allclose(built_in[name].numpy(), weight.numpy(), atol=1e-5, err_msg=name)

@@ -64,7 +64,7 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(write: Write) -
             "hyper_parameters.optimizer.class=SGD",
             "hyper_parameters.optimizer.learning_rate=1e-2",
             "runner.worker_num=null",
-            "runner.geo_overlap=off",
+            "runner.geo_overlap=0",
         ],
     )
     assert job.runner.epochs == 4
@@ -179,7 +179,7 @@ def test_every_key_says_what_it_means() -> None:
         ("runner.train_data_dir=" + "x" * 300, "cannot be read: File name too long; name a folder that can"),
         ("runner.model=Net", "runner.model: 'Net': write module.Class, e.g. net.MyNet for class MyNet of net.py"),
         ("runner.clients_per_round=4", "runner.clients_per_round: 4: there are only 3 clients; use at most 3"),
-        ("runner.client_selector=everyone", "'everyone': write all, random, or module.Class for a class of your own"),
+        ("runner.client_selector=everyone", "'everyone': write all, random, round_robin, by_samples"),
         ("runner.train_reader_path=my_reader.py/", "write the name of a module, e.g. my_reader for my_reader.py"),
         ("runner.infer_reader_path=''", "runner.infer_reader_path: '': write the name of a module"),
         ("runner.warmup_model_path=nowhere", "there is no such folder; name that of a saved epoch, e.g. RUN_DIR/model/2"),

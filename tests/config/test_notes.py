@@ -31,7 +31,7 @@ def test_keys_of_coordinator_readers_and_dumps_are_noted_where_they_do_nothing(w
         "runner.eval_clients: joined: has no effect without with_coordinator",
     ]
     assert notes("with_coordinator=1", "clients_per_round=2") == [
-        "runner.clients_per_round: 2: has no effect with client_selector all, only with random or your own"
+        "runner.clients_per_round: 2: has no effect with client_selector all; use another, or your own"
     ]
     assert notes("with_coordinator=1", "clients_per_round=2", "client_selector=random") == []
     assert notes("dump_param=[a]") == ["runner.dump_param: ['a']: has no effect without need_dump"]

@@ -8,53 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.conftest import MakeJob
+from tests.coordinator.callers import NONE, Caller, Events
 
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import AllClients, ClientSelectorBase
 from fedps.types import ClientId, ClientInfo
-from fedps.wire.frame import Limits, decode, encode
-from fedps.wire.messages import Assignment, Hello, Join, Message, Refused, RoundReport, Welcome
+from fedps.wire.messages import Assignment, Hello, Join, Refused
 
-NONE = np.empty(0, np.int64)
 LATER = 1000.0  # seconds: past every deadline
-
-
-class Caller:
-    """A client that keeps its replies."""
-
-    def __init__(self, coordinator: Coordinator, client: str, instance: str = "p", greet: bool = True) -> None:
-        self.coordinator, self.replies, self.hung_up = coordinator, list[Message](), False
-        self._ticket = 0
-        self.connection = coordinator.opened(self._take, "test")
-        if greet:
-            assert isinstance(self.ask(Hello(coordinator.job.name, client, instance, to="coordinator")), Welcome)
-
-    def _take(self, data: bytes | None) -> None:
-        if data is None:
-            self.hung_up = True
-        else:
-            self.replies.append(decode(data, Limits()).message)
-
-    def send(self, message: Message, arrays: Any = ()) -> None:
-        self._ticket += 1
-        self.connection.received(encode(self._ticket, message, arrays))
-
-    def ask(self, message: Message, arrays: Any = ()) -> Message:
-        before = len(self.replies)
-        self.send(message, arrays)
-        assert len(self.replies) == before + 1, f"no reply to {message}"
-        return self.replies[-1]
-
-    def report(self, round_: int, info: ClientInfo | None = None, arrays: Any = (NONE,) * 4) -> None:
-        self.send(RoundReport(round_, info or ClientInfo(samples=5)), arrays)
-
-    @property
-    def told(self) -> list[Assignment]:
-        return [r for r in self.replies if isinstance(r, Assignment)]
-
-
-Events = list[dict[str, Any]]
 
 
 @pytest.fixture
@@ -234,6 +196,11 @@ GOOD: dict[str, Any] = {
         ({"hits": 4.0}, "malformed"),
         ({"ndcg": 3.5}, "malformed"),
         ({"device_type": "x" * 300}, "malformed"),
+        ({"auc": 1.5}, "malformed"),
+        ({"compute_capacity": 1e11}, "malformed"),
+        ({"compute_capacity": 1e6}, "malformed"),  # it trained 5 samples in a second
+        ({"compute_capacity": 0.001}, "malformed"),
+        ({"compute_capacity": 5.0, "seconds": 0.0}, "malformed"),
     ],
 )
 def test_a_report_that_makes_no_sense(coordinator: Coordinator, events: Events, wrong: Any, kind: str) -> None:
@@ -245,6 +212,14 @@ def test_a_report_that_makes_no_sense(coordinator: Coordinator, events: Events, 
     b.report(0)
     a.report(0, ClientInfo(**GOOD))
     assert len(a.told) == len(b.told) == 1
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.5, 5.0, 500.0])  # 0: not stated
+def test_a_speed_of_the_right_order_is_taken(coordinator: Coordinator, speed: float) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    a.report(0, ClientInfo(**{**GOOD, "compute_capacity": speed}))
+    b.report(0)
+    assert len(a.told) == 1
 
 
 @pytest.mark.parametrize("counts", [np.ones(7, np.int64), np.full(4096, -1)])

@@ -187,3 +187,24 @@ def test_a_save_that_fails_ends_a_run_in_one_process(make_job: MakeJob, tmp_path
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="file"):
         ran(make_job(model_save_path=str(tmp_path / "file" / "model")), tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["geo", "round"])
+def test_a_strategys_settings_reach_the_training_and_the_handlers(make_job: MakeJob, tmp_path: Path, mode: str) -> None:
+    def pick(round_: int, k: int) -> Any:
+        return FLStrategy(iteration_num=3, batch_size=8 * (k + 1), learning_rate=0.1 if k else 1e-9, extra={"place": k})
+
+    places: dict[str, int] = {}
+
+    def train(client: FLClient) -> None:
+        places[client.client] = client.assignment.extra["place"]
+        client.callback_train()
+
+    job = make_job(sync_mode=mode, epochs=3, with_coordinator=True)
+    events = ran(job, tmp_path, By(job, pick), handlers={"train": train})
+    clients = sorted(places)
+    assert [places[c] for c in clients] == list(range(10))
+    assert trained(events)[2] == {c: 24 * (k + 1) for k, c in enumerate(clients)}
+    private = {c: load_file(tmp_path / "run" / "private" / c / "3" / "tables.safetensors") for c in clients[:2]}
+    rows = [next(a for a in p.values() if a.ndim == 2)[:, :8] for p in private.values()]  # without Adam's state
+    assert abs(rows[0]).max() < 0.3 < abs(rows[1]).max()  # nine steps of 1e-9, and of 0.1

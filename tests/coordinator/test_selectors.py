@@ -53,15 +53,31 @@ def test_words_and_strategies_are_followed_and_the_rest_waits(make_job: MakeJob)
         ({"a": "WAIT"}, "selected nobody"),
         ({"a": "FINISH"}, "selected nobody"),
         ({"z": "JOIN"}, "named client 'z' in round 3; there are 'a', 'b', 'c', 'd'"),
-        ({"a": "join"}, "said 'join' for client 'a'; say one of JOIN, WAIT, FINISH"),
-        ({"a": 1}, "said 1 for client 'a'"),
+        ({"a": "join"}, "for client 'a': 'join': say one of JOIN, WAIT, FINISH"),
+        ({"a": 1}, "for client 'a': 1: say one of"),
         ({"a": FLStrategy("RUN")}, "say one of JOIN, WAIT, FINISH"),  # type: ignore[arg-type]
-        ({"a": FLStrategy("JOIN", 0)}, "iteration_num 0 of client 'a' must be a positive whole number"),
+        ({"a": FLStrategy("JOIN", 0)}, "for client 'a': iteration_num 0: must be a positive whole number"),
         ({"a": FLStrategy("JOIN", 2.5)}, "iteration_num 2.5"),  # type: ignore[arg-type]
+        ({"a": FLStrategy("JOIN", True)}, "iteration_num True"),
+        ({"a": FLStrategy(batch_size=0)}, "batch_size 0: must be a positive whole number"),
+        ({"a": FLStrategy(batch_size=2**31)}, "batch_size 2147483648"),
+        ({"a": FLStrategy(learning_rate=-0.1)}, "learning_rate -0.1: must be a positive number"),
+        ({"a": FLStrategy(learning_rate=float("nan"))}, "learning_rate nan"),
+        ({"a": FLStrategy(deadline=float("inf"))}, "deadline inf: must be a positive number"),
+        ({"a": FLStrategy(deadline="soon")}, "deadline 'soon'"),  # type: ignore[arg-type]
+        ({"a": FLStrategy(extra={"x": float("nan")})}, "extra: Out of range float values"),
+        ({"a": FLStrategy(extra={"x": object()})}, "extra: .*not JSON serializable; use texts, numbers"),
+        ({"a": FLStrategy(extra={"x": "y" * 5000})}, "extra has 5009 bytes as JSON; 4096 are allowed"),
+        ({"a": FLStrategy(extra=[1])}, "must be a mapping"),  # type: ignore[arg-type]
+        (
+            {"a": {"next_state": "JOIN", "epochs": 3}},
+            "'epochs' is no field of a strategy; there are next_state, iterat",
+        ),
+        ({"a": {"next_state": "RUN"}}, "say one of JOIN, WAIT, FINISH"),
     ],
 )
 def test_an_answer_that_cannot_be_followed(make_job: MakeJob, answer: Any, why: str) -> None:
-    with pytest.raises(FedpsError, match=why.replace("(", r"\(")):
+    with pytest.raises(FedpsError, match=why.replace("(", r"\(").replace("[", r"\[")):
         said(make_job, answer)
 
 
@@ -70,6 +86,27 @@ def test_one_that_is_away_may_be_named_and_numbers_may_be_numpys(make_job: MakeJ
     selector.answer = {"a": FLStrategy("JOIN", np.int64(7)), "gone": "JOIN"}  # type: ignore[arg-type]
     found = choose(selector, 3, CLIENTS, known={ClientId("gone")})
     assert set(found) == set(CLIENTS) and found[ClientId("a")].iteration_num == 7
+
+
+def test_a_strategy_may_be_a_mapping_and_is_told_in_plain_values(make_job: MakeJob) -> None:
+    extra = {"temperature": 2, "layers": ["a", {"b": None}]}
+    told = {
+        "next_state": "JOIN",
+        "learning_rate": np.float64(0.5),
+        "batch_size": np.int32(8),
+        "deadline": 3,
+        "extra": extra,
+    }
+    strategy = said(make_job, {"a": told, "b": {}})[ClientId("a")]
+    assert strategy == FLStrategy("JOIN", None, 0.5, 8, 3.0, extra)
+    assert type(strategy.learning_rate) is float and type(strategy.batch_size) is int
+    extra["temperature"] = 3
+    assert strategy.extra["temperature"] == 2
+
+
+def test_a_field_that_a_strategy_has_not_is_named(make_job: MakeJob) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epochs'"):
+        FLStrategy("JOIN", epochs=3)  # type: ignore[call-arg]
 
 
 def test_all_may_finish(make_job: MakeJob) -> None:
@@ -139,7 +176,7 @@ def test_a_selector_of_ones_own_is_found_beside_the_job(make_job: MakeJob, tmp_p
         ("picky_two.Stranger", "must be a subclass of fedps.ClientSelectorBase"),
         ("picky_two.Nobody", "Nobody"),
         ("no_such_module_here.Good", "no_such_module_here"),
-        ("everybody", "write all, random, or module.Class"),
+        ("everybody", "write all, random, round_robin, .*, fedcs, or module.Class"),
     ],
 )
 def test_a_selector_that_is_none(make_job: MakeJob, tmp_path: Path, name: str, why: str) -> None:

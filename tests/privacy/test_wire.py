@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sync": {"sync_mode": "sync"},
     "geo": {"sync_mode": "geo", "server_num": 2},
     "round": {"sync_mode": "round"},
+    "packed": {"sync_mode": "geo", "server_num": 2, "compression": "int8", "pull_compression": "bf16"},
     "coordinated": {"sync_mode": "geo", "with_coordinator": True},
 }
 MODES = tuple(SETTINGS)
@@ -83,7 +84,7 @@ def test_marks_stand_in_every_state_of_what_is_private_and_learns(mode: str, run
 @pytest.mark.parametrize("mode", MODES)
 def test_every_byte_is_a_message_about_shared_parameters(mode: str, runs: dict[str, Recorded]) -> None:
     recorded = runs[mode]
-    answering = 2 if mode in ("geo", "coordinated") else 1
+    answering = 2 if mode in ("geo", "packed", "coordinated") else 1
     assert len(recorded.talks) == 2 * answering, "two clients, and no connection but to servers and coordinator"
     frames = check_every_byte(recorded)
     for frame in frames:

@@ -10,16 +10,12 @@ DIM, ROWS = 7, 50
 NAMES: tuple[RuleName, ...] = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")
 
 
-def constants(rule: Rule) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.array([rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2])
-
-
 def change(rule: Rule, block: Values, slots: Keys, values: Values, step: int) -> None:
     """What a table does with a push."""
     if rule.name == "adam":
         tail = rules.momentum_tail(rule.beta1, rule.beta2)
-        kernels.settle_adam(block, slots, constants(rule), tail, float(step - 1))
-    kernels.change(block, slots, values, constants(rule), kernels.RULES.index(rule.name), float(step))
+        kernels.settle_adam(block, slots, kernels.constants(rule), tail, float(step - 1))
+    kernels.change(block, slots, values, kernels.constants(rule), kernels.RULES.index(rule.name), float(step))
 
 
 def test_every_rule_has_its_number() -> None:
@@ -28,8 +24,9 @@ def test_every_rule_has_its_number() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dim", [1, DIM, 33])
-def test_a_rule_at_slots_is_the_rule_on_those_rows(name: RuleName, dim: int) -> None:
-    rule, rng = Rule(name, 0.01), np.random.default_rng(3)
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_rule_at_slots_is_the_rule_on_those_rows(name: RuleName, dim: int, decay: float) -> None:
+    rule, rng = Rule(name, 0.01, weight_decay=decay), np.random.default_rng(3)
     block = np.zeros((ROWS, rules.width(rule, dim)), np.float32)
     block[:, :dim] = rng.normal(size=(ROWS, dim))
     twin = block.copy()
@@ -52,7 +49,7 @@ def test_rows_settle_as_in_numpy(missed: int) -> None:
     block[:, -1] = rng.integers(0, 40_000, ROWS)
     block[::5, DIM:] = 0  # never pushed
     twin, step = block.copy(), 40_000 + missed
-    kernels.settle_adam(block, np.arange(ROWS), constants(rule), rules.momentum_tail(0.9, 0.999), float(step))
+    kernels.settle_adam(block, np.arange(ROWS), kernels.constants(rule), rules.momentum_tail(0.9, 0.999), float(step))
     rules.settle(rule, twin, step)
     np.testing.assert_allclose(block, twin, rtol=1e-5)
     assert (block[::5, -1] == 0).all()

@@ -58,6 +58,40 @@ def test_a_rule_follows_torch(
     np.testing.assert_allclose(our_values(rule, touched), torch_values(make, touched, **settings), atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("rule", "make", "settings"),
+    [
+        (Rule("sgd", 0.1, weight_decay=0.05), torch.optim.SGD, {"lr": 0.1}),
+        (Rule("adagrad", 0.1, epsilon=1e-10, weight_decay=0.05), torch.optim.Adagrad, {"lr": 0.1, "eps": 1e-10}),
+        (Rule("adam", 0.01, weight_decay=0.05), torch.optim.Adam, {"lr": 0.01}),
+        (Rule("lazy_adam", 0.01, weight_decay=0.05), torch.optim.Adam, {"lr": 0.01}),
+    ],
+    ids=["sgd", "adagrad", "adam", "lazy"],
+)
+def test_weight_decay_is_torchs_where_every_row_is_touched(
+    rule: Rule, make: type[torch.optim.Optimizer], settings: dict[str, float]
+) -> None:
+    found = our_values(rule, ALL)
+    np.testing.assert_allclose(found, torch_values(make, ALL, weight_decay=0.05, **settings), atol=2e-5)
+    assert np.abs(found - torch_values(make, ALL, **settings)).max() > 1e-3, "it does something"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weight_decay_is_lambda_w_added_to_the_gradient_of_what_is_pushed(name: RuleName) -> None:
+    rule, plain = Rule(name, 0.01, weight_decay=0.1), Rule(name, 0.01)
+    block = np.zeros((ROWS, rules.width(rule, DIM)), np.float32)
+    block[:, :DIM] = gradients(5)[0]
+    for step, (gradient, mask) in enumerate(zip(gradients(), SOME, strict=True), 1):
+        at = np.flatnonzero(mask)
+        rows, twin, others = block[at], block[at], np.delete(block, at, 0)
+        rules.settle(plain, twin, step - 1)
+        rules.apply(rule, rows, gradient[at], step)
+        rules.apply(plain, twin, gradient[at] + (name != "add") * np.float32(0.1) * twin[:, :DIM], step)
+        np.testing.assert_allclose(rows, twin, rtol=1e-5, atol=1e-6)
+        block[at] = rows
+        np.testing.assert_array_equal(np.delete(block, at, 0), others)
+
+
 def test_lazy_adam_leaves_untouched_rows_where_they_are() -> None:
     """A row pushed n times stands where torch's Adam stands after the same n gradients alone."""
     found = our_values(Rule("lazy_adam", 0.01), SOME)

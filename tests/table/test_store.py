@@ -24,6 +24,8 @@ BIAS = TableSpec("bias", "dense", (2, 3))
         (TableSpec("t", "dense", (2**40, 2**40)), "over the limit"),
         (TableSpec("t", "sparse", (10, 2), Rule("lazy_adam", beta2=1.0)), r"lie in \[0, 1\)"),
         (TableSpec("t", "sparse", (10, 2), Rule("sgd", float("nan"))), "learning_rate is over 0"),
+        (TableSpec("t", "sparse", (10, 2), Rule("sgd", weight_decay=float("nan"))), r"weight_decay lie in \[0, 1\)"),
+        (TableSpec("t", "sparse", (10, 2), Rule("sgd", weight_decay=-0.1)), r"weight_decay lie in \[0, 1\)"),
         (TableSpec("t", "sparse", (10, 2), init=Init("normal", 0.0, float("inf"))), "finite"),
         (TableSpec("t", "sparse", (10, 2), Rule("adam", beta1=0.9, beta2=0.5)), "use lazy_adam"),
         (TableSpec("t", "sparse", (2**62, 2**26)), "declare fewer"),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.types import ClientInfo, Rule, TableSpec
+from fedps.wire.compress import Form, to_bf16, to_fp16, to_int8, to_low_rank
 from fedps.wire.frame import MAGIC, encode
 from fedps.wire.messages import (
     Assignment,
@@ -31,12 +32,19 @@ KEYS = np.array([1, 4, 6], np.int64)
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 SPECS = (TableSpec("item", "sparse", (100, 4)), TableSpec("bias", "dense", (2, 2), Rule("adam")))
 
+FORMS: tuple[Form, ...] = ("none", "fp16", "bf16", "int8", "low_rank")
+PACKED: list[NDArray[Any]] = [
+    *(KEYS, ROWS, KEYS, to_fp16(ROWS), KEYS, to_bf16(ROWS), KEYS, *to_int8(ROWS, np.random.default_rng(0))),
+    *(KEYS, *to_low_rank(ROWS, np.eye(4, 2, dtype=np.float32))),
+]
+
 REQUESTS: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Hello("job", "7", "instance"), ()),
     (Join(SPECS, 3), ()),
     (Seed("bias"), (ROWS[:1],)),
     (Pull(("item", "bias")), (KEYS, KEYS[:0])),
     (Push(("item", "bias"), 1, 3, 0.5), (KEYS, ROWS, KEYS[:0], ROWS[:1])),
+    (Push(tuple("abcde"), 1, 3, forms=FORMS), PACKED),
     (Barrier(1, "trained"), ()),
     (Leave(), ()),
     (RoundReport(2, ClientInfo("Linux", 1e5, 1e8, 900, 900, 0.5, 0.4, 0.8, 9, 4.0, 2.5)), (KEYS,) * 4),
@@ -44,6 +52,7 @@ REQUESTS: list[tuple[Message, Sequence[NDArray[Any]]]] = [
 REPLIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Welcome(0, 1, 3), ()),
     (Values(("item", "bias")), (ROWS, ROWS[:1])),
+    (Values(("item", "bias"), ("bf16", "none")), (to_bf16(ROWS), ROWS[:1])),
     (Done(4, True), ()),
     (Assignment(3, "JOIN", 100), ()),
     (Refused("order", "say Hello first"), ()),

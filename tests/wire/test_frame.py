@@ -103,6 +103,7 @@ def test_arrays_are_read_only_views_of_the_bytes_that_came() -> None:
     for array in frame.arrays:
         if array.size:
             assert not array.flags.writeable
+        if array.dtype == np.float32:  # ids are laid out anew
             assert np.shares_memory(array, whole)
             assert (array.ctypes.data - whole.ctypes.data) % 8 == 0
 
@@ -117,6 +118,7 @@ def test_an_array_of_another_type_is_not_sent() -> None:
         encode(1, Seed("t"), [np.zeros((1, 2))])
 
 
+HALF = ROWS.astype(np.float16)
 SEED = {"type": "Seed", "table": "t"}
 FOUR = bytes(16)  # four floats
 MALFORMED = {
@@ -146,6 +148,12 @@ MALFORMED = {
     "values before keys": encode(1, Push(("a",), 1, 0), [ROWS, KEYS]),
     "flat values": encode(1, Seed("a"), [ROWS[0]]),
     "keys in a square": encode(1, Pull(("a",)), [np.zeros((2, 2), np.int64)]),
+    "a form too few": encode(1, Push(("a", "b"), 1, 0, forms=("fp16",)), [KEYS, HALF, KEYS, HALF]),
+    "floats for half floats": encode(1, Push(("a",), 1, 0, forms=("fp16",)), [KEYS, ROWS]),
+    "half floats for floats": encode(1, Push(("a",), 1, 0), [KEYS, HALF]),
+    "steps without scales": encode(1, Push(("a",), 1, 0, forms=("int8",)), [KEYS, HALF.astype(np.int8)]),
+    "answers in the wrong form": encode(1, Values(("a",), ("bf16",)), [HALF]),
+    "an unknown form": pack([1, {"type": "Values", "tables": ["t"], "forms": ["fp8"]}, [["f", [1, 4]]]], FOUR),
     "a table twice": encode(1, Push(("a", "a"), 1, 0), [KEYS, ROWS, KEYS, ROWS]),
 }
 

@@ -40,7 +40,7 @@ def say(peer: Peer, message: Message, answer: Message | None = None) -> None:
 
 
 def arrays_of(message: Message) -> list[NDArray[Any]]:
-    return [a for said, arrays in REQUESTS if type(said) is type(message) for a in arrays]
+    return [a for said, arrays in REQUESTS if said == message for a in arrays]
 
 
 def joined_peer() -> Peer:

@@ -1,6 +1,9 @@
-"""The same training samples in other files: for more or fewer workers, or fewer samples."""
+"""The same training samples in other files: for more or fewer workers, fewer samples, or clients of unequal size."""
 
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def deal(train: Path, out: Path, workers: int) -> None:
@@ -41,6 +44,36 @@ def shorten(train: Path, out: Path, share: int) -> None:
     for file in sorted(train.glob("*.csv")):
         lines = file.read_bytes().splitlines(keepends=True)
         (out / file.name).write_bytes(b"".join(lines[::share]))
+
+
+def spread(data: Path, out: Path, shares: NDArray[np.float64], rng: np.random.Generator) -> None:
+    """Deal the users of prepared data out to other clients, named 0, 1, …, with all their samples.
+
+    Args:
+        data: prepared data.
+        out: a folder to make, with `train` and `test`.
+        shares: float64[C], each client's share of the users; every client gets one at least.
+        rng: says which.
+    """
+    lines = {part: _by_user(data / part) for part in ("train", "test")}
+    users = sorted(lines["train"])
+    order = rng.permutation(len(users))
+    cuts = (np.cumsum(shares)[:-1] * (len(users) - len(shares))).astype(int)
+    parts = np.split(order[len(shares) :], cuts)  # beside the one that each client gets
+    for part, of_user in lines.items():
+        (out / part).mkdir(parents=True)
+        for client, more in enumerate(parts):
+            mine = [users[k] for k in (order[client], *more)]
+            (out / part / f"{client}.csv").write_bytes(b"".join(of_user.get(user, b"") for user in mine))
+
+
+def _by_user(folder: Path) -> dict[bytes, bytes]:
+    """Return all lines of each user."""
+    found: dict[bytes, list[bytes]] = {}
+    for file in sorted(folder.glob("*.csv")):
+        for line in file.read_bytes().splitlines(keepends=True):
+            found.setdefault(line.partition(b",")[0], []).append(line)
+    return {user: b"".join(lines) for user, lines in found.items()}
 
 
 def _cut(file: Path, pieces: list[Path]) -> None:

@@ -15,7 +15,7 @@ from fedps.bench.aims import Judged, judge
 from fedps.bench.apart import BenchError, apart
 from fedps.bench.machine import describe_machine
 from fedps.bench.records import Options, Result, Size
-from fedps.bench.subjects import SUBJECTS
+from fedps.bench.subjects import NAMED_ONLY, SUBJECTS
 from fedps.data.prepared import FORMAT
 from fedps.data.synth import synthesize
 from fedps.errors import JobError
@@ -50,7 +50,7 @@ def run_suite(subjects: Sequence[str], data: Path | None, size: Size, console: C
     """Measure subjects, one after another; one that fails does not stop the others.
 
     Args:
-        subjects: names of `SUBJECTS`; none stands for all.
+        subjects: names of `SUBJECTS`; none stands for all but those of `NAMED_ONLY`.
         data: prepared data; None: `.data/ml-1m` if it is there, else a synthetic twin, said loudly.
         size: how much to measure.
         console: told what is going on.
@@ -63,7 +63,7 @@ def run_suite(subjects: Sequence[str], data: Path | None, size: Size, console: C
         raise JobError(f"{unknown[0]!r}: no such subject; there are {', '.join(SUBJECTS)}")
     results, failed, began, machine = dict[str, Result](), dict[str, str](), time.monotonic(), describe_machine()
     with _prepared(data, console) as (folder, facts):
-        for name in [name for name in SUBJECTS if name in subjects or not subjects]:
+        for name in [name for name in SUBJECTS if name in (subjects or SUBJECTS.keys() - set(NAMED_ONLY))]:
             try:
                 results[name] = _measure(name, Options(str(folder), size), console)
             except BenchError as error:

@@ -19,7 +19,7 @@ def bench(
 ) -> None:
     """Measure fedps on this machine, and write tables and plots.
 
-    Subjects, all if none is named; each is measured in a process of its own:
+    Subjects, all but the last if none is named; each is measured in a process of its own:
 
     job      ten clients, a server and a coordinator train one pass: from the command to its exit
 
@@ -34,6 +34,8 @@ def bench(
     rounds   what a round of the coordinator costs beside training
 
     saves    a server's saves and loads beside copying the same bytes
+
+    selection  time to a quality for each selector, on the simulated clock of 100 virtual clients; some minutes more
 
     All of them take about 10 minutes on two cores and 6 GB of memory, --quick under 2 minutes. Leave the machine alone
     meanwhile: anything else that runs is measured too.

@@ -22,6 +22,7 @@ Clients = Annotated[int | None, flag("clients", least=1)]
 Alpha = Annotated[float | None, Parameter(validator=Number(gt=0))]
 Negatives = Annotated[int, flag("negatives", least=0)]
 Seed = Annotated[int, flag("seed", least=0)]
+Law = Literal["lognormal", "pareto", "same"]
 
 
 @prepare_app.command(name="movielens")
@@ -99,6 +100,81 @@ def synth_movielens(
     from fedps.data.synth import synthesize  # noqa: PLC0415
 
     _describe(synthesize(out, users, items, per_user, _split(partition, clients, alpha), negatives, seed), out)
+
+
+@data_app.command(name="traces")
+def traces(
+    *,
+    out: Path,
+    clients: Clients = None,
+    data: Path | None = None,
+    seed: Seed = 0,
+    speed: Law = "lognormal",
+    speed_median: float = 5_000.0,
+    speed_spread: float = 1.0,
+    bandwidth: Law = "lognormal",
+    bandwidth_median: float = 500_000.0,
+    bandwidth_spread: float = 1.0,
+    online: float = 1.0,
+    stretch: float = 14_400.0,
+    dropout: float = 0.0,
+) -> None:
+    """Make up simulated devices for simulation.traces of a job, with heavy tails as phones have them.
+
+    Example: fedps data traces --data .data/ml-1m --online 0.5 --dropout 0.05 --out traces.json
+
+    Args:
+        out: File to write; one that is there is replaced.
+        clients: Number of clients, named 0, 1, …; instead of --data.
+        data: Folder of prepared data, whose clients get a trace each.
+        seed: Of all draws.
+        speed: How training speeds are spread: lognormal, pareto (of the time a sample takes) or same (for all).
+        speed_median: Samples a second.
+        speed_spread: 0 is none; 1 is a factor of 27 between the slowest and the fastest twentieth (lognormal).
+        bandwidth: How bandwidths are spread.
+        bandwidth_median: Bytes a second.
+        bandwidth_spread: The same for bandwidths.
+        online: Share of the day in which a client can be picked; 1: always.
+        stretch: Mean seconds for which it then stays.
+        dropout: Probability that a client drops out of a round.
+    """
+    from fedps.simulation.generate import Asked, Spread, described, make_traces  # noqa: PLC0415
+    from fedps.simulation.traces import write_traces  # noqa: PLC0415
+
+    names = _clients(clients, data)
+    asked = Asked(
+        Spread(speed, speed_median, speed_spread), Spread(bandwidth, bandwidth_median, bandwidth_spread),
+        online, stretch, dropout, seed,
+    )  # fmt: skip
+    found = make_traces(names, asked)
+    write_traces(out, found, described(asked))
+    print(f"{'':>10} {'slowest':>12} {'5 %':>12} {'median':>12} {'95 %':>12} {'fastest':>12}")
+    for name, unit in (("speed", "samples/s"), ("bandwidth", "bytes/s")):
+        ranked = sorted(getattr(trace, name) for trace in found.values())
+        at = (ranked[round(share * (len(ranked) - 1))] for share in (0, 0.05, 0.5, 0.95, 1))
+        print(f"{name:>10} {' '.join(f'{value:>12,.0f}' for value in at)}   {unit}")
+    print(f"simulated devices of {len(found)} clients in {out}")
+
+
+def _clients(count: int | None, data: Path | None) -> list[Any]:
+    """Return the names of the clients that flags ask for.
+
+    Raises:
+        JobError: both flags or none, or a folder without prepared data.
+    """
+    from fedps.config.checks import clients_in  # noqa: PLC0415
+
+    if (count is None) == (data is None):
+        raise JobError("say whose traces to make: either --clients N or --data FOLDER of prepared data")
+    if data is None:
+        return [str(number) for number in range(count or 0)]
+    try:
+        names = clients_in(data / "train")
+    except OSError:
+        names = []
+    if not names:
+        raise JobError(f"--data {data}: holds no train/<client>.csv; name a folder of `fedps data prepare`")
+    return names
 
 
 def _split(partition: Partition, clients: int | None, alpha: float | None) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedps.client.engine import Gradients, Steps
+from fedps.client.engine import Gradients, Rates, Steps
 from fedps.client.shard import ClientData, Order
 from fedps.client.tables import LocalDense, LocalTable, Slots
 from fedps.models.metrics import Histogram
@@ -22,11 +22,13 @@ class Compiled:
         here: names of the tables that are trained here; the servers train the others.
         dense: shared and private dense parameters, and for each whether they are trained here.
         places: for each parameter, which of the two it belongs to, and where it begins there.
+        pairwise: the loss is that of pairs (`models/loss.py`).
     """
 
     def __init__(
         self, library: Library, data: ClientData, tables: Mapping[TableName, tuple[LocalTable, str]],
         here: Sequence[TableName], dense: Sequence[tuple[LocalDense, bool]], places: Sequence[tuple[int, int]],
+        pairwise: bool = False,
     ) -> None:  # fmt: skip
         self._library, self._data, self._names = library, data, list(tables)
         self._tables = [table for table, _ in tables.values()]
@@ -35,10 +37,12 @@ class Compiled:
         self._dense = [one for one, _ in dense]
         self._dense_views = [DenseView(d.raw, len(d.values), d.rule, trains) for d, trains in dense]
         self._places = np.array(places or [(0, 0)], np.int64).T.copy()
-        self._batches = 0
+        self._batches, self._pairwise = 0, pairwise
 
-    def train(self, samples: Order, size: int) -> Steps:
+    def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
+        if rates is None:
+            rates = np.ones(-(-len(samples) // size))
         self._steps_in()
         slots = [self._data.slots[column] for column in self._columns]
         found = self._library.train(
@@ -50,12 +54,17 @@ class Compiled:
             self._data.train.label,
             size,
             self._batches + 1,
+            rates,
+            self._pairwise,
         )
         self._batches += len(found[0])
+        share = float(rates[len(found[0]) - 1])
         for table, view in zip(self._tables, self._views, strict=True):
             table.steps = view.steps
+            table.set_rate(share)
         for one, its in zip(self._dense, self._dense_views, strict=True):
             one.steps = its.steps
+            one.set_rate(share)
         losses, scores, counts = found
         return Steps(losses, scores, Histogram(*counts))
 
@@ -79,13 +88,13 @@ class Compiled:
         """Return rows as they are now, float32[U, dim]."""
         number = next(k for k, one in enumerate(self._tables) if one is table)
         view, out = self._views[number], np.empty((len(slots), table.spec.dim), np.float32)
-        view.steps = table.steps
+        view.steps, view.rule = table.steps, table.rule
         self._library.read(view, number, slots, out)
         return out
 
     def _steps_in(self) -> None:
         """Take over the steps that tables have had, which start anew with each federated round."""
         for table, view in zip(self._tables, self._views, strict=True):
-            view.steps = table.steps
+            view.steps, view.rule = table.steps, table.spec.rule
         for one, its in zip(self._dense, self._dense_views, strict=True):
             its.steps = one.steps

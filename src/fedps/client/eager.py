@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from fedps.client.engine import Gradients, Steps
+from fedps.client.engine import Gradients, Rates, Steps
 from fedps.client.parameters import Parameters
 from fedps.client.shard import ClientData, Order
 from fedps.client.tables import LocalDense, LocalTable, Slots
 from fedps.errors import JobError
-from fedps.models.loss import cross_entropy, own_loss
+from fedps.models.loss import LOSSES, own_loss
 from fedps.models.metrics import Histogram
 from fedps.models.network import COLUMNS
 from fedps.types import ClientId, TableName, Values
@@ -65,6 +65,7 @@ class Eager:
         local: whether shared values are trained here too, or only on servers.
         gpu: train on CUDA.
         batch: samples scored at once, if that is enough to be fast.
+        loss: the built-in loss, if the network has none of its own.
 
     Raises:
         JobError: there is no CUDA device.
@@ -73,13 +74,14 @@ class Eager:
     def __init__(
         self, model: nn.Module, parameters: Parameters, data: ClientData, tables: Mapping[TableName, LocalTable],
         dense: LocalDense, private_dense: LocalDense, local: bool, gpu: bool, batch: int,
+        loss: str = "bce",
     ) -> None:  # fmt: skip
         self._device = cuda() if gpu else torch.device("cpu")
         self._model, self._data, self._tables, self._local = model, data, tables, local
         self._dense, self._private_dense, self._batch = dense, private_dense, batch
         self._columns = {e.spec.name: e.column for e in parameters.embeddings}
         self._private = {e.spec.name for e in parameters.embeddings if e.private}
-        self._loss = own_loss(model) or cross_entropy
+        self._loss = own_loss(model) or LOSSES[loss]
         self._compact: dict[str, CompactRows] = {}
         for embedding in parameters.embeddings:
             compact = CompactRows()
@@ -95,10 +97,13 @@ class Eager:
             model.to(self._device)
         self._found: Found | None = None
 
-    def train(self, samples: Order, size: int) -> Steps:
+    def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
         losses, scores, histogram = [], [], Histogram()
-        for start in range(0, len(samples), size):
+        if rates is None:
+            rates = np.ones(-(-len(samples) // size))
+        for start, share in zip(range(0, len(samples), size), rates.tolist(), strict=True):
+            self._set_rate(share)
             found = self._found = self._step(samples[start : start + size])
             losses.append(found.loss)
             scores.append(found.scores)
@@ -113,6 +118,12 @@ class Eager:
             if len(found.private_dense):
                 self._private_dense.train(found.private_dense)
         return Steps(np.array(losses), np.concatenate(scores), histogram)
+
+    def _set_rate(self, share: float) -> None:
+        for table in self._tables.values():
+            table.set_rate(share)
+        self._dense.set_rate(share)
+        self._private_dense.set_rate(share)
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""

@@ -10,6 +10,8 @@ from fedps.client.tables import LocalTable, Slots
 from fedps.models.metrics import Histogram
 from fedps.types import TableName, Values
 
+Rates = NDArray[np.float64]  # for each batch the share of the rules' learning rates to take
+
 
 class Steps(NamedTuple):
     """What some batches came to.
@@ -37,8 +39,11 @@ class Gradients(NamedTuple):
 class Engine(Protocol):
     """Takes steps for a learner."""
 
-    def train(self, samples: Order, size: int) -> Steps:
-        """Take a step on each batch of `size` samples; the last may be shorter."""
+    def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
+        """Take a step on each batch of `size` samples; the last may be shorter.
+
+        Tables go on with the last batch's rate. Without `rates` all batches take the rules' own.
+        """
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""

@@ -19,11 +19,13 @@ from fedps.client.plan import Plan, make_plan
 from fedps.client.reading import read_client
 from fedps.client.rounds import Coordinated, Rounds, Schedule
 from fedps.client.shard import ClientData
+from fedps.client.simulated import Simulated, find_device
 from fedps.client.trainer import Trained, Trainer, lists
 from fedps.client.warm import warm_private
 from fedps.config import Allow, Job
 from fedps.errors import JobError
 from fedps.net.channel import Channel
+from fedps.net.compressing import compression_of
 from fedps.net.inprocess import LocalChannel
 from fedps.net.shards import Shards
 from fedps.table import snapshot
@@ -83,6 +85,8 @@ class FLClient:
         self.evaluated: Evaluation | None = None
         self._rounds: Rounds = Schedule(job.runner)
         self._bandwidth, self._joined = 0.0, False
+        self._device = find_device(job, client)
+        self._simulated: Simulated | None = None
         self._channels: list[Channel | LocalChannel] = []
         self._handlers: dict[str, Handler] = {key: getattr(FLClient, f"callback_{key}") for key in KEYS}
 
@@ -146,19 +150,26 @@ class FLClient:
         runner = self.job.runner
         hello = Hello(self.job.name, self.client, secrets.token_hex(8))
         self._channels = [self._connect(k, hello) for k in range(runner.server_num)]
-        self.shards = Shards(self._channels[:], self.learner.server_specs(runner.seed))
+        specs, compression = self.learner.server_specs(runner.seed), compression_of(self.job, self.client)
+        self.shards = Shards(self._channels[:], specs, compression=compression)
         if runner.with_coordinator:
             caller = Hello(self.job.name, self.client, hello.instance, to="coordinator")
             channel = self._connect(COORDINATOR, caller)
             self._channels.append(channel)
-            self._rounds = Coordinated(channel, len(self.data), self.log, self._answered)
+            amend = self._device.disguise if self._device else None
+            self._rounds = Coordinated(channel, len(self.data), self.log, self._answered, amend)
+        if self._device:
+            self._simulated = Simulated(self.job, self._device, self.learner, self._moved, self.report)
         self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
         self.trainer = Trainer(self.job, self.client, self.learner, self._mode, self.report, self.log, dump)
 
     def callback_train(self) -> None:
         """Train the round's batches, in the job's mode."""
-        self.trained = self.trainer.train(self.assignment.round, self.assignment.iterations)
+        told = self.assignment
+        self.trained = self.trainer.train(
+            told.round, told.iterations, learning_rate=told.learning_rate, batch_size=told.batch_size
+        )
 
     def callback_infer(self) -> None:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
@@ -201,11 +212,22 @@ class FLClient:
         told = self.assignment
         self.join()
         print(f"fl-ps > curr epoch idx: {told.round - 1}, {told.state}", file=self.log)
-        if told.state == "JOIN":
-            self._do("train")
-            print("fl-ps > callback_train finished", file=self.log, flush=True)
+        if told.state == "JOIN" and self._simulated:
+            self._simulated.train(told, self._train)
+        elif told.state == "JOIN":
+            self._train()
+        elif self._device:
+            self._device.rest()
         if self._rounds.stops_after(told.round):
             self._meet()
+
+    def _train(self) -> Trained | None:
+        self._do("train")
+        print("fl-ps > callback_train finished", file=self.log, flush=True)
+        return self.trained
+
+    def _moved(self) -> int:
+        return self.shards.bytes_sent + self.shards.bytes_received
 
     def _meet(self) -> None:
         """Meet the others, evaluate one and the same model, save what is private, and go on together."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedps.client.engine import Engine, Gradients, Steps
+from fedps.client.engine import Engine, Gradients, Rates, Steps
 from fedps.client.parameters import Embedding, Parameters, dense_rule, local_rule, read_parameters
 from fedps.client.plan import Plan
 from fedps.client.shard import ClientData, Order
@@ -47,9 +47,9 @@ class Learner:
             e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column]) for e in self.parameters.embeddings
         }
         self._columns = {e.spec.name: e.column for e in self.parameters.embeddings}
-        self.engine: Engine = self._compiled(plan, data) if plan.library else self._eager(job, data)
+        self.engine: Engine = self._compiled(plan, job, data) if plan.library else self._eager(job, data)
 
-    def _compiled(self, plan: Plan, data: ClientData) -> Engine:
+    def _compiled(self, plan: Plan, job: Job, data: ClientData) -> Engine:
         from fedps.client.compiled import Compiled  # noqa: PLC0415  (only one of the two is needed)
         from fedps.native.library import Library  # noqa: PLC0415
 
@@ -57,7 +57,8 @@ class Learner:
         places = [self._place(name) for name, _ in plan.network.dense]
         tables = {name: (table, self._columns[name]) for name, table in self.tables.items()}
         dense = ((self.dense, self._local), (self.private_dense, True))
-        return Compiled(Library(cache_folder() / plan.library), data, tables, here, dense, places)
+        pairwise = job.hyper_parameters.loss == "bpr"
+        return Compiled(Library(cache_folder() / plan.library), data, tables, here, dense, places, pairwise)
 
     def _eager(self, job: Job, data: ClientData) -> Engine:
         from fedps.client.eager import Eager  # noqa: PLC0415  (imports torch)
@@ -66,7 +67,7 @@ class Learner:
         runner = job.runner
         return Eager(
             build(job), self.parameters, data, self.tables, self.dense, self.private_dense, self._local,
-            gpu=runner.use_gpu, batch=runner.infer_batch_size,
+            gpu=runner.use_gpu, batch=runner.infer_batch_size, loss=job.hyper_parameters.loss,
         )  # fmt: skip
 
     def _place(self, name: str) -> tuple[int, int]:
@@ -123,9 +124,12 @@ class Learner:
         """Return the input column that looks up a table."""
         return self._columns[table]
 
-    def train(self, samples: Order, size: int) -> Steps:
-        """Take a step on each batch of `size` samples; what the servers train only gets its gradients."""
-        return self.engine.train(samples, size)
+    def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
+        """Take a step on each batch of `size` samples; what the servers train only gets its gradients.
+
+        `rates`: for each batch the share of the rules' learning rates to take; left out, all of it.
+        """
+        return self.engine.train(samples, size, rates)
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""

@@ -1,9 +1,8 @@
 """When to pull and when to push: every mode is one of two loops over batches.
 
 *Each batch* (sync, async): pull the batch's rows, send its gradient; the server optimizes.
-*Each window* (geo, round): train a window of batches on local copies, send what changed. Window k+1 is pulled and
-window k-1 is merged while window k trains, so a pulled value lacks the client's own last change until that is
-merged; the client adds it to its copy meanwhile (`carry`).
+*Each window* (geo, round): train a window of batches on local copies, send what changed. While that is merged, the next
+window's first batches (its lead) train on; what they change is added to the merged values when these have come.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +17,22 @@ from fedps.config import Job
 from fedps.net.shards import PullTicket, PushTicket, Shards
 from fedps.types import NO_KEYS, Rows, TableName, Values
 
-Window = list[Order]  # samples to train between two exchanges, in pieces that do not cross the end of a pass
+
+class Window(NamedTuple):
+    """Samples to train between two exchanges: `lead` while the last window is merged, then `rest`.
+
+    Both are in pieces that do not cross the end of a pass.
+    """
+
+    lead: list[Order]
+    rest: list[Order]
+
+    @property
+    def pieces(self) -> list[Order]:
+        """All of them, in order."""
+        return [*self.lead, *self.rest]
+
+
 Train = Callable[[Order], None]  # takes the steps of one piece
 
 
@@ -27,9 +41,11 @@ class Mode(Protocol):
 
     Attributes:
         window: batches of a window; None: all there are.
+        lead: how many of them are trained while the last window is merged.
     """
 
     window: int | None
+    lead: int
 
     def train(self, windows: Iterable[Window], train: Train) -> None:
         """Train on all windows; when it returns, every push has been received by the servers."""
@@ -49,6 +65,7 @@ class EachBatch:
     """
 
     window: int | None = 1
+    lead = 0
 
     def __init__(self, learner: Learner, shards: Shards, lockstep: bool, timeout: float) -> None:
         self._learner, self._shards, self._lockstep, self._timeout = learner, shards, lockstep, timeout
@@ -61,9 +78,10 @@ class EachBatch:
     def train(self, windows: Iterable[Window], train: Train) -> None:
         """Pull, compute, push, batch by batch; the last push is awaited while the next batch trains."""
         sent: PushTicket | None = None
-        for [batch] in windows:
+        for window in windows:
+            [batch] = window.pieces
             after = self._clock - 1 if self._lockstep else -1
-            pulled = _pull(self._learner, self._shards, _slots(self._learner, [batch]), after)
+            pulled = _pull(self._learner, self._shards, _slots(self._learner, window.pieces), after)
             if sent is not None:
                 self._finish(sent)
             _write(self._learner, pulled, self._timeout)
@@ -107,7 +125,7 @@ class EachWindow:
         learner: the client's model.
         shards: the servers.
         size: batches of a window; None takes the whole epoch (round).
-        overlap: train window k+1 while window k is merged; False waits for the merge.
+        lead: batches of a window that are trained while the last one is merged; 0 waits for the merge.
         gated: the servers merge a window's pushes together (False: each at once).
         keep: of each change this share is kept back and sent again later (geo `original`: 1 - 1/N), else 0.
         fresh: drop optimizer state at each window's start (round).
@@ -116,11 +134,11 @@ class EachWindow:
     """
 
     def __init__(
-        self, learner: Learner, shards: Shards, *, size: int | None, overlap: bool, gated: bool,
+        self, learner: Learner, shards: Shards, *, size: int | None, lead: int, gated: bool,
         keep: float = 0.0, fresh: bool = False, weight: float = 1.0, timeout: float,
     ) -> None:  # fmt: skip
-        self._learner, self._shards, self.window = learner, shards, size
-        self._overlap, self._gated, self._keep, self._fresh = overlap, gated, keep, fresh
+        self._learner, self._shards, self.window, self.lead = learner, shards, size, lead
+        self._gated, self._keep, self._fresh = gated, keep, fresh
         self._weight, self._timeout = weight, timeout
         self._clock = 0
         self._kept = {n: np.zeros_like(t.values) for n, t in learner.shared.items()} if keep else {}
@@ -131,43 +149,41 @@ class EachWindow:
         self._clock = clock
 
     def train(self, windows: Iterable[Window], train: Train) -> None:
-        """Train window after window; the pull of the next and the push of the last overlap it."""
-        coming = iter(windows)
-        window = next(coming, None)
-        if window is None:
-            return
-        pulled = self._pull(window, self._clock - 1)
-        carry: State | None = None
+        """Train window after window; the first batches of each are trained while the last one is pushed and merged."""
         sent: PushTicket | None = None
-        while window is not None:
-            upcoming = next(coming, None)
+        for window in windows:
+            pulled, coming = self._pull(window), window.pieces
+            ahead: State | None = None
+            if sent is not None:
+                ahead, coming = self._train_ahead(window, pulled.slots, train), window.rest
+                self._finish(sent)
             _write(self._learner, pulled, self._timeout)
-            self._add(carry, pulled.slots)
-            if upcoming is not None and self._overlap:
-                pulled_next = self._pull(upcoming, self._clock - 1)
-            start = self._start(pulled.slots)
+            self._add_kept(pulled.slots)
+            start = self._begin(pulled.slots)
             if self._fresh:
                 self._learner.forget_shared_state()
-            for piece in window:
+            if ahead is not None:
+                self._add(ahead)
+            for piece in coming:
                 train(piece)
-            if sent is not None:
-                self._finish(sent)
-            change = _difference(self._state(pulled.slots), start)
-            sent, pushed = self._push(change)
-            carry = pushed if self._overlap else None
-            if upcoming is not None and not self._overlap:
-                pulled_next = self._pull(upcoming, self._clock - 1)
-            window = upcoming
-            if window is not None:
-                pulled = pulled_next
+            sent = self._push(_difference(self._state(pulled.slots), start))
         if sent is not None:
             self._finish(sent)
 
-    def _pull(self, window: Window, after: int) -> Pulled:
-        slots = _slots(self._learner, window)
-        return _pull(self._learner, self._shards, slots, after if self._gated else -1)
+    def _train_ahead(self, window: Window, slots: dict[TableName, Slots], train: Train) -> State | None:
+        """Train a window's lead on the values there are; return what that changed."""
+        if not window.lead:
+            return None
+        before = self._begin(slots)
+        for piece in window.lead:
+            train(piece)
+        return _difference(self._state(slots), before)
 
-    def _start(self, slots: dict[TableName, Slots]) -> State:
+    def _pull(self, window: Window) -> Pulled:
+        slots = _slots(self._learner, window.pieces)
+        return _pull(self._learner, self._shards, slots, self._clock - 1 if self._gated else -1)
+
+    def _begin(self, slots: dict[TableName, Slots]) -> State:
         """Copy values as a window begins. Momentum still owed to a row counts as this window's change: no settling."""
         rows = {name: table.values[slots[name]] for name, table in self._learner.shared.items()}
         return State(slots, rows, self._learner.dense.values.copy())
@@ -176,20 +192,19 @@ class EachWindow:
         rows = {name: self._learner.read(name, slots[name]) for name in self._learner.shared}
         return State(slots, rows, self._learner.dense.values.copy())
 
-    def _add(self, carry: State | None, slots: dict[TableName, Slots]) -> None:
-        """Add to the pulled values what the servers did not have: the last change, and what was kept back."""
-        tables = self._learner.shared
+    def _add(self, own: State) -> None:
+        """Add to the pulled values what was trained while they were on their way."""
+        for name, rows in own.rows.items():
+            self._learner.tables[name].values[own.slots[name]] += rows
+        self._learner.dense.values[:] += own.dense
+
+    def _add_kept(self, slots: dict[TableName, Slots]) -> None:
         for name, kept in self._kept.items():
-            tables[name].values[slots[name]] += kept[slots[name]]
+            self._learner.tables[name].values[slots[name]] += kept[slots[name]]
         if self._kept:
             self._learner.dense.values[:] += self._kept_dense
-        if carry is not None:
-            for name, rows in carry.rows.items():
-                both, at, _ = np.intersect1d(carry.slots[name], slots[name], True, True)
-                tables[name].values[both] += rows[at]
-            self._learner.dense.values[:] += carry.dense
 
-    def _push(self, change: State) -> tuple[PushTicket, State]:
+    def _push(self, change: State) -> PushTicket:
         if self._keep:
             change = self._hold_back(change)
         tables = self._learner.shared
@@ -197,7 +212,7 @@ class EachWindow:
         dense = {n: Rows(NO_KEYS, v) for n, v in self._learner.split_dense(change.dense).items()}
         ticket = self._shards.push(rows | dense, self._clock, self._weight)
         self._clock += 1
-        return ticket, change
+        return ticket
 
     def _hold_back(self, change: State) -> State:
         """Take up what was kept before; send 1/N of the whole and keep the rest."""
@@ -224,12 +239,10 @@ def build_mode(job: Job, learner: Learner, shards: Shards, samples: int) -> Mode
     if runner.sync_mode in ("sync", "async"):
         return EachBatch(learner, shards, runner.sync_mode == "sync", timeout)
     if runner.sync_mode == "round":
-        return EachWindow(
-            learner, shards, size=None, overlap=False, gated=True, fresh=True, weight=samples, timeout=timeout
-        )
+        return EachWindow(learner, shards, size=None, lead=0, gated=True, fresh=True, weight=samples, timeout=timeout)
     original = runner.geo_merge == "original"
     return EachWindow(
-        learner, shards, size=runner.geo_step, overlap=runner.geo_overlap,
+        learner, shards, size=runner.geo_step, lead=runner.geo_overlap,
         gated=runner.geo_merge in ("heat", "adaptive"),
         keep=1 - 1 / (runner.worker_num or 1) if original else 0.0, timeout=timeout,
     )  # fmt: skip
@@ -255,9 +268,9 @@ def _write(learner: Learner, pulled: Pulled, timeout: float) -> None:
     learner.dense.values[:] = learner.join_dense(values)
 
 
-def _slots(learner: Learner, window: Window) -> dict[str, Slots]:
+def _slots(learner: Learner, pieces: list[Order]) -> dict[str, Slots]:
     """Return for each column that looks up shared rows the window's distinct slots, sorted."""
-    samples = window[0] if len(window) == 1 else np.concatenate(window)
+    samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     return {column: learner.data.distinct(column, samples) for column in {learner.column(n) for n in learner.shared}}
 
 

@@ -96,7 +96,7 @@ def read_parameters(network: Network, job: Job) -> Parameters:
 def local_rule(job: Job) -> Rule:
     """Return the job's optimizer as a rule."""
     o = job.hyper_parameters.optimizer
-    return Rule(o.name, o.learning_rate, o.beta1, o.beta2, o.epsilon, o.initial_g2)
+    return Rule(o.name, o.learning_rate, o.beta1, o.beta2, o.epsilon, o.initial_g2, o.weight_decay)
 
 
 def table_rule(job: Job, own: TableOptimizer, private: bool) -> Rule:

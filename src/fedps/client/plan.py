@@ -95,7 +95,7 @@ def _file(job: Job) -> str:
     """Return the name of a built-in network's plan: a digest of all that it follows from."""
     hyper = job.hyper_parameters
     sizes = (hyper.mode, hyper.num_users, hyper.num_items, hyper.mf_dim, hyper.fc_layers)
-    facts = (sizes, job.runner.seed, _made_by(), compiler.FLAGS, compiler.machine())
+    facts = (sizes, hyper.loss, job.runner.seed, _made_by(), compiler.FLAGS, compiler.machine())
     return f"plan-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.bin"
 
 

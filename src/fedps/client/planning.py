@@ -22,6 +22,7 @@ from fedps.native.source import write
 from fedps.types import ClientId
 
 SAMPLES = 150  # of the trial: three batches, the last one short
+BATCH = 62  # even, as pairs want it
 TOLERANCE = 1e-4  # of a logit and of a gradient, beside torch's
 
 
@@ -74,9 +75,9 @@ def _trial(plan: Plan, job: Job) -> str:
     except JobError:
         return ""  # the job's own names are wrong, which is told elsewhere
     assert isinstance(one.engine, Compiled) and isinstance(other.engine, Eager)  # noqa: S101
-    for start in range(0, SAMPLES, 61):
-        batch = np.arange(start, min(start + 61, SAMPLES), dtype=np.int32)
-        found = [learner.train(batch, 61) for learner in (one, other)]
+    for start in range(0, SAMPLES, BATCH):
+        batch = np.arange(start, min(start + BATCH, SAMPLES), dtype=np.int32)
+        found = [learner.train(batch, BATCH) for learner in (one, other)]
         gradients = [learner.gradients() for learner in (one, other)]
         pairs = [(found[0].scores, found[1].scores), (gradients[0].dense, gradients[1].dense)]
         pairs += [(gradients[0].rows[n][1], gradients[1].rows[n][1]) for n in gradients[0].rows]

@@ -5,6 +5,7 @@ from typing import TextIO
 from fedps.client.shard import ClientData
 from fedps.config import Allow, Job
 from fedps.data.files import client_files_of, map_lines, test_files_of
+from fedps.data.reader import Samples
 from fedps.data.reading import Reading, count_words, read_test, read_train
 from fedps.errors import DataError
 from fedps.tracking import Report
@@ -41,10 +42,17 @@ def read_client(
     _tell(job, client, "train", train, report, log)
     held_out = test_files_of(job).get(client)
     if held_out is None:
-        return ClientData(train.samples, None, client, runner.seed, runner.shuffle)
+        return _data(job, client, train.samples, None)
     test = read_test(job, held_out, allow)
     _tell(job, client, "test", test, report, log)
-    return ClientData(train.samples, test.samples, client, runner.seed, runner.shuffle)
+    return _data(job, client, train.samples, test.samples)
+
+
+def _data(job: Job, client: ClientId, train: Samples, test: Samples | None) -> ClientData:
+    runner, hyper = job.runner, job.hyper_parameters
+    return ClientData(
+        train, test, client, runner.seed, runner.shuffle, runner.negatives, hyper.num_items, pairs=hyper.loss == "bpr"
+    )
 
 
 def _tell(job: Job, client: ClientId, side: str, read: Reading, report: Report | None, log: TextIO | None) -> None:

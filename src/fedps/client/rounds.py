@@ -52,14 +52,17 @@ class Coordinated:
     Args:
         channel: the connection to it.
         samples: this client holds.
-        say: takes lines for people.
+        log: takes lines for people.
         answered: told each assignment and the seconds it took to come.
+        amend: changes what is said of this client, as a simulation does; by default what was measured is said.
     """
 
     def __init__(
-        self, channel: Channel | LocalChannel, samples: int, log: TextIO, answered: Callable[[Assignment, float], None]
-    ) -> None:
+        self, channel: Channel | LocalChannel, samples: int, log: TextIO, answered: Callable[[Assignment, float], None],
+        amend: Callable[[ClientInfo], ClientInfo] | None = None,
+    ) -> None:  # fmt: skip
         self._channel, self._samples, self._log, self._answered = channel, samples, log, answered
+        self._amend = amend or (lambda info: info)
         self._round, self._speed = 0, 0.0
 
     def next(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> Assignment:
@@ -71,7 +74,7 @@ class Coordinated:
         """
         self._channel.welcome.result()  # a coordinator that is not up yet is waited for, as a server is
         began = time.monotonic()
-        said = RoundReport(self._round, self._info(trained, evaluated, bandwidth))
+        said = RoundReport(self._round, self._amend(self._info(trained, evaluated, bandwidth)))
         frame = self._channel.request(said, _histograms(trained, evaluated)).result()
         seconds = time.monotonic() - began
         told = frame.message

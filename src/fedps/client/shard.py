@@ -1,20 +1,24 @@
 """One client's data, coded for its local tables: columns of ids become columns of slots, once.
 
-Shuffling is a stream of (job seed, client, epoch): any machine draws the same order.
+Shuffles and draws are streams of (job seed, client, epoch): any machine draws the same.
 """
 
 import zlib
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.client.negatives import Negatives, pair_up
 from fedps.client.tables import Slots
 from fedps.data.reader import Samples
+from fedps.errors import DataError
 from fedps.models.network import COLUMNS
 from fedps.types import ClientId, Keys
 
 Order = NDArray[np.int32]  # positions of samples
+DRAW, PAIR = (zlib.crc32(purpose) for purpose in (b"fedps.client.negatives", b"fedps.client.pairs"))
 
 
 class ClientData:
@@ -26,14 +30,25 @@ class ClientData:
         client: whose they are.
         seed: the job's seed.
         shuffle: a new order each epoch; False keeps the file's order.
+        negatives: draw so many items for each positive, anew each epoch, in place of the file's own negatives; None
+            trains on the file as it is.
+        num_items: item ids run from 0 to this, exclusive; needed to draw.
+        pairs: an epoch is pairs of samples of one user: a positive, then a negative.
 
     Attributes:
-        keys: for each column its distinct ids, int64[n] sorted.
+        train: the samples that positions of an order stand for.
+        keys: for each column its distinct ids, int64[n] sorted; all items, if negatives are drawn.
         slots: for each column the place in `keys` of every training sample's id, int32.
         test_slots: the same for held-out samples.
+
+    Raises:
+        DataError: there is nothing to draw from, or to pair; names the client.
     """
 
-    def __init__(self, train: Samples, test: Samples | None, client: ClientId, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, train: Samples, test: Samples | None, client: ClientId, seed: int, shuffle: bool,
+        negatives: int | None = None, num_items: int = 0, pairs: bool = False,
+    ) -> None:  # fmt: skip
         self.train, self.test = train, test
         self._stream, self._shuffle = (seed, zlib.crc32(client.encode())), shuffle
         self.keys: dict[str, Keys] = {}
@@ -43,20 +58,49 @@ class ClientData:
             ids = getattr(train, column)
             held_out = getattr(test, column) if test is not None else ids[:0]
             self.keys[column], self.slots[column], self.test_slots[column] = coded(ids, held_out)
+        self._passes, self._now, self._size = 1, 0, len(train.label)
+        try:
+            self._negatives = self._drawing(negatives, num_items) if negatives is not None else None
+            self._pairs = pair_up(self.slots["user"], self.train.label) if pairs else None
+        except DataError as error:
+            raise DataError(f"client {client!r}: {error}") from error
 
     def __len__(self) -> int:
-        return len(self.train.label)
+        """Return the samples of a pass."""
+        return 2 * len(self._pairs) if self._pairs else self._size
+
+    def hold(self, passes: int) -> None:
+        """Keep the samples of so many passes at a time: an order is good until that many more have been drawn."""
+        if self._negatives is None or passes <= self._passes:
+            return
+        more = passes - self._passes
+        for column in COLUMNS:
+            slots = self.slots[column]
+            self.slots[column] = np.concatenate([slots, *[slots[: self._size]] * more])
+        label = np.concatenate([self.train.label, *[self.train.label[: self._size]] * more])
+        self._passes = passes
+        self.train = Samples(self.keys["user"][self.slots["user"]], cast(Keys, self.slots["item"]), label)
 
     def order(self, epoch: int) -> Order:
-        """Return an epoch's order of samples, int32[n]."""
-        if not self._shuffle:
-            return np.arange(len(self), dtype=np.int32)
-        return np.random.default_rng((*self._stream, epoch)).permutation(len(self)).astype(np.int32)
+        """Draw an epoch's negatives, if the job wants that, and return its order of samples, int32[n].
+
+        Two by two they are pairs, if the job wants pairs.
+        """
+        first = self._draw(epoch) if self._negatives is not None else 0
+        shuffle = np.random.default_rng((*self._stream, epoch))
+        if self._pairs is not None:
+            pairs = self._pairs.draw(np.random.default_rng((*self._stream, epoch, PAIR)))
+            pairs = pairs[shuffle.permutation(len(pairs))] if self._shuffle else pairs
+            return pairs.reshape(-1) + np.int32(first)
+        order = np.arange(first, first + self._size, dtype=np.int32)
+        if self._shuffle:
+            shuffle.shuffle(order)
+        return order
 
     def batches(self, epoch: int, size: int) -> Iterator[Order]:
         """Yield an epoch's batches of `size` samples; the last may be shorter."""
         order = self.order(epoch)
-        for start in range(0, len(self), size):
+        for start in range(0, len(order), size):
             yield order[start : start + size]
 
     def distinct(self, column: str, samples: Order) -> Slots:
@@ -67,6 +111,32 @@ class ClientData:
         there = np.zeros(rows, np.bool_)
         there[slots] = True
         return np.flatnonzero(there).astype(np.int32)
+
+    def _drawing(self, each: int, num_items: int) -> Negatives:
+        """Lay the samples out anew: each positive, then its negatives; all items become keys."""
+        kept = np.flatnonzero(self.train.label > 0)
+        user, item = self.slots["user"][kept], np.asarray(self.train.item)[kept].astype(np.int32)
+        drawing = Negatives(user, item, self.keys["user"], num_items)
+        self.keys["item"] = np.arange(num_items)
+        if self.test is not None:
+            self.test_slots["item"] = np.asarray(self.test.item).astype(np.int32)
+        label = np.zeros((len(kept), 1 + each), np.float32)
+        label[:, 0] = 1
+        self.slots = {"user": np.repeat(user, 1 + each), "item": np.repeat(item, 1 + each)}
+        self._size = label.size
+        users = np.repeat(np.asarray(self.train.user)[kept], 1 + each)
+        self.train = Samples(users, cast(Keys, self.slots["item"]), label.reshape(-1))  # an item is its own slot
+        self._each = each
+        return drawing
+
+    def _draw(self, epoch: int) -> int:
+        """Draw an epoch's negatives in place of those of the oldest pass that is held, and return its first sample."""
+        assert self._negatives is not None  # noqa: S101
+        self._now = (self._now + 1) % self._passes
+        first = self._now * self._size
+        rows = self.slots["item"][first : first + self._size].reshape(-1, 1 + self._each)
+        rows[:, 1:] = self._negatives.draw(self._each, np.random.default_rng((*self._stream, epoch, DRAW)))
+        return first
 
 
 def coded(ids: NDArray[np.int64], more: NDArray[np.int64]) -> tuple[Keys, Slots, Slots]:

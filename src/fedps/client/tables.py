@@ -5,6 +5,7 @@ speaks of *slots*, positions in that block. Only `keys` of shared tables ever go
 """
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from fedps.table import rules
@@ -20,11 +21,14 @@ class LocalTable:
     Args:
         spec: the table; its rule is the client's own optimizer.
         keys: int64[n], sorted and unique: all ids this client will ever look up.
+
+    Attributes:
+        rule: the rule at its present rate.
     """
 
     def __init__(self, spec: TableSpec, keys: Keys) -> None:
         self.spec, self.keys = spec, keys
-        self.steps = 0
+        self.rule, self.steps = spec.rule, 0
         self._block = np.zeros((len(keys), rules.width(spec.rule, spec.dim)), np.float32)
         self.values[:] = initial_rows(spec, keys)
 
@@ -46,12 +50,12 @@ class LocalTable:
 
     def settle(self) -> None:
         """Bring all rows up to date where the rule moves them without a push."""
-        rules.settle(self.spec.rule, self._block, self.steps)
+        rules.settle(self.rule, self._block, self.steps)
 
     def read(self, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
         rows = self._block[slots]
-        rules.settle(self.spec.rule, rows, self.steps)
+        rules.settle(self.rule, rows, self.steps)
         self._block[slots] = rows
         return np.ascontiguousarray(rows[:, : self.spec.dim])
 
@@ -59,11 +63,15 @@ class LocalTable:
         """Replace rows by the server's values; optimizer state stays."""
         self._block[slots, : self.spec.dim] = values
 
+    def set_rate(self, share: float) -> None:
+        """Go on with this share of the rule's learning rate."""
+        self.rule = at_rate(self.spec.rule, share)
+
     def train(self, slots: Slots, gradients: Values) -> None:
         """Take one optimizer step on the rows of a batch."""
         self.steps += 1
         rows = self._block[slots]
-        rules.apply(self.spec.rule, rows, gradients, self.steps)
+        rules.apply(self.rule, rows, gradients, self.steps)
         self._block[slots] = rows
 
     def forget_state(self) -> None:
@@ -78,10 +86,13 @@ class LocalDense:
     Args:
         rule: the client's own optimizer.
         start: float32[n], the tensors' initial values, end to end.
+
+    Attributes:
+        rule: the rule at its present rate.
     """
 
     def __init__(self, rule: Rule, start: Values) -> None:
-        self.rule, self._size, self.steps = rule, len(start), 0
+        self.rule, self._own, self._size, self.steps = rule, rule, len(start), 0
         self._block = np.zeros((1, rules.width(rule, len(start))), np.float32)
         self.values[:] = start
 
@@ -95,6 +106,10 @@ class LocalDense:
         """float32[n]: a view; the model's own parameters share it."""
         return self._block[0, : self._size]
 
+    def set_rate(self, share: float) -> None:
+        """Go on with this share of the rule's learning rate."""
+        self.rule = at_rate(self._own, share)
+
     def train(self, gradient: Values) -> None:
         """Take one optimizer step. `gradient`: float32[n]."""
         self.steps += 1
@@ -104,3 +119,8 @@ class LocalDense:
         """Drop optimizer state, as each federated round starts anew."""
         self._block[0, self._size :] = 0
         self.steps = 0
+
+
+def at_rate(rule: Rule, share: float) -> Rule:
+    """Return a rule with this share of its learning rate."""
+    return rule if share == 1 else replace(rule, learning_rate=rule.learning_rate * share)

@@ -8,13 +8,14 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from fedps.client.dump import Dump
-from fedps.client.engine import Steps
+from fedps.client.engine import Rates, Steps
 from fedps.client.learner import Learner
 from fedps.client.modes import Mode, Window
+from fedps.client.schedule import rates_at
 from fedps.client.shard import Order
 from fedps.config import Job
 from fedps.data.timing import StepTimer
-from fedps.errors import FedpsError
+from fedps.errors import FedpsError, JobError
 from fedps.models.metrics import Histogram
 from fedps.tracking import Report
 from fedps.types import ClientId
@@ -80,23 +81,33 @@ class Trainer:
         self, job: Job, client: ClientId, learner: Learner, mode: Mode, report: Report, log: TextIO,
         dump: Dump | None = None,
     ) -> None:  # fmt: skip
-        self._runner, self._client, self._learner, self._mode = job.runner, client, learner, mode
+        self._job, self._runner, self._client, self._learner, self._mode = job, job.runner, client, learner, mode
         self._report, self._log, self._dump = report, log, dump
         self._meter, self._epoch, self._first = Meter(), 0, True
-        self._size = job.runner.train_batch_size
-        self._pass = self._batches(len(learner.data))
-        self._steps, self._pieces = self._pass, self._passes()
+        self._size, self._rate = job.runner.train_batch_size, 0.0
+        self._steps, self._pieces = 0, self._passes()
         self._piece: Order = np.empty(0, np.int32)  # what is left of the pass
         self._timer = StepTimer() if job.runner.dataset_debug else None
 
-    def train(self, round_: int, iterations: int = 0) -> Trained:
-        """Train the next `iterations` batches, 0 for as many as a pass over the data has.
+    def train(
+        self, round_: int, iterations: int = 0, learning_rate: float | None = None, batch_size: int | None = None
+    ) -> Trained:
+        """Train a round.
+
+        Args:
+            round_: its number, from 1.
+            iterations: batches to train, 0 for as many as a pass over the data has.
+            learning_rate: of this round, in place of the job's with its schedule; rates of single tables change with it.
+            batch_size: samples of a batch in this round, in place of the job's.
 
         Raises:
             FedpsError: the loss is not finite; names client, epoch and batch.
+            JobError: the rate or the size does not fit the job.
         """
-        self._epoch, self._steps, meter = round_ - 1, iterations or self._pass, self._meter
+        self._rate, self._size = self._settings(learning_rate, batch_size)
+        self._epoch, self._steps, meter = round_ - 1, iterations or self._batches(len(self._learner.data)), self._meter
         meter.begin_round()
+        self._learner.data.hold(self._passes_at_once())
         began = time.perf_counter()
         self._report({"event": "epoch_begin", "epoch": self._epoch})
         if self._dump:
@@ -116,6 +127,25 @@ class Trainer:
         )
         return done
 
+    def _settings(self, learning_rate: float | None, batch_size: int | None) -> tuple[float, int]:
+        """Return the share of the job's rates to take (0: as its schedule says), and the samples of a batch."""
+        rate, size = learning_rate or 0.0, batch_size or self._runner.train_batch_size
+        if learning_rate is not None and not 0 < learning_rate < math.inf:
+            raise JobError(f"an assignment's learning_rate: {learning_rate}: must be over 0, and finite")
+        if rate and self._runner.sync_mode in ("sync", "async"):
+            raise JobError(
+                f"an assignment's learning_rate: {rate}: in {self._runner.sync_mode} the servers optimize, at the job's"
+                " rate: leave it out, or use sync_mode geo or round"
+            )
+        if batch_size is not None and (batch_size < 1 or (batch_size % 2 and self._job.hyper_parameters.loss == "bpr")):
+            raise JobError(f"an assignment's batch_size: {batch_size}: must be at least 1, and even with loss bpr")
+        return rate / self._job.hyper_parameters.optimizer.learning_rate, size
+
+    def _passes_at_once(self) -> int:
+        """Return how many passes over the data two windows can lie in: one may be drawn while another is trained."""
+        steps = min(2 * (self._mode.window or self._steps), self._steps)
+        return 1 + math.ceil(steps / self._batches(len(self._learner.data)))
+
     def _passes(self) -> Iterator[Order]:
         number = 0
         while True:
@@ -128,21 +158,33 @@ class Trainer:
         while left:
             due = min(left, self._mode.window or left)
             left -= due
-            window: Window = []
-            while due:
-                if not len(self._piece):
-                    self._piece = next(self._pieces)
-                piece, self._piece = self._piece[: due * self._size], self._piece[due * self._size :]
-                due -= self._batches(len(piece))
-                window.append(piece)
-            yield window
+            lead = min(due, self._mode.lead)
+            yield Window(self._take(lead), self._take(due - lead))
+
+    def _take(self, due: int) -> list[Order]:
+        """Return the next batches, in pieces that do not cross the end of a pass."""
+        pieces = []
+        while due:
+            if not len(self._piece):
+                self._piece = next(self._pieces)
+            piece, self._piece = self._piece[: due * self._size], self._piece[due * self._size :]
+            due -= self._batches(len(piece))
+            pieces.append(piece)
+        return pieces
 
     def _train(self, piece: Order) -> None:
         """Take a piece's steps, in parts that end where something is to be told of them."""
         while len(piece):
             part, piece = self._cut(piece)
-            steps = self._learner.train(part, self._size)
+            steps = self._learner.train(part, self._size, self._rates(self._batches(len(part))))
             self._seen(part, steps)
+
+    def _rates(self, batches: int) -> Rates:
+        """Return the share of their rates that tables take for the next batches."""
+        if self._rate:
+            return np.full(batches, self._rate)
+        at = self._epoch + (self._meter.batches + 0.5 + np.arange(batches)) / self._steps
+        return rates_at(self._job.hyper_parameters.optimizer, self._runner.epochs, at)
 
     def _cut(self, piece: Order) -> tuple[Order, Order]:
         runner, done = self._runner, self._meter.batches
@@ -175,10 +217,10 @@ class Trainer:
         return -(-samples // self._size)
 
     def _samples(self, window: Window) -> int:
-        return sum(map(len, window))
+        return sum(map(len, window.pieces))
 
     def _count(self, window: Window) -> int:
-        return sum(self._batches(len(piece)) for piece in window)
+        return sum(self._batches(len(piece)) for piece in window.pieces)
 
     def _print(self, loss: float) -> None:
         meter, auc = self._meter, self._meter.total.auc()

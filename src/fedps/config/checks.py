@@ -4,11 +4,11 @@ from collections.abc import Callable, Collection
 from itertools import combinations
 from pathlib import Path
 
+from fedps.config import selection
 from fedps.config.classes import is_class_path
 from fedps.config.job import Job
 from fedps.config.mistakes import nearest, shown
-
-SELECTORS = ("all", "random")  # built in
+from fedps.errors import JobError
 
 
 def mistakes_of(job: Job, wrong: Collection[str] = ()) -> list[str]:
@@ -116,9 +116,19 @@ def _selected(job: Job) -> list[str]:
 
 def _selector(job: Job) -> list[str]:
     name = job.runner.client_selector
-    if name in SELECTORS or is_class_path(name):
+    if name in selection.SELECTORS or is_class_path(name):
         return []
-    return [f"runner.client_selector: {name!r}: write {', '.join(SELECTORS)}, or module.Class for a class of your own"]
+    return [
+        f"runner.client_selector: {name!r}: write {', '.join(selection.SELECTORS)}, or module.Class for a class of your own"
+    ]
+
+
+def _tags(job: Job) -> list[str]:
+    try:
+        clients = [] if job.runner.split_file_list else clients_of(job)
+    except OSError:
+        clients = []  # told by the check of the folder
+    return selection.tags(job, clients)
 
 
 def _reader_paths(job: Job) -> list[str]:
@@ -159,6 +169,37 @@ def _lists(job: Job) -> list[str]:
     ]
 
 
+def _traces(job: Job) -> list[str]:
+    if job.traces is None:
+        return []
+    if not job.runner.with_coordinator:
+        return [
+            "simulation.traces: simulated devices report to a coordinator; set runner.with_coordinator: true, or leave"
+            " simulation.traces out"
+        ]
+    if job.selector.over_selection > 1:
+        return [
+            f"selector.over_selection: {job.selector.over_selection:g}: who reports first is not who is first on simulated"
+            " devices; leave it out, and give stragglers a selector.deadline"
+        ]
+    from fedps.simulation.traces import read_traces  # noqa: PLC0415  (few jobs have them, and it loads numpy)
+
+    try:
+        traces, clients = read_traces(job.traces), clients_of(job)
+    except JobError as error:
+        return [f"simulation.traces: {mistake}" for mistake in error.mistakes]
+    except OSError:
+        return []  # told by the check of the folder
+    workers = job.runner.worker_num or len(clients)
+    if job.runner.split_file_list and workers < len(clients):
+        clients = [str(number) for number in range(workers)]  # who the files are dealt to
+    without = [client for client in clients if client not in traces]
+    if not without:
+        return []
+    named = f"{without[0]!r}" + (f" and {len(without) - 1} more" if len(without) > 1 else "")
+    return [f"simulation.traces: {job.traces}: has no trace for client {named}; there must be one for each client"]
+
+
 def _class_path(job: Job) -> list[str]:
     path = job.runner.model
     if path is None or is_class_path(path):
@@ -173,6 +214,28 @@ def _layers(job: Job) -> list[str]:
     return [
         f"hyper_parameters.fc_layers: {shown(list(hyper.fc_layers))}: the first size is user row + item row, equally"
         f" long: make it even, e.g. {hyper.fc_layers[0] + 1}"
+    ]
+
+
+def _schedule(job: Job) -> list[str]:
+    optimizer, mode = job.hyper_parameters.optimizer, job.runner.sync_mode
+    if mode not in ("sync", "async"):
+        return []
+    told = {"schedule": optimizer.schedule, "warmup": optimizer.warmup}
+    return [
+        f"hyper_parameters.optimizer.{key}: {told[key]}: in {mode} the servers optimize, which know no epochs; leave the"
+        " key out, or use sync_mode geo or round"
+        for key, usual in (("schedule", "constant"), ("warmup", 0))
+        if told[key] != usual
+    ]
+
+
+def _pairs(job: Job) -> list[str]:
+    size = job.runner.train_batch_size
+    if job.hyper_parameters.loss != "bpr" or size % 2 == 0:
+        return []
+    return [
+        f"runner.train_batch_size: {size}: with loss bpr a batch is pairs of samples: make it even, e.g. {size + 1}"
     ]
 
 
@@ -216,11 +279,21 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.worker_num", "runner.train_data_dir", "runner.clients_per_round"), _selected),
     (("runner.model",), _class_path),
     (("runner.client_selector",), _selector),
+    (("runner.client_selector", "selector.deadline"), selection.deadline),
+    (("runner.client_selector", "runner.clients_per_round", "selector.candidates"), selection.candidates),
+    (("runner.train_data_dir", "runner.split_file_list", "selector.tags", "selector.only", "selector.never"), _tags),
+    (
+        ("runner.with_coordinator", "runner.test_data_dir", "runner.eval_every", "runner.target", "runner.patience"),
+        selection.ending,
+    ),
     (("runner.train_reader_path", "runner.infer_reader_path"), _reader_paths),
     (("runner.warmup_model_path",), _warm_start),
     (("runner.infer_start_epoch", "runner.infer_end_epoch"), _epochs),
     (("runner.local_sparse", "runner.remote_sparse", "runner.local_dense"), _lists),
+    (("simulation", "selector", "runner.with_coordinator", "runner.train_data_dir", "runner.worker_num"), _traces),
     (("hyper_parameters.fc_layers", "hyper_parameters.mode", "runner.model"), _layers),
+    ((*(f"hyper_parameters.optimizer.{k}" for k in ("schedule", "warmup")), "runner.sync_mode"), _schedule),
+    (("hyper_parameters.loss", "runner.train_batch_size"), _pairs),
     ((*(f"hyper_parameters.optimizer.{k}" for k in ("class", "beta1", "beta2")), "table_parameters"), _momentum),
     (("hyper_parameters", "runner.model"), _unknown),
 )

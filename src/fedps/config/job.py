@@ -69,6 +69,18 @@ class Optimizer(Section):
     beta2: Share = Field(0.999, description="Adam: decay of the mean squared gradient")
     epsilon: Annotated[Positive, Field(lt=1)] = Field(1e-8, description="added to the denominator")
     initial_g2: Positive = Field(3.0, description="row_adagrad: squared gradient that a row starts with")
+    weight_decay: Share = Field(
+        0.0, description="this share of a value is added to its gradient (L2), where it has one"
+    )
+    schedule: Annotated[Literal["constant", "linear", "cosine", "step"], BeforeValidator(_word)] = Field(
+        "constant", description="geo, round: how learning rates change over the job's epochs"
+    )
+    warmup: Share = Field(0.0, description="geo, round: share of the job in which learning rates rise from 0")
+    final: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+        0.0, description="linear, cosine: share of the rates left at the end"
+    )
+    step_epochs: Count = Field(5, description="step: epochs between two changes of the rates")
+    step_factor: Positive = Field(0.5, description="step: what the rates are multiplied with then")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -86,6 +98,23 @@ class HyperParameters(BaseModel):
         "NCF_MLP", description="the built-in network"
     )
     fc_layers: tuple[Count, ...] = Field((64, 32, 16, 8), min_length=2, description="sizes of the MLP, input first")
+    loss: Annotated[Literal["bce", "bpr"], BeforeValidator(_word)] = Field(
+        "bce", description="cross-entropy of each sample, or of pairs: a positive above a negative of its user"
+    )
+
+
+Metric = Literal["hr@10", "ndcg@10", "auc", "train_auc", "loss"]
+
+
+class Target(Section):
+    """When the coordinator ends the job before its last round."""
+
+    metric: Annotated[Metric, BeforeValidator(_word)] = Field(
+        "hr@10", description="merged figure that is watched; loss and train_auc are of training"
+    )
+    value: Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)] | None = Field(
+        None, description="end the job when the metric is this good; left out: never"
+    )
 
 
 class Runner(Section):
@@ -98,7 +127,21 @@ class Runner(Section):
     geo_merge: Annotated[Literal["original", "mean", "sum", "heat", "adaptive"], BeforeValidator(_word)] = Field(
         "adaptive", description="geo: how the clients' changes of a window combine"
     )
-    geo_overlap: bool = Field(True, description="geo: train window k+1 while window k is merged")
+    geo_overlap: Whole = Field(10, description="geo: batches of the next window to train while the last is merged")
+    compression: Annotated[Literal["none", "fp16", "bf16", "int8", "topk", "low_rank"], BeforeValidator(_word)] = Field(
+        "none", description="how clients pack what they push, in fewer bytes"
+    )
+    compression_share: Annotated[Positive, Field(le=1)] = Field(
+        0.1, description="topk: share of a push's rows that is sent, the largest; dense tensors are sent whole"
+    )
+    compression_rank: Count = Field(4, description="low_rank: rank of what is sent of a tensor or of a push's rows")
+    compression_feedback: bool | None = Field(
+        None,
+        description="clients keep what packing lost for the next push of the same row; left out: topk, low_rank do",
+    )
+    pull_compression: Annotated[Literal["none", "fp16", "bf16"], BeforeValidator(_word)] = Field(
+        "none", description="how servers pack the rows that clients pull"
+    )
     row_average: Annotated[Literal["participants", "touched"], BeforeValidator(_word)] = Field(
         "participants", description="round: average a row over all clients, or over those that changed it"
     )
@@ -117,6 +160,10 @@ class Runner(Section):
     )
     seed: Annotated[Whole, Field(lt=2**32)] = Field(0, description="starts, shuffles and draws follow from it")
     shuffle: bool = Field(True, description="a new sample order each epoch")
+    negatives: Count | None = Field(
+        None,
+        description="draw so many negatives a positive anew each epoch; left out: the file's own, each time the same",
+    )
     worker_num: Count | None = Field(None, description="clients; left out: one per data file")
     server_num: Annotated[Count, Field(le=256)] = Field(1, description="servers, each with a part of every table")
     local_sparse: tuple[Word, ...] = Field((), description="embeddings that never leave the client")
@@ -125,10 +172,20 @@ class Runner(Section):
     with_coordinator: bool = Field(
         False, description="a coordinator decides each round who trains; a round is an epoch"
     )
-    client_selector: Word = Field("all", description='who trains: all, random, or your own "module.Class"')
-    clients_per_round: Count | None = Field(None, description="random: clients that train in a round; left out: half")
+    client_selector: Word = Field(
+        "all",
+        description="who trains: all, random, round_robin, by_samples, power_of_choice, oort, fedcs,"
+        ' or your own "module.Class"',
+    )
+    clients_per_round: Count | None = Field(
+        None, description="clients that train in a round, with all selectors but all; left out: half"
+    )
     round_iterations: Count | None = Field(
         None, description="coordinator: batches a client trains in a round; left out: a pass over its data"
+    )
+    target: Target = Field(Target(), description="coordinator: when the job ends before its last round")
+    patience: Count | None = Field(
+        None, description="coordinator: end after this many evaluated rounds without a better target.metric"
     )
     reader_type: Annotated[
         Literal["QueueDataset", "InmemoryDataset", "DataLoader", "RecDataset"] | None, BeforeValidator(_word_or_none)
@@ -185,6 +242,7 @@ class TableOptimizer(Section):
     beta2: Share | None = Field(None, description="Adam: decay of the mean squared gradient")
     epsilon: Annotated[Positive, Field(lt=1)] | None = Field(None, description="added to the denominator")
     initial_g2: Positive | None = Field(None, description="row_adagrad: squared gradient that a row starts with")
+    weight_decay: Share | None = Field(None, description="this share of a value is added to its gradient (L2)")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -195,6 +253,66 @@ class TableParameters(Section):
     optimizer: TableOptimizer = Field(TableOptimizer(), description="how gradients change this table's rows")
     initial_range: Positive | None = Field(
         None, description="rows start uniform in ±this; left out: as the network says"
+    )
+
+
+def _names_of_tags(value: Any) -> Any:
+    """Take one name for a list of one."""
+    if not isinstance(value, dict):
+        return value
+    return {tag: (names,) if isinstance(names, str) else names for tag, names in value.items()}
+
+
+class SelectorSettings(Section):
+    """How clients are selected; each key tells which selectors heed it."""
+
+    candidates: Count | None = Field(
+        None, description="power_of_choice: clients drawn to choose among; left out: twice those that join"
+    )
+    over_selection: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False), BeforeValidator(_number)] = Field(
+        1.0, description="join this many times clients_per_round; the round goes on when clients_per_round are done"
+    )
+    deadline: Seconds | None = Field(
+        None, description="seconds a round may take: fedcs picks who fits in; who reports later is left behind"
+    )
+    timeout: Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)] = Field(
+        60.0, description="seconds a selector may take to decide, then the run stops; 0: no limit, for debugging"
+    )
+    exploration: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+        0.9, description="oort: share of picks that go to clients that never trained, in the first round"
+    )
+    exploration_decay: Annotated[Positive, Field(le=1)] = Field(
+        0.98, description="oort: the share is multiplied by this each round"
+    )
+    exploration_floor: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+        0.2, description="oort: and does not fall below this"
+    )
+    alpha: Annotated[float, Field(ge=0, le=100), BeforeValidator(_number)] = Field(
+        2.0, description="oort: how hard clients slower than the preferred duration are penalised"
+    )
+    cutoff: Annotated[Positive, Field(le=1)] = Field(
+        0.95, description="oort: clients of at least this share of the last pick's utility are drawn from; 1: the best"
+    )
+    pacer_step: Seconds | None = Field(
+        None, description="oort: seconds that the preferred duration starts at and grows by; left out: the median"
+    )
+    pacer_window: Count = Field(20, description="oort: rounds whose utility is compared with those before them")
+    upload_mib: Positive | None = Field(
+        None, description="fedcs: MiB that a client sends a round; left out: its tables, 0 with a network of your own"
+    )
+    tags: Annotated[dict[str, tuple[Word, ...]], BeforeValidator(_names_of_tags)] = Field(
+        {}, description='tags and the clients that carry them: {fast: ["0", "1"], europe: ["1"]}'
+    )
+    only: tuple[Word, ...] = Field((), description="with any selector: train only clients with one of these tags")
+    never: tuple[Word, ...] = Field((), description="with any selector: never train clients with one of these tags")
+    options: dict[str, Any] = Field({}, description="free keys for a selector of your own")
+
+
+class Simulation(Section):
+    """Simulated devices: clients train for real, and report what it would have taken on devices of given traces."""
+
+    traces: Path | None = Field(
+        None, description="file of devices by client, made by `fedps data traces`; left out: nothing is simulated"
     )
 
 
@@ -214,10 +332,18 @@ class Job(Section):
     table_parameters: dict[str, TableParameters] = Field(
         {}, description="what single embeddings have of their own: {name: {optimizer: {class: …}, initial_range: …}}"
     )
+    selector: SelectorSettings = Field(SelectorSettings(), description="how clients are selected")
+    simulation: Simulation = Field(Simulation(), description="simulated devices, to judge selectors by")
     limits: LimitSettings = Field(LimitSettings(), description="what one peer may ask for")
     _notes: tuple[str, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @property
+    def traces(self) -> Path | None:
+        """The file of simulated devices, its path counted from the job's folder; None: nothing is simulated."""
+        path = self.simulation.traces
+        return None if path is None else self.folder / path.expanduser()
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from fedps.config.job import Job, TableParameters, section
 from fedps.config.mistakes import sentence, shown
 from fedps.config.original import Told, drop_sections, rename, translate
 from fedps.config.original_tables import TABLE_KEYS
+from fedps.config.selection import SELECTORS
 from fedps.config.source import parse, read
 from fedps.errors import JobError
 
@@ -94,7 +95,7 @@ def _beside(path: Path, job: Job) -> list[str]:
     if {"/", "\\"} & set(job.name) or job.name in (".", ".."):
         found.append(f"name: {shown(job.name)}: is part of the name of folders; write it without slashes")
     named = [runner.model, runner.pipe_command, runner.train_reader_path, runner.infer_reader_path]
-    code = [text for text in (*named, runner.client_selector) if text and text not in ("all", "random")]
+    code = [text for text in (*named, runner.client_selector) if text and text not in SELECTORS]
     if code and job.folder != home:
         found.append(
             f"folder: {str(job.folder)!r}: {code[0]!r} is code, which is taken from the job file's own folder alone; leave"

@@ -32,6 +32,9 @@ MATTERS: tuple[tuple[str, str, str, tuple[Any, ...]], ...] = (
     ("hyper_parameters.optimizer", "beta2", "name", ADAMS),
     ("hyper_parameters.optimizer", "epsilon", "name", (*ADAMS, "adagrad", "row_adagrad")),
     ("hyper_parameters.optimizer", "initial_g2", "name", ("row_adagrad",)),
+    ("hyper_parameters.optimizer", "final", "schedule", ("linear", "cosine")),
+    ("hyper_parameters.optimizer", "step_epochs", "schedule", ("step",)),
+    ("hyper_parameters.optimizer", "step_factor", "schedule", ("step",)),
 )
 
 
@@ -73,7 +76,7 @@ def _selection(runner: Runner) -> list[str]:
     count = runner.clients_per_round
     if count is None or not runner.with_coordinator or runner.client_selector != "all":
         return []
-    return [f"runner.clients_per_round: {count}: has no effect with client_selector all, only with random or your own"]
+    return [f"runner.clients_per_round: {count}: has no effect with client_selector all; use another, or your own"]
 
 
 def _commands(runner: Runner, allow: Allow | None) -> list[str]:

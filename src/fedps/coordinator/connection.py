@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Send = Callable[[bytes | None], None]
 MAX_NAME, MAX_REASON = 256, 600  # characters
 MAX_NUMBER = 1e15  # no count, time or speed of a client comes near
+MAX_SPEED = 1e10  # samples a second: no machine comes near
+OFF = 1000.0  # times that a stated speed may differ from samples over seconds
 
 
 class Connection:
@@ -87,7 +89,7 @@ class Connection:
             case RoundReport() as said if coordinator.members.get(client) is None:
                 self.reply(frame.ticket, Assignment(said.round, "FINISH"))  # its answer was lost with a connection
             case RoundReport() as said:
-                check(said.info)
+                check(said.info, measured=coordinator.job.traces is None)
                 scores = Scores(_histogram(*frame.arrays[:2]), _histogram(*frame.arrays[2:]))
                 coordinator.reported(client, frame.ticket, said, scores)
             case other:
@@ -106,8 +108,12 @@ class Connection:
         self._coordinator.greet(self, ClientId(hello.client), hello.instance)
 
 
-def check(info: ClientInfo) -> None:
+def check(info: ClientInfo, measured: bool = True) -> None:
     """Check that a report makes sense.
+
+    Args:
+        info: the report.
+        measured: its seconds are those of training alone; those of simulated devices hold transfers too.
 
     Raises:
         RefusedError: a number that is negative, not finite or absurd; names the field and the value.
@@ -120,10 +126,28 @@ def check(info: ClientInfo) -> None:
         value = getattr(info, name)
         if value is not None and not math.isfinite(value):
             raise RefusedError("not_finite", f"{name}: {value}: has training diverged?")
+    if info.auc is not None and not 0 <= info.auc <= 1:
+        raise RefusedError("malformed", f"auc: {info.auc}: must be from 0 to 1")
+    if info.compute_capacity > MAX_SPEED or (measured and _contradicts(info)):
+        raise RefusedError(
+            "malformed",
+            f"compute_capacity: {info.compute_capacity:g} samples/s: cannot be, of a client that trained {info.trained}"
+            f" samples in {info.seconds:g} s",
+        )
     if info.hits > info.users or info.ndcg > info.users:
         raise RefusedError("malformed", f"hits {info.hits} and ndcg {info.ndcg} are at most the users, {info.users}")
     if len(info.device_type) > MAX_NAME:
         raise RefusedError("malformed", f"device_type has {len(info.device_type)} characters; {MAX_NAME} are allowed")
+
+
+def _contradicts(info: ClientInfo) -> bool:
+    """Whether a stated speed is orders away from what the client says it did; 0 states none."""
+    if not info.trained or not info.compute_capacity:
+        return False
+    if not info.seconds:
+        return True
+    ratio = info.compute_capacity / (info.trained / info.seconds)
+    return not 1 / OFF <= ratio <= OFF
 
 
 def _histogram(positives: NDArray[Any], negatives: NDArray[Any]) -> Histogram:

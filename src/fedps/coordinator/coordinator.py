@@ -6,19 +6,23 @@ are claims: they are checked for sense, and what they say decides nothing but wh
 
 import sys
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TextIO
 
 from fedps.config import Job
 from fedps.coordinator.connection import Connection, Send
-from fedps.coordinator.members import Members, Scores
-from fedps.coordinator.merged import merge
-from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, choose, make_selector
+from fedps.coordinator.members import Member, Members, Scores
+from fedps.coordinator.planner import Planner
+from fedps.coordinator.resuming import read, write
+from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector
 from fedps.errors import RefusedError
 from fedps.tracking import Report
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Assignment, RoundReport
+from fedps.wire.messages import RoundReport
 
+GRACE = 0.5  # seconds that a round's last report is waited for after one: most come together, when the servers' barrier opens
 GREETING_TIMEOUT = 10.0  # seconds a connection may stay without saying who it is
 MESSAGE_BYTES = 1 << 20  # a report is 130 kB
 
@@ -31,28 +35,35 @@ class Coordinator:
         report: where events go.
         log: where lines for people go; by default standard output.
         selector: who is picked; by default the job's.
+        run_dir: the run's folder, where its state is kept; None keeps none.
 
     Attributes:
         round: the round now open, 0 before the first.
         failure: what the selector raised, or why its answer cannot be followed; nothing is decided any more then.
 
     Raises:
-        JobError: the job's selector cannot be made.
+        JobError: the job's selector cannot be made, or a state that lies there cannot be taken up.
     """
 
     def __init__(
-        self, job: Job, report: Report, log: TextIO | None = None, selector: ClientSelectorBase | None = None
-    ) -> None:
+        self, job: Job, report: Report, log: TextIO | None = None, selector: ClientSelectorBase | None = None,
+        run_dir: Path | None = None,
+    ) -> None:  # fmt: skip
         self.job, self.limits, self.round = job, Limits(message_bytes=MESSAGE_BYTES), 0
         self.members = Members(job.runner.worker_num or 1)
         self.failure: Exception | None = None
-        self._selector = selector or make_selector(job)
+        self._planner = Planner(job, selector or make_selector(job))
+        self._run_dir = run_dir
         self._report, self._log = report, log or sys.stdout
         self._connections: dict[ClientId, Connection] = {}
         self._strangers: set[Connection] = set()
         self._first_at: float | None = None  # when the first client came
         self._first_report_at: float | None = None  # of the open round
+        self._last_report_at: float | None = None
+        self._enough_at: float | None = None  # when as many as are needed had reported it
+        self._resumed = False  # and nothing was decided since
         self._say("fl-ps > running make_fl_strategy(loop) in coordinator")
+        self._resume()
 
     @property
     def over(self) -> bool:
@@ -116,8 +127,12 @@ class Coordinator:
             )
         now = time.monotonic()
         member.ticket, member.info, member.scores, member.behind = ticket, said.info, scores, False
-        if member.round == self.round and self._first_report_at is None:
+        if member.joins:
+            self._planner.history.reported(client, member.round, said.info)
+        if (member.round == self.round or self._resumed) and self._first_report_at is None:
             self._first_report_at = now
+        if member.round == self.round:
+            self._last_report_at = now
         self._say(f"fl-ps > recv from client id: {client}, msg_type: 200")
         self._advance()
 
@@ -134,75 +149,93 @@ class Coordinator:
         if not patient and not self.members.complete:
             self.members.expect(self.members.came)
         for client in self.members.lost(now, runner.reconnect_timeout):
+            if self.members.is_joined(client):
+                self._planner.history.left_behind(client, self.round)
             self.members.lose(client)
             self._report({"event": "lost", "client": client, "reason": "its connection broke and did not come back"})
             self._say(f"fl-ps > lost fl_client: {client}")
         if self._first_report_at is not None and now - self._first_report_at > runner.step_timeout:
-            for client in self.members.pending(self.round):
-                self._leave_behind(client)
+            self._leave_behind(self._pending(), f"silent for {runner.step_timeout:g} s")
+        if self._last_report_at is not None and now - self._last_report_at > GRACE:
+            self._leave_behind(self.members.overdue(self.round, now), "past its deadline")
+        if self._enough_at is not None and now - self._enough_at > GRACE:
+            late = [c for c in self._pending() if self.members.is_joined(c)]
+            self._leave_behind(late, "enough others have reported")
         self._advance()
 
     def count_refusal(self, who: str, kind: str, reason: str) -> None:
         """Tell the run of a refusal."""
         self._report({"event": "refused", "client": who, "kind": kind, "reason": reason})
 
-    def _leave_behind(self, client: ClientId) -> None:
-        member = self.members.get(client)
-        if member is not None:
-            member.behind = True
-        self._report({"event": "left_behind", "client": client, "round": self.round})
-        self._say(f"fl-ps > round {self.round} goes on without fl_client: {client}")
+    def _leave_behind(self, clients: Iterable[ClientId], reason: str) -> None:
+        for client in clients:
+            member = self.members.get(client)
+            if member is not None:
+                member.behind = True
+                if member.joins:
+                    self._planner.history.left_behind(client, self.round)
+            self._report({"event": "left_behind", "client": client, "round": self.round, "reason": reason})
+            self._say(f"fl-ps > round {self.round} goes on without fl_client: {client}: {reason}")
 
     def _advance(self) -> None:
         """Decide on the next round, once nobody of the open one is waited for."""
-        ready = self.members.complete and self.members.waiting and not self.members.pending(self.round)
+        self._see_whether_enough_are_in()
+        ready = self.members.complete and self.members.waiting and not self._pending()
         if not ready or self.failure is not None:
             return
+        try:
+            self._decide()
+        except Exception as error:  # of the user's own code, or of the disk
+            self.failure = error
+
+    def _pending(self) -> list[ClientId]:
+        """Return who is waited for: all of the open round, and after a restart all that are here."""
+        return self.members.pending(None if self._resumed else self.round)
+
+    def _see_whether_enough_are_in(self) -> None:
+        joined = self.members.joined(self.round)
+        needed = self._planner.needed(joined)
+        if self._enough_at is None and needed < joined and self.members.reported(self.round) >= needed:
+            self._enough_at = time.monotonic()
+
+    def _decide(self) -> None:
         began = time.monotonic()
+        if self._resumed:
+            self._go_on()
         self._tell_round()
         clients = {client: m.info for client, m in self.members.waiting.items()}
-        upcoming = self.round + 1
-        try:
-            chosen = self._choose(upcoming, clients)
-        except Exception as error:  # of the user's own code
-            self.failure = error
-            return
-        self.round, self._first_report_at = upcoming, None
-        for client, strategy in chosen.items():
-            self._answer(client, strategy)
-        self._say("RpcSendFLStrategy finished")
-        by_state = {s: [c for c, x in chosen.items() if x.next_state == s] for s in ("JOIN", "WAIT", "FINISH")}
-        if by_state["JOIN"]:
-            self._report(
-                {"event": "selected", "round": upcoming, "selected": by_state["JOIN"], "waiting": by_state["WAIT"]}
-                | {"finished": by_state["FINISH"], "seconds": time.monotonic() - began}
-            )
-
-    def _choose(self, round_: int, clients: dict[ClientId, ClientInfo]) -> dict[ClientId, FLStrategy]:
-        if round_ > self.job.runner.epochs:
-            return dict.fromkeys(clients, FLStrategy("FINISH"))
         for client, info in clients.items():
             self._say(
                 f"fl-ps > client {client} info : {{'DEVICE_TYPE': '{info.device_type}', 'COMPUTE_CAPACITY':"
                 f" {info.compute_capacity:.0f}, 'BANDWIDTH': {info.bandwidth:.0f}, 'SAMPLES': {info.samples}, 'LOSS':"
                 f" {_short(info.loss)}, 'AUC': {_short(info.auc)}, 'SECONDS': {info.seconds:.3f}}}"
             )
-        return choose(self._selector, round_, clients, self.members.known)
+        chosen = self._choose(self.round + 1, clients)
+        self.round, self._first_report_at, self._last_report_at, self._enough_at = self.round + 1, None, None, None
+        for client, strategy in chosen.items():
+            self._answer(client, strategy)
+        self._say("RpcSendFLStrategy finished")
+        by_state = {s: [c for c, x in chosen.items() if x.next_state == s] for s in ("JOIN", "WAIT", "FINISH")}
+        if by_state["JOIN"]:
+            self._report(
+                {"event": "selected", "round": self.round, "selected": by_state["JOIN"], "waiting": by_state["WAIT"]}
+                | {"finished": by_state["FINISH"], "seconds": time.monotonic() - began}
+            )
+        if self._run_dir is not None:
+            write(self._run_dir, self._planner.saved(self.round, self.members.here, self.members.finished))
+
+    def _choose(self, round_: int, clients: dict[ClientId, ClientInfo]) -> dict[ClientId, FLStrategy]:
+        return self._planner.plan(round_, clients, self.members.known)
 
     def _answer(self, client: ClientId, strategy: FLStrategy) -> None:
-        runner, member = self.job.runner, self.members.get(client)
+        member = self.members.get(client)
         if member is None or member.ticket is None:
             return
-        joins, last = strategy.next_state == "JOIN", self.round == runner.epochs
-        due = last or (runner.eval_every > 0 and self.round % runner.eval_every == 0)
-        told = Assignment(
-            self.round,
-            strategy.next_state,
-            strategy.iteration_num or runner.round_iterations or 0,
-            due and (joins or last or runner.eval_clients == "all"),
-        )
+        told = self._planner.assignment(self.round, strategy)
         ticket, member.ticket = member.ticket, None
         member.round, member.told = self.round, told
+        real = told.deadline is not None and self.job.traces is None  # simulated seconds are no seconds of ours
+        member.due = time.monotonic() + (told.deadline or 0.0) if real else None
         if strategy.next_state == "FINISH":
             self.members.finish(client)
         if client in self._connections:
@@ -215,10 +248,39 @@ class Coordinator:
             return
         reports = self.members.of_round(self.round)
         self._say(f"last_round_total_fl_clients_num: {self.members.expected}, has recved fl client num: {len(reports)}")
-        figures = merge([(m.info, m.scores) for m in reports])
+        before = self._planner.end
+        figures = self._planner.close(self.round, reports)
         self._report({"event": "round", "round": self.round, **figures})
         told = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
         self._say(f"fl-ps > round {self.round}: {told}")
+        if self._planner.end and not before:
+            self._report({"event": "ends_early", "round": self.round, "reason": self._planner.end})
+            self._say(f"fl-ps > the job ends: {self._planner.end}")
+
+    def _resume(self) -> None:
+        """Take up what an earlier process of this coordinator left, or that of the run whose model this job starts from."""
+        warm = self.job.runner.warmup_model_path
+        saved = read(self._run_dir) if self._run_dir is not None else None
+        self._resumed = saved is not None
+        if saved is None and warm is not None:
+            saved = read(warm.parent.parent)  # RUN_DIR of RUN_DIR/model/2
+        if saved is None:
+            return
+        learned = "with" if self._planner.resume(saved) else "without"
+        if self._resumed:
+            self.round = saved.round
+            before = {c: Member(m.instance, m.round, m.told) for c, m in saved.members.items()}
+            self.members.restore(before, saved.finished)
+        else:
+            self._planner.begin_anew(saved.round)
+        self._say(f"fl-ps > coordinator goes on after round {saved.round}, {learned} the selector's state")
+
+    def _go_on(self) -> None:
+        """Go on with the round where the earlier process was, or with round 1 if all clients' processes are new ones."""
+        self._resumed = False
+        if not any(m.told for m in self.members.here.values()):
+            self._planner.begin_anew(self.round)
+            self.round = 0
 
     def _say(self, line: str) -> None:
         print(line, file=self._log, flush=True)

@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import TextIO
 
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
+from fedps.coordinator.simulated import make_coordinator
 from fedps.net.listener import serve
 from fedps.tracking import Report
 
@@ -20,6 +22,7 @@ def run_coordinator(
     log: TextIO | None = None,
     selector: ClientSelectorBase | None = None,
     stay: bool = False,
+    run_dir: Path | None = None,
 ) -> None:
     """Coordinate a job until every client has come and left, or SIGTERM.
 
@@ -30,12 +33,13 @@ def run_coordinator(
         log: where lines for people go; by default standard output.
         selector: who is picked; by default the job's `client_selector`.
         stay: wait for SIGTERM though all have left.
+        run_dir: the run's folder, where its state is kept; None keeps none.
 
     Raises:
         JobError: the address cannot be bound, or the selector cannot be made.
         Exception: what the selector raised.
     """
-    coordinator = Coordinator(job, report, log, selector)
+    coordinator = make_coordinator(job, report, log, selector, run_dir)
     asyncio.run(_serve(coordinator, bind, report, stay))
     if coordinator.failure is not None:
         raise coordinator.failure

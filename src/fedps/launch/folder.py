@@ -13,7 +13,15 @@ from fedps.config.source import read
 from fedps.errors import JobError
 
 BY_ROLE = ("worker_num", "server_num", "with_coordinator")  # flags that a role is given or not
-OURS = ("job.yaml", "events.jsonl", "summary.json", "log", "private", "model")  # what a run writes in its folder
+OURS = (
+    "job.yaml",
+    "events.jsonl",
+    "summary.json",
+    "coordinator.json",
+    "log",
+    "private",
+    "model",
+)  # what a run writes in its folder
 
 
 def make_run_folder(job: Job, run_dir: Path | None) -> Path:

@@ -49,10 +49,10 @@ def serve_here(job: Job, shard: int, at: Address, run_dir: Path | None, log_dir:
 
 def coordinate_here(job: Job, at: Address, run_dir: Path | None, log_dir: Path | None, stay: bool) -> None:
     """Be the coordinator, until every client has come and left, or SIGTERM; arguments and errors as for `serve_here`."""
-    with _stage(job, "coordinator", "0", 0, run_dir, log_dir) as (_, report):
+    with _stage(job, "coordinator", "0", 0, run_dir, log_dir) as (folder, report):
         from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
 
-        run_coordinator(job, str(at), report, stay=stay)
+        run_coordinator(job, str(at), report, stay=stay, run_dir=folder)
 
 
 def work_here(

@@ -9,9 +9,10 @@ from fedps.client.fl_client import Handler, Key
 from fedps.client.plan import Plan, make_plan
 from fedps.client.worker import check, run_worker
 from fedps.config import Allow, Job
-from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
+from fedps.coordinator.simulated import make_coordinator
 from fedps.data.files import client_files_of
+from fedps.errors import LostError
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
 from fedps.tracking import stamp
@@ -38,7 +39,7 @@ def run_in_process(
     Args:
         job: the resolved job.
         run_dir: the run's folder.
-        listen: takes every event, stamped with time, role and id; may be called from several threads.
+        listen: takes every event, stamped with time, role and id; called from several threads, never by two at a time.
         allow: what the person who started this allows.
         handlers: steps of every client's life to replace.
         selector: who is picked; by default the job's `client_selector`.
@@ -49,13 +50,14 @@ def run_in_process(
     """
     (run_dir / "log").mkdir(parents=True, exist_ok=True)
     failures: list[Exception] = []
+    listen = _in_turn(listen)
     clients = list(client_files_of(job))
     with ExitStack() as stack:
         servers = [_server(job, shard, run_dir, listen) for shard in range(job.runner.server_num)]
         coordinator = None
         if job.runner.with_coordinator:
             log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
-            coordinator = Coordinator(job, lambda e: listen(stamp("coordinator", "0", e)), log, selector)
+            coordinator = make_coordinator(job, lambda e: listen(stamp("coordinator", "0", e)), log, selector, run_dir)
             servers.append(LocalServer(coordinator))
         for server in servers:
             stack.callback(server.close)
@@ -74,26 +76,56 @@ def _work(
     handlers: Mapping[Key, Handler] | None, failures: list[Exception],
 ) -> None:  # fmt: skip
     """Let every client live in a thread of its own, and wait for all."""
+    begun: set[ClientId] = set()
+
+    def connect(shard: int, hello: Hello) -> LocalChannel:
+        server = servers[shard]  # -1 is the last one
+        with server.lock:
+            if server.failure is not None:
+                raise LostError(f"the run has stopped: {server.failure}")
+            return LocalChannel(server, hello, Limits(job.limits.message_mib << 20))
 
     def work(client: ClientId) -> None:
-        def connect(shard: int, hello: Hello) -> LocalChannel:
-            return LocalChannel(servers[shard], hello, Limits(job.limits.message_mib << 20))  # -1 is the last one
+        def report(event: dict[str, object]) -> None:
+            if event["event"] in ("assigned", "first_batch"):
+                begun.add(client)
+            listen(stamp("worker", client, event))
 
         try:
             number = clients.index(client)
             with (run_dir / "log" / f"workerlog.{number}").open("a", encoding="utf-8") as log:
                 run_worker(
-                    job, client, [], run_dir, lambda e: listen(stamp("worker", client, e)), connect=connect, log=log,
-                    allow=allow, handlers=handlers, number=number, plan=plan,
+                    job, client, [], run_dir, report, connect=connect, log=log, allow=allow, handlers=handlers,
+                    number=number, plan=plan,
                 )  # fmt: skip
         except Exception as error:
             failures.append(error)
+            if client not in begun:
+                _stop(servers, error)
 
     threads = [threading.Thread(target=work, args=[c], name=f"worker {c}") for c in clients]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def _in_turn(listen: Listen) -> Listen:
+    """Let threads tell their events one after the other: whoever listens adds them up."""
+    lock = threading.Lock()
+
+    def told(event: dict[str, object]) -> None:
+        with lock:
+            listen(event)
+
+    return told
+
+
+def _stop(servers: list[LocalServer], error: Exception) -> None:
+    """End the run: the others would wait for this worker until their patience ends."""
+    for server in servers:
+        with server.lock:
+            server.fail(error)
 
 
 def _server(job: Job, shard: int, run_dir: Path, listen: Listen) -> LocalServer:

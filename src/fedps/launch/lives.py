@@ -27,12 +27,12 @@ def serve_shard(pipe: Connection, log: str, job_json: str, run_dir: str, shard: 
     _live(lambda: run_server(_job(job_json), shard, bind, Path(run_dir), report), report)
 
 
-def coordinate(pipe: Connection, log: str, job_json: str, bind: str) -> None:
+def coordinate(pipe: Connection, log: str, job_json: str, run_dir: str, bind: str) -> None:
     """Live as the coordinator, until told to stop."""
     report = _enter(pipe, log)
     from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
 
-    _live(lambda: run_coordinator(_job(job_json), bind, report, stay=True), report)
+    _live(lambda: run_coordinator(_job(job_json), bind, report, stay=True, run_dir=Path(run_dir)), report)
 
 
 def train_client(

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from fedps.config import Job
-from fedps.report import facts
+from fedps.report import facts, hours
 from fedps.types import ClientId
 
 Event = Mapping[str, Any]
@@ -121,6 +121,8 @@ class Progress:
         hits = f", HR@10 {result['hr@10']:.4f}, NDCG@10 {result['ndcg@10']:.4f}" if result["hr@10"] is not None else ""
         auc = f", AUC {result['auc']:.4f}" if result["auc"] is not None else ""
         loss = f"loss {result['loss']:.4f}" if result["loss"] is not None else "nobody trained"
+        clock = result.get("simulated_clock")
+        auc += f", simulated clock {hours(clock)}" if clock is not None else ""
         word = "round" if self._job.runner.with_coordinator else "epoch"
         self.say(f"{word} {result['round']} of {self._job.runner.epochs}: {loss}{auc}{hits}")
 

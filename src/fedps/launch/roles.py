@@ -121,7 +121,7 @@ class BuiltIn:
     def coordinator(self, bind: str) -> Role:
         """Start the coordinator, which listens on `bind`."""
         log = self._log_dir / "coordinatorlog.0"
-        return _start("spawn", "coordinator", "0", log, lives.coordinate, (self._job, bind))
+        return _start("spawn", "coordinator", "0", log, lives.coordinate, (self._job, str(self._run_dir), bind))
 
     def worker(
         self, number: int, client: ClientId, servers: list[str], coordinator: str | None, plan: Path | None

@@ -51,6 +51,8 @@ class Ledger:
         self._trained: dict[int, list[Event]] = defaultdict(list)
         self._tested: dict[int, Evaluated] = defaultdict(Evaluated)
         self._assigned: dict[int, list[Event]] = defaultdict(list)  # by round, where there is a coordinator
+        self._clocks: dict[int, Event] = {}  # by round, where devices are simulated
+        self._dropped: dict[int, list[str]] = defaultdict(list)
         self._clients: dict[str, dict[str, Any]] = {}
         self._bytes = {"sent_by_clients": 0, "received_by_clients": 0}
         self._rejected = self._retries = 0
@@ -77,6 +79,10 @@ class Ledger:
             self._tested[event["epoch"]].add(event)
         elif kind == "assigned":
             self._assigned[event["round"]].append(event)
+        elif kind == "clock":
+            self._clocks[event["round"]] = event
+        elif kind == "simulated" and event["fate"]:
+            self._dropped[event["round"]].append(who)
         elif kind == "done":
             self._bytes["sent_by_clients"] += event["bytes_sent"]
             self._bytes["received_by_clients"] += event["bytes_received"]
@@ -100,7 +106,9 @@ class Ledger:
         Args:
             clients: how many those are, where no coordinator says who is.
         """
-        return [self._round(e) for e in sorted(self._tested) if self._tested[e].clients >= self._due(e, clients)]
+        timed = self._clocks.keys() if self._job.traces else self._tested.keys()
+        whole = [e for e in sorted(self._tested) if self._tested[e].clients >= self._due(e, clients) and e in timed]
+        return [self._round(e) for e in whole]
 
     def _due(self, round_: int, clients: int) -> int:
         if not self._job.runner.with_coordinator:
@@ -148,7 +156,7 @@ class Ledger:
         runner, times = self._job.runner, self.first_batch
         if not runner.with_coordinator:
             return times if len(times) == runner.worker_num else {}
-        first = [e["id"] for e in self._assigned[1] if e["state"] == "JOIN"]
+        first = [e["id"] for e in self._assigned[1] if e["state"] == "JOIN" and e["id"] not in self._dropped[1]]
         return {who: times[who] for who in first} if set(first) <= times.keys() else {}
 
     def _round(self, epoch: int) -> dict[str, Any]:
@@ -168,6 +176,18 @@ class Ledger:
             "train_auc": histogram.auc(),
             "hr@10": tested.hits / tested.users if tested.users else None,
             "ndcg@10": tested.ndcg / tested.users if tested.users else None,
+            **self._simulated(epoch),
+        }
+
+    def _simulated(self, epoch: int) -> dict[str, Any]:
+        """Return what a round took simulated devices; nothing where they are real."""
+        if self._job.traces is None:
+            return {}
+        clock = self._clocks.get(epoch, {})  # empty if the run broke off before its end
+        return {
+            "simulated_seconds": clock.get("seconds"),
+            "simulated_clock": clock.get("clock"),
+            "dropped": sorted(self._dropped[epoch]),
         }
 
 

@@ -1,6 +1,6 @@
 """What training makes small: the built-in loss, or the network's own method `loss`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -19,6 +19,19 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     and 0.99 the two differ by less than 0.01. From the logits it needs no such floor.
     """
     return functional.binary_cross_entropy_with_logits(logits, label)
+
+
+def pairwise(logits: Tensor, label: Tensor) -> Tensor:
+    """Return the mean of -log σ(positive - negative) over pairs (BPR, Rendle et al., UAI 2009).
+
+    Args:
+        logits: float32[2M], two by two a positive and a negative of its user.
+        label: theirs; not needed, as the order tells which is which.
+    """
+    return functional.softplus(logits[1::2] - logits[0::2]).mean()
+
+
+LOSSES: Mapping[str, Loss] = {"bce": cross_entropy, "bpr": pairwise}  # by the job's name
 
 
 def own_loss(model: nn.Module) -> Loss | None:
@@ -43,7 +56,7 @@ def check_loss(path: str, model: nn.Module) -> None:
     logits = torch.zeros(2, requires_grad=True)
     told = f"runner.model: {path}: loss(logits, label)"
     try:
-        found = loss(logits, torch.tensor([0.0, 1.0]))
+        found = loss(logits, torch.tensor([1.0, 0.0]))  # the order of a pair
     except Exception as error:  # whatever the user's own code raises
         raise JobError(f"{told} fails on two samples: {type(error).__name__}: {error}") from error
     if not isinstance(found, Tensor) or found.shape != () or not found.is_floating_point():

@@ -22,7 +22,7 @@ Places = NDArray[np.int32]
 class _Rule(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("name", "here")),
-        *((name, c_double) for name in ("lr", "beta1", "beta2", "epsilon", "initial_g2")),
+        *((name, c_double) for name in ("lr", "beta1", "beta2", "epsilon", "initial_g2", "weight_decay")),
         ("tail", c_void_p),
         ("powers", c_void_p * 3),
         ("last", c_int64),
@@ -45,7 +45,9 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("tables", "dense", "of", "offset", "order")),
         *((name, c_int64) for name in ("samples", "batch", "first")),
-        *((name, c_void_p) for name in ("label", "scores", "losses", "counts")),
+        *((name, c_void_p) for name in ("label", "rates")),
+        ("pairwise", c_int64),
+        *((name, c_void_p) for name in ("scores", "losses", "counts")),
     )
 
 
@@ -109,6 +111,7 @@ class Library:
     def train(
         self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
         places: NDArray[np.int64], order: Places, label: Values, size: int, first: int,
+        rates: NDArray[np.float64], pairwise: bool = False,
     ) -> tuple[NDArray[np.float64], Values, Counts]:  # fmt: skip
         """Train batch after batch.
 
@@ -123,6 +126,8 @@ class Library:
             label: float32[n].
             size: samples of a batch.
             first: number of the first batch, counted from 1 over all calls.
+            rates: float64[batches], the share of their rules' learning rate that each batch is trained with.
+            pairwise: samples two by two are pairs, a positive and a negative; `size` is even then.
 
         Returns:
             each batch's mean loss; every sample's score, a probability; and int64[2, BUCKETS], how the scores of positives
@@ -135,6 +140,7 @@ class Library:
         call, kept = self._call(tables, slots, dense, places, order, scores)
         call.batch, call.first = min(size, len(order)), first
         call.label, call.losses, call.counts = label.ctypes.data, losses.ctypes.data, counts.ctypes.data
+        call.rates, call.pairwise = rates.ctypes.data, pairwise
         done = self._library.fedps_train(ctypes.byref(call))
         for table, told in zip(tables, kept[0], strict=False):  # without tables, one stands there unused
             table.steps, table.count = told.steps, told.count
@@ -167,7 +173,7 @@ class Library:
         kinds = (_Dense * 2)(*map(_dense, dense))
         call = _Call(
             ctypes.addressof(rows), ctypes.addressof(kinds), places[0].ctypes.data, places[1].ctypes.data,
-            order.ctypes.data, len(order), 1, 1, None, scores.ctypes.data, None, None,
+            order.ctypes.data, len(order), 1, 1, None, None, 0, scores.ctypes.data, None, None,
         )  # fmt: skip
         return call, (rows, kinds)
 
@@ -187,7 +193,7 @@ def _rule(rule: Rule, here: bool) -> _Rule:
     tail, *powers = _powers(rule.beta1, rule.beta2) if adam else (np.zeros(1),) * 4
     return _Rule(
         RULES.index(rule.name), here, rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2,
-        tail.ctypes.data, (c_void_p * 3)(*(p.ctypes.data for p in powers)), len(tail) - 1,
+        rule.weight_decay, tail.ctypes.data, (c_void_p * 3)(*(p.ctypes.data for p in powers)), len(tail) - 1,
     )  # fmt: skip
 
 

@@ -298,11 +298,16 @@ extern "C" int64_t fedps_train(const Call* call) {{
   const FlushDenormals flush;
   auto work = make_work(c);
   Work& w = *work;
+  double full[{tables} + 2];
+  for (int k = 0; k < {tables}; ++k) full[k] = c.tables[k].rule.lr;
+  for (int k = 0; k < 2; ++k) full[{tables} + k] = c.dense[k].rule.lr;
+  const auto head = c.pairwise ? pairwise<{stride}> : cross_entropy<{stride}>;
   int64_t done = 0;
   for (int64_t at = 0; at < c.samples; at += c.batch, ++done) {{
     const int64_t n = std::min(c.batch, c.samples - at);
     const int32_t* order = c.order + at;
     const int32_t batch = static_cast<int32_t>(c.first + done);
+    set_rates(c, {tables}, full, c.rates[done]);
     for (int k = 0; k < 2; ++k) std::memset(c.dense[k].gradient, 0, sizeof(float) * c.dense[k].size);
 {begin_rows}
     begin(w, c);
@@ -310,7 +315,7 @@ extern "C" int64_t fedps_train(const Call* call) {{
     for (int64_t i = 0; i < n; i += BLOCK) {{
       const int m = static_cast<int>(std::min<int64_t>(BLOCK, n - i));
       forward(w, c, order + i, m);
-      loss += cross_entropy<{stride}>(m, n, {z}, order + i, c.label, {d}, c.scores + at + i, c.counts);
+      loss += head(m, n, {z}, order + i, c.label, {d}, c.scores + at + i, c.counts);
       backward(w, c, i, m);
     }}
     c.losses[done] = loss / static_cast<double>(n);

@@ -52,7 +52,7 @@ struct FlushDenormals {
 struct Rule {
   int64_t name;   // place in `rules.RULES`: add, sgd, adagrad, row_adagrad, lazy_adam, shared_adam, adam
   int64_t here;   // whether rows are changed here; else their gradients are left to the caller
-  double lr, beta1, beta2, epsilon, initial_g2;
+  double lr, beta1, beta2, epsilon, initial_g2, weight_decay;
   const double* tail;      // adam: `rules.momentum_tail`
   const double* powers[3]; // adam: beta1^k, beta2^k, (beta1 / sqrt(beta2))^k
   int64_t last;            // adam: last index of these four
@@ -84,6 +84,8 @@ struct Call {
   const int32_t* order;    // the samples, in the order of training
   int64_t samples, batch, first;  // how many; of a batch; number of the first batch (from 1, for `seen`)
   const float* label;
+  const double* rates;     // [batches]: share of `lr` that each batch is trained with
+  int64_t pairwise;        // whether samples two by two are pairs: a positive, then a negative
   float* scores;           // [samples]: probabilities (train) or logits (score)
   double* losses;          // [batches]: mean of each
   int64_t* counts;         // [2][BUCKETS]: scores of positives, of negatives
@@ -327,6 +329,18 @@ inline void shared_adam(const Rule& rule, int64_t size, float* w, float* state, 
   state[0] = m + one1 * static_cast<float>(mean / static_cast<double>(size));
 }
 
+// Give every rule the rate of one batch. `full` holds their own rates: tables, then dense.
+inline void set_rates(const Call& c, int tables, const double* full, double share) {
+  for (int k = 0; k < tables; ++k) c.tables[k].rule.lr = full[k] * share;
+  for (int k = 0; k < 2; ++k) c.dense[k].rule.lr = full[tables + k] * share;
+}
+
+inline void decay(const Rule& rule, int64_t size, const float* w, float* g) {
+  const float share = static_cast<float>(rule.weight_decay);
+  if (share > 0)
+    for (int64_t j = 0; j < size; ++j) g[j] += share * w[j];
+}
+
 // `rules.apply` on one row; for `adam` the row is settled, and `c` are those of the table's step.
 inline void change(const Rule& rule, Corrections c, int64_t step, int64_t size, float* w, const float* g) {
   float* state = w + size;
@@ -424,6 +438,7 @@ void end_rows(Table& table) {
     float* row = table.block + static_cast<int64_t>(table.touched[u]) * table.width;
     const int64_t n = own ? static_cast<int64_t>(row[3 * DIM]) + 1 : step;
     const Corrections c = own ? Corrections(table.rule, static_cast<double>(n)) : common;
+    decay(table.rule, DIM, row, table.gradient + u * DIM);
     change(table.rule, c, n, DIM, row, table.gradient + u * DIM);
   }
 }
@@ -432,6 +447,7 @@ inline void end_dense(Dense& dense) {
   if (!dense.rule.here || !dense.size) return;
   const int64_t step = ++dense.steps;
   const Corrections c(dense.rule, static_cast<double>(step));
+  decay(dense.rule, dense.size, dense.block, dense.gradient);
   change(dense.rule, c, step, dense.size, dense.block, dense.gradient);
 }
 
@@ -476,6 +492,33 @@ double cross_entropy(int samples, int64_t count, const float* z, const int32_t* 
   for (int s = 0; s < samples; ++s) loss += losses[s], d[s * Z] = slopes[s];
   if (!std::isfinite(loss)) return std::nan("");
   for (int s = 0; s < samples; ++s) ++counts[(y[s] > 0 ? 0 : BUCKETS) + static_cast<int>(scores[s] * (BUCKETS - 1))];
+  return loss;
+}
+
+// Mean over pairs of -log sigmoid(positive - negative) (models/loss.py), the rest as above; returned twice a pair, for a
+// pair is two samples.
+template <int Z>
+double pairwise(int samples, int64_t count, const float* z, const int32_t* order, const float* label, float* d,
+                float* scores, int64_t* counts) {
+  const float share = 2.0f / static_cast<float>(count);
+  float losses[BLOCK / 2], slopes[BLOCK / 2], x[BLOCK];
+  for (int s = 0; s < samples; ++s) {
+    x[s] = z[s * Z];
+    const float e = exp_of_negative(-std::abs(x[s]));
+    scores[s] = (x[s] >= 0 ? 1.0f : e) / (1.0f + e);
+  }
+  for (int p = 0; p < samples / 2; ++p) {
+    const float above = x[2 * p] - x[2 * p + 1], e = exp_of_negative(-std::abs(above));
+    losses[p] = std::max(-above, 0.0f) + log_of_one_and(e);
+    slopes[p] = (above >= 0 ? e : 1.0f) / (1.0f + e) * share;
+  }
+  double loss = 0;
+  for (int p = 0; p < samples / 2; ++p) {
+    loss += 2 * losses[p];
+    d[2 * p * Z] = -slopes[p], d[(2 * p + 1) * Z] = slopes[p];
+  }
+  if (!std::isfinite(loss)) return std::nan("");
+  for (int s = 0; s < samples; ++s) ++counts[(label[order[s]] > 0 ? 0 : BUCKETS) + static_cast<int>(scores[s] * (BUCKETS - 1))];
   return loss;
 }
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from fedps.errors import LostError, WireError
 from fedps.net.channel import Channel
+from fedps.net.compressing import NOTHING, Compression, Compressor
 from fedps.net.inprocess import LocalChannel
 from fedps.types import Keys, Rows, TableName, TableSpec, Values
+from fedps.wire.compress import ARRAYS, plain, unpack
 from fedps.wire.frame import Frame
 from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
 from fedps.wire.messages import Values as Answer
@@ -51,11 +53,14 @@ class PullTicket:
         out = {name: np.empty(shape, np.float32) for name, shape in self._shapes.items()}
         for future, tables, places in self._pieces:
             frame = _wait(future, timeout, self._who)
-            if frame.message != Answer(tables):
-                raise WireError(f"{self._who} of {tables} was answered by {frame.message}")
-            for table, at, values in zip(tables, places, frame.arrays, strict=True):
+            answer = frame.message
+            if not isinstance(answer, Answer) or answer.tables != tables:
+                raise WireError(f"{self._who} of {tables} was answered by {answer}")
+            forms, arrays = answer.forms or plain(tables), iter(frame.arrays)
+            for table, at, form in zip(tables, places, forms, strict=True):
                 rows = len(out[table][at]) if isinstance(at, slice) else len(at)
                 due = (rows, self._shapes[table][1])
+                values = unpack(form, [next(arrays) for _ in ARRAYS[form]], due)
                 if values.shape != due:
                     raise WireError(f"{self._who} of {table!r} brought {values.shape}, due {due}")
                 if values.shape == self._shapes[table]:
@@ -94,15 +99,18 @@ class Shards:
         channels: one a shard, in order.
         specs: the shared tables.
         timeout: seconds to wait for a join, a seed or a leave to be answered.
+        compression: how values travel, both ways.
     """
 
     def __init__(
-        self, channels: Sequence[Channel | LocalChannel], specs: Sequence[TableSpec], timeout: float = 300.0
-    ) -> None:
+        self, channels: Sequence[Channel | LocalChannel], specs: Sequence[TableSpec], timeout: float = 300.0,
+        compression: Compression = NOTHING,
+    ) -> None:  # fmt: skip
         self._channels, self._timeout = channels, timeout
         self._specs = {s.name: s for s in specs}
         self._placed = placement(specs, len(channels))
         self._sequence = 0
+        self._compressor, self._answer_form = Compressor(compression, self._specs), compression.pull
 
     @property
     def bytes_sent(self) -> int:
@@ -140,13 +148,14 @@ class Shards:
             mine = [(n, k, self._slots(n, k, shard)) for n, k in wanted.items() if self._placed.get(n, shard) == shard]
             for cut in self._cut([(n, k[at], at) for n, k, at in mine]):
                 tables = tuple(n for n, _, _ in cut)
-                future = channel.request(Pull(tables, after), [k for _, k, _ in cut])
+                future = channel.request(Pull(tables, after, self._answer_form), [k for _, k, _ in cut])
                 pieces.append((future, tables, [_place(at, n in self._placed) for n, _, at in cut]))
         return PullTicket(pieces, shapes, "Pull")
 
     def push(self, changes: Mapping[TableName, Rows], clock: int, weight: float = 1.0) -> PushTicket:
         """Send gradients or changes; every shard gets a push, if only an empty one."""
         self._sequence += 1
+        changes = self._compressor.take_up(changes, self._sequence)
         futures = []
         for shard, channel in enumerate(self._channels):
             mine = []
@@ -157,8 +166,11 @@ class Shards:
             cuts = self._cut(mine)
             for part, cut in enumerate(cuts):
                 tables = tuple(n for n, _, _ in cut)
-                message = Push(tables, self._sequence, clock, weight, part, len(cuts))
-                futures.append(channel.request(message, [a for _, k, v in cut for a in (k, v)]))
+                packed = [self._compressor.pack(n, k, v, shard) for n, k, v in cut]
+                forms = tuple(form for form, _ in packed) if any(form != "none" for form, _ in packed) else ()
+                message = Push(tables, self._sequence, clock, weight, part, len(cuts), forms)
+                arrays = [a for (_, k, _), (_, values) in zip(cut, packed, strict=True) for a in (k, *values)]
+                futures.append(channel.request(message, arrays))
         return PushTicket(futures, "Push")
 
     def barrier(self, epoch: int, stage: str) -> int:

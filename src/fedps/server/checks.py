@@ -103,6 +103,18 @@ def answer_bytes(specs: Mapping[TableName, TableSpec], keys: Mapping[TableName, 
     return size
 
 
+def unpacked(table: TableName, shape: tuple[int, int], room: int) -> int:
+    """Return what is left of `room`, bytes, once values of this shape are unpacked; refuse those that exceed it."""
+    size = 4 * shape[0] * shape[1]
+    if size > room:
+        raise RefusedError(
+            "too_large",
+            f"table {table!r}: {size} bytes once unpacked, where {room} bytes of the limit of a message are left: push"
+            " fewer rows, or raise limits.message_mib",
+        )
+    return room - size
+
+
 def _constants(spec: TableSpec) -> None:
     rule, init = spec.rule, spec.init
     if len(spec.name) > MAX_NAME:

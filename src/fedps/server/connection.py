@@ -17,6 +17,7 @@ from fedps.server.members import Member
 from fedps.server.parts import HalfPush
 from fedps.table.store import refusal
 from fedps.types import ClientId, TableName
+from fedps.wire.compress import ARRAYS, Form, sides, to_bf16, to_fp16, unpack
 from fedps.wire.frame import Frame
 from fedps.wire.messages import (
     PROTOCOL,
@@ -178,6 +179,7 @@ class Connection:
         if member.stop is not None:
             raise RefusedError("order", f"client {self.client!r} stands at a barrier: wait for its answer")
         try:
+            arrays = self._plain(push, arrays)
             for table, keys, values in zip(push.tables, arrays[::2], arrays[1::2], strict=True):
                 self._check(table, keys, values)
             offer = self._half.add(push, arrays)
@@ -185,9 +187,24 @@ class Connection:
                 return Done(server.clock)
             self._check_tables(set(offer))
             return server.push(self.known, member, push, offer)
-        except (RefusedError, TableError):
+        except (RefusedError, TableError, WireError):
             self._half.drop()
             raise
+
+    def _plain(self, push: Push, arrays: Sequence[Array]) -> Sequence[Array]:
+        """Return keys and float32 values for each table, however they came; no more than a message may hold of these."""
+        if not push.forms:
+            return arrays
+        left, plain, room = iter(arrays), list[Array](), self._server.limits.message_bytes
+        for table, form in zip(push.tables, push.forms, strict=True):
+            keys, packed = next(left), [next(left) for _ in ARRAYS[form]]
+            self._check(table, keys, None)
+            spec = self._server.store.spec(table)
+            shape = sides(spec, len(keys))
+            room = checks.unpacked(table, shape, room)
+            values = unpack(form, packed, shape)
+            plain += keys, values if form == "none" else values.reshape(-1, spec.dim)
+        return plain
 
     def _check_tables(self, pushed: set[TableName]) -> None:
         absent = sorted(set(self._server.store.names()) - pushed)
@@ -238,4 +255,13 @@ class Connection:
         except TableError as error:
             self.refuse(ticket, error)
         else:
-            self.reply(ticket, Values(pull.tables), values)
+            self.reply(ticket, *self._packed(pull, values))
+
+    def _packed(self, pull: Pull, values: Sequence[Array]) -> tuple[Values, Sequence[Array]]:
+        if pull.form == "none":
+            return Values(pull.tables), values
+        halved, spec = to_fp16 if pull.form == "fp16" else to_bf16, self._server.store.spec
+        sparse = [spec(table).kind == "sparse" for table in pull.tables]
+        forms: list[Form] = [pull.form if rows else "none" for rows in sparse]
+        packed = [halved(v) if rows else v for v, rows in zip(values, sparse, strict=True)]
+        return Values(pull.tables, tuple(forms)), packed

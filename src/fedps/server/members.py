@@ -137,6 +137,13 @@ class Members:
         """Whether anybody stands at a barrier."""
         return any(m.stop is not None for m in self._here.values())
 
+    @property
+    def training(self) -> list[ClientId]:
+        """Who has not come to a round's first barrier, and is waited for there; nobody while some evaluate."""
+        away = {client: m for client, m in self._here.items() if m.stop is None and not m.suspended}
+        evaluating = any(m.passed is not None and m.passed.stage == STAGES[0] for m in away.values())
+        return [] if evaluating else list(away)
+
     def absent(self, since: float, now: float, patience: float) -> list[ClientId]:
         """Return who is neither at a barrier nor has done anything for `patience` seconds, counted from `since` on."""
         return [

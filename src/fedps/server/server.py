@@ -19,6 +19,7 @@ from fedps.server.connection import Connection, Send
 from fedps.server.gate import Offer, WindowGate, windowed_merge
 from fedps.server.members import STAGES, Member, Members, Stop
 from fedps.server.saving import Saver, make_store, start_from
+from fedps.server.stragglers import stragglers
 from fedps.server.waits import Answer, Contested, Standing, Waiting
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.table.store import Store, unfit
@@ -66,6 +67,7 @@ class ParameterServer:
         self._standing: dict[ClientId, Standing] = {}
         self._standing_since: float | None = None  # when the first came to a barrier
         self._complete_at, self._saved = 0.0, 0  # the last epoch that was saved
+        self._round_at = 0.0  # when the last barrier of a round opened
         self._first_at: float | None = None  # when the first client came: a server may stand ready long before
         self._patience = runner.start_timeout
         if runner.with_coordinator:  # it has waited so long itself, and lets all join at once
@@ -206,10 +208,12 @@ class ParameterServer:
             silent += gate.missing(self.members.active(gate.clock))
         if self._standing_since is not None:
             silent += self.members.absent(max(self._standing_since, self._complete_at), now, patience)
-        for client in dict.fromkeys(silent):
+        late = stragglers(self.job, self.members, max(self._round_at, self._complete_at), now)
+        for client in dict.fromkeys([*late, *silent]):
             self.members.suspend(client)
-            self.report({"event": "suspended", "client": client, "clock": self.clock})
-        if silent:
+            why = {"reason": "the round does not wait for it"} if client in late else {}
+            self.report({"event": "suspended", "client": client, "clock": self.clock, **why})
+        if silent or late:
             self.advance(now)
 
     def push(self, client: ClientId, member: Member, push: Push, offer: Offer) -> Done:
@@ -295,6 +299,7 @@ class ParameterServer:
             free = self.members.go_on(stop.stage, self.clock)
             answers = [self._standing.pop(client).answer for client in free if client in self._standing]
             self._standing_since = now if self.members.standing else None
+            self._round_at = now if stop.stage == STAGES[1] else self._round_at
             for answer in answers:
                 answer()
 

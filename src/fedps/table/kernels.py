@@ -152,34 +152,36 @@ def _add(block, slots, values):  # type: ignore[no-untyped-def]
 
 @part
 def _sgd(block, slots, values, c):  # type: ignore[no-untyped-def]
-    lr = np.float32(c[0])
+    lr, decay = np.float32(c[0]), np.float32(c[5])
     for i in range(len(slots)):
         row = block[slots[i]]
         for j in range(values.shape[1]):
-            row[j] -= lr * values[i, j]
+            row[j] -= lr * (values[i, j] + decay * row[j])
 
 
 @part
 def _adagrad(block, slots, values, c):  # type: ignore[no-untyped-def]
-    lr, eps, dim = np.float32(c[0]), np.float32(c[3]), values.shape[1]
+    lr, eps, decay, dim = np.float32(c[0]), np.float32(c[3]), np.float32(c[5]), values.shape[1]
     for i in range(len(slots)):
-        row, g = block[slots[i]], values[i]
+        row, gradient = block[slots[i]], values[i]
         w, total = row[:dim], row[dim:]
         for j in range(dim):
-            total[j] += g[j] * g[j]
-            w[j] -= lr * g[j] / (np.sqrt(total[j]) + eps)
+            g = gradient[j] + decay * w[j]
+            total[j] += g * g
+            w[j] -= lr * g / (np.sqrt(total[j]) + eps)
 
 
 @part
 def _row_adagrad(block, slots, values, c):  # type: ignore[no-untyped-def]
-    g0, dim = c[4], values.shape[1]
+    g0, decay, dim = c[4], np.float32(c[5]), values.shape[1]
     for i in range(len(slots)):
         row = block[slots[i]]
         scale = np.float32(c[0] * np.sqrt(g0 / (g0 + np.float64(row[dim]))))
         square = 0.0
         for j in range(dim):
-            row[j] -= scale * values[i, j]
-            square += values[i, j] * values[i, j]
+            g = values[i, j] + decay * row[j]
+            row[j] -= scale * g
+            square += g * g
         row[dim] += np.float32(square / dim)
 
 
@@ -187,17 +189,19 @@ def _row_adagrad(block, slots, values, c):  # type: ignore[no-untyped-def]
 def _adam(block, slots, values, c, own, step):  # type: ignore[no-untyped-def]
     b1, b2, eps = np.float32(c[1]), np.float32(c[2]), np.float32(c[3])
     one1, one2, dim = np.float32(1 - c[1]), np.float32(1 - c[2]), values.shape[1]
+    decay = np.float32(c[5])
     rate, second = np.float32(c[0] / (1 - c[1] ** step)), np.float32(1 / (1 - c[2] ** step))
     for i in range(len(slots)):
-        row, g = block[slots[i]], values[i]
+        row, gradient = block[slots[i]], values[i]
         w, m, v = row[:dim], row[dim : 2 * dim], row[2 * dim : 3 * dim]
         if own:
             step = np.float64(row[3 * dim]) + 1.0
             rate, second = np.float32(c[0] / (1 - c[1] ** step)), np.float32(1 / (1 - c[2] ** step))
         row[3 * dim] = np.float32(step)
         for j in range(dim):
-            m[j] = b1 * m[j] + one1 * g[j]
-            v[j] = b2 * v[j] + one2 * (g[j] * g[j])
+            g = gradient[j] + decay * w[j]
+            m[j] = b1 * m[j] + one1 * g
+            v[j] = b2 * v[j] + one2 * (g * g)
             w[j] -= rate * m[j] / (np.sqrt(v[j] * second) + eps)
 
 
@@ -205,25 +209,27 @@ def _adam(block, slots, values, c, own, step):  # type: ignore[no-untyped-def]
 def _shared_adam(block, slots, values, c):  # type: ignore[no-untyped-def]
     b1, b2, eps = np.float32(c[1]), np.float32(c[2]), np.float32(c[3])
     one1, one2, dim = np.float32(1 - c[1]), np.float32(1 - c[2]), values.shape[1]
+    decay = np.float32(c[5])
     for i in range(len(slots)):
         row = block[slots[i]]
         mean, square = 0.0, 0.0
         for j in range(dim):
-            mean += values[i, j]
-            square += values[i, j] * values[i, j]
+            g = values[i, j] + decay * row[j]
+            mean += g
+            square += g * g
         row[dim + 2] += np.float32(1)
         n = np.float64(row[dim + 2])
         rate, second = np.float32(c[0] / (1 - c[1] ** n)), np.float32(1 / (1 - c[2] ** n))
         row[dim + 1] = b2 * row[dim + 1] + one2 * np.float32(square / dim)
         root, m = np.sqrt(row[dim + 1] * second) + eps, b1 * row[dim]
         for j in range(dim):
-            row[j] -= rate * (m + one1 * values[i, j]) / root
+            row[j] -= rate * (m + one1 * (values[i, j] + decay * row[j])) / root
         row[dim] = m + one1 * np.float32(mean / dim)
 
 
 @compiled(types.void(_f4w, _i8r, _f4r, _f8r, types.int64, types.float64))
 def change(block, slots, values, c, rule, step):  # type: ignore[no-untyped-def]
-    """`rules.apply` at slots, by the rule's number in `RULES`. c: lr, beta1, beta2, epsilon, g0."""
+    """`rules.apply` at slots, by the rule's number in `RULES`. c: as `constants` gives them."""
     if rule == 0:
         _add(block, slots, values)
     elif rule == 1:
@@ -242,5 +248,6 @@ RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "ad
 
 
 def constants(rule: Rule) -> NDArray[np.float64]:
-    """Return a rule's constants as the loops take them, float64[5]."""
-    return np.array([rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2])
+    """Return a rule's constants as the loops take them, float64[6]: lr, beta1, beta2, epsilon, g0, weight decay."""
+    c = (rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2, rule.weight_decay)
+    return np.array(c)

@@ -12,6 +12,9 @@ dense tensor is one row of all its elements. `step` counts the pushes its table 
     shared_adam   m, v, n     the same with one m and one v a row, means over its components
     adam          m, v, last  Adam of the whole table: a row that is not pushed goes on moving by its momentum, as in
                               torch.optim.Adam; it catches up in closed form when it is next read or pushed
+
+All but `add` first add λ w to g, λ being the rule's `weight_decay`: L2 of what is pushed to, as NCF and BPR use it (Rendle
+et al., UAI 2009, fig. 4). So a dense tensor decays as in torch.optim, and a row at those steps that touch it.
 """
 
 from functools import cache
@@ -52,6 +55,9 @@ def apply(rule: Rule, block: Block, values: Values, step: int) -> None:
     dim = values.shape[1]
     w, state = block[:, :dim], block[:, dim:]
     lr = np.float32(rule.learning_rate)
+    settle(rule, block, step - 1)
+    if rule.weight_decay and rule.name != "add":
+        values = values + np.float32(rule.weight_decay) * w
     match rule.name:
         case "add":
             w += values
@@ -70,7 +76,6 @@ def apply(rule: Rule, block: Block, values: Values, step: int) -> None:
             state[:, 2] += 1
             _shared_adam(rule, w, state, values)
         case "adam":
-            settle(rule, block, step - 1)
             _adam(rule, w, state[:, :dim], state[:, dim:-1], values, np.float64(step))
             state[:, -1] = step
 

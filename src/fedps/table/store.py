@@ -118,8 +118,9 @@ def unfit(spec: TableSpec) -> str | None:
         return f"shape {spec.shape} does not fit: sizes are at least 1, and a sparse table has two"
     if floats > MAX_FLOATS:
         return f"shape {spec.shape} makes rows of {floats} floats, over the limit of {MAX_FLOATS}"
-    if not (0 <= rule.beta1 < 1 and 0 <= rule.beta2 < 1 and 0 <= rule.epsilon < 1 and 0 < rule.initial_g2 < math.inf):
-        return f"{rule}: beta1, beta2 and epsilon lie in [0, 1), initial_g2 is over 0"
+    shares = (rule.beta1, rule.beta2, rule.epsilon, rule.weight_decay)
+    if not (all(0 <= share < 1 for share in shares) and 0 < rule.initial_g2 < math.inf):
+        return f"{rule}: beta1, beta2, epsilon and weight_decay lie in [0, 1), initial_g2 is over 0"
     if not (0 < rule.learning_rate < math.inf and math.isfinite(spec.init.a) and math.isfinite(spec.init.b)):
         return f"{rule} from {spec.init}: learning_rate is over 0, and all are finite"
     return None

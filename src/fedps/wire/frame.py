@@ -8,7 +8,8 @@
     ...     ...   the arrays' bytes one after another, each starting on a multiple of 8 from the frame's start
 
 Nothing is allocated from a size that a frame declares: arrays are read-only views of the bytes that came, and sizes
-must add up to exactly those.
+must add up to exactly those. Ids that are close together travel as their gaps (`ids`) and are laid out anew, at most
+`message_bytes` of them in all.
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import LimitError, WireError
+from fedps.wire import ids
+from fedps.wire.compress import ARRAYS, Form, plain
 from fedps.wire.messages import Message, Pull, Push, RoundReport, Seed, Values
 
 MAGIC = b"FP\x01\x00"
-DTYPES: dict[str, np.dtype[Any]] = {"f": np.dtype("<f4"), "i": np.dtype("<i8")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "f": np.dtype("<f4"),
+    "i": np.dtype("<i8"),
+    "h": np.dtype("<f2"),
+    "b": np.dtype("<u2"),  # bfloat16: the upper half of a float32's bits
+    "q": np.dtype("i1"),
+}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 KEYS, ROWS = ("i", 1), ("f", 2)  # code and dimensions; counts of a histogram have the form of keys
 
@@ -83,22 +92,29 @@ def encode(ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = ()) -
     Args:
         ticket: ties a reply to its request.
         message: any message.
-        arrays: float32 or int64, one or two dimensions.
+        arrays: of a type in `DTYPES`, one or two dimensions.
 
     Raises:
         WireError: an array is of another type.
     """
     try:
-        facts = tuple((CODES[a.dtype], a.shape) for a in arrays)
+        facts = tuple(_fact(a) for a in arrays)
     except KeyError as error:
-        raise WireError(f"an array of {error.args[0]}: frames carry float32 and int64, convert it first") from None
+        raise WireError(
+            f"an array of {error.args[0]}: frames carry float32 and int64 (packed: float16, uint16, int8); convert it first"
+        ) from None
     header = _encoder.encode(Header(ticket, message, facts))
     pieces: list[Any] = [MAGIC, len(header).to_bytes(4, "little"), header, bytes(-len(header) % 8)]
-    for array in arrays:
+    for (code, _), array in zip(facts, arrays, strict=True):
         if array.size:
-            pieces.append(np.ascontiguousarray(array).data.cast("B"))
-            pieces.append(bytes(-array.nbytes % 8))
+            piece = ids.pack(array, code) if code in ids.WIDTHS else np.ascontiguousarray(array).data.cast("B")
+            pieces += piece, bytes(-len(piece) % 8)
     return b"".join(pieces)
+
+
+def _fact(array: NDArray[Any]) -> tuple[str, tuple[int, ...]]:
+    code = CODES[array.dtype]
+    return ((ids.code_of(array) if (code, array.ndim) == KEYS else None) or code), array.shape
 
 
 def decode(data: bytes, limits: Limits) -> Frame:
@@ -129,9 +145,9 @@ def decode(data: bytes, limits: Limits) -> Frame:
 def _views(
     data: bytes, at: int, facts: Sequence[tuple[str, tuple[int, ...]]], limits: Limits
 ) -> tuple[NDArray[Any], ...]:
-    views = []
+    views, room = [], limits.message_bytes
     for code, shape in facts:
-        dtype = DTYPES.get(code)
+        dtype = ids.WIDTHS.get(code) or DTYPES.get(code)
         if dtype is None or not 1 <= len(shape) <= 2 or min(shape) < 0:
             raise WireError(f"an array of type {code!r} and shape {shape}")
         if max(shape) > limits.message_bytes:  # without data if another side is 0, and numpy refuses it its own way
@@ -139,25 +155,37 @@ def _views(
         if shape[0] > limits.rows:
             raise LimitError(f"an array of {shape[0]} rows passes the limit of {limits.rows} rows")
         count = shape[0] * (shape[1] if len(shape) == 2 else 1)
-        size = count * dtype.itemsize
+        size = ids.size(count, code) if code in ids.WIDTHS else count * dtype.itemsize
         if size > len(data) - at:
             raise WireError(f"an array of {size} bytes where {max(len(data) - at, 0)} are left")
-        view = np.frombuffer(data if count else bytes(8), dtype, count, at if count else 0)
-        views.append(view.reshape(shape))
+        if code in ids.WIDTHS:
+            room -= 8 * count
+            views.append(_ids(data, at, shape, code, room))
+        else:
+            view = np.frombuffer(data if count else bytes(8), dtype, count, at if count else 0)
+            views.append(view.reshape(shape))
         at += size + -size % 8
     if at != len(data):
         raise WireError(f"the frame says {at} bytes and has {len(data)}")
     return tuple(views)
 
 
+def _ids(data: bytes, at: int, shape: tuple[int, ...], code: str, room: int) -> NDArray[np.int64]:
+    if len(shape) != 1 or not shape[0]:
+        raise WireError(f"gaps of ids of shape {shape}")
+    if room < 0:
+        raise LimitError(f"ids that make up {-room} bytes more than a message may have")
+    return ids.unpack(data, at, shape[0], code)
+
+
 def _fit(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
     match message:
         case Pull(tables):
             due = [KEYS] * len(tables)
-        case Push(tables):
-            due = [KEYS, ROWS] * len(tables)
-        case Values(tables):
-            due = [ROWS] * len(tables)
+        case Push(tables, forms=forms):
+            due = [d for form in _forms(message, forms) for d in (KEYS, *ARRAYS[form])]
+        case Values(tables, forms):
+            due = [d for form in _forms(message, forms) for d in ARRAYS[form]]
         case Seed():
             tables, due = (), [ROWS]
         case RoundReport():
@@ -169,3 +197,9 @@ def _fit(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
         raise WireError(f"{type(message).__name__} with arrays {found}, due (type, dimensions) {due}")
     if len(set(tables)) != len(tables):
         raise WireError(f"{type(message).__name__} names a table twice")
+
+
+def _forms(message: Push | Values, forms: tuple[Form, ...]) -> tuple[Form, ...]:
+    if forms and len(forms) != len(message.tables):
+        raise WireError(f"{type(message).__name__} with {len(forms)} forms for {len(message.tables)} tables")
+    return forms or plain(message.tables)

@@ -9,13 +9,14 @@ Its connection to the coordinator: `Hello` → `Welcome`, then one `RoundReport`
 until the coordinator has decided.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from fedps.types import ClientInfo, TableName, TableSpec
+from fedps.wire.compress import Form
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -49,29 +50,36 @@ class Seed(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     table: TableName
 
 
-class Pull(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Pull(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Ask for rows as they are once step or window `after` has been applied (-1: now).
 
+    `form`: how rows are to be answered; dense tensors are always answered as float32.
     Arrays: for each table its keys, int64[U] sorted unique (empty for dense).
     """
 
     tables: tuple[TableName, ...]
     after: int = -1
+    form: Literal["none", "fp16", "bf16"] = "none"
 
 
-class Values(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Answer to Pull. Arrays: for each table float32[U, dim] (dense: [1, dim])."""
+class Values(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Answer to Pull. Arrays: for each table float32[U, dim] (dense: [1, dim]).
+
+    `forms`: with one for each table, its values come as `compress` says instead.
+    """
 
     tables: tuple[TableName, ...]
+    forms: tuple[Form, ...] = ()
 
 
-class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Send one step's gradient or one window's change; answered by Done when received and checked.
 
     `sequence` grows by one with each push of a client to a shard: a repeat is answered, not applied again.
     A large push travels as `parts` messages of one sequence; it counts only when all parts are in. The first part names
     every table; in each later one, a table's keys follow those that came before.
     Arrays: for each table its keys int64[U] and its values float32[U, dim].
+    `forms`: with one for each table, its values come as `compress` says instead.
     """
 
     tables: tuple[TableName, ...]
@@ -80,6 +88,7 @@ class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     weight: float = 1.0
     part: int = 0
     parts: int = 1
+    forms: tuple[Form, ...] = ()
 
 
 class Barrier(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -107,17 +116,23 @@ class RoundReport(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=T
     info: ClientInfo
 
 
-class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Answer to RoundReport: what to do in round `round`, counted from 1.
 
     `state`: JOIN (train), WAIT (sit out), FINISH (leave; nothing else counts then). `iterations`: batches to train, 0 for
-    a pass over the client's data. `evaluate`: score the held-out samples afterwards.
+    a pass over the client's data. `evaluate`: score the held-out samples afterwards. `learning_rate` and `batch_size`:
+    of this round's training; None takes the job's. `deadline`: seconds from this answer after which the others go on
+    without this client; None: only the job's timeouts. `extra`: what a selector tells the client's own handlers.
     """
 
     round: int
     state: Literal["JOIN", "WAIT", "FINISH"]
     iterations: int = 0
     evaluate: bool = True
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    deadline: float | None = None
+    extra: dict[str, Any] = {}
 
 
 class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -1,0 +1,66 @@
+"""What does not fit together among the keys of selection: `checks` asks."""
+
+from collections.abc import Sequence
+
+from fedps.config.job import Job
+
+SELECTORS = ("all", "random", "round_robin", "by_samples", "power_of_choice", "oort", "fedcs")  # built in
+
+
+def deadline(job: Job) -> list[str]:
+    """Say what fedcs lacks."""
+    if job.runner.client_selector != "fedcs" or job.selector.deadline is not None:
+        return []
+    return [
+        "selector.deadline: None: client_selector fedcs fits clients into it: say how many seconds a round may take"
+    ]
+
+
+def candidates(job: Job) -> list[str]:
+    """Say where there are fewer to choose among than to choose."""
+    wanted, drawn = job.runner.clients_per_round, job.selector.candidates
+    if job.runner.client_selector != "power_of_choice" or wanted is None or drawn is None or drawn >= wanted:
+        return []
+    return [f"selector.candidates: {drawn}: are fewer than the clients_per_round, {wanted}; use at least {wanted}"]
+
+
+def tags(job: Job, clients: Sequence[str]) -> list[str]:
+    """Say which tags nobody carries, and which of those that carry one are no clients.
+
+    Args:
+        job: the job.
+        clients: all there are; none if that is not known.
+    """
+    settings = job.selector
+    found = [
+        f"selector.{key}: {tag!r}: no client carries this tag; there are {', '.join(settings.tags) or 'none'} in selector.tags"
+        for key in ("only", "never")
+        for tag in getattr(settings, key)
+        if tag not in settings.tags
+    ]
+    return found + [
+        f"selector.tags.{tag}: {client!r}: there is no such client; there are {', '.join(clients[:10])}"
+        f"{', …' if len(clients) > 10 else ''}"
+        for tag, named in settings.tags.items()
+        for client in named
+        if clients and client not in clients
+    ]
+
+
+def ending(job: Job) -> list[str]:
+    """Say where a target or patience cannot end the job."""
+    runner, target = job.runner, job.runner.target
+    held_out = target.metric in ("hr@10", "ndcg@10", "auc")
+    found = []
+    for key, value in (("target.value", target.value), ("patience", runner.patience)):
+        if value is None:
+            continue
+        if not runner.with_coordinator:
+            found.append(
+                f"runner.{key}: {value}: it is the coordinator that ends a job: set with_coordinator, or leave it out"
+            )
+        elif held_out and runner.test_data_dir is None:
+            found.append(f"runner.{key}: {value}: {target.metric} needs held-out samples: set test_data_dir")
+        elif held_out and not runner.eval_every:
+            found.append(f"runner.{key}: {value}: {target.metric} is measured at the end only: set eval_every to 1")
+    return found

@@ -1,0 +1,107 @@
+"""What a coordinator remembers beyond its process: one file in the run folder, written whole or not at all.
+
+A restarted coordinator takes up the round, who is told what, the history and the selector's state. A job that starts
+from another's model (`warmup_model_path`) takes up the last two.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fedps.coordinator.history import Turns
+from fedps.coordinator.selectors.base import ClientSelectorBase
+from fedps.errors import FedpsError, JobError
+from fedps.types import ClientId
+from fedps.wire.messages import Assignment
+
+FILE = "coordinator.json"
+
+
+class SavedMember(msgspec.Struct, frozen=True):
+    """One client: the process that speaks for it, and what that was last told."""
+
+    instance: str
+    round: int
+    told: Assignment | None
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What the file holds. `selector` is the job's word for it, `state` what it returned."""
+
+    round: int
+    members: dict[ClientId, SavedMember]
+    finished: dict[ClientId, str]
+    history: dict[ClientId, Turns]
+    selector: str
+    state: Any = None
+    best: float | None = None
+    since: int = 0
+    end: str | None = None
+
+
+def write(folder: Path, saved: Saved) -> None:
+    """Write a state; what was there stays whole until the new one is.
+
+    Raises:
+        FedpsError: it cannot be written; names the file.
+    """
+    path = folder / FILE
+    part = path.with_name(f"{FILE}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            file.write(msgspec.json.encode(saved))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise FedpsError(f"{path}: the coordinator's state cannot be written: {error.strerror}") from error
+
+
+def read(folder: Path) -> Saved | None:
+    """Return the state that lies in a folder, None if there is none.
+
+    Raises:
+        JobError: the file cannot be read, or is none of ours.
+    """
+    path = folder / FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Saved)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise JobError(f"{path}: is no coordinator's state: {error}; remove it to begin without") from error
+
+
+def state_of(selector: ClientSelectorBase) -> Any:
+    """Return a selector's state as JSON has it.
+
+    Raises:
+        FedpsError: it is something else. What the selector itself raises is passed on.
+    """
+    try:
+        return json.loads(json.dumps(selector.state(), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FedpsError(
+            f"{type(selector).__name__}.state(): {error}; return texts, numbers, lists and mappings of these"
+        ) from error
+
+
+def give_back(selector: ClientSelectorBase, saved: Saved, name: str) -> bool:
+    """Let a selector take up its state; return whether there was one for it.
+
+    Raises:
+        JobError: it does not take it.
+    """
+    if saved.state is None or saved.selector != name:
+        return False
+    try:
+        selector.load_state(saved.state)
+    except Exception as error:  # whatever the user's own code raises
+        raise JobError(
+            f"{type(selector).__name__}.load_state(): {type(error).__name__}: {error}; remove {FILE} to begin without"
+        ) from error
+    return True

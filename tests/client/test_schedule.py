@@ -1,0 +1,149 @@
+"""Learning rates over a job: closed forms, what a trainer makes of them, and rounds with a rate and a batch of their own."""
+
+import io
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+from tests.conftest import MakeJob
+
+from fedps.client.learner import Learner
+from fedps.client.modes import Window
+from fedps.client.plan import make_plan
+from fedps.client.reading import read_client
+from fedps.client.schedule import rates_at
+from fedps.client.shard import Order
+from fedps.client.trainer import Trainer
+from fedps.config import Job, Optimizer, notes_of
+from fedps.errors import JobError
+from fedps.types import ClientId
+
+ME = ClientId("3")
+AT = np.array([0.0, 1.0, 2.5, 5.0, 10.0, 12.0])  # of ten epochs; a round after the last goes on at its rate
+
+
+@pytest.mark.parametrize(
+    ("settings", "due"),
+    [
+        ({}, [1, 1, 1, 1, 1, 1]),
+        ({"schedule": "linear"}, [1, 0.9, 0.75, 0.5, 0, 0]),
+        ({"schedule": "linear", "final": 0.2}, [1, 0.92, 0.8, 0.6, 0.2, 0.2]),
+        ({"schedule": "cosine"}, [1, 0.5 + np.cos(0.1 * np.pi) / 2, 0.5 + np.sqrt(0.5) / 2, 0.5, 0, 0]),
+        ({"schedule": "cosine", "final": 0.5}, [1, 0.75 + np.cos(0.1 * np.pi) / 4, 0.75 + np.sqrt(0.5) / 4, 0.75, 0.5, 0.5]),
+        ({"schedule": "step", "step_epochs": 2, "step_factor": 0.1}, [1, 1, 0.1, 0.01, 1e-5, 1e-6]),
+        ({"warmup": 0.5}, [0, 0.2, 0.5, 1, 1, 1]),
+        ({"schedule": "linear", "warmup": 0.25}, [0, 0.36, 0.75, 0.5, 0, 0]),
+    ],
+)  # fmt: skip
+def test_a_schedule_is_its_formula(settings: dict[str, object], due: list[float]) -> None:
+    np.testing.assert_allclose(rates_at(Optimizer.model_validate(settings), 10, AT), due, atol=1e-12)
+
+
+class AtOnce:
+    """A mode without servers: trains each window as it comes, after the next has been drawn, as the others do."""
+
+    window: int | None = 3
+    lead = 1
+
+    def train(self, windows: Iterable[Window], train: Callable[[Order], None]) -> None:
+        coming = iter(windows)
+        window = next(coming, None)
+        while window is not None:
+            upcoming = next(coming, None)
+            for piece in window.pieces:
+                train(piece)
+            window = upcoming
+
+    def start_at(self, clock: int) -> None:
+        raise NotImplementedError
+
+
+def trainer_of(job: Job) -> tuple[Trainer, Learner, Learner]:
+    """Return a trainer, its learner, and a twin of that to be trained by hand."""
+    plan = make_plan(job)
+    one, other = (Learner(plan, job, read_client(job, ME), local_optimizer=True) for _ in range(2))
+    return Trainer(job, ME, one, AtOnce(), lambda event: None, io.StringIO()), one, other
+
+
+def assert_same(one: Learner, other: Learner) -> None:
+    for name, table in one.tables.items():
+        np.testing.assert_array_equal(table.block, other.tables[name].block)
+    np.testing.assert_array_equal(one.dense.raw, other.dense.raw)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_each_batch_takes_the_rate_of_its_moment(compiled: bool, make_job: MakeJob) -> None:
+    optimizer = {"class": "lazy_adam", "schedule": "linear", "final": 0.1}
+    job = make_job({"optimizer": optimizer}, epochs=2, print_interval=4, negatives=1, compiled_step=compiled)
+    trainer, one, other = trainer_of(job)
+    for epoch in range(2):
+        done = trainer.train(epoch + 1)
+        order = other.data.order(epoch)
+        assert done.samples == len(order)
+        batches = -(-len(order) // 32)
+        at = (epoch + (np.arange(batches) + 0.5) / batches) / 2
+        other.train(order, 32, 1 - 0.9 * at)
+        assert_same(one, other)
+
+
+def test_a_round_may_have_a_rate_and_a_batch_size_of_its_own(make_job: MakeJob) -> None:
+    optimizer = {"class": "sgd", "learning_rate": 0.5, "private_learning_rate": 0.25, "schedule": "cosine"}
+    trainer, one, other = trainer_of(make_job({"optimizer": optimizer}, epochs=3))
+    order = np.concatenate([other.data.order(0), other.data.order(1)])
+    done = trainer.train(1, iterations=4, learning_rate=0.05, batch_size=20)
+    assert done.samples == 80
+    other.train(order[:80], 20, np.full(4, 0.1))  # the private table's rate changes with the job's
+    assert_same(one, other)
+    trainer.train(2, iterations=2)  # and the job's own again
+    other.train(order[80:144], 32, 0.5 + np.cos(np.pi * (1 + np.array([0.25, 0.75])) / 3) / 2)
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}])
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, float], loss: str, make_job: MakeJob) -> None:
+    trainer, _, _ = trainer_of(make_job({"loss": loss}))
+    with pytest.raises(JobError, match=f"an assignment's {next(iter(settings))}"):
+        trainer.train(1, **settings)  # type: ignore[arg-type]
+
+
+def test_pairs_need_even_batches(make_job: MakeJob) -> None:
+    trainer, _, _ = trainer_of(make_job({"loss": "bpr"}))
+    with pytest.raises(JobError, match="batch_size: 33: must be at least 1, and even with loss bpr"):
+        trainer.train(1, batch_size=33)
+    with pytest.raises(JobError, match=r"runner\.train_batch_size: 33: .* make it even, e\.g\. 34"):
+        make_job({"loss": "bpr"}, train_batch_size=33)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_servers_know_no_schedule(mode: str, make_job: MakeJob) -> None:
+    with pytest.raises(JobError) as error:
+        make_job({"optimizer": {"schedule": "cosine", "warmup": 0.1}}, sync_mode=mode)
+    for key in ("schedule: cosine", "warmup: 0.1"):
+        assert f"hyper_parameters.optimizer.{key}: in {mode} the servers optimize" in str(error.value)
+    trainer, _, _ = trainer_of(make_job(sync_mode=mode))
+    with pytest.raises(JobError, match=f"learning_rate: 0.1: in {mode} the servers optimize"):
+        trainer.train(1, learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"),
+    [
+        ({"schedule": "exponential"}, "schedule"),
+        ({"warmup": 1.0}, "warmup"),
+        ({"final": 1.5}, "final"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"step_epochs": 0}, "step_epochs"),
+        ({"step_factor": 0}, "step_factor"),
+    ],
+)
+def test_a_wrong_value_is_named(optimizer: dict[str, object], said: str, make_job: MakeJob) -> None:
+    with pytest.raises(JobError, match=rf"hyper_parameters\.optimizer\.{said}"):
+        make_job({"optimizer": optimizer})
+
+
+def test_a_key_of_another_schedule_is_noted(make_job: MakeJob) -> None:
+    job = make_job({"optimizer": {"schedule": "linear", "final": 0.1, "step_epochs": 2}})
+    assert notes_of(job) == [
+        "hyper_parameters.optimizer.step_epochs: 2: has no effect with schedule linear, only with step"
+    ]

@@ -1,0 +1,75 @@
+"""Clients of a coordinator without a network: each keeps its replies."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedps.config import Job
+from fedps.coordinator.coordinator import Coordinator
+from fedps.coordinator.selectors import ClientSelectorBase
+from fedps.types import ClientInfo
+from fedps.wire.frame import Limits, decode, encode
+from fedps.wire.messages import Assignment, Hello, Message, RoundReport, Welcome
+
+NONE = np.empty(0, np.int64)
+Events = list[dict[str, Any]]
+
+
+class Caller:
+    """A client that keeps its replies."""
+
+    def __init__(self, coordinator: Coordinator, client: str, instance: str = "p", greet: bool = True) -> None:
+        self.coordinator, self.replies, self.hung_up = coordinator, list[Message](), False
+        self._ticket = 0
+        self.connection = coordinator.opened(self._take, "test")
+        if greet:
+            assert isinstance(self.ask(Hello(coordinator.job.name, client, instance, to="coordinator")), Welcome)
+
+    def _take(self, data: bytes | None) -> None:
+        if data is None:
+            self.hung_up = True
+        else:
+            self.replies.append(decode(data, Limits()).message)
+
+    def send(self, message: Message, arrays: Any = ()) -> None:
+        self._ticket += 1
+        self.connection.received(encode(self._ticket, message, arrays))
+
+    def ask(self, message: Message, arrays: Any = ()) -> Message:
+        before = len(self.replies)
+        self.send(message, arrays)
+        assert len(self.replies) == before + 1, f"no reply to {message}"
+        return self.replies[-1]
+
+    def report(self, round_: int, info: ClientInfo | None = None, arrays: Any = (NONE,) * 4) -> None:
+        self.send(RoundReport(round_, info or ClientInfo(samples=5)), arrays)
+
+    @property
+    def told(self) -> list[Assignment]:
+        return [r for r in self.replies if isinstance(r, Assignment)]
+
+
+def with_keys(job: Job, **runner: Any) -> Job:
+    """Return the job with other keys of its runner, and of `selector` where one is given so."""
+    settings = runner.pop("selector", {})
+    return job.model_copy(
+        update={
+            "runner": job.runner.model_copy(update=runner),
+            "selector": job.selector.model_copy(update=settings),
+        }
+    )
+
+
+def started(
+    job: Job, events: Events, selector: ClientSelectorBase | None = None, run_dir: Path | None = None
+) -> Coordinator:
+    """Return a coordinator that tells its events to a list."""
+    return Coordinator(job, events.append, io.StringIO(), selector, run_dir)
+
+
+def later(seconds: float) -> float:
+    """Return a time so many seconds from now."""
+    return time.monotonic() + seconds
