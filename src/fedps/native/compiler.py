@@ -18,7 +18,7 @@ from fedps.errors import FedpsError
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
-HEADER = Path(__file__).with_name("step.hpp")
+HEADERS = Path(__file__).parent  # step.hpp, and what it includes
 LONGEST = 300.0  # seconds that a compiler may take
 
 
@@ -55,7 +55,8 @@ def compiled(source: str) -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise CompileError(f"no C++ compiler: none of {', '.join(COMPILERS)} is there, nor named by CXX")
-    facts = (source, HEADER.read_text(), " ".join(FLAGS), _version(compiler), machine())
+    headers = [file.read_text() for file in sorted(HEADERS.glob("*.hpp"))]
+    facts = (source, headers, " ".join(FLAGS), _version(compiler), machine())
     folder = cache_folder()
     library = folder / f"step-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.so"
     if not library.is_file():
@@ -93,7 +94,7 @@ def _compile(compiler: str, source: str, library: Path) -> None:
         with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compiling-") as folder:
             text, made = Path(folder) / "step.cpp", Path(folder) / "step.so"
             text.write_text(source, encoding="utf-8")
-            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(text), "-o", str(made)]
+            command = [compiler, *FLAGS, f"-I{HEADERS}", str(text), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST)  # noqa: S603
             if done.returncode:
                 said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:300])

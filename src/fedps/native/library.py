@@ -1,4 +1,4 @@
-"""A compiled step, called from Python: the structures of `step.hpp`, filled with pointers to a client's arrays."""
+"""A compiled step, called from Python: the structures of `basics.hpp`, filled with pointers to a client's arrays."""
 
 import ctypes
 import threading
@@ -15,7 +15,7 @@ from fedps.models.metrics import BUCKETS, Counts
 from fedps.table import rules
 from fedps.types import Rule, Values
 
-RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")  # the order of step.hpp
+RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")  # the order of basics.hpp
 Places = NDArray[np.int32]
 
 

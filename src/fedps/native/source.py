@@ -1,6 +1,6 @@
 """From a `Program` to the C++ of its training step: `train`, which learns batch after batch, and `score`.
 
-The loops stand in `step.hpp`; what is written here is their order, their sizes, and where values lie. Parts of a
+The loops stand in `step.hpp` and what it includes; what is written here is their order, their sizes, and where values lie. Parts of a
 concatenation that no other operation reads are written straight to their place in it.
 """
 
@@ -22,7 +22,7 @@ from fedps.native.program import (
     inputs,
 )  # fmt: skip
 
-LANES = 8  # as in step.hpp
+LANES = 8  # as in basics.hpp
 
 # function → value of x, and derivative by x with y the value; p0, p1 stand for the operation's numbers
 UNARY = {

@@ -1,0 +1,90 @@
+// Vectors, and what the caller of a step hands over.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+namespace fedps {
+
+constexpr int LANES = 8;   // floats of a vector
+constexpr int BLOCK = 64;  // samples that are worked on at once: what they need stays in the nearest cache
+constexpr int TILE = 4;    // rows of a product kept in registers
+constexpr int BUCKETS = 4096;  // of a histogram of scores, as in models/metrics.py
+
+#if defined(__AVX512VL__) || defined(__ARM_NEON)
+constexpr int MOST_VECTORS = 4;  // of a row of a tile: there are 32 registers
+#else
+constexpr int MOST_VECTORS = 2;
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
+
+constexpr int padded(int width) { return (width + LANES - 1) / LANES * LANES; }
+constexpr int vectors_at_once(int vectors) {
+  return vectors % 4 == 0 && MOST_VECTORS >= 4 ? 4 : vectors % 3 == 0 && MOST_VECTORS >= 4 ? 3 : vectors % 2 == 0 ? 2 : 1;
+}
+
+inline Vector load(const float* at) { return *reinterpret_cast<const Vector*>(at); }
+inline void store(float* at, Vector v) { *reinterpret_cast<Vector*>(at) = v; }
+inline Vector all(float x) { return Vector{} + x; }
+
+// Denormals count as zeros while this lives: arithmetic on them is many times slower, and they mean nothing here.
+struct FlushDenormals {
+#if defined(__SSE2__)
+  const unsigned before = __builtin_ia32_stmxcsr();
+  FlushDenormals() { __builtin_ia32_ldmxcsr(before | 0x8040); }
+  ~FlushDenormals() { __builtin_ia32_ldmxcsr(before); }
+#else
+  FlushDenormals() {}
+#endif
+};
+
+// ---- What the caller hands over; library.py has the same structures. -------------------------------------------------
+
+struct Rule {
+  int64_t name;   // place in `rules.RULES`: add, sgd, adagrad, row_adagrad, lazy_adam, shared_adam, adam
+  int64_t here;   // whether rows are changed here; else their gradients are left to the caller
+  double lr, beta1, beta2, epsilon, initial_g2, weight_decay;
+  const double* tail;      // adam: `rules.momentum_tail`
+  const double* powers[3]; // adam: beta1^k, beta2^k, (beta1 / sqrt(beta2))^k
+  int64_t last;            // adam: last index of these four
+};
+
+struct Table {
+  float* block;          // [rows][width]: values, then the state of the rule
+  const int32_t* slots;  // each sample's row
+  int32_t* seen;         // [rows]: the batch that last saw a row
+  int32_t* place;        // [rows]: where its gradient stands then
+  int32_t* touched;      // [batch]: the rows of the last batch
+  float* gradient;       // [batch][dim]: their gradients
+  int64_t rows, width, steps, count;
+  Rule rule;
+};
+
+struct Dense {
+  float* block;     // [size] values, then the state of the rule
+  float* gradient;  // [size] of the last batch
+  int64_t size, steps;
+  Rule rule;
+};
+
+struct Call {
+  Table* tables;
+  Dense* dense;            // two: shared, private
+  const int64_t* of;       // for each parameter, which of the two it belongs to
+  const int64_t* offset;   // and where it begins there
+  const int32_t* order;    // the samples, in the order of training
+  int64_t samples, batch, first;  // how many; of a batch; number of the first batch (from 1, for `seen`)
+  const float* label;
+  const double* rates;     // [batches]: share of `lr` that each batch is trained with
+  int64_t pairwise;        // whether samples two by two are pairs: a positive, then a negative
+  float* scores;           // [samples]: probabilities (train) or logits (score)
+  double* losses;          // [batches]: mean of each
+  int64_t* counts;         // [2][BUCKETS]: scores of positives, of negatives
+};
+
+}  // namespace fedps

@@ -1,0 +1,86 @@
+// What training makes small: losses of logits, their derivatives, and the scores.
+#pragma once
+
+#include "basics.hpp"
+
+namespace fedps {
+
+// exp(x) for x <= 0, to about 1e-7 of it: 2^n times a polynomial of what is left (Cephes, expf); loops of it are vectors.
+inline float exp_of_negative(float x) {
+  x = std::max(x, -87.0f);
+  const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounds to a whole number
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return (p * r * r + r + 1.0f) * power;
+}
+
+// log(1 + e) for 0 <= e <= 1, to about 1e-7 of it: the series of 2 artanh(e / (2 + e)).
+inline float log_of_one_and(float e) {
+  const float t = e / (2.0f + e), s = t * t;
+  return 2.0f * t * (1.0f + s * (0.33333333f + s * (0.2f + s * (0.14285714f + s * (0.11111111f + s * 0.09090909f)))));
+}
+
+// The score of a logit x: its sigmoid, with e = exp(-|x|).
+inline float score_of(float x, float e) { return (x >= 0 ? 1.0f : e) / (1.0f + e); }
+
+inline void count(float score, float label, int64_t* counts) {
+  ++counts[(label > 0 ? 0 : BUCKETS) + static_cast<int>(score * (BUCKETS - 1))];
+}
+
+// Mean cross-entropy of logits (models/loss.py), the scores, counted too, and d = d(loss)/d(logit); `batch` samples in the
+// whole batch.
+template <int Z>
+double cross_entropy(int samples, int64_t batch, const float* z, const int32_t* order, const float* label, float* d,
+                     float* scores, int64_t* counts) {
+  const float share = 1.0f / static_cast<float>(batch);
+  float losses[BLOCK], slopes[BLOCK], x[BLOCK], y[BLOCK];
+  for (int s = 0; s < samples; ++s) x[s] = z[s * Z], y[s] = label[order[s]];
+  for (int s = 0; s < samples; ++s) {
+    const float e = exp_of_negative(-std::abs(x[s])), p = score_of(x[s], e);
+    losses[s] = std::max(x[s], 0.0f) - x[s] * y[s] + log_of_one_and(e);
+    scores[s] = p;
+    slopes[s] = (p - y[s]) * share;
+  }
+  double loss = 0;
+  for (int s = 0; s < samples; ++s) loss += losses[s], d[s * Z] = slopes[s];
+  if (!std::isfinite(loss)) return std::nan("");
+  for (int s = 0; s < samples; ++s) count(scores[s], y[s], counts);
+  return loss;
+}
+
+// Mean over pairs of -log sigmoid(positive - negative) (models/loss.py), the rest as above; returned twice a pair, for a
+// pair is two samples.
+template <int Z>
+double pairwise(int samples, int64_t batch, const float* z, const int32_t* order, const float* label, float* d,
+                float* scores, int64_t* counts) {
+  const float share = 2.0f / static_cast<float>(batch);
+  float losses[BLOCK / 2], slopes[BLOCK / 2], x[BLOCK];
+  for (int s = 0; s < samples; ++s) {
+    x[s] = z[s * Z];
+    const float e = exp_of_negative(-std::abs(x[s]));
+    scores[s] = score_of(x[s], e);
+  }
+  for (int p = 0; p < samples / 2; ++p) {
+    const float above = x[2 * p] - x[2 * p + 1], e = exp_of_negative(-std::abs(above));
+    losses[p] = std::max(-above, 0.0f) + log_of_one_and(e);
+    slopes[p] = score_of(-above, e) * share;
+  }
+  double loss = 0;
+  for (int p = 0; p < samples / 2; ++p) {
+    loss += 2 * losses[p];
+    d[2 * p * Z] = -slopes[p], d[(2 * p + 1) * Z] = slopes[p];
+  }
+  if (!std::isfinite(loss)) return std::nan("");
+  for (int s = 0; s < samples; ++s) count(scores[s], label[order[s]], counts);
+  return loss;
+}
+
+}  // namespace fedps

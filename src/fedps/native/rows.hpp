@@ -1,0 +1,183 @@
+// Rows of tables and dense parameters: finding those of a batch, bringing them up to date, changing them by their rules.
+#pragma once
+
+#include "basics.hpp"
+
+namespace fedps {
+
+// Bring a row up to `step` by the moves it missed: `rules.settle`.
+template <int DIM>
+void settle(const Rule& rule, float* row, int64_t step) {
+  const int64_t last = static_cast<int64_t>(row[3 * DIM]), missed = step - last;
+  if (last <= 0 || missed <= 0) return;
+  const int64_t end = rule.last;
+  const double ratio = rule.powers[2][1];
+  const double later = rule.powers[2][std::min(missed + 1, end)] * rule.tail[std::min(last + missed + 1, end)];
+  const float moves = static_cast<float>(rule.lr * (ratio * rule.tail[std::min(last + 1, end)] - later));
+  const float epsilon = static_cast<float>(rule.epsilon * std::sqrt(1 - rule.powers[1][std::min(last, end)]));
+  const float fade1 = static_cast<float>(rule.powers[0][std::min(missed, end)]);
+  const float fade2 = static_cast<float>(rule.powers[1][std::min(missed, end)]);
+  float *w = row, *m = row + DIM, *v = row + 2 * DIM;
+  for (int j = 0; j < DIM; ++j) {
+    w[j] -= moves * m[j] / (std::sqrt(v[j]) + epsilon);
+    m[j] *= fade1;
+    v[j] *= fade2;
+  }
+  row[3 * DIM] = static_cast<float>(step);
+}
+
+struct Corrections {
+  float rate, second;
+  Corrections(const Rule& rule, double step)
+      : rate(static_cast<float>(rule.lr / (1 - std::pow(rule.beta1, step)))),
+        second(static_cast<float>(1 / (1 - std::pow(rule.beta2, step)))) {}
+};
+
+inline void adam(const Rule& rule, Corrections c, int64_t size, float* __restrict w, float* __restrict m,
+                 float* __restrict v, const float* __restrict g) {
+  const float b1 = static_cast<float>(rule.beta1), b2 = static_cast<float>(rule.beta2);
+  const float one1 = static_cast<float>(1 - rule.beta1), one2 = static_cast<float>(1 - rule.beta2);
+  const float epsilon = static_cast<float>(rule.epsilon);
+  for (int64_t j = 0; j < size; ++j) {
+    m[j] = b1 * m[j] + one1 * g[j];
+    v[j] = b2 * v[j] + one2 * (g[j] * g[j]);
+    w[j] -= c.rate * m[j] / (std::sqrt(v[j] * c.second) + epsilon);
+  }
+}
+
+inline void shared_adam(const Rule& rule, int64_t size, float* w, float* state, const float* g) {
+  const float b1 = static_cast<float>(rule.beta1), b2 = static_cast<float>(rule.beta2);
+  const float one1 = static_cast<float>(1 - rule.beta1), one2 = static_cast<float>(1 - rule.beta2);
+  double mean = 0, square = 0;
+  for (int64_t j = 0; j < size; ++j) mean += g[j], square += static_cast<double>(g[j]) * g[j];
+  state[2] += 1;
+  const Corrections c(rule, state[2]);
+  state[1] = b2 * state[1] + one2 * static_cast<float>(square / static_cast<double>(size));
+  const float root = std::sqrt(state[1] * c.second) + static_cast<float>(rule.epsilon), m = b1 * state[0];
+  for (int64_t j = 0; j < size; ++j) w[j] -= c.rate * (m + one1 * g[j]) / root;
+  state[0] = m + one1 * static_cast<float>(mean / static_cast<double>(size));
+}
+
+// Give every rule the rate of one batch. `full` holds their own rates: tables, then dense.
+inline void set_rates(const Call& c, int tables, const double* full, double share) {
+  for (int k = 0; k < tables; ++k) c.tables[k].rule.lr = full[k] * share;
+  for (int k = 0; k < 2; ++k) c.dense[k].rule.lr = full[tables + k] * share;
+}
+
+inline void decay(const Rule& rule, int64_t size, const float* w, float* g) {
+  const float share = static_cast<float>(rule.weight_decay);
+  if (share > 0)
+    for (int64_t j = 0; j < size; ++j) g[j] += share * w[j];
+}
+
+// `rules.apply` on one row; for `adam` the row is settled, and `c` are those of the table's step.
+inline void change(const Rule& rule, Corrections c, int64_t step, int64_t size, float* w, const float* g) {
+  float* state = w + size;
+  const float lr = static_cast<float>(rule.lr);
+  switch (rule.name) {
+    case 0:
+      for (int64_t j = 0; j < size; ++j) w[j] += g[j];
+      break;
+    case 1:
+      for (int64_t j = 0; j < size; ++j) w[j] -= lr * g[j];
+      break;
+    case 2:
+      for (int64_t j = 0; j < size; ++j) {
+        state[j] += g[j] * g[j];
+        w[j] -= lr * g[j] / (std::sqrt(state[j]) + static_cast<float>(rule.epsilon));
+      }
+      break;
+    case 3: {
+      const float scale = static_cast<float>(rule.lr * std::sqrt(rule.initial_g2 / (rule.initial_g2 + state[0])));
+      double square = 0;
+      for (int64_t j = 0; j < size; ++j) w[j] -= scale * g[j], square += static_cast<double>(g[j]) * g[j];
+      state[0] += static_cast<float>(square / static_cast<double>(size));
+      break;
+    }
+    case 5:
+      shared_adam(rule, size, w, state, g);
+      break;
+    default:
+      adam(rule, c, size, w, state, state + size, g);
+      state[2 * size] = static_cast<float>(step);
+  }
+}
+
+inline void fetch(const float* at, int64_t floats) {  // ask for memory ahead of its use
+  for (int64_t j = 0; j < floats; j += 16) __builtin_prefetch(at + j, 1);
+}
+
+// Find the batch's distinct rows, bring them up to date, and say for each sample where its row's gradient stands.
+template <int DIM>
+void begin_rows(Table& table, const int32_t* order, int64_t samples, int32_t batch, int32_t* places) {
+  constexpr int64_t AHEAD = 8;
+  table.count = 0;
+  for (int64_t i = 0; i < samples; ++i) {
+    const int32_t slot = table.slots[order[i]];
+    if (table.seen[slot] != batch) {
+      table.seen[slot] = batch;
+      table.place[slot] = static_cast<int32_t>(table.count);
+      table.touched[table.count++] = slot;
+    }
+    places[i] = table.place[slot];
+  }
+  if (table.rule.name == 6 && table.rule.here) {
+    for (int64_t u = 0; u < table.count; ++u) {
+      if (u + AHEAD < table.count) {
+        fetch(table.block + static_cast<int64_t>(table.touched[u + AHEAD]) * table.width, table.width);
+      }
+      settle<DIM>(table.rule, table.block + static_cast<int64_t>(table.touched[u]) * table.width, table.steps);
+    }
+  }
+  std::memset(table.gradient, 0, sizeof(float) * DIM * table.count);
+}
+
+// Rows as they are now: brought up to date, then copied.
+template <int DIM>
+void read_rows(Table& table, const int32_t* slots, int64_t count, float* out) {
+  const bool settles = table.rule.name == 6;
+  for (int64_t u = 0; u < count; ++u) {
+    float* row = table.block + static_cast<int64_t>(slots[u]) * table.width;
+    if (settles) settle<DIM>(table.rule, row, table.steps);
+    std::memcpy(out + u * DIM, row, sizeof(float) * DIM);
+  }
+}
+
+template <int DIM, int Y>
+void look_up(const Table& table, const int32_t* order, int samples, float* y) {
+  for (int s = 0; s < samples; ++s)
+    std::memcpy(y + s * Y, table.block + static_cast<int64_t>(table.slots[order[s]]) * table.width, sizeof(float) * DIM);
+}
+
+template <int DIM, int Y>
+void look_up_back(Table& table, const int32_t* places, int samples, const float* dy) {
+  for (int s = 0; s < samples; ++s) {
+    float* g = table.gradient + static_cast<int64_t>(places[s]) * DIM;
+    for (int j = 0; j < DIM; ++j) g[j] += dy[s * Y + j];
+  }
+}
+
+template <int DIM>
+void end_rows(Table& table) {
+  if (!table.rule.here) return;
+  const int64_t step = ++table.steps;
+  const Corrections common(table.rule, static_cast<double>(step));
+  const bool own = table.rule.name == 4;  // lazy_adam counts a row's own pushes
+  for (int64_t u = 0; u < table.count; ++u) {
+    float* row = table.block + static_cast<int64_t>(table.touched[u]) * table.width;
+    const int64_t n = own ? static_cast<int64_t>(row[3 * DIM]) + 1 : step;
+    const Corrections c = own ? Corrections(table.rule, static_cast<double>(n)) : common;
+    decay(table.rule, DIM, row, table.gradient + u * DIM);
+    change(table.rule, c, n, DIM, row, table.gradient + u * DIM);
+  }
+}
+
+inline void end_dense(Dense& dense) {
+  if (!dense.rule.here || !dense.size) return;
+  const int64_t step = ++dense.steps;
+  const Corrections c(dense.rule, static_cast<double>(step));
+  decay(dense.rule, dense.size, dense.block, dense.gradient);
+  change(dense.rule, c, step, dense.size, dense.block, dense.gradient);
+}
+
+}  // namespace fedps
