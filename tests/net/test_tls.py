@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import subprocess
 import threading
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
+from fedps.bench.served import CERTIFICATE, KEY, make_certificate
 from fedps.config import Job
 from fedps.errors import LostError
 from fedps.net.channel import Channel
@@ -26,11 +26,8 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no open
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[bytes, bytes]:
     """Return a key and a certificate for 127.0.0.1."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*command, *files], capture_output=True, check=True)
-    return key.read_bytes(), certificate.read_bytes()
+    make_certificate(tmp_path)
+    return (tmp_path / KEY).read_bytes(), (tmp_path / CERTIFICATE).read_bytes()
 
 
 def test_rows_come_over_tls_and_to_nobody_without_it(pair: tuple[bytes, bytes], tmp_path: Path) -> None:

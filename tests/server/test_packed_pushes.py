@@ -1,7 +1,6 @@
 """Packed pushes at the real server: the good are applied as what they stand for, the bad are refused whole."""
 
 import random
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.conftest import MakeJob
+from tests.memory import allocating_less_than
 from tests.server.callers import BIAS, ROWS, Caller, ones, push, state
 from tests.wire.frames import spoil
 
@@ -95,12 +95,8 @@ def test_a_small_message_does_not_unpack_to_more_than_a_message_may_hold(server:
     message = Push(("a", "b", "bias"), 1, 0, forms=("low_rank", "low_rank", "none"))
     data = encode(9, message, [keys, left, right, keys, left, right, NO_KEYS, NO_CHANGE])
     assert len(data) < 50_000
-    tracemalloc.start()
-    try:
+    with allocating_less_than(14 << 20):
         caller.connection.received(data)
-        assert tracemalloc.get_traced_memory()[1] < 14 << 20
-    finally:
-        tracemalloc.stop()
     [answer] = caller.answers(9)
     assert isinstance(answer, Refused)
     assert answer.kind == "too_large"

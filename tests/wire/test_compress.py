@@ -1,6 +1,5 @@
 """Packed values: each form loses what it says and no more, and what a peer packs wrongly is refused."""
 
-import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.memory import allocating_less_than
 
 from fedps.errors import WireError
 from fedps.types import TableSpec, Values
@@ -171,13 +171,9 @@ def test_nothing_is_allocated_for_another_shape_than_is_due(form: Form) -> None:
         "low_rank": [floats(20_000, 1), floats(20_000, 1)],
         "int8": [floats(1), np.zeros((1, 8_000_000), np.int8)],
     }
-    tracemalloc.start()
-    try:
+    with allocating_less_than(100_000):
         with pytest.raises(WireError):
             unpack(form, many[form], (3, 4))
-        assert tracemalloc.get_traced_memory()[1] < 100_000
-    finally:
-        tracemalloc.stop()
 
 
 def test_from_bf16_is_exact() -> None:

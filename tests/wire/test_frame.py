@@ -1,7 +1,6 @@
 """Frames: what goes in comes out, and nothing but WireError comes of anything else."""
 
 import random
-import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.memory import allocating_less_than
 from tests.wire.frames import GOOD, KEYS, REPLIES, REQUESTS, ROWS, pack, spoil, unpack
 
 from fedps.errors import LimitError, WireError
@@ -182,13 +182,9 @@ def test_each_limit_holds_just_where_it_says() -> None:
 @pytest.mark.parametrize("shape", [[2**15, 2**15], [1, 2**30], [2**30, 1]])
 def test_a_declared_4_gib_array_allocates_nothing(shape: list[int]) -> None:
     data = pack([1, SEED, [["f", shape]]], FOUR)
-    tracemalloc.start()
-    try:
+    with allocating_less_than(100_000):
         with pytest.raises(WireError):
             decode(data, Limits(message_bytes=2**33, rows=2**33))
-        assert tracemalloc.get_traced_memory()[1] < 100_000
-    finally:
-        tracemalloc.stop()
 
 
 def survive(count: int, seed: int) -> int:

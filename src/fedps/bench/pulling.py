@@ -1,12 +1,11 @@
 """One client in a process of its own that pulls rows: by the product's own client, or over a bare socket."""
 
-import inspect
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import grpc
 import msgspec
@@ -72,11 +71,9 @@ class RowsClient:
     """The product's client, as a worker has it."""
 
     def __init__(self, case: Case, number: int) -> None:
-        credentials: dict[str, Any] = {}
-        if case.kind == "tls":
-            credentials["credentials"] = grpc.ssl_channel_credentials(Path(case.certificate).read_bytes())
+        tls = grpc.ssl_channel_credentials(Path(case.certificate).read_bytes()) if case.kind == "tls" else None
         hello = Hello(case.job, str(number), f"process {number}")
-        channel = Channel(case.address, hello, Limits(), PATIENCE, **credentials)
+        channel = Channel(case.address, hello, Limits(), PATIENCE, tls)
         spec = TableSpec("rows", "sparse", (case.rows, case.dim), Rule("add"), Init("constant", 0.5))
         self._shards = Shards([channel], [spec], PATIENCE)
         self._shards.join()
@@ -88,11 +85,6 @@ class RowsClient:
     def close(self) -> None:
         """Hang up."""
         self._shards.close()
-
-
-def takes_credentials() -> bool:
-    """Say whether the product's client can use TLS."""
-    return "credentials" in inspect.signature(Channel).parameters
 
 
 def pull_apart(case: Case, number: int, barrier: Barrier, answer: Connection) -> None:

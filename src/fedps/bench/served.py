@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import grpc
 
@@ -44,10 +43,11 @@ def serve_rows(clients: int, folder: str, tls: bool, ready: Connection) -> None:
         tls: whether to use them.
         ready: told the address.
     """
-    credentials: dict[str, Any] = {}
+    credentials = None
     if tls:
-        pair = tuple((Path(folder) / name).read_bytes() for name in (KEY, CERTIFICATE))
-        credentials["credentials"] = grpc.ssl_server_credentials([pair])
+        credentials = grpc.ssl_server_credentials(
+            [tuple((Path(folder) / name).read_bytes() for name in (KEY, CERTIFICATE))]
+        )
     runner = {"train_data_dir": folder, "worker_num": clients, "sync_mode": "async"}
     job = Job.model_validate({"name": JOB, "folder": folder, "runner": runner})
     server = ParameterServer(job, 0, Path(folder), lambda event: None)
@@ -55,4 +55,4 @@ def serve_rows(clients: int, folder: str, tls: bool, ready: Connection) -> None:
     def tell(address: str) -> None:
         ready.send_bytes(address.encode())
 
-    asyncio.run(serve(server, "127.0.0.1:0", server.limits, tell, asyncio.Event(), **credentials))
+    asyncio.run(serve(server, "127.0.0.1:0", server.limits, tell, asyncio.Event(), credentials))

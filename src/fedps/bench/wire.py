@@ -14,7 +14,7 @@ import msgspec
 from fedps.bench.apart import BenchError
 from fedps.bench.clock import quantile
 from fedps.bench.echo import serve_echo
-from fedps.bench.pulling import PATIENCE, Case, Kind, Pulls, pull_apart, takes_credentials
+from fedps.bench.pulling import PATIENCE, Case, Kind, Pulls, pull_apart
 from fedps.bench.records import Curve, Figure, Options, Result
 from fedps.bench.served import CERTIFICATE, JOB, make_certificate, serve_rows
 
@@ -35,7 +35,7 @@ context = multiprocessing.get_context("spawn")
 def measure(options: Options) -> Result:
     """Pull with one client and with ten, by ids a request, plain, with TLS, and over a bare socket."""
     size, figures, points = options.size, list[Figure](), dict[str, list[tuple[float, float]]]()
-    left_out = _no_tls()
+    left_out = "" if shutil.which("openssl") else "there is no openssl command here to make a certificate with"
     kinds: list[Kind] = ["fedps", "socket"] if left_out else ["fedps", "tls", "socket"]
     with tempfile.TemporaryDirectory(prefix="fedps-bench-") as folder:
         if not left_out:
@@ -61,13 +61,6 @@ def _order(figure: Figure) -> tuple[int, int, int]:
     """Sort by clients, ids and measure, so that ours and the other's stand together."""
     clients, ids, _, what = figure.key.split(".")
     return int(clients), int(ids), MEASURES.index(what)
-
-
-def _no_tls() -> str:
-    """Say why TLS cannot be measured; nothing if it can."""
-    if not takes_credentials():
-        return "the product's client takes no credentials yet"
-    return "" if shutil.which("openssl") else "there is no openssl command here to make a certificate with"
 
 
 def _figures(kind: Kind, case: str, who: str, ids: int, clients: list[Pulls]) -> list[Figure]:

@@ -39,10 +39,8 @@ class Compiled:
         self._places = np.array(places or [(0, 0)], np.int64).T.copy()
         self._batches, self._pairwise = 0, pairwise
 
-    def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
+    def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
-        if rates is None:
-            rates = np.ones(-(-len(samples) // size))
         self._steps_in()
         slots = [self._data.slots[column] for column in self._columns]
         found = self._library.train(

@@ -97,11 +97,9 @@ class Eager:
             model.to(self._device)
         self._found: Found | None = None
 
-    def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
+    def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
         losses, scores, histogram = [], [], Histogram()
-        if rates is None:
-            rates = np.ones(-(-len(samples) // size))
         for start, share in zip(range(0, len(samples), size), rates.tolist(), strict=True):
             self._set_rate(share)
             found = self._found = self._step(samples[start : start + size])

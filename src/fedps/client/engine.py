@@ -39,11 +39,8 @@ class Gradients(NamedTuple):
 class Engine(Protocol):
     """Takes steps for a learner."""
 
-    def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
-        """Take a step on each batch of `size` samples; the last may be shorter.
-
-        Tables go on with the last batch's rate. Without `rates` all batches take the rules' own.
-        """
+    def train(self, samples: Order, size: int, rates: Rates) -> Steps:
+        """Take a step on each batch of `size` samples; the last may be shorter. Tables go on with the last batch's rate."""
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""

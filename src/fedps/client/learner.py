@@ -129,7 +129,7 @@ class Learner:
 
         `rates`: for each batch the share of the rules' learning rates to take; left out, all of it.
         """
-        return self.engine.train(samples, size, rates)
+        return self.engine.train(samples, size, np.ones(-(-len(samples) // size)) if rates is None else rates)
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""

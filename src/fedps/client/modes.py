@@ -81,7 +81,7 @@ class EachBatch:
         for window in windows:
             [batch] = window.pieces
             after = self._clock - 1 if self._lockstep else -1
-            pulled = _pull(self._learner, self._shards, _slots(self._learner, window.pieces), after)
+            pulled = _pull(self._learner, self._shards, _slots(self._learner, [batch]), after)
             if sent is not None:
                 self._finish(sent)
             _write(self._learner, pulled, self._timeout)

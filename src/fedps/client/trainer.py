@@ -142,8 +142,8 @@ class Trainer:
         return rate / self._job.hyper_parameters.optimizer.learning_rate, size
 
     def _passes_at_once(self) -> int:
-        """Return how many passes over the data two windows can lie in: one may be drawn while another is trained."""
-        steps = min(2 * (self._mode.window or self._steps), self._steps)
+        """Return how many passes over the data a window can lie in."""
+        steps = min(self._mode.window or self._steps, self._steps)
         return 1 + math.ceil(steps / self._batches(len(self._learner.data)))
 
     def _passes(self) -> Iterator[Order]:

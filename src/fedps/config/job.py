@@ -3,6 +3,7 @@
 Keys and sections are the original's (`runner`, `hyper_parameters`), so that its job files read naturally.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -306,6 +307,10 @@ class SelectorSettings(Section):
     only: tuple[Word, ...] = Field((), description="with any selector: train only clients with one of these tags")
     never: tuple[Word, ...] = Field((), description="with any selector: never train clients with one of these tags")
     options: dict[str, Any] = Field({}, description="free keys for a selector of your own")
+
+    def picks(self, wanted: int) -> int:
+        """Return how many clients to pick, for `wanted` to report."""
+        return math.ceil(round(wanted * self.over_selection, 6))
 
 
 class Simulation(Section):

@@ -4,7 +4,6 @@ A restarted coordinator takes up the round, who is told what, the history and th
 from another's model (`warmup_model_path`) takes up the last two.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 
 from fedps.coordinator.history import Turns
 from fedps.coordinator.selectors.base import ClientSelectorBase
+from fedps.coordinator.strategy import plain
 from fedps.errors import FedpsError, JobError
 from fedps.types import ClientId
 from fedps.wire.messages import Assignment
@@ -82,12 +82,7 @@ def state_of(selector: ClientSelectorBase) -> Any:
     Raises:
         FedpsError: it is something else. What the selector itself raises is passed on.
     """
-    try:
-        return json.loads(json.dumps(selector.state(), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise FedpsError(
-            f"{type(selector).__name__}.state(): {error}; return texts, numbers, lists and mappings of these"
-        ) from error
+    return plain(f"{type(selector).__name__}.state()", selector.state())
 
 
 def give_back(selector: ClientSelectorBase, saved: Saved, name: str) -> bool:

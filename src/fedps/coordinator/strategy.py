@@ -97,11 +97,20 @@ def _extra(who: str, extra: Any) -> dict[str, Any]:
     """Return a copy of the free fields, as it will arrive."""
     if not isinstance(extra, Mapping):
         raise FedpsError(f"{who}: extra {extra!r}: must be a mapping of names to values")
-    try:
-        text = json.dumps(dict(extra), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise FedpsError(f"{who}: extra: {error}; use texts, numbers, lists and mappings of these") from error
-    if len(text.encode()) > MAX_EXTRA:
-        raise FedpsError(f"{who}: extra has {len(text.encode())} bytes as JSON; {MAX_EXTRA} are allowed")
-    copy: dict[str, Any] = json.loads(text)
+    copy: dict[str, Any] = plain(f"{who}: extra", dict(extra))
+    size = len(json.dumps(copy).encode())
+    if size > MAX_EXTRA:
+        raise FedpsError(f"{who}: extra has {size} bytes as JSON; {MAX_EXTRA} are allowed")
     return copy
+
+
+def plain(what: str, value: Any) -> Any:
+    """Return a copy of a value as JSON has it.
+
+    Raises:
+        FedpsError: it cannot have it; begins with `what`.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FedpsError(f"{what}: {error}; use texts, numbers, lists and mappings of these") from error

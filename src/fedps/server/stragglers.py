@@ -1,7 +1,5 @@
 """Whom a round does not wait for: those that still train past its deadline, or when enough others are done."""
 
-import math
-
 from fedps.config import Job
 from fedps.server.members import Members
 from fedps.types import ClientId
@@ -25,6 +23,6 @@ def stragglers(job: Job, members: Members, since: float, now: float) -> list[Cli
     if not own_pace or not training or not members.standing:
         return []
     picked = runner.clients_per_round or 0
-    spare = math.ceil(round(picked * settings.over_selection, 6)) - picked
+    spare = settings.picks(picked) - picked
     late = settings.deadline is not None and now - since > settings.deadline
     return training if late or len(training) <= spare else []

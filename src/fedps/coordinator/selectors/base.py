@@ -1,6 +1,5 @@
 """The class that a selector subclasses, and what all of them can ask of it."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,7 +57,13 @@ class ClientSelectorBase(ABC):
         """How many clients to pick: `clients_per_round`, half if unset, times `selector.over_selection`; at least 1."""
         here = len(self.clients_info)
         wanted = self.job.runner.clients_per_round or (here + 1) // 2
-        return max(1, min(here, math.ceil(round(wanted * self.job.selector.over_selection, 6))))
+        return max(1, min(here, self.job.selector.picks(wanted)))
+
+    def by_chance(self) -> Answer:
+        """Return JOIN for `count` clients, each as likely as the other."""
+        clients = sorted(self.clients_info)
+        drawn = self.draws().choice(len(clients), self.count, replace=False)
+        return {clients[k]: "JOIN" for k in drawn}
 
     def draws(self) -> np.random.Generator:
         """Return this round's stream of random numbers; it follows from the job's seed."""

@@ -26,9 +26,7 @@ class FedCS(ClientSelectorBase):
     def select(self) -> Answer:
         """Return JOIN for those that fit."""
         if not any(info.compute_capacity > 0 for info in self.clients_info.values()):
-            clients = sorted(self.clients_info)
-            drawn = self.draws().choice(len(clients), self.count, replace=False)
-            return {clients[k]: "JOIN" for k in drawn}
+            return self.by_chance()
         updates, uploads = self._update_seconds(), self._upload_seconds()
         added, left, end = list[ClientId](), sorted(self.clients_info), 0.0
         limit, most = self.job.selector.deadline or inf, self._most()

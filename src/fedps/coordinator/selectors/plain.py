@@ -19,9 +19,7 @@ class RandomClients(ClientSelectorBase):
 
     def select(self) -> Answer:
         """Return JOIN for the drawn ones."""
-        clients = sorted(self.clients_info)
-        drawn = self.draws().choice(len(clients), self.count, replace=False)
-        return {clients[k]: "JOIN" for k in drawn}
+        return self.by_chance()
 
 
 class RoundRobin(ClientSelectorBase):
