@@ -17,7 +17,10 @@ TableName = str  # the model's own parameter name, e.g. "mlp_item.weight"
 Keys = NDArray[np.int64]
 Values = NDArray[np.float32]
 
-RuleName = Literal["add", "sgd", "adagrad", "row_adagrad", "adam", "lazy_adam", "shared_adam"]
+RuleName = Literal[
+    "add", "sgd", "adagrad", "row_adagrad", "adam", "lazy_adam", "shared_adam",
+    "fed_momentum", "fed_adagrad", "fed_adam", "fed_yogi",
+]  # fmt: skip
 
 
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +34,8 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a pushed value changes a row, with its constants.
 
-    `add` ignores all constants (row += value); the others take the value for a gradient.
+    `add` ignores all constants (row += value), and the `fed_` rules take the value for a change that clients made, too;
+    the others take it for a gradient.
     """
 
     name: RuleName = "add"
@@ -71,7 +75,8 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client reports of itself and of its last round: its claims, measured by itself.
 
-    The list is closed: the coordinator learns nothing else of a client, but its score histograms.
+    The list is closed: the coordinator learns nothing else of a client, but its score histograms and, where the job
+    distills, its logits of public pairs.
 
     Args:
         device_type: system and processor, e.g. "Linux x86_64".

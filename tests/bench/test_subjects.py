@@ -51,6 +51,16 @@ def test_selection(small_data: Path) -> None:
     }
 
 
+def test_merges(small_data: Path) -> None:
+    result = checked("merges", small_data)
+    assert [figure.key for figure in result.figures] == ["short.geo adaptive.hr"]
+    (sheet,) = result.sheets
+    (row,) = sheet.rows
+    assert row[0] == "geo adaptive" and len(row) == len(sheet.head)
+    assert row[1] == f"{result.figures[0].value:.3f}", "the mean of both seeds"
+    assert [[x for x, _ in points] for curve in result.curves for _, points in curve.lines] == [[1.0, 2.0]]
+
+
 @pytest.mark.slow
 def test_step(small_data: Path) -> None:
     result = checked("step", small_data)

@@ -85,10 +85,11 @@ SMALL = {"num_users": 40, "num_items": 20}
         {"sync_mode": "async"},
         {"sync_mode": "sync"},
         {"sync_mode": "geo", "geo_step": 3},
-        {"sync_mode": "geo", "geo_step": 3, "geo_overlap": 0},
+        {"sync_mode": "geo", "geo_step": 3, "geo_overlap": 10},
         {"sync_mode": "geo", "geo_step": 3, "geo_overlap": 1},
         {"sync_mode": "geo", "geo_step": 3, "geo_merge": "sum"},
         {"sync_mode": "geo", "geo_step": 3, "geo_merge": "original"},
+        {"sync_mode": "geo", "geo_step": 3, "geo_merge": "buffered"},
         {"sync_mode": "round"},
     ],
     ids=lambda mode: "-".join(str(v) for v in mode.values()),
@@ -110,6 +111,24 @@ def test_one_client_trains_as_if_alone(
     opt = optimizer(job, alone)
     for epoch in range(2):
         for batch in batches(job, "0", epoch):
+            step(alone, opt, batch)
+    close(finished(job, tmp_path), alone, 2e-6)
+
+
+@pytest.mark.parametrize("mode", ["async", "sync", "geo"])
+def test_a_schedule_reaches_what_servers_optimize(mode: str, make_job: MakeJob, tmp_path: Path) -> None:
+    train = write_clients(tmp_path / "data", 200)
+    changing = {"optimizer": SGD["optimizer"] | {"schedule": "linear", "warmup": 0.25}}
+    job = make_job({**SMALL, **changing}, train_data_dir=str(train), test_data_dir=None, sync_mode=mode, epochs=2)
+    alone = start(job, tmp_path)
+    opt = optimizer(job, alone)
+    (group,) = opt.param_groups
+    full = group["lr"]
+    for epoch in range(2):
+        drawn = list(batches(job, "0", epoch))
+        for number, batch in enumerate(drawn):
+            done = (epoch + (number + 0.5) / len(drawn)) / 2
+            group["lr"] = full * (1 - done) * min(1, done / 0.25)
             step(alone, opt, batch)
     close(finished(job, tmp_path), alone, 2e-6)
 

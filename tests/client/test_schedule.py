@@ -100,30 +100,47 @@ def test_a_round_may_have_a_rate_and_a_batch_size_of_its_own(make_job: MakeJob) 
 
 
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}])
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"window": 0}]
+)
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, float], loss: str, make_job: MakeJob) -> None:
     trainer, _, _ = trainer_of(make_job({"loss": loss}))
-    with pytest.raises(JobError, match=f"an assignment's {next(iter(settings))}"):
+    with pytest.raises(JobError, match=f"an assignment's {next(iter(settings)).replace('window', 'geo_step')}"):
         trainer.train(1, **settings)  # type: ignore[arg-type]
 
 
 def test_pairs_need_even_batches(make_job: MakeJob) -> None:
     trainer, _, _ = trainer_of(make_job({"loss": "bpr"}))
-    with pytest.raises(JobError, match="batch_size: 33: must be at least 1, and even with loss bpr"):
+    with pytest.raises(JobError, match=r"assignment's batch_size 33: .* make it even, e\.g\. 34"):
         trainer.train(1, batch_size=33)
     with pytest.raises(JobError, match=r"runner\.train_batch_size: 33: .* make it even, e\.g\. 34"):
         make_job({"loss": "bpr"}, train_batch_size=33)
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_servers_know_no_schedule(mode: str, make_job: MakeJob) -> None:
-    with pytest.raises(JobError) as error:
-        make_job({"optimizer": {"schedule": "cosine", "warmup": 0.1}}, sync_mode=mode)
-    for key in ("schedule: cosine", "warmup: 0.1"):
-        assert f"hyper_parameters.optimizer.{key}: in {mode} the servers optimize" in str(error.value)
+@pytest.mark.parametrize("mode", ["sync", "async", "round"])
+def test_only_geo_has_windows_of_so_many_batches(mode: str, make_job: MakeJob) -> None:
     trainer, _, _ = trainer_of(make_job(sync_mode=mode))
-    with pytest.raises(JobError, match=f"learning_rate: 0.1: in {mode} the servers optimize"):
-        trainer.train(1, learning_rate=0.1)
+    with pytest.raises(JobError, match=f"geo_step 5: {mode} has no windows of so many batches: leave it out"):
+        trainer.train(1, window=5)
+
+
+def test_a_round_may_have_windows_of_its_own(make_job: MakeJob) -> None:
+    trainer, _, _ = trainer_of(make_job({"optimizer": {"class": "lazy_adam"}}, epochs=9))
+    mode, drawn = AtOnce(), list[list[int]]()
+    take = mode.train
+
+    def watched(windows: Iterable[Window], train: Callable[[Order], None]) -> None:
+        kept = list(windows)
+        drawn.append([-(-sum(map(len, w.pieces)) // 32) for w in kept])
+        take(kept, train)
+
+    mode.train = watched  # type: ignore[method-assign]
+    trainer._mode = mode
+    trainer.train(1, iterations=7)
+    trainer.train(2, iterations=7, window=2)
+    trainer.train(3, iterations=7, window=50)
+    trainer.train(4, iterations=7)
+    assert drawn == [[3, 3, 1], [2, 2, 2, 1], [7], [3, 3, 1]]
 
 
 @pytest.mark.parametrize(

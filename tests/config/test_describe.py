@@ -27,7 +27,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def line(text: str, key: str) -> str:
-    (found,) = (one for one in text.splitlines() if one.strip().startswith(f"{key}:"))
+    """Return the first line of a key: some stand in more than one section."""
+    found = next(one for one in text.splitlines() if one.strip().startswith(f"{key}:"))
     return " ".join(found.split())
 
 

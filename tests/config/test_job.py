@@ -23,7 +23,7 @@ def mistakes(path: Path, *overrides: str) -> list[str]:
 def test_one_key_is_enough_and_the_rest_is_filled_in(write: Write, tmp_path: Path) -> None:
     job = load_job(write())
     assert (job.name, job.folder) == ("job", tmp_path)
-    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.epochs) == ("geo", 100, 2)
+    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.epochs) == ("geo", 25, 2)
     assert job.runner.worker_num == 3, "one per data file, hidden files left out"
     assert job.hyper_parameters.fc_layers == (64, 32, 16, 8)
     assert job.hyper_parameters.optimizer.name == "adam"
@@ -47,7 +47,7 @@ def test_the_quickstart_says_what_it_means(tmp_path: Path, write: Write) -> None
     text = (Path(__file__).parents[2] / "examples" / "quickstart.yaml").read_text()
     path = write(text.replace("../.data/ml-1m/", ""))
     job = load_job(path)
-    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.server_num) == ("geo", 100, 1)
+    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.server_num) == ("geo", 25, 1)
     assert (job.runner.local_sparse, job.runner.remote_sparse) == (("mlp_user.weight",), ("mlp_item.weight",))
     assert (job.runner.train_batch_size, job.runner.epochs) == (512, 2)
     assert job.hyper_parameters.optimizer.learning_rate == 0.001
@@ -64,14 +64,14 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(write: Write) -
             "hyper_parameters.optimizer.class=SGD",
             "hyper_parameters.optimizer.learning_rate=1e-2",
             "runner.worker_num=null",
-            "runner.geo_overlap=0",
+            "runner.geo_overlap=7",
         ],
     )
     assert job.runner.epochs == 4
     assert job.runner.local_sparse == ("mlp_user.weight",)
     assert (job.hyper_parameters.optimizer.name, job.hyper_parameters.optimizer.learning_rate) == ("sgd", 0.01)
     assert job.runner.worker_num == 3
-    assert not job.runner.geo_overlap
+    assert job.runner.geo_overlap == 7
 
 
 @pytest.mark.parametrize("spelling", ["adam", "Adam", "ADAM", "LAZY_ADAM", "row_adagrad"])

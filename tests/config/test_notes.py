@@ -25,10 +25,8 @@ def test_keys_of_coordinator_readers_and_dumps_are_noted_where_they_do_nothing(w
         return notes_of(load_job(write(), [f"runner.{o}" for o in overrides]), allow)
 
     assert notes("client_selector=random", "clients_per_round=2", "round_iterations=9", "eval_clients=joined") == [
-        "runner.client_selector: random: has no effect without with_coordinator",
-        "runner.clients_per_round: 2: has no effect without with_coordinator",
-        "runner.round_iterations: 9: has no effect without with_coordinator",
-        "runner.eval_clients: joined: has no effect without with_coordinator",
+        "runner.client_selector: random, runner.clients_per_round: 2, runner.round_iterations: 9,"
+        " runner.eval_clients: joined: have no effect without with_coordinator"
     ]
     assert notes("with_coordinator=1", "clients_per_round=2") == [
         "runner.clients_per_round: 2: has no effect with client_selector all; use another, or your own"
@@ -51,3 +49,26 @@ def test_keys_of_coordinator_readers_and_dumps_are_noted_where_they_do_nothing(w
         "runner.infer_reader_type: DataLoader: without infer_reader_path the built-in reader reads lines user,item,label",
     ]
     assert notes("reader_type=RecDataset", "train_reader_path=my.reader") == []
+
+
+def test_keys_of_selection_are_told_in_one_note_without_a_coordinator(write: Write) -> None:
+    alone = load_job(write(), ["selector.alpha=1", "selector.options={mine: 3}", "runner.client_selector=oort"])
+    assert notes_of(alone) == [
+        "runner.client_selector: oort, selector.alpha: 1.0, selector.options: {'mine': 3}: have no effect without"
+        " with_coordinator"
+    ]
+    assert notes_of(load_job(write(), ["selector.deadline=9"])) == [
+        "selector.deadline: 9.0: has no effect without with_coordinator"
+    ]
+    assert notes_of(load_job(write(), ["selector.alpha=2"])) == []
+
+
+def test_keys_of_another_selector_are_noted_and_all_may_be_read_by_ones_own(write: Write) -> None:
+    keys = ["runner.with_coordinator=1", "selector.max_picks=9", "selector.candidates=8", "selector.deadline=30"]
+    assert notes_of(load_job(write(), [*keys, "runner.client_selector=power_of_choice"])) == [
+        "selector.max_picks: 9: has no effect with client_selector power_of_choice, only with oort"
+    ]
+    assert notes_of(load_job(write(), [*keys, "runner.client_selector=oort"])) == [
+        "selector.candidates: 8: has no effect with client_selector oort, only with power_of_choice"
+    ]
+    assert notes_of(load_job(write(), [*keys, "runner.client_selector=mine.Own"])) == []

@@ -118,6 +118,53 @@ def test_who_was_late_or_dropped_out_counts_nothing_until_its_bonus(tmp_path: Pa
     assert picks(oort(tmp_path, 1, **GREEDY), clients, 3, history) == ["a"]
 
 
+def test_who_was_picked_enough_makes_room_for_the_next_best(tmp_path: Path) -> None:
+    losses = [1.0, 1.0, 0.67, 0.67, 0.37, 0.37] + [0.0] * 14  # further apart than the bonus makes up for
+    history = {c: trained(1, loss=loss) for c, loss in zip(CLIENTS, losses, strict=True)}
+    selector = oort(tmp_path, 2, **GREEDY, max_picks=3)
+    rounds = [picks(selector, CLIENTS, r, history) for r in range(1, 10)]
+    assert rounds == [["00", "01"]] * 3 + [["02", "03"]] * 3 + [["04", "05"]] * 3
+
+
+def test_at_most_three_in_ten_are_out_and_the_most_picked_ones(tmp_path: Path) -> None:
+    history = {c: trained(1, loss=2.0 - 0.01 * k) for k, c in enumerate(CLIENTS)}
+    selector = oort(tmp_path, 1, **GREEDY, max_picks=1)
+    state = selector.state()
+    selector.load_state(state | {"picks": {f"{k:02}": 9 - k for k in range(9)}})
+    assert picks(selector, CLIENTS, 1, history) == ["06"]  # 6 of 20 are out
+    selector.load_state(state | {"picks": {f"{k:02}": 1 for k in range(9)} | {"00": 0}})
+    assert picks(selector, CLIENTS, 1, history) == ["00"]
+
+
+def test_enough_stay_to_pick_from_however_often_they_were_picked(tmp_path: Path) -> None:
+    few = {ClientId(c): ClientInfo(samples=100) for c in "abcd"}
+    history = {c: trained(1) for c in few}
+    selector = oort(tmp_path, 4, max_picks=1)
+    assert [picks(selector, few, r, history) for r in range(1, 6)] == [list("abcd")] * 5
+
+
+def test_without_a_cap_the_same_ones_are_picked_on(tmp_path: Path) -> None:
+    history = {c: trained(1, loss=1.0 if k < 2 else 0.01) for k, c in enumerate(CLIENTS)}
+    free, capped = oort(tmp_path, 2, **GREEDY), oort(tmp_path, 2, **GREEDY, max_picks=2)
+    often = Counter(c for r in range(1, 6) for c in picks(free, CLIENTS, r, history))
+    assert often == {"00": 5, "01": 5}
+    times = Counter(c for r in range(1, 6) for c in picks(capped, CLIENTS, r, history))
+    assert times["00"] == times["01"] == 2 and sum(times.values()) == 10
+
+
+def test_a_capped_state_goes_on_the_same_and_one_of_before_the_cap_is_taken(tmp_path: Path) -> None:
+    history = {c: trained(1, loss=1.0 + 0.01 * k) for k, c in enumerate(CLIENTS)}
+    one, other = (oort(tmp_path, 4, **GREEDY, max_picks=2) for _ in range(2))
+    for round_ in range(1, 6):
+        picks(one, CLIENTS, round_, history)
+    other.load_state(one.state())
+    assert [picks(one, CLIENTS, r, history) for r in (6, 7)] == [picks(other, CLIENTS, r, history) for r in (6, 7)]
+    before = one.state()
+    del before["picks"]
+    other.load_state(before)
+    assert other.state()["picks"] == {}
+
+
 def test_a_state_that_is_taken_up_goes_on_the_same(tmp_path: Path) -> None:
     history = {c: trained(1, loss=1.0 + 0.01 * k) for k, c in enumerate(list(CLIENTS)[:10])}
     one = oort(tmp_path, 4)

@@ -1,17 +1,21 @@
 """A coordinator that is started again goes on where it was; a warm start knows what the run before had learned."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import MakeJob
-from tests.coordinator.callers import Caller, started, with_keys
+from tests.coordinator.callers import Caller, Events, started, with_keys
 
 from fedps.config import Job
+from fedps.config.job import Simulation
 from fedps.coordinator.resuming import FILE
 from fedps.coordinator.selectors import AllClients, ClientSelectorBase
+from fedps.coordinator.simulated import make_coordinator
 from fedps.errors import FedpsError, JobError
+from fedps.simulation.traces import Trace, write_traces
 from fedps.types import ClientId, ClientInfo
 
 DONE = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5)
@@ -112,6 +116,47 @@ def test_a_warm_start_takes_up_history_and_state_of_the_run_before(job: Job, tmp
     first = Caller(other, "a")
     first.report(0)
     assert other.round == 0  # another selector begins without a state, and waits for the others
+
+
+def simulated(job: Job, folder: Path) -> Job:
+    """Return the job on devices that are on and off in turn, so that the time of day matters."""
+    traces = {ClientId(name): Trace(1.0, 1.0, period=10.0, online=((k, k + 4.0),)) for k, name in enumerate("abc")}
+    write_traces(folder / "traces.json", traces, {})
+    return job.model_copy(update={"simulation": Simulation(traces=folder / "traces.json")})
+
+
+def clocked(job: Job, folder: Path, restarts: bool, instances: str = "p") -> list[tuple[int, float, float]]:
+    """Let three simulated clients go through six rounds, and return what the clock said of each."""
+    events: Events = []
+    folder.mkdir(exist_ok=True)
+    coordinator = make_coordinator(job, events.append, io.StringIO(), run_dir=folder)
+    callers = [Caller(coordinator, name, f"{instances}{name}") for name in "abc"]
+    for round_ in range(7):
+        if restarts and round_ in (2, 5):
+            coordinator = make_coordinator(job, events.append, io.StringIO(), run_dir=folder)
+            told = [caller.told for caller in callers]
+            callers = [Caller(coordinator, name, f"{instances}{name}") for name in "abc"]
+            for caller, before in zip(callers, told, strict=True):
+                caller.replies.extend(before)
+        for caller, took in zip(callers, (3.5, 1.25, 2.5), strict=True):
+            joins = round_ > 0 and caller.told[-1].state == "JOIN"
+            info = ClientInfo(samples=5, trained=5, seconds=took, loss=0.5)
+            caller.report(round_, info if joins else ClientInfo(samples=5))
+    return [(e["round"], e["seconds"], e["clock"]) for e in events if e["event"] == "clock"]
+
+
+def test_a_simulated_clock_goes_on_after_restarts(job: Job, tmp_path: Path) -> None:
+    through = clocked(simulated(job, tmp_path), tmp_path / "one", restarts=False)
+    assert [round_ for round_, _, _ in through] == [1, 2, 3, 4, 5, 6] and through[-1][2] > 6 * 1.25
+    assert clocked(simulated(job, tmp_path), tmp_path / "two", restarts=True) == through
+
+
+def test_a_simulated_clock_begins_anew_with_new_processes(job: Job, tmp_path: Path) -> None:
+    first = clocked(simulated(with_keys(job, client_selector="all"), tmp_path), tmp_path / "run", restarts=False)
+    again = clocked(
+        simulated(with_keys(job, client_selector="all"), tmp_path), tmp_path / "run", restarts=False, instances="q"
+    )
+    assert first == again and first[0][0] == 1
 
 
 def test_a_selector_without_a_state_is_not_given_one(job: Job, tmp_path: Path) -> None:

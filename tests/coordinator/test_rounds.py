@@ -189,7 +189,7 @@ def test_a_save_that_fails_ends_a_run_in_one_process(make_job: MakeJob, tmp_path
         ran(make_job(model_save_path=str(tmp_path / "file" / "model")), tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["geo", "round"])
+@pytest.mark.parametrize("mode", ["geo", "round", "sync", "async"])
 def test_a_strategys_settings_reach_the_training_and_the_handlers(make_job: MakeJob, tmp_path: Path, mode: str) -> None:
     def pick(round_: int, k: int) -> Any:
         return FLStrategy(iteration_num=3, batch_size=8 * (k + 1), learning_rate=0.1 if k else 1e-9, extra={"place": k})

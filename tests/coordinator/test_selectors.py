@@ -81,6 +81,25 @@ def test_an_answer_that_cannot_be_followed(make_job: MakeJob, answer: Any, why: 
         said(make_job, answer)
 
 
+@pytest.mark.parametrize(
+    ("mode", "loss", "fields", "why"),
+    [
+        ("geo", "bpr", {"batch_size": 33}, "batch_size 33: with loss bpr a batch is pairs of .* even, e.g. 34"),
+        ("round", "bce", {"geo_step": 5}, "geo_step 5: round has no windows of so many batches: leave it out, or use"),
+        ("geo", "bce", {"geo_step": 2.5}, "geo_step 2.5: must be a positive whole number"),
+    ],
+)
+def test_a_strategy_that_the_job_cannot_follow(
+    make_job: MakeJob, mode: str, loss: str, fields: dict[str, Any], why: str
+) -> None:
+    selector = Says(make_job({"loss": loss}, sync_mode=mode, with_coordinator=True))
+    selector.answer = {"a": "JOIN", "c": fields}
+    with pytest.raises(FedpsError, match=rf"Says.select\(\) for client 'c': {why}"):
+        choose(selector, 1, CLIENTS)
+    selector.answer = {"a": "JOIN", "c": {"learning_rate": 0.1, "batch_size": 34, "deadline": 5}}
+    assert choose(selector, 1, CLIENTS)[ClientId("c")].next_state == "JOIN"
+
+
 def test_one_that_is_away_may_be_named_and_numbers_may_be_numpys(make_job: MakeJob) -> None:
     selector = Says(make_job(with_coordinator=True))
     selector.answer = {"a": FLStrategy("JOIN", np.int64(7)), "gone": "JOIN"}  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ class Crossed(nn.Module):
 
 def job_of(make_job: MakeJob, folder: Path, network: str, rule: str = "adam", **runner: object) -> Job:
     (folder / "net.py").write_text(NETWORKS)
-    optimizer = {"class": rule, "learning_rate": 0.01, "private_learning_rate": 0.01}
+    optimizer = {"class": rule, "learning_rate": 0.01, "shared_learning_rate": 0.01, "private_learning_rate": 0.01}
     if network.startswith("NCF"):
         kinds = {"NCF_MLP": ["mlp"], "NCF_GMF": ["mf"], "NCF_NeuMF": ["mf", "mlp"]}[network]
         private = [f"{kind}_user.weight" for kind in kinds]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from numpy.typing import NDArray
 from tests.net.echo import HELLO, LIMITS, EchoConnection, EchoServer, served
 
@@ -210,3 +211,28 @@ def test_the_same_over_sockets(stack: ExitStack) -> None:
     assert shards.bytes_sent > len(keys) * 16
     assert shards.bytes_received > len(keys) * 16
     assert shards.retries == 0
+
+
+class AgingServer(EchoServer):
+    """Says with each answer that it is one version older."""
+
+    def opened(self, send: Callable[[bytes], None], peer: str) -> EchoConnection:
+        clocks = iter(range(10 * self.shard, 100))
+
+        def age(data: bytes) -> None:
+            frame = decode(data, LIMITS)
+            told = frame.message
+            message = structs.replace(told, clock=next(clocks)) if isinstance(told, Values) else told
+            send(encode(frame.ticket, message, frame.arrays))
+
+        return super().opened(age, peer)
+
+
+def test_a_push_tells_each_shard_the_version_its_pull_came_from(stack: ExitStack) -> None:
+    house = House(stack, [AgingServer(k, 2) for k in range(2)])
+    house.shards.join()
+    pulled = house.shards.pull({"item": np.arange(5 * PART_ROWS)})  # several answers a shard: the oldest counts
+    pulled.result(WAIT)
+    assert pulled.clocks == {0: 0, 1: 10}
+    house.shards.push({"item": Rows(np.arange(2), np.zeros((2, 4), np.float32))}, pulled.clocks).result(WAIT)
+    assert [[m.clock for m in heard if isinstance(m, Push)] for heard in house.heard(Push)] == [[0], [10]]

@@ -21,11 +21,12 @@ NO_CHANGE = np.zeros((1, 3), np.float32)
 Said = tuple[Push, list[NDArray[Any]]]
 Maker = Callable[[int, int], Said]  # a sequence and a clock make a push
 WEIGHTS = cycle([0.0, -1.0, float("nan"), float("inf"), 1e-46, 1e300])
+RATES = cycle([-1e-9, float("nan"), float("inf"), 1e7])
 
 
-def plain(keys: object, values: object, sequence: int, clock: int, weight: float = 1.0) -> Said:
+def plain(keys: object, values: object, sequence: int, clock: int, weight: float = 1.0, rate: float = 1.0) -> Said:
     arrays: list[NDArray[Any]] = [np.asarray(keys, np.int64), np.asarray(values, np.float32), NO_KEYS, NO_CHANGE]
-    return Push(("rows", "bias"), sequence, clock, weight), arrays
+    return Push(("rows", "bias"), sequence, clock, weight, rate=rate), arrays
 
 
 def ones(rows: int, width: int = 4, value: float = 1.0) -> NDArray[np.float32]:
@@ -51,6 +52,7 @@ BAD: dict[str, tuple[str, Maker]] = {
     "an unknown table": ("unknown_table", lambda s, c: (Push(("other",), s, c), [MANY[:1], ones(1)])),
     "a gap in the sequence": ("stale", lambda s, c: plain([2], ones(1), s + 1, c)),
     "an impossible weight": ("malformed", lambda s, c: plain([2], ones(1), s, c, next(WEIGHTS))),
+    "an impossible rate": ("malformed", lambda s, c: plain([2], ones(1), s, c, rate=next(RATES))),
     "a table missing": ("mismatch", lambda s, c: (Push(("rows",), s, c), [MANY[:1], ones(1)])),
 }
 AHEAD: tuple[str, Maker] = ("stale", lambda s, c: plain([2], ones(1), s, c + 3))

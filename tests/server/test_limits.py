@@ -156,6 +156,7 @@ LATER_PARTS = {
     "of another count": (part(1, 2, [8]), "malformed"),
     "at another clock": ((Push(("rows",), 1, 1, 1.0, 1, 3), np.array([8]), ones(1)), "malformed"),
     "of another weight": ((Push(("rows",), 1, 0, 2.0, 1, 3), np.array([8]), ones(1)), "malformed"),
+    "of another rate": ((Push(("rows",), 1, 0, 1.0, 1, 3, rate=0.5), np.array([8]), ones(1)), "malformed"),
     "of another table": ((Push(("bias",), 1, 0, 1.0, 1, 3), NO_KEYS, NO_CHANGE), "bad_keys"),
 }
 

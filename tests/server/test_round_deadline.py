@@ -25,12 +25,12 @@ def suspended(events: list[Any]) -> list[str]:
     return [e["client"] for e in events if e["event"] == "suspended"]
 
 
-@pytest.mark.parametrize("mode", ["round", "async"])
+@pytest.mark.parametrize("mode", ["round", "async", "geo"])
 def test_past_the_deadline_a_straggler_is_left_behind_and_its_push_of_the_round_comes_late(
     make_job: MakeJob, tmp_path: Path, mode: str
 ) -> None:
     events: list[Any] = []
-    server = served(make_job, tmp_path, events, {"deadline": 20.0}, sync_mode=mode)
+    server = served(make_job, tmp_path, events, {"deadline": 20.0}, sync_mode=mode, geo_merge="buffered")
     a, b, slow = (Caller(server, name).join() for name in ("a", "b", "slow"))
     for caller in (a, b):
         caller.send(*push(1, [1], ones(1), 0))

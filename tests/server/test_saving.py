@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from tests.conftest import MakeJob
 from tests.net.echo import LIMITS
 from tests.server.callers import BIAS, ROWS, Caller, ones, push
@@ -23,7 +24,7 @@ from fedps.table import saved, snapshot
 from fedps.types import Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Refused, Seed
 
-ADAM = Rule("adam", 0.1)
+ADAM, YOGI = Rule("adam", 0.1), Rule("fed_yogi", 0.1)
 MOVING = (TableSpec("rows", "sparse", (100, 4), ADAM, ROWS.init), TableSpec("bias", "dense", (3,), ADAM))
 WAIT = 60  # seconds; far beyond what any of this takes
 
@@ -88,12 +89,17 @@ def warm(make_job: MakeJob, folder: Path, **runner: Any) -> Job:
     return make_job(**{"sync_mode": "async", "epochs": 2, "warmup_model_path": str(folder), **runner})
 
 
-def test_a_server_starts_from_a_saved_epoch_and_goes_on(make_job: MakeJob, tmp_path: Path) -> None:
-    job = make_job(sync_mode="async", epochs=2)
+@pytest.mark.parametrize("save_mode", ["all", "delta"])
+@pytest.mark.parametrize("rule", [ADAM, YOGI, Rule("fed_momentum", 0.1)], ids=lambda rule: rule.name)
+def test_a_server_starts_from_a_saved_epoch_and_goes_on(
+    rule: Rule, save_mode: str, make_job: MakeJob, tmp_path: Path
+) -> None:
+    tables = (replace(MOVING[0], rule=rule), replace(MOVING[1], rule=rule))
+    job = make_job(sync_mode="async", epochs=2, save_mode=save_mode)
     first = make_server(job, tmp_path / "a")
-    caller = train(first, [3, 5], [5], tables=MOVING)
+    caller = train(first, [3, 5], [5], tables=tables)
     second = make_server(warm(make_job, tmp_path / "a" / "model" / "2"), tmp_path / "b")
-    other = Caller(second, "0").join(*MOVING)
+    other = Caller(second, "0").join(*tables)
     assert isinstance(other.ask(Seed("bias"), np.full((1, 3), 9, np.float32)), Done)
     assert other.rows(3, 5, 8) == caller.rows(3, 5, 8)
     for one, sequence in ((caller, 3), (other, 1)):

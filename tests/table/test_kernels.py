@@ -7,7 +7,10 @@ from fedps.table import kernels, rules
 from fedps.types import Keys, Rule, RuleName, Values
 
 DIM, ROWS = 7, 50
-NAMES: tuple[RuleName, ...] = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")
+NAMES: tuple[RuleName, ...] = (
+    "add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam",
+    "fed_momentum", "fed_adagrad", "fed_adam", "fed_yogi",
+)  # fmt: skip
 
 
 def change(rule: Rule, block: Values, slots: Keys, values: Values, step: int) -> None:

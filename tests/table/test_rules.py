@@ -9,7 +9,10 @@ from fedps.table.init import initial_rows
 from fedps.table.sparse import SparseTable
 from fedps.types import Init, Rule, RuleName, TableSpec
 
-NAMES: list[RuleName] = ["add", "sgd", "adagrad", "row_adagrad", "adam", "lazy_adam", "shared_adam"]
+NAMES: list[RuleName] = [
+    "add", "sgd", "adagrad", "row_adagrad", "adam", "lazy_adam", "shared_adam",
+    "fed_momentum", "fed_adagrad", "fed_adam", "fed_yogi",
+]  # fmt: skip
 ROWS, DIM, STEPS = 12, 5, 40
 
 
@@ -86,7 +89,7 @@ def test_weight_decay_is_lambda_w_added_to_the_gradient_of_what_is_pushed(name: 
         rows, twin, others = block[at], block[at], np.delete(block, at, 0)
         rules.settle(plain, twin, step - 1)
         rules.apply(rule, rows, gradient[at], step)
-        rules.apply(plain, twin, gradient[at] + (name != "add") * np.float32(0.1) * twin[:, :DIM], step)
+        rules.apply(plain, twin, gradient[at] + (name not in rules.OF_CHANGES) * np.float32(0.1) * twin[:, :DIM], step)
         np.testing.assert_allclose(rows, twin, rtol=1e-5, atol=1e-6)
         block[at] = rows
         np.testing.assert_array_equal(np.delete(block, at, 0), others)

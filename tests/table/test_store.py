@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedps.errors import TableError
 from fedps.table.store import Store, refusal
-from fedps.types import NO_KEYS, Init, Rule, TableSpec
+from fedps.types import NO_KEYS, Init, Rule, RuleName, TableSpec
 
 SPEC = TableSpec("rows", "sparse", (1000, 2), Rule("sgd", 0.5))
 BIAS = TableSpec("bias", "dense", (2, 3))
@@ -109,3 +109,27 @@ def test_keys_pass_only_if_sorted_unique_in_range_and_ours(keys: list[int], shar
     found = refusal(SPEC, np.array(keys, np.int64), None, shard, shards)
     assert (found is None) == due
     assert due or (found is not None and found[0] == "bad_keys")
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam"])
+def test_a_push_may_take_a_share_of_the_learning_rate(name: RuleName) -> None:
+    stores = [Store(), Store()]
+    for store, rate in zip(stores, (0.1, 0.025), strict=True):
+        store.declare(
+            [
+                TableSpec("rows", "sparse", (9, 3), Rule(name, rate)),
+                TableSpec("dense", "dense", (3,), Rule("sgd", rate)),
+            ]
+        )
+        store.seed("dense", np.ones((1, 3), np.float32))
+    keys, values = np.arange(4), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    for store, share in zip(stores, (0.25, 1.0), strict=True):
+        for _ in range(3):
+            store.push("rows", keys, values, share)
+        store.push("dense", NO_KEYS, values[:1], share)
+    for table in ("rows", "dense"):
+        of = keys if table == "rows" else NO_KEYS
+        np.testing.assert_allclose(stores[0].pull(table, of), stores[1].pull(table, of), rtol=1e-6)
+    stores[0].push("dense", NO_KEYS, values[:1])
+    stores[1].push("dense", NO_KEYS, values[:1], 4.0)
+    np.testing.assert_allclose(stores[0].pull("dense", NO_KEYS), stores[1].pull("dense", NO_KEYS), rtol=1e-6)

@@ -48,13 +48,16 @@ REQUESTS: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Barrier(1, "trained"), ()),
     (Leave(), ()),
     (RoundReport(2, ClientInfo("Linux", 1e5, 1e8, 900, 900, 0.5, 0.4, 0.8, 9, 4.0, 2.5)), (KEYS,) * 4),
+    (RoundReport(2, ClientInfo(samples=9), logits=True), (*(KEYS,) * 4, ROWS[0])),
 ]
 REPLIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Welcome(0, 1, 3), ()),
     (Values(("item", "bias")), (ROWS, ROWS[:1])),
     (Values(("item", "bias"), ("bf16", "none")), (to_bf16(ROWS), ROWS[:1])),
+    (Values(("item", "bias"), clock=7), (ROWS, ROWS[:1])),
     (Done(4, True), ()),
     (Assignment(3, "JOIN", 100), ()),
+    (Assignment(3, "JOIN", taught=2), (ROWS[0],)),
     (Refused("order", "say Hello first"), ()),
 ]
 GOOD = [encode(k + 1, message, arrays) for k, (message, arrays) in enumerate(REQUESTS + REPLIES)]

@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
 from fedps.bench.apart import BenchError
 
-LONGEST = 900.0  # seconds that one job may take
+LONGEST = 3600.0  # seconds that one job may take
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Run:
     samples: int
 
 
-def write_job(folder: Path, data: Path, train: Path | None = None, test: bool = True, **runner: object) -> Path:
+def write_job(
+    folder: Path, data: Path, train: Path | None = None, test: bool = True,
+    optimizer: Mapping[str, object] | None = None, **runner: object,
+) -> Path:  # fmt: skip
     """Write a job file like examples/quickstart.yaml, with a coordinator and one epoch.
 
     Args:
@@ -42,6 +47,7 @@ def write_job(folder: Path, data: Path, train: Path | None = None, test: bool = 
         data: prepared data; its manifest says how many users and items there are.
         train: another folder of training files than `data` has.
         test: whether to evaluate.
+        optimizer: further keys of the optimizer.
         runner: further keys.
     """
     facts = json.loads((data / "manifest.json").read_text(encoding="utf-8"))
@@ -58,7 +64,7 @@ def write_job(folder: Path, data: Path, train: Path | None = None, test: bool = 
     if test:
         keys["test_data_dir"] = str((data / "test").resolve())
     hyper = {
-        "optimizer": {"class": "adam", "learning_rate": 0.001},
+        "optimizer": {"class": "adam", "learning_rate": 0.001, **(optimizer or {})},
         "num_users": facts["num_users"],
         "num_items": facts["num_items"],
         "mode": "NCF_MLP",
@@ -69,22 +75,31 @@ def write_job(folder: Path, data: Path, train: Path | None = None, test: bool = 
     return path
 
 
-def run_job(job: Path, run_dir: Path, cache: Path) -> Run:
+class Done(NamedTuple):
+    """A job that was run: its `summary.json`; when it began, seconds since 1970; seconds from the command to its exit."""
+
+    summary: dict[str, Any]
+    began: float
+    wall: float
+
+
+def execute(job: Path, run_dir: Path, cache: Path | None = None) -> Done:
     """Run a job to its end.
 
     Args:
         job: the job file.
         run_dir: a folder to make for the run.
-        cache: the folder of compiled steps; an empty one makes the run a cold one.
+        cache: the folder of compiled steps, an empty one makes the run a cold one; None takes the user's.
 
     Raises:
         BenchError: the job failed, or did not end.
     """
+    environment = {} if cache is None else {"FEDPS_CACHE": str(cache)}
     command = [sys.executable, "-m", "fedps", "run", str(job), "--run_dir", str(run_dir), "--json"]
     began_at, began = time.time(), time.perf_counter()
     try:
         done = subprocess.run(  # noqa: S603
-            command, env=os.environ | {"FEDPS_CACHE": str(cache)}, capture_output=True, text=True, check=False,
+            command, env=os.environ | environment, capture_output=True, text=True, check=False,
             timeout=LONGEST,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -92,7 +107,16 @@ def run_job(job: Path, run_dir: Path, cache: Path) -> Run:
     wall = time.perf_counter() - began
     if done.returncode:
         raise BenchError(f"fedps run ended with exit code {done.returncode}\n{done.stderr[-2000:]}")
-    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    return Done(json.loads((run_dir / "summary.json").read_text(encoding="utf-8")), began_at, wall)
+
+
+def run_job(job: Path, run_dir: Path, cache: Path) -> Run:
+    """Run a job to its end, and return what it took; see `execute`.
+
+    Raises:
+        BenchError: the job failed, or did not end.
+    """
+    summary, began_at, wall = execute(job, run_dir, cache)
     lines = (run_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()
     first = [event["time"] for line in lines if (event := json.loads(line))["event"] == "first_batch"]
     return Run(

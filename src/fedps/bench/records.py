@@ -61,6 +61,21 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """A table of its own: one thing a line, measured in several ways.
+
+    Args:
+        title: what it shows.
+        head: the columns' names.
+        rows: of as many cells, each as it is shown.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Result:
     """All that one subject found.
 
@@ -70,6 +85,7 @@ class Result:
         figures: in the order to show.
         curves: one plot each.
         notes: what a reader must know, e.g. what was left out and why.
+        sheets: shown in place of the table of figures, if there are any.
     """
 
     subject: str
@@ -77,6 +93,7 @@ class Result:
     figures: tuple[Figure, ...]
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
 
     def find(self, key: str) -> Figure | None:
         """Return the figure of this key, None if it was not measured."""

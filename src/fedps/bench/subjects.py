@@ -14,8 +14,9 @@ SUBJECTS = {
     "rounds": "what a round of the coordinator costs beside training",
     "saves": "a server's saves and loads beside copying the same bytes",
     "selection": "time to a quality for each selector, on the simulated clock of 100 virtual clients",
+    "merges": "what the model is worth with each mode and merge, after 2 passes and after 20",
 }
-NAMED_ONLY = ("selection",)  # takes minutes; measured where it is asked for by name
+NAMED_ONLY = ("selection", "merges")  # take long; measured where they are asked for by name
 Measure = Callable[[Options], Result]
 
 

@@ -75,6 +75,18 @@ def _head(report: Report) -> Iterator[str]:
 
 
 def _section(result: Result, plots: bool) -> list[str]:
+    lines = [f"## {result.subject}", "", result.about, ""]
+    for sheet in result.sheets:
+        lines += [f"{sheet.title}:", "", *_table(sheet.head, sheet.rows), ""]
+    if not result.sheets:
+        lines += _figures(result)
+    lines += [line for note in result.notes for line in ("", note)]
+    for curve in result.curves if plots else ():
+        lines += ["", f"![{curve.title}]({curve.key}.svg)"]
+    return [*lines, ""]
+
+
+def _figures(result: Result) -> list[str]:
     rows = []
     for figure in result.figures:
         ratio = result.ratio(figure)
@@ -86,12 +98,7 @@ def _section(result: Result, plots: bool) -> list[str]:
                 "" if ratio is None else f"{ratio:.2f}",
             )
         )
-    lines = [f"## {result.subject}", "", result.about, ""]
-    lines += _table(("", "measured", "median", "fedps is … times as good"), rows)
-    lines += [line for note in result.notes for line in ("", note)]
-    for curve in result.curves if plots else ():
-        lines += ["", f"![{curve.title}]({curve.key}.svg)"]
-    return [*lines, ""]
+    return _table(("", "measured", "median", "fedps is … times as good"), rows)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

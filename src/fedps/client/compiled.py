@@ -32,10 +32,15 @@ class Compiled:
     ) -> None:  # fmt: skip
         self._library, self._data, self._names = library, data, list(tables)
         self._tables = [table for table, _ in tables.values()]
-        self._views = [TableView(t.raw, t.spec.dim, t.spec.rule, name in here) for name, (t, _) in tables.items()]
+        self._views = [
+            TableView(t.raw, t.spec.dim, t.spec.rule, name in here, t.anchor, t.proximal)
+            for name, (t, _) in tables.items()
+        ]
         self._columns = [column for _, column in tables.values()]
         self._dense = [one for one, _ in dense]
-        self._dense_views = [DenseView(d.raw, len(d.values), d.rule, trains) for d, trains in dense]
+        self._dense_views = [
+            DenseView(d.raw, len(d.values), d.rule, trains, d.anchor, d.proximal) for d, trains in dense
+        ]
         self._places = np.array(places or [(0, 0)], np.int64).T.copy()
         self._batches, self._pairwise = 0, pairwise
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
+from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
 from fedps.client.evaluate import Evaluation, evaluate
 from fedps.client.learner import Learner
@@ -23,6 +24,7 @@ from fedps.client.simulated import Simulated, find_device
 from fedps.client.trainer import Trained, Trainer, lists
 from fedps.client.warm import warm_private
 from fedps.config import Allow, Job
+from fedps.data.public import Public
 from fedps.errors import JobError
 from fedps.net.channel import Channel
 from fedps.net.compressing import compression_of
@@ -87,6 +89,7 @@ class FLClient:
         self._bandwidth, self._joined = 0.0, False
         self._device = find_device(job, client)
         self._simulated: Simulated | None = None
+        self._distiller: Distiller | None = None
         self._channels: list[Channel | LocalChannel] = []
         self._handlers: dict[str, Handler] = {key: getattr(FLClient, f"callback_{key}") for key in KEYS}
 
@@ -130,7 +133,9 @@ class FLClient:
 
     def callback_initialize_model_params(self) -> None:
         """Read the client's data and build the model, with its tables as they start."""
-        self.data = read_client(self.job, self.client, self.allow, self.report, self.log)
+        public = Public(self.job) if self.job.public_data else None
+        samples = public.samples if public else None
+        self.data = read_client(self.job, self.client, self.allow, self.report, self.log, samples)
         held_out = len(self.data.test_slots["user"]) // 100
         self.report({"event": "data", "samples": len(self.data), "test_users": held_out})
         mode = self.job.runner.sync_mode
@@ -142,6 +147,8 @@ class FLClient:
             from fedps.client.eager import prepare_torch  # noqa: PLC0415  (workers with a compiled step do without torch)
 
             prepare_torch(self.job.runner.seed, self.client)
+        if public:
+            self._distiller = Distiller(self.job, self.client, self.learner, public)
         if self.job.runner.warmup_model_path is not None:
             warm_private(self.learner, self.job.runner.warmup_model_path, self.client, self.log)
 
@@ -150,14 +157,16 @@ class FLClient:
         runner = self.job.runner
         hello = Hello(self.job.name, self.client, secrets.token_hex(8))
         self._channels = [self._connect(k, hello) for k in range(runner.server_num)]
-        specs, compression = self.learner.server_specs(runner.seed), compression_of(self.job, self.client)
+        specs = self.learner.server_specs(runner.seed, self.job.server_optimizer.rule)
+        compression = compression_of(self.job, self.client)
         self.shards = Shards(self._channels[:], specs, compression=compression)
         if runner.with_coordinator:
             caller = Hello(self.job.name, self.client, hello.instance, to="coordinator")
             channel = self._connect(COORDINATOR, caller)
             self._channels.append(channel)
             amend = self._device.disguise if self._device else None
-            self._rounds = Coordinated(channel, len(self.data), self.log, self._answered, amend)
+            taught = self._distiller.take if self._distiller else None
+            self._rounds = Coordinated(channel, len(self.data), self.log, self._answered, amend, taught)
         if self._device:
             self._simulated = Simulated(self.job, self._device, self.learner, self._moved, self.report)
         self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
@@ -168,7 +177,11 @@ class FLClient:
         """Train the round's batches, in the job's mode."""
         told = self.assignment
         self.trained = self.trainer.train(
-            told.round, told.iterations, learning_rate=told.learning_rate, batch_size=told.batch_size
+            told.round,
+            told.iterations,
+            learning_rate=told.learning_rate,
+            batch_size=told.batch_size,
+            window=told.geo_step,
         )
 
     def callback_infer(self) -> None:
@@ -222,7 +235,12 @@ class FLClient:
             self._meet()
 
     def _train(self) -> Trained | None:
+        """Train a round; with public samples, first on what the others made of them, and last say what this client does."""
+        if self._distiller:
+            self._distiller.digest(self.assignment)
         self._do("train")
+        if self._distiller and self.trained:
+            self.trained = self.trained._replace(logits=self._distiller.score(self.assignment.round))
         print("fl-ps > callback_train finished", file=self.log, flush=True)
         return self.trained
 

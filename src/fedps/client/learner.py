@@ -10,13 +10,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedps.client.engine import Engine, Gradients, Rates, Steps
-from fedps.client.parameters import Embedding, Parameters, dense_rule, local_rule, read_parameters
+from fedps.client.parameters import Embedding, Parameters, dense_rule, job_rule, read_parameters
 from fedps.client.plan import Plan
 from fedps.client.shard import ClientData, Order
 from fedps.client.tables import LocalDense, LocalTable, Slots
 from fedps.config import Job
 from fedps.native.compiler import cache_folder
 from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
+
+ADD = Rule("add")
 
 
 class Learner:
@@ -28,26 +30,37 @@ class Learner:
         data: the client's data; tables hold the ids that occur in it.
         local_optimizer: whether shared values are optimized here too (geo, round) or only on servers (sync, async).
 
+    Attributes:
+        rate: the share of its learning rate that the last batch took.
+
     Raises:
         JobError: a name in the job matches nothing, or `use_gpu` finds no CUDA device.
     """
 
     def __init__(self, plan: Plan, job: Job, data: ClientData, local_optimizer: bool) -> None:
         self.parameters: Parameters = read_parameters(plan.network, job)
-        self.rule: Rule = local_rule(job)
+        self.rule: Rule = job_rule(job, private=False)
         self.data = data
         self._local = local_optimizer
         shapes, starts = dict(plan.network.dense), plan.network.starts()
         self._shapes = {n: shapes[n] for n in self.parameters.dense}
         self._private_shapes = {n: shapes[n] for n in self.parameters.private_dense}
-        rule = dense_rule(self.rule)
-        self.dense = LocalDense(rule if local_optimizer else Rule("add"), _end_to_end(starts, self._shapes))
-        self.private_dense = LocalDense(rule, _end_to_end(starts, self._private_shapes))
+        rule, own = dense_rule(self.rule), dense_rule(job_rule(job, private=True))
+        proximal = job.hyper_parameters.optimizer.proximal
+        self.dense = LocalDense(rule if local_optimizer else Rule("add"), _end_to_end(starts, self._shapes), proximal)
+        self.private_dense = LocalDense(own, _end_to_end(starts, self._private_shapes))
         self.tables = {
-            e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column]) for e in self.parameters.embeddings
+            e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column], 0.0 if e.private else proximal)
+            for e in self.parameters.embeddings
         }
         self._columns = {e.spec.name: e.column for e in self.parameters.embeddings}
-        self.engine: Engine = self._compiled(plan, job, data) if plan.library else self._eager(job, data)
+        self._plan, self._job = plan, job
+        self.engine: Engine = self.engine_on(data)
+        self.rate = 1.0
+
+    def engine_on(self, data: ClientData) -> Engine:
+        """Return what takes steps on samples of the same ids, and so changes this learner's tables."""
+        return self._compiled(self._plan, self._job, data) if self._plan.library else self._eager(self._job, data)
 
     def _compiled(self, plan: Plan, job: Job, data: ClientData) -> Engine:
         from fedps.client.compiled import Compiled  # noqa: PLC0415  (only one of the two is needed)
@@ -95,14 +108,14 @@ class Learner:
         """The tables that never leave this client."""
         return {e.spec.name: self.tables[e.spec.name] for e in self.parameters.embeddings if e.private}
 
-    def server_specs(self, seed: int) -> list[TableSpec]:
-        """Return the shared tables as the servers keep them: adding changes, or optimizing gradients."""
-        add, dense = Rule("add"), dense_rule(self.rule)
+    def server_specs(self, seed: int, changes: Rule = ADD) -> list[TableSpec]:
+        """Return the shared tables as the servers keep them: taking changes by a rule, or optimizing gradients."""
+        dense = dense_rule(self.rule)
         sparse = [e.spec for e in self.parameters.embeddings if not e.private]
         return [
-            *(TableSpec(s.name, "sparse", s.shape, add if self._local else s.rule, s.init, seed) for s in sparse),
+            *(TableSpec(s.name, "sparse", s.shape, changes if self._local else s.rule, s.init, seed) for s in sparse),
             *(
-                TableSpec(n, "dense", shape, add if self._local else dense, seed=seed)
+                TableSpec(n, "dense", shape, changes if self._local else dense, seed=seed)
                 for n, shape in self._shapes.items()
             ),
         ]
@@ -129,7 +142,9 @@ class Learner:
 
         `rates`: for each batch the share of the rules' learning rates to take; left out, all of it.
         """
-        return self.engine.train(samples, size, np.ones(-(-len(samples) // size)) if rates is None else rates)
+        rates = np.ones(-(-len(samples) // size)) if rates is None else rates
+        self.rate = float(rates[-1])
+        return self.engine.train(samples, size, rates)
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""

@@ -86,7 +86,7 @@ class EachBatch:
                 self._finish(sent)
             _write(self._learner, pulled, self._timeout)
             train(batch)
-            sent = self._shards.push(self._change(), self._clock)
+            sent = self._shards.push(self._change(), self._clock, rate=self._learner.rate)
             self._clock += 1
         if sent is not None:
             self._finish(sent)
@@ -127,6 +127,7 @@ class EachWindow:
         size: batches of a window; None takes the whole epoch (round).
         lead: batches of a window that are trained while the last one is merged; 0 waits for the merge.
         gated: the servers merge a window's pushes together (False: each at once).
+        versioned: each push says which version its values were pulled at (geo `buffered`), not its window.
         keep: of each change this share is kept back and sent again later (geo `original`: 1 - 1/N), else 0.
         fresh: drop optimizer state at each window's start (round).
         weight: the client's weight in a weighted mean, its samples.
@@ -135,10 +136,10 @@ class EachWindow:
 
     def __init__(
         self, learner: Learner, shards: Shards, *, size: int | None, lead: int, gated: bool,
-        keep: float = 0.0, fresh: bool = False, weight: float = 1.0, timeout: float,
+        versioned: bool = False, keep: float = 0.0, fresh: bool = False, weight: float = 1.0, timeout: float,
     ) -> None:  # fmt: skip
         self._learner, self._shards, self.window, self.lead = learner, shards, size, lead
-        self._gated, self._keep, self._fresh = gated, keep, fresh
+        self._gated, self._versioned, self._keep, self._fresh = gated, versioned, keep, fresh
         self._weight, self._timeout = weight, timeout
         self._clock = 0
         self._kept = {n: np.zeros_like(t.values) for n, t in learner.shared.items()} if keep else {}
@@ -166,7 +167,7 @@ class EachWindow:
                 self._add(ahead)
             for piece in coming:
                 train(piece)
-            sent = self._push(_difference(self._state(pulled.slots), start))
+            sent = self._push(_difference(self._state(pulled.slots), start), pulled.ticket)
         if sent is not None:
             self._finish(sent)
 
@@ -204,13 +205,14 @@ class EachWindow:
         if self._kept:
             self._learner.dense.values[:] += self._kept_dense
 
-    def _push(self, change: State) -> PushTicket:
+    def _push(self, change: State, started_from: PullTicket) -> PushTicket:
         if self._keep:
             change = self._hold_back(change)
         tables = self._learner.shared
         rows = {n: Rows(t.keys[change.slots[n]], change.rows[n]) for n, t in tables.items()}
         dense = {n: Rows(NO_KEYS, v) for n, v in self._learner.split_dense(change.dense).items()}
-        ticket = self._shards.push(rows | dense, self._clock, self._weight)
+        clock = started_from.clocks if self._versioned else self._clock
+        ticket = self._shards.push(rows | dense, clock, self._weight)
         self._clock += 1
         return ticket
 
@@ -243,7 +245,7 @@ def build_mode(job: Job, learner: Learner, shards: Shards, samples: int) -> Mode
     original = runner.geo_merge == "original"
     return EachWindow(
         learner, shards, size=runner.geo_step, lead=runner.geo_overlap,
-        gated=runner.geo_merge in ("heat", "adaptive"),
+        gated=runner.geo_merge in ("heat", "adaptive"), versioned=runner.geo_merge == "buffered",
         keep=1 - 1 / (runner.worker_num or 1) if original else 0.0, timeout=timeout,
     )  # fmt: skip
 
@@ -265,7 +267,7 @@ def _write(learner: Learner, pulled: Pulled, timeout: float) -> None:
     values = pulled.ticket.result(timeout)
     for name, slots in pulled.slots.items():
         learner.tables[name].write(slots, values[name])
-    learner.dense.values[:] = learner.join_dense(values)
+    learner.dense.write(learner.join_dense(values))
 
 
 def _slots(learner: Learner, pieces: list[Order]) -> dict[str, Slots]:

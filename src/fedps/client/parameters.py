@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from fedps.config import Job, TableOptimizer, TableParameters
+from fedps.client.rates import rate_of
+from fedps.config import Job, TableOptimizer, TableParameters, distillation
 from fedps.errors import JobError
 from fedps.models import network as network_of
 from fedps.models.network import Network
@@ -78,6 +79,9 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     local_dense = _resolve("runner.local_dense", runner.local_dense, dense, sparse, mistakes)
     own_settings = _resolve("table_parameters", list(tables), sparse, dense, mistakes)
     mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
+    mistakes = mistakes or distillation.shared(
+        job, [n for n in columns if n not in local], [n for n in others if n not in local_dense]
+    )
     if mistakes:
         raise JobError(mistakes)
 
@@ -93,19 +97,15 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     return Parameters(tuple(map(placed, network.embeddings)), shared, private, network.aliases)
 
 
-def local_rule(job: Job) -> Rule:
-    """Return the job's optimizer as a rule."""
+def job_rule(job: Job, private: bool) -> Rule:
+    """Return the job's optimizer as the rule of private, or of shared, values."""
     o = job.hyper_parameters.optimizer
-    return Rule(o.name, o.learning_rate, o.beta1, o.beta2, o.epsilon, o.initial_g2, o.weight_decay)
+    rate = rate_of(job, o.name, private)
+    return Rule(o.name, rate, o.beta1, o.beta2, o.epsilon, o.initial_g2, o.weight_decay)
 
 
 def table_rule(job: Job, own: TableOptimizer, private: bool) -> Rule:
     """Return the rule of one table's rows: what it has of its own, the job's optimizer for the rest.
-
-    Adam moves a row by lr / √p for each gradient it gets, p being the share of steps that touch it. A client's own
-    rows are touched N times as often in its own steps as they would be in one stream of all N clients, so they would
-    move √N less for the same samples; the default step size of private rows makes up for that. In `sync` a step is
-    everybody's, and a rule that counts a row's own pushes has no such p.
 
     Args:
         job: the job.
@@ -113,15 +113,8 @@ def table_rule(job: Job, own: TableOptimizer, private: bool) -> Rule:
         private: whether its rows never leave the client.
     """
     given = {k: v for k in type(own).model_fields if (v := getattr(own, k)) is not None}
-    rule = replace(local_rule(job), **given)
-    if not private or own.learning_rate is not None:
-        return rule
-    private_rate = job.hyper_parameters.optimizer.private_learning_rate
-    if private_rate is not None:
-        return replace(rule, learning_rate=private_rate)
-    if rule.name != "adam" or job.runner.sync_mode == "sync":
-        return rule
-    return replace(rule, learning_rate=rule.learning_rate * (job.runner.worker_num or 1) ** 0.5)
+    rate = rate_of(job, own.name or job.hyper_parameters.optimizer.name, private)
+    return replace(job_rule(job, private), **({"learning_rate": rate} | given))
 
 
 def _spread(table: TableParameters) -> Init | None:

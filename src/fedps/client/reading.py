@@ -14,7 +14,7 @@ from fedps.types import ClientId
 
 def read_client(
     job: Job, client: ClientId, allow: Allow = Allow(), report: Report | None = None,  # noqa: B008  (a constant)
-    log: TextIO | None = None,
+    log: TextIO | None = None, public: Samples | None = None,
 ) -> ClientData:  # fmt: skip
     """Read a client's training samples, and its held-out ones where the job names a folder of them.
 
@@ -27,6 +27,7 @@ def read_client(
         allow: what the person who started this allows.
         report: where events go.
         log: where lines for people go.
+        public: samples that all clients know; the client's tables get rows for their ids too.
 
     Raises:
         JobError: the job names a reader that is not there.
@@ -42,17 +43,20 @@ def read_client(
     _tell(job, client, "train", train, report, log)
     held_out = test_files_of(job).get(client)
     if held_out is None:
-        return _data(job, client, train.samples, None)
+        return _data(job, client, train.samples, None, public)
     test = read_test(job, held_out, allow)
     _tell(job, client, "test", test, report, log)
-    return _data(job, client, train.samples, test.samples)
+    return _data(job, client, train.samples, test.samples, public)
 
 
-def _data(job: Job, client: ClientId, train: Samples, test: Samples | None) -> ClientData:
+def _data(
+    job: Job, client: ClientId, train: Samples, test: Samples | None, public: Samples | None
+) -> ClientData:  # fmt: skip
     runner, hyper = job.runner, job.hyper_parameters
     return ClientData(
-        train, test, client, runner.seed, runner.shuffle, runner.negatives, hyper.num_items, pairs=hyper.loss == "bpr"
-    )
+        train, test, client, runner.seed, runner.shuffle, runner.negatives, hyper.num_items,
+        pairs=hyper.loss == "bpr", public=public,
+    )  # fmt: skip
 
 
 def _tell(job: Job, client: ClientId, side: str, read: Reading, report: Report | None, log: TextIO | None) -> None:

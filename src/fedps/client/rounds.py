@@ -15,7 +15,7 @@ from fedps.errors import WireError
 from fedps.models.metrics import Histogram
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel
-from fedps.types import ClientInfo
+from fedps.types import ClientInfo, Values
 from fedps.wire.messages import Assignment, RoundReport
 
 
@@ -55,14 +55,16 @@ class Coordinated:
         log: takes lines for people.
         answered: told each assignment and the seconds it took to come.
         amend: changes what is said of this client, as a simulation does; by default what was measured is said.
+        taught: takes soft targets, float32[S], and before them the round whose public pairs they are of.
     """
 
     def __init__(
         self, channel: Channel | LocalChannel, samples: int, log: TextIO, answered: Callable[[Assignment, float], None],
         amend: Callable[[ClientInfo], ClientInfo] | None = None,
+        taught: Callable[[int, Values], None] | None = None,
     ) -> None:  # fmt: skip
         self._channel, self._samples, self._log, self._answered = channel, samples, log, answered
-        self._amend = amend or (lambda info: info)
+        self._amend, self._taught = amend or (lambda info: info), taught
         self._round, self._speed = 0, 0.0
 
     def next(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> Assignment:
@@ -74,13 +76,16 @@ class Coordinated:
         """
         self._channel.welcome.result()  # a coordinator that is not up yet is waited for, as a server is
         began = time.monotonic()
-        said = RoundReport(self._round, self._amend(self._info(trained, evaluated, bandwidth)))
-        frame = self._channel.request(said, _histograms(trained, evaluated)).result()
+        logits = [] if trained is None or trained.logits is None else [trained.logits]
+        said = RoundReport(self._round, self._amend(self._info(trained, evaluated, bandwidth)), bool(logits))
+        frame = self._channel.request(said, [*_histograms(trained, evaluated), *logits]).result()
         seconds = time.monotonic() - began
         told = frame.message
         if not isinstance(told, Assignment):
             raise WireError(f"a report was answered by {type(told).__name__}")
         self._round = told.round
+        if told.taught and self._taught is not None:
+            self._taught(told.taught, frame.arrays[0])
         print(f"fl-ps > rpc service call cost time: {1000 * seconds:.1f} ms", file=self._log)
         strategy = {"iteration_num": told.iterations, "next_state": told.state, "round": told.round}
         print(f"fl-ps > recved fl strategy: {strategy}", file=self._log, flush=True)

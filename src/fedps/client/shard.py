@@ -33,6 +33,7 @@ class ClientData:
         negatives: draw so many items for each positive, anew each epoch, in place of the file's own negatives; None
             trains on the file as it is.
         num_items: item ids run from 0 to this, exclusive; needed to draw.
+        public: samples that are not trained on here, whose ids become keys too; None: there are none.
         pairs: an epoch is pairs of samples of one user: a positive, then a negative.
 
     Attributes:
@@ -47,7 +48,7 @@ class ClientData:
 
     def __init__(
         self, train: Samples, test: Samples | None, client: ClientId, seed: int, shuffle: bool,
-        negatives: int | None = None, num_items: int = 0, pairs: bool = False,
+        negatives: int | None = None, num_items: int = 0, pairs: bool = False, public: Samples | None = None,
     ) -> None:  # fmt: skip
         self.train, self.test = train, test
         self._stream, self._shuffle = (seed, zlib.crc32(client.encode())), shuffle
@@ -57,7 +58,9 @@ class ClientData:
         for column in COLUMNS:
             ids = getattr(train, column)
             held_out = getattr(test, column) if test is not None else ids[:0]
-            self.keys[column], self.slots[column], self.test_slots[column] = coded(ids, held_out)
+            others = held_out if public is None else np.concatenate([held_out, getattr(public, column)])
+            self.keys[column], self.slots[column], there = coded(ids, others)
+            self.test_slots[column] = there[: len(held_out)]
         self._passes, self._now, self._size = 1, 0, len(train.label)
         try:
             self._negatives = self._drawing(negatives, num_items) if negatives is not None else None

@@ -21,16 +21,19 @@ class LocalTable:
     Args:
         spec: the table; its rule is the client's own optimizer.
         keys: int64[n], sorted and unique: all ids this client will ever look up.
+        proximal: how hard rows are held to their anchor, μ of FedProx.
 
     Attributes:
         rule: the rule at its present rate.
+        anchor: float32[n, dim], rows as the servers last sent them; None where nothing is held to them.
     """
 
-    def __init__(self, spec: TableSpec, keys: Keys) -> None:
-        self.spec, self.keys = spec, keys
+    def __init__(self, spec: TableSpec, keys: Keys, proximal: float = 0.0) -> None:
+        self.spec, self.keys, self.proximal = spec, keys, proximal
         self.rule, self.steps = spec.rule, 0
         self._block = np.zeros((len(keys), rules.width(spec.rule, spec.dim)), np.float32)
         self.values[:] = initial_rows(spec, keys)
+        self.anchor: Values | None = self.values.copy() if proximal else None
 
     @property
     def values(self) -> Values:
@@ -62,6 +65,8 @@ class LocalTable:
     def write(self, slots: Slots, values: Values) -> None:
         """Replace rows by the server's values; optimizer state stays."""
         self._block[slots, : self.spec.dim] = values
+        if self.anchor is not None:
+            self.anchor[slots] = values
 
     def set_rate(self, share: float) -> None:
         """Go on with this share of the rule's learning rate."""
@@ -71,6 +76,9 @@ class LocalTable:
         """Take one optimizer step on the rows of a batch."""
         self.steps += 1
         rows = self._block[slots]
+        if self.anchor is not None:
+            rules.settle(self.rule, rows, self.steps - 1)
+            gradients = _held(gradients, self.proximal, rows[:, : self.spec.dim], self.anchor[slots])
         rules.apply(self.rule, rows, gradients, self.steps)
         self._block[slots] = rows
 
@@ -86,15 +94,18 @@ class LocalDense:
     Args:
         rule: the client's own optimizer.
         start: float32[n], the tensors' initial values, end to end.
+        proximal: how hard they are held to their anchor, μ of FedProx.
 
     Attributes:
         rule: the rule at its present rate.
+        anchor: float32[1, n], the tensors as the servers last sent them; None where nothing is held to them.
     """
 
-    def __init__(self, rule: Rule, start: Values) -> None:
-        self.rule, self._own, self._size, self.steps = rule, rule, len(start), 0
+    def __init__(self, rule: Rule, start: Values, proximal: float = 0.0) -> None:
+        self.rule, self._own, self._size, self.steps, self.proximal = rule, rule, len(start), 0, proximal
         self._block = np.zeros((1, rules.width(rule, len(start))), np.float32)
         self.values[:] = start
+        self.anchor: Values | None = start.reshape(1, -1).copy() if proximal else None
 
     @property
     def raw(self) -> Values:
@@ -110,10 +121,19 @@ class LocalDense:
         """Go on with this share of the rule's learning rate."""
         self.rule = at_rate(self._own, share)
 
+    def write(self, values: Values) -> None:
+        """Replace the tensors by the servers' values, float32[n]; optimizer state stays."""
+        self.values[:] = values
+        if self.anchor is not None:
+            self.anchor[0] = values
+
     def train(self, gradient: Values) -> None:
         """Take one optimizer step. `gradient`: float32[n]."""
         self.steps += 1
-        rules.apply(self.rule, self._block, gradient.reshape(1, -1), self.steps)
+        gradients = gradient.reshape(1, -1)
+        if self.anchor is not None:
+            gradients = _held(gradients, self.proximal, self._block[:, : self._size], self.anchor)
+        rules.apply(self.rule, self._block, gradients, self.steps)
 
     def forget_state(self) -> None:
         """Drop optimizer state, as each federated round starts anew."""
@@ -124,3 +144,8 @@ class LocalDense:
 def at_rate(rule: Rule, share: float) -> Rule:
     """Return a rule with this share of its learning rate."""
     return rule if share == 1 else replace(rule, learning_rate=rule.learning_rate * share)
+
+
+def _held(gradients: Values, proximal: float, values: Values, anchor: Values) -> Values:
+    """Add the gradient of μ/2 ‖w - w₀‖² (FedProx, Li et al., MLSys 2020, eq. 2)."""
+    return gradients + np.float32(proximal) * (values - anchor)

@@ -14,20 +14,22 @@ from fedps.client.modes import Mode, Window
 from fedps.client.schedule import rates_at
 from fedps.client.shard import Order
 from fedps.config import Job
+from fedps.config.selection import unfit
 from fedps.data.timing import StepTimer
 from fedps.errors import FedpsError, JobError
 from fedps.models.metrics import Histogram
 from fedps.tracking import Report
-from fedps.types import ClientId
+from fedps.types import ClientId, Values
 
 
 class Trained(NamedTuple):
-    """What one round of training came to: samples, seconds, mean loss, score histogram."""
+    """What one round of training came to: samples, seconds, mean loss, score histogram; logits of public pairs."""
 
     samples: int
     seconds: float
     loss: float
     histogram: Histogram
+    logits: Values | None = None
 
 
 class Meter:
@@ -84,14 +86,15 @@ class Trainer:
         self._job, self._runner, self._client, self._learner, self._mode = job, job.runner, client, learner, mode
         self._report, self._log, self._dump = report, log, dump
         self._meter, self._epoch, self._first = Meter(), 0, True
-        self._size, self._rate = job.runner.train_batch_size, 0.0
+        self._size, self._rate, self._window = job.runner.train_batch_size, 0.0, mode.window
         self._steps, self._pieces = 0, self._passes()
         self._piece: Order = np.empty(0, np.int32)  # what is left of the pass
         self._timer = StepTimer() if job.runner.dataset_debug else None
 
     def train(
-        self, round_: int, iterations: int = 0, learning_rate: float | None = None, batch_size: int | None = None
-    ) -> Trained:
+        self, round_: int, iterations: int = 0, learning_rate: float | None = None, batch_size: int | None = None,
+        window: int | None = None,
+    ) -> Trained:  # fmt: skip
         """Train a round.
 
         Args:
@@ -99,12 +102,13 @@ class Trainer:
             iterations: batches to train, 0 for as many as a pass over the data has.
             learning_rate: of this round, in place of the job's with its schedule; rates of single tables change with it.
             batch_size: samples of a batch in this round, in place of the job's.
+            window: batches between two exchanges in this round, in place of the mode's (geo).
 
         Raises:
             FedpsError: the loss is not finite; names client, epoch and batch.
-            JobError: the rate or the size does not fit the job.
+            JobError: one of these does not fit the job.
         """
-        self._rate, self._size = self._settings(learning_rate, batch_size)
+        self._rate, self._size, self._window = self._settings(learning_rate, batch_size, window)
         self._epoch, self._steps, meter = round_ - 1, iterations or self._batches(len(self._learner.data)), self._meter
         meter.begin_round()
         self._learner.data.hold(self._passes_at_once())
@@ -127,23 +131,18 @@ class Trainer:
         )
         return done
 
-    def _settings(self, learning_rate: float | None, batch_size: int | None) -> tuple[float, int]:
-        """Return the share of the job's rates to take (0: as its schedule says), and the samples of a batch."""
-        rate, size = learning_rate or 0.0, batch_size or self._runner.train_batch_size
-        if learning_rate is not None and not 0 < learning_rate < math.inf:
-            raise JobError(f"an assignment's learning_rate: {learning_rate}: must be over 0, and finite")
-        if rate and self._runner.sync_mode in ("sync", "async"):
-            raise JobError(
-                f"an assignment's learning_rate: {rate}: in {self._runner.sync_mode} the servers optimize, at the job's"
-                " rate: leave it out, or use sync_mode geo or round"
-            )
-        if batch_size is not None and (batch_size < 1 or (batch_size % 2 and self._job.hyper_parameters.loss == "bpr")):
-            raise JobError(f"an assignment's batch_size: {batch_size}: must be at least 1, and even with loss bpr")
-        return rate / self._job.hyper_parameters.optimizer.learning_rate, size
+    def _settings(
+        self, learning_rate: float | None, batch_size: int | None, window: int | None
+    ) -> tuple[float, int, int | None]:
+        """Return the share of the job's rates to take (0: as its schedule says), samples a batch, batches a window."""
+        if why := unfit(self._job, learning_rate, batch_size, window):
+            raise JobError(f"an assignment's {why}")
+        share = (learning_rate or 0.0) / self._job.hyper_parameters.optimizer.learning_rate
+        return share, batch_size or self._runner.train_batch_size, window or self._mode.window
 
     def _passes_at_once(self) -> int:
         """Return how many passes over the data a window can lie in."""
-        steps = min(self._mode.window or self._steps, self._steps)
+        steps = min(self._window or self._steps, self._steps)
         return 1 + math.ceil(steps / self._batches(len(self._learner.data)))
 
     def _passes(self) -> Iterator[Order]:
@@ -156,7 +155,7 @@ class Trainer:
         """Cut the round's batches into windows; the data runs on from pass to pass."""
         left = self._steps
         while left:
-            due = min(left, self._mode.window or left)
+            due = min(left, self._window or left)
             left -= due
             lead = min(due, self._mode.lead)
             yield Window(self._take(lead), self._take(due - lead))

@@ -4,11 +4,13 @@ from collections.abc import Callable, Collection
 from itertools import combinations
 from pathlib import Path
 
-from fedps.config import selection
+from fedps.config import distillation, selection
 from fedps.config.classes import is_class_path
 from fedps.config.job import Job
 from fedps.config.mistakes import nearest, shown
 from fedps.errors import JobError
+
+GATED = ("heat", "adaptive", "buffered")  # values of `geo_merge` by which servers merge pushes before they apply them
 
 
 def mistakes_of(job: Job, wrong: Collection[str] = ()) -> list[str]:
@@ -217,16 +219,29 @@ def _layers(job: Job) -> list[str]:
     ]
 
 
-def _schedule(job: Job) -> list[str]:
-    optimizer, mode = job.hyper_parameters.optimizer, job.runner.sync_mode
-    if mode not in ("sync", "async"):
+def _proximal(job: Job) -> list[str]:
+    proximal, mode = job.hyper_parameters.optimizer.proximal, job.runner.sync_mode
+    if mode not in ("sync", "async") or not proximal:
         return []
-    told = {"schedule": optimizer.schedule, "warmup": optimizer.warmup}
     return [
-        f"hyper_parameters.optimizer.{key}: {told[key]}: in {mode} the servers optimize, which know no epochs; leave the"
-        " key out, or use sync_mode geo or round"
-        for key, usual in (("schedule", "constant"), ("warmup", 0))
-        if told[key] != usual
+        f"hyper_parameters.optimizer.proximal: {proximal}: in {mode} the servers optimize, which know no windows; leave"
+        " the key out, or use sync_mode geo or round"
+    ]
+
+
+def _server_optimizer(job: Job) -> list[str]:
+    name, mode, merge = job.server_optimizer.name, job.runner.sync_mode, job.runner.geo_merge
+    if name == "none" or mode == "round" or (mode == "geo" and merge in GATED):
+        return []
+    told = f"server_optimizer.class: {name}: "
+    if mode == "geo":
+        return [
+            f"{told}geo_merge {merge} applies each push as it comes, and merges nothing that an optimizer could take; leave"
+            f" the class out, or use geo_merge {', '.join(GATED[:-1])} or {GATED[-1]}"
+        ]
+    return [
+        f"{told}in {mode} the servers optimize by hyper_parameters.optimizer; leave the class out, or use sync_mode geo or"
+        " round"
     ]
 
 
@@ -292,8 +307,11 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.local_sparse", "runner.remote_sparse", "runner.local_dense"), _lists),
     (("simulation", "selector", "runner.with_coordinator", "runner.train_data_dir", "runner.worker_num"), _traces),
     (("hyper_parameters.fc_layers", "hyper_parameters.mode", "runner.model"), _layers),
-    ((*(f"hyper_parameters.optimizer.{k}" for k in ("schedule", "warmup")), "runner.sync_mode"), _schedule),
+    (("hyper_parameters.optimizer.proximal", "runner.sync_mode"), _proximal),
+    (("server_optimizer.class", "runner.sync_mode", "runner.geo_merge"), _server_optimizer),
     (("hyper_parameters.loss", "runner.train_batch_size"), _pairs),
+    (("distillation.public_data",), distillation.missing),
+    (("distillation", "runner.with_coordinator", "hyper_parameters.loss"), distillation.misfits),
     ((*(f"hyper_parameters.optimizer.{k}" for k in ("class", "beta1", "beta2")), "table_parameters"), _momentum),
     (("hyper_parameters", "runner.model"), _unknown),
 )

@@ -11,47 +11,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from fedps.config.distillation import Distillation
+from fedps.config.kinds import Count, Positive, Seconds, Section, Share, Whole, Word, lower, number, word, word_or_none
+from fedps.config.server_optimizer import ServerOptimizer
 from fedps.config.source import dump
-
-BOOLEANS = "YAML reads off, no, on and yes as true or false"
-
-
-def _word(value: Any) -> Any:
-    """Explain YAML's habit of reading off, no and yes as booleans where a word is due."""
-    if isinstance(value, bool):
-        raise ValueError(f"put the word in quotes: {BOOLEANS}")
-    return value
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else _word(value)
-
-
-def _word_or_none(value: Any) -> Any:
-    """Take the word None, which is text in YAML, for nothing."""
-    return None if value == "None" else _word(value)
-
-
-def _number(value: Any) -> Any:
-    """Refuse booleans, which Python takes for 0 and 1."""
-    if isinstance(value, bool):
-        raise ValueError(f"must be a number; {BOOLEANS}")
-    return value
-
-
-Word = Annotated[str, BeforeValidator(_word)]
-Whole = Annotated[int, Field(ge=0), BeforeValidator(_number)]
-Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
-Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator(_number)]
-Seconds = Positive
-
-
-class Section(BaseModel):
-    """A section of the job file: unknown keys are mistakes, values do not change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
 
 OptimizerName = Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"]
 
@@ -59,12 +22,16 @@ OptimizerName = Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "s
 class Optimizer(Section):
     """How gradients change parameters, on clients and on servers alike."""
 
-    name: Annotated[OptimizerName, BeforeValidator(_lower)] = Field(
+    name: Annotated[OptimizerName, BeforeValidator(lower)] = Field(
         "adam", alias="class", description="adam is torch.optim.Adam of the whole table, computed lazily"
     )
     learning_rate: Positive = Field(0.001, description="step size")
+    shared_learning_rate: Positive | None = Field(
+        None,
+        description="step size of shared values; left out: learning_rate, for adam times √clients where theirs are averaged",
+    )
     private_learning_rate: Positive | None = Field(
-        None, description="step size of private rows; left out: learning_rate, for adam times √workers (not in sync)"
+        None, description="step size of private values; left out: learning_rate, for adam times √workers"
     )
     beta1: Share = Field(0.9, description="Adam: decay of the mean gradient")
     beta2: Share = Field(0.999, description="Adam: decay of the mean squared gradient")
@@ -73,11 +40,14 @@ class Optimizer(Section):
     weight_decay: Share = Field(
         0.0, description="this share of a value is added to its gradient (L2), where it has one"
     )
-    schedule: Annotated[Literal["constant", "linear", "cosine", "step"], BeforeValidator(_word)] = Field(
-        "constant", description="geo, round: how learning rates change over the job's epochs"
+    proximal: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), BeforeValidator(number)] = Field(
+        0.0, description="geo, round: this share of a shared value's way since it was pulled is added to its gradient"
     )
-    warmup: Share = Field(0.0, description="geo, round: share of the job in which learning rates rise from 0")
-    final: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+    schedule: Annotated[Literal["constant", "linear", "cosine", "step"], BeforeValidator(word)] = Field(
+        "constant", description="how learning rates change over the job's epochs"
+    )
+    warmup: Share = Field(0.0, description="share of the job in which learning rates rise from 0")
+    final: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
         0.0, description="linear, cosine: share of the rates left at the end"
     )
     step_epochs: Count = Field(5, description="step: epochs between two changes of the rates")
@@ -95,11 +65,11 @@ class HyperParameters(BaseModel):
     num_users: Count = Field(6040, description="user ids run from 0 to this, exclusive")
     num_items: Count = Field(3706, description="item ids run from 0 to this, exclusive")
     mf_dim: Count = Field(8, description="floats of a row of the matrix factorization tables")
-    mode: Annotated[Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF"], BeforeValidator(_word)] = Field(
+    mode: Annotated[Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF"], BeforeValidator(word)] = Field(
         "NCF_MLP", description="the built-in network"
     )
     fc_layers: tuple[Count, ...] = Field((64, 32, 16, 8), min_length=2, description="sizes of the MLP, input first")
-    loss: Annotated[Literal["bce", "bpr"], BeforeValidator(_word)] = Field(
+    loss: Annotated[Literal["bce", "bpr"], BeforeValidator(word)] = Field(
         "bce", description="cross-entropy of each sample, or of pairs: a positive above a negative of its user"
     )
 
@@ -110,10 +80,10 @@ Metric = Literal["hr@10", "ndcg@10", "auc", "train_auc", "loss"]
 class Target(Section):
     """When the coordinator ends the job before its last round."""
 
-    metric: Annotated[Metric, BeforeValidator(_word)] = Field(
+    metric: Annotated[Metric, BeforeValidator(word)] = Field(
         "hr@10", description="merged figure that is watched; loss and train_auc are of training"
     )
-    value: Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)] | None = Field(
+    value: Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)] | None = Field(
         None, description="end the job when the metric is this good; left out: never"
     )
 
@@ -121,15 +91,18 @@ class Target(Section):
 class Runner(Section):
     """What is run: mode, data, length, and who waits how long."""
 
-    sync_mode: Annotated[Literal["geo", "sync", "async", "round"], BeforeValidator(_word)] = Field(
+    sync_mode: Annotated[Literal["geo", "sync", "async", "round"], BeforeValidator(word)] = Field(
         "geo", description="when clients and servers exchange values"
     )
-    geo_step: Count = Field(100, description="geo: batches of a window")
-    geo_merge: Annotated[Literal["original", "mean", "sum", "heat", "adaptive"], BeforeValidator(_word)] = Field(
-        "adaptive", description="geo: how the clients' changes of a window combine"
+    geo_step: Count = Field(25, description="geo: batches of a window")
+    geo_merge: Annotated[Literal["original", "mean", "sum", "heat", "adaptive", "buffered"], BeforeValidator(word)] = (
+        Field("adaptive", description="geo: how the clients' changes of a window combine")
     )
-    geo_overlap: Whole = Field(10, description="geo: batches of the next window to train while the last is merged")
-    compression: Annotated[Literal["none", "fp16", "bf16", "int8", "topk", "low_rank"], BeforeValidator(_word)] = Field(
+    buffer: Annotated[Count, Field(le=4096)] | None = Field(
+        None, description="geo_merge buffered: pushes that are merged at a time; left out: half of the workers"
+    )
+    geo_overlap: Whole = Field(0, description="geo: batches of the next window to train while the last is merged")
+    compression: Annotated[Literal["none", "fp16", "bf16", "int8", "topk", "low_rank"], BeforeValidator(word)] = Field(
         "none", description="how clients pack what they push, in fewer bytes"
     )
     compression_share: Annotated[Positive, Field(le=1)] = Field(
@@ -140,10 +113,10 @@ class Runner(Section):
         None,
         description="clients keep what packing lost for the next push of the same row; left out: topk, low_rank do",
     )
-    pull_compression: Annotated[Literal["none", "fp16", "bf16"], BeforeValidator(_word)] = Field(
+    pull_compression: Annotated[Literal["none", "fp16", "bf16"], BeforeValidator(word)] = Field(
         "none", description="how servers pack the rows that clients pull"
     )
-    row_average: Annotated[Literal["participants", "touched"], BeforeValidator(_word)] = Field(
+    row_average: Annotated[Literal["participants", "touched"], BeforeValidator(word)] = Field(
         "participants", description="round: average a row over all clients, or over those that changed it"
     )
     model: Word | None = Field(None, description='a network of your own, "module.Class" beside the job file')
@@ -156,7 +129,7 @@ class Runner(Section):
     epochs: Count = Field(2, description="passes over each client's data")
     print_interval: Count = Field(50, description="batches between two lines of a worker's log")
     eval_every: Whole = Field(1, description="epochs between two evaluations; 0: only at the end")
-    eval_clients: Annotated[Literal["all", "joined"], BeforeValidator(_word)] = Field(
+    eval_clients: Annotated[Literal["all", "joined"], BeforeValidator(word)] = Field(
         "all", description="coordinator: who scores its held-out samples after a round; after the last one, all do"
     )
     seed: Annotated[Whole, Field(lt=2**32)] = Field(0, description="starts, shuffles and draws follow from it")
@@ -189,7 +162,7 @@ class Runner(Section):
         None, description="coordinator: end after this many evaluated rounds without a better target.metric"
     )
     reader_type: Annotated[
-        Literal["QueueDataset", "InmemoryDataset", "DataLoader", "RecDataset"] | None, BeforeValidator(_word_or_none)
+        Literal["QueueDataset", "InmemoryDataset", "DataLoader", "RecDataset"] | None, BeforeValidator(word_or_none)
     ] = Field(None, description="how data is read; left out: the built-in reader of lines user,item,label")
     pipe_command: Word | None = Field(
         None, description="QueueDataset, InmemoryDataset: shell command, file in, MultiSlot text out; --allow-commands"
@@ -198,17 +171,17 @@ class Runner(Section):
         None, description="DataLoader, RecDataset: module beside the job file with class Reader or RecDataset"
     )
     infer_reader_type: Annotated[
-        Literal["QueueDataset", "InmemoryDataset", "DataLoader", "RecDataset"] | None, BeforeValidator(_word_or_none)
+        Literal["QueueDataset", "InmemoryDataset", "DataLoader", "RecDataset"] | None, BeforeValidator(word_or_none)
     ] = Field(None, description="the same for held-out samples; left out: the built-in reader")
     infer_reader_path: Word | None = Field(None, description="the same module for held-out samples")
     thread_num: Count = Field(1, description="files, or parts of the client's data, read at the same time")
     split_file_list: bool = Field(
         False, description="deal the sorted files of train_data_dir out to worker_num clients in contiguous blocks"
     )
-    bad_lines: Annotated[Literal["error", "skip"], BeforeValidator(_word)] = Field(
+    bad_lines: Annotated[Literal["error", "skip"], BeforeValidator(word)] = Field(
         "error", description="a malformed line stops the run, or is skipped and counted"
     )
-    example_count_method: Annotated[Literal["example", "word"], BeforeValidator(_word)] = Field(
+    example_count_method: Annotated[Literal["example", "word"], BeforeValidator(word)] = Field(
         "example", description="what the log counts of the data read: lines, or words between blanks"
     )
     dataset_debug: bool = Field(False, description="time reading and each part of a step, told in the worker's log")
@@ -217,7 +190,7 @@ class Runner(Section):
     dump_fields: tuple[Word, ...] = Field((), description="inputs and results to dump, a line a sample")
     dump_param: tuple[Word, ...] = Field((), description="parameters to dump, a line a batch")
     model_save_path: Path | None = Field(None, description="folder of saved epochs; left out: model/ in the run folder")
-    save_mode: Annotated[Literal["all", "delta", "base"], BeforeValidator(_word)] = Field(
+    save_mode: Annotated[Literal["all", "delta", "base"], BeforeValidator(word)] = Field(
         "all",
         description="all: rows with optimizer state; delta: those changed since the last save; base: values only",
     )
@@ -235,7 +208,7 @@ class Runner(Section):
 class TableOptimizer(Section):
     """What one table has otherwise; what is left out is that of `hyper_parameters.optimizer`."""
 
-    name: Annotated[OptimizerName | None, BeforeValidator(_lower)] = Field(
+    name: Annotated[OptimizerName | None, BeforeValidator(lower)] = Field(
         None, alias="class", description="how gradients change this table's rows"
     )
     learning_rate: Positive | None = Field(None, description="step size; taken as it stands for private rows too")
@@ -270,25 +243,25 @@ class SelectorSettings(Section):
     candidates: Count | None = Field(
         None, description="power_of_choice: clients drawn to choose among; left out: twice those that join"
     )
-    over_selection: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False), BeforeValidator(_number)] = Field(
+    over_selection: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False), BeforeValidator(number)] = Field(
         1.0, description="join this many times clients_per_round; the round goes on when clients_per_round are done"
     )
     deadline: Seconds | None = Field(
         None, description="seconds a round may take: fedcs picks who fits in; who reports later is left behind"
     )
-    timeout: Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)] = Field(
+    timeout: Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)] = Field(
         60.0, description="seconds a selector may take to decide, then the run stops; 0: no limit, for debugging"
     )
-    exploration: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+    exploration: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
         0.9, description="oort: share of picks that go to clients that never trained, in the first round"
     )
     exploration_decay: Annotated[Positive, Field(le=1)] = Field(
         0.98, description="oort: the share is multiplied by this each round"
     )
-    exploration_floor: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+    exploration_floor: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
         0.2, description="oort: and does not fall below this"
     )
-    alpha: Annotated[float, Field(ge=0, le=100), BeforeValidator(_number)] = Field(
+    alpha: Annotated[float, Field(ge=0, le=100), BeforeValidator(number)] = Field(
         2.0, description="oort: how hard clients slower than the preferred duration are penalised"
     )
     cutoff: Annotated[Positive, Field(le=1)] = Field(
@@ -298,6 +271,9 @@ class SelectorSettings(Section):
         None, description="oort: seconds that the preferred duration starts at and grows by; left out: the median"
     )
     pacer_window: Count = Field(20, description="oort: rounds whose utility is compared with those before them")
+    max_picks: Count | None = Field(
+        None, description="oort: picks after which a client makes room for others; left out: it never has to"
+    )
     upload_mib: Positive | None = Field(
         None, description="fedcs: MiB that a client sends a round; left out: its tables, 0 with a network of your own"
     )
@@ -337,8 +313,12 @@ class Job(Section):
     table_parameters: dict[str, TableParameters] = Field(
         {}, description="what single embeddings have of their own: {name: {optimizer: {class: …}, initial_range: …}}"
     )
+    server_optimizer: ServerOptimizer = Field(
+        ServerOptimizer(), description="how servers apply what the clients' changes were merged to"
+    )
     selector: SelectorSettings = Field(SelectorSettings(), description="how clients are selected")
     simulation: Simulation = Field(Simulation(), description="simulated devices, to judge selectors by")
+    distillation: Distillation = Field(Distillation(), description="predictions shared in place of weights")
     limits: LimitSettings = Field(LimitSettings(), description="what one peer may ask for")
     _notes: tuple[str, ...] = ()
 
@@ -348,6 +328,12 @@ class Job(Section):
     def traces(self) -> Path | None:
         """The file of simulated devices, its path counted from the job's folder; None: nothing is simulated."""
         path = self.simulation.traces
+        return None if path is None else self.folder / path.expanduser()
+
+    @property
+    def public_data(self) -> Path | None:
+        """The file of public samples, its path counted from the job's folder; None: nothing is distilled."""
+        path = self.distillation.public_data
         return None if path is None else self.folder / path.expanduser()
 
     @property

@@ -1,26 +1,31 @@
 """What a job says without effect: one sentence a key, for the person who wrote it."""
 
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel
 
+from fedps.config import distillation
 from fedps.config.allow import Allow
 from fedps.config.job import Job, Runner
 
 ADAMS = ("adam", "lazy_adam", "shared_adam")
+SERVERS = ("momentum", "adagrad", "adam", "yogi")
 PIPED = ("QueueDataset", "InmemoryDataset")
 OWN = ("DataLoader", "RecDataset")
+COORDINATED = ("client_selector", "clients_per_round", "round_iterations", "eval_clients")  # keys of runner
+OF_OORT = (
+    "exploration", "exploration_decay", "exploration_floor", "alpha", "cutoff", "pacer_step", "pacer_window", "max_picks",
+)  # fmt: skip
+OF_SELECTOR = {"candidates": "power_of_choice", "upload_mib": "fedcs"} | dict.fromkeys(OF_OORT, "oort")
 MATTERS: tuple[tuple[str, str, str, tuple[Any, ...]], ...] = (
     # in this section this key matters only where that key has one of these values
     ("runner", "geo_step", "sync_mode", ("geo",)),
     ("runner", "geo_merge", "sync_mode", ("geo",)),
+    ("runner", "buffer", "geo_merge", ("buffered",)),
     ("runner", "geo_overlap", "sync_mode", ("geo",)),
     ("runner", "row_average", "sync_mode", ("round",)),
-    ("runner", "client_selector", "with_coordinator", (True,)),
-    ("runner", "clients_per_round", "with_coordinator", (True,)),
-    ("runner", "round_iterations", "with_coordinator", (True,)),
-    ("runner", "eval_clients", "with_coordinator", (True,)),
     ("runner", "train_reader_path", "reader_type", OWN),
     ("runner", "infer_reader_path", "infer_reader_type", OWN),
     ("runner", "dump_fields_path", "need_dump", (True,)),
@@ -32,6 +37,10 @@ MATTERS: tuple[tuple[str, str, str, tuple[Any, ...]], ...] = (
     ("hyper_parameters.optimizer", "beta2", "name", ADAMS),
     ("hyper_parameters.optimizer", "epsilon", "name", (*ADAMS, "adagrad", "row_adagrad")),
     ("hyper_parameters.optimizer", "initial_g2", "name", ("row_adagrad",)),
+    ("server_optimizer", "learning_rate", "name", SERVERS),
+    ("server_optimizer", "beta1", "name", SERVERS),
+    ("server_optimizer", "beta2", "name", ("adam", "yogi")),
+    ("server_optimizer", "tau", "name", ("adagrad", "adam", "yogi")),
     ("hyper_parameters.optimizer", "final", "schedule", ("linear", "cosine")),
     ("hyper_parameters.optimizer", "step_epochs", "schedule", ("step",)),
     ("hyper_parameters.optimizer", "step_factor", "schedule", ("step",)),
@@ -52,7 +61,15 @@ def notes_of(job: Job, allow: Allow | None = None) -> list[str]:
         if not (own_model and where == "hyper_parameters") and (note := _note(job, where, key, decider, values))
     ]
     runner = job.runner
-    return [*job.notes, *idle, *_selection(runner), *_commands(runner, allow), *_readers(runner), *_dumps(runner)]
+    return [
+        *job.notes,
+        *idle,
+        *_selection(job),
+        *_commands(runner, allow),
+        *_readers(runner),
+        *_dumps(runner),
+        *distillation.idle(job),
+    ]
 
 
 def _note(job: Job, where: str, key: str, decider: str, values: tuple[Any, ...]) -> str | None:
@@ -61,8 +78,7 @@ def _note(job: Job, where: str, key: str, decider: str, values: tuple[Any, ...])
     known = type(section).model_fields
     if value == known[key].default or decided in values:
         return None
-    told = list(value) if isinstance(value, tuple) else value
-    return f"{where}.{key}: {told}: has no effect {_when(known[decider].alias or decider, decided, values)}"
+    return f"{where}.{key}: {_told(value)}: has no effect {_when(known[decider].alias or decider, decided, values)}"
 
 
 def _when(decider: str, decided: Any, values: tuple[Any, ...]) -> str:
@@ -72,11 +88,35 @@ def _when(decider: str, decided: Any, values: tuple[Any, ...]) -> str:
     return f"without {decider} {only}" if decided is None else f"with {decider} {decided}, only with {only}"
 
 
-def _selection(runner: Runner) -> list[str]:
-    count = runner.clients_per_round
-    if count is None or not runner.with_coordinator or runner.client_selector != "all":
-        return []
-    return [f"runner.clients_per_round: {count}: has no effect with client_selector all; use another, or your own"]
+def _selection(job: Job) -> list[str]:
+    """Tell what of selection nobody heeds: all of it without a coordinator, or what another selector would."""
+    runner, chosen = job.runner, job.runner.client_selector
+    runners, selectors = _given("runner", runner, COORDINATED), _given("selector", job.selector)
+    if not runner.with_coordinator:
+        idle = [*runners.values(), *selectors.values()]
+        have = "have" if len(idle) > 1 else "has"
+        return [f"{', '.join(idle)}: {have} no effect without with_coordinator"] if idle else []
+    found = []
+    if chosen == "all" and "clients_per_round" in runners:
+        found = [f"{runners['clients_per_round']}: has no effect with client_selector all; use another, or your own"]
+    if "." in chosen:  # of one's own: it may read any key
+        return found
+    return found + [
+        f"{told}: has no effect with client_selector {chosen}, only with {OF_SELECTOR[key]}"
+        for key, told in selectors.items()
+        if OF_SELECTOR.get(key, chosen) != chosen
+    ]
+
+
+def _given(where: str, section: BaseModel, keys: Iterable[str] = ()) -> dict[str, str]:
+    """Return the keys of a section, or some of them, that have another value than left out, as `where.key: value`."""
+    fields = type(section).model_fields
+    values = {key: getattr(section, key) for key in keys or fields}
+    return {key: f"{where}.{key}: {_told(value)}" for key, value in values.items() if value != fields[key].default}
+
+
+def _told(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _commands(runner: Runner, allow: Allow | None) -> list[str]:

@@ -1,10 +1,40 @@
-"""What does not fit together among the keys of selection: `checks` asks."""
+"""What does not fit together among the keys of selection, which `checks` asks, and in what a round is to be trained with."""
 
+import math
 from collections.abc import Sequence
 
 from fedps.config.job import Job
 
 SELECTORS = ("all", "random", "round_robin", "by_samples", "power_of_choice", "oort", "fedcs")  # built in
+
+
+def unfit(
+    job: Job, learning_rate: float | None = None, batch_size: int | None = None, geo_step: int | None = None
+) -> str | None:
+    """Say why a job cannot train a round with settings of its own; None if it can.
+
+    The coordinator asks it of a selector's answer, a client of what it is assigned.
+
+    Args:
+        job: the job.
+        learning_rate: in place of the job's, which None takes; so with the others.
+        batch_size: samples of a batch.
+        geo_step: batches of a window.
+    """
+    for name, value, kind in (
+        ("learning_rate", learning_rate, "number"),
+        ("batch_size", batch_size, "whole number"),
+        ("geo_step", geo_step, "whole number"),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            return f"{name} {value}: must be a positive {kind}"
+    if batch_size is not None and batch_size % 2 and job.hyper_parameters.loss == "bpr":
+        return (
+            f"batch_size {batch_size}: with loss bpr a batch is pairs of samples: make it even, e.g. {batch_size + 1}"
+        )
+    if geo_step is not None and (mode := job.runner.sync_mode) != "geo":
+        return f"geo_step {geo_step}: {mode} has no windows of so many batches: leave it out, or use sync_mode geo"
+    return None
 
 
 def deadline(job: Job) -> list[str]:

@@ -52,10 +52,8 @@ def choose(
         raise FedpsError(
             f"{name}.select() named client {unknown[0]!r} in round {round_}; there are {', '.join(map(repr, clients))}"
         )
-    chosen = {
-        client: read_strategy(told.get(client, "WAIT") if client in offered else "WAIT", _who(name, client))
-        for client in clients
-    }
+    said = {client: told.get(client, "WAIT") if client in offered else "WAIT" for client in clients}
+    chosen = {client: read_strategy(what, _who(name, client), selector.job) for client, what in said.items()}
     states = {c.next_state for c in chosen.values()}
     if "WAIT" in states and "JOIN" not in states:
         raise FedpsError(

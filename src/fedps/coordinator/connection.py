@@ -75,10 +75,10 @@ class Connection:
             self.closed()
             self._send(None)
 
-    def reply(self, ticket: int, message: Message) -> None:
+    def reply(self, ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = ()) -> None:
         """Answer a request, unless the peer is gone."""
         if self._open:
-            self._send(self._peer.reply(ticket, message))
+            self._send(self._peer.reply(ticket, message, arrays))
 
     def _handle(self, frame: Frame) -> None:
         coordinator, client = self._coordinator, self.client or ClientId("")
@@ -90,7 +90,10 @@ class Connection:
                 self.reply(frame.ticket, Assignment(said.round, "FINISH"))  # its answer was lost with a connection
             case RoundReport() as said:
                 check(said.info, measured=coordinator.job.traces is None)
-                scores = Scores(_histogram(*frame.arrays[:2]), _histogram(*frame.arrays[2:]))
+                histograms, logits = frame.arrays[:4], frame.arrays[4] if said.logits else None
+                if logits is not None:
+                    coordinator.check_logits(logits)
+                scores = Scores(_histogram(*histograms[:2]), _histogram(*histograms[2:]), logits)
                 coordinator.reported(client, frame.ticket, said, scores)
             case other:
                 raise RefusedError("order", f"{type(other).__name__} is nothing to say to a coordinator")

@@ -10,21 +10,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
+from msgspec.structs import replace
+
 from fedps.config import Job
 from fedps.coordinator.connection import Connection, Send
 from fedps.coordinator.members import Member, Members, Scores
 from fedps.coordinator.planner import Planner
-from fedps.coordinator.resuming import read, write
+from fedps.coordinator.resuming import Saved, read, write
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector
+from fedps.coordinator.teacher import Heard, make_teacher
 from fedps.errors import RefusedError
 from fedps.tracking import Report
-from fedps.types import ClientId, ClientInfo
+from fedps.types import ClientId, ClientInfo, Values
 from fedps.wire.frame import Limits
-from fedps.wire.messages import RoundReport
+from fedps.wire.messages import Assignment, RoundReport
 
 GRACE = 0.5  # seconds that a round's last report is waited for after one: most come together, when the servers' barrier opens
 GREETING_TIMEOUT = 10.0  # seconds a connection may stay without saying who it is
-MESSAGE_BYTES = 1 << 20  # a report is 130 kB
+MESSAGE_BYTES = 1 << 20  # a report is 130 kB, with logits of public pairs up to 660 kB
 
 
 class Coordinator:
@@ -43,6 +46,7 @@ class Coordinator:
 
     Raises:
         JobError: the job's selector cannot be made, or a state that lies there cannot be taken up.
+        DataError: the job's public samples cannot be read.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class Coordinator:
         self.members = Members(job.runner.worker_num or 1)
         self.failure: Exception | None = None
         self._planner = Planner(job, selector or make_selector(job))
-        self._run_dir = run_dir
+        self._run_dir, self._teacher = run_dir, make_teacher(job)
         self._report, self._log = report, log or sys.stdout
         self._connections: dict[ClientId, Connection] = {}
         self._strangers: set[Connection] = set()
@@ -109,6 +113,16 @@ class Coordinator:
         if member is not None and member.instance == connection.instance:
             member.lost_at, member.ticket = time.monotonic(), None
 
+    def check_logits(self, logits: Values) -> None:
+        """Check what a client says of the round's public pairs, float32[S].
+
+        Raises:
+            RefusedError: the job has none, or these cannot be logits of them.
+        """
+        if self._teacher is None:
+            raise RefusedError("order", "logits of public pairs, of which this job has none: is it the same job file?")
+        self._teacher.check(logits)
+
     def reported(self, client: ClientId, ticket: int, said: RoundReport, scores: Scores) -> None:
         """Take a report; it is answered when all of the round are in, or their time is up.
 
@@ -119,7 +133,7 @@ class Coordinator:
         if member is None:
             raise RefusedError("order", "say Hello first")
         if said.round < member.round and member.told is not None:
-            self._connections[client].reply(ticket, member.told)  # the first answer was lost with its connection
+            self._tell(client, ticket, member.told)  # the first answer was lost with its connection
             return
         if said.round != member.round:
             raise RefusedError(
@@ -222,16 +236,21 @@ class Coordinator:
                 | {"finished": by_state["FINISH"], "seconds": time.monotonic() - began}
             )
         if self._run_dir is not None:
-            write(self._run_dir, self._planner.saved(self.round, self.members.here, self.members.finished))
+            write(self._run_dir, self._saved())
 
     def _choose(self, round_: int, clients: dict[ClientId, ClientInfo]) -> dict[ClientId, FLStrategy]:
         return self._planner.plan(round_, clients, self.members.known)
+
+    def _saved(self) -> Saved:
+        return self._planner.saved(self.round, self.members.here, self.members.finished)
 
     def _answer(self, client: ClientId, strategy: FLStrategy) -> None:
         member = self.members.get(client)
         if member is None or member.ticket is None:
             return
         told = self._planner.assignment(self.round, strategy)
+        if self._teacher and strategy.next_state == "JOIN":
+            told = replace(told, taught=self._teacher.round)
         ticket, member.ticket = member.ticket, None
         member.round, member.told = self.round, told
         real = told.deadline is not None and self.job.traces is None  # simulated seconds are no seconds of ours
@@ -239,8 +258,28 @@ class Coordinator:
         if strategy.next_state == "FINISH":
             self.members.finish(client)
         if client in self._connections:
-            self._connections[client].reply(ticket, told)
+            self._tell(client, ticket, told)
         self._say(f"SendFLStrategy to client: {client} finished")
+
+    def _tell(self, client: ClientId, ticket: int, told: Assignment) -> None:
+        """Send an assignment with its soft targets, or without, if they were of a round before the last."""
+        if not told.taught:
+            self._connections[client].reply(ticket, told)
+        elif self._teacher and told.taught == self._teacher.round:
+            self._connections[client].reply(ticket, told, [self._teacher.targets])
+        else:
+            self._connections[client].reply(ticket, replace(told, taught=0))
+
+    def _teach(self) -> None:
+        """Make soft targets of what the clients say of the pairs of the round that ends here."""
+        if self._teacher is None:
+            return
+        reports = [(c, m) for c, m in self.members.waiting.items() if m.round == self.round]
+        heard = {c: Heard(m.scores.logits, m.info.trained) for c, m in reports if m.scores.logits is not None}
+        loss = self._teacher.teach(self.round, heard)
+        if loss is not None:
+            self._report({"event": "taught", "round": self.round, "loss": loss, "weights": self._teacher.weights})
+            self._say(f"fl-ps > round {self.round}: teacher of {len(heard)} clients, loss {loss:g} on public labels")
 
     def _tell_round(self) -> None:
         """Say what the round that ends here has come to."""
@@ -249,6 +288,7 @@ class Coordinator:
         reports = self.members.of_round(self.round)
         self._say(f"last_round_total_fl_clients_num: {self.members.expected}, has recved fl client num: {len(reports)}")
         before = self._planner.end
+        self._teach()
         figures = self._planner.close(self.round, reports)
         self._report({"event": "round", "round": self.round, **figures})
         told = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
@@ -268,12 +308,16 @@ class Coordinator:
             return
         learned = "with" if self._planner.resume(saved) else "without"
         if self._resumed:
-            self.round = saved.round
-            before = {c: Member(m.instance, m.round, m.told) for c, m in saved.members.items()}
-            self.members.restore(before, saved.finished)
+            self._restore(saved)
         else:
             self._planner.begin_anew(saved.round)
         self._say(f"fl-ps > coordinator goes on after round {saved.round}, {learned} the selector's state")
+
+    def _restore(self, saved: Saved) -> None:
+        """Take up where an earlier process of this coordinator was."""
+        self.round = saved.round
+        before = {c: Member(m.instance, m.round, m.told) for c, m in saved.members.items()}
+        self.members.restore(before, saved.finished)
 
     def _go_on(self) -> None:
         """Go on with the round where the earlier process was, or with round 1 if all clients' processes are new ones."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from fedps.errors import RefusedError
 from fedps.models.metrics import Histogram
-from fedps.types import ClientId, ClientInfo
+from fedps.types import ClientId, ClientInfo, Values
 from fedps.wire.messages import Assignment
 
 MAX_MEMBERS = 4096
@@ -16,10 +16,11 @@ MAX_MEMBERS = 4096
 
 @dataclass
 class Scores:
-    """Score histograms of a client's last round."""
+    """What a client's last round made of samples: score histograms, and logits of the round's public pairs, float32[S]."""
 
     trained: Histogram = field(default_factory=Histogram)
     tested: Histogram = field(default_factory=Histogram)
+    logits: Values | None = None
 
 
 @dataclass

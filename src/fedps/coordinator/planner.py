@@ -66,6 +66,7 @@ class Planner:
             strategy.batch_size,
             (strategy.deadline or self._job.selector.deadline) if joins else None,
             dict(strategy.extra),
+            strategy.geo_step,
         )
 
     def needed(self, joined: int) -> int:

@@ -29,7 +29,7 @@ class SavedMember(msgspec.Struct, frozen=True):
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What the file holds. `selector` is the job's word for it, `state` what it returned."""
+    """What the file holds. `selector` is the job's word for it, `state` what it returned; `clock`: simulated seconds."""
 
     round: int
     members: dict[ClientId, SavedMember]
@@ -40,6 +40,7 @@ class Saved(msgspec.Struct, frozen=True):
     best: float | None = None
     since: int = 0
     end: str | None = None
+    clock: float = 0.0
 
 
 def write(folder: Path, saved: Saved) -> None:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
+from fedps.coordinator.resuming import Saved
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
 from fedps.simulation.clock import Clock
 from fedps.simulation.traces import read_traces
@@ -29,15 +30,24 @@ class SimulatedCoordinator(Coordinator):
         self, job: Job, report: Report, log: TextIO | None = None, selector: ClientSelectorBase | None = None,
         run_dir: Path | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(job, report, log, selector, run_dir)
         self._clock = Clock(read_traces(job.traces) if job.traces else {})
+        super().__init__(job, report, log, selector, run_dir)
 
     def _choose(self, round_: int, clients: dict[ClientId, ClientInfo]) -> dict[ClientId, FLStrategy]:
-        if self.round:
+        if not self.round:
+            self._clock.now = 0.0  # what an earlier process left belongs to rounds that do not count any more
+        else:
             took = self._clock.advance(info.seconds for info in clients.values())
             self._report({"event": "clock", "round": self.round, "seconds": took, "clock": self._clock.now})
         present = set(self._clock.present(clients))
         return super()._choose(round_, {c: replace(i, available=c in present) for c, i in clients.items()})
+
+    def _saved(self) -> Saved:
+        return replace(super()._saved(), clock=self._clock.now)
+
+    def _restore(self, saved: Saved) -> None:
+        super()._restore(saved)
+        self._clock.now = saved.clock
 
 
 def make_coordinator(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
+from fedps.config import Job
+from fedps.config.selection import unfit
 from fedps.errors import FedpsError
 
 State = Literal["JOIN", "WAIT", "FINISH"]
@@ -25,6 +27,7 @@ class FLStrategy:
         batch_size: samples of a batch in this round; None takes the job's.
         deadline: seconds after which the others go on without this client; None takes the job's `selector.deadline`.
         extra: what your own handlers shall know, as JSON has it; they find it in `client.assignment.extra`.
+        geo_step: batches of a window in this round, in sync_mode geo; None takes the job's.
     """
 
     JOIN: ClassVar[State] = "JOIN"
@@ -37,17 +40,19 @@ class FLStrategy:
     batch_size: int | None = None
     deadline: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    geo_step: int | None = None
 
 
 FIELDS = tuple(f.name for f in fields(FLStrategy))
 
 
-def read_strategy(said: Any, who: str) -> FLStrategy:
+def read_strategy(said: Any, who: str, job: Job) -> FLStrategy:
     """Return what was said of a client as a checked strategy of plain Python values.
 
     Args:
         said: a state, a strategy, or a mapping of a strategy's fields.
         who: whom the errors name, e.g. `Mine.select(), client '3'`.
+        job: the job that it is to fit.
 
     Raises:
         FedpsError: it cannot be followed; names field, value and remedy.
@@ -62,14 +67,18 @@ def read_strategy(said: Any, who: str) -> FLStrategy:
     strategy = FLStrategy(said) if isinstance(said, str) and said in STATES else said
     if not isinstance(strategy, FLStrategy) or strategy.next_state not in STATES:
         raise FedpsError(f"{who}: {said!r}: say one of {', '.join(STATES)}, or an FLStrategy")
-    return FLStrategy(
+    checked = FLStrategy(
         strategy.next_state,
         _count(who, "iteration_num", strategy.iteration_num),
         _positive(who, "learning_rate", strategy.learning_rate),
         _count(who, "batch_size", strategy.batch_size),
         _positive(who, "deadline", strategy.deadline),
         _extra(who, strategy.extra),
+        _count(who, "geo_step", strategy.geo_step),
     )
+    if why := unfit(job, checked.learning_rate, checked.batch_size, checked.geo_step):
+        raise FedpsError(f"{who}: {why}")
+    return checked
 
 
 def _count(who: str, name: str, value: Any) -> int | None:

@@ -14,6 +14,7 @@ from fedps.errors import JobError
 from fedps.types import ClientId
 
 FOLDERS = ("runner.train_data_dir", "runner.test_data_dir")
+ELSEWHERE = (*FOLDERS, "distillation.public_data")  # what servers do without
 SAY = "say how many clients take part in all: --worker_num=10, or runner.worker_num in the job file"
 
 
@@ -47,7 +48,7 @@ def load_here(path: Path, overrides: Sequence[str] = ()) -> Partial:
             told = [m for m in told if m not in no_data]
             told.append(f"runner.worker_num: is missing, and no data here shows it ({no_data[0]}); {SAY}")
         raise JobError(told)
-    return Partial(load_job(path, overrides, elsewhere=FOLDERS), counted=False)
+    return Partial(load_job(path, overrides, elsewhere=ELSEWHERE), counted=False)
 
 
 def find_client(here: Partial, client: str | None, number: int | None) -> tuple[ClientId, int]:

@@ -61,14 +61,18 @@ struct Table {
   int32_t* place;        // [rows]: where its gradient stands then
   int32_t* touched;      // [batch]: the rows of the last batch
   float* gradient;       // [batch][dim]: their gradients
+  const float* anchor;   // [rows][dim]: what rows are held to; null: nothing
   int64_t rows, width, steps, count;
+  double proximal;       // how hard
   Rule rule;
 };
 
 struct Dense {
   float* block;     // [size] values, then the state of the rule
   float* gradient;  // [size] of the last batch
+  const float* anchor;  // [size], as for a table
   int64_t size, steps;
+  double proximal;
   Rule rule;
 };
 

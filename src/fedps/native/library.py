@@ -15,7 +15,8 @@ from fedps.models.metrics import BUCKETS, Counts
 from fedps.table import rules
 from fedps.types import Rule, Values
 
-RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")  # the order of basics.hpp
+# in the order of basics.hpp; the `fed_` rules are the servers' alone
+RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")
 Places = NDArray[np.int32]
 
 
@@ -31,14 +32,20 @@ class _Rule(ctypes.Structure):
 
 class _Table(ctypes.Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("block", "slots", "seen", "place", "touched", "gradient")),
+        *((name, c_void_p) for name in ("block", "slots", "seen", "place", "touched", "gradient", "anchor")),
         *((name, c_int64) for name in ("rows", "width", "steps", "count")),
+        ("proximal", c_double),
         ("rule", _Rule),
     )
 
 
 class _Dense(ctypes.Structure):
-    _fields_ = (("block", c_void_p), ("gradient", c_void_p), ("size", c_int64), ("steps", c_int64), ("rule", _Rule))
+    _fields_ = (
+        *((name, c_void_p) for name in ("block", "gradient", "anchor")),
+        *((name, c_int64) for name in ("size", "steps")),
+        ("proximal", c_double),
+        ("rule", _Rule),
+    )
 
 
 class _Call(ctypes.Structure):
@@ -59,6 +66,8 @@ class TableView:
         dim: floats of a row.
         rule: how rows change.
         here: whether the step changes rows; else it leaves their gradients in `gradient`.
+        anchor: float32[rows, dim], C-contiguous: what rows are held to; None holds them to nothing.
+        proximal: how hard.
 
     Attributes:
         steps: pushes so far.
@@ -66,7 +75,10 @@ class TableView:
         gradient: float32[.., dim], their gradients.
     """
 
-    def __init__(self, block: Values, dim: int, rule: Rule, here: bool) -> None:
+    def __init__(
+        self, block: Values, dim: int, rule: Rule, here: bool, anchor: Values | None = None, proximal: float = 0.0
+    ) -> None:
+        self.anchor, self.proximal = anchor, proximal
         self.block, self.dim, self.rule, self.here, self.steps, self.count = block, dim, rule, here, 0, 0
         self.seen, self.place = np.zeros(len(block), np.int32), np.zeros(len(block), np.int32)
         self.touched, self.gradient = np.empty(0, np.int32), np.empty((0, dim), np.float32)
@@ -83,13 +95,16 @@ class DenseView:
     Args:
         block: float32[1, width], values end to end, then the rule's state; changed in place.
         size: floats of the values.
-        rule, here: as for a table.
+        rule, here, anchor, proximal: as for a table; the anchor is float32[1, size].
 
     Attributes:
         gradient: float32[size], of the last batch.
     """
 
-    def __init__(self, block: Values, size: int, rule: Rule, here: bool) -> None:
+    def __init__(
+        self, block: Values, size: int, rule: Rule, here: bool, anchor: Values | None = None, proximal: float = 0.0
+    ) -> None:
+        self.anchor, self.proximal = anchor, proximal
         self.block, self.size, self.rule, self.here, self.steps = block, size, rule, here, 0
         self.gradient = np.zeros(size, np.float32)
 
@@ -181,11 +196,17 @@ class Library:
 def _table(view: TableView, slots: Places) -> _Table:
     arrays = (view.block, slots, view.seen, view.place, view.touched, view.gradient)
     pointers = (array.ctypes.data for array in arrays)
-    return _Table(*pointers, len(view.block), view.block.shape[1], view.steps, 0, _rule(view.rule, view.here))
+    sizes = (len(view.block), view.block.shape[1], view.steps, 0)
+    return _Table(*pointers, _address(view.anchor), *sizes, view.proximal, _rule(view.rule, view.here))
 
 
 def _dense(view: DenseView) -> _Dense:
-    return _Dense(view.block.ctypes.data, view.gradient.ctypes.data, view.size, view.steps, _rule(view.rule, view.here))
+    pointers = (view.block.ctypes.data, view.gradient.ctypes.data, _address(view.anchor))
+    return _Dense(*pointers, view.size, view.steps, view.proximal, _rule(view.rule, view.here))
+
+
+def _address(array: Values | None) -> int | None:
+    return None if array is None else array.ctypes.data
 
 
 def _rule(rule: Rule, here: bool) -> _Rule:

@@ -70,6 +70,12 @@ inline void decay(const Rule& rule, int64_t size, const float* w, float* g) {
     for (int64_t j = 0; j < size; ++j) g[j] += share * w[j];
 }
 
+// Add the gradient of proximal / 2 times the squared distance from the anchor: `tables._held`.
+inline void hold(double proximal, int64_t size, const float* w, const float* anchor, float* g) {
+  const float share = static_cast<float>(proximal);
+  for (int64_t j = 0; j < size; ++j) g[j] += share * (w[j] - anchor[j]);
+}
+
 // `rules.apply` on one row; for `adam` the row is settled, and `c` are those of the table's step.
 inline void change(const Rule& rule, Corrections c, int64_t step, int64_t size, float* w, const float* g) {
   float* state = w + size;
@@ -167,8 +173,10 @@ void end_rows(Table& table) {
     float* row = table.block + static_cast<int64_t>(table.touched[u]) * table.width;
     const int64_t n = own ? static_cast<int64_t>(row[3 * DIM]) + 1 : step;
     const Corrections c = own ? Corrections(table.rule, static_cast<double>(n)) : common;
-    decay(table.rule, DIM, row, table.gradient + u * DIM);
-    change(table.rule, c, n, DIM, row, table.gradient + u * DIM);
+    float* g = table.gradient + u * DIM;
+    if (table.anchor) hold(table.proximal, DIM, row, table.anchor + static_cast<int64_t>(table.touched[u]) * DIM, g);
+    decay(table.rule, DIM, row, g);
+    change(table.rule, c, n, DIM, row, g);
   }
 }
 
@@ -176,6 +184,7 @@ inline void end_dense(Dense& dense) {
   if (!dense.rule.here || !dense.size) return;
   const int64_t step = ++dense.steps;
   const Corrections c(dense.rule, static_cast<double>(step));
+  if (dense.anchor) hold(dense.proximal, dense.size, dense.block, dense.anchor, dense.gradient);
   decay(dense.rule, dense.size, dense.block, dense.gradient);
   change(dense.rule, c, step, dense.size, dense.block, dense.gradient);
 }

@@ -37,10 +37,15 @@ def placement(specs: Sequence[TableSpec], shards: int) -> dict[TableName, int]:
 
 
 class PullTicket:
-    """Rows under way from all shards."""
+    """Rows under way from all shards.
+
+    Attributes:
+        clocks: what each shard's clock was when it read the rows, once `result` is there; of several answers the oldest.
+    """
 
     def __init__(self, pieces: Sequence["Piece"], shapes: Mapping[TableName, tuple[int, int]], who: str) -> None:
         self._pieces, self._shapes, self._who = pieces, shapes, who
+        self.clocks: dict[int, int] = {}
 
     def result(self, timeout: float) -> dict[TableName, Values]:
         """Wait and return float32[U, dim] for each table, in the order of the keys asked for (dense: [1, dim]); to be read only.
@@ -51,11 +56,12 @@ class PullTicket:
             WireError: a server answered with other rows than were asked for.
         """
         out = {name: np.empty(shape, np.float32) for name, shape in self._shapes.items()}
-        for future, tables, places in self._pieces:
+        for shard, future, tables, places in self._pieces:
             frame = _wait(future, timeout, self._who)
             answer = frame.message
             if not isinstance(answer, Answer) or answer.tables != tables:
                 raise WireError(f"{self._who} of {tables} was answered by {answer}")
+            self.clocks[shard] = min(answer.clock, self.clocks.get(shard, answer.clock))
             forms, arrays = answer.forms or plain(tables), iter(frame.arrays)
             for table, at, form in zip(tables, places, forms, strict=True):
                 rows = len(out[table][at]) if isinstance(at, slice) else len(at)
@@ -71,7 +77,7 @@ class PullTicket:
 
 
 Piecewise = tuple[TableName, Keys, Any]  # what can be cut by rows: a table, its keys, something by row
-Piece = tuple["Future[Frame]", tuple[TableName, ...], list[NDArray[np.int64] | slice]]
+Piece = tuple[int, "Future[Frame]", tuple[TableName, ...], list[NDArray[np.int64] | slice]]
 
 
 class PushTicket:
@@ -149,11 +155,20 @@ class Shards:
             for cut in self._cut([(n, k[at], at) for n, k, at in mine]):
                 tables = tuple(n for n, _, _ in cut)
                 future = channel.request(Pull(tables, after, self._answer_form), [k for _, k, _ in cut])
-                pieces.append((future, tables, [_place(at, n in self._placed) for n, _, at in cut]))
+                pieces.append((shard, future, tables, [_place(at, n in self._placed) for n, _, at in cut]))
         return PullTicket(pieces, shapes, "Pull")
 
-    def push(self, changes: Mapping[TableName, Rows], clock: int, weight: float = 1.0) -> PushTicket:
-        """Send gradients or changes; every shard gets a push, if only an empty one."""
+    def push(
+        self, changes: Mapping[TableName, Rows], clock: int | Mapping[int, int], weight: float = 1.0, rate: float = 1.0
+    ) -> PushTicket:
+        """Send gradients or changes; every shard gets a push, if only an empty one.
+
+        Args:
+            changes: by table.
+            clock: the step or window they are of, or for each shard the clock of the pull they started from.
+            weight: of this client in a weighted mean.
+            rate: the share of the tables' learning rates to take.
+        """
         self._sequence += 1
         changes = self._compressor.take_up(changes, self._sequence)
         futures = []
@@ -163,12 +178,12 @@ class Shards:
                 if self._placed.get(name, shard) == shard:
                     at = self._slots(name, keys, shard)
                     mine.append((name, keys[at], _rows(values, at, name in self._placed)))
-            cuts = self._cut(mine)
+            cuts, at_clock = self._cut(mine), clock if isinstance(clock, int) else clock[shard]
             for part, cut in enumerate(cuts):
                 tables = tuple(n for n, _, _ in cut)
                 packed = [self._compressor.pack(n, k, v, shard) for n, k, v in cut]
                 forms = tuple(form for form, _ in packed) if any(form != "none" for form, _ in packed) else ()
-                message = Push(tables, self._sequence, clock, weight, part, len(cuts), forms)
+                message = Push(tables, self._sequence, at_clock, weight, part, len(cuts), forms, rate)
                 arrays = [a for (_, k, _), (_, values) in zip(cut, packed, strict=True) for a in (k, *values)]
                 futures.append(channel.request(message, arrays))
         return PushTicket(futures, "Push")

@@ -23,6 +23,7 @@ from fedps.wire.messages import Barrier, Hello, Push
 MAX_VALUE = 1e9
 MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e9
 MAX_RATE, MIN_EPSILON = 1e6, 1e-30
+MAX_SHARE = 1e6  # of a learning rate
 MAX_NAME = 256  # characters: names go into events and reasons
 MAX_SIDES, MAX_RULES = 8, 16  # dimensions of a tensor; different rules of one declaration
 INDEX_BYTES = 136  # of address space a row, at most (see `sparse.Index`)
@@ -75,6 +76,8 @@ def push(said: Push, limits: Limits) -> None:
         raise RefusedError("stale", f"push {said.sequence}: pushes are counted from 1")
     if not MIN_WEIGHT <= said.weight <= MAX_WEIGHT:
         raise RefusedError("malformed", f"weight {said.weight} lies outside [{MIN_WEIGHT:g}, {MAX_WEIGHT:g}]")
+    if not 0 <= said.rate <= MAX_SHARE:
+        raise RefusedError("malformed", f"rate {said.rate} lies outside [0, {MAX_SHARE:g}]")
     if said.parts > limits.parts:
         raise RefusedError("too_large", f"{said.parts} parts pass the limit of {limits.parts} parts a push")
     if not 0 <= said.part < said.parts:

@@ -174,7 +174,7 @@ class Connection:
             return Done(server.clock)  # a repeat: it was applied when it first came
         if push.sequence > member.sequence + 1:
             raise RefusedError("stale", f"push {push.sequence} follows {member.sequence}: one in between is missing")
-        if server.gate and push.clock > server.gate.clock + MAX_AHEAD:
+        if server.gate and push.clock > server.gate.clock + server.gate.ahead:
             raise RefusedError("stale", f"clock {push.clock} is too far ahead of {server.gate.clock}")
         if member.stop is not None:
             raise RefusedError("order", f"client {self.client!r} stands at a barrier: wait for its answer")
@@ -258,10 +258,11 @@ class Connection:
             self.reply(ticket, *self._packed(pull, values))
 
     def _packed(self, pull: Pull, values: Sequence[Array]) -> tuple[Values, Sequence[Array]]:
+        server = self._server
         if pull.form == "none":
-            return Values(pull.tables), values
-        halved, spec = to_fp16 if pull.form == "fp16" else to_bf16, self._server.store.spec
+            return Values(pull.tables, clock=server.clock), values
+        halved, spec = to_fp16 if pull.form == "fp16" else to_bf16, server.store.spec
         sparse = [spec(table).kind == "sparse" for table in pull.tables]
         forms: list[Form] = [pull.form if rows else "none" for rows in sparse]
         packed = [halved(v) if rows else v for v, rows in zip(values, sparse, strict=True)]
-        return Values(pull.tables, tuple(forms)), packed
+        return Values(pull.tables, tuple(forms), server.clock), packed

@@ -1,14 +1,16 @@
-"""When pushes are applied: each at once, or all of a step or window together.
+"""When pushes are applied: each at once, all of a step or window together, or so many as they come.
 
 A gate knows tables and clients by name only; what a merged push does to a row is the table's rule.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from statistics import fmean
+from typing import Protocol
 
 from fedps.config import Runner
 from fedps.server import merge
-from fedps.server.merge import Contribution
+from fedps.server.merge import Contribution, Merged
 from fedps.types import ClientId, Rows, TableName
 
 MAX_AHEAD = 2  # windows a client may be ahead of the open one: it trains one while the last is merged
@@ -17,7 +19,49 @@ Merge = Callable[[Sequence[Contribution]], Rows]
 Offer = Mapping[TableName, Contribution]
 
 
-def windowed_merge(runner: Runner) -> Merge | None:
+class Gate(Protocol):
+    """Keeps pushes until they are merged.
+
+    Attributes:
+        clock: the step, window or version now open.
+        ahead: how far beyond it a push may be.
+        opened_at: since when somebody waits for others' pushes of the open clock, seconds; None: nobody does.
+        lockstep: whether nothing is merged before all expected clients have come.
+    """
+
+    clock: int
+    ahead: int
+    opened_at: float | None
+    lockstep: bool
+
+    def late(self, clock: int) -> bool:
+        """Whether a push of this clock comes too late to count."""
+
+    def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
+        """Take one client's whole push."""
+
+    def clear(self) -> None:
+        """Forget all pushes that are not merged: their tables are gone."""
+
+    def missing(self, active: set[ClientId]) -> set[ClientId]:
+        """Return the active clients that are waited for."""
+
+    def close(self, active: set[ClientId], now: float) -> dict[TableName, Merged] | None:
+        """Merge what is due and open the next clock; None if nothing is due."""
+
+    def rest(self) -> dict[TableName, Merged] | None:
+        """Merge what is left when all clients stand at a barrier; None if nothing is."""
+
+
+def make_gate(runner: Runner) -> Gate | None:
+    """Return the gate of a job's mode; None where each push is applied at once."""
+    if runner.sync_mode == "geo" and runner.geo_merge == "buffered":
+        return BufferGate(runner.buffer or max((runner.worker_num or 1) // 2, 1))
+    combine = _windowed_merge(runner)
+    return WindowGate(combine) if combine else None
+
+
+def _windowed_merge(runner: Runner) -> Merge | None:
     """Return how the pushes of a step or window combine; None where each push is applied at once."""
     if runner.sync_mode == "sync":
         return merge.mean
@@ -35,11 +79,18 @@ class WindowGate:
     of the clients' names, so that the result does not depend on who was faster.
     """
 
+    ahead = MAX_AHEAD
+    lockstep = True
+
     def __init__(self, combine: Merge) -> None:
         self.clock = 0
         self.opened_at: float | None = None  # when the open clock, or one ahead of it, got its first push
         self._combine = combine
         self._offers: dict[int, dict[ClientId, Offer]] = {}
+
+    def late(self, clock: int) -> bool:
+        """Whether this clock is closed."""
+        return clock < self.clock
 
     def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
         """Take one client's whole push of a clock."""
@@ -55,7 +106,7 @@ class WindowGate:
         """Return the active clients whose push of the open clock is not in."""
         return active - set(self._offers.get(self.clock, ()))
 
-    def close(self, active: set[ClientId], now: float) -> dict[TableName, Rows] | None:
+    def close(self, active: set[ClientId], now: float) -> dict[TableName, Merged] | None:
         """Merge the open clock and open the next, if every active client is in; None otherwise.
 
         A clock that all have skipped (a server that fell behind the others, whose clients went on) changes nothing.
@@ -65,6 +116,62 @@ class WindowGate:
         offers = self._offers.pop(self.clock, {})
         self.clock += 1
         self.opened_at = now if self._offers else None
-        ordered = [offers[c] for c in sorted(offers)]
-        tables = dict.fromkeys(table for push in ordered for table in push)
-        return {table: self._combine([push[table] for push in ordered if table in push]) for table in tables}
+        return _merged([offers[c] for c in sorted(offers)], self._combine)
+
+    def rest(self) -> None:
+        """Nothing: who stands at a barrier is not waited for, so its window is closed."""
+
+
+class BufferGate:
+    """Merges pushes as they come, so many at a time, whatever values they started from (FedBuff).
+
+    `clock` is the version: how often was merged. A push carries the version that its client pulled, and counts the less
+    the older that is. Nobody waits for anybody; who is fast may be in a buffer more than once.
+
+    Args:
+        size: pushes of a merge, K in the paper.
+    """
+
+    ahead = 0
+    opened_at: float | None = None
+    lockstep = False
+
+    def __init__(self, size: int) -> None:
+        self.clock, self._size = 0, size
+        self._offers: list[Offer] = []
+
+    def late(self, clock: int) -> bool:
+        """Never: a push of any version counts."""
+        return False
+
+    def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
+        """Take a push that started from version `clock`."""
+        share = merge.staleness(self.clock - clock)
+        self._offers.append({table: change._replace(weight=share) for table, change in push.items()})
+
+    def clear(self) -> None:
+        """Forget all pushes that are not merged: their tables are gone."""
+        self._offers = []
+
+    def missing(self, active: set[ClientId]) -> set[ClientId]:
+        """Nobody."""
+        return set()
+
+    def close(self, active: set[ClientId], now: float) -> dict[TableName, Merged] | None:
+        """Merge the buffer if it is full; None otherwise."""
+        return self.rest() if len(self._offers) >= self._size else None
+
+    def rest(self) -> dict[TableName, Merged] | None:
+        """Merge what is in the buffer; None if it is empty."""
+        if not self._offers:
+            return None
+        offers, self._offers = self._offers, []
+        self.clock += 1
+        return _merged(offers, merge.buffered)
+
+
+def _merged(pushes: Sequence[Offer], combine: Merge) -> dict[TableName, Merged]:
+    """Combine the pushes table by table; clients on different parts of a schedule take the mean of their rates."""
+    tables = dict.fromkeys(table for push in pushes for table in push)
+    found = {table: [push[table] for push in pushes if table in push] for table in tables}
+    return {table: Merged(combine(changes), fmean(c.rate for c in changes)) for table, changes in found.items()}

@@ -14,11 +14,19 @@ from fedps.types import NO_KEYS, Keys, Rows, Values
 
 
 class Contribution(NamedTuple):
-    """One client's push to one table: keys int64[U] (empty for dense), values float32[U, dim], weight."""
+    """One client's push to one table: keys int64[U] (empty for dense), values float32[U, dim], weight, share of the rate."""
 
     keys: Keys
     values: Values
     weight: float
+    rate: float = 1.0
+
+
+class Merged(NamedTuple):
+    """What a table is to be pushed, and the share of its learning rate to take."""
+
+    rows: Rows
+    rate: float
 
 
 class Stack(NamedTuple):
@@ -65,6 +73,16 @@ def adaptive(contributions: Sequence[Contribution]) -> Rows:
     return Rows(stack.keys, stack.total * factor.astype(np.float32))
 
 
+def buffered(contributions: Sequence[Contribution]) -> Rows:
+    """Average over all pushes, each scaled by its weight, which is `staleness` (FedBuff, Nguyen et al., AISTATS 2022)."""
+    return mean([c._replace(values=c.values * np.float32(c.weight)) for c in contributions])
+
+
+def staleness(versions: int) -> float:
+    """Return 1/√(1 + τ): what is left of a change whose client pulled τ versions ago (FedBuff, section 5.1)."""
+    return float((1 + versions) ** -0.5)
+
+
 def weighted_mean(contributions: Sequence[Contribution], over: str = "participants") -> Rows:
     """Average with the clients' weights, its samples in FedAvg (McMahan et al., AISTATS 2017, algorithm 1).
 
@@ -87,7 +105,7 @@ def _stack(contributions: Sequence[Contribution]) -> Stack:
     dim = contributions[0].values.shape[1]
     sums = np.zeros((rows, dim), np.float32)
     squares, touched = np.zeros((rows, 1), np.float32), np.zeros((rows, 1), np.float32)
-    for keys_of_one, values, _ in contributions:
+    for keys_of_one, values, *_ in contributions:
         at: NDArray[np.int64] | slice = np.searchsorted(keys, keys_of_one) if len(keys) else slice(len(values))
         sums[at] += values
         squares[at] += np.einsum("rd,rd->r", values, values)[:, None]

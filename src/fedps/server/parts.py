@@ -47,7 +47,7 @@ class HalfPush:
             )
         for table, keys, values in zip(push.tables, arrays[::2], arrays[1::2], strict=True):
             self._follow(push, table, keys)
-            self._tables.setdefault(table, []).append(Contribution(keys, values, push.weight))
+            self._tables.setdefault(table, []).append(Contribution(keys, values, push.weight, push.rate))
         self._next, self._bytes = self._next + 1, self._bytes + sum(a.nbytes for a in arrays)
         if push.part + 1 == push.parts:
             whole = {table: _joined(pieces) for table, pieces in self._tables.items()}
@@ -72,12 +72,12 @@ class HalfPush:
             )
 
 
-def _facts(push: Push) -> tuple[int, int, int, float]:
-    return push.sequence, push.clock, push.parts, push.weight
+def _facts(push: Push) -> tuple[int, int, int, float, float]:
+    return push.sequence, push.clock, push.parts, push.weight, push.rate
 
 
 def _joined(pieces: Sequence[Contribution]) -> Contribution:
     if len(pieces) == 1:
         return pieces[0]
     keys = np.concatenate([p.keys for p in pieces])
-    return Contribution(keys, np.concatenate([p.values for p in pieces]), pieces[0].weight)
+    return Contribution(keys, np.concatenate([p.values for p in pieces]), pieces[0].weight, pieces[0].rate)

@@ -7,6 +7,7 @@ reads what one client says; here stands what concerns all.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,16 @@ from fedps.errors import DataError, RefusedError, TableError
 from fedps.server import checks
 from fedps.server.ballot import Ballot, Declaration, difference
 from fedps.server.connection import Connection, Send
-from fedps.server.gate import Offer, WindowGate, windowed_merge
+from fedps.server.gate import Offer, make_gate
 from fedps.server.members import STAGES, Member, Members, Stop
+from fedps.server.merge import Merged
 from fedps.server.saving import Saver, make_store, start_from
 from fedps.server.stragglers import stragglers
 from fedps.server.waits import Answer, Contested, Standing, Waiting
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.table.store import Store, unfit
 from fedps.tracking import Report
-from fedps.types import ClientId
+from fedps.types import ClientId, TableName
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Done, Join, Push
 
@@ -56,8 +58,7 @@ class ParameterServer:
         self._saver, self._warm = Saver(job, shard, run_dir, report), start_from(job, shard, report)
         self.limits = Limits(message_bytes=size, held_bytes=HELD_MESSAGES * size)
         self.store, self._ballot = Store(), Ballot()
-        combine = windowed_merge(runner)
-        self.gate = WindowGate(combine) if combine else None
+        self.gate = make_gate(runner)
         self.members = Members(expected=runner.worker_num or 1)
         self.rejected = 0
         self.connections: dict[ClientId, Connection] = {}
@@ -75,7 +76,7 @@ class ParameterServer:
 
     @property
     def clock(self) -> int:
-        """The step or window now open; 0 where pushes are applied at once."""
+        """The step, window or version now open; 0 where pushes are applied at once."""
         return self.gate.clock if self.gate else 0
 
     @property
@@ -233,10 +234,10 @@ class ParameterServer:
             scale = self._scale()
             for name, change in offer.items():
                 values = change.values if scale == 1.0 else change.values * np.float32(scale)
-                self.store.push(name, change.keys, values)
+                self.store.push(name, change.keys, values, push.rate)
             return Done()
         member.suspended = False
-        if push.clock < self.gate.clock:
+        if self.gate.late(push.clock):
             member.since = self.gate.clock
             return Done(clock=self.gate.clock, late=True)
         member.since = max(member.since, push.clock)  # it has passed the clocks before: they need not wait for it
@@ -281,18 +282,19 @@ class ParameterServer:
         """Close every window and barrier that is complete, and answer those who waited for it."""
         if not self._complete_at and self.members.complete:
             self._complete_at = now
-        while self.gate and self.members.complete:
+        while self.gate and (self.members.complete or not self.gate.lockstep):
             merged = self.gate.close(self.members.active(self.gate.clock), now)
             if merged is None:
                 break
-            for name, rows in merged.items():
-                self.store.push(name, rows.keys, rows.values)
+            self._apply(merged)
             ready = [w for w in self._waiting if self.is_merged(w.after)]
             self._waiting = [w for w in self._waiting if not self.is_merged(w.after)]
             for waiting in ready:
                 waiting.answer()
         stop = self.members.gathered
         if stop is not None:
+            if self.gate and stop.stage == STAGES[0]:
+                self._apply(self.gate.rest() or {})
             if stop.stage == STAGES[0] and stop.epoch > self._saved:  # a straggler may stand at an earlier one
                 self.save(stop.epoch)
                 self._saved = stop.epoch
@@ -302,6 +304,10 @@ class ParameterServer:
             self._round_at = now if stop.stage == STAGES[1] else self._round_at
             for answer in answers:
                 answer()
+
+    def _apply(self, merged: Mapping[TableName, Merged]) -> None:
+        for name, (rows, rate) in merged.items():
+            self.store.push(name, rows.keys, rows.values, rate)
 
     def save(self, epoch: int) -> None:
         """Write this shard's tables.

@@ -50,7 +50,8 @@ class DenseTable:
             raise TableError(f"table {self.spec.name!r} has no values yet: seed it first")
         return self.block[:, : self.spec.dim].copy()
 
-    def push(self, values: Values) -> None:
-        """Apply the rule. `values`: float32[1, dim]."""
+    def push(self, values: Values, rate: float = 1.0) -> None:
+        """Apply the rule. `values`: float32[1, dim]; `rate`: the share of its learning rate to take."""
         self.steps += 1
+        self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
         kernels.change(self.block, ONLY, values, self._constants, self._rule, float(self.steps))

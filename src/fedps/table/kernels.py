@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fedps.types import Rule
+from fedps.types import Rule, RuleName
 
 _f4w = types.Array(types.float32, 2, "C")
 _f4r = types.Array(types.float32, 2, "C", readonly=True)
@@ -22,7 +22,13 @@ _i8p = types.Array(types.int64, 2, "C")
 _i8r = types.Array(types.int64, 1, "C", readonly=True)
 _f8r = types.Array(types.float64, 1, "C", readonly=True)
 EMPTY = 0  # the index holds slot + 1, so that untouched memory means: nothing here
+LEARNING_RATE = 0  # its place among a rule's constants
 AHEAD = 16  # entries of the index asked for before their turn
+RULES: tuple[RuleName, ...] = (
+    "add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam",
+    "fed_momentum", "fed_adagrad", "fed_adam", "fed_yogi",
+)  # fmt: skip
+FED_MOMENTUM, FED_ADAGRAD, FED_ADAM = map(RULES.index, ("fed_momentum", "fed_adagrad", "fed_adam"))
 
 
 def compiled(signature: Any) -> Any:
@@ -227,6 +233,37 @@ def _shared_adam(block, slots, values, c):  # type: ignore[no-untyped-def]
         row[dim] = m + one1 * np.float32(mean / dim)
 
 
+@part
+def _fed_momentum(block, slots, values, c):  # type: ignore[no-untyped-def]
+    lr, b1, dim = np.float32(c[0]), np.float32(c[1]), values.shape[1]
+    for i in range(len(slots)):
+        row = block[slots[i]]
+        w, m = row[:dim], row[dim:]
+        for j in range(dim):
+            m[j] = b1 * m[j] + values[i, j]
+            w[j] += lr * m[j]
+
+
+@part
+def _fed(block, slots, values, c, rule):  # type: ignore[no-untyped-def]
+    lr, b1, b2, tau = np.float32(c[0]), np.float32(c[1]), np.float32(c[2]), np.float32(c[3])
+    one1, one2, dim = np.float32(1 - c[1]), np.float32(1 - c[2]), values.shape[1]
+    for i in range(len(slots)):
+        row = block[slots[i]]
+        w, m, v = row[:dim], row[dim : 2 * dim], row[2 * dim :]
+        for j in range(dim):
+            g = values[i, j]
+            square, before = g * g, tau * tau if v[j] == 0 else v[j]
+            if rule == FED_ADAGRAD:
+                v[j] = before + square
+            elif rule == FED_ADAM:
+                v[j] = b2 * before + one2 * square
+            else:
+                v[j] = before - one2 * square * np.sign(before - square)
+            m[j] = b1 * m[j] + one1 * g
+            w[j] += lr * m[j] / (np.sqrt(v[j]) + tau)
+
+
 @compiled(types.void(_f4w, _i8r, _f4r, _f8r, types.int64, types.float64))
 def change(block, slots, values, c, rule, step):  # type: ignore[no-untyped-def]
     """`rules.apply` at slots, by the rule's number in `RULES`. c: as `constants` gives them."""
@@ -240,11 +277,12 @@ def change(block, slots, values, c, rule, step):  # type: ignore[no-untyped-def]
         _row_adagrad(block, slots, values, c)
     elif rule == 5:
         _shared_adam(block, slots, values, c)
+    elif rule == FED_MOMENTUM:
+        _fed_momentum(block, slots, values, c)
+    elif rule > FED_MOMENTUM:
+        _fed(block, slots, values, c, rule)
     else:
         _adam(block, slots, values, c, rule == 4, step)
-
-
-RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")
 
 
 def constants(rule: Rule) -> NDArray[np.float64]:

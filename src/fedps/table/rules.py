@@ -13,7 +13,16 @@ dense tensor is one row of all its elements. `step` counts the pushes its table 
     adam          m, v, last  Adam of the whole table: a row that is not pushed goes on moving by its momentum, as in
                               torch.optim.Adam; it catches up in closed form when it is next read or pushed
 
-All but `add` first add λ w to g, λ being the rule's `weight_decay`: L2 of what is pushed to, as NCF and BPR use it (Rendle
+Four more take g for the change that the clients' merge came to, and have optimizers of the server move w along it
+(Reddi et al., ICLR 2021, algorithm 2; momentum: FedAvgM, Hsu et al., arXiv:1909.06335). ε is the papers' τ, and a v of
+0 stands for its start τ². Only rows in the merged change move.
+
+    fed_momentum  m           m = β1 m + g; w += lr m
+    fed_adagrad   m, v        m = β1 m + (1 - β1) g; v += g²; w += lr m / (√v + ε)
+    fed_adam      m, v        the same with v = β2 v + (1 - β2) g²
+    fed_yogi      m, v        the same with v -= (1 - β2) g² sign(v - g²)
+
+All that take gradients first add λ w to g, λ being the rule's `weight_decay`: L2 of what is pushed to, as NCF and BPR use it (Rendle
 et al., UAI 2009, fig. 4). So a dense tensor decays as in torch.optim, and a row at those steps that touch it.
 """
 
@@ -23,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import TableError
-from fedps.types import Rule, Values
+from fedps.types import Rule, RuleName, Values
 
 Block = NDArray[np.float32]
 TAIL = 1 << 15  # steps after which bias correction no longer changes
@@ -35,7 +44,12 @@ STATE = {
     "lazy_adam": "vv1",
     "shared_adam": "111",
     "adam": "vv1",
+    "fed_momentum": "v",
+    "fed_adagrad": "vv",
+    "fed_adam": "vv",
+    "fed_yogi": "vv",
 }
+OF_CHANGES: tuple[RuleName, ...] = ("add", "fed_momentum", "fed_adagrad", "fed_adam", "fed_yogi")  # not of gradients
 
 
 def width(rule: Rule, dim: int) -> int:
@@ -56,7 +70,7 @@ def apply(rule: Rule, block: Block, values: Values, step: int) -> None:
     w, state = block[:, :dim], block[:, dim:]
     lr = np.float32(rule.learning_rate)
     settle(rule, block, step - 1)
-    if rule.weight_decay and rule.name != "add":
+    if rule.weight_decay and rule.name not in OF_CHANGES:
         values = values + np.float32(rule.weight_decay) * w
     match rule.name:
         case "add":
@@ -78,6 +92,12 @@ def apply(rule: Rule, block: Block, values: Values, step: int) -> None:
         case "adam":
             _adam(rule, w, state[:, :dim], state[:, dim:-1], values, np.float64(step))
             state[:, -1] = step
+        case "fed_momentum":
+            state *= np.float32(rule.beta1)
+            state += values
+            w += lr * state
+        case "fed_adagrad" | "fed_adam" | "fed_yogi":
+            _fed(rule, w, state[:, :dim], state[:, dim:], values)
 
 
 def settle(rule: Rule, block: Block, step: int) -> None:
@@ -152,3 +172,18 @@ def _shared_adam(rule: Rule, w: Block, state: Block, g: Values) -> None:
     v[:] = np.float32(rule.beta2) * v + np.float32(1 - rule.beta2) * np.mean(g * g, axis=1, keepdims=True)
     m[:] = np.float32(rule.beta1) * m + np.float32(1 - rule.beta1) * np.mean(g, axis=1, keepdims=True)
     w -= np.asarray(rule.learning_rate * first, np.float32) * fresh / (np.sqrt(v * second) + np.float32(rule.epsilon))
+
+
+def _fed(rule: Rule, w: Block, m: Block, v: Block, change: Values) -> None:
+    square, one2, tau = change * change, np.float32(1 - rule.beta2), np.float32(rule.epsilon)
+    m *= np.float32(rule.beta1)
+    m += np.float32(1 - rule.beta1) * change
+    np.copyto(v, tau * tau, where=v == 0)
+    if rule.name == "fed_adagrad":
+        v += square
+    elif rule.name == "fed_adam":
+        v *= np.float32(rule.beta2)
+        v += one2 * square
+    else:
+        v -= one2 * square * np.sign(v - square)
+    w += np.float32(rule.learning_rate) * m / (np.sqrt(v) + tau)

@@ -115,8 +115,13 @@ class SparseTable:
         kernels.gather(self._block, slots, out)
         return out
 
-    def push(self, keys: Keys, values: Values) -> None:
-        """Apply the rule to rows. `values`: float32[U, dim].
+    def push(self, keys: Keys, values: Values, rate: float = 1.0) -> None:
+        """Apply the rule to rows.
+
+        Args:
+            keys: int64[U].
+            values: float32[U, dim].
+            rate: the share of the rule's learning rate to take. Rows that are still to settle do so at it, too.
 
         Raises:
             TableError: there is no room for the new rows, or the values are not one row a key.
@@ -125,6 +130,7 @@ class SparseTable:
         slots = self._slots_of(keys)
         self.steps += 1
         self._changed[slots] = True
+        self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
         self._settle(slots, self.steps - 1)
         kernels.change(self._block, slots, values, self._constants, self._rule, float(self.steps))
 

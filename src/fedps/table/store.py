@@ -62,13 +62,13 @@ class Store:
         table = self._table(name)
         return table.pull(keys) if isinstance(table, SparseTable) else table.pull()
 
-    def push(self, name: TableName, keys: Keys, values: Values) -> None:
-        """Apply the table's rule to rows (dense: to the whole tensor)."""
+    def push(self, name: TableName, keys: Keys, values: Values, rate: float = 1.0) -> None:
+        """Apply the table's rule to rows (dense: to the whole tensor), at this share of its learning rate."""
         table = self._table(name)
         if isinstance(table, SparseTable):
-            table.push(keys, values)
+            table.push(keys, values, rate)
         else:
-            table.push(values)
+            table.push(values, rate)
 
     def export(self, changed: bool = False) -> dict[TableName, tuple[TableSpec, Keys, Values]]:
         """Return every table's spec, keys and rows with state, for saving.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fedps.errors import LimitError, WireError
 from fedps.wire import ids
 from fedps.wire.compress import ARRAYS, Form, plain
-from fedps.wire.messages import Message, Pull, Push, RoundReport, Seed, Values
+from fedps.wire.messages import Assignment, Message, Pull, Push, RoundReport, Seed, Values
 
 MAGIC = b"FP\x01\x00"
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -34,7 +34,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "q": np.dtype("i1"),
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-KEYS, ROWS = ("i", 1), ("f", 2)  # code and dimensions; counts of a histogram have the form of keys
+KEYS, ROWS, LINE = ("i", 1), ("f", 2), ("f", 1)  # code and dimensions; counts of a histogram have the form of keys
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,10 @@ def _fit(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
             due = [d for form in _forms(message, forms) for d in ARRAYS[form]]
         case Seed():
             tables, due = (), [ROWS]
-        case RoundReport():
-            tables, due = (), [KEYS] * 4
+        case RoundReport(logits=logits):
+            tables, due = (), [KEYS] * 4 + [LINE] * logits
+        case Assignment(taught=taught):
+            tables, due = (), [LINE] * (taught > 0)
         case _:
             tables, due = (), []
     found = [(CODES[a.dtype], a.ndim) for a in arrays]

@@ -16,7 +16,7 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -65,21 +65,25 @@ class Pull(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, om
 class Values(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Answer to Pull. Arrays: for each table float32[U, dim] (dense: [1, dim]).
 
+    `clock`: the step, window or version that was open when these values were read.
     `forms`: with one for each table, its values come as `compress` says instead.
     """
 
     tables: tuple[TableName, ...]
     forms: tuple[Form, ...] = ()
+    clock: int = 0
 
 
 class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Send one step's gradient or one window's change; answered by Done when received and checked.
 
+    `clock`: the step or window it is of; where the server buffers changes, that of the values it started from.
     `sequence` grows by one with each push of a client to a shard: a repeat is answered, not applied again.
     A large push travels as `parts` messages of one sequence; it counts only when all parts are in. The first part names
     every table; in each later one, a table's keys follow those that came before.
     Arrays: for each table its keys int64[U] and its values float32[U, dim].
     `forms`: with one for each table, its values come as `compress` says instead.
+    `rate`: the share of their learning rates at which the tables take it, as a schedule on the client has it.
     """
 
     tables: tuple[TableName, ...]
@@ -89,6 +93,7 @@ class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, om
     part: int = 0
     parts: int = 1
     forms: tuple[Form, ...] = ()
+    rate: float = 1.0
 
 
 class Barrier(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -109,20 +114,24 @@ class RoundReport(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=T
     """Tell the coordinator how the last round went, and ask what to do in the next.
 
     `round` is the last round that was assigned to this client, 0 before the first.
-    Arrays: the round's score histograms, int64[4096] each: positives and negatives in training, then in evaluation.
+    `logits`: whether logits of the round's public pairs come too.
+    Arrays: the round's score histograms, int64[4096] each: positives and negatives in training, then in evaluation; then
+    float32[S], if there are logits.
     """
 
     round: int
     info: ClientInfo
+    logits: bool = False
 
 
 class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Answer to RoundReport: what to do in round `round`, counted from 1.
 
     `state`: JOIN (train), WAIT (sit out), FINISH (leave; nothing else counts then). `iterations`: batches to train, 0 for
-    a pass over the client's data. `evaluate`: score the held-out samples afterwards. `learning_rate` and `batch_size`:
-    of this round's training; None takes the job's. `deadline`: seconds from this answer after which the others go on
+    a pass over the client's data. `evaluate`: score the held-out samples afterwards. `learning_rate`, `batch_size` and
+    `geo_step`: of this round's training; None takes the job's. `deadline`: seconds from this answer after which the others go on
     without this client; None: only the job's timeouts. `extra`: what a selector tells the client's own handlers.
+    `taught`: the round whose public pairs soft targets come for, 0 for none. Arrays: then these, float32[S].
     """
 
     round: int
@@ -133,6 +142,8 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     batch_size: int | None = None
     deadline: float | None = None
     extra: dict[str, Any] = {}
+    geo_step: int | None = None
+    taught: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -1,6 +1,7 @@
 """Oort: clients of high statistical utility that are fast enough, and some that were never heard."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from fedps.coordinator.selectors.base import Answer, ClientSelectorBase, draw
 from fedps.types import ClientId
 
 CLIP = 0.95  # utilities above this quantile count as it
+OUT = 0.3  # share of the clients that may be out at a time for their many picks
 
 
 class Oort(ClientSelectorBase):
@@ -30,12 +32,17 @@ class Oort(ClientSelectorBase):
     less than that of the W rounds before. T starts at Δ; left out, Δ is the median of the first durations known.
 
     A client that was late or dropped out has U = 0, until the bonus brings it back.
+
+    With `selector.max_picks`, a client that was picked so many times is no longer exploited, so that others come in:
+    the paper's guard against outliers, `blacklist_rounds` in its code. At most 30 % of the clients are out at a time,
+    the most picked ones (`blacklist_max_len`); so the cap rises once more have reached it.
     """
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._rounds = 0  # R
         self._last: dict[ClientId, int] = {}  # L
+        self._picks: Counter[ClientId] = Counter()  # how many times each was picked
         self._picked: list[ClientId] = []  # in the last round
         self._gained: list[float] = []  # U of each round's picks, of the last 2 W rounds
         self._step: float | None = job.selector.pacer_step  # Δ
@@ -48,14 +55,25 @@ class Oort(ClientSelectorBase):
         self._rounds += 1
         share = settings.exploration * settings.exploration_decay ** (self._rounds - 1)
         share = min(1.0, max(share, settings.exploration_floor))
-        explored = [c for c in sorted(self.clients_info) if self.history.get(c)]
-        fresh = [c for c in sorted(self.clients_info) if c not in explored]
+        out = self._picked_enough()
+        explored = [c for c in sorted(self.clients_info) if self.history.get(c) and c not in out]
+        fresh = [c for c in sorted(self.clients_info) if not self.history.get(c)]
         exploring = min(math.floor(share * self.count + 0.5), len(fresh))
         exploiting = min(self.count - exploring, len(explored))
         exploring = self.count - exploiting
         self._picked = [*self._exploit(explored, exploiting, rng), *self._explore(fresh, exploring, rng)]
         self._last.update(dict.fromkeys(self._picked, self._rounds))
+        self._picks.update(self._picked)
         return dict.fromkeys(self._picked, "JOIN")
+
+    def _picked_enough(self) -> set[ClientId]:
+        """Return who is not to be exploited now; enough others stay to pick from."""
+        most, here = self.job.selector.max_picks, len(self.clients_info)
+        if most is None:
+            return set()
+        reached = [c for c in sorted(self.clients_info) if self.history.get(c) and self._picks[c] >= most]
+        reached.sort(key=lambda c: -self._picks[c])
+        return set(reached[: min(math.floor(OUT * here), here - self.count)])
 
     def utilities(self, clients: list[ClientId]) -> dict[ClientId, float]:
         """Return Util(i) of explored clients, in the round R that is being decided."""
@@ -99,15 +117,16 @@ class Oort(ClientSelectorBase):
             self._preferred += (self._step or 0.0) if before > now else 0.0
 
     def state(self) -> Any:
-        """Return R, L, T, Δ and what the pacer looks at."""
+        """Return R, L, T, Δ, how often each was picked, and what the pacer looks at."""
         return {
-            "rounds": self._rounds, "last": self._last, "picked": self._picked, "gained": self._gained,
-            "step": self._step, "preferred": self._preferred,
+            "rounds": self._rounds, "last": self._last, "picks": dict(self._picks), "picked": self._picked,
+            "gained": self._gained, "step": self._step, "preferred": self._preferred,
         }  # fmt: skip
 
     def load_state(self, state: Any) -> None:
         """Go on from there."""
         self._rounds, self._last = int(state["rounds"]), {ClientId(c): int(r) for c, r in state["last"].items()}
+        self._picks = Counter({ClientId(c): int(n) for c, n in state.get("picks", {}).items()})
         self._picked, self._gained = [ClientId(c) for c in state["picked"]], [float(u) for u in state["gained"]]
         self._step, self._preferred = state["step"], state["preferred"]
 

@@ -1,0 +1,113 @@
+"""What a client learns from the others without any weights: soft targets for pairs of public users and items.
+
+Each round it *digests* the public samples, with their labels, and the last round's pairs, with what the teacher made of
+all clients' predictions; then it *revisits* its own data, as FedMD has it (Li & Wang, arXiv:1910.03581, algorithm 1); and
+last it scores the round's pairs for the next teacher. A soft target is a label like any other, a probability in the
+place of 0 or 1 (Hinton et al., arXiv:1503.02531, section 2).
+"""
+
+import math
+import zlib
+
+import numpy as np
+
+from fedps.client.engine import Rates
+from fedps.client.learner import Learner
+from fedps.client.schedule import rates_at
+from fedps.client.shard import ClientData, Order
+from fedps.config import Job
+from fedps.data.public import Pairs, Public
+from fedps.data.reader import Samples
+from fedps.errors import FedpsError
+from fedps.models.network import COLUMNS
+from fedps.types import ClientId, Values
+from fedps.wire.messages import Assignment
+
+ORDER = zlib.crc32(b"fedps.client.distill")
+
+
+class Distiller:
+    """Trains and scores a learner on what is public.
+
+    Args:
+        job: the job; it names public samples.
+        client: who learns.
+        learner: its model; the public samples' ids are among its data's keys.
+        public: the samples.
+    """
+
+    def __init__(self, job: Job, client: ClientId, learner: Learner, public: Public) -> None:
+        self._job, self._client, self._learner, self._public = job, client, learner, public
+        self._data = self._coded(public.samples, public.of_round(0))
+        self._engine = learner.engine_on(self._data)
+        self._taught = self._passes = 0
+
+    def take(self, round_: int, targets: Values) -> None:
+        """Take the teacher's word for the pairs of a round; `targets`: float32[S], probabilities.
+
+        Raises:
+            FedpsError: another number of targets than of pairs.
+        """
+        pairs, labelled = self._public.of_round(round_), len(self._public.samples.label)
+        if len(targets) != len(pairs.user):
+            raise FedpsError(
+                f"{len(targets)} soft targets came, for {len(pairs.user)} public pairs of round {round_}: is"
+                " distillation.public_data the same file everywhere?"
+            )
+        for column in COLUMNS:
+            getattr(self._data.train, column)[labelled:] = getattr(pairs, column)
+            self._data.slots[column][labelled:] = self._slots(column, pairs)
+        self._data.train.label[labelled:] = targets
+        self._taught = len(targets)
+
+    def digest(self, told: Assignment) -> None:
+        """Train on all public samples, and on the pairs that there are targets for, `passes` times.
+
+        Raises:
+            FedpsError: the loss is not finite; names client and round.
+        """
+        size = told.batch_size or self._job.runner.train_batch_size
+        for _ in range(self._job.distillation.passes):
+            order = self._order()
+            loss = self._engine.train(order, size, self._rates(told, -(-len(order) // size))).losses[-1]
+            if not math.isfinite(loss):
+                raise FedpsError(
+                    f"client {self._client!r}: the loss on public samples is {loss} in round {told.round}; lower"
+                    " hyper_parameters.optimizer.learning_rate"
+                )
+
+    def score(self, round_: int) -> Values:
+        """Return the logits of a round's pairs, float32[S]."""
+        pairs = self._public.of_round(round_)
+        self._data.test = Samples(*pairs)
+        self._data.test_slots = {column: self._slots(column, pairs) for column in COLUMNS}
+        for table in self._learner.tables.values():
+            table.settle()
+        return self._engine.score()
+
+    def _coded(self, samples: Samples, pairs: Pairs) -> ClientData:
+        """Return samples, and after them room for a round's pairs, coded for the learner's tables."""
+        both = Samples(*(np.concatenate([one, other]) for one, other in zip(samples, pairs, strict=True)))
+        data = ClientData(both, None, self._client, self._job.runner.seed, shuffle=False)
+        data.keys = self._learner.data.keys
+        data.slots = {column: self._slots(column, both) for column in COLUMNS}
+        return data
+
+    def _slots(self, column: str, samples: Samples | Pairs) -> Order:
+        slots: Order = np.searchsorted(self._learner.data.keys[column], getattr(samples, column)).astype(np.int32)
+        return slots
+
+    def _order(self) -> Order:
+        """Return the next pass's order, from a stream of seed, client and pass."""
+        self._passes += 1
+        stream = (self._job.runner.seed, zlib.crc32(self._client.encode()), self._passes, ORDER)
+        return (
+            np.random.default_rng(stream).permutation(len(self._public.samples.label) + self._taught).astype(np.int32)
+        )
+
+    def _rates(self, told: Assignment, batches: int) -> Rates:
+        """Return the share of its rates that each batch takes: that of the round's middle."""
+        optimizer = self._job.hyper_parameters.optimizer
+        if told.learning_rate is not None:
+            return np.full(batches, told.learning_rate / optimizer.learning_rate)
+        return rates_at(optimizer, self._job.runner.epochs, np.full(batches, told.round - 0.5))

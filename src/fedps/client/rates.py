@@ -1,0 +1,54 @@
+"""How far one step moves a value, where many clients train side by side: the rates of shared and of private values.
+
+Adam makes moves of about `lr`, however small a gradient is, so what a pass over the data comes to depends on how many
+moves are made of it. One stream of all N clients' batches is the yardstick; side by side, both kinds make too few.
+
+*Shared values*, where the changes or gradients of N clients are averaged: N batches make one move instead of N. The mean
+has 1/√N of the noise, which allows moves √N as large (the square-root rule of large batches: Krizhevsky, arXiv:1404.5997,
+section 5; for Adam: Malladi et al., NeurIPS 2022, definition 4).
+
+*Private values* get a gradient in N times the share of steps, and Adam moves a row by lr / √p for each, p being that
+share: √N less for the same samples.
+"""
+
+from fedps.config import Job
+
+ADAMS = ("adam", "lazy_adam", "shared_adam")
+AVERAGING = ("mean", "heat", "adaptive", "buffered")  # values of `geo_merge`
+
+
+def rate_of(job: Job, name: str, private: bool) -> float:
+    """Return the learning rate of values that have no other of their own.
+
+    Args:
+        job: the job.
+        name: of the rule that moves them.
+        private: whether they never leave the client.
+    """
+    optimizer = job.hyper_parameters.optimizer
+    given = optimizer.private_learning_rate if private else optimizer.shared_learning_rate
+    if given is not None:
+        return given
+    return optimizer.learning_rate * (_private_factor(job, name) if private else _shared_factor(job, name))
+
+
+def _private_factor(job: Job, name: str) -> float:
+    return (job.runner.worker_num or 1) ** 0.5 if name == "adam" else 1.0
+
+
+def _shared_factor(job: Job, name: str) -> float:
+    return clients_at_once(job) ** 0.5 if name in ADAMS and _averages(job) else 1.0
+
+
+def _averages(job: Job) -> bool:
+    runner = job.runner
+    return runner.sync_mode in ("sync", "round") or (runner.sync_mode == "geo" and runner.geo_merge in AVERAGING)
+
+
+def clients_at_once(job: Job) -> int:
+    """Return how many clients' changes are merged at a time."""
+    runner = job.runner
+    workers = runner.worker_num or 1
+    if not runner.with_coordinator or runner.client_selector == "all":
+        return workers
+    return runner.clients_per_round or (workers + 1) // 2

@@ -1,0 +1,47 @@
+"""The servers' own optimizer: what it may be, and the rule of tables that it comes to.
+
+Reddi et al., "Adaptive Federated Optimization", ICLR 2021, algorithm 2; momentum is FedAvgM (Hsu et al.,
+arXiv:1909.06335). See `table.rules` for the formulas.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from fedps.config.kinds import Positive, Section, Share, lower
+from fedps.types import Rule, RuleName
+
+RULES: dict[str, tuple[RuleName, float]] = {  # each one's rule of tables, and its step size where the job names none
+    "none": ("add", 1.0),
+    "momentum": ("fed_momentum", 1.0),
+    "adagrad": ("fed_adagrad", 0.01),
+    "adam": ("fed_adam", 0.01),
+    "yogi": ("fed_yogi", 0.01),
+}
+
+
+class ServerOptimizer(Section):
+    """How servers apply what the clients' changes were merged to."""
+
+    name: Annotated[Literal["none", "momentum", "adagrad", "adam", "yogi"], BeforeValidator(lower)] = Field(
+        "none", alias="class", description="geo, round: none adds the merged change; the others take it for a gradient"
+    )
+    learning_rate: Positive | None = Field(
+        None, description="step size; left out: 1 for momentum, 0.01 for adagrad, adam and yogi"
+    )
+    beta1: Share | None = Field(None, description="decay of the mean change; left out: 0.9, 0 for adagrad")
+    beta2: Share = Field(0.99, description="adam, yogi: decay of the mean squared change")
+    tau: Annotated[Positive, Field(lt=1)] = Field(
+        1e-3, description="adagrad, adam, yogi: added to the root of it; its square is where it starts"
+    )
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of shared tables, that changes are pushed to."""
+        if self.name == "none":
+            return Rule("add")
+        beta1 = self.beta1 if self.beta1 is not None else 0.0 if self.name == "adagrad" else 0.9
+        name, rate = RULES[self.name]
+        return Rule(name, self.learning_rate or rate, beta1, self.beta2, self.tau)

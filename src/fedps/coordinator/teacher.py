@@ -1,0 +1,143 @@
+"""The teacher: what the clients' logits of a round's public pairs come to, as soft targets for all of them.
+
+Clients of networks and weights of their own learn from each other by their predictions (FedMD: Li & Wang,
+arXiv:1910.03581, algorithm 1; ensembles as teachers: Lin et al., NeurIPS 2020, section 3). Logits are claims like all
+that clients report: each is held within ±`BOUND`, so that none outweighs the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.config import Job
+from fedps.config.distillation import Distillation
+from fedps.data.public import Public
+from fedps.errors import RefusedError
+from fedps.types import ClientId, Values
+
+BOUND = 10.0  # a probability within 5e-5 of 0 or 1
+RIDGE = 0.01  # of a weight's squared distance to 1/N, beside the mean loss
+STEPS, CLOSE = 50, 1e-8  # of Newton's method, and the step at which it has arrived
+
+Floats = NDArray[np.float64]
+
+
+class Heard(NamedTuple):
+    """One client's logits of the round's pairs, float32[S], and the samples it trained."""
+
+    logits: Values
+    trained: int
+
+
+class Teacher:
+    """Makes soft targets of a round's logits, and keeps those of the last round.
+
+    Args:
+        settings: `mean` of the logits, `weighted` by the clients' samples, or `stacked`, as fits best the labels of
+            those pairs that have one; and the temperature, which the teacher's logits are divided by.
+        public: the public samples.
+
+    Attributes:
+        round: the round whose pairs the targets are of, 0 before the first.
+        targets: float32[S], probabilities.
+        weights: each client's part in them.
+    """
+
+    def __init__(self, settings: Distillation, public: Public) -> None:
+        self._settings, self._public = settings, public
+        self.round, self.targets = 0, np.empty(0, np.float32)
+        self.weights: dict[ClientId, float] = {}
+
+    def check(self, logits: Values) -> None:
+        """Check what a client says of a round's pairs.
+
+        Raises:
+            RefusedError: another number than asked for, or a value that is not finite.
+        """
+        if len(logits) != self._public.drawn:
+            raise RefusedError(
+                "malformed",
+                f"logits: {len(logits)} came, of {self._public.drawn} public pairs: is distillation.public_data the same"
+                " file everywhere?",
+            )
+        bad = np.flatnonzero(~np.isfinite(logits))
+        if len(bad):
+            raise RefusedError(
+                "not_finite", f"logits: {logits[bad[0]]} of public pair {bad[0]}: has training diverged?"
+            )
+
+    def teach(self, round_: int, heard: Mapping[ClientId, Heard]) -> float | None:
+        """Combine a round's logits; if there are none, the last targets stay as they are.
+
+        Args:
+            round_: which.
+            heard: by client.
+
+        Returns:
+            The mean cross-entropy of the targets against the labels that there are; None if nobody was heard.
+        """
+        if not heard:
+            return None
+        label = self._public.of_round(round_).label.astype(np.float64)
+        known = np.isfinite(label)
+        logits = np.clip(np.stack([one.logits for one in heard.values()]).astype(np.float64), -BOUND, BOUND)
+        weights, bias = self._weights([one.trained for one in heard.values()], logits[:, known], label[known])
+        z = (weights @ logits + bias) / self._settings.temperature
+        self.round, self.targets = round_, sigmoid(z).astype(np.float32)
+        self.weights = dict(zip(heard, weights.tolist(), strict=True))
+        return float(np.sum((np.logaddexp(0, z) - label * z)[known]) / max(1, known.sum()))
+
+    def _weights(self, trained: Sequence[int], logits: Floats, label: Floats) -> tuple[Floats, float]:
+        if self._settings.teacher == "stacked" and len(label):
+            return stack(logits, label)
+        if self._settings.teacher == "weighted" and any(trained):
+            return np.array(trained) / sum(trained), 0.0
+        return np.full(len(trained), 1 / len(trained)), 0.0
+
+
+def make_teacher(job: Job) -> Teacher | None:
+    """Return the job's teacher, None if the job names no public samples.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    return Teacher(job.distillation, Public(job)) if job.public_data else None
+
+
+def stack(logits: Floats, label: Floats) -> tuple[Floats, float]:
+    """Fit one weight a client and a bias to the public labels: logistic regression on the clients' logits.
+
+    Stacked generalization (Wolpert, Neural Networks 1992), drawn to the plain mean by a ridge; by damped Newton.
+
+    Args:
+        logits: float64[N, S].
+        label: float64[S], 0 or 1.
+
+    Returns:
+        float64[N] and the bias.
+    """
+    x, start = np.vstack([logits, np.ones(logits.shape[1])]), np.full(len(logits) + 1, 1 / len(logits))
+    start[-1] = 0
+
+    def cost(at: Floats) -> float:
+        z = at @ x
+        return float(np.mean(np.logaddexp(0, z) - label * z) + RIDGE / 2 * np.sum((at - start) ** 2))
+
+    at = start
+    for _ in range(STEPS):
+        p = sigmoid(at @ x)
+        slope = x @ (p - label) / len(label) + RIDGE * (at - start)
+        step = np.linalg.solve((x * (p * (1 - p))) @ x.T / len(label) + RIDGE * np.eye(len(at)), slope)
+        while np.abs(step).max() > CLOSE and cost(at - step) > cost(at):
+            step = step / 2  # far from the end, a whole step may lead past it
+        at = at - step
+        if np.abs(step).max() <= CLOSE:
+            break
+    return at[:-1], float(at[-1])
+
+
+def sigmoid(z: Floats) -> Floats:
+    """Return probabilities of logits."""
+    return np.exp(-np.logaddexp(0, -z))
