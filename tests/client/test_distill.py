@@ -20,6 +20,7 @@ from fedps.config import Job
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.data.public import Public
 from fedps.data.reader import Samples
+from fedps.data.reading import joined
 from fedps.errors import DataError, FedpsError, JobError
 from fedps.launch.inprocess import run_in_process
 from fedps.types import ClientId, Values
@@ -44,7 +45,7 @@ def plain(job: Job, soft: Values, before: int) -> Learner:
     """Return a learner that has trained as a distiller should have, on one client's data and what is public joined."""
     public, pairs, own = Public(job).samples, Public(job).of_round(1), read_client(job, ME)
     parts = (own.train, public, Samples(pairs.user[: len(soft)], pairs.item[: len(soft)], soft))
-    both = Samples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    both = joined(parts)
     learner = Learner(make_plan(job), job, ClientData(both, None, ME, 0, shuffle=False), local_optimizer=True)
     learner.train(np.arange(before, dtype=np.int32), 32)
     for pass_ in range(1, 1 + job.distillation.passes):
@@ -169,5 +170,5 @@ def test_a_bad_public_file_ends_the_run(make_job: MakeJob, tmp_path: Path) -> No
     job = distilling(make_job, tmp_path)
     path = public_file(tmp_path)
     path.write_text(path.read_text() + "120,3,1\n")
-    with pytest.raises(DataError, match="distillation.public_data: .*line 51"):
+    with pytest.raises(DataError, match=r"distillation.public_data: .*line 51"):
         ran(job, tmp_path / "run")

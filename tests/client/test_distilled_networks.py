@@ -9,7 +9,7 @@ from tests.conftest import MakeJob
 from tests.coordinator.callers import with_keys
 from tests.distilling import ALL_LOCAL, distilling
 
-from fedps.client.fl_client import FLClient
+from fedps.client.fl_client import COORDINATOR, FLClient
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.net.inprocess import LocalChannel, LocalServer
@@ -29,19 +29,20 @@ NETWORKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 def test_networks_may_differ(make_job: MakeJob, tmp_path: Path) -> None:
     jobs = [
-        with_keys(distilling(make_job, tmp_path, hyper=hyper, epochs=2, **local), worker_num=len(NETWORKS))
+        with_keys(
+            distilling(make_job, tmp_path, hyper=hyper, epochs=2, compiled_step=False, **local),
+            worker_num=len(NETWORKS),
+        )
         for hyper, local in NETWORKS
     ]
     events: list[dict[str, Any]] = []
-    services = [
-        ParameterServer(jobs[0], 0, tmp_path, events.append),
-        Coordinator(jobs[0], events.append, io.StringIO()),
-    ]
-    servers = [LocalServer(service) for service in services]
+    server = LocalServer(ParameterServer(jobs[0], 0, tmp_path, events.append))
+    coordinator = LocalServer(Coordinator(jobs[0], events.append, io.StringIO()))
 
     def connect(number: int, hello: Hello) -> LocalChannel:
-        with servers[number].lock:  # -1 is the coordinator
-            return LocalChannel(servers[number], hello, Limits())
+        other = coordinator if number == COORDINATOR else server
+        with other.lock:
+            return LocalChannel(other, hello, Limits())
 
     def live(job: Job, client: str) -> None:
         FLClient(job, ClientId(client), [], tmp_path, events.append, connect=connect, log=io.StringIO()).run()
@@ -51,8 +52,8 @@ def test_networks_may_differ(make_job: MakeJob, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    for server in servers:
-        server.close()
+    server.close()
+    coordinator.close()
     taught = [e for e in events if e["event"] == "taught"]
     assert [(e["round"], sorted(e["weights"])) for e in taught] == [(1, ["0", "1"]), (2, ["0", "1"])]
     assert sum(e["event"] == "done" for e in events) == 2

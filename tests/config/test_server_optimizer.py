@@ -12,9 +12,9 @@ from fedps.types import Rule
     ("overrides", "rule"),
     [
         ((), Rule("add")),
-        (("class=momentum",), Rule("fed_momentum", 1.0, 0.9)),
-        (("class=Adagrad",), Rule("fed_adagrad", 0.01, 0.0)),
-        (("class=adagrad", "beta1=0.5"), Rule("fed_adagrad", 0.01, 0.5)),
+        (("class=momentum",), Rule("fed_momentum", 0.1, 0.9)),
+        (("class=Adagrad",), Rule("fed_adagrad", 0.1, 0.0)),
+        (("class=adagrad", "beta1=0.5"), Rule("fed_adagrad", 0.1, 0.5)),
         (("class=ADAM", "learning_rate=0.2", "beta2=0.5", "tau=0.1"), Rule("fed_adam", 0.2, 0.9, 0.5, 0.1)),
         (("class=yogi", "beta1=0"), Rule("fed_yogi", 0.01, 0.0)),
     ],

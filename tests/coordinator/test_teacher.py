@@ -14,7 +14,6 @@ from tests.distilling import distilling
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.teacher import BOUND, RIDGE, Heard, Teacher, make_teacher, stack
-from fedps.data.public import Public
 from fedps.types import ClientId, ClientInfo, Values
 from fedps.wire.frame import Limits, decode
 from fedps.wire.messages import Assignment, Message, Refused, RoundReport
@@ -34,7 +33,8 @@ def logits(seed: int, size: int = SAMPLES) -> Values:
 
 
 def sigmoid(z: NDArray[Any]) -> NDArray[Any]:
-    return 1 / (1 + np.exp(-z))
+    found: NDArray[Any] = 1 / (1 + np.exp(-z))
+    return found
 
 
 @pytest.mark.parametrize(("kind", "parts"), [("mean", (0.5, 0.5)), ("weighted", (0.25, 0.75))])
@@ -44,13 +44,14 @@ def test_targets_are_the_probabilities_of_mean_logits(
 ) -> None:
     it = teacher(make_job, tmp_path, teacher=kind, temperature=temperature)
     one, other = logits(1), logits(2)
-    loss = it.teach(3, {A: Heard(one, 100), B: Heard(other, 300)})
+    taught = it.teach(3, {A: Heard(one, 100), B: Heard(other, 300)})
     z = (parts[0] * one + parts[1] * other) / temperature
     np.testing.assert_allclose(it.targets, sigmoid(z), rtol=1e-5)
-    assert it.round == 3 and it.targets.dtype == np.float32 and it.weights == {A: parts[0], B: parts[1]}
+    assert it.round == 3 and it.targets.dtype == np.float32
+    assert taught is not None and taught.weights == {A: parts[0], B: parts[1]}
     label = np.arange(SAMPLES) % 4 == 0
     terms = -np.log(np.where(label, sigmoid(z), 1 - sigmoid(z)))
-    assert loss == pytest.approx(terms[np.arange(SAMPLES) % 2 == 0].mean(), 1e-5)
+    assert taught.loss == pytest.approx(terms[np.arange(SAMPLES) % 2 == 0].mean(), 1e-5)
 
 
 def test_a_client_that_shouts_counts_no_more_than_one_that_is_sure(make_job: MakeJob, tmp_path: Path) -> None:
@@ -69,8 +70,8 @@ def test_nobody_heard_leaves_the_last_targets(make_job: MakeJob, tmp_path: Path)
 
 def test_clients_that_trained_nothing_weigh_alike(make_job: MakeJob, tmp_path: Path) -> None:
     it = teacher(make_job, tmp_path, teacher="weighted")
-    it.teach(1, {A: Heard(logits(1), 0), B: Heard(logits(2), 0)})
-    assert it.weights == {A: 0.5, B: 0.5}
+    taught = it.teach(1, {A: Heard(logits(1), 0), B: Heard(logits(2), 0)})
+    assert taught is not None and taught.weights == {A: 0.5, B: 0.5}
 
 
 def test_stacking_finds_who_knows() -> None:
@@ -194,8 +195,8 @@ def test_a_lost_answer_is_given_again_with_its_targets_if_they_are_still_there(j
 def test_stacking_heeds_the_pairs_that_have_a_label(make_job: MakeJob, tmp_path: Path) -> None:
     it = teacher(make_job, tmp_path, teacher="stacked")
     one, other = logits(1), logits(2)
-    it.teach(1, {A: Heard(one, 1), B: Heard(other, 1)})
+    taught = it.teach(1, {A: Heard(one, 1), B: Heard(other, 1)})
     even = np.arange(0, SAMPLES, 2)
     weights, bias = stack(np.stack([one, other])[:, even].astype(np.float64), (even % 4 == 0).astype(np.float64))
-    assert list(it.weights.values()) == weights.tolist()
+    assert taught is not None and list(taught.weights.values()) == weights.tolist()
     np.testing.assert_allclose(it.targets, sigmoid(weights @ np.stack([one, other]) + bias), rtol=1e-5)

@@ -13,8 +13,8 @@ from fedps.types import Rule, RuleName
 
 RULES: dict[str, tuple[RuleName, float]] = {  # each one's rule of tables, and its step size where the job names none
     "none": ("add", 1.0),
-    "momentum": ("fed_momentum", 1.0),
-    "adagrad": ("fed_adagrad", 0.01),
+    "momentum": ("fed_momentum", 0.1),
+    "adagrad": ("fed_adagrad", 0.1),
     "adam": ("fed_adam", 0.01),
     "yogi": ("fed_yogi", 0.01),
 }
@@ -27,7 +27,7 @@ class ServerOptimizer(Section):
         "none", alias="class", description="geo, round: none adds the merged change; the others take it for a gradient"
     )
     learning_rate: Positive | None = Field(
-        None, description="step size; left out: 1 for momentum, 0.01 for adagrad, adam and yogi"
+        None, description="step size; left out: 0.1 for momentum and adagrad, 0.01 for adam and yogi"
     )
     beta1: Share | None = Field(None, description="decay of the mean change; left out: 0.9, 0 for adagrad")
     beta2: Share = Field(0.99, description="adam, yogi: decay of the mean squared change")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.coordinator.members import Scores
+from fedps.coordinator.teacher import check_logits
 from fedps.errors import RefusedError, WireError
 from fedps.models.metrics import BUCKETS, Histogram
 from fedps.types import ClientId, ClientInfo
@@ -92,7 +93,7 @@ class Connection:
                 check(said.info, measured=coordinator.job.traces is None)
                 histograms, logits = frame.arrays[:4], frame.arrays[4] if said.logits else None
                 if logits is not None:
-                    coordinator.check_logits(logits)
+                    check_logits(logits, coordinator.teacher)
                 scores = Scores(_histogram(*histograms[:2]), _histogram(*histograms[2:]), logits)
                 coordinator.reported(client, frame.ticket, said, scores)
             case other:

@@ -18,10 +18,10 @@ from fedps.coordinator.members import Member, Members, Scores
 from fedps.coordinator.planner import Planner
 from fedps.coordinator.resuming import Saved, read, write
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector
-from fedps.coordinator.teacher import Heard, make_teacher
+from fedps.coordinator.teacher import heard_of, make_teacher
 from fedps.errors import RefusedError
 from fedps.tracking import Report
-from fedps.types import ClientId, ClientInfo, Values
+from fedps.types import ClientId, ClientInfo
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Assignment, RoundReport
 
@@ -42,6 +42,7 @@ class Coordinator:
 
     Attributes:
         round: the round now open, 0 before the first.
+        teacher: makes soft targets of the clients' predictions, None if the job distills nothing.
         failure: what the selector raised, or why its answer cannot be followed; nothing is decided any more then.
 
     Raises:
@@ -57,7 +58,7 @@ class Coordinator:
         self.members = Members(job.runner.worker_num or 1)
         self.failure: Exception | None = None
         self._planner = Planner(job, selector or make_selector(job))
-        self._run_dir, self._teacher = run_dir, make_teacher(job)
+        self._run_dir, self.teacher = run_dir, make_teacher(job)
         self._report, self._log = report, log or sys.stdout
         self._connections: dict[ClientId, Connection] = {}
         self._strangers: set[Connection] = set()
@@ -112,16 +113,6 @@ class Coordinator:
         member = self.members.get(client)
         if member is not None and member.instance == connection.instance:
             member.lost_at, member.ticket = time.monotonic(), None
-
-    def check_logits(self, logits: Values) -> None:
-        """Check what a client says of the round's public pairs, float32[S].
-
-        Raises:
-            RefusedError: the job has none, or these cannot be logits of them.
-        """
-        if self._teacher is None:
-            raise RefusedError("order", "logits of public pairs, of which this job has none: is it the same job file?")
-        self._teacher.check(logits)
 
     def reported(self, client: ClientId, ticket: int, said: RoundReport, scores: Scores) -> None:
         """Take a report; it is answered when all of the round are in, or their time is up.
@@ -249,8 +240,8 @@ class Coordinator:
         if member is None or member.ticket is None:
             return
         told = self._planner.assignment(self.round, strategy)
-        if self._teacher and strategy.next_state == "JOIN":
-            told = replace(told, taught=self._teacher.round)
+        if self.teacher and strategy.next_state == "JOIN":
+            told = replace(told, taught=self.teacher.round)
         ticket, member.ticket = member.ticket, None
         member.round, member.told = self.round, told
         real = told.deadline is not None and self.job.traces is None  # simulated seconds are no seconds of ours
@@ -262,24 +253,9 @@ class Coordinator:
         self._say(f"SendFLStrategy to client: {client} finished")
 
     def _tell(self, client: ClientId, ticket: int, told: Assignment) -> None:
-        """Send an assignment with its soft targets, or without, if they were of a round before the last."""
-        if not told.taught:
-            self._connections[client].reply(ticket, told)
-        elif self._teacher and told.taught == self._teacher.round:
-            self._connections[client].reply(ticket, told, [self._teacher.targets])
-        else:
-            self._connections[client].reply(ticket, replace(told, taught=0))
-
-    def _teach(self) -> None:
-        """Make soft targets of what the clients say of the pairs of the round that ends here."""
-        if self._teacher is None:
-            return
-        reports = [(c, m) for c, m in self.members.waiting.items() if m.round == self.round]
-        heard = {c: Heard(m.scores.logits, m.info.trained) for c, m in reports if m.scores.logits is not None}
-        loss = self._teacher.teach(self.round, heard)
-        if loss is not None:
-            self._report({"event": "taught", "round": self.round, "loss": loss, "weights": self._teacher.weights})
-            self._say(f"fl-ps > round {self.round}: teacher of {len(heard)} clients, loss {loss:g} on public labels")
+        """Send an assignment with its soft targets, or without, if there are none or they were of an earlier round."""
+        targets = self.teacher.targets_of(told.taught) if self.teacher else []
+        self._connections[client].reply(ticket, told if targets else replace(told, taught=0), targets)
 
     def _tell_round(self) -> None:
         """Say what the round that ends here has come to."""
@@ -288,11 +264,12 @@ class Coordinator:
         reports = self.members.of_round(self.round)
         self._say(f"last_round_total_fl_clients_num: {self.members.expected}, has recved fl client num: {len(reports)}")
         before = self._planner.end
-        self._teach()
         figures = self._planner.close(self.round, reports)
         self._report({"event": "round", "round": self.round, **figures})
         told = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
         self._say(f"fl-ps > round {self.round}: {told}")
+        if self.teacher and (taught := self.teacher.teach(self.round, heard_of(self.members.waiting, self.round))):
+            self._report({"event": "taught", "round": self.round, "loss": taught.loss, "weights": taught.weights})
         if self._planner.end and not before:
             self._report({"event": "ends_early", "round": self.round, "reason": self._planner.end})
             self._say(f"fl-ps > the job ends: {self._planner.end}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedps.config import Job
 from fedps.config.distillation import Distillation
+from fedps.coordinator.members import Member
 from fedps.data.public import Public
 from fedps.errors import RefusedError
 from fedps.types import ClientId, Values
@@ -31,6 +32,13 @@ class Heard(NamedTuple):
     trained: int
 
 
+class Taught(NamedTuple):
+    """What a round's teacher is: each client's part in it, and its mean cross-entropy against the labels that there are."""
+
+    weights: dict[ClientId, float]
+    loss: float
+
+
 class Teacher:
     """Makes soft targets of a round's logits, and keeps those of the last round.
 
@@ -42,42 +50,23 @@ class Teacher:
     Attributes:
         round: the round whose pairs the targets are of, 0 before the first.
         targets: float32[S], probabilities.
-        weights: each client's part in them.
     """
 
     def __init__(self, settings: Distillation, public: Public) -> None:
         self._settings, self._public = settings, public
         self.round, self.targets = 0, np.empty(0, np.float32)
-        self.weights: dict[ClientId, float] = {}
 
-    def check(self, logits: Values) -> None:
-        """Check what a client says of a round's pairs.
+    @property
+    def pairs(self) -> int:
+        """How many pairs a round is about."""
+        return self._public.drawn
 
-        Raises:
-            RefusedError: another number than asked for, or a value that is not finite.
-        """
-        if len(logits) != self._public.drawn:
-            raise RefusedError(
-                "malformed",
-                f"logits: {len(logits)} came, of {self._public.drawn} public pairs: is distillation.public_data the same"
-                " file everywhere?",
-            )
-        bad = np.flatnonzero(~np.isfinite(logits))
-        if len(bad):
-            raise RefusedError(
-                "not_finite", f"logits: {logits[bad[0]]} of public pair {bad[0]}: has training diverged?"
-            )
+    def targets_of(self, round_: int) -> list[Values]:
+        """Return the targets, if they are of this round; else nothing."""
+        return [self.targets] if 0 < round_ == self.round else []
 
-    def teach(self, round_: int, heard: Mapping[ClientId, Heard]) -> float | None:
-        """Combine a round's logits; if there are none, the last targets stay as they are.
-
-        Args:
-            round_: which.
-            heard: by client.
-
-        Returns:
-            The mean cross-entropy of the targets against the labels that there are; None if nobody was heard.
-        """
+    def teach(self, round_: int, heard: Mapping[ClientId, Heard]) -> Taught | None:
+        """Combine a round's logits, by client; if there are none, the last targets stay as they are."""
         if not heard:
             return None
         label = self._public.of_round(round_).label.astype(np.float64)
@@ -86,8 +75,8 @@ class Teacher:
         weights, bias = self._weights([one.trained for one in heard.values()], logits[:, known], label[known])
         z = (weights @ logits + bias) / self._settings.temperature
         self.round, self.targets = round_, sigmoid(z).astype(np.float32)
-        self.weights = dict(zip(heard, weights.tolist(), strict=True))
-        return float(np.sum((np.logaddexp(0, z) - label * z)[known]) / max(1, known.sum()))
+        loss = np.sum((np.logaddexp(0, z) - label * z)[known]) / max(1, known.sum())
+        return Taught(dict(zip(heard, weights.tolist(), strict=True)), float(loss))
 
     def _weights(self, trained: Sequence[int], logits: Floats, label: Floats) -> tuple[Floats, float]:
         if self._settings.teacher == "stacked" and len(label):
@@ -95,6 +84,31 @@ class Teacher:
         if self._settings.teacher == "weighted" and any(trained):
             return np.array(trained) / sum(trained), 0.0
         return np.full(len(trained), 1 / len(trained)), 0.0
+
+
+def heard_of(members: Mapping[ClientId, Member], round_: int) -> dict[ClientId, Heard]:
+    """Return what clients said of a round's pairs; those that said nothing of them are left out."""
+    reports = {client: m for client, m in members.items() if m.round == round_}
+    return {c: Heard(m.scores.logits, m.info.trained) for c, m in reports.items() if m.scores.logits is not None}
+
+
+def check_logits(logits: Values, teacher: Teacher | None) -> None:
+    """Check what a client says of a round's pairs, float32[S].
+
+    Raises:
+        RefusedError: nobody asked, or for another number, or a value is not finite.
+    """
+    if teacher is None:
+        raise RefusedError("order", "logits of public pairs, of which this job has none: is it the same job file?")
+    if len(logits) != teacher.pairs:
+        raise RefusedError(
+            "malformed",
+            f"logits: {len(logits)} came, of {teacher.pairs} public pairs: is distillation.public_data the same file"
+            " everywhere?",
+        )
+    bad = np.flatnonzero(~np.isfinite(logits))
+    if len(bad):
+        raise RefusedError("not_finite", f"logits: {logits[bad[0]]} of public pair {bad[0]}: has training diverged?")
 
 
 def make_teacher(job: Job) -> Teacher | None:
