@@ -55,3 +55,9 @@ def test_as_many_are_merged_as_train_at_once(runner: dict[str, Any], count: int,
     job = make_job(**runner)
     assert clients_at_once(job) == count
     assert rates(job) == pytest.approx((count**0.5, 10**0.5))
+
+
+def test_a_hundred_clients_move_shared_values_no_further_than_ten(make_job: MakeJob) -> None:
+    job = make_job()
+    runner = job.runner.model_copy(update={"worker_num": 100})
+    assert rates(job.model_copy(update={"runner": runner})) == pytest.approx((10**0.5, 10.0))

@@ -252,7 +252,7 @@ def test_a_window_merges_pushes_of_different_tables() -> None:
     gate.offer(ClientId("b"), 0, {"x": one, "y": one}, 0.0)
     merged = gate.close({ClientId("a"), ClientId("b")}, 1.0)
     assert merged is not None and list(merged) == ["x", "y"]
-    assert merged["y"].values.tolist() == [[1.0, 1.0]]
+    assert merged["y"].rows.values.tolist() == [[1.0, 1.0]]
 
 
 def test_a_full_table_refuses_a_push_before_any_of_it_is_applied(

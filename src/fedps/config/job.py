@@ -28,7 +28,7 @@ class Optimizer(Section):
     learning_rate: Positive = Field(0.001, description="step size")
     shared_learning_rate: Positive | None = Field(
         None,
-        description="step size of shared values; left out: learning_rate, for adam times √clients where theirs are averaged",
+        description="step size of shared values; left out: learning_rate, for adam times √clients, at most √10, where theirs are averaged",
     )
     private_learning_rate: Positive | None = Field(
         None, description="step size of private values; left out: learning_rate, for adam times √workers"
