@@ -1,5 +1,6 @@
 """Distillation on the client's side: what it trains on, what it says, and whole jobs that share nothing else."""
 
+import threading
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -172,3 +173,4 @@ def test_a_bad_public_file_ends_the_run(make_job: MakeJob, tmp_path: Path) -> No
     path.write_text(path.read_text() + "120,3,1\n")
     with pytest.raises(DataError, match=r"distillation.public_data: .*line 51"):
         ran(job, tmp_path / "run")
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("fedps deadlines")]

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from tests.conftest import MakeJob
 
-from fedps.client.parameters import job_rule
 from fedps.client.rates import clients_at_once, rate_of
+from fedps.client.rules import job_rule
 
 
 def rates(job: Any, name: str = "adam") -> tuple[float, float]:

@@ -7,9 +7,10 @@ import pytest
 from tests.conftest import MakeJob
 
 from fedps.client.learner import Learner
-from fedps.client.parameters import read_parameters, table_rule
+from fedps.client.parameters import read_parameters
 from fedps.client.plan import make_plan
 from fedps.client.reading import read_client
+from fedps.client.rules import table_rule
 from fedps.config import Job, TableOptimizer, TableParameters
 from fedps.errors import JobError
 from fedps.models.build import build

@@ -3,6 +3,7 @@
 import pytest
 from tests.config.conftest import Write
 
+from fedps.client.rules import server_rule
 from fedps.config import load_job, notes_of
 from fedps.errors import JobError
 from fedps.types import Rule
@@ -20,7 +21,7 @@ from fedps.types import Rule
     ],
 )
 def test_what_is_left_out_is_as_in_the_papers(overrides: tuple[str, ...], rule: Rule, write: Write) -> None:
-    found = load_job(write(), [f"server_optimizer.{o}" for o in overrides]).server_optimizer.rule
+    found = server_rule(load_job(write(), [f"server_optimizer.{o}" for o in overrides]).server_optimizer)
     if rule.name == "add":
         assert found.name == "add"
         return

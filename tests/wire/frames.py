@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -76,11 +77,15 @@ def unpack(frame: bytes) -> tuple[Any, bytes]:
     return msgspec.msgpack.decode(frame[8 : 8 + length]), frame[8 + length + -length % 8 :]
 
 
+Way = Callable[[random.Random, bytes], bytes]
+
+
 def spoil(rng: random.Random, good: Sequence[bytes] = GOOD) -> bytes:
     """Return one of the good frames with one to three things changed."""
     frame = rng.choice(good)
     for _ in range(rng.randint(1, 3)):
-        frame = rng.choice(WAYS)(rng, frame)
+        ways: list[Way] = [*WAYS, partial(_splice, other=rng.choice(good))]
+        frame = rng.choice(ways)(rng, frame)
     return frame
 
 
@@ -104,8 +109,7 @@ def _resize(rng: random.Random, frame: bytes) -> bytes:
     return frame[:4] + (size % 2**32).to_bytes(4, "little") + frame[8:]
 
 
-def _splice(rng: random.Random, frame: bytes) -> bytes:
-    other = rng.choice(GOOD)
+def _splice(rng: random.Random, frame: bytes, other: bytes) -> bytes:
     return frame[: rng.randrange(len(frame) + 1)] + other[rng.randrange(len(other)) :]
 
 
@@ -147,6 +151,4 @@ def _replace_one(rng: random.Random, value: Any) -> Any:
     return rng.choice([None, True, "", "item", "Leave", [], {}, float("nan"), 1e308, b"\xff", *EXTREME])
 
 
-WAYS: list[Callable[[random.Random, bytes], bytes]] = [
-    *(_truncate, _extend, _flip, _resize, _splice, _junk, _reword, _nest, _enlarge)
-]
+WAYS: list[Way] = [*(_truncate, _extend, _flip, _resize, _junk, _reword, _nest, _enlarge)]

@@ -19,6 +19,7 @@ from fedps.client.modes import build_mode, pull_all
 from fedps.client.plan import Plan, make_plan
 from fedps.client.reading import read_client
 from fedps.client.rounds import Coordinated, Rounds, Schedule
+from fedps.client.rules import server_rule
 from fedps.client.shard import ClientData
 from fedps.client.simulated import Simulated, find_device
 from fedps.client.trainer import Trained, Trainer, lists
@@ -157,7 +158,7 @@ class FLClient:
         runner = self.job.runner
         hello = Hello(self.job.name, self.client, secrets.token_hex(8))
         self._channels = [self._connect(k, hello) for k in range(runner.server_num)]
-        specs = self.learner.server_specs(runner.seed, self.job.server_optimizer.rule)
+        specs = self.learner.server_specs(runner.seed, server_rule(self.job.server_optimizer))
         compression = compression_of(self.job, self.client)
         self.shards = Shards(self._channels[:], specs, compression=compression)
         if runner.with_coordinator:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedps.client.engine import Engine, Gradients, Rates, Steps
-from fedps.client.parameters import Embedding, Parameters, dense_rule, job_rule, read_parameters
+from fedps.client.parameters import Embedding, Parameters, read_parameters
 from fedps.client.plan import Plan
+from fedps.client.rules import dense_rule, job_rule
 from fedps.client.shard import ClientData, Order
 from fedps.client.tables import LocalDense, LocalTable, Slots
 from fedps.config import Job

@@ -14,19 +14,12 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
-
-from fedps.client.rates import rate_of
-from fedps.config import Job, TableOptimizer, TableParameters, distillation
+from fedps.client.rules import table_rule
+from fedps.config import Job, TableParameters, distillation
 from fedps.errors import JobError
 from fedps.models import network as network_of
 from fedps.models.network import Network
-from fedps.types import Init, Rule, TableSpec
-
-WHOLE_TENSOR_RULE = {
-    "row_adagrad": "adagrad",
-    "shared_adam": "lazy_adam",
-}  # one scalar a row says nothing of a tensor
+from fedps.types import Init, TableSpec
 
 
 @dataclass(frozen=True)
@@ -97,36 +90,10 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     return Parameters(tuple(map(placed, network.embeddings)), shared, private, network.aliases)
 
 
-def job_rule(job: Job, private: bool) -> Rule:
-    """Return the job's optimizer as the rule of private, or of shared, values."""
-    o = job.hyper_parameters.optimizer
-    rate = rate_of(job, o.name, private)
-    return Rule(o.name, rate, o.beta1, o.beta2, o.epsilon, o.initial_g2, o.weight_decay)
-
-
-def table_rule(job: Job, own: TableOptimizer, private: bool) -> Rule:
-    """Return the rule of one table's rows: what it has of its own, the job's optimizer for the rest.
-
-    Args:
-        job: the job.
-        own: what `table_parameters` says of the table.
-        private: whether its rows never leave the client.
-    """
-    given = {k: v for k in type(own).model_fields if (v := getattr(own, k)) is not None}
-    rate = rate_of(job, own.name or job.hyper_parameters.optimizer.name, private)
-    return replace(job_rule(job, private), **({"learning_rate": rate} | given))
-
-
 def _spread(table: TableParameters) -> Init | None:
     """Return the start that the job gives a table's rows, None if it gives none."""
     edge = table.initial_range
     return None if edge is None else Init("uniform", -edge, edge)
-
-
-def dense_rule(rule: Rule) -> Rule:
-    """Return the rule for dense tensors: rules with one scalar a row fall back on their per-component kin."""
-    name = WHOLE_TENSOR_RULE.get(rule.name, rule.name)
-    return replace(rule, name=name)
 
 
 def _resolve(

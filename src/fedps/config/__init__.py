@@ -5,6 +5,7 @@ from fedps.config.description import describe
 from fedps.config.job import HyperParameters, Job, LimitSettings, Optimizer, Runner, TableOptimizer, TableParameters
 from fedps.config.loading import load_job
 from fedps.config.notes import notes_of
+from fedps.config.server_optimizer import ServerOptimizer
 
 __all__ = [
     "Allow",
@@ -13,6 +14,7 @@ __all__ = [
     "LimitSettings",
     "Optimizer",
     "Runner",
+    "ServerOptimizer",
     "TableOptimizer",
     "TableParameters",
     "describe",

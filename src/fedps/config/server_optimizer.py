@@ -1,4 +1,4 @@
-"""The servers' own optimizer: what it may be, and the rule of tables that it comes to.
+"""The servers' own optimizer, as a job names it; `client.rules` makes the rule of tables of it.
 
 Reddi et al., "Adaptive Federated Optimization", ICLR 2021, algorithm 2; momentum is FedAvgM (Hsu et al.,
 arXiv:1909.06335). See `table.rules` for the formulas.
@@ -9,15 +9,6 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from fedps.config.kinds import Positive, Section, Share, lower
-from fedps.types import Rule, RuleName
-
-RULES: dict[str, tuple[RuleName, float]] = {  # each one's rule of tables, and its step size where the job names none
-    "none": ("add", 1.0),
-    "momentum": ("fed_momentum", 0.1),
-    "adagrad": ("fed_adagrad", 0.1),
-    "adam": ("fed_adam", 0.01),
-    "yogi": ("fed_yogi", 0.01),
-}
 
 
 class ServerOptimizer(Section):
@@ -36,12 +27,3 @@ class ServerOptimizer(Section):
     )
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    @property
-    def rule(self) -> Rule:
-        """The rule of shared tables, that changes are pushed to."""
-        if self.name == "none":
-            return Rule("add")
-        beta1 = self.beta1 if self.beta1 is not None else 0.0 if self.name == "adagrad" else 0.9
-        name, rate = RULES[self.name]
-        return Rule(name, self.learning_rate or rate, beta1, self.beta2, self.tau)

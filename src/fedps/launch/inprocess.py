@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from fedps.client.fl_client import Handler, Key
@@ -53,14 +53,14 @@ def run_in_process(
     listen = _in_turn(listen)
     clients = list(client_files_of(job))
     with ExitStack() as stack:
-        servers = [_server(job, shard, run_dir, listen) for shard in range(job.runner.server_num)]
+        servers = [
+            stack.enter_context(closing(_server(job, shard, run_dir, listen))) for shard in range(job.runner.server_num)
+        ]
         coordinator = None
         if job.runner.with_coordinator:
             log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
             coordinator = make_coordinator(job, lambda e: listen(stamp("coordinator", "0", e)), log, selector, run_dir)
-            servers.append(LocalServer(coordinator))
-        for server in servers:
-            stack.callback(server.close)
+            servers.append(stack.enter_context(closing(LocalServer(coordinator))))
         _work(job, plan or make_plan(job), clients, servers, run_dir, listen, allow, handlers, failures)
     if coordinator is not None and coordinator.failure is not None:
         raise coordinator.failure
