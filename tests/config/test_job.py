@@ -113,7 +113,7 @@ def test_a_name_leads_nowhere_else(write: Write, name: str) -> None:
 
 
 @given(
-    rate=st.floats(1e-9, 1e9),
+    rate=st.floats(1e-9, 1e6),
     layers=st.lists(st.integers(1, 500).map(lambda n: 2 * n), min_size=2, max_size=6),
     names=st.lists(st.text(min_size=1, max_size=8), max_size=3, unique=True),
     timeout=st.floats(0.001, 1e6),

@@ -84,6 +84,12 @@ def test_an_answer_that_cannot_be_followed(make_job: MakeJob, answer: Any, why: 
 @pytest.mark.parametrize(
     ("mode", "loss", "fields", "why"),
     [
+        (
+            "sync",
+            "bce",
+            {"learning_rate": 2.0},
+            "learning_rate 2: is more than 100 times the job's, 0.001: raise that one",
+        ),
         ("geo", "bpr", {"batch_size": 33}, "batch_size 33: with loss bpr a batch is pairs of .* even, e.g. 34"),
         ("round", "bce", {"geo_step": 5}, "geo_step 5: round has no windows of so many batches: leave it out, or use"),
         ("geo", "bce", {"geo_step": 2.5}, "geo_step 2.5: must be a positive whole number"),
@@ -111,13 +117,13 @@ def test_a_strategy_may_be_a_mapping_and_is_told_in_plain_values(make_job: MakeJ
     extra = {"temperature": 2, "layers": ["a", {"b": None}]}
     told = {
         "next_state": "JOIN",
-        "learning_rate": np.float64(0.5),
+        "learning_rate": np.float64(0.05),
         "batch_size": np.int32(8),
         "deadline": 3,
         "extra": extra,
     }
     strategy = said(make_job, {"a": told, "b": {}})[ClientId("a")]
-    assert strategy == FLStrategy("JOIN", None, 0.5, 8, 3.0, extra)
+    assert strategy == FLStrategy("JOIN", None, 0.05, 8, 3.0, extra)
     assert type(strategy.learning_rate) is float and type(strategy.batch_size) is int
     extra["temperature"] = 3
     assert strategy.extra["temperature"] == 2

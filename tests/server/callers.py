@@ -69,9 +69,11 @@ class Caller(Stranger):
         return next(r.arrays[0].tolist() for r in self.replies if r.ticket == ticket)
 
 
-def push(sequence: int, keys: object, values: object, clock: int = 0) -> tuple[Push, object, object, object, object]:
+def push(
+    sequence: int, keys: object, values: object, clock: int = 0, rate: float = 1.0
+) -> tuple[Push, object, object, object, object]:
     bias = np.zeros((1, 3), np.float32)
-    return Push(("rows", "bias"), sequence, clock), np.asarray(keys, np.int64), values, NO_KEYS, bias
+    return Push(("rows", "bias"), sequence, clock, rate=rate), np.asarray(keys, np.int64), values, NO_KEYS, bias
 
 
 def ones(n: int, value: float = 1.0) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ NO_CHANGE = np.zeros((1, 3), np.float32)
 Said = tuple[Push, list[NDArray[Any]]]
 Maker = Callable[[int, int], Said]  # a sequence and a clock make a push
 WEIGHTS = cycle([0.0, -1.0, float("nan"), float("inf"), 1e-46, 1e300])
-RATES = cycle([-1e-9, float("nan"), float("inf"), 1e7])
+RATES = cycle([-1e-9, float("nan"), float("inf"), 101.0])
 
 
 def plain(keys: object, values: object, sequence: int, clock: int, weight: float = 1.0, rate: float = 1.0) -> Said:
@@ -140,3 +140,12 @@ def test_the_largest_values_leave_every_table_finite(make_job: MakeJob, tmp_path
             assert isinstance(done, Done)
     assert np.isfinite(server.store.pull("rows", np.arange(10))).all()
     assert np.isfinite(server.store.export()["rows"][2]).all()  # optimizer state too
+
+
+@pytest.mark.parametrize("mode", ["geo", "round"])
+def test_a_change_is_taken_whole(mode: str, make_job: MakeJob, tmp_path: Path) -> None:
+    server = ParameterServer(make_job(sync_mode=mode), 0, tmp_path / "run", lambda event: None)
+    caller = Caller(server, "a").join()
+    answer = caller.ask(*plain([2], ones(1), 1, 0, rate=0.5))
+    assert isinstance(answer, Refused) and answer.kind == "malformed"
+    assert isinstance(caller.ask(*plain([2], ones(1), 1, 0)), Done)

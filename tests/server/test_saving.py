@@ -76,6 +76,17 @@ def test_a_delta_holds_what_changed_and_names_what_it_builds_on(make_job: MakeJo
     np.testing.assert_allclose(there["rows"].values, caller.rows(3, 5, 7, 9), rtol=1e-6)
 
 
+def test_what_is_owed_to_rows_of_earlier_saves_is_paid_at_the_last_rate(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job(sync_mode="async", epochs=2, save_mode="delta"), tmp_path)
+    caller = Caller(server, "0").join(*MOVING)
+    for epoch, (key, rate) in enumerate(((3, 1.0), (5, 0.01)), 1):
+        assert isinstance(caller.ask(*push(epoch, [key], ones(1), rate=rate)), Done)
+        for stage in ("trained", "evaluated"):
+            assert isinstance(caller.ask(Barrier(epoch, stage)), Done)
+    there = saved.read_model(tmp_path / "model" / "2")
+    np.testing.assert_allclose(there["rows"].values, caller.rows(3, 5), rtol=1e-6)
+
+
 def test_base_holds_values_alone(make_job: MakeJob, tmp_path: Path) -> None:
     server = make_server(make_job(sync_mode="async", save_mode="base"), tmp_path)
     caller = train(server, [3, 5], tables=MOVING)

@@ -34,7 +34,7 @@ OWN = {
 }  # async averages nobody: its rate is the plain one
 NEGATIVES = 8
 ONCE = ("async", "sync", "round")  # with one seed: 20 passes take many minutes, or come to little
-HEAD = ("", "HR@10", "± ", "NDCG@10", "±", "AUC", "MiB sent a pass", "seconds, all in")
+HEAD = ("", "HR@10", "± HR", "NDCG@10", "± NDCG", "AUC", "MiB sent a pass", "seconds, all in")
 ABOUT = (
     "`fedps run` of examples/quickstart.yaml (NCF_MLP, user table private, Adam at 0.001, batch 512), a worker process a"
     " client and 1 server. HR@10 and NDCG@10 of 1 positive among 99 negatives after the last pass; ± is half of the way"

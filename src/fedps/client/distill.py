@@ -46,13 +46,17 @@ class Distiller:
         """Take the teacher's word for the pairs of a round; `targets`: float32[S], probabilities.
 
         Raises:
-            FedpsError: another number of targets than of pairs.
+            FedpsError: another number of targets than of pairs, or one that is no probability.
         """
         pairs, labelled = self._public.of_round(round_), len(self._public.samples.label)
         if len(targets) != len(pairs.user):
             raise FedpsError(
                 f"{len(targets)} soft targets came, for {len(pairs.user)} public pairs of round {round_}: is"
                 " distillation.public_data the same file everywhere?"
+            )
+        if not ((targets >= 0) & (targets <= 1)).all():  # NaN is neither
+            raise FedpsError(
+                f"soft targets of round {round_} lie outside [0, 1]: is the coordinator what it should be?"
             )
         for column in COLUMNS:
             getattr(self._data.train, column)[labelled:] = getattr(pairs, column)

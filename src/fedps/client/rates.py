@@ -51,6 +51,8 @@ def clients_at_once(job: Job) -> int:
     """Return how many clients' changes are merged at a time."""
     runner = job.runner
     workers = runner.worker_num or 1
+    if runner.sync_mode == "geo" and runner.geo_merge == "buffered":
+        return min(runner.buffered, workers)
     if not runner.with_coordinator or runner.client_selector == "all":
         return workers
     return runner.clients_per_round or (workers + 1) // 2

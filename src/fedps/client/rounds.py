@@ -84,7 +84,7 @@ class Coordinated:
         if not isinstance(told, Assignment):
             raise WireError(f"a report was answered by {type(told).__name__}")
         self._round = told.round
-        if told.taught and self._taught is not None:
+        if told.taught > 0 and self._taught is not None:
             self._taught(told.taught, frame.arrays[0])
         print(f"fl-ps > rpc service call cost time: {1000 * seconds:.1f} ms", file=self._log)
         strategy = {"iteration_num": told.iterations, "next_state": told.state, "round": told.round}

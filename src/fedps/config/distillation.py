@@ -42,6 +42,10 @@ def misfits(job: "Job") -> list[str]:
         found.append(
             f"{told}it is the coordinator that makes the teacher: set runner.with_coordinator: true, or leave it out"
         )
+    if job.traces is not None:
+        found.append(
+            f"{told}simulated devices do not count what is trained and sent for it: leave it or simulation.traces out"
+        )
     if job.hyper_parameters.loss == "bpr":
         found.append(
             "hyper_parameters.loss: bpr: compares pairs, and knows no soft targets; use bce with distillation.public_data"

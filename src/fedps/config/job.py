@@ -12,7 +12,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from fedps.config.distillation import Distillation
-from fedps.config.kinds import Count, Positive, Seconds, Section, Share, Whole, Word, lower, number, word, word_or_none
+from fedps.config.kinds import (
+    Count,
+    Positive,
+    Rate,
+    Seconds,
+    Section,
+    Share,
+    Whole,
+    Word,
+    lower,
+    number,
+    word,
+    word_or_none,
+)
 from fedps.config.server_optimizer import ServerOptimizer
 from fedps.config.source import dump
 
@@ -25,12 +38,12 @@ class Optimizer(Section):
     name: Annotated[OptimizerName, BeforeValidator(lower)] = Field(
         "adam", alias="class", description="adam is torch.optim.Adam of the whole table, computed lazily"
     )
-    learning_rate: Positive = Field(0.001, description="step size")
-    shared_learning_rate: Positive | None = Field(
+    learning_rate: Rate = Field(0.001, description="step size")
+    shared_learning_rate: Rate | None = Field(
         None,
-        description="step size of shared values; left out: learning_rate, for adam times √clients, at most √10, where theirs are averaged",
+        description="step size of shared values; left out: learning_rate, for adam × √clients (at most √10) where they are averaged",
     )
-    private_learning_rate: Positive | None = Field(
+    private_learning_rate: Rate | None = Field(
         None, description="step size of private values; left out: learning_rate, for adam times √workers"
     )
     beta1: Share = Field(0.9, description="Adam: decay of the mean gradient")
@@ -51,7 +64,9 @@ class Optimizer(Section):
         0.0, description="linear, cosine: share of the rates left at the end"
     )
     step_epochs: Count = Field(5, description="step: epochs between two changes of the rates")
-    step_factor: Positive = Field(0.5, description="step: what the rates are multiplied with then")
+    step_factor: Annotated[Positive, Field(le=1)] = Field(
+        0.5, description="step: what the rates are multiplied with then"
+    )
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -204,6 +219,11 @@ class Runner(Section):
     step_timeout: Seconds = Field(60.0, description="seconds after which a silent client is left behind")
     reconnect_timeout: Seconds = Field(10.0, description="seconds a lost connection may take to come back")
 
+    @property
+    def buffered(self) -> int:
+        """Pushes that geo `buffered` merges at a time."""
+        return self.buffer or max((self.worker_num or 1) // 2, 1)
+
 
 class TableOptimizer(Section):
     """What one table has otherwise; what is left out is that of `hyper_parameters.optimizer`."""
@@ -211,7 +231,7 @@ class TableOptimizer(Section):
     name: Annotated[OptimizerName | None, BeforeValidator(lower)] = Field(
         None, alias="class", description="how gradients change this table's rows"
     )
-    learning_rate: Positive | None = Field(None, description="step size; taken as it stands for private rows too")
+    learning_rate: Rate | None = Field(None, description="step size; taken as it stands for private rows too")
     beta1: Share | None = Field(None, description="Adam: decay of the mean gradient")
     beta2: Share | None = Field(None, description="Adam: decay of the mean squared gradient")
     epsilon: Annotated[Positive, Field(lt=1)] | None = Field(None, description="added to the denominator")

@@ -36,6 +36,7 @@ Whole = Annotated[int, Field(ge=0), BeforeValidator(number)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(number)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator(number)]
+Rate = Annotated[Positive, Field(le=1e6)]  # more than that a server refuses
 Seconds = Positive
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fedps.config.job import Job
 
+MAX_SHARE = 100.0  # of the job's learning rate, that a round or a push may take
 SELECTORS = ("all", "random", "round_robin", "by_samples", "power_of_choice", "oort", "fedcs")  # built in
 
 
@@ -28,6 +29,9 @@ def unfit(
     ):
         if value is not None and not 0 < value < math.inf:
             return f"{name} {value}: must be a positive {kind}"
+    rate = job.hyper_parameters.optimizer.learning_rate
+    if learning_rate is not None and learning_rate > MAX_SHARE * rate:
+        return f"learning_rate {learning_rate:g}: is more than {MAX_SHARE:g} times the job's, {rate:g}: raise that one"
     if batch_size is not None and batch_size % 2 and job.hyper_parameters.loss == "bpr":
         return (
             f"batch_size {batch_size}: with loss bpr a batch is pairs of samples: make it even, e.g. {batch_size + 1}"

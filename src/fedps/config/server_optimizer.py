@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from fedps.config.kinds import Positive, Section, Share, lower
+from fedps.config.kinds import Positive, Rate, Section, Share, lower
 
 
 class ServerOptimizer(Section):
@@ -17,12 +17,12 @@ class ServerOptimizer(Section):
     name: Annotated[Literal["none", "momentum", "adagrad", "adam", "yogi"], BeforeValidator(lower)] = Field(
         "none", alias="class", description="geo, round: none adds the merged change; the others take it for a gradient"
     )
-    learning_rate: Positive | None = Field(
+    learning_rate: Rate | None = Field(
         None, description="step size; left out: 0.1 for momentum and adagrad, 0.01 for adam and yogi"
     )
     beta1: Share | None = Field(None, description="decay of the mean change; left out: 0.9, 0 for adagrad")
     beta2: Share = Field(0.99, description="adam, yogi: decay of the mean squared change")
-    tau: Annotated[Positive, Field(lt=1)] = Field(
+    tau: Annotated[Positive, Field(ge=1e-30, lt=1)] = Field(
         1e-3, description="adagrad, adam, yogi: added to the root of it; its square is where it starts"
     )
 

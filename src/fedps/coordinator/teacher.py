@@ -2,7 +2,7 @@
 
 Clients of networks and weights of their own learn from each other by their predictions (FedMD: Li & Wang,
 arXiv:1910.03581, algorithm 1; ensembles as teachers: Lin et al., NeurIPS 2020, section 3). Logits are claims like all
-that clients report: each is held within ±`BOUND`, so that none outweighs the others.
+that clients report: each is held within ±`BOUND`. With `weighted`, how much a client trained is a claim, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ class Teacher:
 
 def heard_of(members: Mapping[ClientId, Member], round_: int) -> dict[ClientId, Heard]:
     """Return what clients said of a round's pairs; those that said nothing of them are left out."""
-    reports = {client: m for client, m in members.items() if m.round == round_}
+    reports = {client: m for client, m in members.items() if m.round == round_ and m.joins}
     return {c: Heard(m.scores.logits, m.info.trained) for c, m in reports.items() if m.scores.logits is not None}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.config.selection import MAX_SHARE
 from fedps.errors import RefusedError
 from fedps.server.members import STAGES, Stop
 from fedps.table import rules
@@ -23,7 +24,6 @@ from fedps.wire.messages import Barrier, Hello, Push
 MAX_VALUE = 1e9
 MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e9
 MAX_RATE, MIN_EPSILON = 1e6, 1e-30
-MAX_SHARE = 1e6  # of a learning rate
 MAX_NAME = 256  # characters: names go into events and reasons
 MAX_SIDES, MAX_RULES = 8, 16  # dimensions of a tensor; different rules of one declaration
 INDEX_BYTES = 136  # of address space a row, at most (see `sparse.Index`)
@@ -70,14 +70,16 @@ def values(table: TableName, array: NDArray[np.float32]) -> None:
         )
 
 
-def push(said: Push, limits: Limits) -> None:
-    """Check a push's own numbers."""
+def push(said: Push, limits: Limits, optimizes: bool) -> None:
+    """Check a push's own numbers. `optimizes`: whether it brings gradients; a change is taken whole."""
     if said.sequence < 1:
         raise RefusedError("stale", f"push {said.sequence}: pushes are counted from 1")
     if not MIN_WEIGHT <= said.weight <= MAX_WEIGHT:
         raise RefusedError("malformed", f"weight {said.weight} lies outside [{MIN_WEIGHT:g}, {MAX_WEIGHT:g}]")
     if not 0 <= said.rate <= MAX_SHARE:
         raise RefusedError("malformed", f"rate {said.rate} lies outside [0, {MAX_SHARE:g}]")
+    if said.rate != 1 and not optimizes:
+        raise RefusedError("malformed", f"rate {said.rate}: of a gradient alone a share of the learning rate is taken")
     if said.parts > limits.parts:
         raise RefusedError("too_large", f"{said.parts} parts pass the limit of {limits.parts} parts a push")
     if not 0 <= said.part < said.parts:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from fedps.errors import LimitError, RefusedError, TableError, WireError
 from fedps.server import checks
-from fedps.server.gate import MAX_AHEAD
 from fedps.server.members import Member
 from fedps.server.parts import HalfPush
 from fedps.table.store import refusal
@@ -169,7 +168,7 @@ class Connection:
 
     def _push(self, push: Push, arrays: Sequence[Array]) -> Done:
         member, server = self._joined, self._server
-        checks.push(push, server.limits)
+        checks.push(push, server.limits, server.job.runner.sync_mode in ("sync", "async"))
         if push.sequence <= member.sequence:
             return Done(server.clock)  # a repeat: it was applied when it first came
         if push.sequence > member.sequence + 1:
@@ -230,7 +229,7 @@ class Connection:
         if server.is_merged(pull.after):
             self._answer(ticket, pull, arrays)
             return
-        if pull.after > server.clock + MAX_AHEAD:
+        if server.gate and pull.after > server.clock + server.gate.ahead:
             raise RefusedError("stale", f"after {pull.after} is too far ahead of clock {server.clock}")
         size += sum(a.nbytes for a in arrays) + checks.OVERHEAD // 64
         if self._waiting >= limits.waiting or self._waiting_bytes + size > limits.held_bytes:

@@ -5,7 +5,7 @@ A gate knows tables and clients by name only; what a merged push does to a row i
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from statistics import fmean
+from statistics import median
 from typing import Protocol
 
 from fedps.config import Runner
@@ -56,7 +56,7 @@ class Gate(Protocol):
 def make_gate(runner: Runner) -> Gate | None:
     """Return the gate of a job's mode; None where each push is applied at once."""
     if runner.sync_mode == "geo" and runner.geo_merge == "buffered":
-        return BufferGate(runner.buffer or max((runner.worker_num or 1) // 2, 1))
+        return BufferGate(runner.buffered)
     combine = _windowed_merge(runner)
     return WindowGate(combine) if combine else None
 
@@ -171,7 +171,7 @@ class BufferGate:
 
 
 def _merged(pushes: Sequence[Offer], combine: Merge) -> dict[TableName, Merged]:
-    """Combine the pushes table by table; clients on different parts of a schedule take the mean of their rates."""
+    """Combine the pushes table by table; clients on different parts of a schedule take the median of their rates."""
     tables = dict.fromkeys(table for push in pushes for table in push)
     found = {table: [push[table] for push in pushes if table in push] for table in tables}
-    return {table: Merged(combine(changes), fmean(c.rate for c in changes)) for table, changes in found.items()}
+    return {table: Merged(combine(changes), median(c.rate for c in changes)) for table, changes in found.items()}

@@ -57,7 +57,7 @@ class Saver:
         if self._mode == "base":
             tables = {name: _values_only(*table) for name, table in tables.items()}
         folder = self._folder / str(epoch)
-        facts = {"epoch": epoch, **self._facts, "base": base, "steps": store.steps()}
+        facts = {"epoch": epoch, **self._facts, "base": base, "steps": store.steps(), "rates": store.rates()}
         check = snapshot.save(folder, self._name, tables, facts)
         store.mark_saved()
         self._last, self._of = {"epoch": epoch, "check": check}, store

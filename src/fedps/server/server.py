@@ -287,10 +287,6 @@ class ParameterServer:
             if merged is None:
                 break
             self._apply(merged)
-            ready = [w for w in self._waiting if self.is_merged(w.after)]
-            self._waiting = [w for w in self._waiting if not self.is_merged(w.after)]
-            for waiting in ready:
-                waiting.answer()
         stop = self.members.gathered
         if stop is not None:
             if self.gate and stop.stage == STAGES[0]:
@@ -306,8 +302,13 @@ class ParameterServer:
                 answer()
 
     def _apply(self, merged: Mapping[TableName, Merged]) -> None:
+        """Push what was merged, and answer the pulls that waited for it."""
         for name, (rows, rate) in merged.items():
             self.store.push(name, rows.keys, rows.values, rate)
+        ready = [w for w in self._waiting if self.is_merged(w.after)]
+        self._waiting = [w for w in self._waiting if not self.is_merged(w.after)]
+        for waiting in ready:
+            waiting.answer()
 
     def save(self, epoch: int) -> None:
         """Write this shard's tables.

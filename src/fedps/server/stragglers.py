@@ -8,7 +8,7 @@ from fedps.types import ClientId
 def stragglers(job: Job, members: Members, since: float, now: float) -> list[ClientId]:
     """Return who is to be left behind.
 
-    Where clients wait for each other at every step or window (sync, geo but for `buffered`), all are as slow as the
+    Where clients wait for each other at every step or window (sync, geo with `heat` or `adaptive`), all are as slow as the
     slowest one, and only `step_timeout` tells who that is. Simulated devices have a clock of their own.
 
     Args:
@@ -18,8 +18,8 @@ def stragglers(job: Job, members: Members, since: float, now: float) -> list[Cli
         now: the time.
     """
     runner, settings = job.runner, job.selector
-    unhurried = runner.sync_mode in ("round", "async") or (runner.sync_mode, runner.geo_merge) == ("geo", "buffered")
-    own_pace = runner.with_coordinator and unhurried and job.traces is None
+    together = runner.sync_mode == "sync" or (runner.sync_mode == "geo" and runner.geo_merge in ("heat", "adaptive"))
+    own_pace = runner.with_coordinator and not together and job.traces is None
     training = members.training
     if not own_pace or not training or not members.standing:
         return []

@@ -21,6 +21,11 @@ class DenseTable:
         self._rule, self._constants = kernels.RULES.index(spec.rule.name), kernels.constants(spec.rule)
         self.block = np.zeros((1, rules.width(spec.rule, spec.dim)), np.float32)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last push."""
+        return float(self._constants[kernels.LEARNING_RATE])
+
     def seed(self, values: Values) -> bool:
         """Set the start, float32[1, dim]; only the first call counts. Returns whether it did."""
         if self.seeded:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from fedps.config import Job
@@ -112,7 +113,9 @@ def read_model(folder: Path, shard: int = 0, shards: int = 1) -> dict[TableName,
 def read_private(folder: Path) -> dict[TableName, Saved]:
     """Read what a client saved for itself in one epoch. Raises DataError: missing, torn, or it does not fit."""
     tables, _ = snapshot.load(folder, PRIVATE)
-    return {name: _settled(_fitting(folder, spec, keys, block), 0) for name, (spec, keys, block) in tables.items()}
+    return {
+        name: _settled(_fitting(folder, spec, keys, block), 0, None) for name, (spec, keys, block) in tables.items()
+    }
 
 
 def private_save(folder: Path, epoch: int) -> Path | None:
@@ -200,6 +203,8 @@ def _chain(folder: Path, shard: int, shards: int) -> dict[TableName, Saved]:
     _check_place(folder, name, facts, shard, shards)
     told = facts.get("steps")
     steps: dict[TableName, int] = told if isinstance(told, dict) else {}
+    told = facts.get("rates")
+    rates: dict[TableName, float] = told if isinstance(told, dict) else {}
     newest = {t: _fitting(folder, spec, keys, block) for t, (spec, keys, block) in tables.items()}
     layers, at, base = [newest], folder, facts.get("base")
     while base is not None:
@@ -208,7 +213,8 @@ def _chain(folder: Path, shard: int, shards: int) -> dict[TableName, Saved]:
         _check_place(at, name, facts, shard, shards)
         layers.append({t: _fitting(at, spec, keys, block) for t, (spec, keys, block) in tables.items()})
         base = facts.get("base")
-    return {t: _settled(_laid([layer[t] for layer in layers if t in layer], folder), steps.get(t, 0)) for t in newest}
+    whole = {t: _laid([layer[t] for layer in layers if t in layer], folder) for t in newest}
+    return {t: _settled(saved, steps.get(t, 0), rates.get(t)) for t, saved in whole.items()}
 
 
 def _check_place(folder: Path, name: str, facts: Mapping[str, Any], shard: int, shards: int) -> None:
@@ -263,15 +269,16 @@ def _laid(layers: list[Saved], folder: Path) -> Saved:
     return Saved(newest.spec, keys, np.concatenate([layer.block for layer in layers])[at], 0)
 
 
-def _settled(saved: Saved, steps: int) -> Saved:
-    """Bring rows up to the table's steps: what was saved earlier has its momentum still to come."""
+def _settled(saved: Saved, steps: int, rate: float | None) -> Saved:
+    """Bring rows up to the table's steps: what was saved earlier has its momentum still to come, at the table's last rate."""
     if saved.spec.rule.name != "adam":
         return saved._replace(steps=steps)
     last = saved.block[:, -1]
     steps, block = max(steps, int(last.max(initial=0))), saved.block  # a client does not write down its tables' steps
     if ((last > 0) & (last < steps)).any():
         block = np.array(block)
-        rules.settle(saved.spec.rule, block, steps)
+        rule = saved.spec.rule
+        rules.settle(rule if rate is None else replace(rule, learning_rate=rate), block, steps)
     return saved._replace(block=block, steps=steps)
 
 

@@ -103,6 +103,11 @@ class SparseTable:
     def __len__(self) -> int:
         return self._rows
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last push."""
+        return float(self._constants[kernels.LEARNING_RATE])
+
     def pull(self, keys: Keys) -> Values:
         """Return rows float32[U, dim], making those that are new.
 

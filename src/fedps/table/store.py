@@ -86,6 +86,10 @@ class Store:
         """Return how many pushes each table has had."""
         return {name: table.steps for name, table in self._tables.items()}
 
+    def rates(self) -> dict[TableName, float]:
+        """Return the learning rate that each table took last: what is still owed to its rows is paid at it."""
+        return {name: table.rate for name, table in self._tables.items()}
+
     def mark_saved(self) -> None:
         """Count all rows as saved."""
         for table in self._tables.values():
