@@ -34,14 +34,14 @@ class Keeps(ClientSelectorBase):
 def test_a_strategy_arrives_whole(job: Job) -> None:
     selector = Keeps(job)
     selector.strategies = {
-        "a": FLStrategy("JOIN", 7, 0.25, 64, 9.0, {"note": [1, "x"]}, 3),
+        "a": FLStrategy("JOIN", 7, 0.05, 64, 9.0, {"note": [1, "x"]}, 3),
         "b": FLStrategy("WAIT", deadline=1),
     }
     coordinator = started(with_keys(job, worker_num=2, selector={"deadline": 30.0}), [], selector)
     a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
     a.report(0)
     b.report(0)
-    assert a.told == [Assignment(1, "JOIN", 7, True, 0.25, 64, 9.0, {"note": [1, "x"]}, 3)]
+    assert a.told == [Assignment(1, "JOIN", 7, True, 0.05, 64, 9.0, {"note": [1, "x"]}, 3)]
     assert b.told == [Assignment(1, "WAIT")]
 
 

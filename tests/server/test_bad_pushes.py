@@ -146,6 +146,7 @@ def test_the_largest_values_leave_every_table_finite(make_job: MakeJob, tmp_path
 def test_a_change_is_taken_whole(mode: str, make_job: MakeJob, tmp_path: Path) -> None:
     server = ParameterServer(make_job(sync_mode=mode), 0, tmp_path / "run", lambda event: None)
     caller = Caller(server, "a").join()
-    answer = caller.ask(*plain([2], ones(1), 1, 0, rate=0.5))
+    (half, arrays), (whole, same) = plain([2], ones(1), 1, 0, rate=0.5), plain([2], ones(1), 1, 0)
+    answer = caller.ask(half, *arrays)
     assert isinstance(answer, Refused) and answer.kind == "malformed"
-    assert isinstance(caller.ask(*plain([2], ones(1), 1, 0)), Done)
+    assert isinstance(caller.ask(whole, *same), Done)

@@ -39,7 +39,8 @@ def as_markdown(report: Report, plots: bool) -> str:
         report: the suite's.
         plots: whether to show the plots beside them.
     """
-    lines = ["# Measured", "", *_head(report), "", "## Aims", "", *aims_table(report.aims), ""]
+    lines = ["# Measured", "", *_head(report), ""]
+    lines += ["## Aims", "", *aims_table(report.aims), ""] if report.aims else []
     for result in report.results.values():
         lines += _section(result, plots)
     lines += [f"**{name} failed**: {why}" for name, why in report.failed.items()]

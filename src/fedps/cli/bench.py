@@ -60,6 +60,8 @@ def bench(
 
     report = run_suite(subjects, data, "quick" if quick else "full", Console(stderr=True))
     notes = write_report(report, out)
-    print(*aims_table(report.aims), *notes, f"written: {out / 'bench.md'}, bench.json", sep="\n")
+    print(
+        *(aims_table(report.aims) if report.aims else ()), *notes, f"written: {out / 'bench.md'}, bench.json", sep="\n"
+    )
     if report.failed:
         raise SystemExit(FAILED)
