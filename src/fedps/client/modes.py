@@ -14,6 +14,7 @@ from fedps.client.learner import Learner
 from fedps.client.shard import Order
 from fedps.client.tables import Slots
 from fedps.config import Job
+from fedps.config.merging import LOCKSTEP
 from fedps.net.shards import PullTicket, PushTicket, Shards
 from fedps.types import NO_KEYS, Rows, TableName, Values
 
@@ -245,7 +246,7 @@ def build_mode(job: Job, learner: Learner, shards: Shards, samples: int) -> Mode
     original = runner.geo_merge == "original"
     return EachWindow(
         learner, shards, size=runner.geo_step, lead=runner.geo_overlap,
-        gated=runner.geo_merge in ("heat", "adaptive"), versioned=runner.geo_merge == "buffered",
+        gated=runner.geo_merge in LOCKSTEP, versioned=runner.geo_merge == "buffered",
         keep=1 - 1 / (runner.worker_num or 1) if original else 0.0, timeout=timeout,
     )  # fmt: skip
 

@@ -13,10 +13,9 @@ share: √N less for the same samples.
 """
 
 from fedps.config import Job
+from fedps.config.merging import ADAMS, AVERAGED
 
-ADAMS = ("adam", "lazy_adam", "shared_adam")
 ENOUGH = 10  # clients; what more of them average does not make moves larger
-AVERAGING = ("mean", "heat", "adaptive", "buffered")  # values of `geo_merge`
 
 
 def rate_of(job: Job, name: str, private: bool) -> float:
@@ -44,7 +43,7 @@ def _shared_factor(job: Job, name: str) -> float:
 
 def _averages(job: Job) -> bool:
     runner = job.runner
-    return runner.sync_mode in ("sync", "round") or (runner.sync_mode == "geo" and runner.geo_merge in AVERAGING)
+    return runner.sync_mode in ("sync", "round") or (runner.sync_mode == "geo" and runner.geo_merge in AVERAGED)
 
 
 def clients_at_once(job: Job) -> int:

@@ -7,10 +7,9 @@ from pathlib import Path
 from fedps.config import distillation, selection
 from fedps.config.classes import is_class_path
 from fedps.config.job import Job
+from fedps.config.merging import MERGED
 from fedps.config.mistakes import nearest, shown
 from fedps.errors import JobError
-
-GATED = ("heat", "adaptive", "buffered")  # values of `geo_merge` by which servers merge pushes before they apply them
 
 
 def mistakes_of(job: Job, wrong: Collection[str] = ()) -> list[str]:
@@ -231,13 +230,13 @@ def _proximal(job: Job) -> list[str]:
 
 def _server_optimizer(job: Job) -> list[str]:
     name, mode, merge = job.server_optimizer.name, job.runner.sync_mode, job.runner.geo_merge
-    if name == "none" or mode == "round" or (mode == "geo" and merge in GATED):
+    if name == "none" or mode == "round" or (mode == "geo" and merge in MERGED):
         return []
     told = f"server_optimizer.class: {name}: "
     if mode == "geo":
         return [
             f"{told}geo_merge {merge} applies each push as it comes, and merges nothing that an optimizer could take; leave"
-            f" the class out, or use geo_merge {', '.join(GATED[:-1])} or {GATED[-1]}"
+            f" the class out, or use geo_merge {', '.join(MERGED[:-1])} or {MERGED[-1]}"
         ]
     return [
         f"{told}in {mode} the servers optimize by hyper_parameters.optimizer; leave the class out, or use sync_mode geo or"

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from fedps.config import distillation
 from fedps.config.allow import Allow
 from fedps.config.job import Job, Runner
+from fedps.config.merging import ADAMS
 
-ADAMS = ("adam", "lazy_adam", "shared_adam")
 SERVERS = ("momentum", "adagrad", "adam", "yogi")
 PIPED = ("QueueDataset", "InmemoryDataset")
 OWN = ("DataLoader", "RecDataset")

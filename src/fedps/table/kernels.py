@@ -24,7 +24,7 @@ _f8r = types.Array(types.float64, 1, "C", readonly=True)
 EMPTY = 0  # the index holds slot + 1, so that untouched memory means: nothing here
 LEARNING_RATE = 0  # its place among a rule's constants
 AHEAD = 16  # entries of the index asked for before their turn
-RULES: tuple[RuleName, ...] = (
+RULES: tuple[RuleName, ...] = (  # the `fed_` ones stand last: `change` counts on it
     "add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam",
     "fed_momentum", "fed_adagrad", "fed_adam", "fed_yogi",
 )  # fmt: skip
