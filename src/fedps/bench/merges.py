@@ -28,10 +28,8 @@ SHORT = {"full": tuple(MODES), "quick": ("async", "geo adaptive", "geo mean", "r
 SEEDS = {"full": (0, 1, 2), "quick": (0,), "tiny": (0, 1)}
 LONG = {"full": ("async", "sync", "geo adaptive", "round"), "quick": ("geo adaptive",), "tiny": ()}
 PASSES = {"short": 2, "long": 20}
-RECIPE = {"schedule": "linear", "final": 0.1, "weight_decay": 1e-5}  # what 20 passes need not to learn by heart
-OWN = {
-    "async": {"learning_rate": 0.002, "private_learning_rate": 0.0032}
-}  # async averages nobody: its rate is the plain one
+RECIPE = {"schedule": "linear", "final": 0.1, "weight_decay": 1e-5}  # against overfitting in 20 passes
+OWN = {"async": {"learning_rate": 0.002, "private_learning_rate": 0.0032}}  # it averages nobody, so no rate grows by √N
 NEGATIVES = 8
 ONCE = ("async", "sync", "round")  # with one seed: 20 passes take many minutes, or come to little
 HEAD = ("", "HR@10", "± HR", "NDCG@10", "± NDCG", "AUC", "MiB sent a pass", "seconds, all in")

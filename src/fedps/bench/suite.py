@@ -69,7 +69,7 @@ def run_suite(subjects: Sequence[str], data: Path | None, size: Size, console: C
             except BenchError as error:
                 failed[name] = str(error).splitlines()[-1]
                 console.print(f"{error}", style="red", markup=False, highlight=False, soft_wrap=True)
-    aims = judge(results) if results.keys() - set(NAMED_ONLY) else ()
+    aims = judge(results) if (results.keys() | failed.keys()) - set(NAMED_ONLY) else ()
     return Report(machine, facts, size, time.monotonic() - began, aims, results, failed)
 
 

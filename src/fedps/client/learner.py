@@ -48,7 +48,7 @@ class Learner:
         self._private_shapes = {n: shapes[n] for n in self.parameters.private_dense}
         rule, own = dense_rule(self.rule), dense_rule(job_rule(job, private=True))
         proximal = job.hyper_parameters.optimizer.proximal
-        self.dense = LocalDense(rule if local_optimizer else Rule("add"), _end_to_end(starts, self._shapes), proximal)
+        self.dense = LocalDense(rule if local_optimizer else ADD, _end_to_end(starts, self._shapes), proximal)
         self.private_dense = LocalDense(own, _end_to_end(starts, self._private_shapes))
         self.tables = {
             e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column], 0.0 if e.private else proximal)
@@ -96,7 +96,7 @@ class Learner:
 
     def _own_spec(self, embedding: Embedding) -> TableSpec:
         spec = embedding.spec
-        rule = spec.rule if embedding.private or self._local else Rule("add")
+        rule = spec.rule if embedding.private or self._local else ADD
         return TableSpec(spec.name, spec.kind, spec.shape, rule, spec.init, spec.seed)
 
     @property

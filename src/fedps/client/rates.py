@@ -56,4 +56,4 @@ def clients_at_once(job: Job) -> int:
     workers = runner.worker_num or 1
     if not runner.with_coordinator or runner.client_selector == "all":
         return workers
-    return runner.clients_per_round or (workers + 1) // 2
+    return runner.picked(workers)

@@ -219,6 +219,10 @@ class Runner(Section):
     step_timeout: Seconds = Field(60.0, description="seconds after which a silent client is left behind")
     reconnect_timeout: Seconds = Field(10.0, description="seconds a lost connection may take to come back")
 
+    def picked(self, clients: int) -> int:
+        """Return how many of so many clients train in a round with a selector that picks."""
+        return self.clients_per_round or (clients + 1) // 2
+
     @property
     def buffered(self) -> int:
         """Pushes that geo `buffered` merges at a time."""

@@ -56,7 +56,7 @@ class ClientSelectorBase(ABC):
     def count(self) -> int:
         """How many clients to pick: `clients_per_round`, half if unset, times `selector.over_selection`; at least 1."""
         here = len(self.clients_info)
-        wanted = self.job.runner.clients_per_round or (here + 1) // 2
+        wanted = self.job.runner.picked(here)
         return max(1, min(here, self.job.selector.picks(wanted)))
 
     def by_chance(self) -> Answer:
