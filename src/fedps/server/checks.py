@@ -24,6 +24,7 @@ from fedps.wire.messages import Barrier, Hello, Push
 MAX_VALUE = 1e9
 MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e9
 MAX_RATE, MIN_EPSILON = 1e6, 1e-30
+DIVERGED = "has training diverged? Lower hyper_parameters.optimizer.learning_rate"
 MAX_NAME = 256  # characters: names go into events and reasons
 MAX_SIDES, MAX_RULES = 8, 16  # dimensions of a tensor; different rules of one declaration
 INDEX_BYTES = 136  # of address space a row, at most (see `sparse.Index`)
@@ -65,8 +66,7 @@ def values(table: TableName, array: NDArray[np.float32]) -> None:
     if not largest <= MAX_VALUE:
         raise RefusedError(
             "too_large",
-            f"table {table!r}: values reach {largest:g}, over the limit of {MAX_VALUE:g}: has training diverged? Lower"
-            " hyper_parameters.optimizer.learning_rate",
+            f"table {table!r}: values reach {largest:g}, over the limit of {MAX_VALUE:g}: {DIVERGED}",
         )
 
 

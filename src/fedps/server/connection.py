@@ -216,7 +216,8 @@ class Connection:
             raise RefusedError("unknown_table", f"no table {table!r} here; there are {', '.join(server.store.names())}")
         wrong = refusal(server.store.spec(table), keys, values, server.shard, server.shards)
         if wrong:
-            raise RefusedError(wrong[0], f"table {table!r}: {wrong[1]}")
+            remedy = f": {checks.DIVERGED}" if wrong[0] == "not_finite" else ""
+            raise RefusedError(wrong[0], f"table {table!r}: {wrong[1]}{remedy}")
         if values is not None:
             checks.values(table, values)
 
