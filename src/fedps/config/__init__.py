@@ -2,9 +2,10 @@
 
 from fedps.config.allow import Allow
 from fedps.config.description import describe
-from fedps.config.job import HyperParameters, Job, LimitSettings, Optimizer, Runner, TableOptimizer, TableParameters
+from fedps.config.job import HyperParameters, Job, LimitSettings, Runner, TableParameters
 from fedps.config.loading import load_job
 from fedps.config.notes import notes_of
+from fedps.config.optimizer import Optimizer, TableOptimizer
 from fedps.config.server_optimizer import ServerOptimizer
 
 __all__ = [

@@ -3,10 +3,9 @@
 Keys and sections are the original's (`runner`, `hyper_parameters`), so that its job files read naturally.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -15,60 +14,18 @@ from fedps.config.distillation import Distillation
 from fedps.config.kinds import (
     Count,
     Positive,
-    Rate,
     Seconds,
     Section,
-    Share,
     Whole,
     Word,
-    lower,
     number,
     word,
     word_or_none,
 )
+from fedps.config.optimizer import Optimizer, TableOptimizer
+from fedps.config.selector import SelectorSettings
 from fedps.config.server_optimizer import ServerOptimizer
 from fedps.config.source import dump
-
-OptimizerName = Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"]
-
-
-class Optimizer(Section):
-    """How gradients change parameters, on clients and on servers alike."""
-
-    name: Annotated[OptimizerName, BeforeValidator(lower)] = Field(
-        "adam", alias="class", description="adam is torch.optim.Adam of the whole table, computed lazily"
-    )
-    learning_rate: Rate = Field(0.001, description="step size")
-    shared_learning_rate: Rate | None = Field(
-        None,
-        description="step size of shared values; left out: learning_rate, for adam × √clients (at most √10) where they are averaged",
-    )
-    private_learning_rate: Rate | None = Field(
-        None, description="step size of private values; left out: learning_rate, for adam times √workers"
-    )
-    beta1: Share = Field(0.9, description="Adam: decay of the mean gradient")
-    beta2: Share = Field(0.999, description="Adam: decay of the mean squared gradient")
-    epsilon: Annotated[Positive, Field(lt=1)] = Field(1e-8, description="added to the denominator")
-    initial_g2: Positive = Field(3.0, description="row_adagrad: squared gradient that a row starts with")
-    weight_decay: Share = Field(
-        0.0, description="this share of a value is added to its gradient (L2), where it has one"
-    )
-    proximal: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), BeforeValidator(number)] = Field(
-        0.0, description="geo, round: this share of a shared value's way since it was pulled is added to its gradient"
-    )
-    schedule: Annotated[Literal["constant", "linear", "cosine", "step"], BeforeValidator(word)] = Field(
-        "constant", description="how learning rates change over the job's epochs"
-    )
-    warmup: Share = Field(0.0, description="share of the job in which learning rates rise from 0")
-    final: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
-        0.0, description="linear, cosine: share of the rates left at the end"
-    )
-    step_epochs: Count = Field(5, description="step: epochs between two changes of the rates")
-    step_factor: Annotated[Positive, Field(le=1)] = Field(
-        0.5, description="step: what the rates are multiplied with then"
-    )
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class HyperParameters(BaseModel):
@@ -229,22 +186,6 @@ class Runner(Section):
         return self.buffer or max((self.worker_num or 1) // 2, 1)
 
 
-class TableOptimizer(Section):
-    """What one table has otherwise; what is left out is that of `hyper_parameters.optimizer`."""
-
-    name: Annotated[OptimizerName | None, BeforeValidator(lower)] = Field(
-        None, alias="class", description="how gradients change this table's rows"
-    )
-    learning_rate: Rate | None = Field(None, description="step size; taken as it stands for private rows too")
-    beta1: Share | None = Field(None, description="Adam: decay of the mean gradient")
-    beta2: Share | None = Field(None, description="Adam: decay of the mean squared gradient")
-    epsilon: Annotated[Positive, Field(lt=1)] | None = Field(None, description="added to the denominator")
-    initial_g2: Positive | None = Field(None, description="row_adagrad: squared gradient that a row starts with")
-    weight_decay: Share | None = Field(None, description="this share of a value is added to its gradient (L2)")
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
 class TableParameters(Section):
     """What one embedding has of its own."""
 
@@ -252,65 +193,6 @@ class TableParameters(Section):
     initial_range: Positive | None = Field(
         None, description="rows start uniform in ±this; left out: as the network says"
     )
-
-
-def _names_of_tags(value: Any) -> Any:
-    """Take one name for a list of one."""
-    if not isinstance(value, dict):
-        return value
-    return {tag: (names,) if isinstance(names, str) else names for tag, names in value.items()}
-
-
-class SelectorSettings(Section):
-    """How clients are selected; each key tells which selectors heed it."""
-
-    candidates: Count | None = Field(
-        None, description="power_of_choice: clients drawn to choose among; left out: twice those that join"
-    )
-    over_selection: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False), BeforeValidator(number)] = Field(
-        1.0, description="join this many times clients_per_round; the round goes on when clients_per_round are done"
-    )
-    deadline: Seconds | None = Field(
-        None, description="seconds a round may take: fedcs picks who fits in; who reports later is left behind"
-    )
-    timeout: Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)] = Field(
-        60.0, description="seconds a selector may take to decide, then the run stops; 0: no limit, for debugging"
-    )
-    exploration: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
-        0.9, description="oort: share of picks that go to clients that never trained, in the first round"
-    )
-    exploration_decay: Annotated[Positive, Field(le=1)] = Field(
-        0.98, description="oort: the share is multiplied by this each round"
-    )
-    exploration_floor: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
-        0.2, description="oort: and does not fall below this"
-    )
-    alpha: Annotated[float, Field(ge=0, le=100), BeforeValidator(number)] = Field(
-        2.0, description="oort: how hard clients slower than the preferred duration are penalised"
-    )
-    cutoff: Annotated[Positive, Field(le=1)] = Field(
-        0.95, description="oort: clients of at least this share of the last pick's utility are drawn from; 1: the best"
-    )
-    pacer_step: Seconds | None = Field(
-        None, description="oort: seconds that the preferred duration starts at and grows by; left out: the median"
-    )
-    pacer_window: Count = Field(20, description="oort: rounds whose utility is compared with those before them")
-    max_picks: Count | None = Field(
-        None, description="oort: picks after which a client makes room for others; left out: it never has to"
-    )
-    upload_mib: Positive | None = Field(
-        None, description="fedcs: MiB that a client sends a round; left out: its tables, 0 with a network of your own"
-    )
-    tags: Annotated[dict[str, tuple[Word, ...]], BeforeValidator(_names_of_tags)] = Field(
-        {}, description='tags and the clients that carry them: {fast: ["0", "1"], europe: ["1"]}'
-    )
-    only: tuple[Word, ...] = Field((), description="with any selector: train only clients with one of these tags")
-    never: tuple[Word, ...] = Field((), description="with any selector: never train clients with one of these tags")
-    options: dict[str, Any] = Field({}, description="free keys for a selector of your own")
-
-    def picks(self, wanted: int) -> int:
-        """Return how many clients to pick, for `wanted` to report."""
-        return math.ceil(round(wanted * self.over_selection, 6))
 
 
 class Simulation(Section):
