@@ -88,7 +88,7 @@ def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Pa
 
 
 def test_a_worker_of_another_shape_is_refused_and_told_why(tmp_path: Path) -> None:
-    job, at, run_dir = write_job(tmp_path, epochs=10_000), free_address(), tmp_path / "run"
+    job, at, run_dir = write_job(tmp_path, epochs=10_000, pace="own"), free_address(), tmp_path / "run"
     other = machine(job, "other", "1")
     tree = yaml.safe_load(job.read_text())
     tree["hyper_parameters"]["fc_layers"] = [32, 8, 4]

@@ -19,6 +19,7 @@ from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build
 from fedps.models.describe import describe
 from fedps.table.init import initial_rows
+from fedps.types import ClientId
 
 SGD = {"optimizer": {"class": "sgd", "learning_rate": 0.5}}
 ADAM = {"optimizer": {"class": "adam", "learning_rate": 0.01}}
@@ -158,6 +159,27 @@ def test_sync_applies_the_mean_gradient_of_all_clients(make_job: MakeJob, tmp_pa
         torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         opt.step()
     close(finished(job, tmp_path), model, 2e-6)
+
+
+def test_sync_in_step_is_one_loop_over_batches_of_all_data(make_job: MakeJob, tmp_path: Path) -> None:
+    train = write_clients(
+        tmp_path / "data", 40, 140, 60
+    )  # 80 on average: steps of 16, 56 and 24 samples, then the rest
+    plain = {"optimizer": {**ADAM["optimizer"], "shared_learning_rate": 0.01}}
+    job = make_job(
+        {**SMALL, **plain}, train_data_dir=str(train), test_data_dir=None, sync_mode="sync", local_sparse=[], epochs=2,
+    )  # fmt: skip
+    model = start(job, tmp_path)
+    opt = optimizer(job, model)
+    for epoch in range(2):
+        for number in range(3):
+            parts = []
+            for client, step_size in (("0", 16), ("1", 56), ("2", 24)):
+                data = read_client(job, ClientId(client))
+                order = data.order(epoch)[number * step_size : (number + 1) * step_size]
+                parts.append([torch.from_numpy(np.asarray(c)[order]) for c in data.train])
+            step(model, opt, tuple(torch.cat(column) for column in zip(*parts, strict=True)))
+    close(finished(job, tmp_path), model, 2e-5)
 
 
 def local_changes(job: Job, folder: Path, sizes: tuple[int, ...]) -> tuple[nn.Module, list[Weights]]:

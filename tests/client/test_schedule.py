@@ -45,13 +45,13 @@ class AtOnce:
     window: int | None = 3
     lead = 1
 
-    def train(self, windows: Iterable[Window], train: Callable[[Order], None]) -> None:
+    def train(self, windows: Iterable[Window], train: Callable[[Order, int], None]) -> None:
         coming = iter(windows)
         window = next(coming, None)
         while window is not None:
             upcoming = next(coming, None)
             for piece in window.pieces:
-                train(piece)
+                train(piece, window.size)
             window = upcoming
 
     def start_at(self, clock: int) -> None:
@@ -129,7 +129,7 @@ def test_a_round_may_have_windows_of_its_own(make_job: MakeJob) -> None:
     mode, drawn = AtOnce(), list[list[int]]()
     take = mode.train
 
-    def watched(windows: Iterable[Window], train: Callable[[Order], None]) -> None:
+    def watched(windows: Iterable[Window], train: Callable[[Order, int], None]) -> None:
         kept = list(windows)
         drawn.append([-(-sum(map(len, w.pieces)) // 32) for w in kept])
         take(kept, train)

@@ -23,7 +23,7 @@ def mistakes(path: Path, *overrides: str) -> list[str]:
 def test_one_key_is_enough_and_the_rest_is_filled_in(write: Write, tmp_path: Path) -> None:
     job = load_job(write())
     assert (job.name, job.folder) == ("job", tmp_path)
-    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.epochs) == ("geo", 25, 2)
+    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.epochs) == ("geo", 10, 2)
     assert job.runner.worker_num == 3, "one per data file, hidden files left out"
     assert job.hyper_parameters.fc_layers == (64, 32, 16, 8)
     assert job.hyper_parameters.optimizer.name == "adam"

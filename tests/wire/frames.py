@@ -15,6 +15,8 @@ from fedps.wire.frame import MAGIC, encode
 from fedps.wire.messages import (
     Assignment,
     Barrier,
+    Census,
+    Counted,
     Done,
     Hello,
     Join,
@@ -47,12 +49,15 @@ REQUESTS: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Push(("item", "bias"), 1, 3, 0.5), (KEYS, ROWS, KEYS[:0], ROWS[:1])),
     (Push(tuple("abcde"), 1, 3, forms=FORMS), PACKED),
     (Barrier(1, "trained"), ()),
+    (Join(SPECS, 3, samples=900), ()),
+    (Census(), ()),
     (Leave(), ()),
     (RoundReport(2, ClientInfo("Linux", 1e5, 1e8, 900, 900, 0.5, 0.4, 0.8, 9, 4.0, 2.5)), (KEYS,) * 4),
     (RoundReport(2, ClientInfo(samples=9), logits=True), (*(KEYS,) * 4, ROWS[0])),
 ]
 REPLIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Welcome(0, 1, 3), ()),
+    (Counted(497.5), ()),
     (Values(("item", "bias")), (ROWS, ROWS[:1])),
     (Values(("item", "bias"), ("bf16", "none")), (to_bf16(ROWS), ROWS[:1])),
     (Values(("item", "bias"), clock=7), (ROWS, ROWS[:1])),

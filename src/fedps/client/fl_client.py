@@ -217,8 +217,11 @@ class FLClient:
         """Take part at the servers from their open step on; not before the first assignment, which may be long in coming."""
         if self._joined:
             return
-        clock = self.shards.join()
+        in_step = self.job.runner.in_step
+        clock = self.shards.join(len(self.data) if in_step else 0)
         self.shards.seed(self.learner.split_dense(self.learner.dense.values.copy()))
+        if in_step:
+            self.trainer.keep_step(self.shards.mean_samples())
         self._mode.start_at(clock)
         self._joined = True
 

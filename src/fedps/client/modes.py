@@ -22,11 +22,12 @@ from fedps.types import NO_KEYS, Rows, TableName, Values
 class Window(NamedTuple):
     """Samples to train between two exchanges: `lead` while the last window is merged, then `rest`.
 
-    Both are in pieces that do not cross the end of a pass.
+    Both are in pieces that do not cross the end of a pass; `size` of a piece's samples make a batch.
     """
 
     lead: list[Order]
     rest: list[Order]
+    size: int
 
     @property
     def pieces(self) -> list[Order]:
@@ -34,7 +35,7 @@ class Window(NamedTuple):
         return [*self.lead, *self.rest]
 
 
-Train = Callable[[Order], None]  # takes the steps of one piece
+Train = Callable[[Order, int], None]  # takes the steps of one piece, in batches of so many samples
 
 
 class Mode(Protocol):
@@ -86,8 +87,8 @@ class EachBatch:
             if sent is not None:
                 self._finish(sent)
             _write(self._learner, pulled, self._timeout)
-            train(batch)
-            sent = self._shards.push(self._change(), self._clock, rate=self._learner.rate)
+            train(batch, window.size)
+            sent = self._shards.push(self._change(), self._clock, len(batch), self._learner.rate)
             self._clock += 1
         if sent is not None:
             self._finish(sent)
@@ -167,7 +168,7 @@ class EachWindow:
             if ahead is not None:
                 self._add(ahead)
             for piece in coming:
-                train(piece)
+                train(piece, window.size)
             sent = self._push(_difference(self._state(pulled.slots), start), pulled.ticket)
         if sent is not None:
             self._finish(sent)
@@ -178,7 +179,7 @@ class EachWindow:
             return None
         before = self._begin(slots)
         for piece in window.lead:
-            train(piece)
+            train(piece, window.size)
         return _difference(self._state(slots), before)
 
     def _pull(self, window: Window) -> Pulled:

@@ -11,6 +11,7 @@ from fedps.client.dump import Dump
 from fedps.client.engine import Rates, Steps
 from fedps.client.learner import Learner
 from fedps.client.modes import Mode, Window
+from fedps.client.pace import Part, parts_of
 from fedps.client.schedule import rates_at
 from fedps.client.shard import Order
 from fedps.config import Job
@@ -90,6 +91,11 @@ class Trainer:
         self._steps, self._pieces = 0, self._passes()
         self._piece: Order = np.empty(0, np.int32)  # what is left of the pass
         self._timer = StepTimer() if job.runner.dataset_debug else None
+        self._mean: float = 0.0  # samples of all clients' passes on average, where they train in step
+
+    def keep_step(self, mean: float) -> None:
+        """Cut passes into as many steps or windows as others do, whose mean pass has so many samples (`pace`)."""
+        self._mean = mean
 
     def train(
         self, round_: int, iterations: int = 0, learning_rate: float | None = None, batch_size: int | None = None,
@@ -109,14 +115,18 @@ class Trainer:
             JobError: one of these does not fit the job.
         """
         self._rate, self._size, self._window = self._settings(learning_rate, batch_size, window)
-        self._epoch, self._steps, meter = round_ - 1, iterations or self._batches(len(self._learner.data)), self._meter
+        parts = None if iterations or batch_size or window else self._parts()
+        self._epoch, meter = round_ - 1, self._meter
+        self._steps = iterations or self._batches(len(self._learner.data))
+        if parts:
+            self._steps = sum(_batches(*part) for part in parts)
         meter.begin_round()
         self._learner.data.hold(self._passes_at_once())
         began = time.perf_counter()
         self._report({"event": "epoch_begin", "epoch": self._epoch})
         if self._dump:
             self._dump.begin(self._epoch)
-        windows = self._windows()
+        windows = self._shares(parts) if parts else self._windows()
         self._mode.train(
             self._timer.reading(windows, self._samples, self._count) if self._timer else windows, self._train
         )
@@ -158,7 +168,22 @@ class Trainer:
             due = min(left, self._window or left)
             left -= due
             lead = min(due, self._mode.lead)
-            yield Window(self._take(lead), self._take(due - lead))
+            yield Window(self._take(lead), self._take(due - lead), self._size)
+
+    def _parts(self) -> list[Part] | None:
+        """Return the parts of a pass that is trained in step with other clients; None where each has a pace of its own."""
+        if not self._mean or len(self._piece):  # what an earlier round left of a pass comes first
+            return None
+        window, single = self._window or 1, self._runner.sync_mode == "sync"
+        return parts_of(len(self._learner.data), self._mean, self._size, window, single)
+
+    def _shares(self, parts: list[Part]) -> Iterator[Window]:
+        """Cut a pass into its parts."""
+        order = next(self._pieces)
+        for samples, batch in parts:
+            part, order = order[:samples], order[samples:]
+            lead = min(samples, self._mode.lead * batch)
+            yield Window([part[:lead]] if lead else [], [part[lead:]] if lead < samples else [], batch)
 
     def _take(self, due: int) -> list[Order]:
         """Return the next batches, in pieces that do not cross the end of a pass."""
@@ -171,12 +196,12 @@ class Trainer:
             pieces.append(piece)
         return pieces
 
-    def _train(self, piece: Order) -> None:
+    def _train(self, piece: Order, size: int) -> None:
         """Take a piece's steps, in parts that end where something is to be told of them."""
         while len(piece):
-            part, piece = self._cut(piece)
-            steps = self._learner.train(part, self._size, self._rates(self._batches(len(part))))
-            self._seen(part, steps)
+            part, piece = self._cut(piece, size)
+            steps = self._learner.train(part, size, self._rates(_batches(len(part), size)))
+            self._seen(part, steps, size)
 
     def _rates(self, batches: int) -> Rates:
         """Return the share of their rates that tables take for the next batches."""
@@ -185,15 +210,15 @@ class Trainer:
         at = self._epoch + (self._meter.batches + 0.5 + np.arange(batches)) / self._steps
         return rates_at(self._job.hyper_parameters.optimizer, self._runner.epochs, at)
 
-    def _cut(self, piece: Order) -> tuple[Order, Order]:
+    def _cut(self, piece: Order, size: int) -> tuple[Order, Order]:
         runner, done = self._runner, self._meter.batches
         batches = runner.print_interval - done % runner.print_interval
         if self._first or self._dump or self._timer:
             batches = 1
-        at = batches * self._size
+        at = batches * size
         return piece[:at], piece[at:]
 
-    def _seen(self, part: Order, steps: Steps) -> None:
+    def _seen(self, part: Order, steps: Steps, size: int) -> None:
         meter, loss = self._meter, steps.losses[-1]
         if not math.isfinite(loss):
             raise FedpsError(
@@ -204,7 +229,7 @@ class Trainer:
         if self._first:
             self._first = False
             self._report({"event": "first_batch"})
-        meter.add(len(part), steps, self._size)
+        meter.add(len(part), steps, size)
         if self._dump:
             self._dump.batch(meter.batches, part, steps.scores)
         if self._timer and self._timer.due():
@@ -213,13 +238,13 @@ class Trainer:
             self._print(meter.recent())
 
     def _batches(self, samples: int) -> int:
-        return -(-samples // self._size)
+        return _batches(samples, self._size)
 
     def _samples(self, window: Window) -> int:
         return sum(map(len, window.pieces))
 
     def _count(self, window: Window) -> int:
-        return sum(self._batches(len(piece)) for piece in window.pieces)
+        return sum(_batches(len(piece), window.size) for piece in window.pieces)
 
     def _print(self, loss: float) -> None:
         meter, auc = self._meter, self._meter.total.auc()
@@ -235,6 +260,10 @@ class Trainer:
 
     def _say(self, *lines: str) -> None:
         print(*lines, sep="\n", file=self._log, flush=True)
+
+
+def _batches(samples: int, size: int) -> int:
+    return -(-samples // size)
 
 
 def lists(histogram: Histogram) -> dict[str, object]:

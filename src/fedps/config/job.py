@@ -22,6 +22,7 @@ from fedps.config.kinds import (
     word,
     word_or_none,
 )
+from fedps.config.merging import LOCKSTEP
 from fedps.config.optimizer import Optimizer, TableOptimizer
 from fedps.config.selector import SelectorSettings
 from fedps.config.server_optimizer import ServerOptimizer
@@ -66,7 +67,12 @@ class Runner(Section):
     sync_mode: Annotated[Literal["geo", "sync", "async", "round"], BeforeValidator(word)] = Field(
         "geo", description="when clients and servers exchange values"
     )
-    geo_step: Count = Field(25, description="geo: batches of a window")
+    geo_step: Count = Field(10, description="geo: batches of a window")
+    pace: Annotated[Literal["together", "own"], BeforeValidator(word)] = Field(
+        "together",
+        description="sync, geo in windows: together cuts each client's pass into equally many steps or windows, so that"
+        " all end it together; own: batches and windows of one size for all",
+    )
     geo_merge: Annotated[Literal["original", "mean", "sum", "heat", "adaptive", "buffered"], BeforeValidator(word)] = (
         Field("adaptive", description="geo: how the clients' changes of a window combine")
     )
@@ -179,6 +185,12 @@ class Runner(Section):
     def picked(self, clients: int) -> int:
         """Return how many of so many clients train in a round with a selector that picks."""
         return self.clients_per_round or (clients + 1) // 2
+
+    @property
+    def in_step(self) -> bool:
+        """Whether clients cut their passes into equally many steps or windows."""
+        lockstep = self.sync_mode == "sync" or (self.sync_mode == "geo" and self.geo_merge in LOCKSTEP)
+        return lockstep and self.pace == "together"
 
     @property
     def buffered(self) -> int:

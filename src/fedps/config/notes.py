@@ -22,6 +22,7 @@ OF_SELECTOR = {"candidates": "power_of_choice", "upload_mib": "fedcs"} | dict.fr
 MATTERS: tuple[tuple[str, str, str, tuple[Any, ...]], ...] = (
     # in this section this key matters only where that key has one of these values
     ("runner", "geo_step", "sync_mode", ("geo",)),
+    ("runner", "pace", "sync_mode", ("geo", "sync")),
     ("runner", "geo_merge", "sync_mode", ("geo",)),
     ("runner", "buffer", "geo_merge", ("buffered",)),
     ("runner", "geo_overlap", "sync_mode", ("geo",)),

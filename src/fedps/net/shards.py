@@ -19,7 +19,7 @@ from fedps.net.inprocess import LocalChannel
 from fedps.types import Keys, Rows, TableName, TableSpec, Values
 from fedps.wire.compress import ARRAYS, plain, unpack
 from fedps.wire.frame import Frame
-from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
+from fedps.wire.messages import Barrier, Census, Counted, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
 from fedps.wire.messages import Values as Answer
 
 PART_ROWS, PART_BYTES = 8192, 4 << 20  # of one message: about a megabyte, so that copying and sending overlap
@@ -133,11 +133,15 @@ class Shards:
         """How often a connection was opened again."""
         return sum(c.retries for c in self._channels)
 
-    def join(self) -> int:
-        """Declare the tables everywhere and take part; return the clock to begin at."""
+    def join(self, samples: int = 0) -> int:
+        """Declare the tables everywhere and take part; return the clock to begin at.
+
+        Args:
+            samples: of a pass over the client's data, told where clients train in step.
+        """
         welcomes = [_wait(c.welcome, self._timeout, "Hello").message for c in self._channels]
         clock = max(w.clock for w in welcomes if isinstance(w, Welcome))
-        joined = self._all(lambda k: Join(self._tables_of(k), clock))
+        joined = self._all(lambda k: Join(self._tables_of(k), clock, samples))
         return max([clock, *(d.clock for d in joined if isinstance(d, Done))])  # time has gone on since the Welcome
 
     def seed(self, dense: Mapping[TableName, Values]) -> None:
@@ -145,6 +149,11 @@ class Shards:
         futures = [self._channels[self._placed[n]].request(Seed(n), [v]) for n, v in dense.items()]
         for future in futures:
             _wait(future, self._timeout, "Seed")
+
+    def mean_samples(self) -> float:
+        """Wait until all clients have joined, and return how many samples one has on average; 0 if none said."""
+        answer = _wait(self._channels[0].request(Census()), self._timeout, "Census").message
+        return answer.samples if isinstance(answer, Counted) else 0.0
 
     def pull(self, wanted: Mapping[TableName, Keys], after: int = -1) -> PullTicket:
         """Ask for rows (dense: NO_KEYS for the tensor) once step or window `after` is applied."""

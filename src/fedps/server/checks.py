@@ -4,7 +4,7 @@ All are pure: they return nothing, or raise `RefusedError` with the value, the b
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fedps.table import rules
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.types import TableName, TableSpec
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Barrier, Hello, Push
+from fedps.wire.messages import Barrier, Hello, Join, Push
 
 # A finite value can still ruin a row for everybody: 1e38 added ten times, or squared once, is infinite in float32. With
 # these bounds, sums and squares over 4096 clients and 2^26 floats stay finite, and so does a row for 1e29 pushes.
@@ -25,6 +25,7 @@ MAX_VALUE = 1e9
 MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e9
 MAX_RATE, MIN_EPSILON = 1e6, 1e-30
 DIVERGED = "has training diverged? Lower hyper_parameters.optimizer.learning_rate"
+MAX_SAMPLES = 1 << 40
 MAX_NAME = 256  # characters: names go into events and reasons
 MAX_SIDES, MAX_RULES = 8, 16  # dimensions of a tensor; different rules of one declaration
 INDEX_BYTES = 136  # of address space a row, at most (see `sparse.Index`)
@@ -37,8 +38,11 @@ def hello(said: Hello) -> None:
         raise RefusedError("malformed", f"client and instance are names of 1 to {MAX_NAME} characters")
 
 
-def declaration(tables: Sequence[TableSpec], limits: Limits) -> None:
+def declaration(join: Join, limits: Limits) -> None:
     """Check that a declaration as a whole can be served; each spec is looked at by the store."""
+    tables = join.tables
+    if not 0 <= join.samples <= MAX_SAMPLES:
+        raise RefusedError("malformed", f"samples {join.samples}: must be a number from 0 to {MAX_SAMPLES}")
     if len(tables) > limits.tables:
         raise RefusedError("too_large", f"{len(tables)} tables pass the limit of {limits.tables} tables a server")
     if len({t.name for t in tables}) < len(tables):

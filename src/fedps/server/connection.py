@@ -21,6 +21,8 @@ from fedps.wire.frame import Frame
 from fedps.wire.messages import (
     PROTOCOL,
     Barrier,
+    Census,
+    Counted,
     Done,
     Hello,
     Join,
@@ -96,9 +98,9 @@ class Connection:
             self.closed()
             self._send(None)
 
-    def enter(self, ticket: int, clock: int) -> None:
+    def enter(self, ticket: int, join: Join) -> None:
         """Make the client a member and answer its Join."""
-        self._member = self._server.members.join(self.known, self.instance or "", clock)
+        self._member = self._server.members.join(self.known, self.instance or "", join.clock, join.samples)
         self.reply(ticket, Done(self._server.clock))
 
     def reply(self, ticket: int, message: Message, arrays: Sequence[Array] = ()) -> None:
@@ -128,6 +130,8 @@ class Connection:
                 checks.values(table, frame.arrays[0])
                 server.store.seed(table, frame.arrays[0])
                 self.reply(ticket, Done(server.clock))
+            case Census():
+                server.count(self.known, lambda: self.reply(ticket, Counted(server.members.samples)))
             case Pull() as pull:
                 self._pull(ticket, pull, frame.arrays)
             case Push() as push:

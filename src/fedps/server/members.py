@@ -6,6 +6,7 @@ Times are seconds of a monotonic clock that the caller passes in.
 """
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
 from fedps.errors import RefusedError
@@ -33,6 +34,7 @@ class Member:
 
     Attributes:
         instance: the process that speaks for the client.
+        samples: of a pass over its data; 0 if it does not say.
         since: the first clock at which it is waited for.
         sequence: its last push that was accepted.
         progress: when it last pushed or came to a barrier, 0.0 if it never did.
@@ -43,6 +45,7 @@ class Member:
     """
 
     instance: str
+    samples: int = 0
     since: int = 0
     sequence: int = 0
     progress: float = 0.0
@@ -64,7 +67,7 @@ class Members:
         self._here: dict[ClientId, Member] = {}
         self._gone: dict[ClientId, Member] = {}
 
-    def join(self, client: ClientId, instance: str, clock: int) -> Member:
+    def join(self, client: ClientId, instance: str, clock: int, samples: int = 0) -> Member:
         """Let a client take part from `clock` on, or take up its place again after a reconnect.
 
         A process that was given up as lost goes on with its own sequence of pushes, another starts anew.
@@ -77,7 +80,7 @@ class Members:
             raise RefusedError("too_large", f"{len(self._here)} clients take part, which is this server's limit")
         if member is None or member.instance != instance:
             before = self._gone.pop(client, None)
-            member = self._here[client] = Member(instance, since=clock)
+            member = self._here[client] = Member(instance, samples, since=clock)
             if before is not None and before.instance == instance:
                 member.sequence, member.passed = before.sequence, before.passed
         member.lost_at = None
@@ -112,6 +115,12 @@ class Members:
     def came(self) -> int:
         """How many clients have joined, whether they are here or gone."""
         return len(self._gone.keys() | self._here.keys())
+
+    @property
+    def samples(self) -> float:
+        """Mean samples of those that have come and said how many they have, 0 if nobody has."""
+        said = [m.samples for m in (*self._here.values(), *self._gone.values()) if m.samples]
+        return fmean(said) if said else 0.0
 
     @property
     def gathered(self) -> Stop | None:

@@ -44,7 +44,7 @@ class Stack(NamedTuple):
 
 
 def mean(contributions: Sequence[Contribution]) -> Rows:
-    """Average over all pushing clients: a client without the row counts as zero (sync gradients, geo `mean`)."""
+    """Average over all pushing clients: a client without the row counts as zero (FedBuff, below)."""
     stack = _stack(contributions)
     return Rows(stack.keys, stack.total * np.float32(1 / stack.clients))
 
@@ -84,7 +84,7 @@ def staleness(versions: int) -> float:
 
 
 def weighted_mean(contributions: Sequence[Contribution], over: str = "participants") -> Rows:
-    """Average with the clients' weights, its samples in FedAvg (McMahan et al., AISTATS 2017, algorithm 1).
+    """Average with the clients' weights: samples of a step in sync, of a pass in FedAvg (McMahan et al., AISTATS 2017, algorithm 1).
 
     Args:
         contributions: the round's pushes.

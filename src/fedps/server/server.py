@@ -65,6 +65,7 @@ class ParameterServer:
         self._strangers: set[Connection] = set()  # have not said who they are
         self._contested: dict[ClientId, Contested] = {}
         self._waiting: list[Waiting] = []
+        self._counting: dict[ClientId, Answer] = {}  # who asked how many samples the members have
         self._standing: dict[ClientId, Standing] = {}
         self._standing_since: float | None = None  # when the first came to a barrier
         self._complete_at, self._saved = 0.0, 0  # the last epoch that was saved
@@ -116,6 +117,7 @@ class ParameterServer:
         if client is None or self.connections.get(client) is not connection:
             return
         del self.connections[client]
+        self._counting.pop(client, None)  # it asks again when it is back
         self._standing.pop(client, None)  # it still stands there, and says so again when it is back
         if self._contested.pop(client, None):
             self._ballot.withdraw(client)
@@ -132,13 +134,13 @@ class ParameterServer:
         """
         client, declared = connection.known, frozenset(join.tables)
         self._first_at = self._first_at or time.monotonic()
-        checks.declaration(join.tables, self.limits)
+        checks.declaration(join, self.limits)
         if self._ballot.chosen is None:
             self.store = make_store(join.tables, self._warm)
         if self._ballot.chosen in (None, declared):
             self._contested.pop(client, None)
             self._ballot.vote(client, join.tables)
-            connection.enter(ticket, join.clock)
+            connection.enter(ticket, join)
             self.advance(time.monotonic())
             return
         if client in self._contested:
@@ -169,7 +171,7 @@ class ParameterServer:
         for client, (connection, ticket, join, theirs) in list(self._contested.items()):
             if theirs == declared:
                 del self._contested[client]
-                connection.enter(ticket, join.clock)
+                connection.enter(ticket, join)
         self._end_contest()
 
     def _end_contest(self) -> None:
@@ -258,6 +260,23 @@ class ParameterServer:
         """Answer once `clock` has been applied, unless the connection is gone by then."""
         self._waiting.append(Waiting(clock, connection, answer))
 
+    def count(self, client: ClientId, answer: Answer) -> None:
+        """Answer a member's Census once all have joined.
+
+        Raises:
+            RefusedError: it is no member.
+        """
+        if self.members.get(client) is None:
+            raise RefusedError("order", f"client {client!r} takes no part: join first")
+        self._counting[client] = answer
+        self._answer_census()
+
+    def _answer_census(self) -> None:
+        if self.members.complete:
+            answers, self._counting = list(self._counting.values()), {}
+            for answer in answers:
+                answer()
+
     def stop_at(self, connection: Connection, member: Member, stop: Stop, answer: Answer) -> None:
         """Let a member stand at a barrier; `answer` is called when all are there.
 
@@ -282,6 +301,7 @@ class ParameterServer:
         """Close every window and barrier that is complete, and answer those who waited for it."""
         if not self._complete_at and self.members.complete:
             self._complete_at = now
+        self._answer_census()
         while self.gate and (self.members.complete or not self.gate.lockstep):
             merged = self.gate.close(self.members.active(self.gate.clock), now)
             if merged is None:

@@ -1,6 +1,6 @@
 """The messages, one frozen struct a verb. Arrays travel beside a message, in the order its docstring names.
 
-A worker's connection to one shard: `Hello` → `Welcome`, `Join` → `Done`, then any of `Seed`, `Pull`, `Push`,
+A worker's connection to one shard: `Hello` → `Welcome`, `Join` → `Done`, then any of `Seed`, `Census`, `Pull`, `Push`,
 `Barrier`, and `Leave` at the end. Every request carries a ticket (in the frame, see `frame`); its reply carries the
 same ticket, and replies may come in another order than the requests: a `Pull` or a `Barrier` waits at the server
 until what it waits for has happened. A request that cannot be served is answered by `Refused`.
@@ -16,7 +16,7 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 4
+PROTOCOL = 5
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -37,17 +37,31 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     clock: int
 
 
-class Join(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Declare this shard's tables and take part from `clock` on."""
+class Join(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Declare this shard's tables and take part from `clock` on.
+
+    `samples`: of a pass over the client's data, where the job has clients train in step; else 0.
+    """
 
     tables: tuple[TableSpec, ...]
     clock: int
+    samples: int = 0
 
 
 class Seed(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Offer a dense table's start; the first offer stays. Arrays: values float32[1, dim]."""
 
     table: TableName
+
+
+class Census(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Ask how many samples a member has on average; answered by Counted once all that are expected have joined."""
+
+
+class Counted(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Answer to Census: the mean of all members' `samples`, 0 if none said any."""
+
+    samples: float
 
 
 class Pull(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -173,6 +187,6 @@ KINDS = {
     "stale": "a sequence, clock or round that lies behind or too far ahead",
 }
 
-Request = Hello | Join | Seed | Pull | Push | Barrier | Leave | RoundReport
-Reply = Welcome | Values | Assignment | Done | Refused
+Request = Hello | Join | Seed | Census | Pull | Push | Barrier | Leave | RoundReport
+Reply = Welcome | Counted | Values | Assignment | Done | Refused
 Message = Request | Reply
