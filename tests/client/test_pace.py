@@ -4,7 +4,6 @@ import io
 import math
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import pytest
 from tests.client.test_schedule import ME, trainer_of
 from tests.conftest import MakeJob
@@ -21,39 +20,29 @@ MEAN = sum(SIZES) / len(SIZES)
 @pytest.mark.parametrize(("window", "single"), [(1, True), (1, False), (3, False)], ids=["sync", "geo 1", "geo 3"])
 def test_all_clients_have_equally_many_parts_of_all_their_samples(window: int, single: bool) -> None:
     cut = [parts_of(n, MEAN, 16, window, single) for n in SIZES]
-    count = math.ceil(MEAN / (16 * window))
-    assert {len(parts) for parts in cut} <= {count - 1, count}  # nothing may be left for the last, short one
+    assert {len(parts) for parts in cut} == {math.ceil(MEAN / (16 * window))}
     for size, parts in zip(SIZES, cut, strict=True):
-        assert sum(p.samples for p in parts) == size
-        whole = [p.samples for p in parts[: count - 1]]
-        assert max(whole) - min(whole) <= 1
-        assert parts[-1].samples <= max(whole)
-        share = size / MEAN
-        assert abs(whole[0] - 16 * window * share) <= 1
+        each = [part.samples for part in parts]
+        assert sum(each) == size
+        assert max(each) - min(each) <= 1
         if single:
-            assert all(p.batch == p.samples for p in parts)
+            assert all(part.batch == part.samples for part in parts)
 
 
 def test_batches_of_a_window_keep_about_their_size() -> None:
-    assert {p.batch for p in parts_of(5000, 5000, 64, 10, single=False)} == {64}
-    assert {p.batch for p in parts_of(11_000, 5000, 64, 10, single=False)} == {64}  # 22 in a window
-    assert {p.batch for p in parts_of(700, 5000, 64, 10, single=False)} == {90}  # one in a window of 89.6 samples
-
-
-def test_a_client_of_mean_size_is_cut_as_if_alone() -> None:
-    assert parts_of(100, 100.0, 16, 1, single=True) == [*[(16, 16)] * 6, (4, 4)]
-    assert parts_of(100, 100.0, 16, 3, single=False) == [(48, 16), (48, 16), (4, 16)]
+    assert {p.batch for p in parts_of(6400, 6400.0, 64, 10, single=False)} == {64}
+    assert {p.batch for p in parts_of(14_080, 6400.0, 64, 10, single=False)} == {64}  # 22 in a window
+    assert {p.batch for p in parts_of(900, 6400.0, 64, 10, single=False)} == {90}  # one in a window
 
 
 def test_who_has_next_to_nothing_has_fewer_parts() -> None:
-    parts = parts_of(3, 40.0, 4, 1, single=True)
-    assert parts == [(1, 1)] * 3
+    assert parts_of(3, 40.0, 4, 1, single=True) == [(1, 1)] * 3
 
 
 @pytest.mark.parametrize("claimed", [1e-3, 1.0, 1e12])
 def test_what_others_claim_to_have_moves_a_share_only_so_far(claimed: float) -> None:
     parts = parts_of(10_000, claimed, 64, 1, single=True)
-    assert 64 // MOST <= max(p.samples for p in parts) <= 64 * MOST
+    assert 64 / MOST - 1 <= max(p.samples for p in parts) <= 64 * MOST
     assert sum(p.samples for p in parts) == 10_000
 
 
@@ -86,19 +75,27 @@ def watched(make_job: MakeJob, window: int | None, lead: int = 0, **runner: obje
 def test_a_pass_in_step_trains_every_sample_once(make_job: MakeJob) -> None:
     trainer, mode, held = watched(make_job, 2, 1)
     trainer.keep_step(held / 2)  # the others have less
-    done = trainer.train(1)
-    assert done.samples == held
-    whole = mode.seen[0]
-    assert (whole[0], whole[1]) == ([32], [96])  # windows of four batches, the first of them ahead
-    assert len(mode.seen) == -(-held // 128)
-    assert np.sum([sum(lead) + sum(rest) for lead, rest, _ in mode.seen]) == held
+    assert trainer.train(1).samples == held
+    assert len(mode.seen) == math.ceil(held / 2 / 64)
+    for lead, rest, size in mode.seen:
+        assert lead == [size], "its first batch is ahead"
+        assert math.ceil(sum(rest) / size) + 1 == round((sum(lead) + sum(rest)) / 32), "batches keep about their size"
+    assert sum(sum(lead) + sum(rest) for lead, rest, _ in mode.seen) == held
 
 
 def test_sync_in_step_is_one_batch_a_step(make_job: MakeJob) -> None:
     trainer, mode, held = watched(make_job, 1, sync_mode="sync")
     trainer.keep_step(held / 3)
     assert trainer.train(1).samples == held
-    assert mode.seen[0] == ([], [96], 96)
+    assert len(mode.seen) == math.ceil(held / 3 / 32)
+    assert all(lead == [] and rest == [size] for lead, rest, size in mode.seen)
+
+
+def test_among_equals_a_pass_is_cut_as_if_alone(make_job: MakeJob) -> None:
+    trainer, mode, held = watched(make_job, 2)
+    trainer.keep_step(float(held))
+    trainer.train(1)
+    assert mode.seen[0] == ([], [64], 32)
 
 
 @pytest.mark.parametrize("told", [{"iterations": 4}, {"batch_size": 16}, {"window": 1}])

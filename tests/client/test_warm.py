@@ -68,7 +68,7 @@ def test_a_client_that_was_lost_on_the_way_gets_its_last_rows(make_job: MakeJob,
     job = make_job()
     before = trained(job, 3)
     save(before, tmp_path / "private", 1)
-    assert same(warm(job, tmp_path / "model" / "4")[0], before)
+    assert same(warm(job, tmp_path / "model" / "6")[0], before)
 
 
 def test_rows_that_are_not_there_start_anew_and_it_is_said(make_job: MakeJob, tmp_path: Path) -> None:
@@ -128,12 +128,12 @@ def test_a_run_goes_on_from_another_with_other_servers(mode: str, make_job: Make
         run_in_process(job, folder, events.append)
         return events
 
-    run(tmp_path / "a", server_num=2, epochs=4, eval_every=0)
+    run(tmp_path / "a", server_num=2, epochs=6, eval_every=0)
     cold, warmed = (
         [float(str(e["loss"])) for e in events if e["event"] == "epoch_end" and e["epoch"] == 0]
         for events in (
             run(tmp_path / "b", server_num=3),
-            run(tmp_path / "c", server_num=3, warmup_model_path=str(tmp_path / "a" / "model" / "4")),
+            run(tmp_path / "c", server_num=3, warmup_model_path=str(tmp_path / "a" / "model" / "6")),
         )
     )
     assert sum(warmed) < 0.95 * sum(cold)  # of all: in async, who comes last learns from those before

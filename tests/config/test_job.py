@@ -47,7 +47,7 @@ def test_the_quickstart_says_what_it_means(tmp_path: Path, write: Write) -> None
     text = (Path(__file__).parents[2] / "examples" / "quickstart.yaml").read_text()
     path = write(text.replace("../.data/ml-1m/", ""))
     job = load_job(path)
-    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.server_num) == ("geo", 25, 1)
+    assert (job.runner.sync_mode, job.runner.geo_step, job.runner.server_num) == ("geo", 10, 1)
     assert (job.runner.local_sparse, job.runner.remote_sparse) == (("mlp_user.weight",), ("mlp_item.weight",))
     assert (job.runner.train_batch_size, job.runner.epochs) == (512, 2)
     assert job.hyper_parameters.optimizer.learning_rate == 0.001

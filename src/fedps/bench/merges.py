@@ -11,11 +11,16 @@ from fedps.bench.jobs import execute, write_job
 from fedps.bench.records import Curve, Figure, Options, Result, Sheet
 
 MODES: dict[str, dict[str, Any]] = {
+    "one client with all data": {"worker_num": 1, "split_file_list": True, "geo_step": 100},
     "async": {"sync_mode": "async"},
     "sync": {"sync_mode": "sync"},
+    "sync, own pace": {"sync_mode": "sync", "pace": "own"},
     "geo adaptive": {},
+    "geo adaptive, own pace": {"pace": "own"},
+    "geo adaptive, 25": {"geo_step": 25},
+    "geo adaptive, 25, own pace": {"geo_step": 25, "pace": "own"},
     "geo adaptive, 100": {"geo_step": 100},
-    "geo adaptive, 100, overlap": {"geo_step": 100, "geo_overlap": 10},
+    "geo adaptive, 100, own pace": {"geo_step": 100, "pace": "own"},
     "geo heat": {"geo_merge": "heat"},
     "geo mean": {"geo_merge": "mean"},
     "geo original": {"geo_merge": "original"},
@@ -95,7 +100,7 @@ class Bench:
         found = []
         for seed in seeds:
             run_dir, long = self._folder / f"{key} {name} {seed}", key == "long"
-            runner: dict[str, Any] = {"geo_step": 25, "with_coordinator": False}
+            runner: dict[str, Any] = {"geo_step": 10, "with_coordinator": False}
             runner |= {"epochs": PASSES[key], "seed": seed} | ({"negatives": NEGATIVES} if long else {}) | MODES[name]
             job = write_job(self._folder, self._data, optimizer=_optimizer(name) if long else None, **runner)
             summary = execute(job, run_dir).summary

@@ -140,7 +140,7 @@ class Bench:
         size = self._size
         rounds = max(2, round(ROUNDS[size] * LENGTH.get(name, 1)))
         runner: dict[str, Any] = {"client_selector": name, "epochs": rounds, "eval_every": EVERY[size]}
-        runner |= {"geo_step": 20, "train_batch_size": 256, "worker_num": CLIENTS[size]}
+        runner |= {"geo_step": 20, "pace": "own", "train_batch_size": 256, "worker_num": CLIENTS[size]}
         if name not in ("all", "fedcs"):
             runner["clients_per_round"] = PICKED[size]
         path = write_job(self._folder, self._folder / "data", **runner)

@@ -33,12 +33,11 @@ def parts_of(samples: int, mean: float, batch: int, window: int, single: bool) -
         single: each part is one batch, however many samples it has (sync); otherwise batches keep about their size.
 
     Returns:
-        The parts in order, `MOST` times larger or smaller than those of a client of mean size at most. A client of mean size has whole windows of whole batches, and the rest in the last part; so
-        have the others, in proportion. A part for which there is no sample is left out.
+        The parts in order, of the same size but for a sample: no sliver is left for a last step, which would move values
+        as far as any other. They are `MOST` times larger or smaller than a mean client's at most.
     """
     mean = min(max(mean, samples / MOST), samples * MOST)
-    count = math.ceil(mean / (batch * window))
-    full = samples * batch * window / mean  # samples of a whole part
-    edges = [round(full * k) for k in range(count)] + [samples]
-    own = math.ceil(full / max(1, round(full / batch)))
-    return [Part(n, n if single else own) for n in (b - a for a, b in pairwise(edges)) if n > 0]
+    count = min(math.ceil(mean / (batch * window)), samples)
+    edges = [samples * k // count for k in range(count + 1)]
+    sizes = [b - a for a, b in pairwise(edges)]
+    return [Part(n, n if single else math.ceil(n / max(1, round(n / batch)))) for n in sizes]

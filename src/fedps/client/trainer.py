@@ -171,8 +171,8 @@ class Trainer:
             yield Window(self._take(lead), self._take(due - lead), self._size)
 
     def _parts(self) -> list[Part] | None:
-        """Return the parts of a pass that is trained in step with other clients; None where each has a pace of its own."""
-        if not self._mean or len(self._piece):  # what an earlier round left of a pass comes first
+        """Return the parts of a pass that is trained in step with other clients; None where nobody has more or less."""
+        if self._mean in (0.0, len(self._learner.data)) or len(self._piece):  # a pass that was begun is ended first
             return None
         window, single = self._window or 1, self._runner.sync_mode == "sync"
         return parts_of(len(self._learner.data), self._mean, self._size, window, single)
