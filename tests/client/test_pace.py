@@ -113,3 +113,13 @@ def test_a_pass_begun_by_a_short_round_is_ended_at_the_clients_own_pace(make_job
     trainer.train(1, 1)
     trainer.train(2)
     assert mode.seen[1] == ([], [64], 32)
+
+
+def test_pairs_stay_together(make_job: MakeJob) -> None:
+    job = make_job({"loss": "bpr"}, negatives=1)
+    _, learner, _ = trainer_of(job)
+    mode = Watching(3, 0)
+    trainer = Trainer(job, ME, learner, mode, lambda event: None, io.StringIO())
+    trainer.keep_step(len(learner.data) * 0.7)
+    assert trainer.train(1).samples == len(learner.data)
+    assert all(sum(rest) % 2 == 0 and size % 2 == 0 for _, rest, size in mode.seen)

@@ -174,8 +174,10 @@ class Trainer:
         """Return the parts of a pass that is trained in step with other clients; None where nobody has more or less."""
         if self._mean in (0.0, len(self._learner.data)) or len(self._piece):  # a pass that was begun is ended first
             return None
-        window, single = self._window or 1, self._runner.sync_mode == "sync"
-        return parts_of(len(self._learner.data), self._mean, self._size, window, single)
+        unit = 2 if self._job.hyper_parameters.loss == "bpr" else 1  # a pair stays together
+        samples, mean, batch = len(self._learner.data) // unit, self._mean / unit, self._size // unit
+        parts = parts_of(samples, mean, batch, self._window or 1, single=self._runner.sync_mode == "sync")
+        return [Part(part.samples * unit, part.batch * unit) for part in parts]
 
     def _shares(self, parts: list[Part]) -> Iterator[Window]:
         """Cut a pass into its parts."""
