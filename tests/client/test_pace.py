@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from tests.client.test_schedule import ME, trainer_of
@@ -56,70 +57,69 @@ class Watching:
 
     def train(self, windows: Iterable[Window], train: Callable[[Order, int], None]) -> None:
         for window in windows:
-            self.seen.append((list(map(len, window.lead)), list(map(len, window.rest)), window.size))
+            self.seen.append((list(map(len, window.lead)), list(map(len, window.rest)), window.batch))
             for piece in window.pieces:
-                train(piece, window.size)
+                train(piece, window.batch)
 
     def start_at(self, clock: int) -> None:
         raise NotImplementedError
 
 
-def watched(make_job: MakeJob, window: int | None, lead: int = 0, **runner: object) -> tuple[Trainer, Watching, int]:
-    job = make_job(print_interval=2, **runner)
-    _, learner, _ = trainer_of(job)
-    mode = Watching(window, lead)
-    trainer = Trainer(job, ME, learner, mode, lambda event: None, io.StringIO())
-    return trainer, mode, len(learner.data)
+def watched(
+    make_job: MakeJob, mean: float, window: int, lead: int = 0, hyper: Any = None, **runner: object
+) -> tuple[Trainer, Watching, int]:
+    """Return a trainer of a client that has `1 / mean` times as many samples as one on average."""
+    _, learner, _ = trainer_of(job := make_job(hyper, print_interval=2, **runner))
+    mode, held = Watching(window, lead), len(learner.data)
+    trainer = Trainer(job, ME, learner, mode, lambda event: None, io.StringIO(), mean=lambda: held * mean)
+    return trainer, mode, held
 
 
 def test_a_pass_in_step_trains_every_sample_once(make_job: MakeJob) -> None:
-    trainer, mode, held = watched(make_job, 2, 1)
-    trainer.keep_step(held / 2)  # the others have less
+    trainer, mode, held = watched(make_job, 0.5, 2, 1)
     assert trainer.train(1).samples == held
     assert len(mode.seen) == math.ceil(held / 2 / 64)
-    for lead, rest, size in mode.seen:
-        assert lead == [size], "its first batch is ahead"
-        assert math.ceil(sum(rest) / size) + 1 == round((sum(lead) + sum(rest)) / 32), "batches keep about their size"
+    for lead, rest, batch in mode.seen:
+        assert lead == [batch], "its first batch is ahead"
+        assert math.ceil(sum(rest) / batch) + 1 == round((sum(lead) + sum(rest)) / 32), "batches keep about their size"
     assert sum(sum(lead) + sum(rest) for lead, rest, _ in mode.seen) == held
 
 
 def test_sync_in_step_is_one_batch_a_step(make_job: MakeJob) -> None:
-    trainer, mode, held = watched(make_job, 1, sync_mode="sync")
-    trainer.keep_step(held / 3)
+    trainer, mode, held = watched(make_job, 1 / 3, 1, sync_mode="sync")
     assert trainer.train(1).samples == held
     assert len(mode.seen) == math.ceil(held / 3 / 32)
-    assert all(lead == [] and rest == [size] for lead, rest, size in mode.seen)
+    assert all(lead == [] and rest == [batch] for lead, rest, batch in mode.seen)
 
 
-def test_among_equals_a_pass_is_cut_as_if_alone(make_job: MakeJob) -> None:
-    trainer, mode, held = watched(make_job, 2)
-    trainer.keep_step(float(held))
+def test_among_equals_too_no_sliver_is_left(make_job: MakeJob) -> None:
+    trainer, mode, held = watched(make_job, 1.0, 1, sync_mode="sync")
+    assert held % 32, "there would be one"
     trainer.train(1)
-    assert mode.seen[0] == ([], [64], 32)
+    sizes = [sum(rest) for _, rest, _ in mode.seen]
+    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("told", [{"iterations": 4}, {"batch_size": 16}, {"window": 1}])
 def test_what_an_assignment_says_of_steps_goes_before(told: dict[str, int], make_job: MakeJob) -> None:
-    trainer, mode, held = watched(make_job, 2)
-    trainer.keep_step(held / 2)
+    trainer, mode, _ = watched(make_job, 0.5, 2)
     trainer.train(1, **told)
     size = told.get("batch_size", 32)
     assert mode.seen[0] == ([], [size * told.get("window", 2)], size)
 
 
-def test_a_pass_begun_by_a_short_round_is_ended_at_the_clients_own_pace(make_job: MakeJob) -> None:
-    trainer, mode, held = watched(make_job, 2)
-    trainer.keep_step(held / 2)
-    trainer.train(1, 1)
-    trainer.train(2)
-    assert mode.seen[1] == ([], [64], 32)
+@pytest.mark.parametrize("mode_of", ["sync", "geo"])
+def test_a_short_round_does_not_bring_a_client_out_of_step(mode_of: str, make_job: MakeJob) -> None:
+    trainer, mode, held = watched(make_job, 0.5, 2, sync_mode=mode_of, negatives=1)
+    trainer.train(1, 3)
+    short = len(mode.seen)
+    for round_ in (2, 3, 4):
+        assert trainer.train(round_).samples == held, "the data runs on, over the end of a pass"
+    rest = mode.seen[short:]
+    assert len({len(rest[k::3]) for k in range(3)}) == 1 and len(rest) == 3 * math.ceil(held / 2 / 64)
 
 
 def test_pairs_stay_together(make_job: MakeJob) -> None:
-    job = make_job({"loss": "bpr"}, negatives=1)
-    _, learner, _ = trainer_of(job)
-    mode = Watching(3, 0)
-    trainer = Trainer(job, ME, learner, mode, lambda event: None, io.StringIO())
-    trainer.keep_step(len(learner.data) * 0.7)
-    assert trainer.train(1).samples == len(learner.data)
-    assert all(sum(rest) % 2 == 0 and size % 2 == 0 for _, rest, size in mode.seen)
+    trainer, mode, held = watched(make_job, 0.7, 3, hyper={"loss": "bpr"}, negatives=1)
+    assert trainer.train(1).samples == held
+    assert all(sum(rest) % 2 == 0 and batch % 2 == 0 for _, rest, batch in mode.seen)

@@ -51,7 +51,7 @@ class AtOnce:
         while window is not None:
             upcoming = next(coming, None)
             for piece in window.pieces:
-                train(piece, window.size)
+                train(piece, window.batch)
             window = upcoming
 
     def start_at(self, clock: int) -> None:

@@ -8,6 +8,7 @@ from tests.conftest import MakeJob
 from tests.server.callers import BIAS, ROWS, Caller, Stranger
 
 from fedps.server.server import ParameterServer
+from fedps.types import ClientId
 from fedps.wire.messages import Census, Counted, Done, Join, Leave, Refused
 
 MakeServer = Callable[[int], ParameterServer]
@@ -73,10 +74,27 @@ def test_a_client_whose_connection_broke_asks_again(make_server: MakeServer) -> 
 
 def test_only_members_may_ask(make_server: MakeServer) -> None:
     server = make_server(3)
-    for caller in (Stranger(server), Caller(server, "a")):
+    left, lost = joined(server, "a", 10), joined(server, "b", 10)
+    left.ask(Leave())
+    server.members.leave(ClientId("b"))
+    for caller in (Stranger(server), Caller(server, "c"), left, lost):
         refused = caller.ask(Census())
         assert isinstance(refused, Refused)
         assert refused.kind == "order"
+
+
+def test_who_comes_later_is_told_what_the_others_were(make_server: MakeServer) -> None:
+    server = make_server(2)
+    joined(server, "a", 10)
+    assert joined(server, "b", 30).ask(Census()) == Counted(20.0)
+    assert joined(server, "c", 10_000).ask(Census()) == Counted(20.0)
+
+
+def test_one_that_claims_too_many_counts_with_sixteen_medians(make_server: MakeServer) -> None:
+    server = make_server(4)
+    for client in "abc":
+        joined(server, client, 100)
+    assert joined(server, "liar", 1 << 40).ask(Census()) == Counted((3 * 100 + 16 * 100) / 4)
 
 
 @pytest.mark.parametrize("samples", [-1, 1 << 41])

@@ -70,3 +70,13 @@ def test_a_dense_tensor_is_one_row_of_every_client() -> None:
 def test_a_window_in_which_nobody_touched_a_row_changes_nothing() -> None:
     empty = Contribution(NO_KEYS, np.empty((0, 4), np.float32), 1.0)
     assert merge.adaptive([empty, empty]).values.shape == (0, 4)
+
+
+def test_a_step_of_sync_counts_samples_but_no_claim_over_sixteen_medians() -> None:
+    def gradient(value: float, weight: float) -> Contribution:
+        return Contribution(NO_KEYS, np.full((1, 1), value, np.float32), weight)
+
+    honest = [gradient(1.0, 10.0), gradient(2.0, 30.0), gradient(4.0, 20.0)]
+    assert merge.by_samples(honest).values.item() == pytest.approx((10 + 60 + 80) / 60)
+    liar = merge.by_samples([gradient(0.0, 10.0), gradient(0.0, 10.0), gradient(1.0, 1e9)])
+    assert liar.values.item() == pytest.approx(160 / 180)

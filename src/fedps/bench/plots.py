@@ -6,6 +6,7 @@ from typing import Any
 
 from fedps.bench.records import Curve
 
+COLOURS = 10  # before they come again
 WIDE = 30  # an axis that spans more than this factor is logarithmic
 SETTINGS: Any = {"svg.hashsalt": "fedps", "svg.fonttype": "none", "font.size": 9}
 
@@ -33,8 +34,10 @@ def _draw(curve: Curve, file: Path) -> None:
 
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
-    for name, points in curve.lines:
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, linewidth=1, label=name)
+    for number, (name, points) in enumerate(curve.lines):
+        style = "-" if number < COLOURS else "--"
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, style, marker="o", markersize=3, linewidth=1, label=name)
     for axis, at in ((axes.xaxis, 0), (axes.yaxis, 1)):
         values = [point[at] for _, points in curve.lines for point in points]
         if min(values) > 0 and max(values) > WIDE * min(values):

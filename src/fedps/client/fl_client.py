@@ -172,7 +172,8 @@ class FLClient:
             self._simulated = Simulated(self.job, self._device, self.learner, self._moved, self.report)
         self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
-        self.trainer = Trainer(self.job, self.client, self.learner, self._mode, self.report, self.log, dump)
+        mean = self.shards.mean_samples if runner.in_step else None
+        self.trainer = Trainer(self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean)
 
     def callback_train(self) -> None:
         """Train the round's batches, in the job's mode."""
@@ -217,11 +218,8 @@ class FLClient:
         """Take part at the servers from their open step on; not before the first assignment, which may be long in coming."""
         if self._joined:
             return
-        in_step = self.job.runner.in_step
-        clock = self.shards.join(len(self.data) if in_step else 0)
+        clock = self.shards.join(len(self.data) if self.job.runner.in_step else 0)
         self.shards.seed(self.learner.split_dense(self.learner.dense.values.copy()))
-        if in_step:
-            self.trainer.keep_step(self.shards.mean_samples())
         self._mode.start_at(clock)
         self._joined = True
 

@@ -22,12 +22,12 @@ from fedps.types import NO_KEYS, Rows, TableName, Values
 class Window(NamedTuple):
     """Samples to train between two exchanges: `lead` while the last window is merged, then `rest`.
 
-    Both are in pieces that do not cross the end of a pass; `size` of a piece's samples make a batch.
+    Both are in pieces that do not cross the end of a pass; `batch` of a piece's samples make a batch.
     """
 
     lead: list[Order]
     rest: list[Order]
-    size: int
+    batch: int
 
     @property
     def pieces(self) -> list[Order]:
@@ -87,8 +87,9 @@ class EachBatch:
             if sent is not None:
                 self._finish(sent)
             _write(self._learner, pulled, self._timeout)
-            train(batch, window.size)
-            sent = self._shards.push(self._change(), self._clock, len(batch), self._learner.rate)
+            train(batch, window.batch)
+            weight = float(len(batch)) if self._lockstep else 1.0  # its part of a step's mean
+            sent = self._shards.push(self._change(), self._clock, weight, self._learner.rate)
             self._clock += 1
         if sent is not None:
             self._finish(sent)
@@ -168,7 +169,7 @@ class EachWindow:
             if ahead is not None:
                 self._add(ahead)
             for piece in coming:
-                train(piece, window.size)
+                train(piece, window.batch)
             sent = self._push(_difference(self._state(pulled.slots), start), pulled.ticket)
         if sent is not None:
             self._finish(sent)
@@ -179,7 +180,7 @@ class EachWindow:
             return None
         before = self._begin(slots)
         for piece in window.lead:
-            train(piece, window.size)
+            train(piece, window.batch)
         return _difference(self._state(slots), before)
 
     def _pull(self, window: Window) -> Pulled:

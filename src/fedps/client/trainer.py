@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
 
 import numpy as np
@@ -78,11 +78,12 @@ class Trainer:
         report: where events go.
         log: where lines for people go.
         dump: takes each batch, if the job dumps.
+        mean: returns how many samples all clients have on average, where they go through a pass in step (`pace`).
     """
 
     def __init__(
         self, job: Job, client: ClientId, learner: Learner, mode: Mode, report: Report, log: TextIO,
-        dump: Dump | None = None,
+        dump: Dump | None = None, mean: Callable[[], float] | None = None,
     ) -> None:  # fmt: skip
         self._job, self._runner, self._client, self._learner, self._mode = job, job.runner, client, learner, mode
         self._report, self._log, self._dump = report, log, dump
@@ -91,10 +92,6 @@ class Trainer:
         self._steps, self._pieces = 0, self._passes()
         self._piece: Order = np.empty(0, np.int32)  # what is left of the pass
         self._timer = StepTimer() if job.runner.dataset_debug else None
-        self._mean: float = 0.0  # samples of all clients' passes on average, where they train in step
-
-    def keep_step(self, mean: float) -> None:
-        """Cut passes into as many steps or windows as others do, whose mean pass has so many samples (`pace`)."""
         self._mean = mean
 
     def train(
@@ -115,11 +112,9 @@ class Trainer:
             JobError: one of these does not fit the job.
         """
         self._rate, self._size, self._window = self._settings(learning_rate, batch_size, window)
-        parts = None if iterations or batch_size or window else self._parts()
+        parts = [] if iterations or batch_size or window else self._parts()
         self._epoch, meter = round_ - 1, self._meter
-        self._steps = iterations or self._batches(len(self._learner.data))
-        if parts:
-            self._steps = sum(_batches(*part) for part in parts)
+        self._steps = sum(_batches(*part) for part in parts) or iterations or self._batches(len(self._learner.data))
         meter.begin_round()
         self._learner.data.hold(self._passes_at_once())
         began = time.perf_counter()
@@ -170,22 +165,33 @@ class Trainer:
             lead = min(due, self._mode.lead)
             yield Window(self._take(lead), self._take(due - lead), self._size)
 
-    def _parts(self) -> list[Part] | None:
-        """Return the parts of a pass that is trained in step with other clients; None where nobody has more or less."""
-        if self._mean in (0.0, len(self._learner.data)) or len(self._piece):  # a pass that was begun is ended first
-            return None
+    def _parts(self) -> list[Part]:
+        """Return the parts of a pass that is trained in step with other clients; none where each has its own pace."""
+        mean = self._mean() if self._mean else 0.0
+        if not mean:
+            return []
         unit = 2 if self._job.hyper_parameters.loss == "bpr" else 1  # a pair stays together
-        samples, mean, batch = len(self._learner.data) // unit, self._mean / unit, self._size // unit
-        parts = parts_of(samples, mean, batch, self._window or 1, single=self._runner.sync_mode == "sync")
+        samples, batch = len(self._learner.data) // unit, self._size // unit
+        parts = parts_of(samples, mean / unit, batch, self._window or 1, single=self._runner.sync_mode == "sync")
         return [Part(part.samples * unit, part.batch * unit) for part in parts]
 
     def _shares(self, parts: list[Part]) -> Iterator[Window]:
-        """Cut a pass into its parts."""
-        order = next(self._pieces)
+        """Cut a round into these parts; the data runs on from pass to pass, and a batch may have samples of two."""
         for samples, batch in parts:
-            part, order = order[:samples], order[samples:]
+            part = self._next(samples)
             lead = min(samples, self._mode.lead * batch)
             yield Window([part[:lead]] if lead else [], [part[lead:]] if lead < samples else [], batch)
+
+    def _next(self, samples: int) -> Order:
+        """Return the next samples, of two passes if one ends among them: both are held."""
+        pieces = []
+        while samples:
+            if not len(self._piece):
+                self._piece = next(self._pieces)
+            piece, self._piece = self._piece[:samples], self._piece[samples:]
+            samples -= len(piece)
+            pieces.append(piece)
+        return np.concatenate(pieces)
 
     def _take(self, due: int) -> list[Order]:
         """Return the next batches, in pieces that do not cross the end of a pass."""
@@ -246,7 +252,7 @@ class Trainer:
         return sum(map(len, window.pieces))
 
     def _count(self, window: Window) -> int:
-        return sum(_batches(len(piece), window.size) for piece in window.pieces)
+        return sum(_batches(len(piece), window.batch) for piece in window.pieces)
 
     def _print(self, loss: float) -> None:
         meter, auc = self._meter, self._meter.total.auc()

@@ -67,11 +67,11 @@ class Runner(Section):
     sync_mode: Annotated[Literal["geo", "sync", "async", "round"], BeforeValidator(word)] = Field(
         "geo", description="when clients and servers exchange values"
     )
-    geo_step: Count = Field(10, description="geo: batches of a window")
+    geo_step: Count = Field(10, description="geo: batches of a window, as pace has it")
     pace: Annotated[Literal["together", "own"], BeforeValidator(word)] = Field(
         "together",
-        description="sync, geo in windows: together cuts each client's pass into equally many steps or windows, so that"
-        " all end it together; own: batches and windows of one size for all",
+        description="sync, geo_merge heat and adaptive: together cuts each client's pass into equally many steps or windows,"
+        " larger the more it has, so that all end it together; own: batches and windows of one size for all",
     )
     geo_merge: Annotated[Literal["original", "mean", "sum", "heat", "adaptive", "buffered"], BeforeValidator(word)] = (
         Field("adaptive", description="geo: how the clients' changes of a window combine")
@@ -102,7 +102,7 @@ class Runner(Section):
     test_data_dir: Path | None = Field(
         None, description="folder of held-out samples, per user 1 positive + 99 negatives"
     )
-    train_batch_size: Count = Field(512, description="samples of a batch")
+    train_batch_size: Count = Field(512, description="samples of a batch; sync: as pace has it")
     infer_batch_size: Count = Field(8192, description="samples scored at once")
     epochs: Count = Field(2, description="passes over each client's data")
     print_interval: Count = Field(50, description="batches between two lines of a worker's log")
@@ -179,7 +179,9 @@ class Runner(Section):
     compiled_step: bool = Field(True, description="compile the training step where that can be done; false: by torch")
     use_gpu: bool = Field(False, description="train by torch on CUDA")
     start_timeout: Seconds = Field(120.0, description="seconds to wait for a role to come up")
-    step_timeout: Seconds = Field(60.0, description="seconds after which a silent client is left behind")
+    step_timeout: Seconds = Field(
+        60.0, description="seconds after which a silent client is left behind; a window must take less"
+    )
     reconnect_timeout: Seconds = Field(10.0, description="seconds a lost connection may take to come back")
 
     def picked(self, clients: int) -> int:
@@ -187,10 +189,14 @@ class Runner(Section):
         return self.clients_per_round or (clients + 1) // 2
 
     @property
+    def lockstep(self) -> bool:
+        """Whether clients wait for each other at every step or window."""
+        return self.sync_mode == "sync" or (self.sync_mode == "geo" and self.geo_merge in LOCKSTEP)
+
+    @property
     def in_step(self) -> bool:
         """Whether clients cut their passes into equally many steps or windows."""
-        lockstep = self.sync_mode == "sync" or (self.sync_mode == "geo" and self.geo_merge in LOCKSTEP)
-        return lockstep and self.pace == "together"
+        return self.lockstep and self.pace == "together" and self.worker_num != 1
 
     @property
     def buffered(self) -> int:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from fedps.config import distillation
 from fedps.config.allow import Allow
 from fedps.config.job import Job, Runner
-from fedps.config.merging import ADAMS
+from fedps.config.merging import ADAMS, LOCKSTEP
 
 SERVERS = ("momentum", "adagrad", "adam", "yogi")
 PIPED = ("QueueDataset", "InmemoryDataset")
@@ -22,7 +22,6 @@ OF_SELECTOR = {"candidates": "power_of_choice", "upload_mib": "fedcs"} | dict.fr
 MATTERS: tuple[tuple[str, str, str, tuple[Any, ...]], ...] = (
     # in this section this key matters only where that key has one of these values
     ("runner", "geo_step", "sync_mode", ("geo",)),
-    ("runner", "pace", "sync_mode", ("geo", "sync")),
     ("runner", "geo_merge", "sync_mode", ("geo",)),
     ("runner", "buffer", "geo_merge", ("buffered",)),
     ("runner", "geo_overlap", "sync_mode", ("geo",)),
@@ -65,6 +64,7 @@ def notes_of(job: Job, allow: Allow | None = None) -> list[str]:
     return [
         *job.notes,
         *idle,
+        *_pace(runner),
         *_selection(job),
         *_commands(runner, allow),
         *_readers(runner),
@@ -87,6 +87,13 @@ def _when(decider: str, decided: Any, values: tuple[Any, ...]) -> str:
         return f"without {decider}"
     only = " or ".join([", ".join(values[:-1]), values[-1]] if len(values) > 1 else values)
     return f"without {decider} {only}" if decided is None else f"with {decider} {decided}, only with {only}"
+
+
+def _pace(runner: Runner) -> list[str]:
+    if runner.pace == "together" or runner.lockstep:
+        return []
+    only = f"sync_mode sync, or geo with geo_merge {' or '.join(LOCKSTEP)}"
+    return [f"runner.pace: {runner.pace}: has no effect with sync_mode {runner.sync_mode}, only with {only}"]
 
 
 def _selection(job: Job) -> list[str]:

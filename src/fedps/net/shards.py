@@ -151,9 +151,15 @@ class Shards:
             _wait(future, self._timeout, "Seed")
 
     def mean_samples(self) -> float:
-        """Wait until all clients have joined, and return how many samples one has on average; 0 if none said."""
+        """Wait until all clients have joined, and return how many samples one has on average; 0 if none said.
+
+        Raises:
+            WireError: the answer is no number of samples.
+        """
         answer = _wait(self._channels[0].request(Census()), None, "Census").message  # the server ends the wait
-        return answer.samples if isinstance(answer, Counted) else 0.0
+        if not isinstance(answer, Counted):
+            raise WireError(f"Census was answered by {answer}")
+        return answer.mean
 
     def pull(self, wanted: Mapping[TableName, Keys], after: int = -1) -> PullTicket:
         """Ask for rows (dense: NO_KEYS for the tensor) once step or window `after` is applied."""

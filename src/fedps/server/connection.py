@@ -131,7 +131,7 @@ class Connection:
                 server.store.seed(table, frame.arrays[0])
                 self.reply(ticket, Done(server.clock))
             case Census():
-                server.count(self.known, lambda: self.reply(ticket, Counted(server.members.samples)))
+                server.census(self._joined, lambda mean: self.reply(ticket, Counted(mean)))
             case Pull() as pull:
                 self._pull(ticket, pull, frame.arrays)
             case Push() as push:

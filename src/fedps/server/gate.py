@@ -64,7 +64,7 @@ def make_gate(runner: Runner) -> Gate | None:
 def _windowed_merge(runner: Runner) -> Merge | None:
     """Return how the pushes of a step or window combine; None where each push is applied at once."""
     if runner.sync_mode == "sync":
-        return merge.weighted_mean  # by samples: the gradient of all clients' batches together
+        return merge.by_samples
     if runner.sync_mode == "round":
         return partial(merge.weighted_mean, over=runner.row_average)
     if runner.sync_mode == "geo":

@@ -5,14 +5,16 @@ suspended for silence. Gates and barriers wait for active members only, so nobod
 Times are seconds of a monotonic clock that the caller passes in.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import NamedTuple
 
 from fedps.errors import RefusedError
 from fedps.types import ClientId
 
 STAGES = ("trained", "evaluated")  # of an epoch, in their order
+MOST_SAMPLES = 16
 MAX_MEMBERS = 4096  # at once, and names remembered of those that went
 
 
@@ -41,6 +43,7 @@ class Member:
         stop: the barrier it waits at.
         passed: the last barrier that opened for it.
         suspended: it was silent past the deadline; its next push or barrier brings it back.
+        asking: answers its Census.
         lost_at: when its connection broke, None while connected.
     """
 
@@ -52,6 +55,7 @@ class Member:
     stop: Stop | None = None
     passed: Stop | None = None
     suspended: bool = False
+    asking: Callable[[float], None] | None = None
     lost_at: float | None = None
 
 
@@ -117,10 +121,21 @@ class Members:
         return len(self._gone.keys() | self._here.keys())
 
     @property
-    def samples(self) -> float:
-        """Mean samples of those that have come and said how many they have, 0 if nobody has."""
+    def mean_samples(self) -> float:
+        """Mean samples of those that have come and said how many they have, 0 if nobody has.
+
+        One that claims many counts with `MOST_SAMPLES` medians at most.
+        """
         said = [m.samples for m in (*self._here.values(), *self._gone.values()) if m.samples]
-        return fmean(said) if said else 0.0
+        most = MOST_SAMPLES * median(said) if said else 0
+        return fmean(min(n, most) for n in said) if said else 0.0
+
+    def take_asking(self) -> list[Callable[[float], None]]:
+        """Return what answers those that have asked for the mean, each once."""
+        found = [m.asking for m in self._here.values() if m.asking]
+        for member in self._here.values():
+            member.asking = None
+        return found
 
     @property
     def gathered(self) -> Stop | None:

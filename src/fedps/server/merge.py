@@ -5,12 +5,15 @@ A dense tensor is a table with one row that every client pushes.
 """
 
 from collections.abc import Sequence
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedps.types import NO_KEYS, Keys, Rows, Values
+
+MOST_WEIGHT = 16
 
 
 class Contribution(NamedTuple):
@@ -84,7 +87,7 @@ def staleness(versions: int) -> float:
 
 
 def weighted_mean(contributions: Sequence[Contribution], over: str = "participants") -> Rows:
-    """Average with the clients' weights: samples of a step in sync, of a pass in FedAvg (McMahan et al., AISTATS 2017, algorithm 1).
+    """Average with the clients' weights, its samples in FedAvg (McMahan et al., AISTATS 2017, algorithm 1).
 
     Args:
         contributions: the round's pushes.
@@ -97,6 +100,15 @@ def weighted_mean(contributions: Sequence[Contribution], over: str = "participan
         return Rows(stack.keys, stack.total / np.float32(sum(c.weight for c in contributions)))
     share = [Contribution(c.keys, np.full((len(c.values), 1), c.weight, np.float32), 1.0) for c in contributions]
     return Rows(stack.keys, stack.total / _stack(share).total)
+
+
+def by_samples(contributions: Sequence[Contribution]) -> Rows:
+    """Average with the clients' weights, the samples of their parts of a step (sync).
+
+    A weight counts as `MOST_WEIGHT` medians at most: no client can buy the whole step with one.
+    """
+    most = MOST_WEIGHT * median(c.weight for c in contributions)
+    return weighted_mean([c._replace(weight=min(c.weight, most)) for c in contributions])
 
 
 def _stack(contributions: Sequence[Contribution]) -> Stack:

@@ -7,7 +7,7 @@ reads what one client says; here stands what concerns all.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ class ParameterServer:
         self._strangers: set[Connection] = set()  # have not said who they are
         self._contested: dict[ClientId, Contested] = {}
         self._waiting: list[Waiting] = []
-        self._counting: dict[ClientId, Answer] = {}  # who asked how many samples the members have
+        self._mean_samples: float | None = None  # known once all have joined, and the same for all
         self._standing: dict[ClientId, Standing] = {}
         self._standing_since: float | None = None  # when the first came to a barrier
         self._complete_at, self._saved = 0.0, 0  # the last epoch that was saved
@@ -117,7 +117,6 @@ class ParameterServer:
         if client is None or self.connections.get(client) is not connection:
             return
         del self.connections[client]
-        self._counting.pop(client, None)  # it asks again when it is back
         self._standing.pop(client, None)  # it still stands there, and says so again when it is back
         if self._contested.pop(client, None):
             self._ballot.withdraw(client)
@@ -260,22 +259,18 @@ class ParameterServer:
         """Answer once `clock` has been applied, unless the connection is gone by then."""
         self._waiting.append(Waiting(clock, connection, answer))
 
-    def count(self, client: ClientId, answer: Answer) -> None:
-        """Answer a member's Census once all have joined.
-
-        Raises:
-            RefusedError: it is no member.
-        """
-        if self.members.get(client) is None:
-            raise RefusedError("order", f"client {client!r} takes no part: join first")
-        self._counting[client] = answer
+    def census(self, member: Member, answer: Callable[[float], None]) -> None:
+        """Tell a member how many samples one has on average, once all have joined."""
+        member.asking = answer
         self._answer_census()
 
     def _answer_census(self) -> None:
-        if self.members.complete:
-            answers, self._counting = list(self._counting.values()), {}
-            for answer in answers:
-                answer()
+        if not self.members.complete:
+            return
+        if self._mean_samples is None:
+            self._mean_samples = self.members.mean_samples
+        for answer in self.members.take_asking():
+            answer(self._mean_samples)
 
     def stop_at(self, connection: Connection, member: Member, stop: Stop, answer: Answer) -> None:
         """Let a member stand at a barrier; `answer` is called when all are there.

@@ -1,7 +1,6 @@
 """Whom a round does not wait for: those that still train past its deadline, or when enough others are done."""
 
 from fedps.config import Job
-from fedps.config.merging import LOCKSTEP
 from fedps.server.members import Members
 from fedps.types import ClientId
 
@@ -19,10 +18,9 @@ def stragglers(job: Job, members: Members, since: float, now: float) -> list[Cli
         now: the time.
     """
     runner, settings = job.runner, job.selector
-    together = runner.sync_mode == "sync" or (runner.sync_mode == "geo" and runner.geo_merge in LOCKSTEP)
-    own_pace = runner.with_coordinator and not together and job.traces is None
+    free = runner.with_coordinator and not runner.lockstep and job.traces is None
     training = members.training
-    if not own_pace or not training or not members.standing:
+    if not free or not training or not members.standing:
         return []
     picked = runner.clients_per_round or 0
     spare = settings.picks(picked) - picked

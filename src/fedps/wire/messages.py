@@ -55,13 +55,13 @@ class Seed(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Census(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Ask how many samples a member has on average; answered by Counted once all that are expected have joined."""
+    """Ask how many samples a member has on average; answered by Counted once all that are expected have joined, the same to all."""
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Answer to Census: the mean of all members' `samples`, 0 if none said any."""
+    """Answer to Census: the mean of all members' samples, 0 if none said any."""
 
-    samples: float
+    mean: float
 
 
 class Pull(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
