@@ -34,7 +34,7 @@ def line(text: str, key: str) -> str:
 
 def test_every_key_tells_its_origin_and_meaning(path: Path) -> None:
     text = describe(path, ["runner.epochs=3", "hyper_parameters.optimizer={class: sgd}"])
-    assert line(text, "geo_step") == "geo_step: 7 # job file; geo: batches of a window"
+    assert line(text, "geo_step") == "geo_step: 7 # job file; geo: batches of a window, as pace has it"
     assert line(text, "epochs") == "epochs: 3 # override; passes over each client's data"
     assert line(text, "server_num") == "server_num: 1 # default; servers, each with a part of every table"
     assert line(text, "class").startswith("class: sgd # override; ")
