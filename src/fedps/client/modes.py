@@ -22,7 +22,7 @@ from fedps.types import NO_KEYS, Rows, TableName, Values
 class Window(NamedTuple):
     """Samples to train between two exchanges: `lead` while the last window is merged, then `rest`.
 
-    Both are in pieces that do not cross the end of a pass; `batch` of a piece's samples make a batch.
+    Both are in pieces, each trained in batches of `batch` samples of its own.
     """
 
     lead: list[Order]

@@ -2,8 +2,8 @@
 
 With batches of one size for all, who has little is done long before who has much. Then the shared values are averaged
 over many clients at first and over one or two at the end, at rates made for many, while the private rows of those that
-are done stand still: on ML-1M in ten equal parts, the last tenth of a pass like that takes sync from 0.561 to 0.535 in
-HR@10. So a pass is cut into as many steps or windows as a client of mean size has, for everybody. In sync a step is then
+are done stand still: on ML-1M in ten about equal parts, the last tenth of a pass like that takes sync from 0.559 to 0.533
+in HR@10. So a pass is cut into as many steps or windows as a client of mean size has, for everybody. In sync a step is then
 the gradient of one batch drawn from all data, each client's part in proportion to what it has (McMahan et al., AISTATS
 2017, section 2: FedSGD).
 """
