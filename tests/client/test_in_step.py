@@ -74,7 +74,7 @@ def test_all_clients_push_equally_often(
 ) -> None:
     run(make_job, tmp_path, **mode)
     assert sorted(watch.told) == sorted(SIZES)
-    assert watch.asked
+    assert watch.asked == 4, "each asks once, however many passes there are"
     assert list(watch.pushes.values()) == [2 * steps] * 4
 
 

@@ -1,5 +1,6 @@
 """Keys that are given a value and do nothing: one sentence each."""
 
+import pytest
 from tests.config.conftest import MINIMAL, Write
 
 from fedps.config import Allow, load_job, notes_of
@@ -72,3 +73,21 @@ def test_keys_of_another_selector_are_noted_and_all_may_be_read_by_ones_own(writ
         "selector.candidates: 8: has no effect with client_selector oort, only with power_of_choice"
     ]
     assert notes_of(load_job(write(), [*keys, "runner.client_selector=mine.Own"])) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        ("sync_mode=async", "sync_mode async"),
+        ("sync_mode=round", "sync_mode round"),
+        ("geo_merge=mean", "geo_merge mean"),
+    ],
+)
+def test_pace_matters_only_where_clients_wait_for_each_other(mode: str, told: str, write: Write) -> None:
+    def noted(*overrides: str) -> list[str]:
+        return notes_of(load_job(write(), [f"runner.{o}" for o in overrides]))
+
+    only = "only with sync_mode sync, or geo with geo_merge heat or adaptive"
+    assert f"runner.pace: own: has no effect with {told}, {only}" in noted(mode, "pace=own")
+    for lockstep in ("sync_mode=sync", "geo_merge=heat", "geo_merge=adaptive"):
+        assert not any("runner.pace" in note for note in noted(lockstep, "pace=own"))

@@ -40,8 +40,9 @@ ONCE = ("async", "sync", "round")  # with one seed: 20 passes take many minutes,
 HEAD = ("", "HR@10", "± HR", "NDCG@10", "± NDCG", "AUC", "MiB sent a pass", "seconds, all in")
 ABOUT = (
     "`fedps run` of examples/quickstart.yaml (NCF_MLP, user table private, Adam at 0.001, batch 512), a worker process a"
-    " client and 1 server; `one client with all data` is one worker with all files. HR@10 and NDCG@10 of 1 positive among 99 negatives after the last pass; ± is half of the way"
-    " between the best and the worst seed. Seconds are of the whole command, evaluations included."
+    " client and 1 server; `one client with all data` is one worker with all files. HR@10 and NDCG@10 of 1 positive among"
+    " 99 negatives after the last pass; ± is half of the way between the best and the worst seed. Seconds are of the whole"
+    " command, evaluations included."
 )
 
 

@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
@@ -172,7 +173,7 @@ class FLClient:
             self._simulated = Simulated(self.job, self._device, self.learner, self._moved, self.report)
         self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
-        mean = self.shards.mean_samples if runner.in_step else None
+        mean = cache(self.shards.mean_samples) if runner.in_step else None  # asked once: it stays the same
         self.trainer = Trainer(self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean)
 
     def callback_train(self) -> None:

@@ -186,23 +186,24 @@ class Trainer:
         """Return the next samples, of two passes if one ends among them: both are held."""
         pieces = []
         while samples:
-            if not len(self._piece):
-                self._piece = next(self._pieces)
-            piece, self._piece = self._piece[:samples], self._piece[samples:]
-            samples -= len(piece)
-            pieces.append(piece)
+            pieces.append(self._piece_of(samples))
+            samples -= len(pieces[-1])
         return np.concatenate(pieces)
 
     def _take(self, due: int) -> list[Order]:
         """Return the next batches, in pieces that do not cross the end of a pass."""
         pieces = []
         while due:
-            if not len(self._piece):
-                self._piece = next(self._pieces)
-            piece, self._piece = self._piece[: due * self._size], self._piece[due * self._size :]
-            due -= self._batches(len(piece))
-            pieces.append(piece)
+            pieces.append(self._piece_of(due * self._size))
+            due -= self._batches(len(pieces[-1]))
         return pieces
+
+    def _piece_of(self, most: int) -> Order:
+        """Return the next samples of the pass, so many at most; of the next pass if it is at its end."""
+        if not len(self._piece):
+            self._piece = next(self._pieces)
+        piece, self._piece = self._piece[:most], self._piece[most:]
+        return piece
 
     def _train(self, piece: Order, size: int) -> None:
         """Take a piece's steps, in parts that end where something is to be told of them."""

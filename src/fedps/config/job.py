@@ -11,17 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from fedps.config.distillation import Distillation
-from fedps.config.kinds import (
-    Count,
-    Positive,
-    Seconds,
-    Section,
-    Whole,
-    Word,
-    number,
-    word,
-    word_or_none,
-)
+from fedps.config.kinds import Count, Positive, Seconds, Section, Whole, Word, number, word, word_or_none
 from fedps.config.merging import LOCKSTEP
 from fedps.config.optimizer import Optimizer, TableOptimizer
 from fedps.config.selector import SelectorSettings

@@ -92,8 +92,9 @@ def _when(decider: str, decided: Any, values: tuple[Any, ...]) -> str:
 def _pace(runner: Runner) -> list[str]:
     if runner.pace == "together" or runner.lockstep:
         return []
+    mode = f"geo_merge {runner.geo_merge}" if runner.sync_mode == "geo" else f"sync_mode {runner.sync_mode}"
     only = f"sync_mode sync, or geo with geo_merge {' or '.join(LOCKSTEP)}"
-    return [f"runner.pace: {runner.pace}: has no effect with sync_mode {runner.sync_mode}, only with {only}"]
+    return [f"runner.pace: {runner.pace}: has no effect with {mode}, only with {only}"]
 
 
 def _selection(job: Job) -> list[str]:

@@ -14,7 +14,7 @@ from fedps.errors import RefusedError
 from fedps.types import ClientId
 
 STAGES = ("trained", "evaluated")  # of an epoch, in their order
-MOST_SAMPLES = 16
+MOST_SAMPLES = 16  # medians that one claim counts as in the mean
 MAX_MEMBERS = 4096  # at once, and names remembered of those that went
 
 

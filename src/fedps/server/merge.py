@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedps.types import NO_KEYS, Keys, Rows, Values
 
-MOST_WEIGHT = 16
+MOST_WEIGHT = 16  # medians that one weight counts as in a step of sync
 
 
 class Contribution(NamedTuple):
