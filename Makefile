@@ -32,7 +32,7 @@ test-all: check  ## the long ones too
 
 bench: setup  ## all measurements, about 10 minutes on two cores; tables and plots in bench/results
 	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic
-	$(BIN)/fedps bench --data .data/ml-1m --out bench/results
+	$(BIN)/python -m bench --data .data/ml-1m --out bench/results
 
 clean:
 	rm -rf $(VENV) .data runs

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.data import movielens, synth
-from fedps.data.prepared import Interactions
+from fedps.data.prepare import movielens, synth
+from fedps.data.prepare.write import Interactions
 from fedps.errors import DataError
 
 

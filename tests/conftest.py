@@ -8,7 +8,7 @@ import yaml
 from hypothesis import settings
 
 from fedps.config import Job, load_job
-from fedps.data.synth import synthesize
+from fedps.data.prepare.synth import synthesize
 
 settings.register_profile("untimed", deadline=None)  # machines are shared: no test asserts times
 settings.load_profile("untimed")

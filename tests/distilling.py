@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import MakeJob
-
 from fedps.config import Job
-from fedps.config.distillation import Distillation
+from fedps.config.sections.distillation import Distillation
+from tests.conftest import MakeJob
 
 ALL_LOCAL = {
     "local_sparse": ["mlp_user.weight", "mlp_item.weight"],

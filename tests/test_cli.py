@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.launch.rooms import here
 from tests.launch.runs import (
     WORKERS,

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launch.rooms import Room, here, launcher, write_tiny_job
 
 from fedps import __version__
 from fedps.cli import FAILED, INTERRUPTED, WRONG
 from fedps.config import Allow, Job
-from fedps.data.prepared import Split
+from fedps.data.prepare.write import Split
 from fedps.errors import DataError, LostError, RoleError
 from fedps.launch.addresses import Address
+from tests.launch.rooms import Room, here, launcher, write_tiny_job
 
 MANIFEST = {
     "clients": {"0": {"users": 3, "samples": 1500}}, "num_users": 3, "num_items": 9, "source": "s", "synthetic": True,
@@ -144,8 +144,8 @@ def test_prepare_and_synth_hand_over_their_flags(
 ) -> None:
     prepare, synth = Room(), Room()
     prepare.answer = synth.answer = MANIFEST
-    monkeypatch.setattr("fedps.data.movielens.prepare", prepare)
-    monkeypatch.setattr("fedps.data.synth.synthesize", synth)
+    monkeypatch.setattr("fedps.data.prepare.movielens.prepare", prepare)
+    monkeypatch.setattr("fedps.data.prepare.synth.synthesize", synth)
     command = ["data", "prepare", "movielens", "--out", tmp_path, "--source", "ml.zip", "--negatives=2", "--seed=3"]
     files = ["--test-negatives", "n", "--test_rating", "r"]
     assert here(monkeypatch, *command, *files, "--partition", "dirichlet", "--clients=4", "--alpha=0.1") == 0
@@ -161,8 +161,8 @@ def test_real_data_out_of_reach_is_replaced_only_when_asked_and_loudly(
 ) -> None:
     prepare, synth = Room(), Room()
     prepare.answer, synth.answer = DataError("no archive"), MANIFEST
-    monkeypatch.setattr("fedps.data.movielens.prepare", prepare)
-    monkeypatch.setattr("fedps.data.synth.synthesize", synth)
+    monkeypatch.setattr("fedps.data.prepare.movielens.prepare", prepare)
+    monkeypatch.setattr("fedps.data.prepare.synth.synthesize", synth)
     command = ["data", "prepare", "movielens", "--out", tmp_path]
     assert here(monkeypatch, *command) == WRONG
     assert here(monkeypatch, *command, "--or-synthetic", "--source", "mine.zip") == WRONG, "a named source is meant"
@@ -179,8 +179,8 @@ def test_infer_and_export_hand_over_their_flags(
 ) -> None:
     infer, export = Room(), Room()
     infer.answer, export.answer = {"auc": 0.75, "users": 3}, tmp_path / "model.safetensors"
-    monkeypatch.setattr("fedps.client.infer.infer", infer)
-    monkeypatch.setattr("fedps.export.export_run", export)
+    monkeypatch.setattr("fedps.serving.infer.infer", infer)
+    monkeypatch.setattr("fedps.serving.export.export_run", export)
     assert here(monkeypatch, "infer", job, "--weights", "w.safetensors", "--json") == 0
     assert infer.args[1] == Path("w.safetensors")
     assert json.loads(capsys.readouterr().out) == {"auc": 0.75, "users": 3}
@@ -188,7 +188,7 @@ def test_infer_and_export_hand_over_their_flags(
     assert capsys.readouterr().out == "auc: 0.7500\nusers: 3\n"
     epochs = Room()
     epochs.answer = {"epochs": [{"epoch": 1, "auc": 0.5}, {"epoch": 2, "auc": 0.75}], "predictions": "p.csv"}
-    monkeypatch.setattr("fedps.client.infer.infer_epochs", epochs)
+    monkeypatch.setattr("fedps.serving.infer.infer_epochs", epochs)
     assert here(monkeypatch, "infer", job, "--run_dir", "r", "--predictions", "p.csv", "--allow-commands") == 0
     assert epochs.args[1:] == (Path("r"), Path("p.csv"))
     assert epochs.kwargs == {"allow": Allow(commands=True), "log": sys.stdout}
@@ -251,7 +251,7 @@ def test_one_role_in_the_foreground(
     command: list[str], room: str, due: tuple[Any, ...], job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Room()
-    monkeypatch.setattr(f"fedps.launch.foreground.{room}", stage)
+    monkeypatch.setattr(f"fedps.launch.one_role.{room}", stage)
     words = [str(job) if word == "JOB" else word for word in command]
     assert here(monkeypatch, *words, "--run_dir=r", "--log_dir=l", "--worker_num=2", "-o", "runner.epochs=5") == 0
     assert stage.args[1:] == due

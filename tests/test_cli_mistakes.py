@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.launch.rooms import here, launcher, write_tiny_job
 
 from fedps.cli import WRONG
+from tests.launch.rooms import here, launcher, write_tiny_job
 
 
 @pytest.mark.parametrize(

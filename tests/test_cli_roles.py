@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tests.launch.runs import WORKERS, descendants, fedps, gone, start, write_job
 
 

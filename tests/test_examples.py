@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import MakeJob
 
 from fedps.launch.inprocess import run_in_process
+from tests.conftest import MakeJob
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 Events = list[dict[str, Any]]

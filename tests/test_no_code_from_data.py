@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import MakeJob
-from tests.privacy.guard import ALLOWED, CONTROLS
 
 import fedps
-from fedps.client.plan import make_plan
+from fedps.training.plan import make_plan
+from tests.conftest import MakeJob
+from tests.privacy.guard import ALLOWED, CONTROLS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(fedps.__file__).parent

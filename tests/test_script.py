@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launch.runs import WORKERS, events, fedps, write_job
 
 from fedps.config import Job, load_job
 from fedps.errors import JobError
-from fedps.launch import roles
-from fedps.launch.environment import Part
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch, Orders
+from fedps.launch.local import processes as roles
+from fedps.launch.local.environment import Part
 from fedps.script import Role
+from tests.launch.runs import WORKERS, events, fedps, write_job
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_training_script.py"
 

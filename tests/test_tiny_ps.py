@@ -7,10 +7,10 @@ from types import ModuleType
 
 import numpy as np
 from safetensors.numpy import load_file
-from tests.conftest import MakeJob
 
-from fedps.export import export_run
 from fedps.launch.inprocess import run_in_process
+from fedps.serving.export import export_run
+from tests.conftest import MakeJob
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny_ps.py"
 NETWORK = """

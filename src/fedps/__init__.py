@@ -7,10 +7,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedps.client.fl_client import FLClient
+    from fedps.client.life import FLClient
     from fedps.config import Job, load_job
     from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
-    from fedps.data.multislot import MultiSlotDataGenerator
+    from fedps.data.scripts.multislot import MultiSlotDataGenerator
     from fedps.script import Role, init
     from fedps.types import ClientInfo
 
@@ -18,10 +18,10 @@ __version__ = "0.1.0"
 PLACES = {
     "ClientInfo": "fedps.types",
     "ClientSelectorBase": "fedps.coordinator.selectors",
-    "FLClient": "fedps.client.fl_client",
+    "FLClient": "fedps.client.life",
     "FLStrategy": "fedps.coordinator.selectors",
     "Job": "fedps.config",
-    "MultiSlotDataGenerator": "fedps.data.multislot",
+    "MultiSlotDataGenerator": "fedps.data.scripts.multislot",
     "Role": "fedps.script",
     "init": "fedps.script",
     "load_job": "fedps.config",

@@ -35,13 +35,13 @@ from typing import TYPE_CHECKING
 from fedps.config import Job
 from fedps.config.source import read
 from fedps.errors import JobError
-from fedps.launch.environment import Part, read_part
-from fedps.launch.lives import attach, failure
-from fedps.tracking import Report
+from fedps.events.journal import Report
+from fedps.launch.local.entry import attach, failure
+from fedps.launch.local.environment import Part, read_part
 from fedps.types import ClientId
 
 if TYPE_CHECKING:
-    from fedps.client.fl_client import FLClient
+    from fedps.client.life import FLClient
     from fedps.coordinator.selectors import ClientSelectorBase
 
 
@@ -132,8 +132,8 @@ class Role:
             JobError: this is no worker.
         """
         self._must_be("worker", "client")
-        from fedps.client.fl_client import FLClient  # noqa: PLC0415
-        from fedps.client.plan import read_plan  # noqa: PLC0415
+        from fedps.client.life import FLClient  # noqa: PLC0415
+        from fedps.training.plan import read_plan  # noqa: PLC0415
 
         part, name = self._part, ClientId(self._part.client)
         return FLClient(

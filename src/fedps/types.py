@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 ClientId = NewType("ClientId", str)  # the user's own name for an owner of data, e.g. "0" or "hospital-north"
 TableName = str  # the model's own parameter name, e.g. "mlp_item.weight"
 
+COLUMNS = ("user", "item")  # the inputs of every network
+
 Keys = NDArray[np.int64]
+Slots = NDArray[np.int32]  # places of a local table's rows
 Values = NDArray[np.float32]
 
 RuleName = Literal[

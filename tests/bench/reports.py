@@ -1,8 +1,8 @@
 """A made-up report, for tests of what is written."""
 
-from fedps.bench.aims import judge
-from fedps.bench.records import Curve, Figure, Result
-from fedps.bench.suite import Report
+from bench.aims import judge
+from bench.records import Curve, Figure, Result
+from bench.suite import Report
 
 MACHINE = {
     "processor": "A Chip",

@@ -1,10 +1,10 @@
 """Aims: met or missed in the right direction, by the right factor, and not measured where nothing was."""
 
 import pytest
-from tests.bench.reports import job, step
 
-from fedps.bench.aims import AIMS, Judged, judge
-from fedps.bench.records import Result, times_better
+from bench.aims import AIMS, Judged, judge
+from bench.records import Result, times_better
+from tests.bench.reports import job, step
 
 
 def judged(what: str, *results: Result) -> Judged:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedps.bench.apart import apart
-from fedps.bench.records import Options
-from fedps.bench.selection import Course, judged, measure
-from fedps.bench.splits import spread
-from fedps.bench.subjects import NAMED_ONLY, SUBJECTS
+from bench.apart import apart
+from bench.records import Options
+from bench.selection import Course, judged, measure
+from bench.splits import spread
+from bench.subjects import NAMED_ONLY, SUBJECTS
 
 
 def lines_of(folder: Path) -> list[str]:

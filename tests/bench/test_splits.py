@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedps.bench.splits import deal, shorten
+from bench.splits import deal, shorten
 
 
 @pytest.fixture

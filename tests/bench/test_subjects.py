@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fedps.bench.apart import apart
-from fedps.bench.records import Options, Result
-from fedps.bench.subjects import SUBJECTS
+from bench.apart import apart
+from bench.records import Options, Result
+from bench.subjects import SUBJECTS
 
 
 def checked(subject: str, data: Path) -> Result:

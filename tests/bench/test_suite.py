@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedps.bench.apart import BenchError, apart
-from fedps.bench.clock import in_turn, quantile, rate
-from fedps.bench.machine import describe_machine
-from fedps.bench.records import Options
-from fedps.bench.subjects import SUBJECTS
-from fedps.bench.suite import Report, run_suite
+from bench.apart import BenchError, apart
+from bench.clock import in_turn, quantile, rate
+from bench.machine import describe_machine
+from bench.records import Options
+from bench.subjects import SUBJECTS
+from bench.suite import Report, run_suite
 from fedps.errors import JobError
 
 
@@ -24,7 +24,7 @@ def run(*subjects: str, data: Path | None) -> tuple[Report, str]:
 
 
 def fedps(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fedps", "bench", *words]
+    command = [sys.executable, "-m", "bench", *words]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=100)
 
 
@@ -46,9 +46,7 @@ def test_a_subject_that_fails_does_not_stop_the_next(small_data: Path, monkeypat
 
 
 def test_a_process_that_fails_is_told_by_its_last_words(small_data: Path) -> None:
-    with pytest.raises(
-        BenchError, match=r"(?s)nothing: ended with exit code 1\n.*No module named 'fedps.bench.nothing'"
-    ):
+    with pytest.raises(BenchError, match=r"(?s)nothing: ended with exit code 1\n.*No module named 'bench.nothing'"):
         apart("nothing", Options(str(small_data), "tiny"), lambda line: None)
 
 

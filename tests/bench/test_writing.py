@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.bench.reports import job, report, scaling, step
 
-from fedps.bench.writing import NO_PLOTS, as_markdown, write_report
+from bench.writing import NO_PLOTS, as_markdown, write_report
+from tests.bench.reports import job, report, scaling, step
 
 
 def test_aims_come_first_each_with_its_word() -> None:

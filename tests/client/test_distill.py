@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
-from tests.distilling import USERS, distilling, public_file
 
 from fedps.client.distill import ORDER, Distiller
-from fedps.client.learner import Learner
-from fedps.client.parameters import read_parameters
-from fedps.client.plan import make_plan
-from fedps.client.reading import read_client
-from fedps.client.shard import ClientData
 from fedps.config import Job
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.data.public import Public
-from fedps.data.reader import Samples
-from fedps.data.reading import joined
+from fedps.data.read.by_job import joined
+from fedps.data.read.client import read_client
+from fedps.data.read.reader import Samples
+from fedps.data.samples import ClientData
 from fedps.errors import DataError, FedpsError, JobError
 from fedps.launch.inprocess import run_in_process
+from fedps.training.learner import Learner
+from fedps.training.parameters import read_parameters
+from fedps.training.plan import make_plan
 from fedps.types import ClientId, Values
 from fedps.wire.messages import Assignment
+from tests.conftest import MakeJob
+from tests.distilling import USERS, distilling, public_file
 
 ME = ClientId("3")
 TOLD = Assignment(1, "JOIN")

@@ -5,11 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import MakeJob
-from tests.coordinator.callers import with_keys
-from tests.distilling import ALL_LOCAL, distilling
-
-from fedps.client.fl_client import COORDINATOR, FLClient
+from fedps.client.life import COORDINATOR, FLClient
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.net.inprocess import LocalChannel, LocalServer
@@ -17,6 +13,9 @@ from fedps.server.server import ParameterServer
 from fedps.types import ClientId
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
+from tests.conftest import MakeJob
+from tests.coordinator.callers import with_keys
+from tests.distilling import ALL_LOCAL, distilling
 
 NETWORKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"fc_layers": [16, 8, 4]}, ALL_LOCAL),

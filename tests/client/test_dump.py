@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
 
 from fedps.client.dump import Dump, open_dump
-from fedps.client.learner import Learner
-from fedps.client.plan import make_plan
-from fedps.client.reading import read_client
-from fedps.client.shard import ClientData
 from fedps.config import Allow, Job
+from fedps.data.read.client import read_client
+from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
+from fedps.training.learner import Learner
+from fedps.training.plan import make_plan
 from fedps.types import ClientId
+from tests.conftest import MakeJob
 
 ALL = Allow(private_dump=True)
 ALONE = {"local_sparse": [], "need_dump": True}

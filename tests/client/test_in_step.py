@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.test_modes import SGD, SMALL, write_clients
-from tests.conftest import MakeJob
 
 from fedps.config import Job
 from fedps.launch.inprocess import run_in_process
 from fedps.net.shards import PushTicket, Shards
+from tests.client.test_modes import SGD, SMALL, write_clients
+from tests.conftest import MakeJob
 
 SIZES = (40, 500, 150, 310)  # 250 on average
 

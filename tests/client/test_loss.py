@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from tests.conftest import MakeJob
 
-from fedps.client.parameters import read_parameters
-from fedps.client.reading import read_client
 from fedps.config import Job
-from fedps.export import export_run
+from fedps.data.read.client import read_client
 from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build
 from fedps.models.describe import describe
+from fedps.serving.export import export_run
 from fedps.table.init import initial_rows
+from fedps.training.parameters import read_parameters
 from fedps.types import ClientId
+from tests.conftest import MakeJob
 
 NET = """
 import torch

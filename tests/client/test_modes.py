@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.conftest import MakeJob
 from torch import nn
 
-from fedps.client.parameters import read_parameters
 from fedps.client.worker import read_client
 from fedps.config import Job
-from fedps.data.reader import client_files
-from fedps.export import export_run
+from fedps.data.read.reader import client_files
 from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build
 from fedps.models.describe import describe
+from fedps.serving.export import export_run
 from fedps.table.init import initial_rows
+from fedps.training.parameters import read_parameters
 from fedps.types import ClientId
+from tests.conftest import MakeJob
 
 SGD = {"optimizer": {"class": "sgd", "learning_rate": 0.5}}
 ADAM = {"optimizer": {"class": "adam", "learning_rate": 0.01}}

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
-from tests.data.processes import MARK, left
 
-from fedps.client.reading import read_client
-from fedps.client.shard import ClientData
 from fedps.config import Allow, Job
+from fedps.data.read.client import read_client
+from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
 from fedps.types import ClientId
+from tests.conftest import MakeJob
+from tests.data.processes import MARK, left
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 AWK = "awk -F, '{print 1,$1,1,$2,1,$3}'"

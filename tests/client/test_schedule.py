@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
 
-from fedps.client.learner import Learner
 from fedps.client.modes import Window
-from fedps.client.plan import make_plan
-from fedps.client.reading import read_client
-from fedps.client.schedule import rates_at
-from fedps.client.shard import Order
 from fedps.client.trainer import Trainer
 from fedps.config import Job, Optimizer, notes_of
+from fedps.data.read.client import read_client
+from fedps.data.samples import Order
 from fedps.errors import JobError
+from fedps.training.learner import Learner
+from fedps.training.plan import make_plan
+from fedps.training.schedule import rates_at
 from fedps.types import ClientId
+from tests.conftest import MakeJob
 
 ME = ClientId("3")
 AT = np.array([0.0, 1.0, 2.5, 5.0, 10.0, 12.0])  # of ten epochs; a round after the last goes on at its rate

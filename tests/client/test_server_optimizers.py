@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from fedps.launch.inprocess import run_in_process
+from fedps.storage import epochs as saved
+from fedps.training.rules import server_rule
 from tests.client.test_modes import SGD, SMALL, close, finished, local_changes, write_clients
 from tests.conftest import MakeJob
-
-from fedps.client.rules import server_rule
-from fedps.launch.inprocess import run_in_process
-from fedps.table import saved
 
 SIZES = (96, 96, 96)
 RATE, BETA1, BETA2, TAU = 0.05, 0.9, 0.8, 0.01

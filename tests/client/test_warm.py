@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
 
-from fedps.client.learner import Learner
-from fedps.client.plan import make_plan
-from fedps.client.reading import read_client
-from fedps.client.warm import find_private, warm_private
+from fedps.client.warm import warm_private
 from fedps.config import Job
+from fedps.data.read.client import read_client
 from fedps.errors import DataError, JobError
 from fedps.launch.inprocess import run_in_process
-from fedps.table import snapshot
+from fedps.storage import snapshot
+from fedps.storage.epochs import find_private
+from fedps.training.learner import Learner
+from fedps.training.plan import make_plan
 from fedps.types import NO_KEYS, ClientId, TableSpec
+from tests.conftest import MakeJob
 
 ME = ClientId("3")
 OWN = {"local_dense": ["predict.bias"]}

@@ -7,11 +7,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.config.conftest import MINIMAL, Write
 
 from fedps.config import Job, load_job
 from fedps.config.job import fields
 from fedps.errors import JobError
+from tests.config.conftest import MINIMAL, Write
 
 
 def mistakes(path: Path, *overrides: str) -> list[str]:

@@ -1,9 +1,9 @@
 """Keys that are given a value and do nothing: one sentence each."""
 
 import pytest
-from tests.config.conftest import MINIMAL, Write
 
 from fedps.config import Allow, load_job, notes_of
+from tests.config.conftest import MINIMAL, Write
 
 
 def test_a_key_without_effect_is_noted_not_refused(write: Write) -> None:

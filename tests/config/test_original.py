@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.config.conftest import MINIMAL, Write
 
 from fedps.config import Job, describe, load_job, notes_of
 from fedps.errors import JobError
+from tests.config.conftest import MINIMAL, Write
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

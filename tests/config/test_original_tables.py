@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tests.config.conftest import MINIMAL, Write
 
 from fedps.config import TableParameters, load_job, notes_of
 from fedps.errors import JobError
+from tests.config.conftest import MINIMAL, Write
 
 ACCESSOR = """
 table_parameters:

@@ -1,12 +1,12 @@
 """The section `server_optimizer`: the rule it comes to, and where it cannot be."""
 
 import pytest
-from tests.config.conftest import Write
 
-from fedps.client.rules import server_rule
 from fedps.config import load_job, notes_of
 from fedps.errors import JobError
+from fedps.training.rules import server_rule
 from fedps.types import Rule
+from tests.config.conftest import Write
 
 
 @pytest.mark.parametrize(

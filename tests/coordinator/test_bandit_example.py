@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import MakeJob
-from tests.coordinator.population import make_job as make_made_up_job
-from tests.coordinator.population import picks
 
 from fedps.coordinator.history import History
 from fedps.coordinator.selectors import ClientSelectorBase, make_selector
 from fedps.launch.inprocess import run_in_process
 from fedps.types import ClientId, ClientInfo
+from tests.conftest import MakeJob
+from tests.coordinator.population import make_job as make_made_up_job
+from tests.coordinator.population import picks
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bandit_selector.py"
 CLIENTS = {ClientId(f"{k}"): ClientInfo(samples=100) for k in range(6)}

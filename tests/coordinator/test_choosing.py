@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.coordinator.population import make_job, named, picks, trained
 
 from fedps.config import Job
 from fedps.coordinator.selectors import ClientSelectorBase, choose
 from fedps.errors import FedpsError
 from fedps.types import ClientId, ClientInfo
+from tests.coordinator.population import make_job, named, picks, trained
 
 CLIENTS = {ClientId(c): ClientInfo(samples=10) for c in "abcd"}
 

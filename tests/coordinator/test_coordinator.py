@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
-from tests.coordinator.callers import NONE, Caller, Events
 
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import AllClients, ClientSelectorBase
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment, Hello, Join, Refused
+from tests.conftest import MakeJob
+from tests.coordinator.callers import NONE, Caller, Events
 
 LATER = 1000.0  # seconds: past every deadline
 

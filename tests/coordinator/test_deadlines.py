@@ -1,14 +1,14 @@
 """Rounds that go on without stragglers: past a deadline, or when enough of those that joined have reported."""
 
 import pytest
-from tests.conftest import MakeJob
-from tests.coordinator.callers import Caller, Events, later, started, with_keys
 
 from fedps.config import Job
 from fedps.coordinator.history import Turns
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment
+from tests.conftest import MakeJob
+from tests.coordinator.callers import Caller, Events, later, started, with_keys
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.coordinator.population import make_job, named, picks
 
 from fedps.config import Job
 from fedps.coordinator.selectors import make_selector
 from fedps.coordinator.selectors.fedcs import upload_bytes
 from fedps.types import ClientId, ClientInfo
+from tests.coordinator.population import make_job, named, picks
 
 MIB = 1 << 20
 

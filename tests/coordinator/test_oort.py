@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.coordinator.population import make_job, picks, trained
 
 from fedps.coordinator.history import Turn, Turns
 from fedps.coordinator.selectors import Oort
 from fedps.types import ClientId, ClientInfo
+from tests.coordinator.population import make_job, picks, trained
 
 GREEDY: dict[str, Any] = {"exploration": 0.0, "exploration_floor": 0.0, "cutoff": 1.0}
 CLIENTS = {ClientId(f"{k:02}"): ClientInfo(samples=100) for k in range(20)}

@@ -4,10 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.coordinator.population import make_job, named, picks
 
 from fedps.coordinator.selectors import make_selector
 from fedps.types import ClientId, ClientInfo
+from tests.coordinator.population import make_job, named, picks
 
 ALIKE = {ClientId(c): ClientInfo(samples=10) for c in "abcde"}
 

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from tests.coordinator.population import make_job, picks, trained
-
 from fedps.coordinator.history import Turn
 from fedps.coordinator.selectors import make_selector
 from fedps.types import ClientId, ClientInfo
+from tests.coordinator.population import make_job, picks, trained
 
 CLIENTS = {ClientId(f"{k:02}"): ClientInfo(samples=10 * (k + 1)) for k in range(20)}
 LOSSES = {ClientId(f"{k:02}"): trained(1, loss=float((7 * k) % 20)) for k in range(20)}

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import MakeJob
-from tests.coordinator.callers import Caller, Events, started, with_keys
 
 from fedps.config import Job
 from fedps.config.job import Simulation
@@ -17,6 +15,8 @@ from fedps.coordinator.simulated import make_coordinator
 from fedps.errors import FedpsError, JobError
 from fedps.simulation.traces import Trace, write_traces
 from fedps.types import ClientId, ClientInfo
+from tests.conftest import MakeJob
+from tests.coordinator.callers import Caller, Events, started, with_keys
 
 DONE = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5)
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tests.conftest import MakeJob
 
-from fedps.client.fl_client import FLClient
+from fedps.client.life import FLClient
 from fedps.config import Job
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
 from fedps.errors import DataError, FedpsError, JobError
-from fedps.export import export_run
 from fedps.launch.inprocess import run_in_process
+from fedps.serving.export import export_run
 from fedps.types import ClientId
+from tests.conftest import MakeJob
 
 Events = list[dict[str, Any]]
 

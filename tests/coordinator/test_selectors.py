@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
 
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, choose, make_selector
 from fedps.errors import FedpsError, JobError
 from fedps.types import ClientId, ClientInfo
+from tests.conftest import MakeJob
 
 CLIENTS = {ClientId(name): ClientInfo(samples=10) for name in "abcd"}
 

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import MakeJob
-from tests.coordinator.callers import Caller, Events, started
 
 from fedps.config import Job
 from fedps.coordinator.stopping import Stopping
 from fedps.errors import JobError
 from fedps.launch.inprocess import run_in_process
 from fedps.types import ClientInfo
+from tests.conftest import MakeJob
+from tests.coordinator.callers import Caller, Events, started
 
 
 def stopping(make_job: MakeJob, **runner: Any) -> Stopping:

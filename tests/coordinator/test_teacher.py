@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import MakeJob
-from tests.coordinator.callers import NONE, Caller, Events, started, with_keys
-from tests.distilling import distilling
 
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
@@ -17,6 +14,9 @@ from fedps.coordinator.teacher import BOUND, RIDGE, Heard, Teacher, make_teacher
 from fedps.types import ClientId, ClientInfo, Values
 from fedps.wire.frame import Limits, decode
 from fedps.wire.messages import Assignment, Message, Refused, RoundReport
+from tests.conftest import MakeJob
+from tests.coordinator.callers import NONE, Caller, Events, started, with_keys
+from tests.distilling import distilling
 
 A, B = ClientId("a"), ClientId("b")
 SAMPLES = 100  # pairs of the public file's users and items, half of which have a label

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.client.test_modes import SGD, SMALL, Weights, batches, close, optimizer, start, step, write_clients
-from tests.conftest import MakeJob
 from torch import nn
 
 from fedps.config import Job
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
-from fedps.export import export_run
 from fedps.launch.inprocess import run_in_process
+from fedps.serving.export import export_run
 from fedps.types import ClientId
+from tests.client.test_modes import SGD, SMALL, Weights, batches, close, optimizer, start, step, write_clients
+from tests.conftest import MakeJob
 
 SIZES = (192, 128, 32)  # 6, 4 and 1 batches
 STEPS = (3, 1, 5)  # so 2, 4 and 1 windows

@@ -7,11 +7,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tests.memory import allocating_less_than
 
-from fedps.data import archive
-from fedps.data.archive import Archive, lines, read_file, whole
+from fedps.data.prepare import archive
+from fedps.data.prepare.archive import Archive, lines, read_file, whole
 from fedps.errors import DataError
+from tests.memory import allocating_less_than
 
 TEXT = b"1::2::3::4\n" * 2000
 

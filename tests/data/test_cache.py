@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
 
 from fedps.config import Allow
-from fedps.data.cache import FOLDER, MARK, cached, keep
-from fedps.data.reader import Samples, read_samples
-from fedps.data.reading import read_train
+from fedps.data.read.by_job import read_train
+from fedps.data.read.cache import FOLDER, MARK, cached, keep
+from fedps.data.read.reader import Samples, read_samples
 from fedps.errors import DataError
+from tests.conftest import MakeJob
 
 LINES = "1,2,1\n3,4,0\n1,5,0\n"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedps.data.datasets import InmemoryDataset, QueueDataset
+from fedps.data.scripts.datasets import InmemoryDataset, QueueDataset
 from fedps.errors import DataError
 
 AWK = "awk -F, '{print 1,$1,1,$2,1,$3}'"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedps.config import Job, Runner, load_job
-from fedps.data import files
-from fedps.data.files import client_files_of, map_lines
+from fedps.data.read import files
+from fedps.data.read.files import client_files_of, map_lines
 from fedps.errors import DataError
 from fedps.types import ClientId
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedps.data.movielens import prepare
-from fedps.data.prepared import Split
-from fedps.data.reader import Samples, client_files, read_manifest, read_samples
+from fedps.data.prepare.movielens import prepare
+from fedps.data.prepare.write import Split
+from fedps.data.read.reader import Samples, client_files, read_manifest, read_samples
 from fedps.errors import DataError
 
 SHELF = Path(os.environ.get("FEDPS_DATA", "/nowhere"))

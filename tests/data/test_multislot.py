@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedps.data.multislot import MultiSlotDataGenerator
+from fedps.data.scripts.multislot import MultiSlotDataGenerator
 
 
 class Words(MultiSlotDataGenerator):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedps.data.negatives import distinct, sample
+from fedps.data.prepare.negatives import distinct, sample
 from fedps.errors import DataError
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from fedps.config import Job, Runner
 from fedps.config.job import HyperParameters
-from fedps.data.own import flat_config, read_own
-from fedps.data.reader import Samples, Skipped
+from fedps.data.read.own import flat_config, read_own
+from fedps.data.read.reader import Samples, Skipped
 from fedps.errors import DataError, JobError
 
 KEY = "runner.train_reader_path"

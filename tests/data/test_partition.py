@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedps.data import partition
-from fedps.data.partition import Users
+from fedps.data.prepare import partition
+from fedps.data.prepare.partition import Users
 from fedps.errors import DataError
 
 ALPHAS = st.floats(1e-9, 1e6)

@@ -10,12 +10,12 @@ from threading import Event, Timer
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.processes import MARK, left
 
-from fedps.data.command import BLOCK, Command, StoppedError
-from fedps.data.pipe import read_pipe
-from fedps.data.reader import Samples, Skipped
+from fedps.data.read.command import BLOCK, Command, StoppedError
+from fedps.data.read.pipe import read_pipe
+from fedps.data.read.reader import Samples, Skipped
 from fedps.errors import DataError
+from tests.data.processes import MARK, left
 
 AWK = "awk -F, '{print 1,$1,1,$2,1,$3}'"
 
@@ -137,7 +137,7 @@ def test_what_a_command_leaves_in_the_background_ends_with_it(tmp_path: Path, ma
 def test_a_command_ends_when_its_reader_is_killed(tmp_path: Path, mark: str) -> None:
     (tmp_path / "c.csv").write_text("1,2,1\n")
     code = (
-        "from pathlib import Path; from fedps.data.command import Command; from fedps.data.pipe import read_pipe\n"
+        "from pathlib import Path; from fedps.data.read.command import Command; from fedps.data.read.pipe import read_pipe\n"
         "read_pipe(Path('c.csv'), Command('touch up; sleep 60 | sleep 61', Path(), 60), 10, 20)"
     )
     reader = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedps.data.cache import keep
-from fedps.data.prepared import Interactions, Split, _swap, write
-from fedps.data.reader import client_files, read_manifest, read_samples
-from fedps.data.synth import synthesize
+from fedps.data.prepare.synth import synthesize
+from fedps.data.prepare.write import Interactions, Split, _swap, write
+from fedps.data.read.cache import keep
+from fedps.data.read.reader import client_files, read_manifest, read_samples
 from fedps.errors import DataError
 
 
@@ -183,9 +183,7 @@ def test_a_process_killed_while_writing_leaves_the_old_data(tmp_path: Path) -> N
     out = tmp_path / "out"
     small(out)
     before = tree(out)
-    code = (
-        f"from pathlib import Path; from fedps.data.synth import synthesize; synthesize(Path({str(out)!r}), 3000, 1500)"
-    )
+    code = f"from pathlib import Path; from fedps.data.prepare.synth import synthesize; synthesize(Path({str(out)!r}), 3000, 1500)"
     writer = subprocess.Popen([sys.executable, "-c", code])
     try:
         limit = time.monotonic() + 60

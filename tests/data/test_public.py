@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
-from tests.distilling import ITEMS, USERS, distilling, public_file
 
 from fedps.data.public import Public
 from fedps.errors import DataError
+from tests.conftest import MakeJob
+from tests.distilling import ITEMS, USERS, distilling, public_file
 
 
 def test_pairs_of_a_round_are_the_same_everywhere_and_other_ones_in_the_next(make_job: MakeJob, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedps.data.published import MisfitError, Taken, beside, read_negatives, read_positives
+from fedps.data.prepare.published import MisfitError, Taken, beside, read_negatives, read_positives
 from fedps.errors import DataError
 
 POSITIVES = np.array([25 * k for k in range(6)])

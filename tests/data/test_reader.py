@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedps.data.reader import Skipped, client_files, read_manifest, read_samples
+from fedps.data.read.reader import Skipped, client_files, read_manifest, read_samples
 from fedps.errors import DataError
 
 GOOD = [[1, 3], [2, 4], [1.0, 0.0]]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from fedps.data import source
-from fedps.data.source import download, locate
+from fedps.data.prepare import source
+from fedps.data.prepare.source import download, locate
 from fedps.errors import DataError
 
 
@@ -122,7 +122,7 @@ def test_a_download_over_the_limit_leaves_nothing(
 
 
 def test_an_interrupted_download_leaves_nothing(publisher: Publisher, tmp_path: Path) -> None:
-    code = f"from fedps.data.source import download; download('{publisher.url}/stalls.zip')"
+    code = f"from fedps.data.prepare.source import download; download('{publisher.url}/stalls.zip')"
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ, stderr=subprocess.PIPE)
     try:
         assert publisher.halfway.wait(60)

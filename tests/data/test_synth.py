@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedps.data.reader import client_files, read_samples
-from fedps.data.synth import plant, synthesize
+from fedps.data.prepare.synth import plant, synthesize
+from fedps.data.read.reader import client_files, read_samples
 from fedps.errors import DataError
 
 

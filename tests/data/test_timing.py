@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from fedps.data.timing import StepTimer
+from fedps.data.scripts.timing import StepTimer
 
 
 def slow(count: int) -> Iterator[list[int]]:

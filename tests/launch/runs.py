@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import yaml
 
-from fedps.data.prepared import Split
-from fedps.data.synth import synthesize
+from fedps.data.prepare.synth import synthesize
+from fedps.data.prepare.write import Split
 
 FEDPS = [sys.executable, "-m", "fedps"]
 WORKERS = 3

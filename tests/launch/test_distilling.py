@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from tests.distilling import ALL_LOCAL, public_file
 from tests.launch.runs import events, fedps, summary_of, write_job
 

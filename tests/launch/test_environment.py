@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedps.config import Allow
 from fedps.errors import JobError
-from fedps.launch.environment import ROLES, Part, read_part
+from fedps.launch.local.environment import ROLES, Part, read_part
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0,"), min_size=1, max_size=9)
 PARTS = st.builds(

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from tests.conftest import MakeJob
 
 from fedps.config import load_job
 from fedps.errors import JobError
 from fedps.launch.folder import discard, make_log_folder, make_run_folder, share_run_folder
+from tests.conftest import MakeJob
 
 
 def test_it_holds_the_resolved_job(make_job: MakeJob, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import MakeJob
 
-from fedps.client.fl_client import FLClient
+from fedps.client.life import FLClient
 from fedps.errors import DataError
 from fedps.launch.inprocess import run_in_process
+from tests.conftest import MakeJob
 
 LONG = 10_000.0  # seconds; a run that waited for its timeouts would not end within the test's
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launch.runs import WORKERS, events, write_job
 
 from fedps.config import load_job
 from fedps.errors import JobError
-from fedps.launch import roles
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch, Orders
+from fedps.launch.local import processes as roles
+from tests.launch.runs import WORKERS, events, write_job
 
 SELECTOR = """
 import fedps

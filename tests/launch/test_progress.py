@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.conftest import MakeJob
 
 from fedps.launch.progress import WINDOW, Progress, Speed
 from fedps.types import ClientId
+from tests.conftest import MakeJob
 
 
 def test_a_rate_is_taken_over_the_last_seconds() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from tests.launch.runs import events, pid_of, start_and_wait_for_training, summary_of, write_long_job
 
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from fedps.config import Allow
-from fedps.launch.script_roles import Scripted, last_words
+from fedps.launch.local.scripts import Scripted, last_words
 from fedps.types import ClientId
 
 ECHO = """

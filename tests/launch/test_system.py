@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedps.config import Allow
-from fedps.launch.script_roles import Scripted
-from fedps.launch.system import sigterm_as_interrupt, weigh
+from fedps.launch.local.scripts import Scripted
+from fedps.launch.local.system import sigterm_as_interrupt, weigh
 
 
 def test_sigterm_interrupts_and_is_given_back() -> None:

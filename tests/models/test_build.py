@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import MakeJob
 from torch import nn
 
 from fedps.config import Job
@@ -16,6 +15,7 @@ from fedps.errors import JobError
 from fedps.models.build import build
 from fedps.models.loss import cross_entropy, own_loss
 from fedps.models.ncf import NcfGmf, NcfMlp, NcfNeuMf
+from tests.conftest import MakeJob
 
 NET = """
 import torch

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedps.errors import FedpsError
-from fedps.models.metrics import BUCKETS, Histogram, rank_metrics
+from fedps.metrics import BUCKETS, Histogram, rank_metrics
 from fedps.types import Keys, Values
 
 Scored = list[tuple[float, int]]
@@ -158,5 +158,5 @@ def test_a_score_that_is_not_finite_is_refused(at: int, score: float) -> None:
 
 
 def test_metrics_need_no_torch() -> None:
-    code = "import sys, fedps.models.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, fedps.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

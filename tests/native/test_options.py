@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.conftest import MakeJob
-from tests.native.test_steps import both, job_of, pytestmark  # noqa: F401  (skipped without a compiler, as there)
 from torch.nn import functional
 
-from fedps.client.learner import Learner
 from fedps.config import Job
 from fedps.models.build import build
 from fedps.table.init import initial_rows
+from fedps.training.learner import Learner
+from tests.conftest import MakeJob
+from tests.native.test_steps import both, job_of, pytestmark  # noqa: F401  (skipped without a compiler, as there)
 
 RATES = np.array([1.0, 0.25, 2.0, 0.5])
 PRIVATE = ["mlp_user.weight"]

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import MakeJob
 
-from fedps.client.plan import find_plan, make_plan
 from fedps.config import Job
 from fedps.errors import JobError
 from fedps.launch.inprocess import run_in_process
 from fedps.native import compiler
+from fedps.training.plan import find_plan, make_plan
+from tests.conftest import MakeJob
 
 NEEDS_COMPILER = pytest.mark.skipif(compiler.find_compiler() is None, reason="no C++ compiler here")
 HEAD = """

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.client.test_modes import SMALL, batches, close, finished, start, write_clients
-from tests.conftest import MakeJob
-from tests.native.test_steps import both, pytestmark  # noqa: F401  (skipped without a compiler, as there)
 from torch.nn import functional
 
-from fedps.client.learner import Learner
 from fedps.config import Job, load_job
 from fedps.errors import JobError
 from fedps.models.build import build
+from fedps.training.learner import Learner
+from tests.client.test_modes import SMALL, batches, close, finished, start, write_clients
+from tests.conftest import MakeJob
+from tests.native.test_steps import both, pytestmark  # noqa: F401  (skipped without a compiler, as there)
 
 MU, RATE = 0.7, 0.05
 PRIVATE = "mlp_user.weight"

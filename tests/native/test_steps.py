@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.conftest import MakeJob
 from torch import nn
 
-from fedps.client.compiled import Compiled
-from fedps.client.learner import Learner
-from fedps.client.plan import Plan, make_plan
-from fedps.client.reading import read_client
 from fedps.config import Job
+from fedps.data.read.client import read_client
 from fedps.models.build import build
 from fedps.table.init import initial_rows
+from fedps.training.compiled import Compiled
+from fedps.training.learner import Learner
+from fedps.training.plan import Plan, make_plan
 from fedps.types import ClientId
+from tests.conftest import MakeJob
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: steps are taken by torch here")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.net.echo import HELLO, LIMITS, EchoServer, free_address, served
 
 from fedps.errors import LimitError, LostError, RefusedError
 from fedps.net.channel import Channel
 from fedps.types import TableSpec
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Push, Seed, Welcome
+from tests.net.echo import HELLO, LIMITS, EchoServer, free_address, served
 
 JOIN = Join((TableSpec("item", "sparse", (10**6, 4)), TableSpec("bias", "dense", (2,))), 0)
 KEYS, ROWS = np.array([1, 4]), np.ones((2, 4), np.float32)

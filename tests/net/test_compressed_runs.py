@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
-from tests.conftest import MakeJob
 
-from fedps.export import export_run
 from fedps.launch.inprocess import run_in_process
+from fedps.serving.export import export_run
+from tests.conftest import MakeJob
 
 Found = tuple[dict[str, bytes], int, int]
 

@@ -8,7 +8,6 @@ from typing import get_args
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import MakeJob
 
 from fedps.net.compressing import Compression, Compressor, Kept, compression_of
 from fedps.net.inprocess import LocalChannel, LocalServer
@@ -18,6 +17,7 @@ from fedps.types import NO_KEYS, ClientId, Init, Rows, Rule, TableName, TableSpe
 from fedps.wire.compress import unpack
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
+from tests.conftest import MakeJob
 
 ADD = Rule("add")
 ITEM = TableSpec("item", "sparse", (50_000, 16), ADD, Init("constant", 0.0))

@@ -7,7 +7,6 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from tests.net.echo import HELLO, LIMITS, EchoServer, served
 
 from fedps.errors import LimitError, LostError, RefusedError
 from fedps.net.channel import Channel
@@ -15,6 +14,7 @@ from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.types import TableSpec
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Push, Welcome
+from tests.net.echo import HELLO, LIMITS, EchoServer, served
 
 SPECS = (TableSpec("item", "sparse", (1000, 4)),)
 KEYS, ONES = np.array([2, 5], np.int64), np.ones((2, 4), np.float32)

@@ -11,8 +11,6 @@ from contextlib import ExitStack, closing, contextmanager
 import grpc
 import numpy as np
 import pytest
-from tests.net.echo import HELLO, LIMITS, EchoServer, served
-from tests.wire.frames import pack, spoil
 
 from fedps.errors import JobError, LostError
 from fedps.net import listener
@@ -21,6 +19,8 @@ from fedps.net.listener import METHOD, Outbox, options, serve
 from fedps.types import TableSpec
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Refused, Values, Welcome
+from tests.net.echo import HELLO, LIMITS, EchoServer, served
+from tests.wire.frames import pack, spoil
 
 JOIN = Join((TableSpec("item", "sparse", (10**6, 4)),), 0)
 HONEST = TableSpec("honest", "sparse", (10**6, 4))  # no spoiled frame can name it

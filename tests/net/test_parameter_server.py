@@ -20,10 +20,6 @@ import numpy as np
 import psutil
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import MakeJob
-from tests.net.echo import LIMITS, served
-from tests.server.test_fuzz import FRAMES
-from tests.wire.frames import spoil
 
 from fedps.net.channel import Channel
 from fedps.net.listener import METHOD, options
@@ -32,6 +28,10 @@ from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from fedps.wire.frame import decode, encode
 from fedps.wire.messages import Done, Hello, Join, Leave, Pull, Push, Seed, Welcome
+from tests.conftest import MakeJob
+from tests.net.echo import LIMITS, served
+from tests.server.test_fuzz import FRAMES
+from tests.wire.frames import spoil
 
 ROWS = TableSpec("rows", "sparse", (100, 4), Rule("add"), Init("constant", 1.0))
 BIAS = TableSpec("bias", "dense", (3,), Rule("add"))

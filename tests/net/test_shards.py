@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 from numpy.typing import NDArray
-from tests.net.echo import HELLO, LIMITS, EchoConnection, EchoServer, served
 
 from fedps.errors import LostError, RefusedError, WireError
 from fedps.net.channel import Channel
@@ -18,6 +17,7 @@ from fedps.net.shards import PART_BYTES, PART_ROWS, Shards, placement
 from fedps.types import NO_KEYS, Rows, TableSpec
 from fedps.wire.frame import decode, encode
 from fedps.wire.messages import Barrier, Done, Join, Leave, Message, Pull, Push, Values
+from tests.net.echo import HELLO, LIMITS, EchoConnection, EchoServer, served
 
 ITEM, USER = TableSpec("item", "sparse", (100_000, 4)), TableSpec("user", "sparse", (1000, 2))
 BIAS, WEIGHT = TableSpec("bias", "dense", (3,)), TableSpec("weight", "dense", (5, 2))

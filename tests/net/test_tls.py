@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from fedps.bench.served import CERTIFICATE, KEY, make_certificate
+from bench.served import CERTIFICATE, KEY, make_certificate
 from fedps.config import Job
 from fedps.errors import LostError
 from fedps.net.channel import Channel

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from tests.privacy.search import Needles, forms_of_column, forms_of_floats, forms_of_ids, merged
 
-from fedps.data.reader import client_files, read_samples
-from fedps.table import snapshot
+from fedps.data.read.reader import client_files, read_samples
+from fedps.storage import snapshot
+from tests.privacy.search import Needles, forms_of_column, forms_of_floats, forms_of_ids, merged
 
 ID_SPACE = 1 << 56
 USERS, ITEMS, PER_USER, EPOCHS = 8, 220, 20, 3

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from tests.privacy import marked
-from tests.privacy.http2 import Unwrapped, unwrap
-from tests.privacy.tap import Talk, read_talks
 
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import Hello, Join, Pull, Push, RoundReport, Seed, Values
+from tests.privacy import marked
+from tests.privacy.http2 import Unwrapped, unwrap
+from tests.privacy.tap import Talk, read_talks
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,13 +9,12 @@ starts is a child of it, and one fork server does for all jobs.
 import sys
 from pathlib import Path
 
-from tests.privacy.tap import Tap, write_talks
-
 from fedps.config import load_job
-from fedps.launch import roles
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch
-from fedps.launch.roles import Role
+from fedps.launch.local import processes as roles
+from fedps.launch.local.processes import Role
+from tests.privacy.tap import Tap, write_talks
 
 
 class TappedLaunch(Launch):

@@ -17,16 +17,16 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tests.conftest import MakeJob
 
-from fedps.client.infer import infer
 from fedps.config import load_job
-from fedps.data.movielens import prepare
-from fedps.data.reader import read_samples
+from fedps.data.prepare.movielens import prepare
+from fedps.data.read.reader import read_samples
 from fedps.errors import DataError, FedpsError, JobError
-from fedps.export import export_run
 from fedps.models.build import build
-from fedps.table import snapshot
+from fedps.serving.export import export_run
+from fedps.serving.infer import infer
+from fedps.storage import snapshot
+from tests.conftest import MakeJob
 
 
 class Scene(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import csv
+
 from tests.privacy import marked
 from tests.privacy.runs import check_every_byte, check_shared, everything, record
 from tests.privacy.search import search

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
-from tests.privacy import search
-from tests.privacy.http2 import unwrap, wrap
 
 from fedps.wire.frame import Limits, decode, encode
 from fedps.wire.messages import Pull
+from tests.privacy import search
+from tests.privacy.http2 import unwrap, wrap
 
 RNG = np.random.default_rng(11)
 IDS = np.sort(RNG.integers(1 << 50, 1 << 56, 5))

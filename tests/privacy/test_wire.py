@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from fedps.storage import snapshot
+from fedps.wire.frame import Limits, decode
+from fedps.wire.messages import Assignment, Hello, Join, Pull, Push, RoundReport, Seed, Values
 from tests.privacy import marked
 from tests.privacy.runs import Recorded, check_every_byte, check_shared, everything, record
 from tests.privacy.search import Needles, search
-
-from fedps.table import snapshot
-from fedps.wire.frame import Limits, decode
-from fedps.wire.messages import Assignment, Hello, Join, Pull, Push, RoundReport, Seed, Values
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "async": {"sync_mode": "async"},

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import MakeJob
-from tests.server.callers import BIAS, Caller, state
 
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from fedps.wire.messages import Done, Push, Refused
+from tests.conftest import MakeJob
+from tests.server.callers import BIAS, Caller, state
 
 ROWS = TableSpec("rows", "sparse", (200_000, 4), Rule("adagrad"), Init("normal", 0.0, 1.0))
 MANY = np.arange(0, 200_000, 2)  # all rows of shard 0 of 2

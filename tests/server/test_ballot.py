@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
-from tests.server.callers import BIAS, ROWS, Caller, ones, push
 
 from fedps.server.ballot import Ballot
 from fedps.server.server import ParameterServer
 from fedps.types import ClientId, Rule, TableSpec
 from fedps.wire.messages import Done, Join, Pull, Refused, Seed
+from tests.conftest import MakeJob
+from tests.server.callers import BIAS, ROWS, Caller, ones, push
 
 WRONG = TableSpec("rows", "sparse", (100, 5), Rule("add"))
 EXTRA = TableSpec("extra", "sparse", (100, 4), Rule("add"))

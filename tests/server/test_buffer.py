@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
-from tests.server.callers import ROWS, Caller, ones, push
 
 from fedps.server.gate import BufferGate, WindowGate, make_gate
 from fedps.server.merge import Contribution, buffered, staleness
 from fedps.server.server import ParameterServer
-from fedps.table import saved
+from fedps.storage import epochs as saved
 from fedps.types import ClientId
 from fedps.wire.messages import Barrier, Done, Leave, Pull, Refused, Values
+from tests.conftest import MakeJob
+from tests.server.callers import ROWS, Caller, ones, push
 
 
 @pytest.fixture

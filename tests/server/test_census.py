@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import MakeJob
-from tests.server.callers import BIAS, ROWS, Caller, Stranger
 
 from fedps.server.server import ParameterServer
 from fedps.types import ClientId
 from fedps.wire.messages import Census, Counted, Done, Join, Leave, Refused
+from tests.conftest import MakeJob
+from tests.server.callers import BIAS, ROWS, Caller, Stranger
 
 MakeServer = Callable[[int], ParameterServer]
 

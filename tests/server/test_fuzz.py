@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from tests.conftest import MakeJob
-from tests.server.callers import BIAS, ROWS, Caller, state
-from tests.wire.frames import spoil
 
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS
 from fedps.wire.frame import encode
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Push, Seed, Values
+from tests.conftest import MakeJob
+from tests.server.callers import BIAS, ROWS, Caller, state
+from tests.wire.frames import spoil
 
 KEYS = np.array([1, 4, 6], np.int64)
 # no flipped bits, and no piece of another frame, make pushes of nothing but NaN acceptable

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import MakeJob
-from tests.memory import allocating_less_than
-from tests.server.callers import BIAS, LIMITS, ROWS, Caller, Stranger, ones, push
-from tests.wire.frames import pack
 
 from fedps.server import members
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Rule, TableSpec
 from fedps.wire.frame import Limits, encode
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Message, Pull, Push, Refused, Seed, Values
+from tests.conftest import MakeJob
+from tests.memory import allocating_less_than
+from tests.server.callers import BIAS, LIMITS, ROWS, Caller, Stranger, ones, push
+from tests.wire.frames import pack
 
 NO_CHANGE = np.zeros((1, 3), np.float32)
 MANY_KEYS: NDArray[np.int64] = np.arange(51)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import MakeJob
-from tests.memory import allocating_less_than
-from tests.server.callers import BIAS, ROWS, Caller, ones, push, state
-from tests.wire.frames import spoil
 
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from fedps.wire.compress import Array, Form, to_bf16, to_fp16, to_int8, to_low_rank
 from fedps.wire.frame import Limits, encode
 from fedps.wire.messages import Done, Hello, Join, Push, Refused
+from tests.conftest import MakeJob
+from tests.memory import allocating_less_than
+from tests.server.callers import BIAS, ROWS, Caller, ones, push, state
+from tests.wire.frames import spoil
 
 KEYS = np.array([1, 4, 6], np.int64)
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)

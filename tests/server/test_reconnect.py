@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
-from tests.server.callers import BIAS, ROWS, Caller, Stranger, ones, push
 
 from fedps.server.gate import WindowGate
 from fedps.server.merge import Contribution, mean
 from fedps.server.server import ParameterServer
 from fedps.types import ClientId, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Refused, Seed, Values, Welcome
+from tests.conftest import MakeJob
+from tests.server.callers import BIAS, ROWS, Caller, Stranger, ones, push
 
 TRAINED, EVALUATED = Barrier(1, "trained"), Barrier(1, "evaluated")
 

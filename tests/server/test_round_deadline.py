@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import MakeJob
-from tests.server.callers import Caller, ones, push
 
 from fedps.server.server import ParameterServer
 from fedps.wire.messages import Barrier, Done
+from tests.conftest import MakeJob
+from tests.server.callers import Caller, ones, push
 
 
 def served(

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from tests.conftest import MakeJob
-from tests.net.echo import LIMITS
-from tests.server.callers import BIAS, ROWS, Caller, ones, push
 
 from fedps.config import Job
 from fedps.errors import DataError
 from fedps.net.channel import Channel
 from fedps.server.server import ParameterServer
-from fedps.table import saved, snapshot
+from fedps.storage import epochs as saved
+from fedps.storage import snapshot
 from fedps.types import Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Refused, Seed
+from tests.conftest import MakeJob
+from tests.net.echo import LIMITS
+from tests.server.callers import BIAS, ROWS, Caller, ones, push
 
 ADAM, YOGI = Rule("adam", 0.1), Rule("fed_yogi", 0.1)
 MOVING = (TableSpec("rows", "sparse", (100, 4), ADAM, ROWS.init), TableSpec("bias", "dense", (3,), ADAM))

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import MakeJob
-from tests.server.callers import Caller, Stranger, ones, push
 
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Push, Refused, Seed, Values
+from tests.conftest import MakeJob
+from tests.server.callers import Caller, Stranger, ones, push
 
 
 @pytest.fixture

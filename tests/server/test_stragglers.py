@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import MakeJob
-from tests.server.callers import Caller, ones, push
 
 from fedps.server.server import ParameterServer
-from fedps.table import saved
+from fedps.storage import epochs as saved
 from fedps.wire.messages import Barrier, Done
+from tests.conftest import MakeJob
+from tests.server.callers import Caller, ones, push
 
 LATER = 1000.0
 

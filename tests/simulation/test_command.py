@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.launch.rooms import here
 
 from fedps.simulation.traces import read_traces
+from tests.launch.rooms import here
 
 
 def test_traces_of_prepared_data(

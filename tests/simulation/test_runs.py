@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import MakeJob
 
 from fedps.config import Job, load_job
 from fedps.coordinator.selectors import ClientSelectorBase
@@ -15,6 +14,7 @@ from fedps.launch.inprocess import run_in_process
 from fedps.launch.launcher import run
 from fedps.simulation.traces import Trace, write_traces
 from fedps.types import ClientId, ClientInfo
+from tests.conftest import MakeJob
 
 CLIENTS = [ClientId(str(k)) for k in range(10)]
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.memory import allocating_less_than
 
 from fedps.errors import WireError
 from fedps.types import TableSpec, Values
@@ -24,6 +23,7 @@ from fedps.wire.compress import (
     unpack,
 )
 from fedps.wire.frame import CODES
+from tests.memory import allocating_less_than
 
 
 def matrix(seed: int, rows: int = 50, columns: int = 8) -> Values:

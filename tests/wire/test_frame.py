@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.memory import allocating_less_than
-from tests.wire.frames import GOOD, KEYS, REPLIES, REQUESTS, ROWS, pack, spoil, unpack
 
 from fedps.errors import LimitError, WireError
 from fedps.types import Init, Rule, TableSpec
@@ -28,6 +26,8 @@ from fedps.wire.messages import (
     Values,
     Welcome,
 )
+from tests.memory import allocating_less_than
+from tests.wire.frames import GOOD, KEYS, REPLIES, REQUESTS, ROWS, pack, spoil, unpack
 
 LIMITS = Limits()
 

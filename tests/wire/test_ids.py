@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.wire.frames import pack
 
 from fedps.errors import LimitError, WireError
 from fedps.wire import ids
 from fedps.wire.frame import Limits, decode, encode
 from fedps.wire.messages import Pull
+from tests.wire.frames import pack
 
 whole = st.integers(-(2**63), 2**63 - 1)
 close = st.builds(lambda first, gaps: [first + int(g) for g in np.cumsum(gaps)], whole.filter(lambda n: n < 2**60), st.lists(st.integers(0, 2**34), max_size=9))  # fmt: skip

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.wire.frames import KEYS, REQUESTS, ROWS
 
 from fedps.errors import LimitError, RefusedError, WireError
 from fedps.wire.frame import Limits, decode, encode
@@ -26,6 +25,7 @@ from fedps.wire.messages import (
     Welcome,
 )
 from fedps.wire.session import Caller, Peer
+from tests.wire.frames import KEYS, REQUESTS, ROWS
 
 LIMITS = Limits()
 HELLO, JOIN, PULL = Hello("job", "7", "process"), Join((), 0), Pull(("item", "bias"))

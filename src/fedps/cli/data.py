@@ -53,8 +53,8 @@ def prepare_movielens(
         seed: Of all draws.
         or_synthetic: Make a synthetic twin, and say so loudly, where the real data cannot be had.
     """
-    from fedps.data.movielens import prepare  # noqa: PLC0415
-    from fedps.data.synth import synthesize  # noqa: PLC0415
+    from fedps.data.prepare.movielens import prepare  # noqa: PLC0415
+    from fedps.data.prepare.synth import synthesize  # noqa: PLC0415
     from fedps.errors import DataError  # noqa: PLC0415
 
     split = _split(partition, clients, alpha)
@@ -97,7 +97,7 @@ def synth_movielens(
         negatives: Sampled negatives for each positive.
         seed: Of all draws.
     """
-    from fedps.data.synth import synthesize  # noqa: PLC0415
+    from fedps.data.prepare.synth import synthesize  # noqa: PLC0415
 
     _describe(synthesize(out, users, items, per_user, _split(partition, clients, alpha), negatives, seed), out)
 
@@ -162,7 +162,7 @@ def _clients(count: int | None, data: Path | None) -> list[Any]:
     Raises:
         JobError: both flags or none, or a folder without prepared data.
     """
-    from fedps.config.checks import clients_in  # noqa: PLC0415
+    from fedps.config.checks.across import clients_in  # noqa: PLC0415
 
     if (count is None) == (data is None):
         raise JobError("say whose traces to make: either --clients N or --data FOLDER of prepared data")
@@ -183,7 +183,7 @@ def _split(partition: Partition, clients: int | None, alpha: float | None) -> An
     Raises:
         JobError: a flag that the partition has no use for.
     """
-    from fedps.data.prepared import Split  # noqa: PLC0415
+    from fedps.data.prepare.write import Split  # noqa: PLC0415
 
     mistakes = []
     if partition == "zipcode" and clients is not None:

@@ -61,7 +61,7 @@ def server(
         raise JobError(f"--shard {number}: name the server to be, from 0 to {last}, as numbered by --servers {servers}")
     at = _fixed("--servers", counts.server_at[number])
     check_here(counts._replace(server_at=(at,)))
-    from fedps.launch.foreground import serve_here  # noqa: PLC0415
+    from fedps.launch.one_role import serve_here  # noqa: PLC0415
 
     serve_here(_here(job, override, counts).job, number, at, run_dir, log_dir, stay)
 
@@ -95,7 +95,7 @@ def coordinator(
     counts = read_counts(coordinators=coordinators, worker_num=worker_num)
     check_here(counts)
     at = _fixed("--coordinators", counts.coordinator_at)
-    from fedps.launch.foreground import coordinate_here  # noqa: PLC0415
+    from fedps.launch.one_role import coordinate_here  # noqa: PLC0415
 
     coordinate_here(_here(job, override, counts).job, at, run_dir, log_dir, stay)
 
@@ -134,8 +134,8 @@ def worker(
     """
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.addresses import read_counts  # noqa: PLC0415
-    from fedps.launch.foreground import work_here  # noqa: PLC0415
-    from fedps.launch.partial import find_client  # noqa: PLC0415
+    from fedps.launch.one_role import work_here  # noqa: PLC0415
+    from fedps.launch.one_role_job import find_client  # noqa: PLC0415
 
     counts = read_counts(servers=servers, coordinators=coordinators, worker_num=worker_num)
     for at in counts.server_at:
@@ -149,7 +149,7 @@ def worker(
 
 
 def _here(job: Path | None, override: list[str] | None, counts: Any) -> Any:
-    from fedps.launch.partial import load_here  # noqa: PLC0415
+    from fedps.launch.one_role_job import load_here  # noqa: PLC0415
 
     here = load_here(named(job), [*(override or []), *counts.overrides()])
     note_job(here.job)

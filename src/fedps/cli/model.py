@@ -43,11 +43,11 @@ def infer(
     allow = Allow(commands=allow_commands)
     note_job(resolved, allow)
     if weights is not None:
-        from fedps.client.infer import infer as score  # noqa: PLC0415
+        from fedps.serving.infer import infer as score  # noqa: PLC0415
 
         tell(score(resolved, weights, allow), as_json)
     else:
-        from fedps.client.infer import infer_epochs  # noqa: PLC0415
+        from fedps.serving.infer import infer_epochs  # noqa: PLC0415
 
         log = None if as_json else sys.stdout
         tell(infer_epochs(resolved, run_dir, predictions, allow=allow, log=log), as_json)
@@ -71,6 +71,6 @@ def export(
         private: Join the clients' private tables too, where they lie in the run folder.
         format: The file's form.
     """
-    from fedps.export import export_run  # noqa: PLC0415
+    from fedps.serving.export import export_run  # noqa: PLC0415
 
     print(f"{format}: {export_run(run_dir, out, epoch, private)}")

@@ -11,16 +11,15 @@ import zlib
 
 import numpy as np
 
-from fedps.client.engine import Rates
-from fedps.client.learner import Learner
-from fedps.client.schedule import rates_at
-from fedps.client.shard import ClientData, Order
 from fedps.config import Job
 from fedps.data.public import Pairs, Public
-from fedps.data.reader import Samples
+from fedps.data.read.reader import Samples
+from fedps.data.samples import ClientData, Order
 from fedps.errors import FedpsError
-from fedps.models.network import COLUMNS
-from fedps.types import ClientId, Values
+from fedps.training.engine import Rates
+from fedps.training.learner import Learner
+from fedps.training.schedule import rates_at
+from fedps.types import COLUMNS, ClientId, Values
 from fedps.wire.messages import Assignment
 
 ORDER = zlib.crc32(b"fedps.client.distill")

@@ -21,11 +21,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from fedps.client.learner import Learner
-from fedps.client.shard import ClientData, Order
-from fedps.client.tables import LocalDense
 from fedps.config import Allow, Job
+from fedps.data.samples import ClientData, Order
 from fedps.errors import DataError, JobError
+from fedps.training.learner import Learner
+from fedps.training.tables import LocalDense
 from fedps.types import Values
 
 BUFFER = 1 << 20  # bytes written to disk at once

@@ -10,13 +10,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fedps.client.learner import Learner
-from fedps.client.shard import Order
-from fedps.client.tables import Slots
 from fedps.config import Job
 from fedps.config.merging import LOCKSTEP
+from fedps.data.samples import Order
 from fedps.net.shards import PullTicket, PushTicket, Shards
-from fedps.types import NO_KEYS, Rows, TableName, Values
+from fedps.training.learner import Learner
+from fedps.types import NO_KEYS, Rows, Slots, TableName, Values
 
 
 class Window(NamedTuple):

@@ -8,13 +8,13 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.client.evaluate import Evaluation
 from fedps.client.trainer import Trained
 from fedps.config import Runner
 from fedps.errors import WireError
-from fedps.models.metrics import Histogram
+from fedps.metrics import Histogram
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel
+from fedps.training.evaluate import Evaluation
 from fedps.types import ClientInfo, Values
 from fedps.wire.messages import Assignment, RoundReport
 

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 
-from fedps.client.learner import Learner
 from fedps.client.trainer import Trained
 from fedps.config import Job
 from fedps.errors import JobError
+from fedps.events.journal import Report
 from fedps.simulation.device import Device
 from fedps.simulation.traces import read_traces
-from fedps.tracking import Report
+from fedps.training.learner import Learner
 from fedps.types import ClientId
 from fedps.wire.messages import Assignment
 

@@ -8,18 +8,18 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from fedps.client.dump import Dump
-from fedps.client.engine import Rates, Steps
-from fedps.client.learner import Learner
 from fedps.client.modes import Mode, Window
-from fedps.client.pace import Part, parts_of
-from fedps.client.schedule import rates_at
-from fedps.client.shard import Order
+from fedps.client.windows import Part, parts_of
 from fedps.config import Job
-from fedps.config.selection import unfit
-from fedps.data.timing import StepTimer
+from fedps.config.checks.selection import unfit
+from fedps.data.samples import Order
+from fedps.data.scripts.timing import StepTimer
 from fedps.errors import FedpsError, JobError
-from fedps.models.metrics import Histogram
-from fedps.tracking import Report
+from fedps.events.journal import Report
+from fedps.metrics import Histogram
+from fedps.training.engine import Rates, Steps
+from fedps.training.learner import Learner
+from fedps.training.schedule import rates_at
 from fedps.types import ClientId, Values
 
 

@@ -9,11 +9,11 @@ from typing import TextIO
 
 import numpy as np
 
-from fedps.client.learner import Learner
-from fedps.client.tables import LocalTable
-from fedps.errors import DataError, JobError
-from fedps.table import saved
-from fedps.table.saved import Saved
+from fedps.errors import JobError
+from fedps.storage import epochs as saved
+from fedps.storage.epochs import Saved
+from fedps.training.learner import Learner
+from fedps.training.tables import LocalTable
 from fedps.types import ClientId, TableName
 
 
@@ -35,8 +35,8 @@ def warm_private(learner: Learner, folder: Path, client: ClientId, log: TextIO) 
     names = [*learner.private, *learner.parameters.private_dense]
     if not names:
         return
-    home = find_private(folder)
-    place = None if home is None else saved.private_save(home / client, epoch_of(folder))
+    home = saved.find_private(folder)
+    place = None if home is None else saved.private_save(home / client, saved.epoch_of(folder))
     there = saved.read_private(place) if place is not None else {}
     missing = [name for name in names if name not in there]
     if missing:
@@ -44,32 +44,6 @@ def warm_private(learner: Learner, folder: Path, client: ClientId, log: TextIO) 
         print(f"warmup: {where} has no {', '.join(missing)} of client {client}: they start anew", file=log, flush=True)
     if place is not None:
         _take_over(learner, there, place)
-
-
-def find_private(folder: Path) -> Path | None:
-    """Return the folder of private tables that goes with a saved epoch: beside the model folder, or in its run's folder.
-
-    Raises:
-        DataError: `folder` is a saved epoch whose manifest is torn.
-    """
-    homes = [folder.parent.parent / "private"]
-    if (folder / "server-0.json").is_file() and isinstance(run := saved.read_facts(folder).get("run"), str):
-        homes.append(Path(run) / "private")
-    return next((home for home in homes if next(saved.folders(home), None)), None)
-
-
-def epoch_of(folder: Path) -> int:
-    """Return the number of a saved epoch: the folder's name, or what its manifest says if it was renamed.
-
-    Raises:
-        DataError: `folder` holds no save.
-    """
-    if folder.name.isdecimal():
-        return int(folder.name)
-    epoch = saved.read_facts(folder).get("epoch")
-    if not isinstance(epoch, int):
-        raise DataError(f"{folder / 'server-0.json'}: does not say of which epoch it is; use another epoch's save")
-    return epoch
 
 
 def _take_over(learner: Learner, there: dict[TableName, Saved], place: Path) -> None:

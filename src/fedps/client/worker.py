@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from fedps.client.fl_client import Connect, FLClient, Handler, Key, network
-from fedps.client.parameters import read_parameters
-from fedps.client.plan import Plan, make_plan
-from fedps.client.reading import read_client
+from fedps.client.life import Connect, FLClient, Handler, Key, network
 from fedps.config import Allow, Job
-from fedps.tracking import Report
+from fedps.data.read.client import read_client
+from fedps.events.journal import Report
+from fedps.training.parameters import read_parameters
+from fedps.training.plan import Plan, make_plan
 from fedps.types import ClientId
 
 __all__ = ["Connect", "check", "network", "read_client", "run_worker"]

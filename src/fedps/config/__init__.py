@@ -5,8 +5,8 @@ from fedps.config.description import describe
 from fedps.config.job import HyperParameters, Job, LimitSettings, Runner, TableParameters
 from fedps.config.loading import load_job
 from fedps.config.notes import notes_of
-from fedps.config.optimizer import Optimizer, TableOptimizer
-from fedps.config.server_optimizer import ServerOptimizer
+from fedps.config.sections.optimizer import Optimizer, TableOptimizer
+from fedps.config.sections.server_optimizer import ServerOptimizer
 
 __all__ = [
     "Allow",

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from fedps.config.job import choices
 from fedps.config.loading import read_tree, resolve
-from fedps.config.original import RENAMED
+from fedps.config.original.keys import RENAMED
 from fedps.config.source import inline
 
 COMMENTS_AT = 44  # the column at which comments stand, unless a value is longer

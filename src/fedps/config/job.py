@@ -10,12 +10,12 @@ from typing import Annotated, Literal, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from fedps.config.distillation import Distillation
 from fedps.config.kinds import Count, Positive, Seconds, Section, Whole, Word, number, word, word_or_none
 from fedps.config.merging import LOCKSTEP
-from fedps.config.optimizer import Optimizer, TableOptimizer
-from fedps.config.selector import SelectorSettings
-from fedps.config.server_optimizer import ServerOptimizer
+from fedps.config.sections.distillation import Distillation
+from fedps.config.sections.optimizer import Optimizer, TableOptimizer
+from fedps.config.sections.selector import SelectorSettings
+from fedps.config.sections.server_optimizer import ServerOptimizer
 from fedps.config.source import dump
 
 

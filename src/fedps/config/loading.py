@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedps.config.checks import clients_of, mistakes_of
+from fedps.config.checks.across import clients_of, mistakes_of
+from fedps.config.checks.selection import SELECTORS
 from fedps.config.job import Job, TableParameters, section
 from fedps.config.mistakes import sentence, shown
-from fedps.config.original import Told, drop_sections, rename, translate
-from fedps.config.original_tables import TABLE_KEYS
-from fedps.config.selection import SELECTORS
+from fedps.config.original.keys import Told, drop_sections, rename, translate
+from fedps.config.original.tables import TABLE_KEYS
 from fedps.config.source import parse, read
 from fedps.errors import JobError
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedps.config import distillation
 from fedps.config.allow import Allow
 from fedps.config.job import Job, Runner
 from fedps.config.merging import ADAMS, LOCKSTEP
+from fedps.config.sections import distillation
 
 SERVERS = ("momentum", "adagrad", "adam", "yogi")
 PIPED = ("QueueDataset", "InmemoryDataset")

@@ -13,14 +13,14 @@ from typing import TextIO
 from msgspec.structs import replace
 
 from fedps.config import Job
-from fedps.coordinator.connection import Connection, Send
 from fedps.coordinator.members import Member, Members, Scores
 from fedps.coordinator.planner import Planner
+from fedps.coordinator.reports import Connection, Send
 from fedps.coordinator.resuming import Saved, read, write
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector
 from fedps.coordinator.teacher import heard_of, make_teacher
 from fedps.errors import RefusedError
-from fedps.tracking import Report
+from fedps.events.journal import Report
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Assignment, RoundReport

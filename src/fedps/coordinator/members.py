@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedps.errors import RefusedError
-from fedps.models.metrics import Histogram
+from fedps.metrics import Histogram
 from fedps.types import ClientId, ClientInfo, Values
 from fedps.wire.messages import Assignment
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import fsum
 
 from fedps.coordinator.members import Scores
-from fedps.models.metrics import Histogram
+from fedps.metrics import Histogram
 from fedps.types import ClientInfo
 
 

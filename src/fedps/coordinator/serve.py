@@ -9,8 +9,8 @@ from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.coordinator.simulated import make_coordinator
+from fedps.events.journal import Report
 from fedps.net.listener import serve
-from fedps.tracking import Report
 
 LOOK = 0.05  # seconds between two looks at whether the job is over
 

@@ -9,9 +9,9 @@ from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.resuming import Saved
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
+from fedps.events.journal import Report
 from fedps.simulation.clock import Clock
 from fedps.simulation.traces import read_traces
-from fedps.tracking import Report
 from fedps.types import ClientId, ClientInfo
 
 

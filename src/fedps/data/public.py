@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.config import Job
-from fedps.data.reader import Samples, read_samples
+from fedps.data.read.reader import Samples, read_samples
 from fedps.errors import DataError
 from fedps.types import Keys, Values
 

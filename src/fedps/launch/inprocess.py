@@ -5,17 +5,17 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from fedps.client.fl_client import Handler, Key
-from fedps.client.plan import Plan, make_plan
+from fedps.client.life import Handler, Key
 from fedps.client.worker import check, run_worker
 from fedps.config import Allow, Job
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.coordinator.simulated import make_coordinator
-from fedps.data.files import client_files_of
+from fedps.data.read.files import client_files_of
 from fedps.errors import LostError
+from fedps.events.journal import stamp
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
-from fedps.tracking import stamp
+from fedps.training.plan import Plan, make_plan
 from fedps.types import ClientId
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello

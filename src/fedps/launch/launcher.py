@@ -8,21 +8,21 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from fedps.client.plan import Plan, find_plan
 from fedps.client.worker import described
 from fedps.config import Allow, Job
-from fedps.data.files import client_files_of
+from fedps.data.read.files import client_files_of
 from fedps.errors import DataError, FedpsError, JobError, RoleError
-from fedps.launch import roles
+from fedps.events.journal import Journal, stamp
+from fedps.events.ledger import HISTOGRAMS, Ledger
 from fedps.launch.addresses import Address
 from fedps.launch.folder import discard, make_log_folder, make_run_folder
+from fedps.launch.local import processes as roles
+from fedps.launch.local.processes import BuiltIn, Role, Starter
+from fedps.launch.local.scripts import Scripted, last_words
+from fedps.launch.local.system import sigterm_as_interrupt, weigh
 from fedps.launch.progress import Progress
-from fedps.launch.roles import BuiltIn, Role, Starter
-from fedps.launch.script_roles import Scripted, last_words
-from fedps.launch.summary import HISTOGRAMS, Ledger
-from fedps.launch.system import sigterm_as_interrupt, weigh
-from fedps.report import write_report
-from fedps.tracking import Journal, stamp
+from fedps.pages.report import write_report
+from fedps.training.plan import Plan, find_plan
 
 LOOK_EVERY = 1.0  # seconds between two looks at memory
 ANYWHERE = Address("127.0.0.1", 0)

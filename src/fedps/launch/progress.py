@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from fedps.config import Job
-from fedps.report import facts, hours
+from fedps.pages.report import facts, hours
 from fedps.types import ClientId
 
 Event = Mapping[str, Any]

@@ -7,8 +7,6 @@ import numpy as np
 
 from fedps.types import Init, Values
 
-COLUMNS = ("user", "item")  # the inputs of every network
-
 
 class Embedding(msgspec.Struct, frozen=True):
     """An embedding that an input column looks up: its parameter's and module's names, [rows, dim], how rows start."""

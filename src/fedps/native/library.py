@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.models.metrics import BUCKETS, Counts
+from fedps.metrics import BUCKETS, Counts
 from fedps.table import rules
 from fedps.types import Rule, Values
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.config.selection import MAX_SHARE
+from fedps.config.checks.selection import MAX_SHARE
 from fedps.errors import RefusedError
 from fedps.server.members import STAGES, Stop
 from fedps.table import rules

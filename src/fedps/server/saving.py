@@ -10,11 +10,12 @@ import numpy as np
 
 from fedps.config import Job
 from fedps.errors import DataError, TableError
-from fedps.table import saved, snapshot
-from fedps.table.saved import Saved
-from fedps.table.snapshot import Tables
+from fedps.events.journal import Report
+from fedps.storage import epochs as saved
+from fedps.storage import snapshot
+from fedps.storage.epochs import Saved
+from fedps.storage.snapshot import Tables
 from fedps.table.store import Store
-from fedps.tracking import Report
 from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
 
 

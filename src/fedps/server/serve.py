@@ -5,9 +5,9 @@ import signal
 from pathlib import Path
 
 from fedps.config import Job
+from fedps.events.journal import Report
 from fedps.net.listener import serve
 from fedps.server.server import ParameterServer
-from fedps.tracking import Report
 
 LOOK = 0.05  # seconds between two looks at whether to end
 

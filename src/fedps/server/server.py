@@ -14,18 +14,18 @@ import numpy as np
 
 from fedps.config import Job
 from fedps.errors import DataError, RefusedError, TableError
+from fedps.events.journal import Report
 from fedps.server import checks
 from fedps.server.ballot import Ballot, Declaration, difference
-from fedps.server.connection import Connection, Send
 from fedps.server.gate import Offer, make_gate
 from fedps.server.members import STAGES, Member, Members, Stop
 from fedps.server.merge import Merged
+from fedps.server.requests import Connection, Send
 from fedps.server.saving import Saver, make_store, start_from
 from fedps.server.stragglers import stragglers
 from fedps.server.waits import Answer, Contested, Standing, Waiting
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.table.store import Store, unfit
-from fedps.tracking import Report
 from fedps.types import ClientId, TableName
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Done, Join, Push

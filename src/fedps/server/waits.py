@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fedps.server.ballot import Declaration
-from fedps.server.connection import Connection
+from fedps.server.requests import Connection
 from fedps.wire.messages import Join
 
 Answer = Callable[[], None]

@@ -1,0 +1,26 @@
+"""The subjects by name, each in a module of its own that is imported only where it is measured."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from bench.records import Options, Result
+
+SUBJECTS = {
+    "job": "ten clients, a server and a coordinator train one pass: from the command to its exit",
+    "step": "the training step beside plain PyTorch loops, on one core",
+    "table": "a server's tables beside numpy and torch, from 10 k to 10 M rows",
+    "wire": "pulls through the product's own client beside a bare socket",
+    "scaling": "the job with 1 to 20 workers, and with 1 to 4 servers",
+    "rounds": "what a round of the coordinator costs beside training",
+    "saves": "a server's saves and loads beside copying the same bytes",
+    "selection": "time to a quality for each selector, on the simulated clock of 100 virtual clients",
+    "merges": "what the model is worth with each mode and merge, after 2 passes and after 20",
+}
+NAMED_ONLY = ("selection", "merges")  # take long; measured where they are asked for by name
+Measure = Callable[[Options], Result]
+
+
+def measure(subject: str, options: Options) -> Result:
+    """Measure a subject here, in this process; what it is at goes to standard output, a line each."""
+    found: Measure = import_module(f"bench.{subject}").measure
+    return found(options)

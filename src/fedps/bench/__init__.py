@@ -1,1 +1,0 @@
-"""What fedps costs on this machine, beside what one would use instead: `fedps bench`."""

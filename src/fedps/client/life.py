@@ -1,0 +1,280 @@
+"""A client's life, in steps that a user may replace: make the model, join, then train, infer and save each round, finish.
+
+What it does is decided by assignments, from the coordinator or from the job's own schedule. It dials out and never
+listens. Everything that can be wrong on this side is found before the first byte is sent.
+"""
+
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TextIO, get_args
+
+from fedps.client.distill import Distiller
+from fedps.client.dump import open_dump
+from fedps.client.modes import build_mode, pull_all
+from fedps.client.rounds import Coordinated, Rounds, Schedule
+from fedps.client.simulated import Simulated, find_device
+from fedps.client.trainer import Trained, Trainer, lists
+from fedps.client.warm import warm_private
+from fedps.config import Allow, Job
+from fedps.data.public import Public
+from fedps.data.read.client import read_client
+from fedps.data.samples import ClientData
+from fedps.errors import JobError
+from fedps.events.journal import Report
+from fedps.net.channel import Channel
+from fedps.net.compressing import compression_of
+from fedps.net.inprocess import LocalChannel
+from fedps.net.shards import Shards
+from fedps.storage import snapshot
+from fedps.training.evaluate import Evaluation, evaluate
+from fedps.training.learner import Learner
+from fedps.training.plan import Plan, make_plan
+from fedps.training.rules import server_rule
+from fedps.types import ClientId
+from fedps.wire.frame import Limits
+from fedps.wire.messages import Assignment, Hello
+
+Connect = Callable[[int, Hello], Channel | LocalChannel]
+COORDINATOR = -1  # the number under which `Connect` reaches the coordinator
+Key = Literal["initialize_model_params", "init_worker", "train", "infer", "save_model", "finish"]
+KEYS: tuple[Key, ...] = get_args(Key)
+Handler = Callable[["FLClient"], Any]
+
+
+class FLClient:
+    """One client of a job; `run` is its whole life, and each step of it can be replaced by `register_handlers`.
+
+    Args:
+        job: the resolved job.
+        client: whose data to train on.
+        servers: `host:port` of every server, in the order of their numbers.
+        run_dir: the run's folder.
+        report: where events go.
+        coordinator: its `host:port`, None without one.
+        connect: how to reach shard k, or the coordinator (k = `COORDINATOR`); by default over the network.
+        log: where lines for people go; by default standard output.
+        allow: what the person who started this allows.
+        number: of the worker; dumps carry it.
+        plan: the job's network, made ready; by default it is looked up, or made.
+
+    Attributes:
+        data, learner: once `initialize_model_params` has made them.
+        shards, trainer: once `init_worker` has made them.
+        assignment: what to do in this round.
+        trained, evaluated: what came of this round's training and evaluation; None where there was none.
+    """
+
+    data: ClientData
+    learner: Learner
+    shards: Shards
+    trainer: Trainer
+    assignment: Assignment
+
+    def __init__(
+        self, job: Job, client: ClientId, servers: Sequence[str], run_dir: Path, report: Report, *,
+        coordinator: str | None = None, connect: Connect | None = None, log: TextIO | None = None,
+        allow: Allow = Allow(), number: int = 0, plan: Plan | None = None,  # noqa: B008  (a constant)
+    ) -> None:  # fmt: skip
+        if job.runner.with_coordinator and coordinator is None and connect is None:
+            raise JobError("runner.with_coordinator: true: no coordinator's address was given: use --coordinators")
+        self.job, self.client, self.run_dir, self.report = job, client, run_dir, report
+        self.log, self.allow, self.number = log or sys.stdout, allow, number
+        self._connect = connect or network(job, servers, coordinator)
+        self.trained: Trained | None = None
+        self._plan = plan
+        self.evaluated: Evaluation | None = None
+        self._rounds: Rounds = Schedule(job.runner)
+        self._bandwidth, self._joined = 0.0, False
+        self._device = find_device(job, client)
+        self._simulated: Simulated | None = None
+        self._distiller: Distiller | None = None
+        self._channels: list[Channel | LocalChannel] = []
+        self._handlers: dict[str, Handler] = {key: getattr(FLClient, f"callback_{key}") for key in KEYS}
+
+    def register_handlers(self, key: Key, handler: Handler) -> None:
+        """Replace one step of the client's life; the default stays within reach as `client.callback_<key>()`.
+
+        Args:
+            key: one of `KEYS`.
+            handler: called with this client.
+
+        Raises:
+            JobError: there is no such step.
+        """
+        if key not in KEYS:
+            raise JobError(f"register_handlers: {key!r}: there is no such step; there are {', '.join(KEYS)}")
+        self._handlers[key] = handler
+
+    def run(self) -> None:
+        """Live: one assignment after the other, until the answer is FINISH.
+
+        Raises:
+            FedpsError: bad data, a wrong name in the job, a server or coordinator that is gone or refuses.
+        """
+        self._do("initialize_model_params")
+        try:
+            self._do("init_worker")
+            while self.next_assignment().state != "FINISH":
+                self._round()
+            self._do("finish")
+        finally:
+            for channel in self._channels:
+                channel.close()
+        sums = {name: sum(getattr(c, name) for c in self._channels) for name in ("bytes_sent", "bytes_received")}
+        self.report({"event": "done", **sums, "retries": sum(c.retries for c in self._channels)})
+
+    def next_assignment(self) -> Assignment:
+        """Report what came of the last round, and return what to do in the next."""
+        self.assignment = self._rounds.next(self.trained, self.evaluated, self._bandwidth)
+        self.trained = self.evaluated = None
+        return self.assignment
+
+    def callback_initialize_model_params(self) -> None:
+        """Read the client's data and build the model, with its tables as they start."""
+        public = Public(self.job) if self.job.public_data else None
+        samples = public.samples if public else None
+        self.data = read_client(self.job, self.client, self.allow, self.report, self.log, samples)
+        held_out = len(self.data.test_slots["user"]) // 100
+        self.report({"event": "data", "samples": len(self.data), "test_users": held_out})
+        mode = self.job.runner.sync_mode
+        plan = self._plan or make_plan(self.job)
+        how = "compiled code" if plan.library else f"torch ({plan.reason})"
+        print(f"training steps: by {how}", file=self.log, flush=True)
+        self.learner = Learner(plan, self.job, self.data, local_optimizer=mode in ("geo", "round"))
+        if not plan.library:
+            from fedps.training.eager import prepare_torch  # noqa: PLC0415  (workers with a compiled step do without torch)
+
+            prepare_torch(self.job.runner.seed, self.client)
+        if public:
+            self._distiller = Distiller(self.job, self.client, self.learner, public)
+        if self.job.runner.warmup_model_path is not None:
+            warm_private(self.learner, self.job.runner.warmup_model_path, self.client, self.log)
+
+    def callback_init_worker(self) -> None:
+        """Connect to the servers and the coordinator, and get ready to train."""
+        runner = self.job.runner
+        hello = Hello(self.job.name, self.client, secrets.token_hex(8))
+        self._channels = [self._connect(k, hello) for k in range(runner.server_num)]
+        specs = self.learner.server_specs(runner.seed, server_rule(self.job.server_optimizer))
+        compression = compression_of(self.job, self.client)
+        self.shards = Shards(self._channels[:], specs, compression=compression)
+        if runner.with_coordinator:
+            caller = Hello(self.job.name, self.client, hello.instance, to="coordinator")
+            channel = self._connect(COORDINATOR, caller)
+            self._channels.append(channel)
+            amend = self._device.disguise if self._device else None
+            taught = self._distiller.take if self._distiller else None
+            self._rounds = Coordinated(channel, len(self.data), self.log, self._answered, amend, taught)
+        if self._device:
+            self._simulated = Simulated(self.job, self._device, self.learner, self._moved, self.report)
+        self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
+        dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
+        mean = cache(self.shards.mean_samples) if runner.in_step else None  # asked once: it stays the same
+        self.trainer = Trainer(self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean)
+
+    def callback_train(self) -> None:
+        """Train the round's batches, in the job's mode."""
+        told = self.assignment
+        self.trained = self.trainer.train(
+            told.round,
+            told.iterations,
+            learning_rate=told.learning_rate,
+            batch_size=told.batch_size,
+            window=told.geo_step,
+        )
+
+    def callback_infer(self) -> None:
+        """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
+        self.report({"event": "evaluate_begin", "epoch": self.assignment.round})
+        self.pull_all()
+        self.evaluated = found = evaluate(self.learner, self.data)
+        self.report(
+            {"event": "evaluated", "epoch": self.assignment.round, "users": found.users, "hits": found.hits}
+            | {"ndcg": found.ndcg, **lists(found.histogram)}
+        )
+
+    def callback_save_model(self) -> None:
+        """Save what is private to `private/<client>/<round>/`; what is shared, the servers save."""
+        private, epoch = self.learner.private_block(), self.assignment.round
+        if private:
+            folder = self.run_dir / "private" / self.client / str(epoch)
+            snapshot.save(folder, "tables", private, {"epoch": epoch, "client": self.client})
+
+    def callback_finish(self) -> None:
+        """Take leave of the servers."""
+        self.join()
+        self.shards.leave()
+
+    def pull_all(self) -> None:
+        """Bring every shared row this client holds, and the dense weights, to the servers' values."""
+        runner, began, before = self.job.runner, time.perf_counter(), self.shards.bytes_received
+        pull_all(self.learner, self.shards, runner.start_timeout + runner.step_timeout)
+        self._bandwidth = (self.shards.bytes_received - before) / (time.perf_counter() - began)
+
+    def join(self) -> None:
+        """Take part at the servers from their open step on; not before the first assignment, which may be long in coming."""
+        if self._joined:
+            return
+        clock = self.shards.join(len(self.data) if self.job.runner.in_step else 0)
+        self.shards.seed(self.learner.split_dense(self.learner.dense.values.copy()))
+        self._mode.start_at(clock)
+        self._joined = True
+
+    def _round(self) -> None:
+        told = self.assignment
+        self.join()
+        print(f"fl-ps > curr epoch idx: {told.round - 1}, {told.state}", file=self.log)
+        if told.state == "JOIN" and self._simulated:
+            self._simulated.train(told, self._train)
+        elif told.state == "JOIN":
+            self._train()
+        elif self._device:
+            self._device.rest()
+        if self._rounds.stops_after(told.round):
+            self._meet()
+
+    def _train(self) -> Trained | None:
+        """Train a round; with public samples, first on what the others made of them, and last say what this client does."""
+        if self._distiller:
+            self._distiller.digest(self.assignment)
+        self._do("train")
+        if self._distiller and self.trained:
+            self.trained = self.trained._replace(logits=self._distiller.score(self.assignment.round))
+        print("fl-ps > callback_train finished", file=self.log, flush=True)
+        return self.trained
+
+    def _moved(self) -> int:
+        return self.shards.bytes_sent + self.shards.bytes_received
+
+    def _meet(self) -> None:
+        """Meet the others, evaluate one and the same model, save what is private, and go on together."""
+        self.shards.barrier(self.assignment.round, "trained")
+        if self.assignment.evaluate:
+            self._do("infer")
+        self._do("save_model")
+        self._mode.start_at(self.shards.barrier(self.assignment.round, "evaluated"))
+
+    def _do(self, key: Key) -> None:
+        self._handlers[key](self)
+
+    def _answered(self, told: Assignment, seconds: float) -> None:
+        self.report(
+            {"event": "assigned", "round": told.round, "state": told.state, "evaluate": told.evaluate}
+            | {"seconds": seconds}
+        )
+
+
+def network(job: Job, servers: Sequence[str], coordinator: str | None = None) -> Connect:
+    """Return how to reach the servers and the coordinator over the network."""
+    limits = Limits(message_bytes=job.limits.message_mib << 20)
+    deadline = job.runner.start_timeout + job.runner.step_timeout
+    addresses = [*servers, coordinator or ""]  # the last has the number -1
+
+    def reach(number: int, hello: Hello) -> Channel:
+        return Channel(addresses[number], hello, limits, deadline)
+
+    return reach

@@ -1,0 +1,1 @@
+"""What is checked of a job: single sections, and one against another."""

@@ -1,0 +1,1 @@
+"""Sections of a job, each in a file of its own."""

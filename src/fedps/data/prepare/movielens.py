@@ -1,0 +1,216 @@
+"""MovieLens in the NCF split: leave one out, ids by first appearance.
+
+From the published archives (ml-1m, ml-100k), from one without most timestamps, or from a folder of the same files.
+
+An item's id is its rank of first appearance in the ratings. A user's is the rank of the UserID among those with
+ratings: UserID - 1 in the published files, where UserIDs run from 1 without a gap, as NCF has it. Where they do not,
+ids stay without a gap all the same, and `users.csv` tells which is whose.
+"""
+
+import io
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv as arrow
+
+from fedps.data.prepare import published
+from fedps.data.prepare import write as prepared
+from fedps.data.prepare.archive import NUMBER, Archive, lines, whole
+from fedps.data.prepare.published import MisfitError, Taken
+from fedps.data.prepare.source import locate
+from fedps.data.prepare.write import Interactions, Rule, Split
+from fedps.errors import DataError
+
+Ids = NDArray[np.int64]
+COLUMNS = ("user", "movie", "rating", "time")
+
+
+class Form(NamedTuple):
+    """How a data set names its files, and separates and counts their fields; the zip code is a user's fifth."""
+
+    ratings: str
+    between: str  # fields of ratings
+    users: str
+    movies: str
+    within: str  # fields of users and movies
+    movie_fields: int
+
+
+ML_1M = Form("ratings.dat", "::", "users.dat", "movies.dat", "::", 3)
+ML_100K = Form("u.data", "\t", "u.user", "u.item", "|", 24)
+
+
+class Ratings(NamedTuple):
+    """The file's rows: user, movie and time int64[n], as published."""
+
+    user: Ids
+    movie: Ids
+    time: Ids
+
+
+class Held(NamedTuple):
+    """What is held out: test_item int64[num_users], negatives int64[num_users, 99] or None, and where from."""
+
+    test_item: Ids
+    negatives: Ids | None
+    origin: str
+
+
+def prepare(
+    out: Path, source: str | None = None, split: Split | Rule | None = None, per_positive: int = 4,
+    test_rating: Path | None = None, test_negatives: Path | None = None, seed: int = 0,
+) -> Mapping[str, Any]:  # fmt: skip
+    """Prepare MovieLens for federated training; return the manifest.
+
+    Published ML-1M test files that lie in `ncf` beside the source are used if they fit its ratings exactly and no test
+    file is given; a line on stderr says so.
+
+    Args:
+        out: the folder to make.
+        source: archive, folder or URL; None looks in $FEDPS_DATA, then downloads ML-1M from its publisher.
+        split: how users become clients, or a function that says so; by zip code if None.
+        per_positive: negatives drawn for each training positive; with 0 the training files hold positives only.
+        test_rating: the published test positives (`ml-1m.test.rating`, plain or .gz), else each user's latest.
+        test_negatives: the published test negatives (`ml-1m.test.negative`), else drawn.
+        seed: of all draws.
+
+    Raises:
+        DataError: a file is missing or not what it should be, or `out` holds something else.
+    """
+    archive = Archive(locate(source))
+    form, ratings = _ratings(archive)
+    users, user = np.unique(ratings.user, return_inverse=True)
+    movies, item = _by_appearance(ratings.movie)
+    taken = Taken(np.sort(user * len(movies) + item), len(users), len(movies))
+    held = _hold_out(archive.path, form, taken, (user, item, ratings.time), test_rating, test_negatives)
+    order = np.flatnonzero(item != held.test_item[user])
+    order = order[np.argsort(user[order], kind="stable")]
+    data = Interactions(
+        user[order], item[order], held.test_item, held.negatives, _zip_codes(archive, form, users), len(movies),
+        archive.path.resolve().name, _titles(archive, form, movies), users, test_origin=held.origin,
+    )  # fmt: skip
+    return prepared.write(out, data, split or Split(), per_positive, seed)
+
+
+def _ratings(archive: Archive) -> tuple[Form, Ratings]:
+    for form in (ML_1M, ML_100K):
+        payload = archive.read(form.ratings)
+        if payload is not None:
+            return form, _table(payload, form.between, f"{archive.path}: {form.ratings}")
+    raise DataError(f"{archive.path}: holds neither ratings.dat (ML-1M) nor u.data (ML-100k)")
+
+
+def _table(payload: bytes, between: str, origin: str) -> Ratings:
+    if not payload.strip():
+        raise DataError(f"{origin}: is empty")
+    if b"," in payload:  # a comma is about to mean a separator
+        _name_the_line(payload, between, origin, "holds a comma")
+    try:
+        table = arrow.read_csv(
+            io.BytesIO(payload.replace(between.encode(), b",")), arrow.ReadOptions(column_names=COLUMNS),
+            arrow.ParseOptions(quote_char=False),
+            arrow.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.int64()), null_values=[]),
+        )  # fmt: skip
+    except pa.ArrowInvalid as error:
+        _name_the_line(payload, between, origin, str(error))
+    user, movie, rating, time = (table[name].to_numpy() for name in COLUMNS)
+    if min(column.min() for column in (user, movie, rating)) < 0 or b"x" in payload or b"X" in payload:
+        _name_the_line(payload, between, origin, "holds a number below 0 or in hexadecimal")
+    _check_once(user, movie, origin)
+    return Ratings(user, movie, time)
+
+
+def _name_the_line(payload: bytes, between: str, origin: str, why: str) -> NoReturn:
+    """Find the first bad line the slow way, and say what is wrong with it."""
+    for where, fields in lines(payload, origin, between, len(COLUMNS)):
+        for text, name in zip(fields[:3], COLUMNS, strict=False):
+            whole(text, where, name)
+        if not re.fullmatch(f"-?{NUMBER.pattern}", fields[3].strip()):  # times before 1970 are below 0
+            raise DataError(f"{where}: time {fields[3][:30]!r} is no whole number")
+    raise DataError(f"{origin}: cannot be read: {why}")
+
+
+def _check_once(user: Ids, movie: Ids, origin: str) -> None:
+    """Make sure that nobody rated a movie twice: one row would train what the other tests."""
+    order = np.lexsort((movie, user))
+    again = (np.diff(user[order]) == 0) & (np.diff(movie[order]) == 0)
+    if again.any():
+        row = order[1:][again].min()
+        raise DataError(
+            f"{origin}: user {user[row]} rated movie {movie[row]} more than once (again in rating {row + 1}); leave one"
+        )
+
+
+def _by_appearance(movie: Ids) -> tuple[Ids, Ids]:
+    """Return the movies in order of first appearance, int64[num_items], and each rating's rank there, int64[n]."""
+    movies, first, place = np.unique(movie, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(movies), np.int64)
+    rank[order] = np.arange(len(movies))
+    return movies[order], rank[place]
+
+
+def _hold_out(
+    path: Path, form: Form, taken: Taken, rows: tuple[Ids, Ids, Ids], rating: Path | None, negatives: Path | None
+) -> Held:
+    """Choose what is held out: by the files that are given, else by those that lie beside, else each user's latest."""
+    if rating is None and negatives is None and form is ML_1M:
+        found = _beside(path, taken)
+        if found is not None:
+            return found
+    test_item = _latest(*rows) if rating is None else published.read_positives(rating, taken)
+    drawn = None if negatives is None else published.read_negatives(negatives, test_item, taken)
+    return Held(test_item, drawn, rating.name if rating else "latest")
+
+
+def _beside(path: Path, taken: Taken) -> Held | None:
+    files = published.beside(path.parent)
+    if files is None:
+        return None
+    try:
+        test_item = published.read_positives(files[0], taken)
+        held = Held(test_item, published.read_negatives(files[1], test_item, taken), files[0].name)
+    except MisfitError as error:
+        print(f"not used, for it does not fit {path}: {error}", file=sys.stderr)
+        return None
+    print(f"held out as published: {files[0]} and {files[1].name}", file=sys.stderr)
+    return held
+
+
+def _latest(user: Ids, item: Ids, time: Ids) -> Ids:
+    """Return each user's latest item, of several the last in the file: int64[num_users]."""
+    order = np.lexsort((time, user))  # stable: of equal times, the file's order
+    return item[order[np.flatnonzero(np.append(np.diff(user[order]), 1))]]
+
+
+def _zip_codes(archive: Archive, form: Form, users: Ids) -> list[str]:
+    """Return the zip codes of the users with ratings, matched by UserID: the file may have any order."""
+    payload, origin = archive.read(form.users), f"{archive.path}: {form.users}"
+    if payload is None:
+        raise DataError(f"{archive.path}: holds no {form.users}, which tells users' zip codes")
+    codes: dict[int, str] = {}
+    for where, fields in lines(payload, origin, form.within, 5):
+        user = whole(fields[0], where, "user")
+        if user in codes:
+            raise DataError(f"{where}: user {user} has a line already; leave one")
+        codes[user] = fields[4].strip()
+    for user in users.tolist():
+        if user not in codes:
+            raise DataError(f"{origin}: has no line for user {user}, who is among the ratings")
+    return [codes[user] for user in users.tolist()]
+
+
+def _titles(archive: Archive, form: Form, movies: Ids) -> list[str]:
+    payload = archive.read(form.movies)
+    if payload is None:
+        return []
+    titles: dict[int, str] = {}
+    for where, fields in lines(payload, f"{archive.path}: {form.movies}", form.within, form.movie_fields):
+        titles[whole(fields[0], where, "movie")] = fields[1]
+    return [titles.get(movie, "") for movie in movies.tolist()]

@@ -1,0 +1,254 @@
+"""A prepared folder: what every client trains on and is tested on, and a manifest. Written whole or not at all.
+
+Only a folder that was written here, and that nothing was added to, is ever replaced; the old one is removed when the
+new one stands in its place, not before.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv as arrow
+
+from fedps.data.prepare import negatives, partition
+from fedps.data.read import cache
+from fedps.errors import DataError
+
+Ids = NDArray[np.int64]
+TEST_NEGATIVES = 99
+FORMAT = "fedps.prepared/1"  # in the manifest: tells our folders from others
+SIDES = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """What users took, split for training and testing.
+
+    Attributes:
+        user, item: int64[n], training positives.
+        test_item: int64[num_users], each user's held-out item.
+        test_negatives: int64[num_users, 99], or None to draw them.
+        zip_codes: one a user.
+        titles: item titles by item id, if known.
+        user_ids: int64[num_users], the source's own ids, sorted; None if it has none.
+        source: where it came from.
+        test_origin: how test items were chosen: a file's name, `latest` or `drawn`.
+    """
+
+    user: Ids
+    item: Ids
+    test_item: Ids
+    test_negatives: Ids | None
+    zip_codes: Sequence[str]
+    num_items: int
+    source: str
+    titles: Sequence[str] = field(default_factory=list)
+    user_ids: Ids | None = None
+    synthetic: bool = False
+    test_origin: str = "drawn"
+
+    @property
+    def num_users(self) -> int:
+        """How many users there are."""
+        return len(self.test_item)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How users become clients: zipcode, iid, dirichlet or quantity, into so many clients."""
+
+    kind: str = "zipcode"
+    clients: int = 10
+    alpha: float = 0.5
+
+
+Rule = Callable[[Interactions], Mapping[str, Ids]]  # a way of one's own: each client's users, int64[n], in any order
+
+
+def write(out: Path, data: Interactions, split: Split | Rule, per_positive: int, seed: int) -> Mapping[str, Any]:
+    """Write `train/<client>.csv`, `test/<client>.csv` and `manifest.json` under `out`; return the manifest.
+
+    Args:
+        out: the folder to make.
+        data: what users took.
+        split: how users become clients, or a function that says so.
+        per_positive: negatives drawn for each training positive.
+        seed: of all draws.
+
+    Raises:
+        DataError: `out` holds something else or cannot be written, the data cannot be split so, or a user has taken
+            too many items to draw negatives from.
+    """
+    try:
+        out = out.resolve()  # of a link, what it points to is replaced
+        _check_ours(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    new, old = scratch / "new", scratch / "old"
+    try:
+        for side in SIDES:
+            (new / side).mkdir(parents=True)
+        manifest = _fill(new, data, split, per_positive, seed)
+        _swap(new, out, old)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    finally:
+        if out.exists() or not old.exists():  # else the old data is the only data
+            shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+def stream(seed: int) -> np.random.Generator:
+    """Return the generator of a seed.
+
+    Raises:
+        DataError: the seed is below 0.
+    """
+    if seed < 0:
+        raise DataError(f"--seed {seed}: must be 0 or more")
+    return np.random.default_rng(seed)
+
+
+def _unwritable(out: Path, error: OSError) -> DataError:
+    return DataError(f"{out}: cannot be written: {error.strerror or error}; choose another --out")
+
+
+def _check_ours(out: Path) -> None:
+    reason = _not_ours(out)
+    if reason:
+        raise DataError(f"{out}: is no prepared data: {reason}; choose another --out or remove it yourself")
+
+
+def _not_ours(out: Path) -> str | None:
+    """Say why a folder must not be replaced; None if it was written here and nothing was added, or is not there.
+
+    Samples kept for faster reading count as nothing: they are made again.
+    """
+    if not out.is_dir():
+        return "it is no folder" if out.exists() else None
+    if not any(out.iterdir()):
+        return None
+    try:
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        clients = list(manifest["clients"]) if manifest["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError):
+        clients = None
+    if clients is None:
+        return f"it holds files, and no manifest.json of {FORMAT}"
+    ours = {"manifest.json", "items.csv", "users.csv", *SIDES, *(f"{s}/{c}.csv" for s in SIDES for c in clients)}
+    there = (p.relative_to(out) for p in out.rglob("*"))
+    others = sorted({p.as_posix() for p in there if cache.FOLDER not in p.parts} - ours)
+    return f"it holds {others[0]}, which was not written with it" if others else None
+
+
+def _swap(new: Path, out: Path, old: Path) -> None:
+    """Put `new` in the place of `out`, which is moved to `old`; if that fails, back."""
+    try:
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    except BaseException:  # an interrupt between the two lines, too
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
+
+
+def _fill(folder: Path, data: Interactions, split: Split | Rule, per_positive: int, seed: int) -> Mapping[str, Any]:
+    if per_positive < 0:
+        raise DataError(f"--negatives {per_positive}: must be 0 or more")
+    rng = stream(seed)
+    seen = np.zeros((data.num_users, data.num_items), bool)
+    seen[data.user, data.item] = True
+    seen[np.arange(data.num_users), data.test_item] = True
+    held_out = data.test_negatives
+    if held_out is None:
+        draws = [negatives.distinct(u, TEST_NEGATIVES, seen, rng) for u in range(data.num_users)]
+        held_out = np.stack(draws)
+    clients = {}
+    for client, users, rows in _shares(data, _clients(data, split, rng)):
+        user, item = data.user[rows], data.item[rows]
+        drawn = negatives.sample(np.repeat(user, per_positive), seen, rng).reshape(len(user), per_positive)
+        _write(folder / "train" / f"{client}.csv", user, np.column_stack([item, drawn]))
+        candidates = np.column_stack([data.test_item[users], held_out[users]])
+        _write(folder / "test" / f"{client}.csv", users, candidates)
+        clients[client] = {
+            "users": len(users), "positives": len(user), "samples": len(user) * (1 + per_positive),
+            "test_users": len(users),
+        }  # fmt: skip
+    manifest: dict[str, Any] = {
+        "format": FORMAT, "clients": clients, "num_users": data.num_users, "num_items": data.num_items,
+        "source": data.source, "synthetic": data.synthetic, "seed": seed, "partition": _name(split),
+        "negatives": per_positive, "test_positives": data.test_origin,
+        "test_negatives": "drawn" if data.test_negatives is None else "given", **_names(folder, data),
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return manifest
+
+
+def _name(split: Split | Rule) -> str:
+    return split.kind if isinstance(split, Split) else getattr(split, "__name__", "own")
+
+
+def _clients(data: Interactions, split: Split | Rule, rng: np.random.Generator) -> Mapping[str, Ids]:
+    if not isinstance(split, Split):
+        return partition.own(split(data), data.num_users)
+    if split.kind == "zipcode":
+        return partition.by_zip_code(data.zip_codes)
+    if split.kind == "iid":
+        parts = partition.iid(data.num_users, split.clients, rng)
+    elif split.kind == "dirichlet":
+        parts = partition.dirichlet([c[:1] for c in data.zip_codes], split.clients, split.alpha, rng)
+    elif split.kind == "quantity":
+        parts = partition.quantity(data.num_users, split.clients, split.alpha, rng)
+    else:
+        raise DataError(f"--partition {split.kind!r}: there are zipcode, iid, dirichlet and quantity")
+    return {str(k): users for k, users in enumerate(parts)}
+
+
+def _shares(data: Interactions, clients: Mapping[str, Ids]) -> Iterator[tuple[str, Ids, Ids]]:
+    """Yield each client with its users and the rows of its training positives, in one pass over all of them."""
+    owner = np.empty(data.num_users, np.int64)
+    for k, users in enumerate(clients.values()):
+        owner[users] = k
+    owners = owner[data.user]
+    order = np.argsort(owners, kind="stable")
+    cuts = np.searchsorted(owners[order], np.arange(1, len(clients)))
+    for (client, users), rows in zip(clients.items(), np.split(order, cuts), strict=True):
+        if not len(rows):
+            raise DataError(
+                f"client {client}: its {len(users)} users have nothing to train on once a test item each is held out;"
+                " choose fewer --clients or another --partition"
+            )
+        yield client, users, rows
+
+
+def _names(folder: Path, data: Interactions) -> dict[str, str]:
+    """Write the titles of items, and the source's ids of users where they do not run from 1 without a gap."""
+    found = {}
+    if data.titles:
+        found["items"] = "items.csv"
+        items = pa.table({"item": np.arange(len(data.titles)), "title": list(data.titles)})
+        arrow.write_csv(items, folder / "items.csv")
+    if data.user_ids is not None and (data.user_ids[0], data.user_ids[-1]) != (1, data.num_users):
+        found["users"] = "users.csv"
+        users = pa.table({"user": np.arange(data.num_users), "id": data.user_ids})
+        arrow.write_csv(users, folder / "users.csv")
+    return found
+
+
+def _write(path: Path, users: Ids, items: Ids) -> None:
+    """Write each user's row of items, the first one positive, the others negative."""
+    rows, columns = items.shape
+    label = np.zeros((rows, columns), np.int64)
+    label[:, 0] = 1
+    table = pa.table([np.repeat(users, columns), items.reshape(-1), label.reshape(-1)], names=["user", "item", "label"])
+    arrow.write_csv(table, path, arrow.WriteOptions(include_header=False))

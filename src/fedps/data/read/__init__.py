@@ -1,0 +1,1 @@
+"""From client files to samples."""

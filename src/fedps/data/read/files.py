@@ -1,0 +1,97 @@
+"""Which files are whose: a file a client by its name, or all files dealt out to `worker_num` clients.
+
+Files stand in natural order, so that every machine deals them alike ("2" before "10"; the order of a folder's own
+listing differs from host to host).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedps.config import Job
+from fedps.data.read.reader import natural
+from fedps.errors import DataError
+from fedps.types import ClientId
+
+Files = tuple[Path, ...]
+
+
+def client_files_of(job: Job) -> dict[ClientId, Files]:
+    """Return each client's training files.
+
+    Without `runner.split_file_list` a client is the stem of its one file. With it, files are dealt to `worker_num`
+    clients in contiguous blocks, of which the first `files % worker_num` have one more; the clients are "0", "1", …,
+    or the files' stems if there is one file a client.
+
+    Raises:
+        DataError: fewer files than clients, two files of one stem, or a folder that cannot be read.
+    """
+    runner = job.runner
+    files = _listed(runner.train_data_dir, _any_ending(runner.reader_type, runner.pipe_command))
+    count = runner.worker_num
+    if not runner.split_file_list or count is None or count == len(files):
+        return _by_stem(files, runner.train_data_dir)
+    if count > len(files):
+        raise DataError(
+            f"runner.worker_num: {count}: {runner.train_data_dir} holds only {len(files)} files to deal out; use at"
+            f" most {len(files)}, or leave runner.split_file_list out"
+        )
+    return _deal(files, [ClientId(str(k)) for k in range(count)])
+
+
+def test_files_of(job: Job) -> dict[ClientId, Files]:
+    """Return the held-out files of each client that has some; none without `runner.test_data_dir`.
+
+    A held-out file belongs to the client that has the training file of the same stem. Dealt files
+    (`split_file_list`) none of whose stems is known are dealt as the training files are.
+
+    Raises:
+        DataError: as for `client_files_of`.
+    """
+    runner = job.runner
+    if runner.test_data_dir is None:
+        return {}
+    owners = client_files_of(job)
+    files = _listed(runner.test_data_dir, _any_ending(runner.infer_reader_type, runner.pipe_command))
+    of_stem = {file.stem: client for client, mine in owners.items() for file in mine}
+    if runner.split_file_list and len(files) >= len(owners) and not any(f.stem in of_stem for f in files):
+        return _deal(files, list(owners))
+    found: dict[ClientId, Files] = dict.fromkeys(owners, ())
+    for file in files:
+        if file.stem in of_stem:
+            found[of_stem[file.stem]] += (file,)
+    return {client: mine for client, mine in found.items() if mine}
+
+
+def map_lines(files: Mapping[ClientId, Files]) -> list[str]:
+    """Return the map as lines for people, `client 3: 3.csv`."""
+    return [f"client {client}: {', '.join(file.name for file in mine)}" for client, mine in files.items()]
+
+
+def _any_ending(reader: str | None, pipe_command: str | None) -> bool:
+    """Say whether a file may have any ending: it may where the user's own code or command reads it."""
+    return reader in ("DataLoader", "RecDataset") or (reader is not None and pipe_command is not None)
+
+
+def _listed(folder: Path, any_ending: bool) -> list[Path]:
+    """Return a folder's files in natural order, without hidden ones."""
+    try:
+        files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
+    return sorted((f for f in files if any_ending or f.suffix == ".csv"), key=lambda f: (natural(f), f.name))
+
+
+def _by_stem(files: Sequence[Path], folder: Path) -> dict[ClientId, Files]:
+    found: dict[ClientId, Files] = {}
+    for file in files:
+        if (client := ClientId(file.stem)) in found:
+            other = found[client][0].name
+            raise DataError(f"{folder}: {other} and {file.name} would both be of client {client!r}; rename one")
+        found[client] = (file,)
+    return found
+
+
+def _deal(files: Sequence[Path], clients: Sequence[ClientId]) -> dict[ClientId, Files]:
+    size, more = divmod(len(files), len(clients))
+    cuts = [k * size + min(k, more) for k in range(len(clients) + 1)]
+    return {client: tuple(files[cuts[k] : cuts[k + 1]]) for k, client in enumerate(clients)}

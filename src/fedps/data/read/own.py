@@ -1,0 +1,194 @@
+"""Samples from a reader of the user's own: class `Reader` (DataLoader) or `RecDataset` of a module beside the job file.
+
+    class Reader:                                # DataLoader
+        def init(self, config): ...              # may be left out
+        def dataloader(self, file_list): ...     # returns a function that yields samples, or an iterator over them
+
+    class RecDataset:                            # RecDataset
+        def __init__(self, file_list, config): ...
+        def init(self): ...                      # may be left out
+        def __iter__(self): ...                  # yields samples
+
+A sample is user, item and label, in this order: numbers, arrays or lists of one number; or a dict of them by name. All
+samples are read once, before training, and kept as arrays; so the last short batch is trained on, too.
+"""
+
+import traceback
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.config import Job
+from fedps.config.classes import load_class
+from fedps.data.read.reader import COLUMNS, Samples, Skipped, in_range, mistake_in, samples_of
+from fedps.errors import DataError
+
+CLASSES = {"DataLoader": "Reader", "RecDataset": "RecDataset"}
+FORM = "yield user, item and label, a whole number each"
+AT_ONCE = 4096  # samples
+LINES = 12  # of a traceback that are told
+
+
+def read_own(
+    job: Job, kind: str, module: str, files: Sequence[Path], key: str,
+    skipped: Skipped | None = None,
+) -> Samples:  # fmt: skip
+    """Read the samples that a user's own class makes of files.
+
+    Args:
+        job: says where the class lies, and what ids there are; the class is given its keys, see `flat_config`.
+        kind: `DataLoader` or `RecDataset`: which class, and how it is called.
+        module: where it is, e.g. `movielens_reader`.
+        files: given to it as a list of paths.
+        key: the job's key that names the module.
+        skipped: counts malformed samples, which are then passed over; None makes them errors.
+
+    Raises:
+        JobError: there is no such module or class.
+        DataError: the class raises, or yields what is no sample; names class, sample and cause.
+    """
+    found = load_class(f"{module}.{CLASSES[kind]}", job.folder, key)
+    name = f"{key}: {module}.{CLASSES[kind]}"
+    judge = _Judge(name, job.hyper_parameters.num_users, job.hyper_parameters.num_items, skipped)
+    batch: list[Any] = []
+    try:
+        samples = _samples(found, kind, [str(file) for file in files], flat_config(job), name)
+        while True:
+            batch = []
+            batch.extend(islice(samples, AT_ONCE))  # if it raises, those before are in the batch
+            if not batch:
+                break
+            judge.add(batch)
+    except DataError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
+        raise DataError(_told(name, judge.number + len(batch), error)) from error
+    if not judge.good:
+        raise DataError(f"{name}: yields no sample of {', '.join(f.name for f in files)}")
+    return samples_of(judge.good)
+
+
+class _Judge:
+    """Takes in samples as a user's own class yields them.
+
+    Args:
+        name: of the class, for messages.
+        num_users, num_items, skipped: as for `read_own`.
+    """
+
+    def __init__(self, name: str, num_users: int, num_items: int, skipped: Skipped | None) -> None:
+        self._name, self._limits, self._skipped = name, (num_users, num_items), skipped
+        self.good, self.number = array("q"), 0
+
+    def add(self, batch: list[Any]) -> None:
+        """Take in a batch: at once if all of it is as it should be, else one by one."""
+        rows = _in_bulk(batch)
+        if rows is not None and in_range(rows[:, 0], rows[:, 1], rows[:, 2], *self._limits):
+            self.good.frombytes(rows.tobytes())
+        else:
+            for number, sample in enumerate(batch, self.number + 1):
+                self._add_one(number, sample)
+        self.number += len(batch)
+
+    def _add_one(self, number: int, sample: Any) -> None:
+        values, mistake = _values(sample)
+        if mistake is None:
+            mistake = mistake_in([str(v) for v in values], *self._limits)
+        if mistake is None:
+            self.good.extend(values)
+            return
+        told = f"{self._name}: sample {number}: {sample!r:.100}: {mistake}"
+        if self._skipped is None:
+            raise DataError(told)
+        self._skipped.add(told)
+
+
+def flat_config(job: Job) -> dict[str, Any]:
+    """Return the job as a reader sees it: dotted keys, e.g. `runner.train_batch_size`, and `config_abs_dir`."""
+    flat: dict[str, Any] = {}
+    stack: list[tuple[str, Any]] = [("", job.model_dump(mode="json", by_alias=True))]
+    while stack:
+        above, value = stack.pop()
+        if isinstance(value, dict):
+            stack += [(f"{above}.{key}" if above else key, below) for key, below in reversed(value.items())]
+        else:
+            flat[above] = value
+    return flat | {"config_abs_dir": str(job.folder)}
+
+
+def _samples(found: Any, kind: str, files: list[str], config: dict[str, Any], name: str) -> Iterator[Any]:
+    if kind == "RecDataset":
+        dataset = found(files, config)
+        if hasattr(dataset, "init"):
+            dataset.init()
+        return _iterate(dataset)
+    reader = found()
+    if hasattr(reader, "init"):
+        reader.init(config)
+    if not hasattr(reader, "dataloader"):
+        raise DataError(f"{name}: has no method dataloader(file_list); add it, or use reader_type RecDataset")
+    made = reader.dataloader(files)
+    return _iterate(made() if callable(made) else made)
+
+
+def _iterate(made: Any) -> Iterator[Any]:
+    yield from made
+
+
+def _values(sample: Any) -> tuple[list[int], str | None]:
+    """Return a sample's user, item and label, and what is wrong with its form."""
+    if isinstance(sample, Mapping):
+        sample = _by_name(sample)
+    if not isinstance(sample, Sequence) and not hasattr(sample, "__len__"):
+        return [], f"is a {type(sample).__name__}; {FORM}"
+    if len(sample) != len(COLUMNS):
+        return [], f"has {len(sample)} parts; {FORM}"
+    values = []
+    for part, column in zip(sample, COLUMNS, strict=True):
+        value = _whole(part)
+        if value is None:
+            return [], f"{column} {part!r:.40} is no whole number; {FORM}"
+        values.append(value)
+    return values, None
+
+
+def _by_name(sample: Mapping[Any, Any]) -> list[Any]:
+    """Return the parts whose names begin with user, item and label."""
+    return [value for column in COLUMNS for name, value in sample.items() if str(name).startswith(column)]
+
+
+def _whole(part: Any) -> int | None:
+    """Return the one number of a part; None if it is none, or not whole."""
+    try:
+        if type(part) is not int and hasattr(part, "item"):  # an array
+            part = part.item()
+        elif isinstance(part, (list, tuple)):
+            (part,) = part
+        number = int(part)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number == part else None
+
+
+def _in_bulk(batch: list[Any]) -> NDArray[np.int64] | None:
+    """Return a batch as int64[B, 3]; None if that takes a look at each sample."""
+    try:
+        found = np.array(batch)
+    except (ValueError, TypeError):  # of different forms
+        return None
+    if found.dtype.kind not in "iu" or found.size != len(COLUMNS) * len(batch) or found.shape[1] != len(COLUMNS):
+        return None
+    return found.reshape(len(batch), len(COLUMNS)).astype(np.int64)
+
+
+def _told(name: str, number: int, error: BaseException) -> str:
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    ours = [k for k, line in enumerate(lines) if f'"{__file__}"' in line]
+    shown = lines[ours[-1] + 2 :] if ours and lines[ours[-1] + 2 :] else lines  # from the user's own file on
+    text = "\n".join(shown[-LINES:])
+    return f"{name}: after {number} samples: {type(error).__name__}: {error}\n{text}"

@@ -1,0 +1,130 @@
+"""Read samples through a shell command: a file in, MultiSlot text out, as `multislot` writes it.
+
+A line has the slots user, item and label, each of one whole number: `1 <user> 1 <item> 1 <label>`. Text is read in bulk
+by Arrow; what it cannot read is gone through line by line, and the first bad line is named.
+"""
+
+import io
+from array import array
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv as arrow
+
+from fedps.data.read.command import Command, run
+from fedps.data.read.reader import COLUMNS, LONGEST, Samples, Skipped, in_range, mistake_in, samples_of
+from fedps.errors import DataError
+
+FIELDS = [f"{part}_{column}" for column in COLUMNS for part in ("count", "value")]
+FORM = "a line is `1 <user> 1 <item> 1 <label>`"
+
+
+def read_pipe(
+    path: Path, command: Command, num_users: int, num_items: int, skipped: Skipped | None = None,
+    stop: Event | None = None,
+) -> Samples:  # fmt: skip
+    """Read the samples that a command makes of one file.
+
+    Args:
+        path: the file.
+        command: what to run on it.
+        num_users: user ids must lie in [0, num_users).
+        num_items: item ids must lie in [0, num_items).
+        skipped: counts malformed lines, which are then passed over; None makes them errors.
+        stop: kills the command, when set.
+
+    Raises:
+        DataError: the command fails, is silent, or prints what is no sample; names file, line and command.
+    """
+    text = _Text(f"{path}: pipe_command {command.text!r}", num_users, num_items, skipped)
+    with closing(run(command, path, stop)) as blocks:  # an error here ends the command, too
+        parts = [text.read(block) for block in blocks]
+    parts = [part for part in parts if len(part.label)]
+    if not parts:
+        first = f"; all lines were skipped, the first: {skipped.first}" if skipped and skipped.lines else ""
+        raise DataError(f"{text.where}: prints no sample; {FORM}{first}")
+    return Samples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+class _Text:
+    """Parses one command's output, block by block.
+
+    Args:
+        where: file and command, for messages.
+        num_users, num_items, skipped: as for `read_pipe`.
+    """
+
+    def __init__(self, where: str, num_users: int, num_items: int, skipped: Skipped | None) -> None:
+        self.where, self._line = where, 0
+        self._limits, self._skipped = (num_users, num_items), skipped
+
+    def read(self, block: bytes) -> Samples:
+        """Return the samples of the next block, which holds whole lines."""
+        found = self._in_bulk(block)
+        if found is None:
+            found = self._line_by_line(block)
+        self._line += block.count(b"\n")
+        return found
+
+    def _in_bulk(self, block: bytes) -> Samples | None:
+        """Return the samples of a block if all of it is as it should be."""
+        if not block.endswith(b"\n") or b"x" in block or b"X" in block:  # Arrow reads 0x10 as 16
+            return None
+        try:
+            table = arrow.read_csv(
+                io.BytesIO(block),
+                read_options=arrow.ReadOptions(column_names=FIELDS, use_threads=False, block_size=len(block)),
+                parse_options=arrow.ParseOptions(delimiter=" ", quote_char=False),
+                convert_options=arrow.ConvertOptions(column_types=dict.fromkeys(FIELDS, pa.int64()), null_values=[]),
+            )
+        except pa.ArrowInvalid:
+            return None
+        fields = [table[name].to_numpy() for name in FIELDS]
+        counts, (user, item, label) = fields[::2], fields[1::2]
+        if not len(label) or any((c != 1).any() for c in counts) or not in_range(user, item, label, *self._limits):
+            return None
+        return Samples(user.copy(), item.copy(), label.astype(np.float32))  # Arrow's own memory is read-only
+
+    def _line_by_line(self, block: bytes) -> Samples:
+        good = array("q")
+        for number, line in enumerate(block.splitlines(keepends=True), self._line + 1):
+            values, mistake = self._values(line)
+            if mistake is None:
+                good.extend(map(int, values))
+                continue
+            told = f"{self.where}, line {number} of its output: {line[:80]!r}: {mistake}"
+            if self._skipped is None:
+                raise DataError(told)
+            self._skipped.add(told)
+        return samples_of(good)
+
+    def _values(self, line: bytes) -> tuple[list[str], str | None]:
+        """Return a line's user, item and label, none for a blank line, and what is wrong with it."""
+        if len(line) > LONGEST:
+            return [], f"has {len(line)} characters; {FORM}"
+        fields, values = line.decode("utf-8", "replace").split(), []
+        for name in COLUMNS if fields else ():
+            if not fields:
+                return [], f"has no slot {name}; {FORM}"
+            count = fields.pop(0)
+            if count != "1":
+                return [], _wrong_count(name, count)
+            if not fields:
+                return [], f"slot {name} has no value; {FORM}"
+            values.append(fields.pop(0))
+        if fields:
+            return [], f"goes on after the three slots with {' '.join(fields)[:40]!r}; {FORM}"
+        if not line.endswith(b"\n"):
+            return [], "has no line end: the output is cut off"
+        return values, mistake_in(values, *self._limits) if values else None
+
+
+def _wrong_count(name: str, count: str) -> str:
+    if count == "0":
+        return f"slot {name} is empty; {FORM}"
+    if count.isdecimal():
+        return f"slot {name} has {count[:20]} values; {FORM}"
+    return f"slot {name} begins with {count[:20]!r}, which is no count of values; {FORM}"

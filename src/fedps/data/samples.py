@@ -1,0 +1,157 @@
+"""One client's data, coded for its local tables: columns of ids become columns of slots, once.
+
+Shuffles and draws are streams of (job seed, client, epoch): any machine draws the same.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.data.drawing import Negatives, pair_up
+from fedps.data.read.reader import Samples
+from fedps.errors import DataError
+from fedps.types import COLUMNS, ClientId, Keys, Slots
+
+Order = NDArray[np.int32]  # positions of samples
+DRAW, PAIR = (zlib.crc32(purpose) for purpose in (b"fedps.client.negatives", b"fedps.client.pairs"))
+
+
+class ClientData:
+    """The training and held-out samples of one client.
+
+    Args:
+        train: training samples.
+        test: held-out samples, or None.
+        client: whose they are.
+        seed: the job's seed.
+        shuffle: a new order each epoch; False keeps the file's order.
+        negatives: draw so many items for each positive, anew each epoch, in place of the file's own negatives; None
+            trains on the file as it is.
+        num_items: item ids run from 0 to this, exclusive; needed to draw.
+        public: samples that are not trained on here, whose ids become keys too; None: there are none.
+        pairs: an epoch is pairs of samples of one user: a positive, then a negative.
+
+    Attributes:
+        train: the samples that positions of an order stand for.
+        keys: for each column its distinct ids, int64[n] sorted; all items, if negatives are drawn.
+        slots: for each column the place in `keys` of every training sample's id, int32.
+        test_slots: the same for held-out samples.
+
+    Raises:
+        DataError: there is nothing to draw from, or to pair; names the client.
+    """
+
+    def __init__(
+        self, train: Samples, test: Samples | None, client: ClientId, seed: int, shuffle: bool,
+        negatives: int | None = None, num_items: int = 0, pairs: bool = False, public: Samples | None = None,
+    ) -> None:  # fmt: skip
+        self.train, self.test = train, test
+        self._stream, self._shuffle = (seed, zlib.crc32(client.encode())), shuffle
+        self.keys: dict[str, Keys] = {}
+        self.slots: dict[str, Slots] = {}
+        self.test_slots: dict[str, Slots] = {}
+        for column in COLUMNS:
+            ids = getattr(train, column)
+            held_out = getattr(test, column) if test is not None else ids[:0]
+            others = held_out if public is None else np.concatenate([held_out, getattr(public, column)])
+            self.keys[column], self.slots[column], there = coded(ids, others)
+            self.test_slots[column] = there[: len(held_out)]
+        self._passes, self._now, self._size = 1, 0, len(train.label)
+        try:
+            self._negatives = self._drawing(negatives, num_items) if negatives is not None else None
+            self._pairs = pair_up(self.slots["user"], self.train.label) if pairs else None
+        except DataError as error:
+            raise DataError(f"client {client!r}: {error}") from error
+
+    def __len__(self) -> int:
+        """Return the samples of a pass."""
+        return 2 * len(self._pairs) if self._pairs else self._size
+
+    def hold(self, passes: int) -> None:
+        """Keep the samples of so many passes at a time: an order is good until that many more have been drawn."""
+        if self._negatives is None or passes <= self._passes:
+            return
+        more = passes - self._passes
+        for column in COLUMNS:
+            slots = self.slots[column]
+            self.slots[column] = np.concatenate([slots, *[slots[: self._size]] * more])
+        label = np.concatenate([self.train.label, *[self.train.label[: self._size]] * more])
+        self._passes = passes
+        self.train = Samples(self.keys["user"][self.slots["user"]], cast(Keys, self.slots["item"]), label)
+
+    def order(self, epoch: int) -> Order:
+        """Draw an epoch's negatives, if the job wants that, and return its order of samples, int32[n].
+
+        Two by two they are pairs, if the job wants pairs.
+        """
+        first = self._draw(epoch) if self._negatives is not None else 0
+        shuffle = np.random.default_rng((*self._stream, epoch))
+        if self._pairs is not None:
+            pairs = self._pairs.draw(np.random.default_rng((*self._stream, epoch, PAIR)))
+            pairs = pairs[shuffle.permutation(len(pairs))] if self._shuffle else pairs
+            return pairs.reshape(-1) + np.int32(first)
+        order = np.arange(first, first + self._size, dtype=np.int32)
+        if self._shuffle:
+            shuffle.shuffle(order)
+        return order
+
+    def batches(self, epoch: int, size: int) -> Iterator[Order]:
+        """Yield an epoch's batches of `size` samples; the last may be shorter."""
+        order = self.order(epoch)
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
+    def distinct(self, column: str, samples: Order) -> Slots:
+        """Return the distinct slots of some training samples, int32 sorted."""
+        slots, rows = self.slots[column].take(samples), len(self.keys[column])
+        if len(slots) * 64 < rows:
+            return np.unique(slots)
+        there = np.zeros(rows, np.bool_)
+        there[slots] = True
+        return np.flatnonzero(there).astype(np.int32)
+
+    def _drawing(self, each: int, num_items: int) -> Negatives:
+        """Lay the samples out anew: each positive, then its negatives; all items become keys."""
+        kept = np.flatnonzero(self.train.label > 0)
+        user, item = self.slots["user"][kept], np.asarray(self.train.item)[kept].astype(np.int32)
+        drawing = Negatives(user, item, self.keys["user"], num_items)
+        self.keys["item"] = np.arange(num_items)
+        if self.test is not None:
+            self.test_slots["item"] = np.asarray(self.test.item).astype(np.int32)
+        label = np.zeros((len(kept), 1 + each), np.float32)
+        label[:, 0] = 1
+        self.slots = {"user": np.repeat(user, 1 + each), "item": np.repeat(item, 1 + each)}
+        self._size = label.size
+        users = np.repeat(np.asarray(self.train.user)[kept], 1 + each)
+        self.train = Samples(users, cast(Keys, self.slots["item"]), label.reshape(-1))  # an item is its own slot
+        self._each = each
+        return drawing
+
+    def _draw(self, epoch: int) -> int:
+        """Draw an epoch's negatives in place of those of the oldest pass that is held, and return its first sample."""
+        assert self._negatives is not None  # noqa: S101
+        self._now = (self._now + 1) % self._passes
+        first = self._now * self._size
+        rows = self.slots["item"][first : first + self._size].reshape(-1, 1 + self._each)
+        rows[:, 1:] = self._negatives.draw(self._each, np.random.default_rng((*self._stream, epoch, DRAW)))
+        return first
+
+
+def coded(ids: NDArray[np.int64], more: NDArray[np.int64]) -> tuple[Keys, Slots, Slots]:
+    """Return the distinct ids of both, int64[n] sorted, and the place there of each of `ids` and of `more`, int32.
+
+    Ids are counted off in an array over their range, unless that would be far larger than the data: then they are sorted.
+    """
+    reach = 1 + int(max(ids.max(initial=-1), more.max(initial=-1)))
+    if reach > 4 * (len(ids) + len(more)) + (1 << 20):
+        keys = np.unique(np.concatenate([ids, more])).astype(np.int64)
+        return keys, np.searchsorted(keys, ids).astype(np.int32), np.searchsorted(keys, more).astype(np.int32)
+    there = np.zeros(reach, np.bool_)
+    there[ids] = there[more] = True
+    keys = np.flatnonzero(there)
+    place = np.empty(reach, np.int32)
+    place[keys] = np.arange(len(keys), dtype=np.int32)
+    return keys, place[ids], place[more]

@@ -1,0 +1,150 @@
+"""Datasets for training scripts of one's own, by the original's names: set the files, then go over batches.
+
+    dataset = QueueDataset()
+    dataset.init(num_users=6040, num_items=3706, batch_size=512)
+    dataset.set_filelist(["train/0.csv", "train/1.csv"])
+    for user, item, label in dataset.batches():
+        ...
+
+The original never shuffles a QueueDataset, nor an InmemoryDataset unless `local_shuffle` is called; so here. (A job run
+by `fedps run` shuffles every epoch unless `runner.shuffle: false`.)
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+
+from fedps.data.read.by_job import joined, read_files
+from fedps.data.read.command import Command
+from fedps.data.read.pipe import read_pipe
+from fedps.data.read.reader import Column, Samples, Skipped, read_samples
+from fedps.errors import DataError
+
+
+class QueueDataset:
+    """Reads files anew in each pass, in order; holds `thread_num` files at a time."""
+
+    def __init__(self) -> None:
+        self._files: list[Path] = []
+        self._ids, self._size, self._threads = (0, 0), 1, 1
+        self._command: Command | None = None
+        self._skip = False
+        self.skipped = Skipped()
+
+    def init(
+        self, *, num_users: int, num_items: int, batch_size: int = 1, thread_num: int = 1,
+        pipe_command: str | None = None, allow_commands: bool = False, silence: float = 120.0,
+        skip_bad_lines: bool = False,
+    ) -> None:  # fmt: skip
+        """Say how files are read.
+
+        Args:
+            num_users: user ids must lie in [0, num_users).
+            num_items: item ids must lie in [0, num_items).
+            batch_size: samples of a batch; the last one may be shorter.
+            thread_num: files read at the same time.
+            pipe_command: a shell command, run in the current folder, that makes MultiSlot text of a file; left out,
+                files are lines user,item,label.
+            allow_commands: run `pipe_command`; pass on what --allow-commands says where the command is a job's.
+            silence: seconds without output after which the command is killed.
+            skip_bad_lines: pass over malformed lines; `skipped` counts them.
+
+        Raises:
+            ValueError: a number is below 1, or there is a command and commands are not allowed.
+        """
+        numbers = {"num_users": num_users, "num_items": num_items, "batch_size": batch_size, "thread_num": thread_num}
+        for name, number in numbers.items():
+            if number < 1:
+                raise ValueError(f"{name}: {number}: must be at least 1")
+        if pipe_command is not None and not allow_commands:
+            raise ValueError(f"pipe_command: {pipe_command!r}: is not run without allow_commands=True")
+        self._ids, self._size, self._threads = (num_users, num_items), batch_size, thread_num
+        self._command = Command(pipe_command, Path.cwd(), silence) if pipe_command is not None else None
+        self._skip = skip_bad_lines
+
+    def set_filelist(self, files: Sequence[str | Path]) -> None:
+        """Say which files, in this order."""
+        self._files = [Path(file) for file in files]
+
+    def batches(self) -> Iterator[Samples]:
+        """Yield batches of user int64[B], item int64[B] and label float32[B].
+
+        Raises:
+            DataError: no files were set, a file cannot be read, the command fails, or a line is malformed.
+        """
+        rest: Samples | None = None
+        for samples in self._passes():
+            held = joined([rest, samples]) if rest is not None else samples
+            whole = len(held.label) // self._size * self._size
+            yield from cut(held, np.arange(whole), self._size)
+            rest = Samples(held.user[whole:], held.item[whole:], held.label[whole:])
+        if rest is not None and len(rest.label):
+            yield rest
+
+    def _passes(self) -> Iterator[Samples]:
+        """Yield the samples of one file after the other."""
+        if not self._files:
+            raise DataError("the dataset has no files; call set_filelist first")
+        groups = [self._files[k : k + self._threads] for k in range(0, len(self._files), self._threads)]
+        self.skipped = Skipped()
+        yield from chain.from_iterable(self._read(group) for group in groups)
+
+    def _read(self, files: Sequence[Path]) -> list[Samples]:
+        parts, skipped = read_files(self._read_file, files, self._threads, self._skip)
+        if skipped.lines:
+            self.skipped.add(skipped.first, skipped.lines)
+        return parts
+
+    def _read_file(self, path: Path, skipped: Skipped | None, stop: Event) -> Samples:
+        if self._command is not None:
+            return read_pipe(path, self._command, *self._ids, skipped, stop)
+        return read_samples(path, *self._ids, skipped)
+
+
+class InmemoryDataset(QueueDataset):
+    """Reads files once, holds all samples, and can shuffle them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._samples: Samples | None = None
+        self._order = np.arange(0)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def load_into_memory(self) -> None:
+        """Read all files.
+
+        Raises:
+            DataError: as for `batches` of a QueueDataset.
+        """
+        self._samples = joined(list(self._passes()))
+        self._order = np.arange(len(self._samples.label))
+
+    def release_memory(self) -> None:
+        """Let go of all samples."""
+        self._samples, self._order = None, np.arange(0)
+
+    def local_shuffle(self, seed: int | Sequence[int] = 0) -> None:
+        """Put the samples in an order that follows from the seed; `[seed, epoch]` gives each epoch its own."""
+        self._order = np.random.default_rng(seed).permutation(len(self._order))
+
+    def batches(self) -> Iterator[Samples]:
+        """Yield batches as a QueueDataset does, in the order of the files or the last shuffle.
+
+        Raises:
+            DataError: nothing is loaded.
+        """
+        if self._samples is None:
+            raise DataError("the dataset is not in memory; call load_into_memory first")
+        yield from cut(self._samples, self._order, self._size)
+
+
+def cut(samples: Samples, order: Column, size: int) -> Iterator[Samples]:
+    """Yield batches of `size` samples in this order, int64[n]; the last may be shorter."""
+    for start in range(0, len(order), size):
+        at = order[start : start + size]
+        yield Samples(samples.user[at], samples.item[at], samples.label[at])

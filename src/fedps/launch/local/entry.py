@@ -1,0 +1,120 @@
+"""What the processes of a run do from start to end: each enters, plays its role, and tells the launcher of it.
+
+Each role imports its own room, so that servers and the coordinator are up before torch is loaded, and never load it.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from fedps.config import Allow, Job
+from fedps.errors import DataError, FedpsError, JobError
+from fedps.events.journal import Report
+from fedps.types import ClientId
+
+
+def serve_shard(pipe: Connection, log: str, job_json: str, run_dir: str, shard: int, bind: str) -> None:
+    """Live as a server, until told to stop."""
+    report = _enter(pipe, log)
+    from fedps.server.serve import run_server  # noqa: PLC0415
+
+    _live(lambda: run_server(_job(job_json), shard, bind, Path(run_dir), report), report)
+
+
+def coordinate(pipe: Connection, log: str, job_json: str, run_dir: str, bind: str) -> None:
+    """Live as the coordinator, until told to stop."""
+    report = _enter(pipe, log)
+    from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
+
+    _live(lambda: run_coordinator(_job(job_json), bind, report, stay=True, run_dir=Path(run_dir)), report)
+
+
+def train_client(
+    pipe: Connection, log: str, job_json: str, run_dir: str, number: int, client: str, servers: list[str],
+    coordinator: str | None, allow: Allow, plan: str,
+) -> None:  # fmt: skip
+    """Live as the worker of one client."""
+    report = _enter(pipe, log)
+    from fedps.client.worker import run_worker  # noqa: PLC0415
+    from fedps.training.plan import read_plan  # noqa: PLC0415
+
+    _live(
+        lambda: run_worker(
+            _job(job_json), ClientId(client), servers, Path(run_dir), report, coordinator=coordinator, allow=allow,
+            number=number, plan=read_plan(Path(plan)) if plan else None,
+        ),
+        report,
+    )  # fmt: skip
+
+
+def check_network(pipe: Connection, log: str, job_json: str) -> None:
+    """Build the job's network and its plan once, before any role does; its mistakes go out as one event."""
+    report = _enter(pipe, log)
+    from fedps.client.worker import check  # noqa: PLC0415
+    from fedps.training.plan import keep_plan  # noqa: PLC0415
+
+    def look() -> None:
+        try:
+            plan, told = check(_job(job_json))
+            report({"event": "checked", "mistakes": [], **told, "plan": str(keep_plan(plan) or "")})
+        except JobError as error:
+            report({"event": "checked", "mistakes": error.mistakes})
+
+    _live(look, report)
+
+
+def attach(pipe: Connection) -> Report:
+    """Leave Ctrl-C to the launcher, end when it ends, and return how to tell it what happens here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lock = threading.Lock()
+
+    def report(event: dict[str, object]) -> None:
+        with lock:
+            pipe.send_bytes(json.dumps(event).encode())
+
+    threading.Thread(target=_end_with, args=[pipe], daemon=True).start()
+    report({"event": "started", "pid": os.getpid()})
+    return report
+
+
+def failure(error: BaseException) -> dict[str, object]:
+    """Return the event that tells why a role failed; a mistake of the user's is told whole by its sentence."""
+    reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
+    theirs = isinstance(error, JobError | DataError)
+    told = "" if theirs else "".join(traceback.format_exception(error))
+    return {"event": "failed", "error": reason, "traceback": told, "in_job": isinstance(error, JobError)}
+
+
+def _enter(pipe: Connection, log: str) -> Report:
+    """Write to the log from now on, and attach to the launcher."""
+    file = Path(log).open("w", buffering=1, encoding="utf-8")  # noqa: SIM115  (open as long as the process lives)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file
+    return attach(pipe)
+
+
+def _end_with(pipe: Connection) -> None:
+    try:
+        pipe.recv_bytes()  # the launcher never writes: this returns when it is gone
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _live(life: Callable[[], None], report: Report) -> None:
+    try:
+        life()
+    except Exception as error:
+        print(traceback.format_exc(), flush=True)
+        report(failure(error))
+        raise SystemExit(1) from None
+
+
+def _job(job_json: str) -> Job:
+    return Job.model_validate_json(job_json)

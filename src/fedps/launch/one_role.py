@@ -1,0 +1,196 @@
+"""One role in the foreground, for deployments: each is started by hand, on its machine, in any order.
+
+What a role needs is waited for, with a limit; what it does is printed, and appended to its own file of events in the
+run's folder, which several roles may share.
+"""
+
+import io
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO
+
+from fedps.config import Allow, Job
+from fedps.errors import DataError, JobError, LostError, RoleError
+from fedps.events.journal import Journal, Report, stamp
+from fedps.launch.addresses import Address
+from fedps.launch.folder import make_log_folder, share_run_folder
+from fedps.launch.local.entry import failure
+from fedps.types import ClientId
+
+UNWRITTEN = ("positives", "negatives")  # histograms, too long for a journal
+SAY_EVERY, TRY_EVERY = 3.0, 0.2  # seconds
+
+
+def serve_here(job: Job, shard: int, at: Address, run_dir: Path | None, log_dir: Path | None, stay: bool) -> None:
+    """Be one server, until every client has come and left, or SIGTERM.
+
+    Args:
+        job: as `load_here` reads it.
+        shard: the server's number, from 0.
+        at: where it listens.
+        run_dir: the run's folder, by default `runs/<job>`.
+        log_dir: where a copy of what it prints goes.
+        stay: go on when all have left.
+
+    Raises:
+        JobError: the address or a folder cannot be used.
+        RoleError: the server failed.
+    """
+    with _stage(job, "server", str(shard), shard, run_dir, log_dir) as (folder, report):
+        from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
+
+        run_server(job, shard, str(at), folder, report, stay=stay)
+
+
+def coordinate_here(job: Job, at: Address, run_dir: Path | None, log_dir: Path | None, stay: bool) -> None:
+    """Be the coordinator, until every client has come and left, or SIGTERM; arguments and errors as for `serve_here`."""
+    with _stage(job, "coordinator", "0", 0, run_dir, log_dir) as (folder, report):
+        from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
+
+        run_coordinator(job, str(at), report, stay=stay, run_dir=folder)
+
+
+def work_here(
+    job: Job, client: ClientId, number: int, servers: Sequence[Address], coordinator: Address | None,
+    run_dir: Path | None, log_dir: Path | None, allow: Allow,
+) -> None:  # fmt: skip
+    """Be the worker of one client, from start to end.
+
+    Args:
+        job: as `load_here` reads it.
+        client: whose worker this is.
+        number: of the worker; its logs and dumps carry it.
+        servers: where every server listens, in the order of their numbers.
+        coordinator: where the coordinator does, None without one.
+        run_dir: the run's folder, by default `runs/<job>`.
+        log_dir: where a copy of what it prints goes.
+        allow: what the person at the command line allows.
+
+    Raises:
+        JobError: a folder cannot be used, or the job does not fit its network.
+        DataError: the client's data cannot be read.
+        RoleError: a server or the coordinator did not come up, or training failed.
+    """
+    with _stage(job, "worker", client, number, run_dir, log_dir) as (folder, report):
+        limit = job.runner.start_timeout
+        deadline = time.monotonic() + limit
+        needed = [(f"server {k}", at, f"fedps server JOB.yaml --shard {k} …") for k, at in enumerate(servers)]
+        if coordinator is not None:
+            needed.append(("coordinator", coordinator, "fedps coordinator JOB.yaml …"))
+        for role, at, command in needed:
+            if not wait_for(role, at, deadline):
+                raise LostError(
+                    f"{role} {at}: nobody listens there after {limit:g} s: start it with `{command}`, check the"
+                    " address, or raise runner.start_timeout"
+                )
+        from fedps.client.worker import run_worker  # noqa: PLC0415
+
+        run_worker(
+            job, client, [str(at) for at in servers], folder, report, allow=allow, number=number,
+            coordinator=None if coordinator is None else str(coordinator),
+        )  # fmt: skip
+
+
+def wait_for(role: str, at: Address, deadline: float) -> bool:
+    """Wait until somebody listens at an address, saying so now and then; return whether somebody does.
+
+    Args:
+        role: who that is, for the message.
+        at: the address.
+        deadline: when to give up, seconds of the monotonic clock.
+    """
+    said = -SAY_EVERY
+    while True:
+        try:
+            socket.create_connection(at, timeout=max(TRY_EVERY, min(SAY_EVERY, deadline - time.monotonic()))).close()
+        except OSError:
+            now = time.monotonic()
+            if now > deadline:
+                return False
+            if now - said >= SAY_EVERY:
+                print(f"waiting for {role} {at} …", flush=True)
+                said = now
+            time.sleep(TRY_EVERY)
+        else:
+            return True
+
+
+class Tee(io.TextIOBase):
+    """Writes to several places at once, each line when it is whole."""
+
+    def __init__(self, *places: TextIO) -> None:
+        self._places = places
+
+    def write(self, text: str) -> int:
+        """Write text to all places."""
+        for place in self._places:
+            place.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush all places."""
+        for place in self._places:
+            place.flush()
+
+
+def words(role: str, event: Mapping[str, Any]) -> str | None:
+    """Return a line for people, for the events that they should see; a worker's and the coordinator's logs say the rest."""
+    kind = event["event"]
+    if kind == "ready":
+        return f"{role} listens on {event['address']}, and waits for workers"
+    if kind in ("refused", "lost"):
+        return f"{role}: client {event['client']} {kind}: {event['reason']}"
+    if kind == "suspended":
+        return f"{role}: client {event['client']} is silent; the others go on without it"
+    if kind == "saved":
+        return f"{role}: epoch {event['epoch']} saved in {event['folder']}"
+    if kind == "stopped":
+        return f"{role} has stopped"
+    if kind == "done":
+        return f"{role} is done: {event['bytes_sent']:,} bytes sent, {event['bytes_received']:,} received"
+    return None
+
+
+@contextmanager
+def _stage(
+    job: Job, role: str, name: str, number: int, run_dir: Path | None, log_dir: Path | None
+) -> Iterator[tuple[Path, Report]]:
+    """Open a role's folder, events and log; tell its failure as the launcher would."""
+    who = f"{role} {name}"
+    folder = share_run_folder(job, run_dir)
+    with ExitStack() as stack:
+        if log_dir is not None:
+            path = make_log_folder(log_dir) / f"{role}log.{number}"
+            file = stack.enter_context(path.open("a", encoding="utf-8", buffering=1))
+            stack.enter_context(redirect_stdout(Tee(sys.stdout, file)))
+        journal = Journal(folder / f"events-{role}-{name}.jsonl")
+        stack.callback(journal.close)
+        report = _reporter(role, name, journal)
+        report({"event": "started"})
+        try:
+            yield folder, report
+        except Exception as error:
+            told = failure(error)
+            report(told)
+            if isinstance(error, JobError | DataError):
+                raise
+            raise RoleError(
+                who, str(told["error"]), "" if isinstance(error, LostError) else str(told["traceback"])
+            ) from None
+
+
+def _reporter(role: str, name: str, journal: Journal) -> Callable[[dict[str, object]], None]:
+    lock = threading.Lock()
+
+    def report(event: dict[str, object]) -> None:
+        with lock:
+            journal.write(stamp(role, name, {k: v for k, v in event.items() if k not in UNWRITTEN}))
+            if (line := words(f"{role} {name}", event)) is not None:
+                print(line, flush=True)
+
+    return report

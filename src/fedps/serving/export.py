@@ -1,0 +1,78 @@
+"""From a run's folder to one file: the trained model, with its own parameter names and full shapes.
+
+The servers' shards of one epoch are joined; a row that nobody touched is where it would have
+started. Tables private to clients are left out unless asked for, and their files are not even opened.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from fedps.config.source import read
+from fedps.errors import DataError, JobError
+from fedps.storage import epochs as saved
+from fedps.storage import snapshot
+from fedps.storage.epochs import Saved
+from fedps.types import TableName
+
+Tensors = dict[TableName, NDArray[np.float32]]
+
+
+def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool = False) -> Path:
+    """Write `out/model.safetensors`, readable by its owner only; return its path.
+
+    Args:
+        run_dir: a run's folder.
+        out: made if absent; an earlier export in it is replaced.
+        epoch: which saved epoch, counted from 1; the last that is whole if None.
+        private: put in the clients' private tables too.
+
+    Raises:
+        JobError: no such run or epoch, or private tables of which two clients hold the same row.
+        DataError: nothing was saved, a save is torn or does not fit the others, or `out` cannot be written.
+    """
+    epoch, tables = _shared(run_dir, epoch)
+    if private:
+        tables |= _private(run_dir, epoch)
+    metadata = {"format": "pt", "fedps": version("fedps"), "epoch": str(epoch)}
+    path = out / "model.safetensors"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        snapshot.write_whole(path, save(tables, metadata))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}; choose another --out") from error
+    return path
+
+
+def _shared(run_dir: Path, wanted: int | None) -> tuple[int, Tensors]:
+    if not run_dir.is_dir():
+        raise JobError(f"{run_dir}: there is no such run folder; a run's last line names it")
+    folder = _model_folder(run_dir)
+    there = saved.epochs(folder)
+    if wanted is not None and wanted not in there:
+        raise JobError(f"--epoch {wanted}: {run_dir} has saved {', '.join(map(str, there)) or 'none'}")
+    for epoch in reversed(there) if wanted is None else [wanted]:
+        if saved.is_whole(folder / str(epoch)):
+            return epoch, {n: saved.tensor(t) for n, t in saved.read_model(folder / str(epoch)).items()}
+    raise DataError(f"{folder}: holds no whole save; the run, or one of its servers, ended before")
+
+
+def _model_folder(run_dir: Path) -> Path:
+    """Return where a run saved its epochs, which its resolved job says."""
+    job = run_dir / "job.yaml"
+    runner = read(job).get("runner") if job.is_file() else None
+    elsewhere = runner.get("model_save_path") if isinstance(runner, dict) else None
+    return Path(str(elsewhere)) if elsewhere else run_dir / "model"
+
+
+def _private(run_dir: Path, epoch: int) -> Tensors:
+    """Join the clients' private rows, each client's latest up to `epoch`."""
+    parts: dict[TableName, list[Saved]] = {}
+    for client in saved.folders(run_dir / "private"):
+        folder = saved.private_save(client, epoch)
+        for name, part in saved.read_private(folder).items() if folder else ():
+            parts.setdefault(name, []).append(part)
+    return {name: saved.tensor(saved.join(pieces, run_dir / "private")) for name, pieces in parts.items()}

@@ -1,0 +1,176 @@
+"""Score a whole model on the held-out samples of all clients: weights from a file, or the epochs that a run has saved.
+
+What a run's clients do apart (`evaluate`), done in one place: the same candidates, the same measures. Private tables are
+read where they lie. So epochs of a model with private tables are scored where those are: all clients' on one machine, or
+a client's own samples on its own.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from fedps.config import Allow, Job
+from fedps.errors import DataError, JobError
+from fedps.models.build import build
+from fedps.serving.held_out import held_out, logits_of, probabilities, read_held_out, scored
+from fedps.serving.predictions import tell_progress, write_predictions
+from fedps.serving.saved_network import SavedNetwork
+from fedps.storage import epochs as saved
+
+
+def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:  # noqa: B008  (a constant)
+    """Score the job's network with given weights on all held-out files.
+
+    Args:
+        job: names the network and the test folder.
+        weights: a safetensors file with the network's own parameter names, as `fedps export` writes it.
+        allow: what whoever started this allows the job's reader.
+
+    Returns:
+        `weights`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10`.
+
+    Raises:
+        JobError: no test folder, no such file, or a parameter that is missing, unknown or of another shape.
+        DataError: the weights or a test file cannot be read, or is not one positive and 99 negatives a user.
+    """
+    test = read_held_out(job, allow)
+    model = build(job)
+    load_weights(model, weights)
+    return {"weights": str(weights), **scored(test, logits_of(model, test, job.runner.infer_batch_size)).measures}
+
+
+def infer_epochs(
+    job: Job, run_dir: Path | None = None, out: Path | None = None, *, allow: Allow = Allow(),  # noqa: B008
+    log: TextIO | None = None,
+) -> dict[str, object]:  # fmt: skip
+    """Score saved epochs on all held-out files, and write each sample's prediction.
+
+    Args:
+        job: `infer_load_path` (or else `model_save_path`) names the folder of saved epochs; `infer_start_epoch` and
+            `infer_end_epoch` choose among them, all if the end is left out.
+        run_dir: a run's folder: its epochs where the job names none, and its private tables.
+        out: a folder for `predictions-<epoch>.csv`, or with one epoch a file that ends in .csv; by default the files
+            lie beside the folder of epochs.
+        allow: what whoever started this allows the job's reader.
+        log: takes the original's lines `epoch: 1, batch_id: 50, auc: 0.75`, one every `print_interval` batches of
+            `infer_batch_size`, twenty an epoch at most; nothing else depends on that size.
+
+    Returns:
+        `model`, the folder, and `epochs`, a list of `epoch`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10` and
+        `predictions`, the file.
+
+    Raises:
+        JobError: no folder, an epoch that was not saved, a save of another model, or no private rows of some clients.
+        DataError: a file is torn or cannot be read or written.
+    """
+    folder = _folder(job, run_dir)
+    chosen = _chosen(job, folder, run_dir)
+    files = _files(job, folder, chosen, out)
+    tests = held_out(job, allow)
+    network = SavedNetwork(job)
+    found = []
+    for epoch, file in zip(chosen, files, strict=True):
+        home = run_dir / "private" if run_dir else saved.find_private(folder / str(epoch))
+        network.load(folder / str(epoch))
+        result = network.score(tests, epoch, home)
+        scores = probabilities(result.logits)
+        if log is not None:
+            tell_progress(log, epoch, result.samples, scores, job.runner.infer_batch_size, job.runner.print_interval)
+        write_predictions(file, result.samples, scores)
+        found.append({"epoch": epoch, **result.measures, "predictions": str(file)})
+    return {"model": str(folder), "epochs": found}
+
+
+def _folder(job: Job, run_dir: Path | None) -> Path:
+    """Return the folder of saved epochs."""
+    runner = job.runner
+    folder = runner.infer_load_path or runner.model_save_path or (run_dir / "model" if run_dir else None)
+    if folder is None:
+        raise JobError(
+            "runner.infer_load_path: is missing, and so is model_save_path: name the folder of saved epochs, or the run's"
+            " folder by --run_dir"
+        )
+    if not folder.is_dir():
+        raise JobError(f"{folder}: there is no such folder of saved epochs; a run's last line names its folder")
+    return folder
+
+
+def _chosen(job: Job, folder: Path, run_dir: Path | None) -> list[int]:
+    """Return the epochs to score, of this run if several have saved here; they count from 1, and 0 too is the first."""
+    first, end = max(job.runner.infer_start_epoch, 1), job.runner.infer_end_epoch
+    there = saved.epochs(folder)
+    if run_dir is not None:
+        there = [e for e in there if _is_of(folder / str(e), run_dir)] or there
+    told = f"{folder} holds epochs {', '.join(map(str, there))}" if there else f"{folder} holds no saved epoch"
+    if not there and (folder / "server-0.json").is_file():
+        told = f"{folder} is itself a saved epoch: name the folder above it"
+    if end is None:
+        chosen = [e for e in there if e >= first and saved.is_whole(folder / str(e))]
+    else:
+        chosen = list(range(first, end))
+        if missing := [e for e in chosen if e not in there or not saved.is_whole(folder / str(e))]:
+            raise JobError(f"runner.infer_end_epoch: {end}: epoch {missing[0]} is not saved, or not whole; {told}")
+    if not chosen:
+        raise JobError(f"runner.infer_start_epoch: {first}: no saved epoch from there on before the end; {told}")
+    return chosen
+
+
+def _is_of(folder: Path, run_dir: Path) -> bool:
+    """Whether a saved epoch was written by a run."""
+    if not (folder / "server-0.json").is_file():
+        return False
+    run = saved.read_facts(folder).get("run")
+    return isinstance(run, str) and Path(run).resolve() == run_dir.resolve()
+
+
+def _files(job: Job, folder: Path, chosen: list[int], out: Path | None) -> list[Path]:
+    """Return where each epoch's predictions go."""
+    if out is not None and out.suffix == ".csv":
+        if len(chosen) > 1:
+            raise JobError(
+                f"--predictions {out}: is one file for {len(chosen)} epochs; name a folder, or choose one epoch"
+            )
+        return [out]
+    return [(out or folder.parent) / f"predictions-{epoch}.csv" for epoch in chosen]
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put a file's tensors into a model's parameters.
+
+    Raises:
+        JobError: no such file, or names or shapes that do not fit (all at once).
+        DataError: not a safetensors file, or torn.
+    """
+    if not path.is_file():
+        raise JobError(f"--weights {path}: there is no such file; `fedps export RUN_DIR --out DIR` writes one")
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: is no safetensors file, or torn: {error}") from error
+    wanted = dict(model.named_parameters())
+    mistakes = _misfits(wanted, tensors, path)
+    if mistakes:
+        raise JobError(mistakes)
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(tensors[name])
+
+
+def _misfits(wanted: Mapping[str, torch.Tensor], there: Mapping[str, torch.Tensor], path: Path) -> list[str]:
+    found = []
+    for name, parameter in wanted.items():
+        if name not in there:
+            found.append(
+                f"{path}: lacks {name}; it holds {', '.join(sorted(there)) or 'nothing'}"
+                " (what is private to clients is exported only on request)"
+            )
+        elif there[name].shape != parameter.shape:
+            found.append(
+                f"{path}: {name} has shape {tuple(there[name].shape)}; the job's network has {tuple(parameter.shape)}"
+            )
+    return found + [f"{path}: {name} is no parameter of the job's network" for name in sorted(set(there) - set(wanted))]

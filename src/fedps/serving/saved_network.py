@@ -1,0 +1,103 @@
+"""The job's network with the weights of a saved epoch, and each client's private ones in turn."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedps.config import Job
+from fedps.data.read.by_job import joined
+from fedps.data.read.reader import Samples
+from fedps.errors import JobError
+from fedps.models.build import build
+from fedps.models.describe import describe
+from fedps.serving.held_out import Scored, logits_of, scored
+from fedps.storage import epochs as saved
+from fedps.storage.epochs import Saved
+from fedps.training.parameters import read_parameters
+from fedps.types import ClientId, TableName
+
+
+class SavedNetwork:
+    """The job's network, which takes on saved epochs, and in them one client after the other."""
+
+    def __init__(self, job: Job) -> None:
+        self._model, self._size = build(job), job.runner.infer_batch_size
+        self._weights = dict(self._model.named_parameters())
+        self._parameters = read_parameters(describe(self._model), job)
+        self._private: list[TableName] = []  # what the epoch's servers do not hold
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Take on what the servers saved.
+
+        Raises:
+            JobError: it is of another model; all mistakes at once.
+            DataError: a file is missing or torn.
+        """
+        there = saved.read_model(folder)
+        own = {*(e.spec.name for e in self._parameters.embeddings if e.private), *self._parameters.private_dense}
+        self._private = [name for name in self._weights if name in own and name not in there]
+        self._check(there, [n for n in self._weights if n not in self._private], folder)
+        if extra := sorted(set(there) - set(self._weights)):
+            raise JobError(f"{folder}: {', '.join(extra)} is no parameter of the job's network: of another model?")
+        for name, table in there.items():
+            self._weights[name].copy_(torch.from_numpy(saved.tensor(table)))
+
+    def score(self, tests: Mapping[ClientId, Samples], epoch: int, home: Path | None) -> Scored:
+        """Score each client's samples with its own private rows.
+
+        Args:
+            tests: the clients' held-out samples.
+            epoch: which is loaded; of private rows the newest up to it count.
+            home: the folder of private tables, None if there is none.
+
+        Raises:
+            JobError: a client's private rows are not there, or not those of its samples.
+        """
+        places = {c: saved.private_save(home / c, epoch) if home and self._private else None for c in tests}
+        missing = [client for client, place in places.items() if place is None]
+        if self._private and missing:
+            raise JobError(
+                f"{', '.join(self._private)} is private, and that of client {', '.join(missing)} is not in"
+                f" {home or 'a folder private/ beside the saved epochs'}: give the run's folder by --run_dir, or infer"
+                " where those rows are, on each client's machine"
+            )
+        logits = []
+        for client, test in tests.items():
+            if place := places[client]:
+                self._take_on(test, place)
+            logits.append(logits_of(self._model, test, self._size))
+        return scored(joined(list(tests.values())), np.concatenate(logits))
+
+    @torch.no_grad()
+    def _take_on(self, test: Samples, place: Path) -> None:
+        there = saved.read_private(place)
+        self._check(there, self._private, place)
+        for name in self._private:
+            table, weight = there[name], self._weights[name]
+            if table.spec.kind == "dense":
+                weight.copy_(torch.from_numpy(saved.tensor(table)))
+                continue
+            column = next(e.column for e in self._parameters.embeddings if e.spec.name == name)
+            unknown = np.setdiff1d(getattr(test, column), table.keys)
+            if len(unknown):
+                raise JobError(
+                    f"{place}: {name} has no row of {column} {unknown[0]}, whom the held-out samples name: were they"
+                    f" prepared anew since? {len(unknown)} such ids"
+                )
+            weight[torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
+
+    def _check(self, there: Mapping[TableName, Saved], names: list[TableName], folder: Path) -> None:
+        """Make sure that a save has these parameters, in the network's shapes."""
+        specs = {e.spec.name: e.spec for e in self._parameters.embeddings}
+        mistakes = []
+        for name in names:
+            shape, table = tuple(self._weights[name].shape), there.get(name)
+            if table is None:
+                mistakes.append(f"{folder}: lacks {name}; it holds {', '.join(sorted(there)) or 'nothing'}")
+            elif table.spec.shape != shape or (table.spec.kind == "sparse") != (name in specs):
+                mistakes.append(f"{folder}: {name} has shape {table.spec.shape}; the job's network has {shape}")
+        if mistakes:
+            raise JobError([f"{mistake}: is it the folder of another model?" for mistake in mistakes])

@@ -1,0 +1,1 @@
+"""Steps on rows, whoever asks for them."""

@@ -1,0 +1,103 @@
+"""Steps by the compiled library: batch after batch in one call, without the interpreter's lock and without torch."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedps.data.samples import ClientData, Order
+from fedps.metrics import Histogram
+from fedps.native.library import DenseView, Library, TableView
+from fedps.training.engine import Gradients, Rates, Steps
+from fedps.training.tables import LocalDense, LocalTable
+from fedps.types import Slots, TableName, Values
+
+
+class Compiled:
+    """A learner's steps, compiled.
+
+    Args:
+        library: the step.
+        data: what is trained on.
+        tables: the learner's tables by name, with the input column of each, as the program numbers them.
+        here: names of the tables that are trained here; the servers train the others.
+        dense: shared and private dense parameters, and for each whether they are trained here.
+        places: for each parameter, which of the two it belongs to, and where it begins there.
+        pairwise: the loss is that of pairs (`models/loss.py`).
+    """
+
+    def __init__(
+        self, library: Library, data: ClientData, tables: Mapping[TableName, tuple[LocalTable, str]],
+        here: Sequence[TableName], dense: Sequence[tuple[LocalDense, bool]], places: Sequence[tuple[int, int]],
+        pairwise: bool = False,
+    ) -> None:  # fmt: skip
+        self._library, self._data, self._names = library, data, list(tables)
+        self._tables = [table for table, _ in tables.values()]
+        self._views = [
+            TableView(t.raw, t.spec.dim, t.spec.rule, name in here, t.anchor, t.proximal)
+            for name, (t, _) in tables.items()
+        ]
+        self._columns = [column for _, column in tables.values()]
+        self._dense = [one for one, _ in dense]
+        self._dense_views = [
+            DenseView(d.raw, len(d.values), d.rule, trains, d.anchor, d.proximal) for d, trains in dense
+        ]
+        self._places = np.array(places or [(0, 0)], np.int64).T.copy()
+        self._batches, self._pairwise = 0, pairwise
+
+    def train(self, samples: Order, size: int, rates: Rates) -> Steps:
+        """Take a step on each batch of `size` samples; the last may be shorter."""
+        self._steps_in()
+        slots = [self._data.slots[column] for column in self._columns]
+        found = self._library.train(
+            self._views,
+            slots,
+            self._dense_views,
+            self._places,
+            samples,
+            self._data.train.label,
+            size,
+            self._batches + 1,
+            rates,
+            self._pairwise,
+        )
+        self._batches += len(found[0])
+        share = float(rates[len(found[0]) - 1])
+        for table, view in zip(self._tables, self._views, strict=True):
+            table.steps = view.steps
+            table.set_rate(share)
+        for one, its in zip(self._dense, self._dense_views, strict=True):
+            one.steps = its.steps
+            one.set_rate(share)
+        losses, scores, counts = found
+        return Steps(losses, scores, Histogram(*counts))
+
+    def gradients(self) -> Gradients:
+        """Return the gradients of the last batch, for shared parameters that the servers train."""
+        rows = {}
+        for name, view in zip(self._names, self._views, strict=True):
+            if not view.here:
+                touched = view.touched[: view.count]
+                order = np.argsort(touched)
+                rows[name] = (touched[order], view.gradient[order])
+        return Gradients(rows, self._dense_views[0].gradient.copy())
+
+    def score(self) -> Values:
+        """Return the logits of all held-out samples, float32[n], on the rows as they stand."""
+        slots = [self._data.test_slots[column] for column in self._columns]
+        order = np.arange(len(slots[0]) if slots else 0, dtype=np.int32)
+        return self._library.score(self._views, slots, self._dense_views, self._places, order)
+
+    def read(self, table: LocalTable, slots: Slots) -> Values:
+        """Return rows as they are now, float32[U, dim]."""
+        number = next(k for k, one in enumerate(self._tables) if one is table)
+        view, out = self._views[number], np.empty((len(slots), table.spec.dim), np.float32)
+        view.steps, view.rule = table.steps, table.rule
+        self._library.read(view, number, slots, out)
+        return out
+
+    def _steps_in(self) -> None:
+        """Take over the steps that tables have had, which start anew with each federated round."""
+        for table, view in zip(self._tables, self._views, strict=True):
+            view.steps, view.rule = table.steps, table.spec.rule
+        for one, its in zip(self._dense, self._dense_views, strict=True):
+            its.steps = one.steps

@@ -1,0 +1,52 @@
+"""What takes training steps: compiled code (`compiled`), or torch (`eager`). Both change the same tables."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.data.samples import Order
+from fedps.metrics import Histogram
+from fedps.training.tables import LocalTable
+from fedps.types import Slots, TableName, Values
+
+Rates = NDArray[np.float64]  # for each batch the share of the rules' learning rates to take
+
+
+class Steps(NamedTuple):
+    """What some batches came to.
+
+    Training ends early at a loss that is not finite; then the last of `losses` is.
+
+    Attributes:
+        losses: float64[K], each batch's mean.
+        scores: float32[n], every sample's, a probability.
+        histogram: how the scores are spread.
+    """
+
+    losses: NDArray[np.float64]
+    scores: Values
+    histogram: Histogram
+
+
+class Gradients(NamedTuple):
+    """Of one batch, for what is not trained here: each table's distinct slots (sorted) and rows; dense, float32[n]."""
+
+    rows: dict[TableName, tuple[Slots, Values]]
+    dense: Values
+
+
+class Engine(Protocol):
+    """Takes steps for a learner."""
+
+    def train(self, samples: Order, size: int, rates: Rates) -> Steps:
+        """Take a step on each batch of `size` samples; the last may be shorter. Tables go on with the last batch's rate."""
+
+    def gradients(self) -> Gradients:
+        """Return the gradients of the last batch, for shared parameters that the servers train."""
+
+    def score(self) -> Values:
+        """Return the logits of all held-out samples, float32[n], on the rows as they stand."""
+
+    def read(self, table: LocalTable, slots: Slots) -> Values:
+        """Return rows as they are now, float32[U, dim]."""

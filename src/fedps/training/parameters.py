@@ -1,0 +1,155 @@
+"""What a model is made of, from a federation's point of view: which parameter lives where.
+
+Every `nn.Embedding` that is looked up by an input column is a *sparse* table; all other parameters are *dense*.
+`local_sparse` and `local_dense` of the job name what never leaves the client. The original's names are accepted beside
+a parameter's own: `embedding_0.w_0` (the k-th embedding in order of creation), `linear_0.w_0` and `linear_0.b_0` (weight
+and bias of the k-th linear layer).
+
+What no list names goes to the servers, unless the lists show that it may have been forgotten. Then nothing is guessed:
+the job is refused. That is so for an embedding that `remote_sparse`, once it names any, leaves out of both lists; and
+for one that shares its input column with a private one (of two user tables, one listed and one not).
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedps.config import Job, TableParameters
+from fedps.config.sections import distillation
+from fedps.errors import JobError
+from fedps.models import network as network_of
+from fedps.models.network import Network
+from fedps.training.rules import table_rule
+from fedps.types import Init, TableSpec
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One sparse parameter: its spec, the input column that looks it up, and whether it is private."""
+
+    spec: TableSpec
+    module: str
+    column: str
+    private: bool
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All parameters of a model, sorted by where they live.
+
+    Attributes:
+        embeddings: the sparse ones, in the model's order.
+        dense: names of the shared dense tensors, in the model's order.
+        private_dense: names of those that stay on the client.
+        aliases: the original's name → the model's own, for all that have one.
+    """
+
+    embeddings: tuple[Embedding, ...]
+    dense: tuple[str, ...]
+    private_dense: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def real_name(self, name: str) -> str | None:
+        """Return the model's own name of a parameter that may be named as in the original; None if there is none."""
+        own = [*(e.spec.name for e in self.embeddings), *self.dense, *self.private_dense]
+        return name if name in own else self.aliases.get(name)
+
+
+def read_parameters(network: Network, job: Job) -> Parameters:
+    """Sort a network's parameters by where they live.
+
+    Raises:
+        JobError: a name in `local_sparse`, `remote_sparse` or `local_dense` matches nothing of its kind or comes
+            twice, an embedding may have been forgotten, or one is also another parameter (all such at once).
+    """
+    runner, tables = job.runner, job.table_parameters
+    columns = {e.name: e.column for e in network.embeddings}
+    others = [name for name, _ in network.dense]
+    sparse = {name: name for name in columns} | {a: own for a, own in network.aliases.items() if own in columns}
+    dense = {name: name for name in others} | {a: own for a, own in network.aliases.items() if own in others}
+    mistakes = list(network.tied)
+    local = _resolve("runner.local_sparse", runner.local_sparse, sparse, dense, mistakes)
+    remote = _resolve("runner.remote_sparse", runner.remote_sparse, sparse, dense, mistakes)
+    local_dense = _resolve("runner.local_dense", runner.local_dense, dense, sparse, mistakes)
+    own_settings = _resolve("table_parameters", list(tables), sparse, dense, mistakes)
+    mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
+    mistakes = mistakes or distillation.shared(
+        job, [n for n in columns if n not in local], [n for n in others if n not in local_dense]
+    )
+    if mistakes:
+        raise JobError(mistakes)
+
+    def placed(embedding: network_of.Embedding) -> Embedding:
+        name = embedding.name
+        table = tables[own_settings[name]] if name in own_settings else TableParameters()
+        rule = table_rule(job, table.optimizer, private=name in local)
+        spec = TableSpec(name, "sparse", embedding.shape, rule, _spread(table) or embedding.init, runner.seed)
+        return Embedding(spec, embedding.module, embedding.column, name in local)
+
+    shared = tuple(n for n in others if n not in local_dense)
+    private = tuple(n for n in others if n in local_dense)
+    return Parameters(tuple(map(placed, network.embeddings)), shared, private, network.aliases)
+
+
+def _spread(table: TableParameters) -> Init | None:
+    """Return the start that the job gives a table's rows, None if it gives none."""
+    edge = table.initial_range
+    return None if edge is None else Init("uniform", -edge, edge)
+
+
+def _resolve(
+    key: str, names: Sequence[str], there: Mapping[str, str], elsewhere: Mapping[str, str], mistakes: list[str]
+) -> dict[str, str]:
+    """Return the job's names by the parameter's own name; add a sentence for each that is none, or comes again.
+
+    `there`: what may be written, and the own name it stands for; `elsewhere` the same of the other kind.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        own = there.get(name)
+        if own is None:
+            hint = _hint(key, name, there, elsewhere)
+            mistakes.append(f"{key}: {name!r} matches no such parameter; {_listed(there)}{hint}")
+        elif own in found:
+            mistakes.append(f"{key}: {name!r} names {own} a second time; name each once; {_listed(there)}")
+        else:
+            found[own] = name
+    return found
+
+
+def _hint(key: str, name: str, there: Mapping[str, str], elsewhere: Mapping[str, str]) -> str:
+    if name in elsewhere and key == "runner.local_dense":
+        return "; it is an embedding, to be kept by local_sparse"
+    if name in elsewhere:
+        return "; it is trained as a dense tensor" + (", to be kept by local_dense" if key.startswith("runner") else "")
+    folded = {n.casefold(): n for n in there}
+    near = difflib.get_close_matches(name.strip().casefold(), folded, n=1)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def _listed(there: Mapping[str, str]) -> str:
+    """Tell the names there are, and what else may be written for them."""
+    own = [name for name, stands_for in there.items() if name == stands_for]
+    alias = [name for name, stands_for in there.items() if name != stands_for]
+    return f"the model has {', '.join(own) or 'none'}" + (f" (or {', '.join(alias)})" if alias else "")
+
+
+def _placed_twice(local: Mapping[str, str], remote: Mapping[str, str], columns: Mapping[str, str]) -> list[str]:
+    return [
+        f"runner.local_sparse: {local[name]!r} is in remote_sparse too, as {remote[name]!r}; keep it in one of them;"
+        f" the model has {', '.join(columns)}"
+        for name in local
+        if name in remote
+    ]
+
+
+def _forgotten(local: Mapping[str, str], remote: Mapping[str, str], columns: Mapping[str, str]) -> list[str]:
+    """Find embeddings in neither list that the lists' author may have meant to keep."""
+    guarded = {columns[name] for name in local}
+    left = [n for n, column in columns.items() if n not in local and n not in remote and (remote or column in guarded)]
+    return [
+        f"runner.local_sparse: {list(local.values())}: {name}, an embedding of {columns[name]} ids, is neither here nor"
+        " in remote_sparse; add it here to keep it on the client, or there to share it; the model has"
+        f" {', '.join(columns)}"
+        for name in left
+    ]

@@ -1,0 +1,114 @@
+"""What a client needs of the job's network: its description and, where there can be one, its compiled step.
+
+Made once by torch, then kept on disk: a worker that finds it there needs no torch. A built-in network is known by the
+job's own keys; a user's may change with any file, so it is described and traced anew in each run, once, by the launcher,
+and only what that comes to is kept.
+"""
+
+import hashlib
+import os
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from fedps.config import Job
+from fedps.models.network import Network
+from fedps.native import compiler
+from fedps.native.compiler import CompileError, cache_folder
+
+ROOMS = ("native", "models")  # of this package: what a plan is made by
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A network made ready for clients.
+
+    Attributes:
+        network: its parameters.
+        library: the compiled step's file in the cache; empty if training is done by torch.
+        reason: why it is; empty if it is not.
+    """
+
+    network: Network
+    library: str = ""
+    reason: str = ""
+
+
+def find_plan(job: Job) -> Plan | None:
+    """Return the plan of a job whose network is built in, if it was made before; this needs no torch."""
+    if job.runner.model is not None or not _wanted(job):
+        return None
+    with suppress(CompileError, OSError, msgspec.DecodeError, msgspec.ValidationError):
+        return read_plan(cache_folder() / _file(job))
+    return None
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan that `make_plan` has kept.
+
+    Raises:
+        OSError: it is not there, or its compiled step is not.
+        msgspec.DecodeError: it is torn.
+    """
+    plan = msgspec.msgpack.decode(path.read_bytes(), type=Plan)
+    if plan.library and not (path.parent / plan.library).is_file():
+        raise FileNotFoundError(plan.library)
+    return plan
+
+
+def make_plan(job: Job) -> Plan:
+    """Return a job's plan, from the cache or made anew; what was made is kept if that helps the next.
+
+    Raises:
+        JobError: the network cannot be built.
+    """
+    found = find_plan(job)
+    if found is not None:
+        return found
+    from fedps.training.planning import plan_network  # noqa: PLC0415  (imports torch)
+
+    plan = plan_network(job)
+    if plan.library and job.runner.model is None:
+        keep_plan(plan, _file(job))
+    return plan
+
+
+def keep_plan(plan: Plan, name: str = "") -> Path | None:
+    """Write a plan to the cache, under its content's name if it is given none; None if it cannot be written."""
+    data = msgspec.msgpack.encode(plan)
+    name = name or f"plan-{hashlib.sha256(data).hexdigest()[:32]}.bin"
+    with suppress(CompileError, OSError):
+        path = cache_folder() / name
+        part = path.with_name(f".{name}-{os.getpid()}")
+        part.write_bytes(data)
+        part.replace(path)
+        return path
+    return None
+
+
+def _wanted(job: Job) -> bool:
+    return job.runner.compiled_step and not job.runner.use_gpu
+
+
+def _file(job: Job) -> str:
+    """Return the name of a built-in network's plan: a digest of all that it follows from."""
+    hyper = job.hyper_parameters
+    sizes = (hyper.mode, hyper.num_users, hyper.num_items, hyper.mf_dim, hyper.fc_layers)
+    facts = (sizes, hyper.loss, job.runner.seed, _made_by(), compiler.FLAGS, compiler.machine())
+    return f"plan-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.bin"
+
+
+def _made_by() -> tuple[str, ...]:
+    """Return what tells this version of torch, numpy and ourselves from others."""
+    home = Path(__file__).parents[1]
+    sources = [f for room in ROOMS for f in sorted((home / room).iterdir()) if f.suffix in (".py", ".hpp")]
+    digest = hashlib.sha256(b"".join(f.read_bytes() for f in (*sources, home / "client" / "planning.py")))
+    return (_version("torch"), _version("numpy"), digest.hexdigest())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

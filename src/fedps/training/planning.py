@@ -1,0 +1,89 @@
+"""Make a plan: build the network by torch, describe it, trace and compile its step, and try that on a few samples."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedps.config import Job
+from fedps.data.read.reader import Samples
+from fedps.data.samples import ClientData
+from fedps.errors import JobError
+from fedps.models.build import build
+from fedps.models.describe import describe
+from fedps.models.loss import own_loss
+from fedps.models.network import Network
+from fedps.native.compiler import CompileError, compiled
+from fedps.native.lower import NotLoweredError, lower
+from fedps.native.source import write
+from fedps.training.compiled import Compiled
+from fedps.training.eager import Eager, cuda
+from fedps.training.learner import Learner
+from fedps.training.plan import Plan
+from fedps.types import ClientId
+
+SAMPLES = 150  # of the trial: three batches, the last one short
+BATCH = 62  # even, as pairs want it
+TOLERANCE = 1e-4  # of a logit and of a gradient, beside torch's
+
+
+def plan_network(job: Job) -> Plan:
+    """Build a job's network and plan its step.
+
+    Raises:
+        JobError: it cannot be built, or `use_gpu` finds no CUDA device.
+    """
+    model = build(job)
+    network = describe(model)
+    if job.runner.use_gpu:
+        cuda()
+        return Plan(network, reason="runner.use_gpu: true trains by torch, on CUDA")
+    if not job.runner.compiled_step:
+        return Plan(network, reason="runner.compiled_step: false")
+    if network.tied:
+        return Plan(network, reason="two parameters are one tensor")
+    if own_loss(model) is not None:
+        return Plan(network, reason="the network has a loss of its own")
+    try:
+        library = compiled(write(lower(model, _tables(network), _sizes(network))))
+        plan = Plan(network, library.name)
+        differs = _trial(plan, job)
+    except (NotLoweredError, CompileError, OSError) as error:
+        return Plan(network, reason=str(error))
+    return Plan(network, reason=differs) if differs else plan
+
+
+def _tables(network: Network) -> Mapping[str, tuple[str, int]]:
+    return {e.name: (e.column, e.shape[1]) for e in network.embeddings}
+
+
+def _sizes(network: Network) -> Mapping[str, int]:
+    return {name: int(np.prod(shape)) for name, shape in network.dense}
+
+
+def _trial(plan: Plan, job: Job) -> str:
+    """Train both steps on the same made-up samples and say where they differ; nothing if they do not.
+
+    A compiler, or an operation that we took for another, may be wrong: then torch trains, slower and right.
+    """
+    rng = np.random.default_rng(0)
+    hyper = job.hyper_parameters
+    user, item = rng.integers(0, hyper.num_users, SAMPLES), rng.integers(0, hyper.num_items, SAMPLES)
+    samples = Samples(user, item, rng.integers(0, 2, SAMPLES).astype(np.float32))
+    data = ClientData(samples, None, ClientId("trial"), 0, shuffle=False)
+    try:
+        one, other = (Learner(p, job, data, local_optimizer=False) for p in (plan, Plan(plan.network)))
+    except JobError:
+        return ""  # the job's own names are wrong, which is told elsewhere
+    assert isinstance(one.engine, Compiled) and isinstance(other.engine, Eager)  # noqa: S101
+    for start in range(0, SAMPLES, BATCH):
+        batch = np.arange(start, min(start + BATCH, SAMPLES), dtype=np.int32)
+        found = [learner.train(batch, BATCH) for learner in (one, other)]
+        gradients = [learner.gradients() for learner in (one, other)]
+        pairs = [(found[0].scores, found[1].scores), (gradients[0].dense, gradients[1].dense)]
+        pairs += [(gradients[0].rows[n][1], gradients[1].rows[n][1]) for n in gradients[0].rows]
+        for a, b in pairs:
+            if a.shape != b.shape or not np.allclose(
+                a, b, rtol=1e-3, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))
+            ):
+                return "the compiled step gave other numbers than torch on a trial"
+    return ""

@@ -1,0 +1,151 @@
+"""Negatives drawn for each pass: untaken, uniform, the same for the same job; passes that are held at the same time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedps.data import drawing as negatives
+from fedps.data.drawing import Negatives
+from fedps.data.read.client import read_client
+from fedps.data.read.reader import Samples
+from fedps.data.samples import ClientData
+from fedps.errors import DataError
+from fedps.launch.inprocess import run_in_process
+from fedps.types import ClientId
+from tests.conftest import MakeJob
+
+ME = ClientId("3")
+USERS = np.array([7, 9])
+TAKEN = ([0] * 4 + [1], [0, 1, 2, 5, 4])  # user 7 took 0, 1, 2, 5 of 6 items, user 9 took 4
+
+
+def drawing() -> Negatives:
+    user, item = (np.array(column, np.int32) for column in TAKEN)
+    return Negatives(user, item, USERS, 6)
+
+
+@pytest.mark.parametrize("cells", [0, 1 << 20])
+def test_every_untaken_item_is_as_likely_and_no_other_comes(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(negatives, "MOST_CELLS", cells)
+    drawn = drawing().draw(10_000, np.random.default_rng(0))
+    assert drawn.shape == (5, 10_000)
+    assert drawn.dtype == np.int32
+    for user, items in ((0, [3, 4]), (1, [0, 1, 2, 3, 5])):
+        found = np.bincount(drawn[np.array(TAKEN[0]) == user].reshape(-1), minlength=6)
+        assert np.flatnonzero(found).tolist() == items
+        due = found.sum() / len(items)
+        assert (((found[items] - due) ** 2) / due).sum() < 25, "chi-square with at most 4 degrees of freedom"
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=30), st.booleans())
+def test_a_taken_item_is_never_drawn(taken: list[tuple[int, int]], searched: bool) -> None:
+    user, item = (np.array(column, np.int32) for column in zip(*taken, strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(negatives, "MOST_CELLS", 0 if searched else 1 << 20)
+        drawn = Negatives(user, item, np.arange(4), 11).draw(7, np.random.default_rng(1))
+    assert ((drawn >= 0) & (drawn < 11)).all()
+    assert not {(u, i) for u, row in zip(user.tolist(), drawn.tolist(), strict=True) for i in row} & set(taken)
+
+
+def test_a_user_who_took_all_is_named() -> None:
+    with pytest.raises(DataError, match="user 9 has taken all 2 items"):
+        Negatives(np.array([1, 1], np.int32), np.array([0, 1], np.int32), USERS, 2)
+
+
+def test_data_without_positives_is_refused_with_the_clients_name() -> None:
+    none = Samples(np.array([1]), np.array([0]), np.zeros(1, np.float32))
+    with pytest.raises(DataError, match=r"client 'a': runner\.negatives: the training data has no positive"):
+        ClientData(none, None, ClientId("a"), 0, True, negatives=4, num_items=9)
+
+
+def rows(data: ClientData, order: np.ndarray) -> np.ndarray:
+    """Return samples as user, item, label, int64[n, 3]."""
+    return np.column_stack([data.train.user[order], data.train.item[order], data.train.label[order]]).astype(np.int64)
+
+
+def test_a_pass_is_all_positives_with_fresh_negatives_each(make_job: MakeJob) -> None:
+    file, data = read_client(make_job(), ME), read_client(make_job(negatives=3), ME)
+    positives = rows(file, np.flatnonzero(file.train.label > 0))
+    taken = {(user, item) for user, item, _ in positives.tolist()}
+    assert len(data) == 4 * len(positives)
+    seen = []
+    for epoch in range(2):
+        found = rows(data, data.order(epoch))
+        assert sorted(found[found[:, 2] == 1].tolist()) == sorted(positives.tolist())
+        drawn = found[found[:, 2] == 0]
+        np.testing.assert_array_equal(np.bincount(drawn[:, 0]), 3 * np.bincount(positives[:, 0]))
+        assert not {(user, item) for user, item, _ in drawn.tolist()} & taken
+        seen.append(sorted(drawn.tolist()))
+    assert seen[0] != seen[1]
+    again = read_client(make_job(negatives=3), ME)
+    assert sorted(r for r in rows(again, again.order(1)).tolist() if not r[2]) == seen[1], "any pass can be drawn alone"
+
+
+def test_slots_are_those_of_the_ids(make_job: MakeJob) -> None:
+    data = read_client(make_job(negatives=3), ME)
+    order = data.order(0)
+    for column in ("user", "item"):
+        np.testing.assert_array_equal(data.keys[column][data.slots[column][order]], getattr(data.train, column)[order])
+        assert data.test is not None
+        np.testing.assert_array_equal(data.keys[column][data.test_slots[column]], getattr(data.test, column))
+    assert len(data.keys["item"]) == 220
+    assert set(data.keys["item"][data.distinct("item", order[:8])]) == set(data.train.item[order[:8]])
+
+
+def test_a_pass_that_is_held_outlives_the_next(make_job: MakeJob) -> None:
+    data = read_client(make_job(negatives=3), ME)
+    first = data.order(0)
+    before = rows(data, first)
+    data.hold(3)
+    np.testing.assert_array_equal(rows(data, first), before)
+    orders = [data.order(1), data.order(2)]
+    texts = [rows(data, order) for order in orders]
+    np.testing.assert_array_equal(rows(data, first), before)
+    data.order(3)
+    for order, text in zip(orders, texts, strict=True):
+        np.testing.assert_array_equal(rows(data, order), text)
+    assert (rows(data, first) != before).any()
+
+
+def test_without_shuffling_a_positive_comes_before_its_negatives(make_job: MakeJob) -> None:
+    data = read_client(make_job(negatives=2, shuffle=False), ME)
+    found = rows(data, data.order(0)).reshape(-1, 3, 3)
+    assert (found[:, :, 2] == [1, 0, 0]).all()
+    assert (found[:, :, 0] == found[:, :1, 0]).all()
+
+
+@pytest.mark.parametrize("drawn", [None, 2])
+def test_pairs_are_a_positive_and_a_negative_of_one_user(drawn: int | None, make_job: MakeJob) -> None:
+    data = read_client(make_job({"loss": "bpr"}, negatives=drawn), ME)
+    file = read_client(make_job(), ME)
+    negative = 2 * int((file.train.label > 0).sum()) if drawn else int((file.train.label <= 0).sum())
+    assert len(data) == 2 * negative
+    first, second = (rows(data, data.order(epoch)).reshape(-1, 2, 3) for epoch in range(2))
+    for found in (first, second):
+        assert (found[:, :, 2] == [1, 0]).all()
+        assert (found[:, 0, 0] == found[:, 1, 0]).all()
+    pairs = [sorted(found.reshape(-1, 6).tolist()) for found in (first, second)]
+    assert pairs[0] != pairs[1], "positives are drawn anew"
+
+
+def test_data_without_pairs_is_refused() -> None:
+    apart = Samples(np.array([1, 2]), np.array([0, 0]), np.array([1, 0], np.float32))
+    with pytest.raises(DataError, match="no user has both a positive and a negative"):
+        ClientData(apart, None, ClientId("a"), 0, True, pairs=True)
+
+
+@pytest.mark.parametrize("window", [2, 40])
+def test_a_run_counts_the_samples_of_its_passes(window: int, make_job: MakeJob, tmp_path: Path) -> None:
+    """Windows of 40 batches go over several passes, and the next is drawn before one is trained."""
+    job = make_job({"loss": "bpr"}, negatives=1, geo_step=window, epochs=3)
+    events: list[dict[str, object]] = []
+    run_in_process(job, tmp_path / "run", events.append)
+    ends = [e for e in events if e["event"] == "epoch_end"]
+    due = {client: len(read_client(job, ClientId(client))) for client in {str(e["id"]) for e in ends}}
+    assert [e["samples"] for e in ends] == [due[str(e["id"])] for e in ends]
+    assert len(ends) == 30
+    for end in ends:
+        assert sum(end["positives"]) == sum(end["negatives"]) == int(str(end["samples"])) // 2  # type: ignore[call-overload]

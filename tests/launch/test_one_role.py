@@ -1,0 +1,89 @@
+"""What a role in the foreground waits for, prints and keeps."""
+
+import io
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fedps.config import Allow
+from fedps.errors import JobError, RoleError
+from fedps.launch.addresses import Address
+from fedps.launch.one_role import Tee, coordinate_here, wait_for, words, work_here
+from fedps.types import ClientId
+from tests.conftest import MakeJob
+
+
+def free() -> Address:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return Address(*taken.getsockname())
+
+
+def test_who_is_waited_for_is_said_until_it_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    at = free()
+    with socket.socket() as door:
+
+        def open_late() -> None:
+            time.sleep(0.4)
+            door.bind(at)
+            door.listen()
+
+        opener = threading.Thread(target=open_late)
+        opener.start()
+        assert wait_for("server 1", at, time.monotonic() + 20)
+        opener.join()
+    assert capsys.readouterr().out == f"waiting for server 1 {at} …\n"
+
+
+def test_a_worker_without_servers_says_what_it_waited_for(
+    make_job: MakeJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, at = make_job(start_timeout=0.3), free()
+    with pytest.raises(RoleError, match=f"worker 3: server 0 {at}: nobody listens there after 0.3 s") as error:
+        work_here(job, ClientId("3"), 3, [at], None, tmp_path / "run", tmp_path / "log", Allow())
+    assert error.value.traceback == "", "it is no mystery"
+    assert "fedps server JOB.yaml --shard 0" in str(error.value)
+    assert "waiting for server 0" in capsys.readouterr().out
+    assert "waiting for server 0" in (tmp_path / "log" / "workerlog.3").read_text(), "a copy"
+    lines = (tmp_path / "run" / "events-worker-3.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["started", "failed"]
+
+
+def test_a_taken_port_is_told(make_job: MakeJob, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        at = Address(*taken.getsockname())
+        with pytest.raises(JobError, match=f"cannot listen on {at}: the port is in use"):
+            coordinate_here(make_job(with_coordinator=True), at, tmp_path / "run", None, stay=False)
+
+
+def test_lines_go_to_all_places() -> None:
+    one, two = io.StringIO(), io.StringIO()
+    print("a line", file=Tee(one, two), flush=True)
+    assert one.getvalue() == two.getvalue() == "a line\n"
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"event": "ready", "address": "a:1"}, "server 0 listens on a:1"),
+        ({"event": "refused", "client": "7", "kind": "stale", "reason": "too late"}, "client 7 refused: too late"),
+        ({"event": "lost", "client": "7", "reason": "gone"}, "client 7 lost: gone"),
+        ({"event": "suspended", "client": "7", "clock": 3}, "client 7 is silent"),
+        ({"event": "saved", "epoch": 2, "folder": "m/2"}, "epoch 2 saved in m/2"),
+        ({"event": "stopped"}, "has stopped"),
+        ({"event": "done", "bytes_sent": 1000, "bytes_received": 5, "retries": 0}, "is done: 1,000 bytes sent"),
+    ],
+    ids=lambda e: str(e["event"]) if isinstance(e, dict) else "",
+)
+def test_events_in_words(event: dict[str, object], said: str) -> None:
+    assert said in (words("server 0", event) or "")
+
+
+def test_what_the_log_says_anyway_is_not_repeated() -> None:
+    assert words("worker 0", {"event": "progress"}) is None

@@ -1,0 +1,76 @@
+"""The page of a run: well-formed, self-contained, and safe with any name."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedps.events.ledger import Ledger
+from fedps.pages.report import facts, plot, write_report
+from tests.conftest import MakeJob
+
+HOSTILE = '<script>alert("x")</script>'
+
+
+def figure(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text)
+
+
+def test_a_plot_is_well_formed_and_lies_within_its_frame() -> None:
+    lines = {"one": [(0, 1.0), (10, -2.0)], HOSTILE: [(5, 3.0)], "none": []}
+    root = figure(plot("a < b", lines))
+    svg = root.find("svg")
+    assert svg is not None
+    width, height = map(float, svg.attrib["viewBox"].split()[2:])
+    for polyline in root.iter("polyline"):
+        for pair in polyline.attrib["points"].split():
+            x, y = map(float, pair.split(","))
+            assert 0 <= x <= width
+            assert 0 <= y <= height
+    assert len(list(root.iter("polyline"))) == 2, "a line without points is left out"
+    assert HOSTILE in [t.text for t in root.iter("text")], "shown as text, not run"
+
+
+@pytest.mark.parametrize("lines", [{}, {"a": []}])
+def test_no_points_are_said_to_be_none(lines: dict[str, list[tuple[float, float]]]) -> None:
+    assert "nothing to show" in plot("t", lines)
+
+
+def test_one_point_and_a_flat_line_are_drawn() -> None:
+    for points in ([(1, 1.0)], [(1, 1.0), (2, 1.0)]):
+        assert "nan" not in plot("t", {"a": points}).lower()
+
+
+@pytest.fixture
+def summary(make_job: MakeJob) -> dict[str, Any]:
+    return Ledger(make_job(), 0.0).summary(1.0, f"worker 3: {HOSTILE}")
+
+
+def test_the_page_of_a_failed_run_shows_why_and_runs_nothing(summary: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    progress = {"time": 1.0, "role": "worker", "id": HOSTILE, "event": "progress", "epoch": 0, "batch": 1, "batches": 2}
+    lines = [{**progress, "loss": None, "auc": 0.5}, {**progress, "loss": 0.5, "auc": 0.5}]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "worker 3: &lt;script&gt;" in page
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def test_faults_are_told_only_where_there_are_some(summary: dict[str, Any]) -> None:
+    assert "faults" not in facts(summary)
+    summary["faults"]["lost_workers"] = ["3"]
+    assert facts(summary)["faults"] == "lost workers: ['3']"
+
+
+def test_the_page_names_the_coordinator_and_logs_that_lie_elsewhere(summary: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text("")
+    for log_dir, link in ((tmp_path / "log", True), (tmp_path / "<elsewhere>", False)):
+        said = {**summary, "log_dir": str(log_dir), "coordinator": True}
+        (tmp_path / "summary.json").write_text(json.dumps(said))
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert ('href="log/"' in page) is link
+        assert ("&lt;elsewhere&gt;" in page) is not link
+        assert "1 server(s), a coordinator" in page
