@@ -103,7 +103,7 @@ def _made_by() -> tuple[str, ...]:
     """Return what tells this version of torch, numpy and ourselves from others."""
     home = Path(__file__).parents[1]
     sources = [f for room in ROOMS for f in sorted((home / room).iterdir()) if f.suffix in (".py", ".hpp")]
-    digest = hashlib.sha256(b"".join(f.read_bytes() for f in (*sources, home / "client" / "planning.py")))
+    digest = hashlib.sha256(b"".join(f.read_bytes() for f in (*sources, home / "training" / "planning.py")))
     return (_version("torch"), _version("numpy"), digest.hexdigest())
 
 

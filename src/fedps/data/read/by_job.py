@@ -30,7 +30,7 @@ from fedps.data.read.reader import Samples, Skipped, read_samples
 from fedps.errors import DataError
 
 PIPED = ("QueueDataset", "InmemoryDataset")
-HELPERS = Path(__file__).parent / "original"  # modules that the original's readers import
+HELPERS = Path(__file__).parents[1] / "original"  # modules that the original's readers import
 DENIED = "pipe_command is not run without --allow-commands; files are read as user,item,label"
 ReadFile = Callable[[Path, Skipped | None, Event], Samples]
 
