@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 export FEDPS_DATA ?= $(realpath ../shared/data)
 
 .PHONY: setup run test test-all check bench clean
@@ -24,11 +25,11 @@ check: setup  ## lint, format, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## all checks, then the tests
-	$(BIN)/pytest
+test: check  ## all checks, then the tests, a file a process at a time
+	$(BIN)/pytest $(PARALLEL)
 
 test-all: check  ## the long ones too
-	$(BIN)/pytest -m "slow or not slow" --timeout 900
+	$(BIN)/pytest $(PARALLEL) -m "slow or not slow" --timeout 900
 
 bench: setup  ## all measurements, about 10 minutes on two cores; tables and plots in bench/results
 	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic
