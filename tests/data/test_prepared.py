@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedps.data.prepare.synth import synthesize
-from fedps.data.prepare.write import Interactions, Split, _swap, write
+from fedps.data.prepare.write import Interactions, Split, write
 from fedps.data.read.cache import keep
 from fedps.data.read.reader import client_files, read_manifest, read_samples
 from fedps.errors import DataError
@@ -168,15 +168,6 @@ def test_failing_halfway_keeps_the_old_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to train on"):
         write(tmp_path / "out", interactions(0), Split(), 4, 0)
     assert tree(tmp_path) == before
-
-
-def test_a_swap_that_fails_puts_the_old_data_back(tmp_path: Path) -> None:
-    small(tmp_path / "out")
-    before = tree(tmp_path / "out")
-    with pytest.raises(FileNotFoundError):
-        _swap(tmp_path / "nothing", tmp_path / "out", tmp_path / "old")
-    assert tree(tmp_path / "out") == before
-    assert not (tmp_path / "old").exists()
 
 
 def test_a_process_killed_while_writing_leaves_the_old_data(tmp_path: Path) -> None:

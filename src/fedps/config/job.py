@@ -17,6 +17,7 @@ from fedps.config.sections.optimizer import Optimizer, TableOptimizer
 from fedps.config.sections.selector import SelectorSettings
 from fedps.config.sections.server_optimizer import ServerOptimizer
 from fedps.config.source import dump
+from fedps.storage.whole import PUBLIC, write_whole
 
 
 class HyperParameters(BaseModel):
@@ -267,7 +268,7 @@ class Job(Section):
         Raises:
             OSError: the file cannot be written.
         """
-        path.write_text(dump(self.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+        write_whole(path, dump(self.model_dump(mode="json", by_alias=True)).encode(), PUBLIC)
 
 
 def fields(model: type[BaseModel] = Job, above: str = "") -> Iterator[tuple[str, FieldInfo]]:

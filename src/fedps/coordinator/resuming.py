@@ -4,7 +4,6 @@ A restarted coordinator takes up the round, who is told what, the history and th
 from another's model (`warmup_model_path`) takes up the last two.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from fedps.coordinator.history import Turns
 from fedps.coordinator.selectors.base import ClientSelectorBase
 from fedps.coordinator.strategy import plain
 from fedps.errors import FedpsError, JobError
+from fedps.storage.whole import write_whole
 from fedps.types import ClientId
 from fedps.wire.messages import Assignment
 
@@ -50,15 +50,9 @@ def write(folder: Path, saved: Saved) -> None:
         FedpsError: it cannot be written; names the file.
     """
     path = folder / FILE
-    part = path.with_name(f"{FILE}.{os.getpid()}")
     try:
-        with part.open("wb") as file:
-            file.write(msgspec.json.encode(saved))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, msgspec.json.encode(saved))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise FedpsError(f"{path}: the coordinator's state cannot be written: {error.strerror}") from error
 
 

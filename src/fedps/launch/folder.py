@@ -73,7 +73,6 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
         JobError: it cannot be written, or holds a run of another job.
     """
     folder = (run_dir or Path("runs") / job.name).resolve()
-    part = folder / f"job.yaml.{os.getpid()}"
     try:
         (folder / "private").mkdir(parents=True, exist_ok=True)
         if (folder / "job.yaml").exists():
@@ -83,8 +82,7 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
                     " and a new run another folder"
                 )
         else:
-            job.save(part)
-            part.replace(folder / "job.yaml")  # whole, though several roles may begin at once
+            job.save(folder / "job.yaml")
     except OSError as error:
         raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
     return folder

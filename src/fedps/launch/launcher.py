@@ -22,6 +22,7 @@ from fedps.launch.local.scripts import Scripted, last_words
 from fedps.launch.local.system import sigterm_as_interrupt, weigh
 from fedps.launch.progress import Progress
 from fedps.pages.report import write_report
+from fedps.storage.whole import PUBLIC, write_whole
 from fedps.training.plan import Plan, find_plan
 
 LOOK_EVERY = 1.0  # seconds between two looks at memory
@@ -321,7 +322,7 @@ class Launch:
         )
         self._journal.close()
         text = json.dumps(summary, indent=1)
-        (self._folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+        write_whole(self._folder / "summary.json", f"{text}\n".encode(), PUBLIC)
         write_report(self._folder)
         self._progress.close(summary, str(self._folder))
         if self._as_json:

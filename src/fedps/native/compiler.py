@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from fedps.errors import FedpsError
+from fedps.storage.whole import write_whole
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
@@ -89,7 +90,7 @@ def _version(compiler: str) -> str:
 
 
 def _compile(compiler: str, source: str, library: Path) -> None:
-    """Compile to a file of its own, then move it in place: nobody ever loads half a library."""
+    """Compile elsewhere, then put the library in place whole."""
     try:
         with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compiling-") as folder:
             text, made = Path(folder) / "step.cpp", Path(folder) / "step.so"
@@ -99,6 +100,6 @@ def _compile(compiler: str, source: str, library: Path) -> None:
             if done.returncode:
                 said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:300])
                 raise CompileError(f"{compiler} ended with exit code {done.returncode}: {said.strip()}")
-            made.replace(library)
+            write_whole(library, made.read_bytes())
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"{compiler}: {error}") from error

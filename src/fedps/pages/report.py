@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedps.storage.whole import PUBLIC, write_whole
+
 Points = Sequence[tuple[float, float]]
 Event = Mapping[str, Any]
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 560, 260, 56, 24, 28  # of a plot, pixels
@@ -48,7 +50,7 @@ def write_report(run_dir: Path) -> Path:
         folder=html.escape(str(run_dir)),
     )  # fmt: skip
     path = run_dir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode(), PUBLIC)
     return path
 
 

@@ -31,7 +31,7 @@ class Saver:
 
     def __init__(self, job: Job, shard: int, run_dir: Path, report: Report) -> None:
         self._mode, self._report, self._name = job.runner.save_mode, report, f"server-{shard}"
-        self._folder = saved.model_folder(job, run_dir)
+        self._folder = job.runner.model_save_path or run_dir / "model"
         self._facts = {
             "shard": shard, "shards": job.runner.server_num, "job": job.name, "mode": self._mode,
             "run": str(run_dir.absolute()),  # where to look for private tables, if they are on this machine

@@ -14,8 +14,8 @@ from safetensors.numpy import save
 from fedps.config.source import read
 from fedps.errors import DataError, JobError
 from fedps.storage import epochs as saved
-from fedps.storage import snapshot
 from fedps.storage.epochs import Saved
+from fedps.storage.whole import make_folder, write_whole
 from fedps.types import TableName
 
 Tensors = dict[TableName, NDArray[np.float32]]
@@ -40,8 +40,8 @@ def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool
     metadata = {"format": "pt", "fedps": version("fedps"), "epoch": str(epoch)}
     path = out / "model.safetensors"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        snapshot.write_whole(path, save(tables, metadata))
+        make_folder(out)
+        write_whole(path, save(tables, metadata))
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}; choose another --out") from error
     return path

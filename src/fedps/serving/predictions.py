@@ -9,7 +9,7 @@ from pyarrow import csv as arrow
 from fedps.data.read.reader import Samples
 from fedps.errors import DataError
 from fedps.metrics import Histogram
-from fedps.storage import snapshot
+from fedps.storage.whole import make_folder, write_whole
 from fedps.types import Values
 
 LINES = 20  # of an epoch, at most, where batches are many
@@ -33,8 +33,8 @@ def write_predictions(path: Path, samples: Samples, scores: Values) -> None:
     text.write(f"{','.join(COLUMNS)}\n".encode())
     arrow.write_csv(table, text, arrow.WriteOptions(include_header=False))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        snapshot.write_whole(path, text.getvalue().to_pybytes())
+        make_folder(path.parent)
+        write_whole(path, text.getvalue().to_pybytes())
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written: {error.strerror or error}; choose another --predictions"

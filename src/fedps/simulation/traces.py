@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedps.errors import JobError
+from fedps.storage.whole import PUBLIC, write_whole
 from fedps.types import ClientId
 
 FORMAT = "fedps.traces/1"
@@ -94,7 +95,7 @@ def write_traces(path: Path, traces: Traces, about: Mapping[str, Any]) -> None:
     head = json.dumps({"format": FORMAT, "about": dict(about)})[:-1]
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(_fields(trace))}" for name, trace in traces.items())
     try:
-        path.write_text(f'{head}, "clients": {{\n{lines}\n}}}}\n', encoding="utf-8")
+        write_whole(path, f'{head}, "clients": {{\n{lines}\n}}}}\n'.encode(), PUBLIC)
     except OSError as error:
         raise JobError(f"{path}: cannot be written: {error.strerror or error}") from error
 

@@ -14,7 +14,6 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from fedps.config import Job
 from fedps.errors import DataError, JobError
 from fedps.storage import snapshot
 from fedps.table import rules
@@ -43,11 +42,6 @@ class Saved(NamedTuple):
     def values(self) -> Values:
         """float32[n, dim], without state."""
         return self.block[:, : self.spec.dim]
-
-
-def model_folder(job: Job, run_dir: Path) -> Path:
-    """Return where a run saves its epochs."""
-    return job.runner.model_save_path or run_dir / "model"
 
 
 def epochs(folder: Path) -> list[int]:

@@ -6,7 +6,6 @@ and its own, so a torn or altered file is found when it is read.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file as load_tensors
 
 from fedps.errors import DataError
+from fedps.storage.whole import make_folder, open_whole
 from fedps.types import Keys, TableName, TableSpec, Values
 
 Tables = Mapping[TableName, tuple[TableSpec, Keys, Values]]
@@ -47,8 +47,10 @@ def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -
     check = _check(manifest)
     text = json.dumps(manifest | {"check": check}, indent=1)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_all({folder / f"{name}.safetensors": payload, folder / f"{name}.json": [text.encode()]})
+        make_folder(folder)
+        with open_whole(folder / f"{name}.safetensors", folder / f"{name}.json") as (tensors, record):
+            tensors.writelines(payload)
+            record.write(text.encode())
     except OSError as error:
         raise DataError(
             f"cannot save to {folder}: {error}; free space, or choose another --run_dir or runner.model_save_path"
@@ -83,11 +85,6 @@ def load_facts(folder: Path, name: str) -> tuple[dict[str, object], str]:
     with _readable(folder, name) as (_, manifest_path):
         manifest = _manifest(manifest_path)
         return dict(manifest["facts"]), _check(manifest)
-
-
-def write_whole(path: Path, payload: bytes) -> None:
-    """Write a file so that it is there whole or not at all, mode 0600."""
-    _write_all({path: [payload]})
 
 
 @contextmanager
@@ -144,30 +141,3 @@ def _digest(payload: Payload) -> str:
     for piece in payload:
         sha.update(piece)
     return sha.hexdigest()
-
-
-def _write_all(files: Mapping[Path, Payload]) -> None:
-    """Write files of one folder; none takes its name before all are on disk, so a full disk spoils no earlier save."""
-    scratch = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
-    try:
-        for path, payload in files.items():
-            with open(os.open(scratch[path], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123  (a descriptor)
-                file.writelines(payload)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in files:
-            scratch[path].replace(path)
-        for folder in {path.parent for path in files}:
-            _sync(folder)
-    finally:
-        for path in files:
-            scratch[path].unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    """Make renames in a folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ and only what that comes to is kept.
 """
 
 import hashlib
-import os
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +16,7 @@ from fedps.config import Job
 from fedps.models.network import Network
 from fedps.native import compiler
 from fedps.native.compiler import CompileError, cache_folder
+from fedps.storage.whole import write_whole
 
 ROOMS = ("native", "models")  # of this package: what a plan is made by
 
@@ -80,9 +80,7 @@ def keep_plan(plan: Plan, name: str = "") -> Path | None:
     name = name or f"plan-{hashlib.sha256(data).hexdigest()[:32]}.bin"
     with suppress(CompileError, OSError):
         path = cache_folder() / name
-        part = path.with_name(f".{name}-{os.getpid()}")
-        part.write_bytes(data)
-        part.replace(path)
+        write_whole(path, data)
         return path
     return None
 

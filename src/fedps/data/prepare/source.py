@@ -5,13 +5,13 @@ import http.client
 import os
 import re
 import sys
-import tempfile
 import urllib.request
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from fedps.errors import DataError
+from fedps.storage.whole import CLOSED, make_folder, open_whole
 
 ORIGIN = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 SHELF = ("ml-1m.zip", "ml-1m-notime.zip")  # what is looked for in $FEDPS_DATA, in this order
@@ -51,14 +51,9 @@ def download(url: str) -> Path:
         return folder / name
     print(f"downloading {url}", file=sys.stderr)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as scratch:
-            try:
-                _fetch(url, scratch)
-                scratch.close()
-                Path(scratch.name).rename(folder / name)
-            finally:
-                Path(scratch.name).unlink(missing_ok=True)
+        make_folder(folder, CLOSED)  # what is compiled lies beside it, and must not be others' to write
+        with open_whole(folder / name) as (file,):
+            _fetch(url, file)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise DataError(
             f"{url}: cannot be downloaded: {error}; fetch it yourself and give --source FILE, set FEDPS_DATA to a folder"

@@ -5,8 +5,6 @@ new one stands in its place, not before.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from pyarrow import csv as arrow
 from fedps.data.prepare import negatives, partition
 from fedps.data.read import cache
 from fedps.errors import DataError
+from fedps.storage.whole import make_folder, whole_folder
 
 Ids = NDArray[np.int64]
 TEST_NEGATIVES = 99
@@ -89,22 +88,13 @@ def write(out: Path, data: Interactions, split: Split | Rule, per_positive: int,
     try:
         out = out.resolve()  # of a link, what it points to is replaced
         _check_ours(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        make_folder(out.parent)
+        with whole_folder(out) as folder:
+            for side in SIDES:
+                (folder / side).mkdir()
+            return _fill(folder, data, split, per_positive, seed)
     except OSError as error:
-        raise _unwritable(out, error) from error
-    new, old = scratch / "new", scratch / "old"
-    try:
-        for side in SIDES:
-            (new / side).mkdir(parents=True)
-        manifest = _fill(new, data, split, per_positive, seed)
-        _swap(new, out, old)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    finally:
-        if out.exists() or not old.exists():  # else the old data is the only data
-            shutil.rmtree(scratch, ignore_errors=True)
-    return manifest
+        raise DataError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
 
 
 def stream(seed: int) -> np.random.Generator:
@@ -116,10 +106,6 @@ def stream(seed: int) -> np.random.Generator:
     if seed < 0:
         raise DataError(f"--seed {seed}: must be 0 or more")
     return np.random.default_rng(seed)
-
-
-def _unwritable(out: Path, error: OSError) -> DataError:
-    return DataError(f"{out}: cannot be written: {error.strerror or error}; choose another --out")
 
 
 def _check_ours(out: Path) -> None:
@@ -148,18 +134,6 @@ def _not_ours(out: Path) -> str | None:
     there = (p.relative_to(out) for p in out.rglob("*"))
     others = sorted({p.as_posix() for p in there if cache.FOLDER not in p.parts} - ours)
     return f"it holds {others[0]}, which was not written with it" if others else None
-
-
-def _swap(new: Path, out: Path, old: Path) -> None:
-    """Put `new` in the place of `out`, which is moved to `old`; if that fails, back."""
-    try:
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-    except BaseException:  # an interrupt between the two lines, too
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
 
 
 def _fill(folder: Path, data: Interactions, split: Split | Rule, per_positive: int, seed: int) -> Mapping[str, Any]:

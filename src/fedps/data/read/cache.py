@@ -6,13 +6,13 @@ may write to the folder may have written it. It is for its owner's eyes only, hi
 files, and left out where the folder cannot be written.
 """
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from fedps.data.read.reader import Samples, in_range
+from fedps.storage.whole import CLOSED, make_folder, write_whole
 
 FOLDER = ".fedps-cache"
 MARK = 0x53504446  # "FDPS"; another number for another form
@@ -45,14 +45,11 @@ def keep(path: Path, samples: Samples) -> None:
         return
     with suppress(OSError):
         place = _place(path)
-        place.parent.mkdir(mode=0o700, exist_ok=True)
+        make_folder(place.parent, CLOSED)
         for old in place.parent.glob(f"{_escaped(path.name)}-*.samples"):
             old.unlink(missing_ok=True)
-        part = place.with_name(f".{place.name}-{os.getpid()}")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            for numbers in ([MARK, len(samples.label)], *samples):
-                file.write(np.asarray(numbers).astype("<i4").tobytes())
-        part.replace(place)
+        columns = ([MARK, len(samples.label)], *samples)
+        write_whole(place, (np.asarray(numbers).astype("<i4").tobytes() for numbers in columns))
 
 
 def _place(path: Path) -> Path:
