@@ -1,16 +1,14 @@
 """Learning rates over a job: closed forms, what a trainer makes of them, and rounds with a rate and a batch of their own."""
 
 import io
-from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
 
-from fedps.client.modes import Window
 from fedps.client.trainer import Trainer
+from fedps.client.windows import Window
 from fedps.config import Job, Optimizer, notes_of
 from fedps.data.read.client import read_client
-from fedps.data.samples import Order
 from fedps.errors import JobError
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
@@ -39,20 +37,23 @@ def test_a_schedule_is_its_formula(settings: dict[str, object], due: list[float]
     np.testing.assert_allclose(rates_at(Optimizer.model_validate(settings), 10, AT), due, atol=1e-12)
 
 
-class AtOnce:
-    """A mode without servers: trains each window as it comes, after the next has been drawn, as the others do."""
+class Watching:
+    """A mode without servers that keeps the windows it is given."""
 
-    window: int | None = 3
-    lead = 1
+    def __init__(self, window: int | None = 3, lead: int = 1) -> None:
+        self.window, self.lead, self.windows = window, lead, list[Window]()
 
-    def train(self, windows: Iterable[Window], train: Callable[[Order, int], None]) -> None:
-        coming = iter(windows)
-        window = next(coming, None)
-        while window is not None:
-            upcoming = next(coming, None)
-            for piece in window.pieces:
-                train(piece, window.batch)
-            window = upcoming
+    def begin(self, window: Window) -> None:
+        self.windows.append(window)
+
+    def settle(self) -> None:
+        assert self.windows
+
+    def end(self, window: Window) -> None:
+        assert window is self.windows[-1]
+
+    def finish(self) -> None:
+        assert self.windows
 
     def start_at(self, clock: int) -> None:
         raise NotImplementedError
@@ -62,7 +63,7 @@ def trainer_of(job: Job) -> tuple[Trainer, Learner, Learner]:
     """Return a trainer, its learner, and a twin of that to be trained by hand."""
     plan = make_plan(job)
     one, other = (Learner(plan, job, read_client(job, ME), local_optimizer=True) for _ in range(2))
-    return Trainer(job, ME, one, AtOnce(), lambda event: None, io.StringIO()), one, other
+    return Trainer(job, ME, one, Watching(), lambda event: None, io.StringIO()), one, other
 
 
 def assert_same(one: Learner, other: Learner) -> None:
@@ -125,21 +126,15 @@ def test_only_geo_has_windows_of_so_many_batches(mode: str, make_job: MakeJob) -
 
 
 def test_a_round_may_have_windows_of_its_own(make_job: MakeJob) -> None:
-    trainer, _, _ = trainer_of(make_job({"optimizer": {"class": "lazy_adam"}}, epochs=9))
-    mode, drawn = AtOnce(), list[list[int]]()
-    take = mode.train
-
-    def watched(windows: Iterable[Window], train: Callable[[Order, int], None]) -> None:
-        kept = list(windows)
-        drawn.append([-(-sum(map(len, w.pieces)) // 32) for w in kept])
-        take(kept, train)
-
-    mode.train = watched  # type: ignore[method-assign]
-    trainer._mode = mode
-    trainer.train(1, iterations=7)
-    trainer.train(2, iterations=7, window=2)
-    trainer.train(3, iterations=7, window=50)
-    trainer.train(4, iterations=7)
+    job = make_job({"optimizer": {"class": "lazy_adam"}}, epochs=9)
+    _, learner, _ = trainer_of(job)
+    mode = Watching()
+    trainer = Trainer(job, ME, learner, mode, lambda event: None, io.StringIO())
+    drawn = []
+    for round_, window in ((1, None), (2, 2), (3, 50), (4, None)):
+        mode.windows.clear()
+        trainer.train(round_, iterations=7, window=window)
+        drawn.append([w.batches for w in mode.windows])
     assert drawn == [[3, 3, 1], [2, 2, 2, 1], [7], [3, 3, 1]]
 
 

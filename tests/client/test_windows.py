@@ -2,16 +2,13 @@
 
 import io
 import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
-from fedps.client.modes import Window
 from fedps.client.trainer import Trainer
 from fedps.client.windows import MOST, parts_of
-from fedps.data.samples import Order
-from tests.client.test_schedule import ME, trainer_of
+from tests.client.test_schedule import ME, Watching, trainer_of
 from tests.conftest import MakeJob
 
 SIZES = (900, 353, 100, 61)
@@ -47,24 +44,6 @@ def test_what_others_claim_to_have_moves_a_share_only_so_far(claimed: float) -> 
     assert sum(p.samples for p in parts) == 10_000
 
 
-class Watching:
-    """A mode without servers that keeps what it was told to train."""
-
-    lead = 0
-
-    def __init__(self, window: int | None, lead: int) -> None:
-        self.window, self.lead, self.seen = window, lead, list[tuple[list[int], list[int], int]]()
-
-    def train(self, windows: Iterable[Window], train: Callable[[Order, int], None]) -> None:
-        for window in windows:
-            self.seen.append((list(map(len, window.lead)), list(map(len, window.rest)), window.batch))
-            for piece in window.pieces:
-                train(piece, window.batch)
-
-    def start_at(self, clock: int) -> None:
-        raise NotImplementedError
-
-
 def watched(
     make_job: MakeJob, mean: float, window: int, lead: int = 0, hyper: Any = None, **runner: object
 ) -> tuple[Trainer, Watching, int]:
@@ -75,28 +54,36 @@ def watched(
     return trainer, mode, held
 
 
+def seen(mode: Watching) -> list[tuple[list[int], list[int], int]]:
+    """Return of each window how long the pieces of its lead and of its rest are, and its batches' size."""
+    return [(list(map(len, w.lead)), list(map(len, w.rest)), w.size) for w in mode.windows]
+
+
 def test_a_pass_in_step_trains_every_sample_once(make_job: MakeJob) -> None:
     trainer, mode, held = watched(make_job, 0.5, 2, 1)
     assert trainer.train(1).samples == held
-    assert len(mode.seen) == math.ceil(held / 2 / 64)
-    for lead, rest, batch in mode.seen:
-        assert lead == [batch], "its first batch is ahead"
-        assert math.ceil(sum(rest) / batch) + 1 == round((sum(lead) + sum(rest)) / 32), "batches keep about their size"
-    assert sum(sum(lead) + sum(rest) for lead, rest, _ in mode.seen) == held
+    assert len(mode.windows) == math.ceil(held / 2 / 64)
+    for number, (lead, rest, batch) in enumerate(seen(mode)):
+        assert lead == ([batch] if number else []), (
+            "its first batch is ahead, but for the first, where nothing is merged"
+        )
+        batches = sum(math.ceil(samples / batch) for samples in (*lead, *rest))
+        assert batches == round((sum(lead) + sum(rest)) / 32), "batches keep about their size"
+    assert sum(sum(lead) + sum(rest) for lead, rest, _ in seen(mode)) == held
 
 
 def test_sync_in_step_is_one_batch_a_step(make_job: MakeJob) -> None:
     trainer, mode, held = watched(make_job, 1 / 3, 1, sync_mode="sync")
     assert trainer.train(1).samples == held
-    assert len(mode.seen) == math.ceil(held / 3 / 32)
-    assert all(lead == [] and rest == [batch] for lead, rest, batch in mode.seen)
+    assert len(mode.windows) == math.ceil(held / 3 / 32)
+    assert all(lead == [] and rest == [batch] for lead, rest, batch in seen(mode))
 
 
 def test_among_equals_too_no_sliver_is_left(make_job: MakeJob) -> None:
     trainer, mode, held = watched(make_job, 1.0, 1, sync_mode="sync")
     assert held % 32, "there would be one"
     trainer.train(1)
-    sizes = [sum(rest) for _, rest, _ in mode.seen]
+    sizes = [sum(rest) for _, rest, _ in seen(mode)]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -105,21 +92,21 @@ def test_what_an_assignment_says_of_steps_goes_before(told: dict[str, int], make
     trainer, mode, _ = watched(make_job, 0.5, 2)
     trainer.train(1, **told)
     size = told.get("batch_size", 32)
-    assert mode.seen[0] == ([], [size * told.get("window", 2)], size)
+    assert seen(mode)[0] == ([], [size * told.get("window", 2)], size)
 
 
 @pytest.mark.parametrize("mode_of", ["sync", "geo"])
 def test_a_short_round_does_not_bring_a_client_out_of_step(mode_of: str, make_job: MakeJob) -> None:
     trainer, mode, held = watched(make_job, 0.5, 2, sync_mode=mode_of, negatives=1)
     trainer.train(1, 3)
-    short = len(mode.seen)
+    short = len(mode.windows)
     for round_ in (2, 3, 4):
         assert trainer.train(round_).samples == held, "the data runs on, over the end of a pass"
-    rest = mode.seen[short:]
+    rest = mode.windows[short:]
     assert len({len(rest[k::3]) for k in range(3)}) == 1 and len(rest) == 3 * math.ceil(held / 2 / 64)
 
 
 def test_pairs_stay_together(make_job: MakeJob) -> None:
     trainer, mode, held = watched(make_job, 0.7, 3, hyper={"loss": "bpr"}, negatives=1)
     assert trainer.train(1).samples == held
-    assert all(sum(rest) % 2 == 0 and batch % 2 == 0 for _, rest, batch in mode.seen)
+    assert all(sum(rest) % 2 == 0 and batch % 2 == 0 for _, rest, batch in seen(mode))
