@@ -14,6 +14,7 @@ from fedps.errors import FedpsError
 from fedps.types import Keys, Values
 
 BUCKETS = 2**12  # the original's
+CANDIDATES = 100  # of a held-out user: the positive first, then its 99 negatives
 Counts = NDArray[np.int64]
 Sums = NDArray[np.float64]
 

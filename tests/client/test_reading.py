@@ -217,7 +217,8 @@ def test_a_client_or_reader_that_is_not_there_is_named(make_job: MakeJob) -> Non
 
 
 def test_a_client_without_held_out_samples_has_none(make_job: MakeJob, tmp_path: Path) -> None:
-    data = read_client(make_job(test_data_dir=str(csv(tmp_path / "test", x="1,1,1\n"))), THREE)
+    folder = csv(tmp_path / "test", **{"4": "".join(f"0,{item},{int(item == 0)}\n" for item in range(100))})
+    data = read_client(make_job(test_data_dir=str(folder)), THREE)
     assert data.test is None
     assert len(data.test_slots["user"]) == 0
 

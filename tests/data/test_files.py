@@ -108,7 +108,16 @@ def test_held_out_files_of_other_names_are_dealt_too(tmp_path: Path) -> None:
     make(tmp_path / "train", *(f"{k}.csv" for k in range(4)))
     make(tmp_path / "test", "t0.csv", "t1.csv", "t2.csv")
     assert held_out(tmp_path, split_file_list=True, worker_num=2) == {"0": ["t0.csv", "t1.csv"], "1": ["t2.csv"]}
-    assert held_out(tmp_path) == {}
+
+
+@pytest.mark.parametrize("there", [[], ["test_data.csv"], ["t0.csv", "t1.csv", "t2.csv"]])
+def test_a_held_out_folder_with_nothing_of_any_client_is_an_error(there: list[str], tmp_path: Path) -> None:
+    make(tmp_path / "train", *(f"{k}.csv" for k in range(4)))
+    make(tmp_path / "test", *there)
+    with pytest.raises(
+        DataError, match=r"runner\.test_data_dir: .*/test: holds .*nothing of clients 0, 1, 2, …; name .*leave"
+    ):
+        held_out(tmp_path)
 
 
 def test_the_map_is_told_in_lines(tmp_path: Path) -> None:

@@ -138,27 +138,3 @@ def test_weights_that_are_not_finite_are_told(gmf_job: Job, tmp_path: Path) -> N
 def test_a_job_without_a_test_folder_says_which_key(make_job: MakeJob) -> None:
     with pytest.raises(JobError, match=r"runner\.test_data_dir: is missing"):
         read_held_out(make_job(test_data_dir=None))
-
-
-def group(user: int, first_label: int = 1, last_user: int | None = None) -> list[str]:
-    lines = [f"{user},0,{first_label}", *(f"{user},{i},0" for i in range(1, 99))]
-    return [*lines, f"{user if last_user is None else last_user},99,0"]
-
-
-@pytest.mark.parametrize(
-    ("lines", "told"),
-    [
-        (group(0)[:-1], "99 lines are not groups of 100"),
-        (group(0) + group(1, first_label=0), "samples 101 to 200"),
-        (group(0, last_user=1) + group(1), "samples 1 to 100"),
-        ([*group(0), *group(1)[1:], group(1)[0]], "samples 101 to 200"),
-    ],
-)
-def test_held_out_samples_in_another_form_are_named(
-    lines: list[str], told: str, make_job: MakeJob, tmp_path: Path
-) -> None:
-    folder = tmp_path / "test"
-    folder.mkdir()
-    (folder / "0.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=rf"0\.csv: .*{told}"):
-        read_held_out(make_job(test_data_dir=str(folder)))

@@ -25,6 +25,7 @@ from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.events.journal import Report
+from fedps.metrics import CANDIDATES
 from fedps.net.channel import Channel
 from fedps.net.compressing import compression_of
 from fedps.net.inprocess import LocalChannel
@@ -138,7 +139,7 @@ class FLClient:
         public = Public(self.job) if self.job.public_data else None
         samples = public.samples if public else None
         self.data = read_client(self.job, self.client, self.allow, self.report, self.log, samples)
-        held_out = len(self.data.test_slots["user"]) // 100
+        held_out = len(self.data.test_slots["user"]) // CANDIDATES
         self.report({"event": "data", "samples": len(self.data), "test_users": held_out})
         mode = self.job.runner.sync_mode
         plan = self._plan or make_plan(self.job)

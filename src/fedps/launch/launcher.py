@@ -10,6 +10,7 @@ from typing import Any
 
 from fedps.client.worker import described
 from fedps.config import Allow, Job
+from fedps.data.read.by_job import check_held_out
 from fedps.data.read.files import client_files_of
 from fedps.errors import DataError, FedpsError, JobError, RoleError
 from fedps.events.journal import Journal, stamp
@@ -69,6 +70,7 @@ def run(
 
     Raises:
         JobError: a folder cannot be used, an address is taken, or the job does not fit its network.
+        DataError: the held-out files cannot be read or scored.
         KeyboardInterrupt: the run was stopped from outside; all its processes are gone.
     """
     began = time.time()
@@ -113,6 +115,7 @@ class Launch:
 
         Raises:
             JobError: the job does not fit its network, or an address is taken; nobody trained, and no folder is left.
+            DataError: the same for held-out files that cannot be scored.
         """
         interrupted = False
         with self._progress, sigterm_as_interrupt():
@@ -120,7 +123,7 @@ class Launch:
                 self._in_process() if in_process else self._in_processes()
             except RoleError as error:
                 self._error = error
-            except JobError:
+            except (JobError, DataError):
                 self._journal.close()
                 discard(self._folder)
                 raise
@@ -138,6 +141,7 @@ class Launch:
     def _in_process(self) -> None:
         from fedps.launch.inprocess import check, run_in_process  # noqa: PLC0415  (may import torch into this process)
 
+        check_held_out(self._job, self._orders.allow)
         plan, facts = check(self._job)
         self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **facts}))
         try:
@@ -157,6 +161,7 @@ class Launch:
         self._roles += servers
         if job.runner.with_coordinator:
             self._roles.append(starter.coordinator(str(orders.coordinator_at or ANYWHERE)))
+        check_held_out(job, orders.allow)  # while they come up
         addresses = self._addresses(servers)
         coordinator = self._ready.get(("coordinator", "0"))
         self._progress.introduce(addresses, coordinator)

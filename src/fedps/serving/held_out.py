@@ -1,6 +1,5 @@
 """The held-out samples of all clients in one place, what a whole network makes of them, and how good that is."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +11,10 @@ from fedps.config import Allow, Job
 from fedps.data.read.by_job import joined, read_test
 from fedps.data.read.files import test_files_of
 from fedps.data.read.reader import Samples
-from fedps.errors import DataError, JobError
-from fedps.metrics import Histogram, rank_metrics
+from fedps.errors import JobError
+from fedps.metrics import CANDIDATES, Histogram, rank_metrics
 from fedps.training.eager import LEAST
-from fedps.training.evaluate import CANDIDATES, Evaluation
+from fedps.training.evaluate import Evaluation
 from fedps.types import ClientId, Values
 
 
@@ -39,33 +38,12 @@ def read_held_out(job: Job, allow: Allow = Allow()) -> Samples:  # noqa: B008  (
 
 def held_out(job: Job, allow: Allow) -> dict[ClientId, Samples]:
     """Read each client's held-out samples; what is raised, see `read_held_out`."""
-    folder = job.runner.test_data_dir
-    if folder is None:
+    if job.runner.test_data_dir is None:
         raise JobError("runner.test_data_dir: is missing; name the folder of held-out samples, e.g. DIR/test")
     found = {}
     for client, paths in test_files_of(job).items():
         found[client] = read_test(job, paths, allow).samples
-        check_candidates(found[client], paths[0] if len(paths) == 1 else folder)
-    if not found:
-        raise DataError(f"{folder}: holds no <client>.csv; prepare data with `fedps data prepare movielens --out DIR`")
     return found
-
-
-def check_candidates(test: Samples, path: Path) -> None:
-    """Make sure that samples are groups of one user: the positive first, then 99 negatives.
-
-    Raises:
-        DataError: they are not; names the file and the first bad group's lines.
-    """
-    lines = len(test.label)
-    form = f"a test file has per user the positive first, then its {CANDIDATES - 1} negatives"
-    if lines % CANDIDATES:
-        raise DataError(f"{path}: {lines} lines are not groups of {CANDIDATES}; {form}")
-    user, label = test.user.reshape(-1, CANDIDATES), test.label.reshape(-1, CANDIDATES)
-    bad = (user != user[:, :1]).any(axis=1) | (label[:, 0] != 1) | label[:, 1:].any(axis=1)
-    if bad.any():
-        start = int(np.argmax(bad)) * CANDIDATES
-        raise DataError(f"{path}: samples {start + 1} to {start + CANDIDATES} are no such group; {form}")
 
 
 def evaluate_model(model: nn.Module, test: Samples, batch_size: int) -> Evaluation:

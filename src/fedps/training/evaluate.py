@@ -5,11 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedps.data.samples import ClientData
-from fedps.errors import DataError
-from fedps.metrics import Histogram, rank_metrics
+from fedps.metrics import CANDIDATES, Histogram, rank_metrics
 from fedps.training.learner import Learner
-
-CANDIDATES = 100  # per user: the positive first, then its 99 negatives
 
 
 class Evaluation(NamedTuple):
@@ -22,18 +19,10 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(learner: Learner, data: ClientData) -> Evaluation:
-    """Score the held-out samples on the rows as they are now.
-
-    Raises:
-        DataError: the held-out samples are not in groups of one positive and 99 negatives.
-    """
+    """Score the held-out samples, which are groups of one positive and its 99 negatives, on the rows as they are now."""
     test, histogram = data.test, Histogram()
     if test is None or not len(test.label):
         return Evaluation(0, 0.0, 0.0, histogram)
-    if len(test.label) % CANDIDATES:
-        raise DataError(
-            f"test file: {len(test.label)} lines are not groups of {CANDIDATES}: per user the positive first, then its 99 negatives"
-        )
     scores = learner.score()
     histogram.add((1 / (1 + np.exp(-scores))).astype(np.float32), test.label)
     items = test.item.reshape(-1, CANDIDATES)

@@ -78,7 +78,8 @@ def _folder(key: str, folder: Path, usual: str, any_ending: bool) -> list[str]:
             return [told + "there is no such folder; prepare data with `fedps data prepare movielens --out DIR`"]
         if not clients_in(folder, any_ending):
             files = "file" if any_ending else "<client>.csv"
-            return [told + f"holds no {files}; name the folder that does, e.g. DIR/{usual}"]
+            without = ", or leave the key out to train without held-out samples" if usual == "test" else ""
+            return [told + f"holds no {files}; name the folder that does, e.g. DIR/{usual}{without}"]
         next(folder.iterdir())  # glob is silent about a folder it may not read
     except OSError as error:
         return [told + f"cannot be read: {error.strerror}; name a folder that can"]

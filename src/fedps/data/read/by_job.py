@@ -20,14 +20,18 @@ from threading import Event
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedps.config import Allow, Job
 from fedps.data.read.cache import cached, keep
 from fedps.data.read.command import Command, StoppedError
+from fedps.data.read.files import test_files_of
 from fedps.data.read.own import CLASSES, read_own
 from fedps.data.read.pipe import read_pipe
 from fedps.data.read.reader import Samples, Skipped, read_samples
 from fedps.errors import DataError
+from fedps.metrics import CANDIDATES
+from fedps.types import Values
 
 PIPED = ("QueueDataset", "InmemoryDataset")
 HELPERS = Path(__file__).parents[1] / "original"  # modules that the original's readers import
@@ -72,10 +76,62 @@ def read_test(job: Job, files: Sequence[Path], allow: Allow) -> Reading:
     """Read held-out files, by the reader that the job names for them.
 
     Raises:
-        JobError, DataError: as for `read_train`.
+        JobError, DataError: as for `read_train`; also, the samples are not groups of candidates, see `check_groups`.
     """
     runner = job.runner
-    return _read(job, files, allow, runner.infer_reader_type, runner.infer_reader_path, "runner.infer_reader_path")
+    found = _read(job, files, allow, runner.infer_reader_type, runner.infer_reader_path, "runner.infer_reader_path")
+    places = list(map(str, files)) if len(files) == len(found.counts) else [found.reader]
+    ends = np.cumsum(found.counts).tolist()
+    for place, start, end in zip(places, [0, *ends], ends, strict=False):
+        try:
+            check_groups(found.samples.at(slice(start, end)), place)
+        except DataError as error:
+            if not found.skipped.lines:
+                raise
+            skipped = f"{found.skipped.lines} malformed lines were skipped, the first: {found.skipped.first}"
+            raise DataError(f"{error}; {skipped}") from error
+    return found
+
+
+def check_groups(test: Samples, place: str) -> None:
+    """Make sure that held-out samples are groups of one user's candidates: its positive first, then its 99 negatives.
+
+    HR@10 and NDCG@10 are places of a positive among its own user's negatives; of other groups they would mean nothing.
+
+    Args:
+        test: samples, float32 labels of 0 and 1.
+        place: where they come from, for messages.
+
+    Raises:
+        DataError: they are not; names the place, the first such group's samples and what is wrong with it.
+    """
+    groups, left = divmod(len(test.label), CANDIDATES)
+    user, label = (column[: groups * CANDIDATES].reshape(groups, CANDIDATES) for column in (test.user, test.label))
+    bad = (user != user[:, :1]).any(axis=1) | (label[:, 0] != 1) | label[:, 1:].any(axis=1)
+    first = int(np.argmax(bad)) if bad.any() else groups
+    if first == groups and not left:
+        return
+    start, end = first * CANDIDATES, min((first + 1) * CANDIDATES, len(test.label))
+    raise DataError(
+        f"runner.test_data_dir: {place}: samples {start + 1} to {end} {_misfit(test.user[start:end], test.label[start:end])}"
+        f"; a held-out file has groups of {CANDIDATES} samples of one user, the positive first, then its {CANDIDATES - 1}"
+        " negatives: prepare it with `fedps data prepare`, or leave the key out to train without held-out samples"
+    )
+
+
+def check_held_out(job: Job, allow: Allow) -> None:
+    """Make sure, before anybody trains, that the held-out files are what they should be, and that clients have some.
+
+    Files that the user's own class or command reads are left to each client, which reads them once.
+
+    Raises:
+        DataError: no file belongs to a client, one cannot be read, or its samples are not groups of candidates.
+    """
+    files, runner = test_files_of(job), job.runner
+    by_class = runner.infer_reader_type in CLASSES and runner.infer_reader_path is not None
+    by_command = runner.infer_reader_type in PIPED and runner.pipe_command is not None and allow.commands
+    for mine in files.values() if not (by_class or by_command) else ():
+        read_test(job, mine, allow)
 
 
 def read_files(read: ReadFile, files: Sequence[Path], threads: int, skip: bool) -> tuple[list[Samples], Skipped]:
@@ -122,6 +178,17 @@ def count_words(files: Sequence[Path]) -> int:
         with path.open("rb") as file:
             total += sum(len(line.split()) for line in file)
     return total
+
+
+def _misfit(user: NDArray[np.int64], label: Values) -> str:
+    """Say why samples are no group of candidates."""
+    if label[0] != 1:
+        return "begin with a negative"
+    if (user != user[0]).any():
+        return f"are of several users, {user[0]} and {user[user != user[0]][0]} for two"
+    if label[1:].any():
+        return "hold more than one positive"
+    return f"are only {len(label)}"
 
 
 def _read(

@@ -4,7 +4,7 @@ Files stand in natural order, so that every machine deals them alike ("2" before
 listing differs from host to host).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fedps.config import Job
@@ -45,7 +45,7 @@ def test_files_of(job: Job) -> dict[ClientId, Files]:
     (`split_file_list`) none of whose stems is known are dealt as the training files are.
 
     Raises:
-        DataError: as for `client_files_of`.
+        DataError: no held-out file belongs to a client; also as for `client_files_of`.
     """
     runner = job.runner
     if runner.test_data_dir is None:
@@ -59,12 +59,24 @@ def test_files_of(job: Job) -> dict[ClientId, Files]:
     for file in files:
         if file.stem in of_stem:
             found[of_stem[file.stem]] += (file,)
+    if not any(found.values()):
+        there = f"{files[0].name}{f' and {len(files) - 1} more' if files[1:] else ''}" if files else "no held-out file"
+        raise DataError(
+            f"runner.test_data_dir: {runner.test_data_dir}: holds {there}, and nothing of clients {_some(owners)}; name"
+            " held-out files as the training files are named, or leave the key out to train without held-out samples"
+        )
     return {client: mine for client, mine in found.items() if mine}
 
 
 def map_lines(files: Mapping[ClientId, Files]) -> list[str]:
     """Return the map as lines for people, `client 3: 3.csv`."""
     return [f"client {client}: {', '.join(file.name for file in mine)}" for client, mine in files.items()]
+
+
+def _some(clients: Iterable[ClientId]) -> str:
+    """Return the first names, and that there are more."""
+    names = list(clients)
+    return ", ".join(names[:3]) + (", …" if names[3:] else "")
 
 
 def _any_ending(reader: str | None, pipe_command: str | None) -> bool:

@@ -31,6 +31,10 @@ class Samples(NamedTuple):
     item: NDArray[np.int64]
     label: Values
 
+    def at(self, places: slice | NDArray[np.integer[Any]]) -> "Samples":
+        """Return the samples at some places; those of a slice share these arrays."""
+        return Samples(self.user[places], self.item[places], self.label[places])
+
 
 class Skipped:
     """Malformed lines that were passed over: `lines`, how many, and `first`, what is wrong with the first."""

@@ -80,7 +80,7 @@ class QueueDataset:
             held = joined([rest, samples]) if rest is not None else samples
             whole = len(held.label) // self._size * self._size
             yield from cut(held, np.arange(whole), self._size)
-            rest = Samples(held.user[whole:], held.item[whole:], held.label[whole:])
+            rest = held.at(slice(whole, None))
         if rest is not None and len(rest.label):
             yield rest
 
@@ -146,5 +146,4 @@ class InmemoryDataset(QueueDataset):
 def cut(samples: Samples, order: Column, size: int) -> Iterator[Samples]:
     """Yield batches of `size` samples in this order, int64[n]; the last may be shorter."""
     for start in range(0, len(order), size):
-        at = order[start : start + size]
-        yield Samples(samples.user[at], samples.item[at], samples.label[at])
+        yield samples.at(order[start : start + size])

@@ -1,0 +1,81 @@
+"""Held-out files that cannot be scored end a run before anybody trains, and name the file and the remedy."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedps.config import load_job
+from fedps.errors import DataError, JobError
+from fedps.launch.launcher import run
+from tests.launch.runs import events, fedps, write_job
+
+
+def mix_users(folder: Path) -> None:
+    """Leave as many lines as there were, a multiple of 100, in which each user's first comes last."""
+    lines = (folder / "1.csv").read_text().splitlines()
+    (folder / "1.csv").write_text("\n".join([*lines[1:], lines[0]]) + "\n")
+
+
+def eat_the_first_line(folder: Path) -> None:
+    (folder / "1.csv").write_text("\n".join((folder / "1.csv").read_text().splitlines()[1:]) + "\n")
+
+
+def label_anything(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.write_text("".join(f"{k % 30},{k % 220},{k % 2}\n" for k in range(1_000)))
+
+
+def hold_one_file_for_all(folder: Path) -> None:
+    text = "".join(file.read_text() for file in sorted(folder.iterdir()))
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / "test_data.csv").write_text(text)
+
+
+def hold_nothing(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+REFUSALS = [
+    (mix_users, "1.csv: samples 1 to 100 begin with a negative; "),
+    (eat_the_first_line, "1.csv: samples 1 to 100 begin with a negative; "),
+    (label_anything, "0.csv: samples 1 to 100 begin with a negative; "),
+    (hold_one_file_for_all, "test: holds test_data.csv, and nothing of clients 0, 1, 2; "),
+    (hold_nothing, "holds no <client>.csv; "),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), REFUSALS)
+def test_a_run_ends_before_it_begins(change: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    job = write_job(tmp_path)
+    change(tmp_path / "data" / "test")
+    with pytest.raises((DataError, JobError)) as caught:
+        run(load_job(job), tmp_path / "run", in_process=True)
+    assert said in str(caught.value)
+    assert f"runner.test_data_dir: {tmp_path / 'data' / 'test'}" in str(caught.value).replace("'", "")
+    assert str(caught.value).endswith("or leave the key out to train without held-out samples")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_processes_ends_before_it_begins(tmp_path: Path) -> None:
+    job = write_job(tmp_path)
+    mix_users(tmp_path / "data" / "test")
+    ended = fedps("run", job, "--run_dir", tmp_path / "run")
+    assert ended.returncode == 2, ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert f"{tmp_path}/data/test/1.csv: samples 1 to 100 begin with a negative; " in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_own_reader_yields_no_groups_ends_before_an_epoch(tmp_path: Path) -> None:
+    job = write_job(tmp_path, infer_reader_type="RecDataset", infer_reader_path="mine")
+    (tmp_path / "mine.py").write_text(
+        "class RecDataset:\n    def __init__(self, files, config): pass\n"
+        "    def __iter__(self): return iter([(0, 1, 0)] * 200)\n"
+    )
+    summary = run(load_job(job), tmp_path / "run", in_process=True)
+    assert summary["status"] == "failed"
+    assert "samples 1 to 100 begin with a negative" in summary["error"]
+    assert not any(e["event"] in ("trained", "evaluated") for e in events(tmp_path / "run"))
