@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedps.config import Job
-from fedps.coordinator.history import Turn, Turns
-from fedps.coordinator.selectors import ClientSelectorBase, choose
+from fedps.coordinator.selectors import ClientSelectorBase, Turn, Turns, choose
 from fedps.types import ClientId, ClientInfo
 
 MakeSelectorJob = Callable[..., Job]

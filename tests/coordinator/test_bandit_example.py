@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedps.coordinator.history import History
+from fedps.coordinator.planner import History
 from fedps.coordinator.selectors import ClientSelectorBase, make_selector
 from fedps.launch.inprocess import run_in_process
 from fedps.types import ClientId, ClientInfo
@@ -34,7 +34,7 @@ def played(selector: ClientSelectorBase, rounds: range, history: History) -> lis
             losses[client] *= 0.95 if name in "01" else 1.0
             seconds = 10.0 if name == "1" else 1.0
             info = ClientInfo(samples=100, trained=100, seconds=seconds, loss=losses[client])
-            history.reported(client, round_, info)
+            history.report(client, round_, info)
         found.append(picked)
     return found
 

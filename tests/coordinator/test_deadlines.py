@@ -3,8 +3,7 @@
 import pytest
 
 from fedps.config import Job
-from fedps.coordinator.history import Turns
-from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
+from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, Turns
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment
 from tests.conftest import MakeJob

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedps.coordinator.history import Turn, Turns
-from fedps.coordinator.selectors import Oort
+from fedps.coordinator.selectors import Oort, Turn, Turns
 from fedps.types import ClientId, ClientInfo
 from tests.coordinator.population import make_job, picks, trained
 

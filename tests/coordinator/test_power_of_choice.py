@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from fedps.coordinator.history import Turn
-from fedps.coordinator.selectors import make_selector
+from fedps.coordinator.selectors import Turn, make_selector
 from fedps.types import ClientId, ClientInfo
 from tests.coordinator.population import make_job, picks, trained
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fedps.config import Job
-from fedps.coordinator.stopping import Stopping
+from fedps.coordinator.planner import Stopping
 from fedps.errors import JobError
 from fedps.launch.inprocess import run_in_process
 from fedps.types import ClientInfo
@@ -22,7 +22,7 @@ def saw(watch: Stopping, metric: str, *values: float | None) -> list[bool]:
     """Show it a value a round; return after which rounds it wants to end."""
     ends = []
     for round_, value in enumerate(values, 1):
-        watch.saw(round_, {metric: value})
+        watch.look(round_, {metric: value})
         ends.append(watch.reason is not None)
     return ends
 

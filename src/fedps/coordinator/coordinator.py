@@ -16,7 +16,7 @@ from fedps.config import Job
 from fedps.coordinator.members import Member, Members, Scores
 from fedps.coordinator.planner import Planner
 from fedps.coordinator.reports import Connection, Send
-from fedps.coordinator.resuming import Saved, read, write
+from fedps.coordinator.resuming import Saved, read, restore, saved_from, write
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector
 from fedps.coordinator.teacher import heard_of, make_teacher
 from fedps.errors import RefusedError
@@ -133,7 +133,7 @@ class Coordinator:
         now = time.monotonic()
         member.ticket, member.info, member.scores, member.behind = ticket, said.info, scores, False
         if member.joins:
-            self._planner.history.reported(client, member.round, said.info)
+            self._planner.history.report(client, member.round, said.info)
         if (member.round == self.round or self._resumed) and self._first_report_at is None:
             self._first_report_at = now
         if member.round == self.round:
@@ -155,7 +155,7 @@ class Coordinator:
             self.members.expect(self.members.came)
         for client in self.members.lost(now, runner.reconnect_timeout):
             if self.members.is_joined(client):
-                self._planner.history.left_behind(client, self.round)
+                self._planner.history.miss(client, self.round)
             self.members.lose(client)
             self._report({"event": "lost", "client": client, "reason": "its connection broke and did not come back"})
             self._say(f"fl-ps > lost fl_client: {client}")
@@ -178,7 +178,7 @@ class Coordinator:
             if member is not None:
                 member.behind = True
                 if member.joins:
-                    self._planner.history.left_behind(client, self.round)
+                    self._planner.history.miss(client, self.round)
             self._report({"event": "left_behind", "client": client, "round": self.round, "reason": reason})
             self._say(f"fl-ps > round {self.round} goes on without fl_client: {client}: {reason}")
 
@@ -199,7 +199,7 @@ class Coordinator:
 
     def _see_whether_enough_are_in(self) -> None:
         joined = self.members.joined(self.round)
-        needed = self._planner.needed(joined)
+        needed = self._planner.quorum(joined)
         if self._enough_at is None and needed < joined and self.members.reported(self.round) >= needed:
             self._enough_at = time.monotonic()
 
@@ -233,7 +233,9 @@ class Coordinator:
         return self._planner.plan(round_, clients, self.members.known)
 
     def _saved(self) -> Saved:
-        return self._planner.saved(self.round, self.members.here, self.members.finished)
+        return saved_from(
+            self._planner, self.round, self.members.here, self.members.finished, self.job.runner.client_selector
+        )
 
     def _answer(self, client: ClientId, strategy: FLStrategy) -> None:
         member = self.members.get(client)
@@ -263,16 +265,16 @@ class Coordinator:
             return
         reports = self.members.of_round(self.round)
         self._say(f"last_round_total_fl_clients_num: {self.members.expected}, has recved fl client num: {len(reports)}")
-        before = self._planner.end
+        before = self._planner.stopping.reason
         figures = self._planner.close(self.round, reports)
         self._report({"event": "round", "round": self.round, **figures})
         told = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
         self._say(f"fl-ps > round {self.round}: {told}")
         if self.teacher and (taught := self.teacher.teach(self.round, heard_of(self.members.waiting, self.round))):
             self._report({"event": "taught", "round": self.round, "loss": taught.loss, "weights": taught.weights})
-        if self._planner.end and not before:
-            self._report({"event": "ends_early", "round": self.round, "reason": self._planner.end})
-            self._say(f"fl-ps > the job ends: {self._planner.end}")
+        if self._planner.stopping.reason and not before:
+            self._report({"event": "ends_early", "round": self.round, "reason": self._planner.stopping.reason})
+            self._say(f"fl-ps > the job ends: {self._planner.stopping.reason}")
 
     def _resume(self) -> None:
         """Take up what an earlier process of this coordinator left, or that of the run whose model this job starts from."""
@@ -283,7 +285,7 @@ class Coordinator:
             saved = read(warm.parent.parent)  # RUN_DIR of RUN_DIR/model/2
         if saved is None:
             return
-        learned = "with" if self._planner.resume(saved) else "without"
+        learned = "with" if restore(self._planner, saved, self.job.runner.client_selector) else "without"
         if self._resumed:
             self._restore(saved)
         else:

@@ -18,8 +18,8 @@ MAX_MEMBERS = 4096
 class Scores:
     """What a client's last round made of samples: score histograms, and logits of the round's public pairs, float32[S]."""
 
-    trained: Histogram = field(default_factory=Histogram)
-    tested: Histogram = field(default_factory=Histogram)
+    training: Histogram = field(default_factory=Histogram)
+    held_out: Histogram = field(default_factory=Histogram)
     logits: Values | None = None
 
 

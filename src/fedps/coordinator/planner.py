@@ -1,17 +1,17 @@
-"""Plans the rounds: asks the selector, keeps the history, and knows when the job ends before its last round."""
+"""Plans the rounds: merges their figures, keeps what became of each client's turns, and asks the selector who trains next."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from fedps.config import Job
-from fedps.coordinator.history import History
+from fedps.config import Job, Runner
 from fedps.coordinator.members import Member
-from fedps.coordinator.merged import merge
-from fedps.coordinator.resuming import Saved, SavedMember, give_back, state_of
-from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, choose
-from fedps.coordinator.stopping import Stopping
+from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, Turn, Turns, choose
+from fedps.metrics import Histogram
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment
+
+KEPT = 32  # turns of a client; older ones are forgotten
+LOWER_IS_BETTER = ("loss",)
 
 
 class Planner:
@@ -23,21 +23,17 @@ class Planner:
 
     Attributes:
         history: what became of each client's turns.
+        stopping: whether the job ends before its last round.
     """
 
     def __init__(self, job: Job, selector: ClientSelectorBase) -> None:
-        self._job, self._selector = job, selector
-        self.history, self._stopping = History(), Stopping(job.runner)
+        self._job, self.selector = job, selector
+        self.history, self.stopping = History(), Stopping(job.runner)
 
-    @property
-    def end(self) -> str | None:
-        """Why the job ends before its last round, None while it goes on."""
-        return self._stopping.reason
-
-    def close(self, round_: int, reports: Sequence[Member]) -> dict[str, float | None]:
+    def close(self, round_: int, members: Sequence[Member]) -> dict[str, float | None]:
         """Return the merged figures of a round, and see whether they end the job."""
-        figures = merge([(m.info, m.scores) for m in reports])
-        self._stopping.saw(round_, figures)
+        figures = merge(members)
+        self.stopping.look(round_, figures)
         return figures
 
     def plan(
@@ -48,12 +44,12 @@ class Planner:
         Raises:
             Exception: what the selector raised, or why its answer cannot be followed.
         """
-        if round_ > self._job.runner.epochs or self.end:
+        if round_ > self._job.runner.epochs or self.stopping.reason:
             return dict.fromkeys(clients, FLStrategy("FINISH"))
-        return choose(self._selector, round_, clients, known, self.history.turns)
+        return choose(self.selector, round_, clients, known, self.history.turns)
 
     def assignment(self, round_: int, strategy: FLStrategy) -> Assignment:
-        """Return a strategy as it is told, with what it leaves out filled in from the job."""
+        """Return a strategy as it is sent, with what it leaves out filled in from the job."""
         runner, last = self._job.runner, round_ == self._job.runner.epochs
         joins = strategy.next_state == "JOIN"
         due = last or (runner.eval_every > 0 and round_ % runner.eval_every == 0)
@@ -69,35 +65,103 @@ class Planner:
             strategy.geo_step,
         )
 
-    def needed(self, joined: int) -> int:
+    def quorum(self, joined: int) -> int:
         """Return how many of those that joined a round have to report, for it to go on."""
         factor = self._job.selector.over_selection
         wanted = self._job.runner.clients_per_round or math.ceil(round(joined / factor, 6))
         return min(joined, wanted) if factor > 1 else joined
 
-    def saved(self, round_: int, members: Mapping[ClientId, Member], finished: Mapping[ClientId, str]) -> Saved:
-        """Return what to remember beyond this process.
-
-        Raises:
-            Exception: what the selector raised, or that its state is not of the kind that can be kept.
-        """
-        kept = {client: SavedMember(m.instance, m.round, m.told) for client, m in members.items()}
-        stopping = self._stopping
-        return Saved(
-            round_, kept, dict(finished), self.history.turns, self._job.runner.client_selector,
-            state_of(self._selector), stopping.best, stopping.since, stopping.reason,
-        )  # fmt: skip
-
-    def resume(self, saved: Saved) -> bool:
-        """Go on from there; return whether the selector did too.
-
-        Raises:
-            JobError: the selector does not take its state.
-        """
-        self.history = History(saved.history)
-        self._stopping.best, self._stopping.since, self._stopping.reason = saved.best, saved.since, saved.end
-        return give_back(self._selector, saved, self._job.runner.client_selector)
-
     def begin_anew(self, rounds: int) -> None:
         """Count rounds from 1 again; the `rounds` before them, and what the selector learned, stay known."""
-        self.history, self._stopping = self.history.shifted(rounds), Stopping(self._job.runner)
+        self.history, self.stopping = self.history.shifted(rounds), Stopping(self._job.runner)
+
+
+def merge(members: Sequence[Member]) -> dict[str, float | None]:
+    """Merge one round's figures over all clients, exactly: sums, and histograms laid together.
+
+    What a client says of its training counts only if it was to train. All numbers are within the bounds of `reports`,
+    so that no sum overflows.
+
+    Returns:
+        loss (weighted by samples), train_auc, auc, hr@10 and ndcg@10; None where nobody trained or evaluated.
+    """
+    joined = [m for m in members if m.joins and m.info.loss is not None]
+    infos = [m.info for m in members]
+    trained, users = sum(m.info.trained for m in joined), sum(i.users for i in infos)
+    training, held_out = Histogram(), Histogram()
+    for member in joined:
+        training.merge(member.scores.training)
+    for member in members:
+        held_out.merge(member.scores.held_out)
+    loss = math.fsum((m.info.loss or 0.0) * m.info.trained for m in joined)
+    return {
+        "loss": loss / trained if trained else None,
+        "train_auc": training.auc() if trained else None,
+        "auc": held_out.auc() if users else None,
+        "hr@10": math.fsum(i.hits for i in infos) / users if users else None,
+        "ndcg@10": math.fsum(i.ndcg for i in infos) / users if users else None,
+    }
+
+
+class Stopping:
+    """Watches one merged figure, round by round: whether it reaches its target, or has not become better for long.
+
+    Args:
+        runner: the job's; its `target` and `patience`.
+
+    Attributes:
+        best: the best value seen.
+        since: rounds seen since then.
+        reason: why the job is to end, None while it goes on.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._target, self._patience = runner.target, runner.patience
+        self._sign = -1 if runner.target.metric in LOWER_IS_BETTER else 1
+        self.best: float | None = None
+        self.since = 0
+        self.reason: str | None = None
+
+    def look(self, round_: int, figures: Mapping[str, float | None]) -> None:
+        """Look at the figures of a round; one without the watched figure does not count."""
+        metric, aim = self._target.metric, self._target.value
+        value = figures[metric]
+        if value is None:
+            return
+        if self.best is None or self._sign * value > self._sign * self.best:
+            self.best, self.since = value, 0
+        else:
+            self.since += 1
+        if aim is not None and self._sign * value >= self._sign * aim:
+            self.reason = f"{metric} {value:g} has reached the target {aim:g} in round {round_}"
+        elif self._patience is not None and self.since >= self._patience:
+            self.reason = f"{metric} has not become better than {self.best:g} for {self.since} rounds"
+
+
+class History:
+    """The turns of all clients, oldest first: the rounds each was picked for, and what it reported of them."""
+
+    def __init__(self, turns: Mapping[ClientId, Turns] | None = None) -> None:
+        self._turns = dict(turns or {})
+
+    @property
+    def turns(self) -> dict[ClientId, Turns]:
+        """A copy of what is kept, by client; turns do not change."""
+        return dict(self._turns)
+
+    def report(self, client: ClientId, round_: int, info: ClientInfo) -> None:
+        """Note what a client reports of a round it was picked for; of a late one, that it came after all."""
+        late = any(t.round == round_ and t.late for t in self._turns.get(client, ())[-1:])
+        self._note(client, Turn(round_, info.trained, info.seconds, info.loss, info.auc, info.dropped, late))
+
+    def miss(self, client: ClientId, round_: int) -> None:
+        """Note that a client has not reported a round it was picked for."""
+        self._note(client, Turn(round_, late=True))
+
+    def shifted(self, rounds: int) -> "History":
+        """Return the same with all rounds counted `rounds` less, for a run that goes on from another."""
+        return History({c: tuple(t._replace(round=t.round - rounds) for t in ts) for c, ts in self._turns.items()})
+
+    def _note(self, client: ClientId, turn: Turn) -> None:
+        others = [t for t in self._turns.get(client, ()) if t.round != turn.round]
+        self._turns[client] = (*others, turn)[-KEPT:]

@@ -4,14 +4,15 @@ A restarted coordinator takes up the round, who is told what, the history and th
 from another's model (`warmup_model_path`) takes up the last two.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fedps.coordinator.history import Turns
-from fedps.coordinator.selectors.base import ClientSelectorBase
-from fedps.coordinator.strategy import plain
+from fedps.coordinator.members import Member
+from fedps.coordinator.planner import History, Planner
+from fedps.coordinator.selectors import Turns, state_of
 from fedps.errors import FedpsError, JobError
 from fedps.storage.whole import write_whole
 from fedps.types import ClientId
@@ -71,27 +72,38 @@ def read(folder: Path) -> Saved | None:
         raise JobError(f"{path}: is no coordinator's state: {error}; remove it to begin without") from error
 
 
-def state_of(selector: ClientSelectorBase) -> Any:
-    """Return a selector's state as JSON has it.
+def saved_from(
+    planner: Planner, round_: int, members: Mapping[ClientId, Member], finished: Mapping[ClientId, str], selector: str
+) -> Saved:
+    """Return what to remember beyond this process.
 
     Raises:
-        FedpsError: it is something else. What the selector itself raises is passed on.
+        Exception: what the selector raised, or that its state is not of the kind that can be kept.
     """
-    return plain(f"{type(selector).__name__}.state()", selector.state())
+    kept = {client: SavedMember(m.instance, m.round, m.told) for client, m in members.items()}
+    stopping = planner.stopping
+    return Saved(
+        round_, kept, dict(finished), planner.history.turns, selector, state_of(planner.selector),
+        stopping.best, stopping.since, stopping.reason,
+    )  # fmt: skip
 
 
-def give_back(selector: ClientSelectorBase, saved: Saved, name: str) -> bool:
-    """Let a selector take up its state; return whether there was one for it.
+def restore(planner: Planner, saved: Saved, selector: str) -> bool:
+    """Let a planner go on from there; return whether its selector did too.
 
     Raises:
-        JobError: it does not take it.
+        JobError: the selector does not take its state.
     """
-    if saved.state is None or saved.selector != name:
+    planner.history = History(saved.history)
+    stopping = planner.stopping
+    stopping.best, stopping.since, stopping.reason = saved.best, saved.since, saved.end
+    if saved.state is None or saved.selector != selector:
         return False
     try:
-        selector.load_state(saved.state)
+        planner.selector.load_state(saved.state)
     except Exception as error:  # whatever the user's own code raises
+        name = type(planner.selector).__name__
         raise JobError(
-            f"{type(selector).__name__}.load_state(): {type(error).__name__}: {error}; remove {FILE} to begin without"
+            f"{name}.load_state(): {type(error).__name__}: {error}; remove {FILE} to begin without"
         ) from error
     return True

@@ -4,7 +4,7 @@ from math import inf
 from statistics import median
 
 from fedps.config import Job
-from fedps.coordinator.selectors.base import Answer, ClientSelectorBase
+from fedps.coordinator.selectors.selector import Answer, ClientSelectorBase
 from fedps.types import ClientId, ClientInfo
 
 FLOAT, MIB = 4, 1 << 20  # bytes

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedps.config import Job
-from fedps.coordinator.history import Turn
-from fedps.coordinator.selectors.base import Answer, ClientSelectorBase, draw
+from fedps.coordinator.selectors.selector import Answer, ClientSelectorBase, Turn, draw
 from fedps.types import ClientId
 
 CLIP = 0.95  # utilities above this quantile count as it

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fedps.config import Job
-from fedps.coordinator.selectors.base import Answer, ClientSelectorBase, draw
+from fedps.coordinator.selectors.selector import Answer, ClientSelectorBase, draw
 
 
 class AllClients(ClientSelectorBase):

@@ -1,9 +1,8 @@
 """Power-of-choice: of some clients drawn by data share, those with the highest loss."""
 
-import math
+from math import inf
 
-from fedps.coordinator.history import last_loss
-from fedps.coordinator.selectors.base import Answer, ClientSelectorBase, draw
+from fedps.coordinator.selectors.selector import Answer, ClientSelectorBase, Turns, draw
 
 
 class PowerOfChoice(ClientSelectorBase):
@@ -23,6 +22,11 @@ class PowerOfChoice(ClientSelectorBase):
         clients = sorted(self.clients_info)
         shares = [self.clients_info[c].samples for c in clients]
         drawn = draw(self.draws(), shares, max(self.count, self.job.selector.candidates or 2 * self.count))
-        losses = {clients[k]: last_loss(self.history.get(clients[k], ())) for k in drawn}
-        by_loss = sorted(losses, key=lambda c: -math.inf if (loss := losses[c]) is None else -loss)  # ties: as drawn
+        losses = {clients[k]: _last_loss(self.history.get(clients[k], ())) for k in drawn}
+        by_loss = sorted(losses, key=lambda c: -inf if (loss := losses[c]) is None else -loss)  # ties: as drawn
         return dict.fromkeys(by_loss[: self.count], "JOIN")
+
+
+def _last_loss(turns: Turns) -> float | None:
+    """Return the loss of a client's last training, None if there is none."""
+    return next((t.loss for t in reversed(turns) if t.loss is not None), None)

@@ -106,14 +106,14 @@ def _extra(who: str, extra: Any) -> dict[str, Any]:
     """Return a copy of the free fields, as it will arrive."""
     if not isinstance(extra, Mapping):
         raise FedpsError(f"{who}: extra {extra!r}: must be a mapping of names to values")
-    copy: dict[str, Any] = plain(f"{who}: extra", dict(extra))
+    copy: dict[str, Any] = as_json(f"{who}: extra", dict(extra))
     size = len(json.dumps(copy).encode())
     if size > MAX_EXTRA:
         raise FedpsError(f"{who}: extra has {size} bytes as JSON; {MAX_EXTRA} are allowed")
     return copy
 
 
-def plain(what: str, value: Any) -> Any:
+def as_json(what: str, value: Any) -> Any:
     """Return a copy of a value as JSON has it.
 
     Raises:
