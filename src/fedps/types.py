@@ -5,7 +5,7 @@ Specs are frozen msgspec structs, so that one definition serves code, wire and d
 """
 
 import math
-from typing import Literal, NamedTuple, NewType
+from typing import Literal, NamedTuple, NewType, get_args
 
 import msgspec
 import numpy as np
@@ -20,10 +20,12 @@ Keys = NDArray[np.int64]
 Slots = NDArray[np.int32]  # places of a local table's rows
 Values = NDArray[np.float32]
 
+# A rule's place in this list is its number in compiled code: `table.kernels`, and the enum in `native/basics.hpp`.
 RuleName = Literal[
-    "add", "sgd", "adagrad", "row_adagrad", "adam", "lazy_adam", "shared_adam",
+    "add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam",
     "fed_momentum", "fed_adagrad", "fed_adam", "fed_yogi",
 ]  # fmt: skip
+RULES: tuple[RuleName, ...] = get_args(RuleName)
 
 
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from fedps.config import Job
 from fedps.models.build import build
+from fedps.table import rules
 from fedps.table.init import initial_rows
 from fedps.training.learner import Learner
 from tests.conftest import MakeJob
@@ -25,7 +26,9 @@ def options(make_job: MakeJob, rule: str = "sgd", loss: str = "bpr", **runner: o
 
 def assert_alike(one: Learner, other: Learner) -> None:
     for name, table in one.tables.items():
-        np.testing.assert_allclose(table.block, other.tables[name].block, rtol=2e-3, atol=3e-4, err_msg=name)
+        its = other.tables[name]
+        np.testing.assert_allclose(table.block, its.block, rtol=2e-3, atol=3e-4, err_msg=name)
+        np.testing.assert_array_equal(rules.counters(table.rule, table.raw), rules.counters(its.rule, its.raw))
     np.testing.assert_allclose(one.dense.raw, other.dense.raw, rtol=2e-3, atol=3e-4)
 
 

@@ -11,10 +11,12 @@ from torch import nn
 from fedps.config import Job
 from fedps.data.read.client import read_client
 from fedps.models.build import build
+from fedps.table import rules
 from fedps.table.init import initial_rows
 from fedps.training.compiled import Compiled
 from fedps.training.learner import Learner
 from fedps.training.plan import Plan, make_plan
+from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import ClientId
 from tests.conftest import MakeJob
 
@@ -88,8 +90,10 @@ def test_steps_are_those_of_torch(network: str, rule: str, make_job: MakeJob, tm
         np.testing.assert_allclose(found.losses, due.losses, rtol=1e-4)
         np.testing.assert_allclose(found.scores, due.scores, rtol=2e-3, atol=1e-4)
     for name, table in one.tables.items():
-        np.testing.assert_allclose(table.block, other.tables[name].block, rtol=2e-3, atol=3e-4, err_msg=name)
-        assert table.steps == other.tables[name].steps
+        its = other.tables[name]
+        np.testing.assert_allclose(table.block, its.block, rtol=2e-3, atol=3e-4, err_msg=name)
+        np.testing.assert_array_equal(rules.counters(table.rule, table.raw), rules.counters(its.rule, its.raw))
+        assert table.steps == its.steps
     np.testing.assert_allclose(one.dense.raw, other.dense.raw, rtol=2e-3, atol=3e-4)
     np.testing.assert_allclose(one.score(), other.score(), rtol=2e-3, atol=2e-3)
     slots = one.data.distinct("item", order[:40])
@@ -136,6 +140,27 @@ def test_adam_is_torchs_adam_of_whole_tables(network: str, make_job: MakeJob, tm
         assert np.median(difference) < 2e-5, name
         assert np.quantile(difference, 0.99) < 2e-3, name
         assert difference.max() < 0.01, "one step of one component"
+
+
+@pytest.mark.parametrize("before", [2**24 - 2, 2**24 + 1, 2**25 + 7])
+@pytest.mark.parametrize("rule", ["adam", "lazy_adam", "shared_adam"])
+def test_where_counting_stands_changes_nothing_once_bias_corrections_have_ended(
+    rule: str, before: int, make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = job_of(make_job, tmp_path, "NCF_MLP", rule)
+    for far, near in zip(both(job, local=True), both(job, local=True), strict=True):
+        for learner, count in ((far, before), (near, 2**20)):
+            trained: list[LocalTable | LocalDense] = [*learner.tables.values(), learner.dense, learner.private_dense]
+            for one in trained:
+                one.steps = count
+                rules.counters(one.rule, one.raw)[:] = 0 if rule == "adam" else count
+            for batch in list(learner.data.batches(0, 32))[:12]:
+                learner.train(batch, 32)
+        for name, table in far.tables.items():
+            np.testing.assert_array_equal(table.block[:, :-1], near.tables[name].block[:, :-1], err_msg=name)
+            counted = rules.counters(table.rule, table.raw) - rules.counters(table.rule, near.tables[name].raw)
+            assert set(counted.ravel().tolist()) <= {0, before - 2**20}
+        np.testing.assert_array_equal(far.dense.values, near.dense.values)
 
 
 def test_training_ends_at_a_loss_that_is_not_finite(make_job: MakeJob, tmp_path: Path) -> None:

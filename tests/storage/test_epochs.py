@@ -14,7 +14,7 @@ from fedps.storage.epochs import Saved
 from fedps.table import rules
 from fedps.table.init import initial_rows
 from fedps.table.store import Store
-from fedps.types import NO_KEYS, Init, Keys, Rule, TableSpec, Values
+from fedps.types import NO_KEYS, Init, Keys, Rule, RuleName, TableSpec, Values
 
 ROWS = TableSpec("rows", "sparse", (50, 3), Rule("adam", 0.1), Init("normal", 0.0, 1.0), seed=1)
 BIAS = TableSpec("bias", "dense", (2, 2), Rule("adam", 0.1))
@@ -96,7 +96,7 @@ def test_servers_that_counted_differently_are_brought_together(tmp_path: Path) -
     servers.save(tmp_path, 1)
     there = saved.read_model(tmp_path / "1")["rows"]
     assert there.steps == 2
-    assert (there.block[:, -1] == 2).all()
+    assert (rules.counters(ROWS.rule, there.block) == 2).all()
     np.testing.assert_array_equal(there.values, servers.rows()[there.keys])
 
 
@@ -252,7 +252,8 @@ def test_a_misfit_names_the_table_and_both_shapes() -> None:
 def test_the_newest_private_save_up_to_an_epoch_counts(tmp_path: Path) -> None:
     block = np.ones((1, rules.width(ROWS.rule, 3)), np.float32)
     for epoch in (1, 2, 10):
-        snapshot.save(tmp_path / str(epoch), "tables", {"rows": (ROWS, np.array([3]), block * epoch)}, {})
+        rules.counters(ROWS.rule, block)[:] = epoch
+        snapshot.save(tmp_path / str(epoch), "tables", {"rows": (ROWS, np.array([3]), block)}, {})
     (tmp_path / "5").mkdir()
     found = {epoch: saved.private_save(tmp_path, epoch) for epoch in (0, 1, 9, 10, 11)}
     assert found == {0: None, 1: tmp_path / "1", 9: tmp_path / "2", 10: tmp_path / "10", 11: tmp_path / "10"}
@@ -266,3 +267,30 @@ def test_two_who_hold_the_same_rows_are_no_one_model() -> None:
     for twice in ([part, part], [tensor, tensor]):
         with pytest.raises(JobError, match="two clients or servers hold the same rows"):
             saved.join(twice, Path("f"))
+
+
+def test_a_save_with_counters_as_floats_goes_on_as_if_it_had_never_stopped() -> None:
+    """What versions before format 2 wrote."""
+    names: tuple[RuleName, ...] = ("adam", "lazy_adam", "shared_adam")
+    specs = [TableSpec(n, "sparse", (9, 2), Rule(n, 0.1), Init("normal", 0.0, 1.0), seed=1) for n in names]
+    tensor = TableSpec("tensor", "dense", (2,), Rule("lazy_adam", 0.1))
+    store, old = Store(), Store()
+    for one in (store, old):
+        one.declare([*specs, tensor])
+    store.seed("tensor", np.ones((1, 2), np.float32))
+
+    def push(one: Store, *keys: int) -> None:
+        for name in names:
+            one.push(name, np.array(keys), np.ones((len(keys), 2), np.float32))
+        one.push("tensor", NO_KEYS, np.ones((1, 2), np.float32))
+
+    for keys in ((1, 2), (2, 5), (2,)):
+        push(store, *keys)
+    for name, table in saved.read_model(Path(__file__).parent / "format_1").items():
+        block, steps = saved.fit_state(table, old.spec(name))
+        old.load(name, table.keys, block, steps)
+    for one in (store, old):
+        push(one, 1, 5)
+    for name, (_, *arrays) in store.export().items():
+        for mine, its in zip(arrays, old.export()[name][1:], strict=True):
+            np.testing.assert_array_equal(its, mine)

@@ -13,7 +13,8 @@ namespace fedps {
 constexpr int LANES = 8;   // floats of a vector
 constexpr int BLOCK = 64;  // samples that are worked on at once: what they need stays in the nearest cache
 constexpr int TILE = 4;    // rows of a product kept in registers
-constexpr int BUCKETS = 4096;  // of a histogram of scores, as in models/metrics.py
+constexpr int BUCKETS = 4096;  // of a histogram of scores, as in metrics.py
+constexpr int64_t LAST = UINT32_MAX;  // the largest counter of a row's pushes, as in `rules.LAST`
 
 #if defined(__AVX512VL__) || defined(__ARM_NEON)
 constexpr int MOST_VECTORS = 4;  // of a row of a tile: there are 32 registers
@@ -45,9 +46,11 @@ struct FlushDenormals {
 
 // ---- What the caller hands over; library.py has the same structures. -------------------------------------------------
 
+enum : int64_t { ADD, SGD, ADAGRAD, ROW_ADAGRAD, LAZY_ADAM, SHARED_ADAM, ADAM };  // as in `types.RULES`
+
 struct Rule {
-  int64_t name;   // place in `rules.RULES`: add, sgd, adagrad, row_adagrad, lazy_adam, shared_adam, adam
-  int64_t here;   // whether rows are changed here; else their gradients are left to the caller
+  int64_t name;       // one of these; the `fed_` rules are the servers' alone
+  int64_t optimizes;  // whether the step optimizes rows; else it leaves their gradients to the caller
   double lr, beta1, beta2, epsilon, initial_g2, weight_decay;
   const double* tail;      // adam: `rules.momentum_tail`
   const double* powers[3]; // adam: beta1^k, beta2^k, (beta1 / sqrt(beta2))^k

@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 
 from fedps.metrics import BUCKETS, Counts
 from fedps.table import rules
-from fedps.types import Rule, Values
+from fedps.types import RULES, Rule, Values
 
-# in the order of basics.hpp; the `fed_` rules are the servers' alone
-RULES = ("add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam")
 Places = NDArray[np.int32]
 
 
 class _Rule(ctypes.Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("name", "here")),
+        *((name, c_int64) for name in ("name", "optimizes")),
         *((name, c_double) for name in ("lr", "beta1", "beta2", "epsilon", "initial_g2", "weight_decay")),
         ("tail", c_void_p),
         ("powers", c_void_p * 3),
@@ -65,7 +63,7 @@ class TableView:
         block: float32[rows, width], C-contiguous: values, then the rule's state; changed in place.
         dim: floats of a row.
         rule: how rows change.
-        here: whether the step changes rows; else it leaves their gradients in `gradient`.
+        optimizes: rows are optimized by the step; False: it leaves their gradients in `gradient`.
         anchor: float32[rows, dim], C-contiguous: what rows are held to; None holds them to nothing.
         proximal: how hard.
 
@@ -76,10 +74,10 @@ class TableView:
     """
 
     def __init__(
-        self, block: Values, dim: int, rule: Rule, here: bool, anchor: Values | None = None, proximal: float = 0.0
+        self, block: Values, dim: int, rule: Rule, optimizes: bool, anchor: Values | None = None, proximal: float = 0.0
     ) -> None:
         self.anchor, self.proximal = anchor, proximal
-        self.block, self.dim, self.rule, self.here, self.steps, self.count = block, dim, rule, here, 0, 0
+        self.block, self.dim, self.rule, self.optimizes, self.steps, self.count = block, dim, rule, optimizes, 0, 0
         self.seen, self.place = np.zeros(len(block), np.int32), np.zeros(len(block), np.int32)
         self.touched, self.gradient = np.empty(0, np.int32), np.empty((0, dim), np.float32)
 
@@ -95,17 +93,17 @@ class DenseView:
     Args:
         block: float32[1, width], values end to end, then the rule's state; changed in place.
         size: floats of the values.
-        rule, here, anchor, proximal: as for a table; the anchor is float32[1, size].
+        rule, optimizes, anchor, proximal: as for a table; the anchor is float32[1, size].
 
     Attributes:
         gradient: float32[size], of the last batch.
     """
 
     def __init__(
-        self, block: Values, size: int, rule: Rule, here: bool, anchor: Values | None = None, proximal: float = 0.0
+        self, block: Values, size: int, rule: Rule, optimizes: bool, anchor: Values | None = None, proximal: float = 0.0
     ) -> None:
         self.anchor, self.proximal = anchor, proximal
-        self.block, self.size, self.rule, self.here, self.steps = block, size, rule, here, 0
+        self.block, self.size, self.rule, self.optimizes, self.steps = block, size, rule, optimizes, 0
         self.gradient = np.zeros(size, np.float32)
 
 
@@ -197,23 +195,23 @@ def _table(view: TableView, slots: Places) -> _Table:
     arrays = (view.block, slots, view.seen, view.place, view.touched, view.gradient)
     pointers = (array.ctypes.data for array in arrays)
     sizes = (len(view.block), view.block.shape[1], view.steps, 0)
-    return _Table(*pointers, _address(view.anchor), *sizes, view.proximal, _rule(view.rule, view.here))
+    return _Table(*pointers, _address(view.anchor), *sizes, view.proximal, _rule(view.rule, view.optimizes))
 
 
 def _dense(view: DenseView) -> _Dense:
     pointers = (view.block.ctypes.data, view.gradient.ctypes.data, _address(view.anchor))
-    return _Dense(*pointers, view.size, view.steps, view.proximal, _rule(view.rule, view.here))
+    return _Dense(*pointers, view.size, view.steps, view.proximal, _rule(view.rule, view.optimizes))
 
 
 def _address(array: Values | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
-def _rule(rule: Rule, here: bool) -> _Rule:
+def _rule(rule: Rule, optimizes: bool) -> _Rule:
     adam = rule.name == "adam"
     tail, *powers = _powers(rule.beta1, rule.beta2) if adam else (np.zeros(1),) * 4
     return _Rule(
-        RULES.index(rule.name), here, rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2,
+        RULES.index(rule.name), optimizes, rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2,
         rule.weight_decay, tail.ctypes.data, (c_void_p * 3)(*(p.ctypes.data for p in powers)), len(tail) - 1,
     )  # fmt: skip
 

@@ -5,11 +5,27 @@
 
 namespace fedps {
 
+// A row's counter of pushes is no float: its 4 bytes are those of a uint32 (`rules.counters`).
+inline uint32_t counter(const float* at) {
+  uint32_t n;
+  std::memcpy(&n, at, sizeof n);
+  return n;
+}
+inline void set_counter(float* at, int64_t n) {
+  const uint32_t bits = static_cast<uint32_t>(n);
+  std::memcpy(at, &bits, sizeof bits);
+}
+inline int64_t counted(const float* at) {  // one push more
+  return std::min<int64_t>(int64_t{counter(at)} + 1, LAST);
+}
+
 // Bring a row up to `step` by the moves it missed: `rules.settle`.
 template <int DIM>
 void settle(const Rule& rule, float* row, int64_t step) {
-  const int64_t last = static_cast<int64_t>(row[3 * DIM]), missed = step - last;
-  if (last <= 0 || missed <= 0) return;
+  const uint32_t noted = counter(row + 3 * DIM);
+  const int64_t missed = static_cast<int32_t>(static_cast<uint32_t>(step) - noted);  // modulo 2^32
+  if (!noted || missed <= 0) return;
+  const int64_t last = step - missed;
   const int64_t end = rule.last;
   const double ratio = rule.powers[2][1];
   const double later = rule.powers[2][std::min(missed + 1, end)] * rule.tail[std::min(last + missed + 1, end)];
@@ -23,7 +39,7 @@ void settle(const Rule& rule, float* row, int64_t step) {
     m[j] *= fade1;
     v[j] *= fade2;
   }
-  row[3 * DIM] = static_cast<float>(step);
+  set_counter(row + 3 * DIM, step);
 }
 
 struct Corrections {
@@ -50,8 +66,9 @@ inline void shared_adam(const Rule& rule, int64_t size, float* w, float* state, 
   const float one1 = static_cast<float>(1 - rule.beta1), one2 = static_cast<float>(1 - rule.beta2);
   double mean = 0, square = 0;
   for (int64_t j = 0; j < size; ++j) mean += g[j], square += static_cast<double>(g[j]) * g[j];
-  state[2] += 1;
-  const Corrections c(rule, state[2]);
+  const int64_t n = counted(state + 2);
+  set_counter(state + 2, n);
+  const Corrections c(rule, static_cast<double>(n));
   state[1] = b2 * state[1] + one2 * static_cast<float>(square / static_cast<double>(size));
   const float root = std::sqrt(state[1] * c.second) + static_cast<float>(rule.epsilon), m = b1 * state[0];
   for (int64_t j = 0; j < size; ++j) w[j] -= c.rate * (m + one1 * g[j]) / root;
@@ -81,31 +98,31 @@ inline void change(const Rule& rule, Corrections c, int64_t step, int64_t size, 
   float* state = w + size;
   const float lr = static_cast<float>(rule.lr);
   switch (rule.name) {
-    case 0:
+    case ADD:
       for (int64_t j = 0; j < size; ++j) w[j] += g[j];
       break;
-    case 1:
+    case SGD:
       for (int64_t j = 0; j < size; ++j) w[j] -= lr * g[j];
       break;
-    case 2:
+    case ADAGRAD:
       for (int64_t j = 0; j < size; ++j) {
         state[j] += g[j] * g[j];
         w[j] -= lr * g[j] / (std::sqrt(state[j]) + static_cast<float>(rule.epsilon));
       }
       break;
-    case 3: {
+    case ROW_ADAGRAD: {
       const float scale = static_cast<float>(rule.lr * std::sqrt(rule.initial_g2 / (rule.initial_g2 + state[0])));
       double square = 0;
       for (int64_t j = 0; j < size; ++j) w[j] -= scale * g[j], square += static_cast<double>(g[j]) * g[j];
       state[0] += static_cast<float>(square / static_cast<double>(size));
       break;
     }
-    case 5:
+    case SHARED_ADAM:
       shared_adam(rule, size, w, state, g);
       break;
     default:
       adam(rule, c, size, w, state, state + size, g);
-      state[2 * size] = static_cast<float>(step);
+      set_counter(state + 2 * size, step);
   }
 }
 
@@ -127,7 +144,7 @@ void begin_rows(Table& table, const int32_t* order, int64_t samples, int32_t bat
     }
     places[i] = table.place[slot];
   }
-  if (table.rule.name == 6 && table.rule.here) {
+  if (table.rule.name == ADAM && table.rule.optimizes) {
     for (int64_t u = 0; u < table.count; ++u) {
       if (u + AHEAD < table.count) {
         fetch(table.block + static_cast<int64_t>(table.touched[u + AHEAD]) * table.width, table.width);
@@ -141,7 +158,7 @@ void begin_rows(Table& table, const int32_t* order, int64_t samples, int32_t bat
 // Rows as they are now: brought up to date, then copied.
 template <int DIM>
 void read_rows(Table& table, const int32_t* slots, int64_t count, float* out) {
-  const bool settles = table.rule.name == 6;
+  const bool settles = table.rule.name == ADAM;
   for (int64_t u = 0; u < count; ++u) {
     float* row = table.block + static_cast<int64_t>(slots[u]) * table.width;
     if (settles) settle<DIM>(table.rule, row, table.steps);
@@ -165,13 +182,13 @@ void look_up_back(Table& table, const int32_t* places, int samples, const float*
 
 template <int DIM>
 void end_rows(Table& table) {
-  if (!table.rule.here) return;
+  if (!table.rule.optimizes) return;
   const int64_t step = ++table.steps;
   const Corrections common(table.rule, static_cast<double>(step));
-  const bool own = table.rule.name == 4;  // lazy_adam counts a row's own pushes
+  const bool own = table.rule.name == LAZY_ADAM;  // lazy_adam counts a row's own pushes
   for (int64_t u = 0; u < table.count; ++u) {
     float* row = table.block + static_cast<int64_t>(table.touched[u]) * table.width;
-    const int64_t n = own ? static_cast<int64_t>(row[3 * DIM]) + 1 : step;
+    const int64_t n = own ? counted(row + 3 * DIM) : step;
     const Corrections c = own ? Corrections(table.rule, static_cast<double>(n)) : common;
     float* g = table.gradient + u * DIM;
     if (table.anchor) hold(table.proximal, DIM, row, table.anchor + static_cast<int64_t>(table.touched[u]) * DIM, g);
@@ -181,7 +198,7 @@ void end_rows(Table& table) {
 }
 
 inline void end_dense(Dense& dense) {
-  if (!dense.rule.here || !dense.size) return;
+  if (!dense.rule.optimizes || !dense.size) return;
   const int64_t step = ++dense.steps;
   const Corrections c(dense.rule, static_cast<double>(step));
   if (dense.anchor) hold(dense.proximal, dense.size, dense.block, dense.anchor, dense.gradient);

@@ -268,7 +268,7 @@ def _settled(saved: Saved, steps: int, rate: float | None) -> Saved:
     """Bring rows up to the table's steps: what was saved earlier has its momentum still to come, at the table's last rate."""
     if saved.spec.rule.name != "adam":
         return saved._replace(steps=steps)
-    last = saved.block[:, -1]
+    last = rules.counters(saved.spec.rule, saved.block)
     steps, block = max(steps, int(last.max(initial=0))), saved.block  # a client does not write down its tables' steps
     if ((last > 0) & (last < steps)).any():
         block = np.array(block)
@@ -282,7 +282,8 @@ def _moved(saved: Saved, later: int) -> Values:
     if saved.spec.rule.name != "adam" or not later:
         return saved.block
     block = np.array(saved.block)
-    block[:, -1:][block[:, -1:] > 0] += later
+    counters = rules.counters(saved.spec.rule, block)
+    counters[counters > 0] += later
     return block
 
 

@@ -18,11 +18,12 @@ from safetensors.numpy import load_file as load_tensors
 
 from fedps.errors import DataError
 from fedps.storage.whole import make_folder, open_whole
+from fedps.table import rules
 from fedps.types import Keys, TableName, TableSpec, Values
 
 Tables = Mapping[TableName, tuple[TableSpec, Keys, Values]]
 Payload = Sequence[bytes | memoryview]
-FORMAT = 1
+FORMAT = 2  # 1 had counters of pushes (`rules.counters`) as floats; it can still be read
 DTYPES = {np.dtype("<i8"): "I64", np.dtype("<f4"): "F32"}  # of what is saved, in safetensors' words
 
 
@@ -73,6 +74,8 @@ def load(folder: Path, name: str) -> tuple[dict[TableName, tuple[TableSpec, Keys
         specs = {table: msgspec.convert(spec, TableSpec) for table, spec in manifest["tables"].items()}
         arrays = load_tensors(path)
         tables = {t: (spec, arrays[f"{t}/keys"], arrays[f"{t}/rows"]) for t, spec in specs.items()}
+        if manifest["format"] == 1:
+            tables = {t: (spec, keys, _with_counters(spec, block)) for t, (spec, keys, block) in tables.items()}
         return tables, dict(manifest["facts"])
 
 
@@ -110,9 +113,18 @@ def _readable(folder: Path, name: str) -> Iterator[tuple[Path, Path]]:
 def _manifest(path: Path) -> dict[str, Any]:
     """Return a manifest that is whole, without its check."""
     manifest: dict[str, Any] = json.loads(path.read_bytes())
-    if manifest["format"] != FORMAT or manifest.pop("check") != _check(manifest):
+    if manifest["format"] not in (1, FORMAT) or manifest.pop("check") != _check(manifest):
         raise DataError(f"{path}: is altered, or of another version of fedps; use another epoch's save")
     return manifest
+
+
+def _with_counters(spec: TableSpec, block: Values) -> Values:
+    """Return rows whose counters, which were floats, are whole numbers in the same place."""
+    block = np.array(block)
+    counters = rules.counters(spec.rule, block)
+    with np.errstate(invalid="ignore"):  # no number, if the file says so: what comes of it is looked at by who reads on
+        counters[:] = block[:, block.shape[1] - counters.shape[1] :]
+    return block
 
 
 def _check(manifest: Mapping[str, object]) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 
 from fedps.errors import TableError
 from fedps.table import kernels, rules
-from fedps.types import TableSpec, Values
+from fedps.types import RULES, TableSpec, Values
 
 ONLY = np.zeros(1, np.int64)  # the slot of the single row
 
@@ -18,7 +18,7 @@ class DenseTable:
 
     def __init__(self, spec: TableSpec) -> None:
         self.spec, self.seeded, self.steps = spec, False, 0
-        self._rule, self._constants = kernels.RULES.index(spec.rule.name), kernels.constants(spec.rule)
+        self._rule, self._constants = RULES.index(spec.rule.name), kernels.constants(spec.rule)
         self.block = np.zeros((1, rules.width(spec.rule, spec.dim)), np.float32)
 
     @property
@@ -59,4 +59,4 @@ class DenseTable:
         """Apply the rule. `values`: float32[1, dim]; `rate`: the share of its learning rate to take."""
         self.steps += 1
         self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
-        kernels.change(self.block, ONLY, values, self._constants, self._rule, float(self.steps))
+        kernels.change(self.block, ONLY, values, self._constants, self._rule, self.steps)

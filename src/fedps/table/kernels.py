@@ -13,7 +13,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fedps.types import Rule, RuleName
+from fedps.table.rules import LAST
+from fedps.types import RULES, Rule
 
 _f4w = types.Array(types.float32, 2, "C")
 _f4r = types.Array(types.float32, 2, "C", readonly=True)
@@ -24,11 +25,9 @@ _f8r = types.Array(types.float64, 1, "C", readonly=True)
 EMPTY = 0  # the index holds slot + 1, so that untouched memory means: nothing here
 LEARNING_RATE = 0  # its place among a rule's constants
 AHEAD = 16  # entries of the index asked for before their turn
-RULES: tuple[RuleName, ...] = (  # the `fed_` ones stand last: `change` counts on it
-    "add", "sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam",
-    "fed_momentum", "fed_adagrad", "fed_adam", "fed_yogi",
-)  # fmt: skip
-FED_MOMENTUM, FED_ADAGRAD, FED_ADAM = map(RULES.index, ("fed_momentum", "fed_adagrad", "fed_adam"))
+ADD, SGD, ADAGRAD, ROW_ADAGRAD, LAZY_ADAM, SHARED_ADAM, ADAM, FED_MOMENTUM, FED_ADAGRAD, FED_ADAM, FED_YOGI = range(
+    len(RULES)
+)
 
 
 def compiled(signature: Any) -> Any:
@@ -36,7 +35,7 @@ def compiled(signature: Any) -> Any:
     return njit(signature, cache=True, nogil=True, error_model="numpy")
 
 
-part = njit(nogil=True, error_model="numpy")  # of a compiled loop, and kept with it
+inlined = njit(nogil=True, error_model="numpy")  # a piece of a compiled loop, kept with it
 
 
 @njit(inline="always")
@@ -120,35 +119,35 @@ def gather(block, slots, out):  # type: ignore[no-untyped-def]
             out[i, j] = row[j]
 
 
-@compiled(types.void(_f4w, _i8r, _f8r, _f8r, types.float64))
+@compiled(types.void(_f4w, _i8r, _f8r, _f8r, types.int64))
 def settle_adam(block, slots, c, tail, step):  # type: ignore[no-untyped-def]
     """`rules.settle` at slots. c: lr, beta1, beta2, epsilon; tail: `rules.momentum_tail`."""
     lr, b1, b2, eps = c[0], c[1], c[2], c[3]
     dim = (block.shape[1] - 1) // 3
     ratio, end = b1 / np.sqrt(b2), len(tail) - 1
+    counters = block.view(np.uint32)
     for i in range(len(slots)):
-        row = block[slots[i]]
-        last = np.float64(row[3 * dim])
-        missed = step - last
-        if last > 0 and missed > 0:
+        row, counter = block[slots[i]], counters[slots[i], 3 * dim]
+        behind = np.int64(np.int32(np.uint32(step) - counter))  # modulo 2^32, as in `rules.settle`
+        if counter > 0 and behind > 0:
             w, ms, vs = row[:dim], row[dim : 2 * dim], row[2 * dim : 3 * dim]
-            n = np.int64(last)
-            later = tail[min(n + np.int64(missed) + 1, end)]
-            moves = np.float32(lr * (ratio * tail[min(n + 1, end)] - ratio ** (missed + 1) * later))
+            missed, last = np.float64(behind), np.float64(step - behind)
+            later = tail[min(step + 1, end)]
+            moves = np.float32(lr * (ratio * tail[min(step - behind + 1, end)] - ratio ** (missed + 1) * later))
             epsilon = np.float32(eps * np.sqrt(1 - b2**last))
             fade1, fade2 = np.float32(b1**missed), np.float32(b2**missed)
             for j in range(dim):
                 w[j] -= moves * ms[j] / (np.sqrt(vs[j]) + epsilon)
                 ms[j] *= fade1
                 vs[j] *= fade2
-            row[3 * dim] = np.float32(step)
+            counters[slots[i], 3 * dim] = np.uint32(step)
 
 
 # One loop over rows a rule. Parts of a row are cut out as slices and counted from 0: LLVM makes vector code of that, and
 # none of `row[dim + j]`, which is four times slower.
 
 
-@part
+@inlined
 def _add(block, slots, values):  # type: ignore[no-untyped-def]
     for i in range(len(slots)):
         row = block[slots[i]]
@@ -156,7 +155,7 @@ def _add(block, slots, values):  # type: ignore[no-untyped-def]
             row[j] += values[i, j]
 
 
-@part
+@inlined
 def _sgd(block, slots, values, c):  # type: ignore[no-untyped-def]
     lr, decay = np.float32(c[0]), np.float32(c[5])
     for i in range(len(slots)):
@@ -165,7 +164,7 @@ def _sgd(block, slots, values, c):  # type: ignore[no-untyped-def]
             row[j] -= lr * (values[i, j] + decay * row[j])
 
 
-@part
+@inlined
 def _adagrad(block, slots, values, c):  # type: ignore[no-untyped-def]
     lr, eps, decay, dim = np.float32(c[0]), np.float32(c[3]), np.float32(c[5]), values.shape[1]
     for i in range(len(slots)):
@@ -177,7 +176,7 @@ def _adagrad(block, slots, values, c):  # type: ignore[no-untyped-def]
             w[j] -= lr * g / (np.sqrt(total[j]) + eps)
 
 
-@part
+@inlined
 def _row_adagrad(block, slots, values, c):  # type: ignore[no-untyped-def]
     g0, decay, dim = c[4], np.float32(c[5]), values.shape[1]
     for i in range(len(slots)):
@@ -191,19 +190,22 @@ def _row_adagrad(block, slots, values, c):  # type: ignore[no-untyped-def]
         row[dim] += np.float32(square / dim)
 
 
-@part
+@inlined
 def _adam(block, slots, values, c, own, step):  # type: ignore[no-untyped-def]
     b1, b2, eps = np.float32(c[1]), np.float32(c[2]), np.float32(c[3])
     one1, one2, dim = np.float32(1 - c[1]), np.float32(1 - c[2]), values.shape[1]
     decay = np.float32(c[5])
-    rate, second = np.float32(c[0] / (1 - c[1] ** step)), np.float32(1 / (1 - c[2] ** step))
+    n, noted = np.float64(step), np.uint32(step)
+    rate, second = np.float32(c[0] / (1 - c[1] ** n)), np.float32(1 / (1 - c[2] ** n))
+    counters = block.view(np.uint32)
     for i in range(len(slots)):
         row, gradient = block[slots[i]], values[i]
         w, m, v = row[:dim], row[dim : 2 * dim], row[2 * dim : 3 * dim]
         if own:
-            step = np.float64(row[3 * dim]) + 1.0
-            rate, second = np.float32(c[0] / (1 - c[1] ** step)), np.float32(1 / (1 - c[2] ** step))
-        row[3 * dim] = np.float32(step)
+            counter = counters[slots[i], 3 * dim]
+            n = np.float64(counter) + (counter < LAST)
+            rate, second, noted = np.float32(c[0] / (1 - c[1] ** n)), np.float32(1 / (1 - c[2] ** n)), np.uint32(n)
+        counters[slots[i], 3 * dim] = noted
         for j in range(dim):
             g = gradient[j] + decay * w[j]
             m[j] = b1 * m[j] + one1 * g
@@ -211,11 +213,11 @@ def _adam(block, slots, values, c, own, step):  # type: ignore[no-untyped-def]
             w[j] -= rate * m[j] / (np.sqrt(v[j] * second) + eps)
 
 
-@part
+@inlined
 def _shared_adam(block, slots, values, c):  # type: ignore[no-untyped-def]
     b1, b2, eps = np.float32(c[1]), np.float32(c[2]), np.float32(c[3])
     one1, one2, dim = np.float32(1 - c[1]), np.float32(1 - c[2]), values.shape[1]
-    decay = np.float32(c[5])
+    decay, counters = np.float32(c[5]), block.view(np.uint32)
     for i in range(len(slots)):
         row = block[slots[i]]
         mean, square = 0.0, 0.0
@@ -223,8 +225,9 @@ def _shared_adam(block, slots, values, c):  # type: ignore[no-untyped-def]
             g = values[i, j] + decay * row[j]
             mean += g
             square += g * g
-        row[dim + 2] += np.float32(1)
-        n = np.float64(row[dim + 2])
+        counter = counters[slots[i], dim + 2]
+        n = np.float64(counter) + (counter < LAST)
+        counters[slots[i], dim + 2] = np.uint32(n)
         rate, second = np.float32(c[0] / (1 - c[1] ** n)), np.float32(1 / (1 - c[2] ** n))
         row[dim + 1] = b2 * row[dim + 1] + one2 * np.float32(square / dim)
         root, m = np.sqrt(row[dim + 1] * second) + eps, b1 * row[dim]
@@ -233,7 +236,7 @@ def _shared_adam(block, slots, values, c):  # type: ignore[no-untyped-def]
         row[dim] = m + one1 * np.float32(mean / dim)
 
 
-@part
+@inlined
 def _fed_momentum(block, slots, values, c):  # type: ignore[no-untyped-def]
     lr, b1, dim = np.float32(c[0]), np.float32(c[1]), values.shape[1]
     for i in range(len(slots)):
@@ -244,7 +247,7 @@ def _fed_momentum(block, slots, values, c):  # type: ignore[no-untyped-def]
             w[j] += lr * m[j]
 
 
-@part
+@inlined
 def _fed(block, slots, values, c, rule):  # type: ignore[no-untyped-def]
     lr, b1, b2, tau = np.float32(c[0]), np.float32(c[1]), np.float32(c[2]), np.float32(c[3])
     one1, one2, dim = np.float32(1 - c[1]), np.float32(1 - c[2]), values.shape[1]
@@ -264,25 +267,25 @@ def _fed(block, slots, values, c, rule):  # type: ignore[no-untyped-def]
             w[j] += lr * m[j] / (np.sqrt(v[j]) + tau)
 
 
-@compiled(types.void(_f4w, _i8r, _f4r, _f8r, types.int64, types.float64))
+@compiled(types.void(_f4w, _i8r, _f4r, _f8r, types.int64, types.int64))
 def change(block, slots, values, c, rule, step):  # type: ignore[no-untyped-def]
     """`rules.apply` at slots, by the rule's number in `RULES`. c: as `constants` gives them."""
-    if rule == 0:
+    if rule == ADD:
         _add(block, slots, values)
-    elif rule == 1:
+    elif rule == SGD:
         _sgd(block, slots, values, c)
-    elif rule == 2:
+    elif rule == ADAGRAD:
         _adagrad(block, slots, values, c)
-    elif rule == 3:
+    elif rule == ROW_ADAGRAD:
         _row_adagrad(block, slots, values, c)
-    elif rule == 5:
+    elif rule in {LAZY_ADAM, ADAM}:
+        _adam(block, slots, values, c, rule == LAZY_ADAM, step)
+    elif rule == SHARED_ADAM:
         _shared_adam(block, slots, values, c)
     elif rule == FED_MOMENTUM:
         _fed_momentum(block, slots, values, c)
-    elif rule > FED_MOMENTUM:
-        _fed(block, slots, values, c, rule)
     else:
-        _adam(block, slots, values, c, rule == 4, step)
+        _fed(block, slots, values, c, rule)
 
 
 def constants(rule: Rule) -> NDArray[np.float64]:

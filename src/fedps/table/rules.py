@@ -1,7 +1,8 @@
 """How a push changes rows: plain numpy, used by clients on their own rows and as the oracle of the compiled kernels.
 
 A stored row is one block `[w | state]` of float32: `w` holds the row's `dim` values, the state stands beside it. A
-dense tensor is one row of all its elements. `step` counts the pushes its table has had, the present one included.
+dense tensor is one row of all its elements. `step` counts the pushes its table has had, the present one included. A
+counter (`n`, `last`) is no float, which would stand still from 2^24 on: its 4 bytes are those of a uint32.
 
     rule          state       change of w by a pushed value g
     add           –           w += g
@@ -35,15 +36,17 @@ from fedps.errors import TableError
 from fedps.types import Rule, RuleName, Values
 
 Block = NDArray[np.float32]
+Counters = NDArray[np.uint32]
 TAIL = 1 << 15  # steps after which bias correction no longer changes
-STATE = {
+LAST = (1 << 32) - 1  # the largest counter
+STATE: dict[RuleName, str] = {  # of a row: v a float a component, 1 a float, n a counter, which stands last
     "add": "",
     "sgd": "",
     "adagrad": "v",
     "row_adagrad": "1",
-    "lazy_adam": "vv1",
-    "shared_adam": "111",
-    "adam": "vv1",
+    "lazy_adam": "vvn",
+    "shared_adam": "11n",
+    "adam": "vvn",
     "fed_momentum": "v",
     "fed_adagrad": "vv",
     "fed_adam": "vv",
@@ -55,6 +58,15 @@ OF_CHANGES: tuple[RuleName, ...] = ("add", "fed_momentum", "fed_adagrad", "fed_a
 def width(rule: Rule, dim: int) -> int:
     """Return the floats of a stored row: its values and their state."""
     return dim + sum(dim if part == "v" else 1 for part in STATE[rule.name])
+
+
+def counters(rule: Rule, block: Block) -> Counters:
+    """Return a view of rows' counters, uint32[U, 1]; [U, 0] where the rule keeps none.
+
+    `lazy_adam` and `shared_adam` count a row's own pushes, and stop at `LAST`. `adam` notes the table's step at the
+    row's last push, modulo 2^32: only the difference to the present step is ever used. 0 says: never pushed.
+    """
+    return block.view(np.uint32)[:, block.shape[1] - STATE[rule.name].count("n") :]
 
 
 def apply(rule: Rule, block: Block, values: Values, step: int) -> None:
@@ -84,14 +96,12 @@ def apply(rule: Rule, block: Block, values: Values, step: int) -> None:
             w -= lr * values * np.sqrt(rule.initial_g2 / (rule.initial_g2 + state))
             state += np.mean(values * values, axis=1, keepdims=True)
         case "lazy_adam":
-            state[:, -1] += 1
-            _adam(rule, w, state[:, :dim], state[:, dim:-1], values, state[:, -1:].astype(np.float64))
+            _adam(rule, w, state[:, :dim], state[:, dim:-1], values, _counted(rule, block))
         case "shared_adam":
-            state[:, 2] += 1
-            _shared_adam(rule, w, state, values)
+            _shared_adam(rule, w, state[:, :1], state[:, 1:2], values, _counted(rule, block))
         case "adam":
             _adam(rule, w, state[:, :dim], state[:, dim:-1], values, np.float64(step))
-            state[:, -1] = step
+            counters(rule, block)[:] = step & LAST
         case "fed_momentum":
             state *= np.float32(rule.beta1)
             state += values
@@ -109,20 +119,20 @@ def settle(rule: Rule, block: Block, step: int) -> None:
     """
     if rule.name != "adam":
         return
-    dim = (block.shape[1] - 1) // 3
-    last = block[:, -1:]
-    missed = np.where(last > 0, np.maximum(step - last, 0), 0).astype(np.int64)
+    dim, last = (block.shape[1] - 1) // 3, counters(rule, block)
+    behind = (np.uint32(step & LAST) - last).view(np.int32)  # as sequence numbers differ (RFC 1982): modulo 2^32
+    missed = np.where(last > 0, np.maximum(behind, 0), 0).astype(np.int64)
     if not missed.any():
         return
     m, v = block[:, dim : 2 * dim], block[:, 2 * dim : 3 * dim]
-    tail, n = momentum_tail(rule.beta1, rule.beta2), np.maximum(last, 1).astype(np.int64)
+    tail, n = momentum_tail(rule.beta1, rule.beta2), np.maximum(step - missed, 1)
     ratio = rule.beta1 / rule.beta2**0.5
     moves = ratio * tail[np.minimum(n + 1, TAIL)] - ratio ** (missed + 1.0) * tail[np.minimum(n + missed + 1, TAIL)]
     epsilon = (rule.epsilon * np.sqrt(1 - rule.beta2 ** n.astype(np.float64))).astype(np.float32)
     block[:, :dim] -= (rule.learning_rate * moves).astype(np.float32) * m / (np.sqrt(v) + epsilon)
     m *= (rule.beta1 ** missed.astype(np.float64)).astype(np.float32)
     v *= (rule.beta2 ** missed.astype(np.float64)).astype(np.float32)
-    np.copyto(last, np.float32(step), where=missed > 0)
+    np.copyto(last, np.uint32(step & LAST), where=missed > 0)
 
 
 @cache
@@ -150,6 +160,13 @@ def powers(base: float) -> NDArray[np.float64]:
     return np.concatenate([[1.0], np.cumprod(np.full(TAIL, base))])
 
 
+def _counted(rule: Rule, block: Block) -> NDArray[np.float64]:
+    """Count a push of each row, and return the rows' own counts, float64[U, 1]."""
+    own = counters(rule, block)
+    own += own < LAST
+    return own.astype(np.float64)
+
+
 def _corrections(rule: Rule, step: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     first = 1 / (1 - rule.beta1**step)
     second = 1 / (1 - rule.beta2**step)
@@ -165,9 +182,8 @@ def _adam(rule: Rule, w: Block, m: Block, v: Block, g: Values, step: NDArray[np.
     w -= np.asarray(rule.learning_rate * first, np.float32) * m / (np.sqrt(v * second) + np.float32(rule.epsilon))
 
 
-def _shared_adam(rule: Rule, w: Block, state: Block, g: Values) -> None:
-    m, v, n = state[:, :1], state[:, 1:2], state[:, 2:]
-    first, second = _corrections(rule, n.astype(np.float64))
+def _shared_adam(rule: Rule, w: Block, m: Block, v: Block, g: Values, step: NDArray[np.float64]) -> None:
+    first, second = _corrections(rule, step)
     fresh = np.float32(rule.beta1) * m + np.float32(1 - rule.beta1) * g  # each component its own mean, kept as one
     v[:] = np.float32(rule.beta2) * v + np.float32(1 - rule.beta2) * np.mean(g * g, axis=1, keepdims=True)
     m[:] = np.float32(rule.beta1) * m + np.float32(1 - rule.beta1) * np.mean(g, axis=1, keepdims=True)

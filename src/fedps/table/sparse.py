@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedps.errors import TableError
 from fedps.table import kernels, rules
 from fedps.table.init import initial_rows
-from fedps.types import Keys, TableSpec, Values
+from fedps.types import RULES, Keys, TableSpec, Values
 
 PARTS = 256  # small hash tables of the index
 FIRST_SIZE = 16  # entries of each at the start
@@ -97,7 +97,7 @@ class SparseTable:
         self._rows = 0
         rule = spec.rule
         self._tail = rules.momentum_tail(rule.beta1, rule.beta2) if rule.name == "adam" else np.zeros(1)
-        self._rule = kernels.RULES.index(rule.name)
+        self._rule = RULES.index(rule.name)
         self._constants = kernels.constants(rule)
 
     def __len__(self) -> int:
@@ -137,7 +137,7 @@ class SparseTable:
         self._changed[slots] = True
         self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
         self._settle(slots, self.steps - 1)
-        kernels.change(self._block, slots, values, self._constants, self._rule, float(self.steps))
+        kernels.change(self._block, slots, values, self._constants, self._rule, self.steps)
 
     def export(self, changed: bool = False) -> tuple[Keys, Values]:
         """Return keys, sorted, and their rows with state as they are now, float32[n, width], copies.
@@ -176,7 +176,7 @@ class SparseTable:
 
     def _settle(self, slots: Keys, step: int) -> None:
         if self.spec.rule.name == "adam":
-            kernels.settle_adam(self._block, slots, self._constants, self._tail, float(step))
+            kernels.settle_adam(self._block, slots, self._constants, self._tail, step)
 
     def _slots_of(self, keys: Keys, started: bool = True) -> Keys:
         """Return the rows' slots, making those that are new; `started` puts their start in, else they are zeros."""

@@ -75,7 +75,7 @@ class Compiled:
         """Return the gradients of the last batch, for shared parameters that the servers train."""
         rows = {}
         for name, view in zip(self._names, self._views, strict=True):
-            if not view.here:
+            if not view.optimizes:
                 touched = view.touched[: view.count]
                 order = np.argsort(touched)
                 rows[name] = (touched[order], view.gradient[order])
