@@ -41,7 +41,16 @@ JOBS: dict[str, tuple[str, Path, tuple[str, ...]]] = {
     "round, server adam": ("ml-1m", QUICKSTART, ("runner.sync_mode=round", "server_optimizer.class=adam")),
     "negatives drawn": ("ml-1m", QUICKSTART, ("runner.negatives=4", "runner.epochs=1")),
     "bpr": ("ml-1m", QUICKSTART, ("hyper_parameters.loss=bpr", "runner.epochs=1")),
-    "gmf": ("ml-1m", QUICKSTART, ("hyper_parameters.mode=NCF_GMF", "runner.local_sparse=[]", "runner.epochs=1")),
+    "gmf": (
+        "ml-1m",
+        QUICKSTART,
+        (
+            "hyper_parameters.mode=NCF_GMF",
+            "runner.local_sparse=[mf_user.weight]",
+            "runner.remote_sparse=[]",
+            "runner.epochs=1",
+        ),
+    ),
     "bf16, int8": (
         "ml-1m",
         QUICKSTART,
