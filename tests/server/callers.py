@@ -1,5 +1,6 @@
 """Clients of a parameter server within one process: they send frames and keep the replies."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,39 @@ class Caller(Stranger):
         """Return rows as they are now."""
         ticket = self.send(Pull(("rows",)), np.array(keys, np.int64))
         return next(r.arrays[0].tolist() for r in self.replies if r.ticket == ticket)
+
+
+class Hostile:
+    """Says whatever it is given; when it is hung up on, it comes back and begins anew.
+
+    Args:
+        server: whom to talk to.
+        opening: the frames that begin each connection.
+
+    Attributes:
+        answers: how many came.
+    """
+
+    def __init__(self, server: ParameterServer, opening: Sequence[bytes]) -> None:
+        self.answers = 0
+        self._server, self._opening = server, opening
+        self._open()
+
+    def say(self, data: bytes) -> None:
+        """Send a frame."""
+        if self._hung_up:
+            self._open()
+        self.connection.received(data)
+
+    def _open(self) -> None:
+        self._hung_up = False
+        self.connection = self._server.opened(self._take, "fuzz")
+        for data in self._opening:
+            self.connection.received(data)
+
+    def _take(self, data: bytes | None) -> None:
+        self._hung_up = data is None
+        self.answers += data is not None
 
 
 def push(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedps.server import members
+from fedps.access import roster
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Rule, TableSpec
 from fedps.wire.frame import Limits, encode
@@ -66,7 +66,8 @@ DECLARED = {
         "too_large",
         "more than 16 different rules",
     ),
-    "names": ((TableSpec("t" * 300, "sparse", (10, 1)),), "malformed", "256 are allowed"),
+    "names": ((TableSpec("t" * 300, "sparse", (10, 1)),), "malformed", "256 printable characters are allowed"),
+    "names of two lines": ((TableSpec("t\nu", "sparse", (10, 1)),), "malformed", "printable"),
     "a table twice": ((ROWS, ROWS), "malformed", "declared twice"),
     "rate": ((TableSpec("t", "sparse", (9, 1), Rule("sgd", 1e300)),), "mismatch", "learning_rate is at most 1e+06"),
     "epsilon": ((TableSpec("t", "sparse", (9, 1), Rule("adagrad", epsilon=0.0)),), "mismatch", "epsilon at least"),
@@ -206,7 +207,7 @@ def test_pulls_of_a_closed_connection_are_dropped(make_job: MakeJob, tmp_path: P
             bad.send(Pull(("rows",), after=2), np.arange(100))
         bad.connection.closed()
     assert server._waiting == []
-    assert server.connections == {}
+    assert len(server.roster) == 0
 
 
 def test_a_client_has_one_connection_and_one_request_at_a_barrier(make_job: MakeJob, tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_a_client_has_one_connection_and_one_request_at_a_barrier(make_job: Make
     first = Caller(server, "bad").join()
     second = Caller(server, "bad").join()  # the same process: the first must have broken
     assert first.hung_up and not second.hung_up
-    assert list(server.connections) == ["bad"]
+    assert server.roster.connected == ["bad"]
     assert second.answers(second.send(Barrier(1, "trained"))) == []
     for _ in range(100):
         assert is_refused(second.ask(Barrier(1, "trained")), "order", "stands at a barrier")
@@ -252,16 +253,15 @@ def test_who_does_not_say_who_it_is_is_hung_up_on(make_job: MakeJob, tmp_path: P
     server.tick(now + 11)
     assert (silent.hung_up, junk.hung_up, known.hung_up) == (True, True, False)
     silent.connection.received(encode(1, Hello("job", "late", "p")))
-    assert silent.replies == [] and "late" not in server.connections
+    assert silent.replies == [] and "late" not in server.roster.connected
 
 
 def test_names_of_any_length_do_not_fill_events(make_job: MakeJob, tmp_path: Path) -> None:
     events: list[dict[str, object]] = []
-    server = make_server(make_job, tmp_path)
-    server.report = events.append
+    server = ParameterServer(make_job(sync_mode="geo"), 0, tmp_path / "run", events.append)
     stranger = Stranger(server)
     assert is_refused(stranger.ask(Hello("job", "x" * 10**5, "p")), "malformed", "1 to 256 characters")
-    assert is_refused(stranger.ask(Hello("y" * 10**5, "x", "p")), "other_job", "check the server's address")
+    assert is_refused(stranger.ask(Hello("y" * 10**5, "x", "p")), "other_job", "check the address")
     caller = Caller(server, "bad").join()
     caller.ask(Pull(("z" * 10**5,)), NO_KEYS)
     assert len(events) == 3
@@ -271,12 +271,12 @@ def test_names_of_any_length_do_not_fill_events(make_job: MakeJob, tmp_path: Pat
 def test_members_and_remembered_names_are_bounded(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "MAX_MEMBERS", 5)
+    monkeypatch.setattr(roster, "MAX_MEMBERS", 5)
     server = make_server(make_job, tmp_path)
     callers = [Caller(server, str(n)).join() for n in range(5)]
     assert is_refused(Caller(server, "5").ask(Join((ROWS, BIAS), 0)), "too_large", "5 clients take part")
     callers[0].ask(Leave())
     for n in range(20):
         Caller(server, f"more {n}").join().ask(Leave())
-    assert len(server.members._gone) == 5
+    assert len(server.members.left) == 5
     assert len(server.members) == 4

@@ -57,7 +57,7 @@ def test_a_reconnect_keeps_the_sequence_and_a_new_process_starts_anew() -> None:
     assert member is not None
     member.sequence, member.lost_at = 9, 1.0
     assert members.join(A, "p1", 3).sequence == 9
-    assert members.lost(100.0, 5.0) == []
+    assert members.overdue(100.0, 5.0) == []
     assert members.join(A, "p9", 3).sequence == 0
 
 
@@ -66,5 +66,5 @@ def test_a_broken_connection_is_lost_after_its_patience() -> None:
     member = members.get(A)
     assert member is not None
     member.lost_at = 10.0
-    assert members.lost(14.0, 5.0) == []
-    assert members.lost(15.1, 5.0) == [A]
+    assert members.overdue(14.0, 5.0) == []
+    assert members.overdue(15.1, 5.0) == [A]

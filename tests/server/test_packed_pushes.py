@@ -15,7 +15,7 @@ from fedps.wire.frame import Limits, encode
 from fedps.wire.messages import Done, Hello, Join, Push, Refused
 from tests.conftest import MakeJob
 from tests.memory import allocating_less_than
-from tests.server.callers import BIAS, ROWS, Caller, ones, push, state
+from tests.server.callers import BIAS, ROWS, Caller, Hostile, ones, push, state
 from tests.wire.frames import spoil
 
 KEYS = np.array([1, 4, 6], np.int64)
@@ -115,12 +115,12 @@ def frames() -> list[bytes]:
 
 def test_10_000_spoiled_packed_frames_change_nothing(server: ParameterServer) -> None:
     good, rng, [hello, join, *pushes] = Caller(server, "good").join(), random.Random(0), frames()
-    before, refused = state(server), server.rejected
+    before, refused = state(server), server.refusals.total
     for _ in range(50):
-        bad = server.opened(lambda data: None, "fuzz")
-        for data in (hello, join, *(spoil(rng, pushes) for _ in range(200))):
-            bad.received(data)
-        bad.closed()
-    assert server.rejected - refused > 5000
+        bad = Hostile(server, (hello, join))
+        for _ in range(200):
+            bad.say(spoil(rng, pushes))
+        bad.connection.closed()
+    assert server.refusals.total - refused > 5000
     assert state(server) == before
     assert isinstance(good.ask(*push(1, [2], ones(1))), Done)

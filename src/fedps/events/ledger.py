@@ -90,7 +90,7 @@ class Ledger:
         elif kind == "lost":
             self._lost.add(event["client"])
         elif kind == "refused":
-            self._rejected += 1
+            self._rejected += event.get("count", 1)
         elif kind == "failed" and event["role"] == "worker":
             self.failed[who] = event["error"]
 

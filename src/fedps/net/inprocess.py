@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fedps.errors import LimitError, LostError, RefusedError
+from fedps.errors import FedpsError, LostError, RefusedError
 from fedps.net.service import Service
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Hello, Refused, Request
@@ -62,7 +62,8 @@ class LocalChannel:
 
     def __init__(self, server: LocalServer, hello: Hello, limits: Limits) -> None:
         self.bytes_sent = self.bytes_received = self.retries = 0
-        self._server, self._caller, self._closed = server, Caller(limits), False
+        self._server, self._caller = server, Caller(limits)
+        self._failure: FedpsError | None = None  # why it is closed
         self._futures: dict[int, Future[Frame]] = {}
         with server.lock:
             server.channels.append(self)
@@ -74,10 +75,10 @@ class LocalChannel:
         future: Future[Frame] = Future()
         with self._server.lock:
             try:
-                if self._closed:
-                    raise LostError("the connection was closed")
+                if self._failure is not None:
+                    raise self._failure
                 ticket, data = self._caller.request(message, arrays)
-            except (LimitError, LostError) as error:
+            except FedpsError as error:
                 future.set_exception(error)
                 return future
             self._futures[ticket] = future
@@ -90,22 +91,31 @@ class LocalChannel:
 
     def close(self) -> None:
         """Hang up; open requests fail."""
+        self._end(LostError("the connection was closed"))
+
+    def _end(self, error: FedpsError) -> None:
         with self._server.lock:
-            if not self._closed:
-                self._closed = True
+            if self._failure is None:
+                self._failure = error
                 self._connection.closed()
             futures, self._futures = self._futures, {}
         for future in futures.values():
-            future.set_exception(LostError("the connection was closed"))
+            future.set_exception(error)
 
     def _answer(self, data: bytes | None) -> None:
-        if self._closed:
+        if self._failure is not None:
             return  # a reply to nobody, as a socket would swallow it
         if data is None:
             self.close()
             return
         self.bytes_received += len(data)
-        frame = self._caller.receive(data)
+        try:
+            frame = self._caller.receive(data)
+        except (
+            FedpsError
+        ) as error:  # the whole connection is refused; it must not reach whoever made the service say so
+            self._end(error)
+            return
         if frame is None:
             return  # answers what was asked before a reconnect, which does not happen here
         future = self._futures.pop(frame.ticket)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.access.conversation import MAX_NAME
 from fedps.config.checks.selection import MAX_SHARE
 from fedps.errors import RefusedError
 from fedps.server.members import STAGES, Stop
@@ -17,7 +18,7 @@ from fedps.table import rules
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.types import TableName, TableSpec
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Barrier, Hello, Join, Push
+from fedps.wire.messages import Barrier, Join, Push
 
 # A finite value can still ruin a row for everybody: 1e38 added ten times, or squared once, is infinite in float32. With
 # these bounds, sums and squares over 4096 clients and 2^26 floats stay finite, and so does a row for 1e29 pushes.
@@ -26,16 +27,9 @@ MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e9
 MAX_RATE, MIN_EPSILON = 1e6, 1e-30
 DIVERGED = "has training diverged? Lower hyper_parameters.optimizer.learning_rate"
 MAX_SAMPLES = 1 << 40
-MAX_NAME = 256  # characters: names go into events and reasons
 MAX_SIDES, MAX_RULES = 8, 16  # dimensions of a tensor; different rules of one declaration
 INDEX_BYTES = 136  # of address space a row, at most (see `sparse.Index`)
 OVERHEAD = 1 << 16  # bytes of an answer beside its arrays, with room to spare
-
-
-def hello(said: Hello) -> None:
-    """Check the names in a Hello."""
-    if not 0 < len(said.client) <= MAX_NAME or not 0 < len(said.instance) <= MAX_NAME:
-        raise RefusedError("malformed", f"client and instance are names of 1 to {MAX_NAME} characters")
 
 
 def declaration(join: Join, limits: Limits) -> None:
@@ -126,8 +120,10 @@ def unpacked(table: TableName, shape: tuple[int, int], room: int) -> int:
 
 def _constants(spec: TableSpec) -> None:
     rule, init = spec.rule, spec.init
-    if len(spec.name) > MAX_NAME:
-        raise RefusedError("malformed", f"a table's name of {len(spec.name)} characters; {MAX_NAME} are allowed")
+    if len(spec.name) > MAX_NAME or not spec.name.isprintable():
+        raise RefusedError(
+            "malformed", f"table {spec.name[:99]!r}: of a name, {MAX_NAME} printable characters are allowed"
+        )
     if not 0 < len(spec.shape) <= MAX_SIDES or any(n < 1 for n in spec.shape):
         raise RefusedError("mismatch", f"table {spec.name!r}: shapes have 1 to {MAX_SIDES} dimensions, each at least 1")
     if not rule.learning_rate <= MAX_RATE or not rule.initial_g2 <= MAX_VALUE or not rule.epsilon >= MIN_EPSILON:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import NamedTuple
 
-from fedps.errors import RefusedError
+from fedps.access.roster import Membership
 from fedps.types import ClientId
 
 STAGES = ("trained", "evaluated")  # of an epoch, in their order
 MOST_SAMPLES = 16  # medians that one claim counts as in the mean
-MAX_MEMBERS = 4096  # at once, and names remembered of those that went
 
 
 class Stop(NamedTuple):
@@ -59,66 +58,24 @@ class Member:
     lost_at: float | None = None
 
 
-class Members:
-    """The members of one shard, by client.
-
-    Args:
-        expected: nobody's step is complete before this many clients have joined (or came and went).
-    """
-
-    def __init__(self, expected: int) -> None:
-        self.expected = expected
-        self._here: dict[ClientId, Member] = {}
-        self._gone: dict[ClientId, Member] = {}
+class Members(Membership[Member]):
+    """The members of one shard, by client."""
 
     def join(self, client: ClientId, instance: str, clock: int, samples: int = 0) -> Member:
         """Let a client take part from `clock` on, or take up its place again after a reconnect.
 
-        A process that was given up as lost goes on with its own sequence of pushes, another starts anew.
-
         Raises:
             RefusedError: there are too many members.
         """
-        member = self._here.get(client)
-        if member is None and len(self._here) >= max(MAX_MEMBERS, self.expected):
-            raise RefusedError("too_large", f"{len(self._here)} clients take part, which is this server's limit")
-        if member is None or member.instance != instance:
-            before = self._gone.pop(client, None)
-            member = self._here[client] = Member(instance, samples, since=clock)
-            if before is not None and before.instance == instance:
-                member.sequence, member.passed = before.sequence, before.passed
-        member.lost_at = None
+        here = self.get(client)
+        member = self.admit(client, instance, lambda: Member(instance, samples))
+        if member is not here:
+            member.since, member.samples, member.stop, member.suspended = clock, samples, None, False
         return member
-
-    def get(self, client: ClientId) -> Member | None:
-        """Return the member, or None if this client has not joined or is gone."""
-        return self._here.get(client)
-
-    def leave(self, client: ClientId) -> None:
-        """Forget a client: it is done, or lost for good."""
-        member = self._here.pop(client, None)
-        if member is not None:
-            self._gone[client] = member
-            if len(self._gone) > max(MAX_MEMBERS, self.expected):
-                del self._gone[next(iter(self._gone))]
-
-    def expel(self, client: ClientId) -> None:
-        """Forget a client as if it had never come."""
-        self._here.pop(client, None)
 
     def active(self, clock: int) -> set[ClientId]:
         """Return the clients whose push of `clock` is waited for."""
-        return {client for client, m in self._here.items() if m.since <= clock and m.stop is None and not m.suspended}
-
-    @property
-    def complete(self) -> bool:
-        """Whether all expected clients have come (those that left again are counted)."""
-        return self.came >= self.expected
-
-    @property
-    def came(self) -> int:
-        """How many clients have joined, whether they are here or gone."""
-        return len(self._gone.keys() | self._here.keys())
+        return {client for client, m in self.here.items() if m.since <= clock and m.stop is None and not m.suspended}
 
     @property
     def mean_samples(self) -> float:
@@ -126,14 +83,14 @@ class Members:
 
         One that claims many counts with `MOST_SAMPLES` medians at most.
         """
-        said = [m.samples for m in (*self._here.values(), *self._gone.values()) if m.samples]
+        said = [m.samples for m in (*self.here.values(), *self.left.values(), *self.lost.values()) if m.samples]
         most = MOST_SAMPLES * median(said) if said else 0
         return fmean(min(n, most) for n in said) if said else 0.0
 
     def take_asking(self) -> list[Callable[[float], None]]:
         """Return what answers those that have asked for the mean, each once."""
-        found = [m.asking for m in self._here.values() if m.asking]
-        for member in self._here.values():
+        found = [m.asking for m in self.here.values() if m.asking]
+        for member in self.here.values():
             member.asking = None
         return found
 
@@ -143,7 +100,7 @@ class Members:
 
         Those that have only `trained` go first, so that the others see the same still model when they evaluate.
         """
-        stops = [m.stop for m in self._here.values() if not m.suspended]
+        stops = [m.stop for m in self.here.values() if not m.suspended]
         standing = [s for s in stops if s is not None]
         if not self.complete or not standing or len(standing) < len(stops):
             return None
@@ -151,7 +108,7 @@ class Members:
 
     def go_on(self, stage: str, clock: int) -> list[ClientId]:
         """Open the barriers of one stage: who stood there takes part again from `clock` on, and is returned."""
-        free = [(client, m) for client, m in self._here.items() if m.stop is not None and m.stop.stage == stage]
+        free = [(client, m) for client, m in self.here.items() if m.stop is not None and m.stop.stage == stage]
         for _, member in free:
             member.passed, member.stop, member.since = member.stop, None, max(member.since, clock)
         return [client for client, _ in free]
@@ -159,12 +116,12 @@ class Members:
     @property
     def standing(self) -> bool:
         """Whether anybody stands at a barrier."""
-        return any(m.stop is not None for m in self._here.values())
+        return any(m.stop is not None for m in self.here.values())
 
     @property
     def training(self) -> list[ClientId]:
         """Who has not come to a round's first barrier, and is waited for there; nobody while some evaluate."""
-        away = {client: m for client, m in self._here.items() if m.stop is None and not m.suspended}
+        away = {client: m for client, m in self.here.items() if m.stop is None and not m.suspended}
         evaluating = any(m.passed is not None and m.passed.stage == STAGES[0] for m in away.values())
         return [] if evaluating else list(away)
 
@@ -172,21 +129,10 @@ class Members:
         """Return who is neither at a barrier nor has done anything for `patience` seconds, counted from `since` on."""
         return [
             client
-            for client, m in self._here.items()
+            for client, m in self.here.items()
             if m.stop is None and not m.suspended and now - max(m.progress, since) > patience
         ]
 
     def suspend(self, client: ClientId) -> None:
         """Wait for a member no longer, until it pushes or comes to a barrier."""
-        self._here[client].suspended = True
-
-    def lost(self, now: float, patience: float) -> list[ClientId]:
-        """Return the clients whose connection has been broken for longer than `patience` seconds."""
-        return [c for c, m in self._here.items() if m.lost_at is not None and now - m.lost_at > patience]
-
-    def expect(self, count: int) -> None:
-        """Wait for no more than `count` clients to join (the start deadline has passed)."""
-        self.expected = min(self.expected, count)
-
-    def __len__(self) -> int:
-        return len(self._here)
+        self.here[client].suspended = True

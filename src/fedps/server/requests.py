@@ -5,21 +5,21 @@ keeps for a connection (parts of a push, answers that wait) is bounded, and goes
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from fedps.errors import LimitError, RefusedError, TableError, WireError
+from fedps.access.conversation import Conversation, Send
+from fedps.errors import RefusedError, TableError, WireError
 from fedps.server import checks
 from fedps.server.members import Member
 from fedps.server.parts import HalfPush
 from fedps.table.store import refusal
-from fedps.types import ClientId, TableName
+from fedps.types import TableName
 from fedps.wire.compress import ARRAYS, Form, sides, to_bf16, to_fp16, unpack
 from fedps.wire.frame import Frame
 from fedps.wire.messages import (
-    PROTOCOL,
     Barrier,
     Census,
     Counted,
@@ -27,102 +27,52 @@ from fedps.wire.messages import (
     Hello,
     Join,
     Leave,
-    Message,
     Pull,
     Push,
-    Refused,
     Seed,
     Values,
     Welcome,
 )
-from fedps.wire.session import Peer
 
 if TYPE_CHECKING:
     from fedps.server.server import ParameterServer
 
 Array = NDArray[Any]
-Send = Callable[[bytes | None], None]
-MAX_REASON = 600  # characters: names that peers choose come back in reasons, and go into events
 
 
-class Connection:
+class Connection(Conversation):
     """One peer.
 
     Args:
         server: whose tables it speaks of.
         send: takes each answer; None hangs up.
         address: the peer's, for events before it has said its name.
-
-    Attributes:
-        opened_at: when it began, seconds, monotonic.
     """
 
     def __init__(self, server: "ParameterServer", send: Send, address: str) -> None:
-        self.opened_at = time.monotonic()
-        self._server, self._send, self._address = server, send, address
-        self._peer = Peer(server.limits)
+        super().__init__(server, send, address)
+        self._server = server
         self._member: Member | None = None
         self._half = HalfPush(server.limits)
         self._waiting = self._waiting_bytes = 0  # pulls whose window is not merged yet, and their answers
-        self._open = True
-
-    @property
-    def client(self) -> ClientId | None:
-        """Who speaks, once greeted."""
-        return self._peer.client
-
-    @property
-    def instance(self) -> str | None:
-        """The process that speaks, once greeted."""
-        return self._peer.instance
-
-    def received(self, data: bytes) -> None:
-        """Handle one message; whatever is wrong with it is answered, never raised."""
-        if not self._open:
-            return  # hung up on; what was under way is nobody's any more
-        try:
-            self._handle(self._peer.receive(data))
-        except (RefusedError, WireError, TableError) as error:
-            self.refuse(self._peer.ticket, error)
 
     def closed(self) -> None:
         """Note that the peer is gone; its member may come back within the job's `reconnect_timeout`."""
-        if self._open:
-            self._open = False
-            self._half.drop()
-            self._server.forget(self)
-
-    def hang_up(self) -> None:
-        """End the connection from this side."""
-        if self._open:
-            self.closed()
-            self._send(None)
+        self._half.drop()
+        super().closed()
 
     def enter(self, ticket: int, join: Join) -> None:
         """Make the client a member and answer its Join."""
-        self._member = self._server.members.join(self.known, self.instance or "", join.clock, join.samples)
+        self._member = self._server.members.join(self.known, self.instance, join.clock, join.samples)
+        self._server.roster.enter(self)
         self.reply(ticket, Done(self._server.clock))
 
-    def reply(self, ticket: int, message: Message, arrays: Sequence[Array] = ()) -> None:
-        """Answer a request, unless the peer is gone."""
-        if self._open:
-            self._send(self._peer.reply(ticket, message, arrays))
-
-    def refuse(self, ticket: int, error: RefusedError | WireError | TableError) -> None:
-        """Count, report and answer a refusal."""
-        if not isinstance(error, RefusedError):
-            too_large = isinstance(error, LimitError)
-            kind = "too_large" if too_large else "malformed" if isinstance(error, WireError) else "mismatch"
-            error = RefusedError(kind, str(error))
-        reason = error.reason if len(error.reason) <= MAX_REASON else error.reason[:MAX_REASON] + "…"
-        self._server.count_refusal((self.client or self._address)[: checks.MAX_NAME], error.kind, reason)
-        self.reply(ticket, Refused(error.kind, reason))
-
-    def _handle(self, frame: Frame) -> None:
+    def handle(self, frame: Frame) -> None:
+        """Answer one request."""
         server, ticket = self._server, frame.ticket
         match frame.message:
             case Hello() as hello:
-                self._greet(hello)
+                server.greet(self, hello)
                 self.reply(ticket, Welcome(server.shard, server.shards, server.clock))
             case Join() as join:
                 server.join(self, ticket, join)
@@ -145,24 +95,6 @@ class Connection:
                 server.advance(time.monotonic())
             case other:
                 raise RefusedError("order", f"{type(other).__name__} is nothing to say to a server")
-
-    def _greet(self, hello: Hello) -> None:
-        server = self._server
-        if hello.protocol != PROTOCOL or hello.job != server.job.name or hello.to != "server":
-            raise RefusedError(
-                "other_job",
-                f"this is a server of job {server.job.name!r} with protocol {PROTOCOL}; you said {hello.job[:99]!r} with"
-                f" {hello.protocol}: check the server's address and the versions of fedps",
-            )
-        checks.hello(hello)
-        server.greet(self, ClientId(hello.client), hello.instance)
-
-    @property
-    def known(self) -> ClientId:
-        """Who speaks. Raises RefusedError before Hello."""
-        if self.client is None:
-            raise RefusedError("order", "say Hello first")
-        return self.client
 
     @property
     def _joined(self) -> Member:

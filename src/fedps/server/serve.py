@@ -41,7 +41,8 @@ async def _serve(job: Job, shard: int, bind: str, run_dir: Path, report: Report,
         ending.cancel()
     if server.failure is not None:
         raise server.failure
-    report({"event": "stopped", "rejected": server.rejected})
+    server.refusals.flush()
+    report({"event": "stopped", "rejected": server.refusals.total})
 
 
 async def _end(server: ParameterServer, stop: asyncio.Event, stay: bool) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedps.access.conversation import Conversation, Refusals, Send
+from fedps.access.roster import Roster
 from fedps.config import Job
 from fedps.errors import DataError, RefusedError, TableError
 from fedps.events.journal import Report
@@ -20,17 +22,16 @@ from fedps.server.ballot import Ballot, Declaration, difference
 from fedps.server.gate import Offer, make_gate
 from fedps.server.members import STAGES, Member, Members, Stop
 from fedps.server.merge import Merged
-from fedps.server.requests import Connection, Send
+from fedps.server.requests import Connection
 from fedps.server.saving import Saver, make_store, start_from
 from fedps.server.stragglers import stragglers
 from fedps.server.waits import Answer, Contested, Standing, Waiting
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.table.store import Store, unfit
 from fedps.types import ClientId, TableName
-from fedps.wire.frame import Limits
-from fedps.wire.messages import Done, Join, Push
+from fedps.wire.frame import Frame, Limits
+from fedps.wire.messages import Done, Hello, Join, Push
 
-GREETING_TIMEOUT = 10.0  # seconds a connection may stay without saying who it is
 HELD_MESSAGES = 8  # of full size: what may be kept for one connection
 
 
@@ -60,9 +61,11 @@ class ParameterServer:
         self.store, self._ballot = Store(), Ballot()
         self.gate = make_gate(runner)
         self.members = Members(expected=runner.worker_num or 1)
-        self.rejected = 0
-        self.connections: dict[ClientId, Connection] = {}
-        self._strangers: set[Connection] = set()  # have not said who they are
+        self.refusals = Refusals(report)
+        self.roster = Roster(
+            job.name, "server", runner.worker_num or 1, self.limits.connections,
+            runner.start_timeout + runner.step_timeout,
+        )  # fmt: skip
         self._contested: dict[ClientId, Contested] = {}
         self._waiting: list[Waiting] = []
         self._mean_samples: float | None = None  # known once all have joined, and the same for all
@@ -82,47 +85,42 @@ class ParameterServer:
 
     @property
     def over(self) -> bool:
-        """Whether all expected clients have come, and all have left or were lost for good."""
-        return self.members.complete and not len(self.members)
+        """Whether all expected clients have come and left; who is lost has time to come back, as long as a role may start."""
+        return self.members.over(time.monotonic(), self.job.runner.reconnect_timeout + self.job.runner.start_timeout)
 
     def opened(self, send: Send, peer: str) -> Connection:
         """Begin a connection; `send` may be used until it is closed, and hangs up when it is given None."""
         connection = Connection(self, send, peer)
-        self._strangers.add(connection)
+        self.roster.open(connection)
         return connection
 
-    def greet(self, connection: Connection, client: ClientId, instance: str) -> None:
-        """Give a connection its name; an older one of the same process has broken, though we may not know it yet.
+    def answer(self, conversation: Conversation, frame: Frame) -> None:
+        """Answer one request."""
+        if isinstance(conversation, Connection):
+            conversation.handle(frame)
+
+    def greet(self, connection: Connection, hello: Hello) -> None:
+        """Give a connection its name.
 
         Raises:
-            RefusedError: another process speaks for this client.
+            RefusedError: it is of another job, or a newer process speaks for this client.
         """
-        other = self.connections.get(client)
-        if other is not None and other.instance != instance:
-            raise RefusedError(
-                "taken", f"another process is connected as client {client!r}: give each worker its own client"
-            )
-        if other is not None:
-            other.hang_up()
+        now = time.monotonic()
+        self.roster.greet(connection, hello, now)
         if not self.job.runner.with_coordinator:
-            self._first_at = self._first_at or time.monotonic()
-        self._strangers.discard(connection)
-        self.connections[client] = connection
+            self._first_at = self._first_at or now
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, conversation: Conversation) -> None:
         """Drop all that was kept for a connection; its client has time to come back."""
-        self._strangers.discard(connection)
-        self._waiting = [w for w in self._waiting if w.connection is not connection]
-        client = connection.client
-        if client is None or self.connections.get(client) is not connection:
-            return
-        del self.connections[client]
-        self._standing.pop(client, None)  # it still stands there, and says so again when it is back
-        if self._contested.pop(client, None):
-            self._ballot.withdraw(client)
-        member = self.members.get(client)
-        if member is not None and member.instance == connection.instance:
-            member.lost_at = time.monotonic()
+        self._waiting = [w for w in self._waiting if w.connection is not conversation]
+        client = self.roster.forget(conversation)
+        for name in [c for c, w in self._standing.items() if w.connection is conversation]:
+            del self._standing[name]  # it still stands there, and says so again when it is back
+        for name in [c for c, w in self._contested.items() if w.connection is conversation]:
+            del self._contested[name]
+            self._ballot.withdraw(name)
+        if client is not None:
+            self.members.disconnect(client, conversation.instance, time.monotonic())
 
     def join(self, connection: Connection, ticket: int, join: Join) -> None:
         """Let a client take part, if it declares the tables that the others do; see `ballot`.
@@ -162,9 +160,9 @@ class ParameterServer:
         for client in outvoted:
             self._ballot.withdraw(client)
             self.members.expel(client)
-            self.count_refusal(client, "mismatch", "most clients declare other tables")
-            if client in self.connections:
-                self.connections[client].hang_up()
+            self.refusals.add(client, "mismatch", "most clients declare other tables")
+            if connection := self.roster.connection(client):
+                connection.hang_up()
         if self.gate:
             self.gate.clear()
         for client, (connection, ticket, join, theirs) in list(self._contested.items()):
@@ -183,12 +181,12 @@ class ParameterServer:
     def tick(self, now: float) -> None:
         """Enforce the deadlines. `now`: seconds, monotonic."""
         runner = self.job.runner
-        for connection in [c for c in self._strangers if now - c.opened_at > GREETING_TIMEOUT]:
-            connection.hang_up()
+        self.roster.tick(now)
+        self.refusals.tick(now)
         if self._first_at is not None and now - self._first_at > self._patience:
             self._start_without_the_rest(now)
-        for client in self.members.lost(now, runner.reconnect_timeout):
-            self.members.leave(client)
+        for client in self.members.overdue(now, runner.reconnect_timeout):
+            self.members.lose(client)
             self.report({"event": "lost", "client": client, "reason": "its connection broke and did not come back"})
             self.advance(now)
         if self.members.complete:
@@ -336,8 +334,3 @@ class ParameterServer:
         except DataError as error:
             self.failure = error
             raise
-
-    def count_refusal(self, who: str, kind: str, reason: str) -> None:
-        """Count a refusal and tell the run of it."""
-        self.rejected += 1
-        self.report({"event": "refused", "client": who, "kind": kind, "reason": reason})

@@ -179,7 +179,7 @@ KINDS = {
     "too_large": "over a stated limit",
     "order": "this may not be said now (Hello, then Join, then the rest)",
     "other_job": "a client of another job, or of another protocol version",
-    "taken": "another process is connected under this client's name",
+    "superseded": "a newer process speaks for this client",
     "unknown_table": "no table of this name was declared here",
     "mismatch": "declared or sent with another shape, rule or seed than the table has",
     "bad_keys": "keys not sorted, not unique, out of range, or of another shard",

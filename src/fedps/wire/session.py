@@ -57,6 +57,11 @@ class Peer:
         self._limits, self._state = limits, State.NEW
         self._asked = 0  # the ticket of the last Hello or Join: only its answer leads on
 
+    @property
+    def greeted(self) -> bool:
+        """Whether Hello was answered by Welcome: before, a name is no more than a claim."""
+        return self._state not in (State.NEW, State.GREETING)
+
     def receive(self, data: bytes) -> Frame:
         """Read one request.
 

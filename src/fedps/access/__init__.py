@@ -1,0 +1,1 @@
+"""Who is let in: one conversation with each peer, and the roster of those that are here."""

@@ -1,0 +1,264 @@
+"""Who is connected under which name, and who takes part.
+
+A `Roster` knows connections: strangers that have not said Hello, guests that have and take no part yet, and members. It
+never lets the first two grow over a bound, and never hangs up on a member to make room for them. A `Membership` knows
+clients, whether they are connected just now or not. Times are seconds of a monotonic clock that the caller passes in.
+"""
+
+from collections.abc import Callable
+from typing import Generic, Literal, Protocol, TypeVar
+
+from fedps.access.conversation import MAX_NAME, Conversation
+from fedps.errors import RefusedError
+from fedps.types import ClientId
+from fedps.wire.messages import PROTOCOL, Hello
+
+GREETING_TIMEOUT = 10.0  # seconds a connection may stay without saying who it is
+SPARE_GUESTS = 64  # greeted connections beyond one for each expected client
+MAX_MEMBERS = 4096  # clients at once, and names remembered of those that went
+
+
+class Roster:
+    """The connections of one server or coordinator.
+
+    A client is spoken for by one process at a time, the newest that has greeted: an older one that comes again is refused
+    for good, so that two processes of one name do not take turns in ending each other.
+
+    Args:
+        job: its name, which a Hello must carry.
+        role: whose roster this is.
+        expected: clients that are to come.
+        connections: how many may be open; strangers may fill half of them.
+        patience: seconds in which a guest must take part.
+    """
+
+    def __init__(
+        self, job: str, role: Literal["server", "coordinator"], expected: int, connections: int, patience: float
+    ) -> None:
+        self._job, self._role, self._patience = job, role, patience
+        self._most_strangers, self._most_guests = connections // 2, expected + SPARE_GUESTS
+        # Dictionaries keep the order of arrival: the oldest is the first to go where there are too many.
+        self._strangers: dict[Conversation, None] = {}
+        self._guests: dict[Conversation, float] = {}  # when each has greeted
+        self._named: dict[ClientId, Conversation] = {}  # guests and members
+        self._newest: dict[ClientId, str] = {}  # the last process that greeted, also of clients that are away
+        self._superseded: dict[tuple[ClientId, str], None] = {}
+
+    def open(self, conversation: Conversation) -> Conversation:
+        """Take in a connection that has not said who it is."""
+        self._strangers[conversation] = None
+        if len(self._strangers) > self._most_strangers:
+            next(iter(self._strangers)).hang_up()
+        return conversation
+
+    def greet(self, conversation: Conversation, hello: Hello, now: float) -> ClientId:
+        """Give a connection its name; an older one of this name is over.
+
+        Raises:
+            RefusedError: it is of another job or protocol, its name cannot be one, or a newer process speaks for it.
+        """
+        check_hello(hello, self._job, self._role)
+        client = ClientId(hello.client)
+        self._supersede(client, hello.instance)
+        older = self._named.get(client)
+        # From here on the name is the newer connection's: what `forget` does for the older does not make the client absent.
+        self._strangers.pop(conversation, None)
+        self._named[client], self._guests[conversation] = conversation, now
+        if older is not None:
+            self._end(older, hello.instance)
+        if len(self._guests) > self._most_guests:
+            next(iter(self._guests)).hang_up()
+        return client
+
+    def enter(self, conversation: Conversation) -> None:
+        """Count a guest as a member from now on."""
+        self._guests.pop(conversation, None)
+
+    def forget(self, conversation: Conversation) -> ClientId | None:
+        """Drop a connection; return the client that is not connected any more, None if none spoke or a newer one does."""
+        self._strangers.pop(conversation, None)
+        self._guests.pop(conversation, None)
+        client = conversation.client
+        if client is None or self._named.get(client) is not conversation:
+            return None
+        del self._named[client]
+        return client
+
+    def connection(self, client: ClientId) -> Conversation | None:
+        """Return the connection that speaks for a client, None while there is none."""
+        return self._named.get(client)
+
+    @property
+    def connected(self) -> list[ClientId]:
+        """The clients that are connected, whether they take part or not."""
+        return list(self._named)
+
+    def tick(self, now: float) -> None:
+        """Hang up on strangers and guests whose time is up."""
+        for conversation in [c for c in self._strangers if now - c.opened_at > GREETING_TIMEOUT]:
+            conversation.hang_up()
+        for conversation in [c for c, since in self._guests.items() if now - since > self._patience]:
+            conversation.hang_up()
+
+    def hang_up(self) -> None:
+        """End all connections."""
+        for conversation in [*self._strangers, *self._named.values()]:
+            conversation.hang_up()
+
+    def __len__(self) -> int:
+        """Return how many connections there are, strangers counted."""
+        return len(self._strangers) + len(self._named)
+
+    def _supersede(self, client: ClientId, instance: str) -> None:
+        """Make a process the newest of its client, unless it has been before."""
+        if (client, instance) in self._superseded:
+            raise RefusedError(
+                "superseded",
+                f"a newer process speaks for client {client!r}, and this one must end: give each worker its own client",
+            )
+        before = self._newest.pop(client, instance)
+        self._newest[client] = instance  # behind all others: what is oldest is forgotten first
+        _forget_oldest(self._newest)
+        if before != instance:
+            self._superseded[client, before] = None
+            _forget_oldest(self._superseded)
+
+    def _end(self, older: Conversation, instance: str) -> None:
+        """Hang up on an older connection; if another process has it, it is told to end."""
+        if older.instance != instance:
+            reason = f"a newer process speaks for client {older.client!r} now: give each worker its own client"
+            older.refuse(0, RefusedError("superseded", reason))
+        older.hang_up()
+
+
+class Participant(Protocol):
+    """What a membership must know of a member.
+
+    Attributes:
+        instance: the process that speaks for the client.
+        lost_at: when its connection broke, None while it is connected.
+    """
+
+    instance: str
+    lost_at: float | None
+
+
+M = TypeVar("M", bound=Participant)
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Membership(Generic[M]):
+    """The clients that take part: here, left (they said so), or lost (given up, and welcome back).
+
+    Args:
+        expected: how many are to come; nothing begins before.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+        self.here: dict[ClientId, M] = {}
+        self.left: dict[ClientId, M] = {}
+        self.lost: dict[ClientId, M] = {}
+
+    def get(self, client: ClientId) -> M | None:
+        """Return a member that is here, None if this client is not."""
+        return self.here.get(client)
+
+    def admit(self, client: ClientId, instance: str, new: Callable[[], M]) -> M:
+        """Let a client take part: a process that did before goes on where it was, another begins anew.
+
+        Raises:
+            RefusedError: too many take part.
+        """
+        member = self.here.get(client)
+        if member is None and len(self.here) >= max(MAX_MEMBERS, self.expected):
+            raise RefusedError("too_large", f"{len(self.here)} clients take part, which is the limit here")
+        gone = (self.left.pop(client, None), self.lost.pop(client, None))
+        known = next((m for m in (member, *gone) if m is not None and m.instance == instance), None)
+        self.here[client] = member = known or new()
+        member.lost_at = None
+        return member
+
+    def leave(self, client: ClientId) -> None:
+        """Let a client go that is done."""
+        self._go(client, self.left)
+
+    def lose(self, client: ClientId) -> None:
+        """Wait no longer for a client whose connection did not come back; it still may."""
+        self._go(client, self.lost)
+
+    def expel(self, client: ClientId) -> None:
+        """Forget a client as if it had never come."""
+        self.here.pop(client, None)
+
+    def disconnect(self, client: ClientId, instance: str, now: float) -> None:
+        """Note that a process is not connected any more; to come and break again gains it no time."""
+        member = self.here.get(client)
+        if member is not None and member.instance == instance and member.lost_at is None:
+            member.lost_at = now
+
+    def overdue(self, now: float, patience: float) -> list[ClientId]:
+        """Return the clients whose connection has been broken for longer than `patience` seconds."""
+        return [c for c, m in self.here.items() if m.lost_at is not None and now - m.lost_at > patience]
+
+    def expect(self, count: int) -> None:
+        """Wait for no more than `count` clients to come."""
+        self.expected = min(self.expected, count)
+
+    @property
+    def known(self) -> set[ClientId]:
+        """All that have come, whether they are here or not."""
+        return self.here.keys() | self.left.keys() | self.lost.keys()
+
+    @property
+    def came(self) -> int:
+        """How many clients have come, whether they are here or not."""
+        return len(self.known)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all expected clients have come (those that went again are counted)."""
+        return self.came >= self.expected
+
+    def over(self, now: float, patience: float) -> bool:
+        """Whether there is nobody to wait for: all have come, and left or been away for longer than `patience` seconds."""
+        away = [m.lost_at for m in self.lost.values() if m.lost_at is not None]
+        return self.complete and not self.here and all(now - since > patience for since in away)
+
+    def __len__(self) -> int:
+        """Return how many are here."""
+        return len(self.here)
+
+    def _go(self, client: ClientId, where: dict[ClientId, M]) -> None:
+        member = self.here.pop(client, None)
+        if member is not None:
+            where[client] = member
+            _forget_oldest(where, max(MAX_MEMBERS, self.expected))
+
+
+def check_hello(hello: Hello, job: str, role: str) -> None:
+    """Check that a Hello is meant for this job and this role, and says names that can stand in a log.
+
+    A stranger is not told what would have been right: the job's name is all that keeps it out.
+
+    Raises:
+        RefusedError: it is not, or does not.
+    """
+    if hello.protocol != PROTOCOL or hello.job != job or hello.to != role:
+        raise RefusedError(
+            "other_job",
+            f"this is a {role} of another job, or of another version of fedps (protocol {PROTOCOL}): you asked for a"
+            f" {hello.to} of {hello.job[:99]!r} with protocol {hello.protocol}; check the address and the versions",
+        )
+    for name in (hello.client, hello.instance):
+        if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+            raise RefusedError(
+                "malformed", f"client and instance are names of 1 to {MAX_NAME} characters, all printable"
+            )
+
+
+def _forget_oldest(names: dict[K, V], most: int = MAX_MEMBERS) -> None:
+    """Bound what is remembered of names that others choose."""
+    if len(names) > most:
+        del names[next(iter(names))]
