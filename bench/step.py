@@ -14,8 +14,9 @@ from bench.records import Figure, Options, Result
 from fedps.config import Job, load_job
 from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData
+from fedps.models.network import Plan
 from fedps.training.learner import Learner
-from fedps.training.plan import Plan, make_plan
+from fedps.training.plan import make_plan
 from fedps.types import ClientId
 
 OWN = Path(__file__).parents[3] / "examples" / "own_network.py"  # there in a checkout, not in an installed package

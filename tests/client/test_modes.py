@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fedps.client.worker import read_client
 from fedps.config import Job
+from fedps.data.read.client import read_client
 from fedps.data.read.reader import client_files
 from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build

@@ -11,11 +11,12 @@ from torch import nn
 from fedps.config import Job
 from fedps.data.read.client import read_client
 from fedps.models.build import build
+from fedps.models.network import Plan
 from fedps.table import rules
 from fedps.table.init import initial_rows
 from fedps.training.compiled import Compiled
 from fedps.training.learner import Learner
-from fedps.training.plan import Plan, make_plan
+from fedps.training.plan import make_plan
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import ClientId
 from tests.conftest import MakeJob

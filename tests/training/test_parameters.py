@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedps.client.worker import run_worker
+from fedps.client.life import FLClient
 from fedps.config import Job
 from fedps.errors import FedpsError, JobError
 from fedps.models.build import build
@@ -66,7 +66,7 @@ def job_of(make_job: MakeJob, **runner: Any) -> Job:
 
 def start(make_job: MakeJob, door: Door, tmp_path: Path, **runner: Any) -> None:
     """Begin a worker as its process does."""
-    run_worker(job_of(make_job, **runner), ClientId("0"), [door.address], tmp_path, lambda event: None)
+    FLClient(job_of(make_job, **runner), ClientId("0"), [door.address], tmp_path, lambda event: None).run()
 
 
 # Found by the model: what is wrong, and what the error says of it beside the names there are.

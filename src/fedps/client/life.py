@@ -1,24 +1,25 @@
 """A client's life, in steps that a user may replace: make the model, join, then train, infer and save each round, finish.
 
-What it does is decided by assignments, from the coordinator or from the job's own schedule. It dials out and never
-listens. Everything that can be wrong on this side is found before the first byte is sent.
+A worker, a process or a thread, lives it for one client. What it does is decided by assignments, from the coordinator or
+from the job's own schedule. It dials out and never listens. Everything that can be wrong on this side is found before
+the first byte is sent.
 """
 
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
+from fedps.client import private_rows
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
 from fedps.client.modes import build_mode, pull_all
 from fedps.client.rounds import Coordinated, Rounds, Schedule
 from fedps.client.simulated import Simulated, find_device
 from fedps.client.trainer import Trained, Trainer, lists
-from fedps.client.warm import warm_private
 from fedps.config import Allow, Job
 from fedps.data.public import Public
 from fedps.data.read.client import read_client
@@ -26,14 +27,14 @@ from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.events.journal import Report
 from fedps.metrics import CANDIDATES
+from fedps.models.network import Plan
 from fedps.net.channel import Channel
 from fedps.net.compressing import compression_of
 from fedps.net.inprocess import LocalChannel
 from fedps.net.shards import Shards
-from fedps.storage import snapshot
 from fedps.training.evaluate import Evaluation, evaluate
 from fedps.training.learner import Learner
-from fedps.training.plan import Plan, make_plan
+from fedps.training.plan import make_plan
 from fedps.training.rules import server_rule
 from fedps.types import ClientId
 from fedps.wire.frame import Limits
@@ -59,6 +60,7 @@ class FLClient:
         connect: how to reach shard k, or the coordinator (k = `COORDINATOR`); by default over the network.
         log: where lines for people go; by default standard output.
         allow: what the person who started this allows.
+        handlers: steps of this life to replace, by their key.
         number: of the worker; dumps carry it.
         plan: the job's network, made ready; by default it is looked up, or made.
 
@@ -78,7 +80,8 @@ class FLClient:
     def __init__(
         self, job: Job, client: ClientId, servers: Sequence[str], run_dir: Path, report: Report, *,
         coordinator: str | None = None, connect: Connect | None = None, log: TextIO | None = None,
-        allow: Allow = Allow(), number: int = 0, plan: Plan | None = None,  # noqa: B008  (a constant)
+        allow: Allow = Allow(), handlers: Mapping[Key, "Handler"] | None = None, number: int = 0,  # noqa: B008
+        plan: Plan | None = None,
     ) -> None:  # fmt: skip
         if job.runner.with_coordinator and coordinator is None and connect is None:
             raise JobError("runner.with_coordinator: true: no coordinator's address was given: use --coordinators")
@@ -95,6 +98,8 @@ class FLClient:
         self._distiller: Distiller | None = None
         self._channels: list[Channel | LocalChannel] = []
         self._handlers: dict[str, Handler] = {key: getattr(FLClient, f"callback_{key}") for key in KEYS}
+        for key, handler in (handlers or {}).items():
+            self.register_handlers(key, handler)
 
     def register_handlers(self, key: Key, handler: Handler) -> None:
         """Replace one step of the client's life; the default stays within reach as `client.callback_<key>()`.
@@ -153,7 +158,7 @@ class FLClient:
         if public:
             self._distiller = Distiller(self.job, self.client, self.learner, public)
         if self.job.runner.warmup_model_path is not None:
-            warm_private(self.learner, self.job.runner.warmup_model_path, self.client, self.log)
+            private_rows.start_from(self.job.runner.warmup_model_path, self.learner, self.client, self.log)
 
     def callback_init_worker(self) -> None:
         """Connect to the servers and the coordinator, and get ready to train."""
@@ -179,13 +184,9 @@ class FLClient:
 
     def callback_train(self) -> None:
         """Train the round's batches, in the job's mode."""
-        told = self.assignment
+        due = self.assignment
         self.trained = self.trainer.train(
-            told.round,
-            told.iterations,
-            learning_rate=told.learning_rate,
-            batch_size=told.batch_size,
-            window=told.geo_step,
+            due.round, due.iterations, learning_rate=due.learning_rate, batch_size=due.batch_size, window=due.geo_step
         )
 
     def callback_infer(self) -> None:
@@ -200,10 +201,7 @@ class FLClient:
 
     def callback_save_model(self) -> None:
         """Save what is private to `private/<client>/<round>/`; what is shared, the servers save."""
-        private, epoch = self.learner.private_block(), self.assignment.round
-        if private:
-            folder = self.run_dir / "private" / self.client / str(epoch)
-            snapshot.save(folder, "tables", private, {"epoch": epoch, "client": self.client})
+        private_rows.save(self.learner, self.run_dir, self.client, self.assignment.round)
 
     def callback_finish(self) -> None:
         """Take leave of the servers."""
@@ -226,16 +224,16 @@ class FLClient:
         self._joined = True
 
     def _round(self) -> None:
-        told = self.assignment
+        due = self.assignment
         self.join()
-        print(f"fl-ps > curr epoch idx: {told.round - 1}, {told.state}", file=self.log)
-        if told.state == "JOIN" and self._simulated:
-            self._simulated.train(told, self._train)
-        elif told.state == "JOIN":
+        print(f"fl-ps > curr epoch idx: {due.round - 1}, {due.state}", file=self.log)
+        if due.state == "JOIN" and self._simulated:
+            self._simulated.train(due, self._train)
+        elif due.state == "JOIN":
             self._train()
         elif self._device:
             self._device.rest()
-        if self._rounds.stops_after(told.round):
+        if self._rounds.stops_after(due.round):
             self._meet()
 
     def _train(self) -> Trained | None:
@@ -262,10 +260,9 @@ class FLClient:
     def _do(self, key: Key) -> None:
         self._handlers[key](self)
 
-    def _answered(self, told: Assignment, seconds: float) -> None:
+    def _answered(self, due: Assignment, seconds: float) -> None:
         self.report(
-            {"event": "assigned", "round": told.round, "state": told.state, "evaluate": told.evaluate}
-            | {"seconds": seconds}
+            {"event": "assigned", "round": due.round, "state": due.state, "evaluate": due.evaluate, "seconds": seconds}
         )
 
 

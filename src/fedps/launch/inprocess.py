@@ -5,24 +5,22 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from fedps.client.life import Handler, Key
-from fedps.client.worker import check, run_worker
+from fedps.client.life import FLClient, Handler, Key
 from fedps.config import Allow, Job
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.coordinator.simulated import make_coordinator
 from fedps.data.read.files import client_files_of
 from fedps.errors import LostError
 from fedps.events.journal import stamp
+from fedps.models.network import Plan
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
-from fedps.training.plan import Plan, make_plan
+from fedps.training.plan import make_plan
 from fedps.types import ClientId
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
 
 Listen = Callable[[dict[str, object]], None]
-
-__all__ = ["check", "run_in_process"]
 
 
 def run_in_process(
@@ -94,10 +92,10 @@ def _work(
         try:
             number = clients.index(client)
             with (run_dir / "log" / f"workerlog.{number}").open("a", encoding="utf-8") as log:
-                run_worker(
+                FLClient(
                     job, client, [], run_dir, report, connect=connect, log=log, allow=allow, handlers=handlers,
                     number=number, plan=plan,
-                )  # fmt: skip
+                ).run()  # fmt: skip
         except Exception as error:
             failures.append(error)
             if client not in begun:

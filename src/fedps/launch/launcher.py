@@ -8,7 +8,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from fedps.client.worker import described
 from fedps.config import Allow, Job
 from fedps.data.read.by_job import check_held_out
 from fedps.data.read.files import client_files_of
@@ -22,9 +21,10 @@ from fedps.launch.local.processes import BuiltIn, Role, Starter
 from fedps.launch.local.scripts import Scripted, last_words
 from fedps.launch.local.system import sigterm_as_interrupt, weigh
 from fedps.launch.progress import Progress
+from fedps.models.network import Plan
 from fedps.pages.report import write_report
 from fedps.storage.whole import PUBLIC, write_whole
-from fedps.training.plan import Plan, find_plan
+from fedps.training.plan import facts_of, find_plan, make_plan
 
 LOOK_EVERY = 1.0  # seconds between two looks at memory
 ANYWHERE = Address("127.0.0.1", 0)
@@ -139,11 +139,11 @@ class Launch:
         return summary
 
     def _in_process(self) -> None:
-        from fedps.launch.inprocess import check, run_in_process  # noqa: PLC0415  (may import torch into this process)
+        from fedps.launch.inprocess import run_in_process  # noqa: PLC0415  (may import torch into this process)
 
         check_held_out(self._job, self._orders.allow)
-        plan, facts = check(self._job)
-        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **facts}))
+        plan = make_plan(self._job)
+        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **facts_of(plan, self._job)}))
         try:
             run_in_process(self._job, self._folder, self._take, self._orders.allow, plan=plan)
         except Exception as error:
@@ -183,7 +183,7 @@ class Launch:
         if self._found is None:
             self._roles.append(roles.start_check(self._job, self._log_dir))
             return
-        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **described(self._found, self._job)}))
+        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **facts_of(self._found, self._job)}))
 
     def _starter(self) -> Starter:
         orders = self._orders

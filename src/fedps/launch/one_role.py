@@ -88,12 +88,12 @@ def work_here(
                     f"{role} {at}: nobody listens there after {limit:g} s: start it with `{command}`, check the"
                     " address, or raise runner.start_timeout"
                 )
-        from fedps.client.worker import run_worker  # noqa: PLC0415
+        from fedps.client.life import FLClient  # noqa: PLC0415
 
-        run_worker(
+        FLClient(
             job, client, [str(at) for at in servers], folder, report, allow=allow, number=number,
             coordinator=None if coordinator is None else str(coordinator),
-        )  # fmt: skip
+        ).run()  # fmt: skip
 
 
 def wait_for(role: str, at: Address, deadline: float) -> bool:

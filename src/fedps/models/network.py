@@ -1,4 +1,4 @@
-"""What a federation must know of a network, without the network: its parameters, and how they start. No torch here."""
+"""What a federation must know of a network, without the network: its parameters, how they start and train. No torch here."""
 
 import math
 
@@ -41,3 +41,17 @@ class Network(msgspec.Struct, frozen=True):
         sizes = [math.prod(shape) for _, shape in self.dense]
         ends = np.cumsum(sizes)
         return {name: every[end - n : end] for (name, _), n, end in zip(self.dense, sizes, ends, strict=True)}
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A network made ready for clients to train.
+
+    Attributes:
+        network: its parameters.
+        library: the compiled step's file in the cache; empty if training is done by torch.
+        reason: why it is; empty if it is not.
+    """
+
+    network: Network
+    library: str = ""
+    reason: str = ""

@@ -11,10 +11,10 @@ import numpy as np
 
 from fedps.config import Job
 from fedps.data.samples import ClientData, Order
+from fedps.models.network import Plan
 from fedps.native.compiler import cache_folder
 from fedps.training.engine import Engine, Gradients, Rates, Steps
 from fedps.training.parameters import Embedding, Parameters, read_parameters
-from fedps.training.plan import Plan
 from fedps.training.rules import dense_rule, job_rule
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import NO_KEYS, Keys, Rule, Slots, TableName, TableSpec, Values

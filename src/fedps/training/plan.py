@@ -13,26 +13,13 @@ from pathlib import Path
 import msgspec
 
 from fedps.config import Job
-from fedps.models.network import Network
+from fedps.models.network import Plan
 from fedps.native import compiler
 from fedps.native.compiler import CompileError, cache_folder
 from fedps.storage.whole import write_whole
+from fedps.training.parameters import read_parameters
 
 ROOMS = ("native", "models")  # of this package: what a plan is made by
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """A network made ready for clients.
-
-    Attributes:
-        network: its parameters.
-        library: the compiled step's file in the cache; empty if training is done by torch.
-        reason: why it is; empty if it is not.
-    """
-
-    network: Network
-    library: str = ""
-    reason: str = ""
 
 
 def find_plan(job: Job) -> Plan | None:
@@ -61,7 +48,7 @@ def make_plan(job: Job) -> Plan:
     """Return a job's plan, from the cache or made anew; what was made is kept if that helps the next.
 
     Raises:
-        JobError: the network cannot be built.
+        JobError: the network cannot be built, or `use_gpu` finds no CUDA device.
     """
     found = find_plan(job)
     if found is not None:
@@ -83,6 +70,22 @@ def keep_plan(plan: Plan, name: str = "") -> Path | None:
         write_whole(path, data)
         return path
     return None
+
+
+def facts_of(plan: Plan, job: Job) -> dict[str, object]:
+    """Say where a plan's parameters live, and by what steps are taken.
+
+    Raises:
+        JobError: a table's name matches nothing.
+    """
+    found = read_parameters(plan.network, job)
+    tables = {private: [e.spec.name for e in found.embeddings if e.private is private] for private in (True, False)}
+    return {
+        "private": [*tables[True], *found.private_dense],
+        "shared": [*tables[False], *found.dense],
+        "engine": "compiled" if plan.library else "torch",
+        "reason": plan.reason,
+    }
 
 
 def _wanted(job: Job) -> bool:

@@ -11,14 +11,13 @@ from fedps.errors import JobError
 from fedps.models.build import build
 from fedps.models.describe import describe
 from fedps.models.loss import own_loss
-from fedps.models.network import Network
+from fedps.models.network import Network, Plan
 from fedps.native.compiler import CompileError, compiled
 from fedps.native.lower import NotLoweredError, lower
 from fedps.native.source import write
 from fedps.training.compiled import Compiled
 from fedps.training.eager import Eager, cuda
 from fedps.training.learner import Learner
-from fedps.training.plan import Plan
 from fedps.types import ClientId
 
 SAMPLES = 150  # of the trial: three batches, the last one short

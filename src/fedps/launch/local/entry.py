@@ -41,14 +41,14 @@ def train_client(
 ) -> None:  # fmt: skip
     """Live as the worker of one client."""
     report = _enter(pipe, log)
-    from fedps.client.worker import run_worker  # noqa: PLC0415
+    from fedps.client.life import FLClient  # noqa: PLC0415
     from fedps.training.plan import read_plan  # noqa: PLC0415
 
     _live(
-        lambda: run_worker(
+        lambda: FLClient(
             _job(job_json), ClientId(client), servers, Path(run_dir), report, coordinator=coordinator, allow=allow,
             number=number, plan=read_plan(Path(plan)) if plan else None,
-        ),
+        ).run(),
         report,
     )  # fmt: skip
 
@@ -56,13 +56,13 @@ def train_client(
 def check_network(pipe: Connection, log: str, job_json: str) -> None:
     """Build the job's network and its plan once, before any role does; its mistakes go out as one event."""
     report = _enter(pipe, log)
-    from fedps.client.worker import check  # noqa: PLC0415
-    from fedps.training.plan import keep_plan  # noqa: PLC0415
+    from fedps.training.plan import facts_of, keep_plan, make_plan  # noqa: PLC0415
 
     def look() -> None:
         try:
-            plan, told = check(_job(job_json))
-            report({"event": "checked", "mistakes": [], **told, "plan": str(keep_plan(plan) or "")})
+            plan = make_plan(job := _job(job_json))
+            facts = facts_of(plan, job)
+            report({"event": "checked", "mistakes": [], **facts, "plan": str(keep_plan(plan) or "")})
         except JobError as error:
             report({"event": "checked", "mistakes": error.mistakes})
 

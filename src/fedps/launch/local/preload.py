@@ -10,7 +10,7 @@ import grpc._channel  # which grpc imports with the first connection
 import numpy.ma  # and numpy where it is first asked for distinct values
 import numpy.random
 
-import fedps.client.worker
+import fedps.client.life
 import fedps.launch.local.entry
 import fedps.training.compiled
 

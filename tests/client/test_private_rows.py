@@ -1,4 +1,4 @@
-"""Private rows that come back to their client, and what is said when they do not."""
+"""Private rows on their client's disk: they come back to it, and what is said when they do not."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedps.client.warm import warm_private
+from fedps.client import private_rows
 from fedps.config import Job
 from fedps.data.read.client import read_client
 from fedps.errors import DataError, JobError
@@ -40,7 +40,7 @@ def save(learner: Learner, home: Path, epoch: int) -> None:
 
 def warm(job: Job, folder: Path) -> tuple[Learner, str]:
     learner, log = learner_of(job), io.StringIO()
-    warm_private(learner, folder, ME, log)
+    private_rows.start_from(folder, learner, ME, log)
     return learner, log.getvalue()
 
 

@@ -1,30 +1,49 @@
-"""A client's own part of a warm start: its private rows as it last saved them.
+"""A client's private tables and layers on its own disk: saved each round, found again, and started from.
 
-The servers take over what is shared (`server.saving`); nothing private was ever with them, so each client looks for its
-own tables, where the run that saved the epoch left them.
+No server ever held them, so no server can give them back: who starts from a saved epoch looks for its own, where the run
+that saved it left them, in `private/<client>/<round>/`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
 from fedps.errors import JobError
-from fedps.storage import epochs as saved
+from fedps.storage import epochs, snapshot
 from fedps.storage.epochs import Saved
 from fedps.training.learner import Learner
 from fedps.training.tables import LocalTable
 from fedps.types import ClientId, TableName
 
 
-def warm_private(learner: Learner, folder: Path, client: ClientId, log: TextIO) -> None:
+def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int) -> None:
+    """Save what is private in a client's model, whole or not at all; nothing, if nothing is.
+
+    Args:
+        learner: the client's model.
+        run_dir: the run's folder.
+        client: whose.
+        epoch: after which this is, counted from 1.
+
+    Raises:
+        DataError: it cannot be written; earlier saves stay as they were.
+    """
+    private = learner.private_block()
+    if private:
+        folder = run_dir / "private" / client / str(epoch)
+        snapshot.save(folder, epochs.PRIVATE, private, {"epoch": epoch, "client": client})
+
+
+def start_from(folder: Path, learner: Learner, client: ClientId, log: TextIO) -> None:
     """Let a client's private tables and layers start from a saved epoch; what is not there starts anew, in one line.
 
     Rows keep their optimizer state where the rule is the same; rows that were not saved, and layers' state, begin anew.
 
     Args:
-        learner: the client's model, before it has trained.
         folder: `runner.warmup_model_path`, a saved epoch; private tables lie in `private/` of the same run.
+        learner: the client's model, before it has trained.
         client: whose.
         log: takes the line.
 
@@ -35,9 +54,9 @@ def warm_private(learner: Learner, folder: Path, client: ClientId, log: TextIO) 
     names = [*learner.private, *learner.parameters.private_dense]
     if not names:
         return
-    home = saved.find_private(folder)
-    place = None if home is None else saved.private_save(home / client, saved.epoch_of(folder))
-    there = saved.read_private(place) if place is not None else {}
+    home = epochs.find_private(folder)
+    place = None if home is None else epochs.private_save(home / client, epochs.epoch_of(folder))
+    there = epochs.read_private(place) if place is not None else {}
     missing = [name for name in names if name not in there]
     if missing:
         where = place or (home / client if home else folder.parent.parent / "private" / client)
@@ -46,9 +65,9 @@ def warm_private(learner: Learner, folder: Path, client: ClientId, log: TextIO) 
         _take_over(learner, there, place)
 
 
-def _take_over(learner: Learner, there: dict[TableName, Saved], place: Path) -> None:
+def _take_over(learner: Learner, there: Mapping[TableName, Saved], place: Path) -> None:
     private = learner.private_block()
-    faults = [f for n, (spec, _, _) in private.items() if n in there and (f := saved.shape_misfit(spec, there, place))]
+    faults = [f for n, (spec, _, _) in private.items() if n in there and (f := epochs.shape_misfit(spec, there, place))]
     if faults:
         raise JobError([f"runner.warmup_model_path: {fault}" for fault in faults])
     for name, table in learner.private.items():
@@ -64,7 +83,7 @@ def _take_over(learner: Learner, there: dict[TableName, Saved], place: Path) -> 
 
 def _fill(table: LocalTable, rows: Saved) -> None:
     """Put saved rows into a table that has not trained; ids that it does not hold are passed over."""
-    block, steps = saved.fit_state(rows, table.spec)
+    block, steps = epochs.fit_state(rows, table.spec)
     _, here, at = np.intersect1d(table.keys, rows.keys, assume_unique=True, return_indices=True)
     table.block[here] = block[at]
     table.steps = steps
