@@ -18,9 +18,8 @@ from fedps.client.rounds import Coordinated
 from fedps.client.trainer import Trained
 from fedps.config import Job
 from fedps.coordinator.serve import run_coordinator
-from fedps.metrics import Histogram
+from fedps.metrics import Evaluation, Histogram
 from fedps.net.channel import Channel
-from fedps.training.evaluate import Evaluation
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Assignment, Hello
 

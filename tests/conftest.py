@@ -9,11 +9,19 @@ from hypothesis import settings
 
 from fedps.config import Job, load_job
 from fedps.data.prepare.synth import synthesize
+from fedps.data.samples import ClientData, Order
 
 settings.register_profile("untimed", deadline=None)  # machines are shared: no test asserts times
 settings.load_profile("untimed")
 
 MakeJob = Callable[..., Job]
+
+
+def batches_of(data: ClientData, epoch: int, size: int) -> Iterator[Order]:
+    """Yield an epoch's batches of `size` samples; the last may be shorter."""
+    order = data.order(epoch)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 @pytest.fixture(scope="session", autouse=True)

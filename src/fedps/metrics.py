@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import FedpsError
-from fedps.types import Keys, Values
+from fedps.types import Keys, Samples, Values
 
 BUCKETS = 2**12  # the original's
 CANDIDATES = 100  # of a held-out user: the positive first, then its 99 negatives
+LEAST = np.float32(-88)  # a logit below it has a probability of 0; its exponential would overflow
 Counts = NDArray[np.int64]
 Sums = NDArray[np.float64]
 
@@ -112,6 +113,45 @@ def rank_metrics(scores: Values, items: Keys, k: int = 10) -> RankSums:
     place = np.arange(scores.shape[1])
     hit = (place < k).astype(np.float64)
     return RankSums(len(scores), _mean_over(hit, ahead, tied), _mean_over(hit / np.log2(place + 2), ahead, tied))
+
+
+class Evaluation(NamedTuple):
+    """What held-out samples come to, as sums that add up over clients.
+
+    Attributes:
+        users: how many were ranked.
+        hits: users whose positive is among the first 10 of their candidates; a tie counts in part.
+        ndcg: the sum of their NDCG at 10.
+        histogram: the spread of all samples' probabilities.
+    """
+
+    users: int
+    hits: float
+    ndcg: float
+    histogram: Histogram
+
+
+def evaluate(logits: Values, test: Samples) -> Evaluation:
+    """Rank held-out samples by their logits, and count their probabilities.
+
+    Logits keep apart what probabilities near 0 or 1 round together.
+
+    Args:
+        logits: float32[n].
+        test: n samples, in groups of `CANDIDATES`; there may be none.
+
+    Raises:
+        FedpsError: a logit is not finite.
+    """
+    histogram = Histogram()
+    histogram.add(probabilities(logits), test.label)
+    sums = rank_metrics(logits.reshape(-1, CANDIDATES), test.item.reshape(-1, CANDIDATES))
+    return Evaluation(*sums, histogram)
+
+
+def probabilities(logits: Values) -> Values:
+    """Return the logistic function of logits: float32[n] in [0, 1], NaN where the logit is."""
+    return (1 / (1 + np.exp(-np.maximum(logits, LEAST)))).astype(np.float32)
 
 
 def _mean_over(gain: Sums, ahead: Counts, tied: Counts) -> float:

@@ -5,7 +5,8 @@ Specs are frozen msgspec structs, so that one definition serves code, wire and d
 """
 
 import math
-from typing import Literal, NamedTuple, NewType, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, NewType, get_args
 
 import msgspec
 import numpy as np
@@ -114,6 +115,29 @@ class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dropped: bool = False
 
 
+class Samples(NamedTuple):
+    """Pairs of a user and an item, with their labels.
+
+    Attributes:
+        user: int64[n] (from a cache: int32).
+        item: int64[n] (from a cache: int32).
+        label: float32[n], 0 or 1, or a probability where others taught it; NaN where nobody knows.
+    """
+
+    user: Keys
+    item: Keys
+    label: Values
+
+    @classmethod
+    def joined(cls, parts: Sequence["Samples"]) -> "Samples":
+        """Return samples end to end; there must be some part."""
+        return parts[0] if len(parts) == 1 else cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def at(self, places: slice | NDArray[np.integer[Any]]) -> "Samples":
+        """Return the samples at some places; those of a slice share these arrays."""
+        return Samples(self.user[places], self.item[places], self.label[places])
+
+
 class Rows(NamedTuple):
     """A part of a table: keys int64[U] sorted unique (empty for dense), values float32[U, dim] (dense: [1, dim])."""
 
@@ -123,3 +147,4 @@ class Rows(NamedTuple):
 
 NO_KEYS: Keys = np.empty(0, np.int64)
 NO_KEYS.flags.writeable = False
+NO_SAMPLES = Samples(NO_KEYS, NO_KEYS, np.empty(0, np.float32))

@@ -13,16 +13,14 @@ from fedps.client.distill import ORDER, Distiller
 from fedps.config import Job
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.data.public import Public
-from fedps.data.read.by_job import joined
 from fedps.data.read.client import read_client
-from fedps.data.read.reader import Samples
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, FedpsError, JobError
 from fedps.launch.inprocess import run_in_process
 from fedps.training.learner import Learner
 from fedps.training.parameters import read_parameters
 from fedps.training.plan import make_plan
-from fedps.types import ClientId, Values
+from fedps.types import ClientId, Samples, Values
 from fedps.wire.messages import Assignment
 from tests.conftest import MakeJob
 from tests.distilling import USERS, distilling, public_file
@@ -46,7 +44,7 @@ def plain(job: Job, soft: Values, before: int) -> Learner:
     """Return a learner that has trained as a distiller should have, on one client's data and what is public joined."""
     public, pairs, own = Public(job).samples, Public(job).of_round(1), read_client(job, ME)
     parts = (own.train, public, Samples(pairs.user[: len(soft)], pairs.item[: len(soft)], soft))
-    both = joined(parts)
+    both = Samples.joined(parts)
     learner = Learner(make_plan(job), job, ClientData(both, None, ME, 0, shuffle=False), local_optimizer=True)
     learner.train(np.arange(before, dtype=np.int32), 32)
     for pass_ in range(1, 1 + job.distillation.passes):

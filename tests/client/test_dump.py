@@ -16,7 +16,7 @@ from fedps.errors import DataError, JobError
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.types import ClientId
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, batches_of
 
 ALL = Allow(private_dump=True)
 ALONE = {"local_sparse": [], "need_dump": True}
@@ -36,7 +36,7 @@ class Client:
         assert self.dump is not None
         scores = []
         self.dump.begin(epoch)
-        for number, batch in zip(range(1, batches + 1), self.data.batches(epoch, 16), strict=False):
+        for number, batch in zip(range(1, batches + 1), batches_of(self.data, epoch, 16), strict=False):
             steps = self.learner.train(batch, 16)
             self.dump.batch(number, batch, steps.scores)
             scores.append(steps.scores)

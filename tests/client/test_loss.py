@@ -15,7 +15,7 @@ from fedps.serving.export import export_run
 from fedps.table.init import initial_rows
 from fedps.training.parameters import read_parameters
 from fedps.types import ClientId
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, batches_of
 
 NET = """
 import torch
@@ -67,7 +67,7 @@ def expected(job: Job) -> dict[str, torch.Tensor]:
             weights[e.spec.name].copy_(torch.from_numpy(initial_rows(e.spec, np.arange(e.spec.shape[0]))))
     opt = torch.optim.SGD(model.parameters(), lr=0.5)
     data = read_client(job, ClientId("0"))
-    for batch in data.batches(0, job.runner.train_batch_size):
+    for batch in batches_of(data, 0, job.runner.train_batch_size):
         opt.zero_grad()
         logits = model(*(torch.from_numpy(c[batch]) for c in (data.train.user, data.train.item)))
         (torch.sigmoid(logits) - torch.from_numpy(data.train.label[batch])).square().mean().backward()  # type: ignore[no-untyped-call]

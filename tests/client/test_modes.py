@@ -19,7 +19,7 @@ from fedps.serving.export import export_run
 from fedps.table.init import initial_rows
 from fedps.training.parameters import read_parameters
 from fedps.types import ClientId
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, batches_of
 
 SGD = {"optimizer": {"class": "sgd", "learning_rate": 0.5}}
 ADAM = {"optimizer": {"class": "adam", "learning_rate": 0.01}}
@@ -45,7 +45,7 @@ def finished(job: Job, folder: Path) -> Weights:
 
 def batches(job: Job, client: str, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     data = read_client(job, next(c for c in client_files(job.runner.train_data_dir) if c == client))
-    for batch in data.batches(epoch, job.runner.train_batch_size):
+    for batch in batches_of(data, epoch, job.runner.train_batch_size):
         user, item = (torch.from_numpy(c[batch]) for c in (data.train.user, data.train.item))
         yield user, item, torch.from_numpy(data.train.label[batch])
 

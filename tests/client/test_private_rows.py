@@ -17,7 +17,7 @@ from fedps.storage.epochs import find_private
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.types import NO_KEYS, ClientId, TableSpec
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, batches_of
 
 ME = ClientId("3")
 OWN = {"local_dense": ["predict.bias"]}
@@ -29,7 +29,7 @@ def learner_of(job: Job) -> Learner:
 
 def trained(job: Job, batches: int) -> Learner:
     learner, data = learner_of(job), read_client(job, ME)
-    for _, batch in zip(range(batches), data.batches(0, 16), strict=False):
+    for _, batch in zip(range(batches), batches_of(data, 0, 16), strict=False):
         learner.train(batch, 16)
     return learner
 
@@ -58,7 +58,7 @@ def test_rows_come_back_with_their_state_and_train_on_as_before(rule: str, make_
     assert told == ""
     assert same(learner, before)
     data = read_client(job, ME)
-    for batch in list(data.batches(1, 16))[:5]:
+    for batch in list(batches_of(data, 1, 16))[:5]:
         for one in (learner, before):
             one.train(batch, 16)
     rows = [one.private["mlp_user.weight"].block for one in (learner, before)]

@@ -10,8 +10,9 @@ import pytest
 from fedps.config import Allow
 from fedps.data.read.by_job import read_train
 from fedps.data.read.cache import FOLDER, MARK, cached, keep
-from fedps.data.read.reader import Samples, read_samples
+from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
+from fedps.types import Samples
 from tests.conftest import MakeJob
 
 LINES = "1,2,1\n3,4,0\n1,5,0\n"

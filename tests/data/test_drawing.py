@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from fedps.data import drawing as negatives
 from fedps.data.drawing import Negatives
 from fedps.data.read.client import read_client
-from fedps.data.read.reader import Samples
 from fedps.data.samples import ClientData
 from fedps.errors import DataError
 from fedps.launch.inprocess import run_in_process
-from fedps.types import ClientId
+from fedps.types import ClientId, Samples
 from tests.conftest import MakeJob
 
 ME = ClientId("3")
@@ -89,7 +88,6 @@ def test_slots_are_those_of_the_ids(make_job: MakeJob) -> None:
     order = data.order(0)
     for column in ("user", "item"):
         np.testing.assert_array_equal(data.keys[column][data.slots[column][order]], getattr(data.train, column)[order])
-        assert data.test is not None
         np.testing.assert_array_equal(data.keys[column][data.test_slots[column]], getattr(data.test, column))
     assert len(data.keys["item"]) == 220
     assert set(data.keys["item"][data.distinct("item", order[:8])]) == set(data.train.item[order[:8]])

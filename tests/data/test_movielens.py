@@ -12,8 +12,9 @@ import pytest
 
 from fedps.data.prepare.movielens import prepare
 from fedps.data.prepare.write import Split
-from fedps.data.read.reader import Samples, client_files, read_manifest, read_samples
+from fedps.data.read.reader import client_files, read_manifest, read_samples
 from fedps.errors import DataError
+from fedps.types import Samples
 
 SHELF = Path(os.environ.get("FEDPS_DATA", "/nowhere"))
 needs_ml1m = pytest.mark.skipif(

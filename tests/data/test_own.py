@@ -7,8 +7,9 @@ import pytest
 from fedps.config import Job, Runner
 from fedps.config.job import HyperParameters
 from fedps.data.read.own import flat_config, read_own
-from fedps.data.read.reader import Samples, Skipped
+from fedps.data.read.reader import Skipped
 from fedps.errors import DataError, JobError
+from fedps.types import Samples
 
 KEY = "runner.train_reader_path"
 

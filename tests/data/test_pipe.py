@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fedps.data.read.command import BLOCK, Command, StoppedError
 from fedps.data.read.pipe import read_pipe
-from fedps.data.read.reader import Samples, Skipped
+from fedps.data.read.reader import Skipped
 from fedps.errors import DataError
+from fedps.types import Samples
 from tests.data.processes import MARK, left
 
 AWK = "awk -F, '{print 1,$1,1,$2,1,$3}'"

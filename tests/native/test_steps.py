@@ -19,7 +19,7 @@ from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import ClientId
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, batches_of
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: steps are taken by torch here")
 
@@ -106,7 +106,7 @@ def test_steps_are_those_of_torch(network: str, rule: str, make_job: MakeJob, tm
 def test_gradients_for_the_servers_are_those_of_torch(network: str, make_job: MakeJob, tmp_path: Path) -> None:
     job = job_of(make_job, tmp_path, network, sync_mode="async")
     one, other = both(job, local=False)
-    for batch in one.data.batches(0, 32):
+    for batch in batches_of(one.data, 0, 32):
         for learner in (one, other):
             learner.train(batch, 32)
         found, due = one.gradients(), other.gradients()
@@ -127,7 +127,7 @@ def test_adam_is_torchs_adam_of_whole_tables(network: str, make_job: MakeJob, tm
         for name, table in learner.tables.items():
             weights[name].copy_(torch.from_numpy(initial_rows(table.spec, np.arange(table.spec.shape[0]))))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for batch in list(data.batches(0, 32))[:12]:
+    for batch in list(batches_of(data, 0, 32))[:12]:
         user, item, label = (torch.from_numpy(c[batch]) for c in (data.train.user, data.train.item, data.train.label))
         optimizer.zero_grad()
         loss = nn.functional.binary_cross_entropy_with_logits(model(user, item), label)
@@ -155,7 +155,7 @@ def test_where_counting_stands_changes_nothing_once_bias_corrections_have_ended(
             for one in trained:
                 one.steps = count
                 rules.counters(one.rule, one.raw)[:] = 0 if rule == "adam" else count
-            for batch in list(learner.data.batches(0, 32))[:12]:
+            for batch in list(batches_of(learner.data, 0, 32))[:12]:
                 learner.train(batch, 32)
         for name, table in far.tables.items():
             np.testing.assert_array_equal(table.block[:, :-1], near.tables[name].block[:, :-1], err_msg=name)

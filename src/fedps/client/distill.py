@@ -12,14 +12,13 @@ import zlib
 import numpy as np
 
 from fedps.config import Job
-from fedps.data.public import Pairs, Public
-from fedps.data.read.reader import Samples
+from fedps.data.public import Public
 from fedps.data.samples import ClientData, Order
 from fedps.errors import FedpsError
 from fedps.training.engine import Rates
 from fedps.training.learner import Learner
 from fedps.training.schedule import rates_at
-from fedps.types import COLUMNS, ClientId, Values
+from fedps.types import COLUMNS, ClientId, Samples, Values
 from fedps.wire.messages import Assignment
 
 ORDER = zlib.crc32(b"fedps.client.distill")
@@ -82,21 +81,21 @@ class Distiller:
     def score(self, round_: int) -> Values:
         """Return the logits of a round's pairs, float32[S]."""
         pairs = self._public.of_round(round_)
-        self._data.test = Samples(*pairs)
+        self._data.test = pairs
         self._data.test_slots = {column: self._slots(column, pairs) for column in COLUMNS}
         for table in self._learner.tables.values():
             table.settle()
         return self._engine.score()
 
-    def _coded(self, samples: Samples, pairs: Pairs) -> ClientData:
+    def _coded(self, samples: Samples, pairs: Samples) -> ClientData:
         """Return samples, and after them room for a round's pairs, coded for the learner's tables."""
-        both = Samples(*(np.concatenate([one, other]) for one, other in zip(samples, pairs, strict=True)))
+        both = Samples.joined([samples, pairs])
         data = ClientData(both, None, self._client, self._job.runner.seed, shuffle=False)
         data.keys = self._learner.data.keys
         data.slots = {column: self._slots(column, both) for column in COLUMNS}
         return data
 
-    def _slots(self, column: str, samples: Samples | Pairs) -> Order:
+    def _slots(self, column: str, samples: Samples) -> Order:
         slots: Order = np.searchsorted(self._learner.data.keys[column], getattr(samples, column)).astype(np.int32)
         return slots
 

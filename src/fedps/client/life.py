@@ -26,13 +26,12 @@ from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.events.journal import Report
-from fedps.metrics import CANDIDATES
+from fedps.metrics import CANDIDATES, Evaluation, evaluate
 from fedps.models.network import Plan
 from fedps.net.channel import Channel
 from fedps.net.compressing import compression_of
 from fedps.net.inprocess import LocalChannel
 from fedps.net.shards import Shards
-from fedps.training.evaluate import Evaluation, evaluate
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.training.rules import server_rule
@@ -193,7 +192,7 @@ class FLClient:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
         self.report({"event": "evaluate_begin", "epoch": self.assignment.round})
         self.pull_all()
-        self.evaluated = found = evaluate(self.learner, self.data)
+        self.evaluated = found = evaluate(self.learner.score(), self.data.test)
         self.report(
             {"event": "evaluated", "epoch": self.assignment.round, "users": found.users, "hits": found.hits}
             | {"ndcg": found.ndcg, **lists(found.histogram)}

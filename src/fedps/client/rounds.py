@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from fedps.client.trainer import Trained
 from fedps.config import Runner
 from fedps.errors import WireError
-from fedps.metrics import Histogram
+from fedps.metrics import Evaluation, Histogram
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel
-from fedps.training.evaluate import Evaluation
 from fedps.types import ClientInfo, Values
 from fedps.wire.messages import Assignment, RoundReport
 

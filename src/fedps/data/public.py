@@ -1,25 +1,16 @@
 """Public samples: what all clients and the coordinator may know, and the pairs that a round is about."""
 
 import zlib
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedps.config import Job
-from fedps.data.read.reader import Samples, read_samples
+from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
-from fedps.types import Keys, Values
+from fedps.types import Samples, Values
 
 DRAW = zlib.crc32(b"fedps.data.public")
-
-
-class Pairs(NamedTuple):
-    """Pairs of a public user and a public item: int64[S] each; their labels float32[S], NaN where the file has none."""
-
-    user: Keys
-    item: Keys
-    label: Values
 
 
 class Public:
@@ -50,12 +41,15 @@ class Public:
         self._seed, self._pairs = job.runner.seed, len(self._users) * len(self._items)
         self.drawn = min(job.distillation.samples, self._pairs)
 
-    def of_round(self, round_: int) -> Pairs:
-        """Draw the pairs that a round is about, of all public users and all public items; the same everywhere."""
+    def of_round(self, round_: int) -> Samples:
+        """Draw the pairs that a round is about, of all public users and all public items; the same everywhere.
+
+        Their labels are NaN where the file has none.
+        """
         draw = np.random.default_rng((self._seed, DRAW, round_))
         places = np.sort(draw.choice(self._pairs, self.drawn, replace=False))
         user, item = np.divmod(places, len(self._items))
-        return Pairs(self._users[user], self._items[item], self._labels_of(places))
+        return Samples(self._users[user], self._items[item], self._labels_of(places))
 
     def _labels_of(self, places: NDArray[np.int64]) -> Values:
         at = np.minimum(np.searchsorted(self._labelled, places), len(self._labelled) - 1)

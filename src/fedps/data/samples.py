@@ -4,16 +4,14 @@ Shuffles and draws are streams of (job seed, client, epoch): any machine draws t
 """
 
 import zlib
-from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedps.data.drawing import Negatives, pair_up
-from fedps.data.read.reader import Samples
 from fedps.errors import DataError
-from fedps.types import COLUMNS, ClientId, Keys, Slots
+from fedps.types import COLUMNS, NO_SAMPLES, ClientId, Keys, Samples, Slots
 
 Order = NDArray[np.int32]  # positions of samples
 DRAW, PAIR = (zlib.crc32(purpose) for purpose in (b"fedps.client.negatives", b"fedps.client.pairs"))
@@ -36,6 +34,7 @@ class ClientData:
 
     Attributes:
         train: the samples that positions of an order stand for.
+        test: the held-out samples; empty if there are none.
         keys: for each column its distinct ids, int64[n] sorted; all items, if negatives are drawn.
         slots: for each column the place in `keys` of every training sample's id, int32.
         test_slots: the same for held-out samples.
@@ -48,14 +47,14 @@ class ClientData:
         self, train: Samples, test: Samples | None, client: ClientId, seed: int, shuffle: bool,
         negatives: int | None = None, num_items: int = 0, pairs: bool = False, public: Samples | None = None,
     ) -> None:  # fmt: skip
-        self.train, self.test = train, test
+        self.train, self.test = train, NO_SAMPLES if test is None else test
         self._stream, self._shuffle = (seed, zlib.crc32(client.encode())), shuffle
         self.keys: dict[str, Keys] = {}
         self.slots: dict[str, Slots] = {}
         self.test_slots: dict[str, Slots] = {}
         for column in COLUMNS:
             ids = getattr(train, column)
-            held_out = getattr(test, column) if test is not None else ids[:0]
+            held_out = getattr(self.test, column)
             others = held_out if public is None else np.concatenate([held_out, getattr(public, column)])
             self.keys[column], self.slots[column], there = coded(ids, others)
             self.test_slots[column] = there[: len(held_out)]
@@ -98,12 +97,6 @@ class ClientData:
             shuffle.shuffle(order)
         return order
 
-    def batches(self, epoch: int, size: int) -> Iterator[Order]:
-        """Yield an epoch's batches of `size` samples; the last may be shorter."""
-        order = self.order(epoch)
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
-
     def distinct(self, column: str, samples: Order) -> Slots:
         """Return the distinct slots of some training samples, int32 sorted."""
         slots, rows = self.slots[column].take(samples), len(self.keys[column])
@@ -119,8 +112,7 @@ class ClientData:
         user, item = self.slots["user"][kept], np.asarray(self.train.item)[kept].astype(np.int32)
         drawing = Negatives(user, item, self.keys["user"], num_items)
         self.keys["item"] = np.arange(num_items)
-        if self.test is not None:
-            self.test_slots["item"] = np.asarray(self.test.item).astype(np.int32)
+        self.test_slots["item"] = np.asarray(self.test.item).astype(np.int32)
         label = np.zeros((len(kept), 1 + each), np.float32)
         label[:, 0] = 1
         self.slots = {"user": np.repeat(user, 1 + each), "item": np.repeat(item, 1 + each)}

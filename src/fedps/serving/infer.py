@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedps.config import Allow, Job
+from fedps.data.read.by_job import read_held_out
 from fedps.errors import DataError, JobError
+from fedps.metrics import probabilities
 from fedps.models.build import build
-from fedps.serving.held_out import held_out, logits_of, probabilities, read_held_out, scored
-from fedps.serving.predictions import tell_progress, write_predictions
+from fedps.serving.predictions import logits_of, scored, tell_progress, write_predictions
 from fedps.serving.saved_network import SavedNetwork
 from fedps.storage import epochs as saved
+from fedps.types import Samples
 
 
 def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:  # noqa: B008  (a constant)
@@ -38,7 +40,7 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
         JobError: no test folder, no such file, or a parameter that is missing, unknown or of another shape.
         DataError: the weights or a test file cannot be read, or is not one positive and 99 negatives a user.
     """
-    test = read_held_out(job, allow)
+    test = Samples.joined(list(read_held_out(job, allow).values()))
     model = build(job)
     load_weights(model, weights)
     return {"weights": str(weights), **scored(test, logits_of(model, test, job.runner.infer_batch_size)).measures}
@@ -71,7 +73,7 @@ def infer_epochs(
     folder = _folder(job, run_dir)
     chosen = _chosen(job, folder, run_dir)
     files = _files(job, folder, chosen, out)
-    tests = held_out(job, allow)
+    tests = read_held_out(job, allow)
     network = SavedNetwork(job)
     found = []
     for epoch, file in zip(chosen, files, strict=True):

@@ -1,19 +1,65 @@
-"""Scores as files and lines: every held-out sample with its prediction, and how the AUC grows batch by batch."""
+"""What a whole network makes of held-out samples: their logits, how good those are, and both as files and lines."""
 
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
+import numpy as np
 import pyarrow as pa
+import torch
+from numpy.typing import NDArray
 from pyarrow import csv as arrow
+from torch import nn
 
-from fedps.data.read.reader import Samples
 from fedps.errors import DataError
-from fedps.metrics import Histogram
+from fedps.metrics import Histogram, evaluate
 from fedps.storage.whole import make_folder, write_whole
-from fedps.types import Values
+from fedps.training.eager import LEAST
+from fedps.types import Samples, Values
 
 LINES = 20  # of an epoch, at most, where batches are many
 COLUMNS = ("user", "item", "label", "prediction")
+
+
+class Scored(NamedTuple):
+    """Held-out samples, their logits float32[n], and the measures of these by name."""
+
+    samples: Samples
+    logits: Values
+    measures: dict[str, object]
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, test: Samples, batch_size: int) -> Values:
+    """Return a network's logits, float32[n].
+
+    Args:
+        model: maps user int64[B] and item int64[B] to logits [B]; left in evaluation mode.
+        test: n samples.
+        batch_size: samples scored at once, if that is enough to be fast; it bounds memory and changes no result.
+    """
+    model.eval()
+    size, user, item = max(batch_size, LEAST), _ids(test.user), _ids(test.item)
+    pieces = [model(user[at : at + size], item[at : at + size]) for at in range(0, len(user), size)]
+    logits: Values = torch.cat(pieces).float().numpy()
+    return logits
+
+
+def _ids(column: NDArray[np.int64]) -> torch.Tensor:
+    """Return ids as torch wants them: of 8 bytes, and its own; those from a cache are neither."""
+    return torch.from_numpy(column.astype(np.int64))
+
+
+def scored(test: Samples, logits: Values) -> Scored:
+    """Measure samples that have been scored, by the job's protocol and by the mean cross-entropy.
+
+    Raises:
+        FedpsError: a logit is not finite.
+    """
+    found, exact = evaluate(logits, test), logits.astype(np.float64)
+    loss = np.mean(np.logaddexp(0, exact) - test.label * exact)
+    measures: dict[str, object] = {"users": found.users, "samples": len(test.label), "loss": float(loss)}
+    measures |= {"auc": found.histogram.auc(), "hr@10": found.hits / found.users, "ndcg@10": found.ndcg / found.users}
+    return Scored(test, logits, measures)
 
 
 def write_predictions(path: Path, samples: Samples, scores: Values) -> None:

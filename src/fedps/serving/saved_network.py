@@ -7,16 +7,14 @@ import numpy as np
 import torch
 
 from fedps.config import Job
-from fedps.data.read.by_job import joined
-from fedps.data.read.reader import Samples
 from fedps.errors import JobError
 from fedps.models.build import build
 from fedps.models.describe import describe
-from fedps.serving.held_out import Scored, logits_of, scored
+from fedps.serving.predictions import Scored, logits_of, scored
 from fedps.storage import epochs as saved
 from fedps.storage.epochs import Saved
 from fedps.training.parameters import read_parameters
-from fedps.types import ClientId, TableName
+from fedps.types import ClientId, Samples, TableName
 
 
 class SavedNetwork:
@@ -69,7 +67,7 @@ class SavedNetwork:
             if place := places[client]:
                 self._take_on(test, place)
             logits.append(logits_of(self._model, test, self._size))
-        return scored(joined(list(tests.values())), np.concatenate(logits))
+        return scored(Samples.joined(list(tests.values())), np.concatenate(logits))
 
     @torch.no_grad()
     def _take_on(self, test: Samples, place: Path) -> None:

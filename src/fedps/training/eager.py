@@ -133,8 +133,6 @@ class Eager:
     def score(self) -> Values:
         """Return the logits of all held-out samples, float32[n], on the rows as they stand."""
         test, size = self._data.test, max(self._batch, LEAST)
-        if test is None:
-            return np.empty(0, np.float32)
         self._model.eval()
         rows, pieces = {n: np.ascontiguousarray(t.values) for n, t in self._tables.items()}, []
         for start in range(0, len(test.label), size):
@@ -143,7 +141,7 @@ class Eager:
             self._load(rows, index)
             pieces.append(self._model(*self._ids(test.user[cut], test.item[cut])).float().cpu().numpy())
         self._model.train()
-        return np.concatenate(pieces)
+        return np.concatenate([*pieces, np.empty(0, np.float32)])
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""

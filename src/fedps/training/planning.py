@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedps.config import Job
-from fedps.data.read.reader import Samples
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.models.build import build
@@ -18,7 +17,7 @@ from fedps.native.source import write
 from fedps.training.compiled import Compiled
 from fedps.training.eager import Eager, cuda
 from fedps.training.learner import Learner
-from fedps.types import ClientId
+from fedps.types import ClientId, Samples
 
 SAMPLES = 150  # of the trial: three batches, the last one short
 BATCH = 62  # even, as pairs want it

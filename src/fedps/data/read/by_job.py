@@ -28,10 +28,10 @@ from fedps.data.read.command import Command, StoppedError
 from fedps.data.read.files import test_files_of
 from fedps.data.read.own import CLASSES, read_own
 from fedps.data.read.pipe import read_pipe
-from fedps.data.read.reader import Samples, Skipped, read_samples
-from fedps.errors import DataError
+from fedps.data.read.reader import Skipped, read_samples
+from fedps.errors import DataError, JobError
 from fedps.metrics import CANDIDATES
-from fedps.types import Values
+from fedps.types import ClientId, Samples, Values
 
 PIPED = ("QueueDataset", "InmemoryDataset")
 HELPERS = Path(__file__).parents[1] / "original"  # modules that the original's readers import
@@ -119,6 +119,18 @@ def check_groups(test: Samples, place: str) -> None:
     )
 
 
+def read_held_out(job: Job, allow: Allow = Allow()) -> dict[ClientId, Samples]:  # noqa: B008  (a constant)
+    """Read each client's held-out samples; clients without any are left out.
+
+    Raises:
+        JobError: the job names no folder of held-out samples; also as for `read_test`.
+        DataError: no file belongs to a client; also as for `read_test`.
+    """
+    if job.runner.test_data_dir is None:
+        raise JobError("runner.test_data_dir: is missing; name the folder of held-out samples, e.g. DIR/test")
+    return {client: read_test(job, files, allow).samples for client, files in test_files_of(job).items()}
+
+
 def check_held_out(job: Job, allow: Allow) -> None:
     """Make sure, before anybody trains, that the held-out files are what they should be, and that clients have some.
 
@@ -166,11 +178,6 @@ def read_files(read: ReadFile, files: Sequence[Path], threads: int, skip: bool) 
     return [p.result() for p in pending], total
 
 
-def joined(parts: Sequence[Samples]) -> Samples:
-    """Return samples end to end."""
-    return parts[0] if len(parts) == 1 else Samples(*(np.concatenate(c) for c in zip(*parts, strict=True)))
-
-
 def count_words(files: Sequence[Path]) -> int:
     """Count what stands between blanks, as the original does with example_count_method word."""
     total = 0
@@ -208,7 +215,7 @@ def _read(
     else:
         parts, skipped = _read_lines(job, files, command is not None)
     counts = [len(part.label) for part in parts]
-    return Reading(joined(parts), files, told, time.perf_counter() - began, counts, skipped, note)
+    return Reading(Samples.joined(parts), files, told, time.perf_counter() - began, counts, skipped, note)
 
 
 def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Samples], Skipped]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedps.data.read.reader import Samples, in_range
+from fedps.data.read.reader import in_range
 from fedps.storage.whole import CLOSED, make_folder, write_whole
+from fedps.types import Samples
 
 FOLDER = ".fedps-cache"
 MARK = 0x53504446  # "FDPS"; another number for another form

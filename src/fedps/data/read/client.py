@@ -5,11 +5,10 @@ from typing import TextIO
 from fedps.config import Allow, Job
 from fedps.data.read.by_job import Reading, count_words, read_test, read_train
 from fedps.data.read.files import client_files_of, map_lines, test_files_of
-from fedps.data.read.reader import Samples
 from fedps.data.samples import ClientData
 from fedps.errors import DataError
 from fedps.events.journal import Report
-from fedps.types import ClientId
+from fedps.types import ClientId, Samples
 
 
 def read_client(

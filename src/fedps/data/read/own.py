@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from fedps.config import Job
 from fedps.config.classes import load_class
-from fedps.data.read.reader import COLUMNS, Samples, Skipped, in_range, mistake_in, samples_of
+from fedps.data.read.reader import COLUMNS, Skipped, in_range, mistake_in, samples_of
 from fedps.errors import DataError
+from fedps.types import Samples
 
 CLASSES = {"DataLoader": "Reader", "RecDataset": "RecDataset"}
 FORM = "yield user, item and label, a whole number each"

@@ -15,8 +15,9 @@ import pyarrow as pa
 from pyarrow import csv as arrow
 
 from fedps.data.read.command import Command, run
-from fedps.data.read.reader import COLUMNS, LONGEST, Samples, Skipped, in_range, mistake_in, samples_of
+from fedps.data.read.reader import COLUMNS, LONGEST, Skipped, in_range, mistake_in, samples_of
 from fedps.errors import DataError
+from fedps.types import Samples
 
 FIELDS = [f"{part}_{column}" for column in COLUMNS for part in ("count", "value")]
 FORM = "a line is `1 <user> 1 <item> 1 <label>`"
@@ -46,7 +47,7 @@ def read_pipe(
     if not parts:
         first = f"; all lines were skipped, the first: {skipped.first}" if skipped and skipped.lines else ""
         raise DataError(f"{text.where}: prints no sample; {FORM}{first}")
-    return Samples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return Samples.joined(parts)
 
 
 class _Text:

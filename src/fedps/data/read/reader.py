@@ -6,7 +6,7 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,26 +14,14 @@ from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
 from fedps.errors import DataError
-from fedps.types import ClientId, Values
+from fedps.types import ClientId, Samples
 
-COLUMNS = ["user", "item", "label"]
+COLUMNS = list(Samples._fields)
 UNNAMED = ["0", "1", "2"]
 FORM = "a line is user,item,label"
 NUMBER = re.compile(r"-?[0-9]{1,18}")  # all fit int64
 Column = NDArray[np.int64]
 LONGEST = 1 << 12  # characters of a line that are looked at; a binary file may have no line ends
-
-
-class Samples(NamedTuple):
-    """user int64[n], item int64[n] (from a cache: int32), label float32[n] (0 or 1)."""
-
-    user: NDArray[np.int64]
-    item: NDArray[np.int64]
-    label: Values
-
-    def at(self, places: slice | NDArray[np.integer[Any]]) -> "Samples":
-        """Return the samples at some places; those of a slice share these arrays."""
-        return Samples(self.user[places], self.item[places], self.label[places])
 
 
 class Skipped:

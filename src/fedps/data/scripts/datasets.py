@@ -17,11 +17,12 @@ from threading import Event
 
 import numpy as np
 
-from fedps.data.read.by_job import joined, read_files
+from fedps.data.read.by_job import read_files
 from fedps.data.read.command import Command
 from fedps.data.read.pipe import read_pipe
-from fedps.data.read.reader import Column, Samples, Skipped, read_samples
+from fedps.data.read.reader import Column, Skipped, read_samples
 from fedps.errors import DataError
+from fedps.types import Samples
 
 
 class QueueDataset:
@@ -77,7 +78,7 @@ class QueueDataset:
         """
         rest: Samples | None = None
         for samples in self._passes():
-            held = joined([rest, samples]) if rest is not None else samples
+            held = Samples.joined([rest, samples]) if rest is not None else samples
             whole = len(held.label) // self._size * self._size
             yield from cut(held, np.arange(whole), self._size)
             rest = held.at(slice(whole, None))
@@ -121,7 +122,7 @@ class InmemoryDataset(QueueDataset):
         Raises:
             DataError: as for `batches` of a QueueDataset.
         """
-        self._samples = joined(list(self._passes()))
+        self._samples = Samples.joined(list(self._passes()))
         self._order = np.arange(len(self._samples.label))
 
     def release_memory(self) -> None:
