@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from fedps.config import Job
@@ -61,7 +62,7 @@ def test_epochs_are_saved_where_the_job_says(make_job: MakeJob, tmp_path: Path) 
     assert saved_keys(tmp_path / "kept" / "2") == [3, 5]
     assert not (tmp_path / "run").exists()
     assert [e["folder"] for e in events if e["event"] == "saved"] == [str(tmp_path / "kept" / e) for e in ("1", "2")]
-    facts = saved.read_facts(tmp_path / "kept" / "2")
+    facts = to_builtins(saved.find_first(tmp_path / "kept" / "2").facts)
     told = {"epoch": 2, "shard": 0, "shards": 1, "job": "job", "mode": "all", "run": str(tmp_path / "run")}
     assert told.items() <= facts.items()
 
@@ -70,9 +71,8 @@ def test_a_delta_holds_what_changed_and_names_what_it_builds_on(make_job: MakeJo
     server = make_server(make_job(sync_mode="async", epochs=3, save_mode="delta"), tmp_path)
     caller = train(server, [3, 5], [5, 7], [9], tables=MOVING)
     assert [saved_keys(tmp_path / "model" / e) for e in ("1", "2", "3")] == [[3, 5], [5, 7], [9]]
-    facts = [saved.read_facts(tmp_path / "model" / e) for e in ("1", "2", "3")]
-    assert facts[0]["base"] is None
-    assert [f["base"]["epoch"] for f in facts[1:]] == [1, 2]
+    bases = [saved.find_first(tmp_path / "model" / e).facts.base for e in ("1", "2", "3")]
+    assert [base and base.epoch for base in bases] == [None, 1, 2]
     there = saved.read_model(tmp_path / "model" / "3")
     np.testing.assert_allclose(there["rows"].values, caller.rows(3, 5, 7, 9), rtol=1e-6)
 
@@ -95,6 +95,26 @@ def test_base_holds_values_alone(make_job: MakeJob, tmp_path: Path) -> None:
     assert tables["rows"][0].rule == tables["bias"][0].rule == Rule("add")
     assert tables["rows"][2].tolist() == caller.rows(3, 5)
     assert tables["bias"][2].shape == (1, 3)
+
+
+def test_servers_of_one_run_are_known_by_their_clients(make_job: MakeJob, tmp_path: Path) -> None:
+    """Their run folders may be of one name on two machines, or of two; what tells runs apart is who took part."""
+    job = make_job(sync_mode="async", server_num=2, model_save_path=str(tmp_path / "model"))
+
+    def run(client: str, shard: int) -> None:
+        caller = Caller(make_server(job, tmp_path / f"run-{shard}", shard), "0", client)
+        assert isinstance(caller.ask(Join((ROWS,), 0)), Done)
+        assert isinstance(caller.ask(Barrier(1, "trained")), Done)
+
+    run("process a", 0)
+    run("process b", 1)
+    with pytest.raises(DataError, match="of different runs"):
+        saved.read_model(tmp_path / "model" / "1")
+    run("process a", 1)
+    assert set(saved.read_model(tmp_path / "model" / "1")) == {"rows"}
+    assert sorted(f.name for f in (tmp_path / "model" / "1").glob("*.json")) == ["server-0.json", "server-1.2.json"]
+    text = (tmp_path / "model" / "1" / "server-0.json").read_text()
+    assert "process a" not in text, "a client's process is known to its servers alone"
 
 
 def warm(make_job: MakeJob, folder: Path, **runner: Any) -> Job:

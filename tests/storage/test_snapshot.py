@@ -14,6 +14,7 @@ from fedps.storage import snapshot
 from fedps.table.sparse import SparseTable
 from fedps.table.store import Store
 from fedps.types import Init, Rule, TableSpec
+from tests.storage.crashes import failing
 
 SPEC = TableSpec("rows", "sparse", (1000, 4), Rule("adam"), Init("normal", 0.0, 1.0), seed=1)
 
@@ -38,6 +39,17 @@ def test_tables_come_back_the_same(tmp_path: Path) -> None:
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["server-0.json", "server-0.safetensors"]
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
+
+
+def test_a_save_never_touches_an_earlier_one(tmp_path: Path) -> None:
+    names = []
+    for epoch in range(1, 12):
+        snapshot.save(tmp_path, "s", filled().export(), {"epoch": epoch})
+        names.append(snapshot.stems(tmp_path, "s")[0])
+    assert names == ["s", *(f"s.{number}" for number in range(2, 12))]
+    assert snapshot.stems(tmp_path, "s") == names[::-1], "the newest first, by number"
+    assert [snapshot.load(tmp_path, name)[1]["epoch"] for name in names] == list(range(1, 12))
+    assert snapshot.stems(tmp_path, "s.2") == []
 
 
 def test_every_flip_and_cut_is_found(tmp_path: Path) -> None:
@@ -110,10 +122,12 @@ def test_a_full_disk_leaves_the_last_save_whole(tmp_path: Path, full: str) -> No
 
 
 def test_a_rename_that_fails_leaves_no_scratch(tmp_path: Path) -> None:
-    (tmp_path / "s.json").mkdir()
-    with pytest.raises(DataError, match="cannot save"):
+    with failing("replace", 1), pytest.raises(DataError, match="cannot save"):
         snapshot.save(tmp_path, "s", filled().export(), {})
+    assert [file.name for file in tmp_path.iterdir()] == ["s.safetensors"], "without a manifest it does not count"
+    snapshot.save(tmp_path, "s", filled().export(), {})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["s.json", "s.safetensors"]
+    assert set(snapshot.load(tmp_path, "s")[0]) == {"rows", "bias"}
 
 
 def test_a_save_that_fails_leaves_the_last_one_whole(tmp_path: Path) -> None:

@@ -212,6 +212,11 @@ class Membership(Generic[M]):
         return self.here.keys() | self.left.keys() | self.lost.keys()
 
     @property
+    def processes(self) -> list[str]:
+        """The names of the processes that spoke for them."""
+        return [member.instance for there in (self.here, self.left, self.lost) for member in there.values()]
+
+    @property
     def came(self) -> int:
         """How many clients have come, whether they are here or not."""
         return len(self.known)

@@ -11,8 +11,8 @@ from typing import TextIO
 import numpy as np
 
 from fedps.errors import JobError
-from fedps.storage import epochs, snapshot
-from fedps.storage.epochs import Saved
+from fedps.storage import epochs
+from fedps.storage.tables import SavedTable, fit_state, shape_misfit
 from fedps.training.learner import Learner
 from fedps.training.tables import LocalTable
 from fedps.types import ClientId, TableName
@@ -33,7 +33,7 @@ def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int) -> None:
     private = learner.private_block()
     if private:
         folder = run_dir / "private" / client / str(epoch)
-        snapshot.save(folder, epochs.PRIVATE, private, {"epoch": epoch, "client": client})
+        epochs.save_private(folder, private, {"epoch": epoch, "client": client})
 
 
 def start_from(folder: Path, learner: Learner, client: ClientId, log: TextIO) -> None:
@@ -65,9 +65,9 @@ def start_from(folder: Path, learner: Learner, client: ClientId, log: TextIO) ->
         _take_over(learner, there, place)
 
 
-def _take_over(learner: Learner, there: Mapping[TableName, Saved], place: Path) -> None:
+def _take_over(learner: Learner, there: Mapping[TableName, SavedTable], place: Path) -> None:
     private = learner.private_block()
-    faults = [f for n, (spec, _, _) in private.items() if n in there and (f := epochs.shape_misfit(spec, there, place))]
+    faults = [f for n, (spec, _, _) in private.items() if n in there and (f := shape_misfit(spec, there, place))]
     if faults:
         raise JobError([f"runner.warmup_model_path: {fault}" for fault in faults])
     for name, table in learner.private.items():
@@ -81,9 +81,9 @@ def _take_over(learner: Learner, there: Mapping[TableName, Saved], place: Path) 
         at += size
 
 
-def _fill(table: LocalTable, rows: Saved) -> None:
+def _fill(table: LocalTable, rows: SavedTable) -> None:
     """Put saved rows into a table that has not trained; ids that it does not hold are passed over."""
-    block, steps = epochs.fit_state(rows, table.spec)
+    block, steps = fit_state(rows, table.spec)
     _, here, at = np.intersect1d(table.keys, rows.keys, assume_unique=True, return_indices=True)
     table.block[here] = block[at]
     table.steps = steps

@@ -1,20 +1,21 @@
 """What one server writes at the end of an epoch, and what it starts from where the job names a saved epoch.
 
-Only the rows this server keeps are its concern: `table.saved` cuts them out of whatever number of servers wrote a save.
+Only the rows this server keeps are its concern: `storage.epochs` cuts them out of whatever number of servers wrote a save.
 """
 
 import time
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from fedps.config import Job
 from fedps.errors import DataError, TableError
 from fedps.events.journal import Report
-from fedps.storage import epochs as saved
-from fedps.storage import snapshot
-from fedps.storage.epochs import Saved
+from fedps.storage.epochs import read_model, save_shard
+from fedps.storage.shards import Base, Facts
 from fedps.storage.snapshot import Tables
+from fedps.storage.tables import SavedTable, fit_state, shape_misfit
 from fedps.table.store import Store
 from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
 
@@ -30,21 +31,21 @@ class Saver:
     """
 
     def __init__(self, job: Job, shard: int, run_dir: Path, report: Report) -> None:
-        self._mode, self._report, self._name = job.runner.save_mode, report, f"server-{shard}"
+        self._mode, self._report, self._shard = job.runner.save_mode, report, shard
         self._folder = job.runner.model_save_path or run_dir / "model"
-        self._facts = {
-            "shard": shard, "shards": job.runner.server_num, "job": job.name, "mode": self._mode,
-            "run": str(run_dir.absolute()),  # where to look for private tables, if they are on this machine
-        }  # fmt: skip
-        self._last: dict[str, object] | None = None  # the save that the next delta builds on
+        self._facts = Facts(
+            job.runner.server_num, shard=shard, job=job.name, mode=self._mode, run=str(run_dir.absolute())
+        )
+        self._last: Base | None = None  # the save that the next delta builds on
         self._of: Store | None = None  # whose it is
 
-    def save(self, store: Store, epoch: int) -> None:
+    def save(self, store: Store, epoch: int, witnesses: tuple[str, ...] = ()) -> None:
         """Write one epoch.
 
         Args:
             store: the tables.
             epoch: counted from 1.
+            witnesses: what tells this run from others, see `storage.epochs`.
 
         Raises:
             DataError: the files cannot be written; earlier saves stay as they were.
@@ -52,16 +53,18 @@ class Saver:
         delta = self._mode == "delta"
         began = time.perf_counter()
         base = self._last if delta and self._of is store else None
-        if base is not None and base["epoch"] == epoch:
+        if base is not None and base.epoch == epoch:
             base = None  # a delta may not take the place of the save it builds on
         tables: Tables = store.export(changed=base is not None)
         if self._mode == "base":
             tables = {name: _values_only(*table) for name, table in tables.items()}
         folder = self._folder / str(epoch)
-        facts = {"epoch": epoch, **self._facts, "base": base, "steps": store.steps(), "rates": store.rates()}
-        check = snapshot.save(folder, self._name, tables, facts)
+        facts = replace(
+            self._facts, epoch=epoch, base=base, steps=store.steps(), rates=store.rates(), witnesses=witnesses
+        )
+        check = save_shard(folder, self._shard, tables, facts)
         store.mark_saved()
-        self._last, self._of = {"epoch": epoch, "check": check}, store
+        self._last, self._of = Base(epoch, check), store
         seconds = time.perf_counter() - began
         self._report({"event": "saved", "epoch": epoch, "folder": str(folder), "seconds": seconds})
 
@@ -83,12 +86,12 @@ class WarmStart:
 
     def __init__(self, folder: Path, shard: int, shards: int) -> None:
         self._folder, self._shard, self._shards = folder, shard, shards
-        self._tables: dict[TableName, Saved] | None = saved.read_model(folder, shard, shards)
+        self._tables: dict[TableName, SavedTable] | None = read_model(folder, shard, shards)
         self._shapes = {n: t._replace(keys=NO_KEYS, block=t.block[:0].copy()) for n, t in self._tables.items()}
 
     def misfit(self, spec: TableSpec) -> str | None:
         """Say why a declared table cannot start from this save, or None."""
-        return saved.shape_misfit(spec, self._shapes, self._folder)
+        return shape_misfit(spec, self._shapes, self._folder)
 
     def fill(self, store: Store) -> None:
         """Put the saved rows into a store's tables, each of which must fit.
@@ -97,9 +100,9 @@ class WarmStart:
             TableError: there is no room for the rows.
             DataError: the files were damaged meanwhile.
         """
-        tables = self._tables or saved.read_model(self._folder, self._shard, self._shards)
+        tables = self._tables or read_model(self._folder, self._shard, self._shards)
         for name in store.names():
-            block, steps = saved.fit_state(tables[name], store.spec(name))
+            block, steps = fit_state(tables[name], store.spec(name))
             store.load(name, tables[name].keys, block, steps)
         self._tables = None  # tables are made once, hardly ever again: see `ballot`
 

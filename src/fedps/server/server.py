@@ -26,6 +26,7 @@ from fedps.server.requests import Connection
 from fedps.server.saving import Saver, make_store, start_from
 from fedps.server.stragglers import stragglers
 from fedps.server.waits import Answer, Contested, Standing, Waiting
+from fedps.storage.epochs import witnesses
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.table.store import Store, unfit
 from fedps.types import ClientId, TableName
@@ -330,7 +331,7 @@ class ParameterServer:
             DataError: they cannot be written; the server cannot go on, and earlier saves stay as they were.
         """
         try:
-            self._saver.save(self.store, epoch)
+            self._saver.save(self.store, epoch, witnesses(self.members.processes))
         except DataError as error:
             self.failure = error
             raise

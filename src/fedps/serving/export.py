@@ -13,8 +13,8 @@ from safetensors.numpy import save
 
 from fedps.config.source import read
 from fedps.errors import DataError, JobError
-from fedps.storage import epochs as saved
-from fedps.storage.epochs import Saved
+from fedps.storage import epochs
+from fedps.storage.tables import SavedTable, join, tensor
 from fedps.storage.whole import make_folder, write_whole
 from fedps.types import TableName
 
@@ -51,12 +51,12 @@ def _shared(run_dir: Path, wanted: int | None) -> tuple[int, Tensors]:
     if not run_dir.is_dir():
         raise JobError(f"{run_dir}: there is no such run folder; a run's last line names it")
     folder = _model_folder(run_dir)
-    there = saved.epochs(folder)
+    there = epochs.numbers(folder)
     if wanted is not None and wanted not in there:
         raise JobError(f"--epoch {wanted}: {run_dir} has saved {', '.join(map(str, there)) or 'none'}")
     for epoch in reversed(there) if wanted is None else [wanted]:
-        if saved.is_whole(folder / str(epoch)):
-            return epoch, {n: saved.tensor(t) for n, t in saved.read_model(folder / str(epoch)).items()}
+        if epochs.find_whole(folder / str(epoch)):
+            return epoch, {n: tensor(t) for n, t in epochs.read_model(folder / str(epoch)).items()}
     raise DataError(f"{folder}: holds no whole save; the run, or one of its servers, ended before")
 
 
@@ -70,9 +70,9 @@ def _model_folder(run_dir: Path) -> Path:
 
 def _private(run_dir: Path, epoch: int) -> Tensors:
     """Join the clients' private rows, each client's latest up to `epoch`."""
-    parts: dict[TableName, list[Saved]] = {}
-    for client in saved.folders(run_dir / "private"):
-        folder = saved.private_save(client, epoch)
-        for name, part in saved.read_private(folder).items() if folder else ():
+    parts: dict[TableName, list[SavedTable]] = {}
+    for client in epochs.folders(run_dir / "private"):
+        folder = epochs.private_save(client, epoch)
+        for name, part in epochs.read_private(folder).items() if folder else ():
             parts.setdefault(name, []).append(part)
-    return {name: saved.tensor(saved.join(pieces, run_dir / "private")) for name, pieces in parts.items()}
+    return {name: tensor(join(pieces, run_dir / "private")) for name, pieces in parts.items()}

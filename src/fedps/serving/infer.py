@@ -21,7 +21,7 @@ from fedps.metrics import probabilities
 from fedps.models.build import build
 from fedps.serving.predictions import logits_of, scored, tell_progress, write_predictions
 from fedps.serving.saved_network import SavedNetwork
-from fedps.storage import epochs as saved
+from fedps.storage import epochs
 from fedps.types import Samples
 
 
@@ -77,7 +77,7 @@ def infer_epochs(
     network = SavedNetwork(job)
     found = []
     for epoch, file in zip(chosen, files, strict=True):
-        home = run_dir / "private" if run_dir else saved.find_private(folder / str(epoch))
+        home = run_dir / "private" if run_dir else epochs.find_private(folder / str(epoch))
         network.load(folder / str(epoch))
         result = network.score(tests, epoch, home)
         scores = probabilities(result.logits)
@@ -105,17 +105,17 @@ def _folder(job: Job, run_dir: Path | None) -> Path:
 def _chosen(job: Job, folder: Path, run_dir: Path | None) -> list[int]:
     """Return the epochs to score, of this run if several have saved here; they count from 1, and 0 too is the first."""
     first, end = max(job.runner.infer_start_epoch, 1), job.runner.infer_end_epoch
-    there = saved.epochs(folder)
+    there = epochs.numbers(folder)
     if run_dir is not None:
         there = [e for e in there if _is_of(folder / str(e), run_dir)] or there
     told = f"{folder} holds epochs {', '.join(map(str, there))}" if there else f"{folder} holds no saved epoch"
-    if not there and (folder / "server-0.json").is_file():
+    if not there and epochs.is_epoch(folder):
         told = f"{folder} is itself a saved epoch: name the folder above it"
     if end is None:
-        chosen = [e for e in there if e >= first and saved.is_whole(folder / str(e))]
+        chosen = [e for e in there if e >= first and epochs.find_whole(folder / str(e))]
     else:
         chosen = list(range(first, end))
-        if missing := [e for e in chosen if e not in there or not saved.is_whole(folder / str(e))]:
+        if missing := [e for e in chosen if e not in there or not epochs.find_whole(folder / str(e))]:
             raise JobError(f"runner.infer_end_epoch: {end}: epoch {missing[0]} is not saved, or not whole; {told}")
     if not chosen:
         raise JobError(f"runner.infer_start_epoch: {first}: no saved epoch from there on before the end; {told}")
@@ -124,10 +124,8 @@ def _chosen(job: Job, folder: Path, run_dir: Path | None) -> list[int]:
 
 def _is_of(folder: Path, run_dir: Path) -> bool:
     """Whether a saved epoch was written by a run."""
-    if not (folder / "server-0.json").is_file():
-        return False
-    run = saved.read_facts(folder).get("run")
-    return isinstance(run, str) and Path(run).resolve() == run_dir.resolve()
+    run = epochs.find_first(folder).facts.run if epochs.is_epoch(folder) else None
+    return run is not None and Path(run).resolve() == run_dir.resolve()
 
 
 def _files(job: Job, folder: Path, chosen: list[int], out: Path | None) -> list[Path]:

@@ -11,8 +11,8 @@ from fedps.errors import JobError
 from fedps.models.build import build
 from fedps.models.describe import describe
 from fedps.serving.predictions import Scored, logits_of, scored
-from fedps.storage import epochs as saved
-from fedps.storage.epochs import Saved
+from fedps.storage import epochs
+from fedps.storage.tables import SavedTable, tensor
 from fedps.training.parameters import read_parameters
 from fedps.types import ClientId, Samples, TableName
 
@@ -34,14 +34,14 @@ class SavedNetwork:
             JobError: it is of another model; all mistakes at once.
             DataError: a file is missing or torn.
         """
-        there = saved.read_model(folder)
+        there = epochs.read_model(folder)
         own = {*(e.spec.name for e in self._parameters.embeddings if e.private), *self._parameters.private_dense}
         self._private = [name for name in self._weights if name in own and name not in there]
         self._check(there, [n for n in self._weights if n not in self._private], folder)
         if extra := sorted(set(there) - set(self._weights)):
             raise JobError(f"{folder}: {', '.join(extra)} is no parameter of the job's network: of another model?")
         for name, table in there.items():
-            self._weights[name].copy_(torch.from_numpy(saved.tensor(table)))
+            self._weights[name].copy_(torch.from_numpy(tensor(table)))
 
     def score(self, tests: Mapping[ClientId, Samples], epoch: int, home: Path | None) -> Scored:
         """Score each client's samples with its own private rows.
@@ -54,7 +54,7 @@ class SavedNetwork:
         Raises:
             JobError: a client's private rows are not there, or not those of its samples.
         """
-        places = {c: saved.private_save(home / c, epoch) if home and self._private else None for c in tests}
+        places = {c: epochs.private_save(home / c, epoch) if home and self._private else None for c in tests}
         missing = [client for client, place in places.items() if place is None]
         if self._private and missing:
             raise JobError(
@@ -71,12 +71,12 @@ class SavedNetwork:
 
     @torch.no_grad()
     def _take_on(self, test: Samples, place: Path) -> None:
-        there = saved.read_private(place)
+        there = epochs.read_private(place)
         self._check(there, self._private, place)
         for name in self._private:
             table, weight = there[name], self._weights[name]
             if table.spec.kind == "dense":
-                weight.copy_(torch.from_numpy(saved.tensor(table)))
+                weight.copy_(torch.from_numpy(tensor(table)))
                 continue
             column = next(e.column for e in self._parameters.embeddings if e.spec.name == name)
             unknown = np.setdiff1d(getattr(test, column), table.keys)
@@ -87,7 +87,7 @@ class SavedNetwork:
                 )
             weight[torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
 
-    def _check(self, there: Mapping[TableName, Saved], names: list[TableName], folder: Path) -> None:
+    def _check(self, there: Mapping[TableName, SavedTable], names: list[TableName], folder: Path) -> None:
         """Make sure that a save has these parameters, in the network's shapes."""
         specs = {e.spec.name: e.spec for e in self._parameters.embeddings}
         mistakes = []

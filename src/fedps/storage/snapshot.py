@@ -1,7 +1,9 @@
-"""Tables on disk: one safetensors file and one JSON manifest, whole or not there at all.
+"""Tables on disk: a safetensors file and a JSON manifest that vouches for it, which together are one save.
 
-Both files are written under temporary names and synced, then renamed, the manifest last. It holds the other's SHA-256
-and its own, so a torn or altered file is found when it is read.
+The manifest makes a save count: it is named last, when both files are on disk. It holds the other's SHA-256 and its own,
+so a torn or altered file is found when it is read. No save touches an earlier one: of saves of one name the first is
+`<name>.json`, the second `<name>.2.json`, and so on, each with its `.safetensors`. So whenever a process stops, whatever
+was whole stays whole; `epochs` removes what is superseded.
 """
 
 import hashlib
@@ -22,22 +24,21 @@ from fedps.table import rules
 from fedps.types import Keys, TableName, TableSpec, Values
 
 Tables = Mapping[TableName, tuple[TableSpec, Keys, Values]]
-Payload = Sequence[bytes | memoryview]
 FORMAT = 2  # 1 had counters of pushes (`rules.counters`) as floats; it can still be read
 DTYPES = {np.dtype("<i8"): "I64", np.dtype("<f4"): "F32"}  # of what is saved, in safetensors' words
 
 
 def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -> str:
-    """Write `<name>.safetensors` and `<name>.json`, readable by their owner only; return the save's check.
+    """Write the next save of a name, readable by its owner only; return its check, which no other save has.
 
     Args:
         folder: made if absent.
-        name: the files' name without ending.
+        name: of the saves; their files begin with it.
         tables: each table's spec, keys int64[n] (dense: empty) and rows with state, float32[n, width].
         facts: what else the manifest says, e.g. epoch, shard.
 
     Raises:
-        DataError: the files cannot be written; an earlier save stays as it was.
+        DataError: the files cannot be written; earlier saves stay as they were.
     """
     arrays = {}
     for table, (_, keys, block) in tables.items():
@@ -49,8 +50,10 @@ def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -
     text = json.dumps(manifest | {"check": check}, indent=1)
     try:
         make_folder(folder)
-        with open_whole(folder / f"{name}.safetensors", folder / f"{name}.json") as (tensors, record):
-            tensors.writelines(payload)
+        earlier = stems(folder, name)
+        stem = f"{name}.{numbered(earlier[0])[1] + 1}" if earlier else name
+        with open_whole(folder / f"{stem}.safetensors", folder / f"{stem}.json") as (rows, record):
+            rows.writelines(payload)
             record.write(text.encode())
     except OSError as error:
         raise DataError(
@@ -59,13 +62,25 @@ def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -
     return check
 
 
-def load(folder: Path, name: str) -> tuple[dict[TableName, tuple[TableSpec, Keys, Values]], dict[str, object]]:
+def stems(folder: Path, name: str) -> list[str]:
+    """Return what the files of each save of a name are called, without ending, the newest first; none if none is there."""
+    there = (file.stem for file in folder.glob("*.json"))
+    return sorted((stem for stem in there if numbered(stem)[0] == name), key=numbered, reverse=True)
+
+
+def numbered(stem: str) -> tuple[str, int]:
+    """Return of which name a save is, and its number among those, from 1."""
+    name, _, number = stem.rpartition(".")
+    return (name, int(number)) if number.isdecimal() and number.isascii() else (stem, 1)
+
+
+def load(folder: Path, stem: str) -> tuple[dict[TableName, tuple[TableSpec, Keys, Values]], dict[str, object]]:
     """Read what `save` wrote: the tables and the facts.
 
     Raises:
         DataError: a file is missing, torn or altered; it is named.
     """
-    with _readable(folder, name) as (path, manifest_path):
+    with _readable(folder, stem) as (path, manifest_path):
         manifest = _manifest(manifest_path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -79,25 +94,25 @@ def load(folder: Path, name: str) -> tuple[dict[TableName, tuple[TableSpec, Keys
         return tables, dict(manifest["facts"])
 
 
-def load_facts(folder: Path, name: str) -> tuple[dict[str, object], str]:
-    """Read the facts of a save, without its tables, and its check, which no other save has.
+def load_facts(folder: Path, stem: str) -> tuple[dict[str, object], str]:
+    """Read the facts of a save, without its tables, and its check.
 
     Raises:
         DataError: the manifest is missing, torn or altered; it is named.
     """
-    with _readable(folder, name) as (_, manifest_path):
+    with _readable(folder, stem) as (_, manifest_path):
         manifest = _manifest(manifest_path)
         return dict(manifest["facts"]), _check(manifest)
 
 
 @contextmanager
-def _readable(folder: Path, name: str) -> Iterator[tuple[Path, Path]]:
+def _readable(folder: Path, stem: str) -> Iterator[tuple[Path, Path]]:
     """Give the paths of a save's two files; whatever reading them raises becomes a DataError that names one.
 
     Raises:
         DataError: as said.
     """
-    path, manifest_path = folder / f"{name}.safetensors", folder / f"{name}.json"
+    path, manifest_path = folder / f"{stem}.safetensors", folder / f"{stem}.json"
     try:
         yield path, manifest_path
     except DataError:
@@ -132,7 +147,7 @@ def _check(manifest: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(json.loads(json.dumps(manifest)), sort_keys=True).encode()).hexdigest()
 
 
-def _tensors(arrays: Mapping[str, NDArray[Any]]) -> Payload:
+def _tensors(arrays: Mapping[str, NDArray[Any]]) -> list[bytes | memoryview]:
     """Return a safetensors file in pieces, the arrays' own memory among them: they may be larger than what is free."""
     header, at = dict[str, object](), 0
     for name, array in arrays.items():
@@ -148,7 +163,7 @@ def _tensors(arrays: Mapping[str, NDArray[Any]]) -> Payload:
     ]
 
 
-def _digest(payload: Payload) -> str:
+def _digest(payload: Sequence[bytes | memoryview]) -> str:
     sha = hashlib.sha256()
     for piece in payload:
         sha.update(piece)
