@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fedps.client.life import FLClient, Handler, Key
 from fedps.config import Allow, Job
+from fedps.config.files import client_files_of
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.coordinator.simulated import make_coordinator
-from fedps.data.read.files import client_files_of
 from fedps.errors import LostError
 from fedps.events.journal import stamp
 from fedps.models.network import Plan

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fedps.config import Allow, Job
+from fedps.config.files import client_files_of
 from fedps.data.read.by_job import check_held_out
-from fedps.data.read.files import client_files_of
 from fedps.errors import DataError, FedpsError, JobError, RoleError
 from fedps.events.journal import Journal, stamp
 from fedps.events.ledger import HISTOGRAMS, Ledger

@@ -3,8 +3,8 @@
 from typing import TextIO
 
 from fedps.config import Allow, Job
+from fedps.config.files import client_files_of, test_files_of
 from fedps.data.read.by_job import Reading, count_words, read_test, read_train
-from fedps.data.read.files import client_files_of, map_lines, test_files_of
 from fedps.data.samples import ClientData
 from fedps.errors import DataError
 from fedps.events.journal import Report
@@ -72,7 +72,7 @@ def _tell(job: Job, client: ClientId, side: str, read: Reading, report: Report |
                 {"event": "skipped", "side": side, "lines": skipped.lines}
             )  # what they say stays in the client's log
     if log:
-        lines = [*map_lines({client: tuple(read.files)}), *_counted(job, read)]
+        lines = [f"client {client}: {', '.join(file.name for file in read.files)}", *_counted(job, read)]
         lines.append(f"{side}: {samples} samples in {read.seconds:.2f} s, by {read.reader}")
         if read.note:
             lines.append(f"note: {read.note}")
