@@ -20,7 +20,8 @@ from fedps.coordinator.resuming import Saved, read, restore, saved_from, write
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector
 from fedps.coordinator.teacher import heard_of, make_teacher
 from fedps.errors import RefusedError
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Assignment, RoundReport
@@ -157,7 +158,7 @@ class Coordinator:
             if self.members.is_joined(client):
                 self._planner.history.miss(client, self.round)
             self.members.lose(client)
-            self._report({"event": "lost", "client": client, "reason": "its connection broke and did not come back"})
+            self._report(events.Lost(client, "its connection broke and did not come back"))
             self._say(f"fl-ps > lost fl_client: {client}")
         if self._first_report_at is not None and now - self._first_report_at > runner.step_timeout:
             self._leave_behind(self._pending(), f"silent for {runner.step_timeout:g} s")
@@ -170,7 +171,7 @@ class Coordinator:
 
     def count_refusal(self, who: str, kind: str, reason: str) -> None:
         """Tell the run of a refusal."""
-        self._report({"event": "refused", "client": who, "kind": kind, "reason": reason})
+        self._report(events.Refused(who, kind, reason))
 
     def _leave_behind(self, clients: Iterable[ClientId], reason: str) -> None:
         for client in clients:
@@ -179,7 +180,7 @@ class Coordinator:
                 member.behind = True
                 if member.joins:
                     self._planner.history.miss(client, self.round)
-            self._report({"event": "left_behind", "client": client, "round": self.round, "reason": reason})
+            self._report(events.LeftBehind(client, self.round, reason))
             self._say(f"fl-ps > round {self.round} goes on without fl_client: {client}: {reason}")
 
     def _advance(self) -> None:
@@ -222,10 +223,8 @@ class Coordinator:
         self._say("RpcSendFLStrategy finished")
         by_state = {s: [c for c, x in chosen.items() if x.next_state == s] for s in ("JOIN", "WAIT", "FINISH")}
         if by_state["JOIN"]:
-            self._report(
-                {"event": "selected", "round": self.round, "selected": by_state["JOIN"], "waiting": by_state["WAIT"]}
-                | {"finished": by_state["FINISH"], "seconds": time.monotonic() - began}
-            )
+            joined, waiting, finished = by_state.values()
+            self._report(events.Selected(self.round, joined, waiting, finished, time.monotonic() - began))
         if self._run_dir is not None:
             write(self._run_dir, self._saved())
 
@@ -267,13 +266,13 @@ class Coordinator:
         self._say(f"last_round_total_fl_clients_num: {self.members.expected}, has recved fl client num: {len(reports)}")
         before = self._planner.stopping.reason
         figures = self._planner.close(self.round, reports)
-        self._report({"event": "round", "round": self.round, **figures})
+        self._report(events.Round(self.round, *figures.values()))
         told = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
         self._say(f"fl-ps > round {self.round}: {told}")
         if self.teacher and (taught := self.teacher.teach(self.round, heard_of(self.members.waiting, self.round))):
-            self._report({"event": "taught", "round": self.round, "loss": taught.loss, "weights": taught.weights})
+            self._report(events.Taught(self.round, taught.loss, taught.weights))
         if self._planner.stopping.reason and not before:
-            self._report({"event": "ends_early", "round": self.round, "reason": self._planner.stopping.reason})
+            self._report(events.EndsEarly(self.round, self._planner.stopping.reason))
             self._say(f"fl-ps > the job ends: {self._planner.stopping.reason}")
 
     def _resume(self) -> None:

@@ -9,7 +9,8 @@ from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.resuming import Saved
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.simulation.clock import Clock
 from fedps.simulation.traces import read_traces
 from fedps.types import ClientId, ClientInfo
@@ -38,7 +39,7 @@ class SimulatedCoordinator(Coordinator):
             self._clock.now = 0.0  # what an earlier process left belongs to rounds that do not count any more
         else:
             took = self._clock.advance(info.seconds for info in clients.values())
-            self._report({"event": "clock", "round": self.round, "seconds": took, "clock": self._clock.now})
+            self._report(events.Clock(self.round, took, self._clock.now))
         present = set(self._clock.present(clients))
         return super()._choose(round_, {c: replace(i, available=c in present) for c, i in clients.items()})
 
