@@ -11,7 +11,6 @@ from fedps.errors import RefusedError
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import PROTOCOL, Hello, Message, Welcome
-from tests.events.kept import into
 
 A, B = ClientId("a"), ClientId("b")
 CONNECTIONS, PATIENCE = 100, 60.0
@@ -22,7 +21,7 @@ class Host:
 
     def __init__(self, expected: int = 2) -> None:
         self.events: list[dict[str, Any]] = []
-        self.limits, self.refusals = Limits(connections=CONNECTIONS), Refusals(into(self.events))
+        self.limits, self.refusals = Limits(connections=CONNECTIONS), Refusals(self.events.append)
         self.roster = Roster("job", "server", expected, CONNECTIONS, PATIENCE)
         self.now = 0.0
         self.gone: list[ClientId | None] = []

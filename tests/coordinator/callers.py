@@ -13,7 +13,6 @@ from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.types import ClientInfo
 from fedps.wire.frame import Limits, decode, encode
 from fedps.wire.messages import Assignment, Hello, Message, RoundReport, Welcome
-from tests.events.kept import into
 
 NONE = np.empty(0, np.int64)
 Events = list[dict[str, Any]]
@@ -25,9 +24,13 @@ class Caller:
     def __init__(self, coordinator: Coordinator, client: str, instance: str = "p", greet: bool = True) -> None:
         self.coordinator, self.replies, self.hung_up = coordinator, list[Message](), False
         self._ticket = 0
+        self._hello = Hello(coordinator.job.name, client, instance, to="coordinator")
         self.connection = coordinator.opened(self._take, "test")
         if greet:
-            assert isinstance(self.ask(Hello(coordinator.job.name, client, instance, to="coordinator")), Welcome)
+            assert isinstance(self.greet(), Welcome)
+
+    def greet(self) -> Message:
+        return self.ask(self._hello)
 
     def _take(self, data: bytes | None) -> None:
         if data is None:
@@ -68,7 +71,7 @@ def started(
     job: Job, events: Events, selector: ClientSelectorBase | None = None, run_dir: Path | None = None
 ) -> Coordinator:
     """Return a coordinator that tells its events to a list."""
-    return Coordinator(job, into(events), io.StringIO(), selector, run_dir)
+    return Coordinator(job, events.append, io.StringIO(), selector, run_dir)
 
 
 def later(seconds: float) -> float:

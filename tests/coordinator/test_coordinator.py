@@ -15,7 +15,6 @@ from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment, Hello, Join, Refused
 from tests.conftest import MakeJob
 from tests.coordinator.callers import NONE, Caller, Events
-from tests.events.kept import into
 
 LATER = 1000.0  # seconds: past every deadline
 
@@ -29,7 +28,7 @@ def events() -> Events:
 def coordinator(make_job: MakeJob, events: Events) -> Coordinator:
     job = make_job(epochs=3, with_coordinator=True)
     job = job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": 2})})
-    return Coordinator(job, into(events), io.StringIO())
+    return Coordinator(job, events.append, io.StringIO())
 
 
 def test_a_round_begins_when_all_have_reported_and_ends_the_same_way(coordinator: Coordinator) -> None:
@@ -150,11 +149,50 @@ def test_who_was_told_to_finish_hears_it_again(coordinator: Coordinator) -> None
     assert [t.state for t in again.told] == ["FINISH"]
 
 
-def test_a_second_process_of_a_client_is_refused(coordinator: Coordinator) -> None:
-    Caller(coordinator, "a")
-    other = Caller(coordinator, "a", greet=False)
-    answer = other.ask(Hello(coordinator.job.name, "a", "q", to="coordinator"))
-    assert isinstance(answer, Refused) and answer.kind == "taken"
+def test_a_newer_process_of_a_client_takes_the_place_of_the_older(coordinator: Coordinator) -> None:
+    older, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    older.report(0)
+    newer = Caller(coordinator, "a", "q")
+    assert older.hung_up and isinstance(older.replies[-1], Refused) and older.replies[-1].kind == "superseded"
+    b.report(0)
+    assert not b.told  # what the older one reported went with it
+    newer.report(0)
+    assert len(newer.told) == len(b.told) == 1 and not older.told
+    answer = Caller(coordinator, "a", greet=False).ask(Hello(coordinator.job.name, "a", "p", to="coordinator"))
+    assert isinstance(answer, Refused) and answer.kind == "superseded"
+
+
+def test_a_name_that_only_greets_is_not_waited_for_and_does_not_stay(coordinator: Coordinator) -> None:
+    a, b, invented = Caller(coordinator, "a"), Caller(coordinator, "b"), Caller(coordinator, "invented")
+    for round_ in range(2):
+        a.report(round_)
+        b.report(round_)
+    assert len(a.told) == len(b.told) == 2
+    coordinator.tick(time.monotonic() + LATER)
+    assert invented.hung_up and not b.hung_up
+
+
+def test_a_round_is_reported_once_on_a_connection(coordinator: Coordinator) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    a.report(0, ClientInfo(samples=5))
+    a.report(0, ClientInfo(samples=500))
+    assert isinstance(a.replies[-1], Refused) and a.replies[-1].kind == "order"
+    b.report(0)
+    assert len(a.told) == len(b.told) == 1
+
+
+def test_reports_that_come_again_or_out_of_order_get_the_last_answer_again(coordinator: Coordinator) -> None:
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    for round_ in range(4):
+        a.report(round_)
+        b.report(round_)
+    for round_ in (3, 0, 2, 1):
+        again = Caller(coordinator, "a")
+        again.report(round_)
+        assert again.told == a.told[-1:] and again.told[0].state == "FINISH"
+    early = Caller(coordinator, "c")
+    early.report(2)
+    assert isinstance(early.replies[-1], Refused) and early.replies[-1].kind == "stale"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """A coordinator that is started again goes on where it was; a warm start knows what the run before had learned."""
 
 import io
+import os
+import stat
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +12,14 @@ import pytest
 
 from fedps.config import Job
 from fedps.config.job import Simulation
-from fedps.coordinator.resuming import FILE
+from fedps.coordinator.coordinator import Coordinator
+from fedps.coordinator.resuming import STATE, TURNS
 from fedps.coordinator.selectors import AllClients, ClientSelectorBase
-from fedps.coordinator.simulated import make_coordinator
 from fedps.errors import FedpsError, JobError
 from fedps.simulation.traces import Trace, write_traces
 from fedps.types import ClientId, ClientInfo
 from tests.conftest import MakeJob
 from tests.coordinator.callers import Caller, Events, started, with_keys
-from tests.events.kept import into
 
 DONE = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5)
 
@@ -67,7 +69,7 @@ def test_a_restarted_coordinator_goes_on_with_the_round_and_the_selectors_state(
     assert joined(run(job, tmp_path, 2)) == [[1], [2], []]
     again = started(job, [], run_dir=tmp_path)
     a, b, c = (Caller(again, name, f"process of {name}") for name in "abc")
-    assert again.round == 2
+    assert again.round.number == 2
     a.report(2)
     c.report(1)  # the answer to it never came
     assert not a.told and [(t.round, t.state) for t in c.told] == [(2, "WAIT")]
@@ -111,12 +113,12 @@ def test_a_warm_start_takes_up_history_and_state_of_the_run_before(job: Job, tmp
     callers = [Caller(coordinator, name, "new") for name in "abc"]
     for caller in callers:
         caller.report(0)
-    assert joined(callers) == [[1], [], []] and coordinator.round == 1  # c was last
-    assert (now / FILE).is_file()
+    assert joined(callers) == [[1], [], []] and coordinator.round.number == 1  # c was last
+    assert (now / STATE).is_file()
     other = started(with_keys(warm, client_selector="all"), [])
     first = Caller(other, "a")
     first.report(0)
-    assert other.round == 0  # another selector begins without a state, and waits for the others
+    assert other.round.number == 0  # another selector begins without a state, and waits for the others
 
 
 def simulated(job: Job, folder: Path) -> Job:
@@ -130,11 +132,11 @@ def clocked(job: Job, folder: Path, restarts: bool, instances: str = "p") -> lis
     """Let three simulated clients go through six rounds, and return what the clock said of each."""
     events: Events = []
     folder.mkdir(exist_ok=True)
-    coordinator = make_coordinator(job, into(events), io.StringIO(), run_dir=folder)
+    coordinator = Coordinator(job, events.append, io.StringIO(), run_dir=folder)
     callers = [Caller(coordinator, name, f"{instances}{name}") for name in "abc"]
     for round_ in range(7):
         if restarts and round_ in (2, 5):
-            coordinator = make_coordinator(job, into(events), io.StringIO(), run_dir=folder)
+            coordinator = Coordinator(job, events.append, io.StringIO(), run_dir=folder)
             told = [caller.told for caller in callers]
             callers = [Caller(coordinator, name, f"{instances}{name}") for name in "abc"]
             for caller, before in zip(callers, told, strict=True):
@@ -173,7 +175,7 @@ def test_a_state_that_json_has_not_stops_the_run(job: Job, tmp_path: Path, kept:
     selector.kept = kept
     coordinator = run(job, tmp_path, 1, selector)[0].coordinator
     assert isinstance(coordinator.failure, FedpsError) and "Remembers.state()" in str(coordinator.failure)
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / STATE).exists()
 
 
 def test_a_state_that_is_not_taken_up_is_an_error(job: Job, tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ def test_a_state_that_is_not_taken_up_is_an_error(job: Job, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"round": "three"}', '{"round": 1}'])
 def test_a_file_that_is_none_of_ours(job: Job, tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / STATE).write_text(text)
     with pytest.raises(JobError, match=r"is no coordinator's state: .*; remove it to begin without"):
         started(job, [], run_dir=tmp_path)
 
@@ -200,7 +202,93 @@ def test_the_old_state_stays_whole_while_a_new_one_is_written_and_nothing_else_i
     job: Job, tmp_path: Path
 ) -> None:
     run(job, tmp_path, 1)
-    first = (tmp_path / FILE).read_bytes()
+    first = (tmp_path / STATE).read_bytes()
     run(job, tmp_path, 3)
-    assert (tmp_path / FILE).read_bytes() != first
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("coord")] == [FILE]
+    assert (tmp_path / STATE).read_bytes() != first
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("coord")] == [STATE]
+
+
+def test_what_is_written_each_round_does_not_grow_with_the_rounds_before(job: Job, tmp_path: Path) -> None:
+    long = with_keys(job, client_selector="all", epochs=40)
+    sizes = []
+    for rounds in (3, 33):
+        (folder := tmp_path / str(rounds)).mkdir()
+        run(long, folder, rounds)
+        sizes.append((folder / STATE).stat().st_size)
+        assert len((folder / TURNS).read_text().splitlines()) == 3 * (rounds - 1)
+    assert sizes[1] - sizes[0] < 16  # rounds have two digits
+
+
+def test_only_the_owner_may_read_what_is_kept_whatever_the_umask(job: Job, tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        run(job, tmp_path, 3)
+    finally:
+        os.umask(umask)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (STATE, TURNS)] == [0o600, 0o600]
+
+
+def test_a_line_that_a_power_cut_left_half_is_passed_over_and_overwritten(job: Job, tmp_path: Path) -> None:
+    run(job, tmp_path, 3)
+    turns = tmp_path / TURNS
+    whole = turns.read_bytes()
+    turns.write_bytes(whole + b'["c",[2,')
+    again = started(job, [], run_dir=tmp_path)
+    for caller in [Caller(again, name, f"process of {name}") for name in "abc"]:
+        caller.report(3, DONE)
+    lines = turns.read_text().splitlines()
+    assert again.failure is None and turns.read_bytes().startswith(whole)
+    assert [line[:8] for line in lines] == ['["a",[1,', '["b",[2,', '["c",[3,']
+
+
+def test_turns_that_are_none_of_ours_are_named(job: Job, tmp_path: Path) -> None:
+    run(job, tmp_path, 3)
+    (tmp_path / TURNS).write_text('["a", 1]\n')
+    with pytest.raises(JobError, match=r"turns.jsonl: is no coordinator's state: .*; remove it to begin without"):
+        started(job, [], run_dir=tmp_path)
+
+
+def test_the_turns_of_a_run_begun_anew_twice_are_counted_from_its_last_beginning(job: Job, tmp_path: Path) -> None:
+    for instance in ("first", "second"):
+        coordinator = started(job, [], run_dir=tmp_path)
+        callers = [Caller(coordinator, name, instance) for name in "abc"]
+        for round_ in range(4):
+            for caller in callers:
+                caller.report(round_, DONE if round_ and caller.told[-1].state == "JOIN" else ClientInfo(samples=5))
+    selector = Remembers(job)
+    again = started(job, [], selector, tmp_path)
+    for caller in [Caller(again, name, "third") for name in "abc"]:
+        caller.report(0)
+    assert {c: [t.round for t in turns] for c, turns in selector.seen.items()} == {
+        "a": [-7, -1],
+        "b": [-6, -3],
+        "c": [-5, -2],
+    }
+
+
+def test_a_state_that_an_earlier_version_wrote_is_taken_up_by_a_warm_start(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "model" / "2").mkdir(parents=True)
+    (tmp_path / STATE).write_text(
+        '{"round":2,"members":{"a":{"instance":"p","round":2,"told":null}},"finished":{},'
+        '"history":{"a":[[1,5,1.0,0.5,null,false,false]]},"selector":"round_robin","state":{"last":"a"}}'
+    )
+    selector = Remembers(job)
+    warm = started(with_keys(job, warmup_model_path=tmp_path / "model" / "2"), [], selector)
+    for caller in [Caller(warm, name) for name in "abc"]:
+        caller.report(0)
+    assert [t.round for t in selector.seen[ClientId("a")]] == [-1] and selector.given == {"last": "a"}
+
+
+def test_a_state_that_does_not_come_in_time_stops_the_run(job: Job, tmp_path: Path) -> None:
+    over = threading.Event()
+
+    class Hangs(Remembers):
+        def state(self) -> Any:
+            over.wait(30)
+
+    try:
+        hasty = with_keys(job, selector={"timeout": 0.05})
+        coordinator = run(hasty, tmp_path, 1, Hangs(hasty))[0].coordinator
+        assert "Hangs.state() has not answered within 0.05 s in round 1" in str(coordinator.failure)
+    finally:
+        over.set()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
-from fedps.coordinator.teacher import BOUND, RIDGE, Heard, Teacher, make_teacher, stack
+from fedps.coordinator.teacher import BOUND, RIDGE, Prediction, Teacher, make_teacher, stack
 from fedps.types import ClientId, ClientInfo, Values
 from fedps.wire.frame import Limits, decode
 from fedps.wire.messages import Assignment, Message, Refused, RoundReport
@@ -44,34 +44,37 @@ def test_targets_are_the_probabilities_of_mean_logits(
 ) -> None:
     it = teacher(make_job, tmp_path, teacher=kind, temperature=temperature)
     one, other = logits(1), logits(2)
-    taught = it.teach(3, {A: Heard(one, 100), B: Heard(other, 300)})
+    ensemble = it.teach(3, {A: Prediction(one, 100), B: Prediction(other, 300)})
     z = (parts[0] * one + parts[1] * other) / temperature
     np.testing.assert_allclose(it.targets, sigmoid(z), rtol=1e-5)
     assert it.round == 3 and it.targets.dtype == np.float32
-    assert taught is not None and taught.weights == {A: parts[0], B: parts[1]}
+    assert ensemble is not None and ensemble.weights == {A: parts[0], B: parts[1]}
     label = np.arange(SAMPLES) % 4 == 0
     terms = -np.log(np.where(label, sigmoid(z), 1 - sigmoid(z)))
-    assert taught.loss == pytest.approx(terms[np.arange(SAMPLES) % 2 == 0].mean(), 1e-5)
+    assert ensemble.loss == pytest.approx(terms[np.arange(SAMPLES) % 2 == 0].mean(), 1e-5)
 
 
 def test_a_client_that_shouts_counts_no_more_than_one_that_is_sure(make_job: MakeJob, tmp_path: Path) -> None:
     it = teacher(make_job, tmp_path, teacher="mean")
-    it.teach(1, {A: Heard(np.full(SAMPLES, 1e30, np.float32), 1), B: Heard(np.full(SAMPLES, -BOUND, np.float32), 1)})
+    it.teach(
+        1,
+        {A: Prediction(np.full(SAMPLES, 1e30, np.float32), 1), B: Prediction(np.full(SAMPLES, -BOUND, np.float32), 1)},
+    )
     np.testing.assert_allclose(it.targets, 0.5)
 
 
 def test_nobody_heard_leaves_the_last_targets(make_job: MakeJob, tmp_path: Path) -> None:
     it = teacher(make_job, tmp_path, teacher="mean")
     assert it.teach(1, {}) is None and it.round == 0
-    it.teach(1, {A: Heard(logits(1), 1)})
+    it.teach(1, {A: Prediction(logits(1), 1)})
     before = it.targets
     assert it.teach(2, {}) is None and it.round == 1 and it.targets is before
 
 
 def test_clients_that_trained_nothing_weigh_alike(make_job: MakeJob, tmp_path: Path) -> None:
     it = teacher(make_job, tmp_path, teacher="weighted")
-    taught = it.teach(1, {A: Heard(logits(1), 0), B: Heard(logits(2), 0)})
-    assert taught is not None and taught.weights == {A: 0.5, B: 0.5}
+    ensemble = it.teach(1, {A: Prediction(logits(1), 0), B: Prediction(logits(2), 0)})
+    assert ensemble is not None and ensemble.weights == {A: 0.5, B: 0.5}
 
 
 def test_stacking_finds_who_knows() -> None:
@@ -195,8 +198,8 @@ def test_a_lost_answer_is_given_again_with_its_targets_if_they_are_still_there(j
 def test_stacking_heeds_the_pairs_that_have_a_label(make_job: MakeJob, tmp_path: Path) -> None:
     it = teacher(make_job, tmp_path, teacher="stacked")
     one, other = logits(1), logits(2)
-    taught = it.teach(1, {A: Heard(one, 1), B: Heard(other, 1)})
+    ensemble = it.teach(1, {A: Prediction(one, 1), B: Prediction(other, 1)})
     even = np.arange(0, SAMPLES, 2)
     weights, bias = stack(np.stack([one, other])[:, even].astype(np.float64), (even % 4 == 0).astype(np.float64))
-    assert taught is not None and list(taught.weights.values()) == weights.tolist()
+    assert ensemble is not None and list(ensemble.weights.values()) == weights.tolist()
     np.testing.assert_allclose(it.targets, sigmoid(weights @ np.stack([one, other]) + bias), rtol=1e-5)

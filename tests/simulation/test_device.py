@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fedps.simulation.clock import Clock
+from fedps.simulation.clock import SimulatedClock
 from fedps.simulation.device import Device
 from fedps.simulation.traces import Trace
 from fedps.types import ClientId, ClientInfo
@@ -55,7 +55,7 @@ def test_who_drops_out_follows_from_seed_client_and_round() -> None:
 
 
 def test_a_round_takes_as_long_as_the_slowest() -> None:
-    clock = Clock({A: SLOW})
+    clock = SimulatedClock({A: SLOW})
     assert clock.advance([3.0, 0.0, 7.5]) == 7.5
     assert clock.advance([]) == 0.0
     assert clock.advance([2.0]) == 2.0
@@ -66,7 +66,7 @@ def test_only_who_is_online_is_present() -> None:
     def at(begin: float, end: float) -> Trace:
         return Trace(1.0, 1.0, period=100.0, online=((begin, end),))
 
-    clock = Clock({A: at(0, 10), B: at(5, 20), C: at(90, 100)})
+    clock = SimulatedClock({A: at(0, 10), B: at(5, 20), C: at(90, 100)})
     assert clock.present([A, B, C]) == [A]
     clock.advance([6.0])
     assert clock.present([A, B, C]) == [A, B]
@@ -79,11 +79,11 @@ def test_only_who_is_online_is_present() -> None:
 
 
 def test_a_client_without_a_trace_is_always_present() -> None:
-    assert Clock({}).present([A]) == [A]
+    assert SimulatedClock({}).present([A]) == [A]
 
 
 @pytest.mark.parametrize("now", [0.1, 0.3, 1e9 + 0.1])
 def test_the_clock_reaches_who_it_goes_on_to(now: float) -> None:
-    clock = Clock({A: Trace(1.0, 1.0, period=0.7, online=((0.6, 0.7),))})
+    clock = SimulatedClock({A: Trace(1.0, 1.0, period=0.7, online=((0.6, 0.7),))})
     clock.advance([now])
     assert clock.present([A]) == [A]

@@ -1,33 +1,36 @@
 """The coordinator: clients report, the selector picks, assignments go out; round after round, until all have left.
 
-It knows no sockets: `net` hands it connections with bytes and calls `tick` for deadlines, all from one thread. Reports
-are claims: they are checked for sense, and what they say decides nothing but who trains.
+It knows no sockets: `net` hands it connections with bytes and calls `tick` for deadlines, all from one thread. Who is
+connected is the `roster`'s concern, who takes part that of `members`, how long a round waits for them that of `Round`; what
+is decided is the `Planner`'s. Here they come together. Reports are claims: `reports` checks them, and no one else has to.
 """
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
 from msgspec.structs import replace
 
+from fedps.access.conversation import Conversation, Refusals, Send
+from fedps.access.roster import Membership, Roster
 from fedps.config import Job
-from fedps.coordinator.members import Member, Members, Scores
 from fedps.coordinator.planner import Planner
-from fedps.coordinator.reports import Connection, Send
-from fedps.coordinator.resuming import Saved, read, restore, saved_from, write
-from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector
-from fedps.coordinator.teacher import heard_of, make_teacher
+from fedps.coordinator.reports import Scores, check, read_scores
+from fedps.coordinator.resuming import Memory, Saved, SavedMember
+from fedps.coordinator.round import Clock, Member, RealClock, Round
+from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector, state_of
+from fedps.coordinator.selectors.strategy import STATES
+from fedps.coordinator.teacher import Prediction, make_teacher
 from fedps.errors import RefusedError
-from fedps.events import events
-from fedps.events.events import Report
+from fedps.events.journal import Report
+from fedps.simulation.clock import SimulatedClock
+from fedps.simulation.traces import read_traces
 from fedps.types import ClientId, ClientInfo
-from fedps.wire.frame import Limits
-from fedps.wire.messages import Assignment, RoundReport
+from fedps.wire.frame import Frame, Limits
+from fedps.wire.messages import Assignment, Hello, RoundReport, Welcome
 
-GRACE = 0.5  # seconds that a round's last report is waited for after one: most come together, when the servers' barrier opens
-GREETING_TIMEOUT = 10.0  # seconds a connection may stay without saying who it is
 MESSAGE_BYTES = 1 << 20  # a report is 130 kB, with logits of public pairs up to 660 kB
 
 
@@ -40,252 +43,288 @@ class Coordinator:
         log: where lines for people go; by default standard output.
         selector: who is picked; by default the job's.
         run_dir: the run's folder, where its state is kept; None keeps none.
+        clock: what rounds are timed by; by default the simulated devices' if the job names traces, else real time.
 
     Attributes:
-        round: the round now open, 0 before the first.
+        round: the round now open.
         teacher: makes soft targets of the clients' predictions, None if the job distills nothing.
         failure: what the selector raised, or why its answer cannot be followed; nothing is decided any more then.
 
     Raises:
-        JobError: the job's selector cannot be made, or a state that lies there cannot be taken up.
+        JobError: the job's selector cannot be made, its traces cannot be read, or a state that lies there cannot be
+            taken up.
         DataError: the job's public samples cannot be read.
     """
 
     def __init__(
         self, job: Job, report: Report, log: TextIO | None = None, selector: ClientSelectorBase | None = None,
-        run_dir: Path | None = None,
+        run_dir: Path | None = None, clock: Clock | None = None,
     ) -> None:  # fmt: skip
-        self.job, self.limits, self.round = job, Limits(message_bytes=MESSAGE_BYTES), 0
-        self.members = Members(job.runner.worker_num or 1)
+        runner, expected = job.runner, job.runner.worker_num or 1
+        self.job, self.limits, self.refusals = job, Limits(message_bytes=MESSAGE_BYTES), Refusals(report)
+        self.roster = Roster(job.name, "coordinator", expected, self.limits.connections, runner.start_timeout)
+        self.members: Membership[Member] = Membership(expected)
+        self.round, self.teacher = Round(), make_teacher(job)
         self.failure: Exception | None = None
         self._planner = Planner(job, selector or make_selector(job))
-        self._run_dir, self.teacher = run_dir, make_teacher(job)
+        self._clock = clock or (SimulatedClock(read_traces(job.traces)) if job.traces else RealClock())
+        self._memory = Memory(run_dir)
         self._report, self._log = report, log or sys.stdout
-        self._connections: dict[ClientId, Connection] = {}
-        self._strangers: set[Connection] = set()
-        self._first_at: float | None = None  # when the first client came
-        self._first_report_at: float | None = None  # of the open round
-        self._last_report_at: float | None = None
-        self._enough_at: float | None = None  # when as many as are needed had reported it
-        self._resumed = False  # and nothing was decided since
+        self._first_at: float | None = None  # when the first client came: a coordinator may stand ready long before
+        self._now = 0.0  # of the last tick
+        self._absent: dict[ClientId, Member] = {}  # members of an earlier process that have not come to this one yet
         self._say("fl-ps > running make_fl_strategy(loop) in coordinator")
         self._resume()
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing left to do: all have come and left and hung up, or the selector failed."""
-        return self.failure is not None or (self.members.over and not self._connections)
+        """Whether there is nothing left to do: all have come and left and hung up, or the selector failed.
 
-    def opened(self, send: Send, peer: str) -> Connection:
+        Who was lost has time to come back, as long as a role may take to start.
+        """
+        patience = self.job.runner.reconnect_timeout + self.job.runner.start_timeout
+        return self.failure is not None or (not self.roster.connected and self.members.over(self._now, patience))
+
+    def opened(self, send: Send, peer: str) -> Conversation:
         """Begin a connection; `send` may be used until it is closed, and hangs up when it is given None."""
-        connection = Connection(self, send, peer)
-        self._strangers.add(connection)
-        return connection
+        return self.roster.open(Conversation(self, send, peer, with_join=False))
 
-    def greet(self, connection: Connection, client: ClientId, instance: str) -> None:
-        """Give a connection its name.
+    def answer(self, conversation: Conversation, frame: Frame) -> None:
+        """Answer a greeting at once, a report when all of its round are in, or their time is up."""
+        match frame.message:
+            case Hello() as hello:
+                self._greet(conversation, hello)
+                conversation.reply(frame.ticket, Welcome(0, 1, self.round.number))
+            case RoundReport() as report:
+                check(report.info, measured=not self._clock.simulated)
+                self._take_report(conversation, frame.ticket, report, read_scores(report, frame.arrays, self.teacher))
+            case other:
+                raise RefusedError("order", f"{type(other).__name__} is nothing to say to a coordinator")
 
-        Raises:
-            RefusedError: another process speaks for this client, or too many take part.
-        """
-        other = self._connections.get(client)
-        if other is not None and other.instance != instance:
-            raise RefusedError(
-                "taken", f"another process is connected as client {client!r}: give each worker its own client"
-            )
-        self._first_at = self._first_at or time.monotonic()
-        if not self.members.has_finished(client, instance):
-            self.members.greet(client, instance)
-        if other is not None:
-            other.hang_up()
-            if (member := self.members.get(client)) is not None:
-                member.lost_at = None
-        self._strangers.discard(connection)
-        self._connections[client] = connection
-        self._say(f"fl-ps > coordinator connect to fl_client: {client}")
-
-    def forget(self, connection: Connection) -> None:
-        """Drop what was kept for a connection; its client has time to come back."""
-        self._strangers.discard(connection)
-        client = connection.client
-        if client is None or self._connections.get(client) is not connection:
-            return
-        del self._connections[client]
-        member = self.members.get(client)
-        if member is not None and member.instance == connection.instance:
-            member.lost_at, member.ticket = time.monotonic(), None
-
-    def reported(self, client: ClientId, ticket: int, said: RoundReport, scores: Scores) -> None:
-        """Take a report; it is answered when all of the round are in, or their time is up.
-
-        Raises:
-            RefusedError: it tells of a round that was never assigned to this client.
-        """
-        member = self.members.get(client)
-        if member is None:
-            raise RefusedError("order", "say Hello first")
-        if said.round < member.round and member.told is not None:
-            self._tell(client, ticket, member.told)  # the first answer was lost with its connection
-            return
-        if said.round != member.round:
-            raise RefusedError(
-                "stale", f"client {client!r} reports round {said.round}, and was last assigned to round {member.round}"
-            )
-        now = time.monotonic()
-        member.ticket, member.info, member.scores, member.behind = ticket, said.info, scores, False
-        if member.joins:
-            self._planner.history.report(client, member.round, said.info)
-        if (member.round == self.round or self._resumed) and self._first_report_at is None:
-            self._first_report_at = now
-        if member.round == self.round:
-            self._last_report_at = now
-        self._say(f"fl-ps > recv from client id: {client}, msg_type: 200")
-        self._advance()
+    def forget(self, conversation: Conversation) -> None:
+        """Note that a connection is gone, and with it the report that it brought; its client has time to come back."""
+        client = self.roster.forget(conversation)
+        if client is not None:
+            self.members.disconnect(client, conversation.instance, time.monotonic())
+            self._drop_ticket(client)
 
     def tick(self, now: float) -> None:
         """Enforce the deadlines. `now`: seconds, monotonic."""
-        runner = self.job.runner
+        runner, self._now = self.job.runner, now
+        self.refusals.tick(now)
         if self.failure is not None:
-            for connection in [*self._connections.values()]:
-                connection.hang_up()
+            self.roster.hang_up()
             return
-        for connection in [c for c in self._strangers if now - c.opened_at > GREETING_TIMEOUT]:
-            connection.hang_up()
-        patient = self._first_at is None or now - self._first_at <= runner.start_timeout
-        if not patient and not self.members.complete:
+        self.roster.tick(now)
+        if self._first_at is not None and now - self._first_at > runner.start_timeout:
             self.members.expect(self.members.came)
-        for client in self.members.lost(now, runner.reconnect_timeout):
-            if self.members.is_joined(client):
-                self._planner.history.miss(client, self.round)
-            self.members.lose(client)
-            self._report(events.Lost(client, "its connection broke and did not come back"))
-            self._say(f"fl-ps > lost fl_client: {client}")
-        if self._first_report_at is not None and now - self._first_report_at > runner.step_timeout:
-            self._leave_behind(self._pending(), f"silent for {runner.step_timeout:g} s")
-        if self._last_report_at is not None and now - self._last_report_at > GRACE:
-            self._leave_behind(self.members.overdue(self.round, now), "past its deadline")
-        if self._enough_at is not None and now - self._enough_at > GRACE:
-            late = [c for c in self._pending() if self.members.is_joined(c)]
-            self._leave_behind(late, "enough others have reported")
-        self._advance()
+        for client in self.members.overdue(now, runner.reconnect_timeout):
+            self._lose(client)
+        for client, reason in self.round.overdue(self.members.here, runner.step_timeout, self._clock, now).items():
+            self._leave_behind(client, reason)
+        self._advance(now)
 
-    def count_refusal(self, who: str, kind: str, reason: str) -> None:
-        """Tell the run of a refusal."""
-        self._report(events.Refused(who, kind, reason))
+    def close(self) -> None:
+        """Save what was reported since the last round was decided, and tell what is still to be told.
 
-    def _leave_behind(self, clients: Iterable[ClientId], reason: str) -> None:
-        for client in clients:
-            member = self.members.get(client)
-            if member is not None:
-                member.behind = True
-                if member.joins:
-                    self._planner.history.miss(client, self.round)
-            self._report(events.LeftBehind(client, self.round, reason))
-            self._say(f"fl-ps > round {self.round} goes on without fl_client: {client}: {reason}")
+        Raises:
+            Exception: what the selector raised, or that the state cannot be written.
+        """
+        if self.failure is None and self.round.number:
+            self._save()
+        self.refusals.flush()
 
-    def _advance(self) -> None:
-        """Decide on the next round, once nobody of the open one is waited for."""
-        self._see_whether_enough_are_in()
-        ready = self.members.complete and self.members.waiting and not self._pending()
-        if not ready or self.failure is not None:
+    # A round, in the order of its verbs: clients report; once nobody is waited for, the figures of the round that ends are
+    # merged, the selector is asked, and each client is assigned what to do. Then clients train, servers merge what they
+    # push, all evaluate one and the same model, and report again.
+
+    def _take_report(self, conversation: Conversation, ticket: int, report: RoundReport, scores: Scores) -> None:
+        """Take a report.
+
+        Raises:
+            RefusedError: it is of a round that was never assigned to this client, or came before.
+        """
+        client, now = conversation.known, time.monotonic()
+        member = self._member(conversation)
+        answered = report.round < member.round or self._has_left(client, conversation.instance)
+        if answered and member.assignment is not None:
+            self._send(client, ticket, member.assignment)  # the first answer was lost with its connection
+            return
+        if report.round != member.round:
+            raise RefusedError(
+                "stale",
+                f"client {client!r} reports round {report.round}, and was last assigned to round {member.round}",
+            )
+        if member.ticket is not None:
+            raise RefusedError("order", f"client {client!r} has reported round {report.round}: wait for the answer")
+        member.ticket, member.info, member.scores, member.behind = ticket, report.info, scores, False
+        if member.joins:
+            self._planner.history.report(client, member.round, report.info)
+        self.round.note_report(member.round, now)
+        self._say(f"fl-ps > recv from client id: {client}, msg_type: 200")
+        self._advance(now)
+
+    def _advance(self, now: float) -> None:
+        """Go on to the next round, once nobody of the open one is waited for."""
+        here = self.members.here
+        self.round.look_for_quorum(here, self._planner.quorum, now)
+        waiting = {client: m for client, m in sorted(here.items()) if m.ticket is not None}
+        if self.failure is not None or not self.members.complete or not waiting or self.round.pending(here):
             return
         try:
-            self._decide()
+            self._decide(waiting)
         except Exception as error:  # of the user's own code, or of the disk
             self.failure = error
 
-    def _pending(self) -> list[ClientId]:
-        """Return who is waited for: all of the open round, and after a restart all that are here."""
-        return self.members.pending(None if self._resumed else self.round)
-
-    def _see_whether_enough_are_in(self) -> None:
-        joined = self.members.joined(self.round)
-        needed = self._planner.quorum(joined)
-        if self._enough_at is None and needed < joined and self.members.reported(self.round) >= needed:
-            self._enough_at = time.monotonic()
-
-    def _decide(self) -> None:
+    def _decide(self, waiting: Mapping[ClientId, Member]) -> None:
         began = time.monotonic()
-        if self._resumed:
-            self._go_on()
-        self._tell_round()
-        clients = {client: m.info for client, m in self.members.waiting.items()}
-        for client, info in clients.items():
-            self._say(
-                f"fl-ps > client {client} info : {{'DEVICE_TYPE': '{info.device_type}', 'COMPUTE_CAPACITY':"
-                f" {info.compute_capacity:.0f}, 'BANDWIDTH': {info.bandwidth:.0f}, 'SAMPLES': {info.samples}, 'LOSS':"
-                f" {_short(info.loss)}, 'AUC': {_short(info.auc)}, 'SECONDS': {info.seconds:.3f}}}"
-            )
-        chosen = self._choose(self.round + 1, clients)
-        self.round, self._first_report_at, self._last_report_at, self._enough_at = self.round + 1, None, None, None
-        for client, strategy in chosen.items():
-            self._answer(client, strategy)
-        self._say("RpcSendFLStrategy finished")
-        by_state = {s: [c for c, x in chosen.items() if x.next_state == s] for s in ("JOIN", "WAIT", "FINISH")}
+        if self.round.restored and not any(m.assignment for m in self.members.here.values()):
+            self._begin_anew()
+        if 1 <= self.round.number <= self.job.runner.epochs:
+            self._merge()
+        strategies = self._select(waiting)
+        self.round = Round(self.round.number + 1)
+        self._assign(waiting, strategies)
+        by_state = {s: [c for c, x in strategies.items() if x.next_state == s] for s in STATES}
         if by_state["JOIN"]:
-            joined, waiting, finished = by_state.values()
-            self._report(events.Selected(self.round, joined, waiting, finished, time.monotonic() - began))
-        if self._run_dir is not None:
-            write(self._run_dir, self._saved())
+            self._report(
+                {"event": "selected", "round": self.round.number, "selected": by_state["JOIN"]}
+                | {"waiting": by_state["WAIT"], "finished": by_state["FINISH"], "seconds": time.monotonic() - began}
+            )
+        self._save()
 
-    def _choose(self, round_: int, clients: dict[ClientId, ClientInfo]) -> dict[ClientId, FLStrategy]:
-        return self._planner.plan(round_, clients, self.members.known)
-
-    def _saved(self) -> Saved:
-        return saved_from(
-            self._planner, self.round, self.members.here, self.members.finished, self.job.runner.client_selector
+    def _merge(self) -> None:
+        """Merge the figures and the predictions of the round that ends, and see whether the job ends with it."""
+        round_, reported = self.round.number, self.round.reported(self.members.here)
+        self._say(
+            f"last_round_total_fl_clients_num: {self.members.expected}, has recved fl client num: {len(reported)}"
         )
+        ended = self._planner.stopping.reason
+        figures = self._planner.merge(round_, list(reported.values()))
+        self._report({"event": "round", "round": round_, **figures})
+        self._say(f"fl-ps > round {round_}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
+        if self.teacher and (ensemble := self.teacher.teach(round_, _predictions(reported))):
+            self._report({"event": "taught", "round": round_, "loss": ensemble.loss, "weights": ensemble.weights})
+        if (reason := self._planner.stopping.reason) and not ended:
+            self._report({"event": "ends_early", "round": round_, "reason": reason})
+            self._say(f"fl-ps > the job ends: {reason}")
 
-    def _answer(self, client: ClientId, strategy: FLStrategy) -> None:
-        member = self.members.get(client)
-        if member is None or member.ticket is None:
-            return
-        told = self._planner.assignment(self.round, strategy)
-        if self.teacher and strategy.next_state == "JOIN":
-            told = replace(told, taught=self.teacher.round)
-        ticket, member.ticket = member.ticket, None
-        member.round, member.told = self.round, told
-        real = told.deadline is not None and self.job.traces is None  # simulated seconds are no seconds of ours
-        member.due = time.monotonic() + (told.deadline or 0.0) if real else None
-        if strategy.next_state == "FINISH":
-            self.members.finish(client)
-        if client in self._connections:
-            self._tell(client, ticket, told)
-        self._say(f"SendFLStrategy to client: {client} finished")
+    def _select(self, waiting: Mapping[ClientId, Member]) -> dict[ClientId, FLStrategy]:
+        """Let the clock go on to the end of the round, and ask who of those that are there then is to train."""
+        for client, member in waiting.items():
+            self._say(f"fl-ps > client {client} info : {{{_in_words(member.info)}}}")
+        took = self._clock.advance(m.info.seconds for m in waiting.values()) if self.round.number else None
+        if took is not None:
+            self._report({"event": "clock", "round": self.round.number, "seconds": took, "clock": self._clock.now})
+        present = set(self._clock.present(waiting))
+        infos = {c: replace(m.info, available=m.info.available and c in present) for c, m in waiting.items()}
+        return self._planner.plan(self.round.number + 1, infos, self.members.known)
 
-    def _tell(self, client: ClientId, ticket: int, told: Assignment) -> None:
+    def _assign(self, waiting: Mapping[ClientId, Member], strategies: Mapping[ClientId, FLStrategy]) -> None:
+        """Answer each report with what its client shall do; who is to finish takes part no more."""
+        for client, strategy in strategies.items():
+            member, assignment = waiting[client], self._planner.assignment(self.round.number, strategy)
+            if self.teacher and strategy.next_state == "JOIN":
+                assignment = replace(assignment, taught=self.teacher.round)
+            ticket, member.ticket, member.assignment = member.ticket, None, assignment
+            if strategy.next_state == "FINISH":
+                self.members.leave(client)
+            if ticket is not None:
+                self._send(client, ticket, assignment)
+            self._say(f"SendFLStrategy to client: {client} finished")
+        self._say("RpcSendFLStrategy finished")
+
+    def _send(self, client: ClientId, ticket: int, assignment: Assignment) -> None:
         """Send an assignment with its soft targets, or without, if there are none or they were of an earlier round."""
-        targets = self.teacher.targets_of(told.taught) if self.teacher else []
-        self._connections[client].reply(ticket, told if targets else replace(told, taught=0), targets)
+        targets = self.teacher.targets_of(assignment.taught) if self.teacher else []
+        conversation = self.roster.connection(client)
+        if conversation is not None:
+            conversation.reply(ticket, assignment if targets else replace(assignment, taught=0), targets)
 
-    def _tell_round(self) -> None:
-        """Say what the round that ends here has come to."""
-        if not 1 <= self.round <= self.job.runner.epochs:
-            return
-        reports = self.members.of_round(self.round)
-        self._say(f"last_round_total_fl_clients_num: {self.members.expected}, has recved fl client num: {len(reports)}")
-        before = self._planner.stopping.reason
-        figures = self._planner.close(self.round, reports)
-        self._report(events.Round(self.round, *figures.values()))
-        told = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
-        self._say(f"fl-ps > round {self.round}: {told}")
-        if self.teacher and (taught := self.teacher.teach(self.round, heard_of(self.members.waiting, self.round))):
-            self._report(events.Taught(self.round, taught.loss, taught.weights))
-        if self._planner.stopping.reason and not before:
-            self._report(events.EndsEarly(self.round, self._planner.stopping.reason))
-            self._say(f"fl-ps > the job ends: {self._planner.stopping.reason}")
+    # Who takes part: a new name from its first report on, so that one that only greets is not waited for.
+
+    def _greet(self, conversation: Conversation, hello: Hello) -> None:
+        """Give a connection its name.
+
+        Raises:
+            RefusedError: it means somebody else, a newer process speaks for this client, or too many take part.
+        """
+        now = time.monotonic()
+        client = self.roster.greet(conversation, hello, now)
+        self._first_at = self._first_at or now
+        self._drop_ticket(client)
+        if client in self._absent or (client in self.members.known and not self._has_left(client, hello.instance)):
+            self._admit(conversation, client, hello.instance)
+        self._say(f"fl-ps > coordinator connect to fl_client: {client}")
+
+    def _member(self, conversation: Conversation) -> Member:
+        """Return whom a report is of: one that takes part, or has left and asks again for its last answer."""
+        client, instance = conversation.known, conversation.instance
+        if self._has_left(client, instance):
+            return self.members.left[client]
+        return self.members.get(client) or self._admit(conversation, client, instance)
+
+    def _has_left(self, client: ClientId, instance: str) -> bool:
+        """Whether this very process was told to finish."""
+        member = self.members.left.get(client)
+        return member is not None and member.instance == instance
+
+    def _admit(self, conversation: Conversation, client: ClientId, instance: str) -> Member:
+        """Let a client take part: a process that did before goes on where it was, a new one begins anew."""
+        before = self._absent.pop(client, None)
+        known = before if before is not None and before.instance == instance else None
+        member = self.members.admit(client, instance, lambda: known or Member(instance))
+        self.roster.enter(conversation)
+        return member
+
+    def _drop_ticket(self, client: ClientId) -> None:
+        """Forget a report that waits: it can be answered on the connection that brought it only, and is said again on the next."""
+        if (member := self.members.get(client)) is not None:
+            member.ticket = None
+
+    def _lose(self, client: ClientId) -> None:
+        member = self.members.here[client]
+        if member.joins:
+            self._planner.history.miss(client, member.round)
+        self.members.lose(client)
+        self._report({"event": "lost", "client": client, "reason": "its connection broke and did not come back"})
+        self._say(f"fl-ps > lost fl_client: {client}")
+
+    def _leave_behind(self, client: ClientId, reason: str) -> None:
+        member = self.members.here[client]
+        member.behind = True
+        if member.joins:
+            self._planner.history.miss(client, member.round)
+        self._report({"event": "left_behind", "client": client, "round": self.round.number, "reason": reason})
+        self._say(f"fl-ps > round {self.round.number} goes on without fl_client: {client}: {reason}")
+
+    # What outlives the process.
+
+    def _save(self) -> None:
+        members, stopping = self.members, self._planner.stopping
+        clients = members.here | members.lost | members.left
+        saved = Saved(
+            self.round.number,
+            {client: SavedMember(m.instance, m.assignment) for client, m in clients.items()},
+            self.job.runner.client_selector,
+            state_of(self._planner.selector),
+            stopping.best,
+            stopping.since,
+            stopping.reason,
+            self._clock.now,
+        )
+        self._memory.write(saved, self._planner.history.take_news())
 
     def _resume(self) -> None:
         """Take up what an earlier process of this coordinator left, or that of the run whose model this job starts from."""
         warm = self.job.runner.warmup_model_path
-        saved = read(self._run_dir) if self._run_dir is not None else None
-        self._resumed = saved is not None
-        if saved is None and warm is not None:
-            saved = read(warm.parent.parent)  # RUN_DIR of RUN_DIR/model/2
-        if saved is None:
+        ours = self._memory.read()
+        found = ours or (Memory(warm.parent.parent).read() if warm else None)  # RUN_DIR of RUN_DIR/model/2
+        if found is None:
             return
-        learned = "with" if restore(self._planner, saved, self.job.runner.client_selector) else "without"
-        if self._resumed:
+        saved, turns = found
+        learned = "with" if self._planner.resume(saved, turns) else "without"
+        if ours:
             self._restore(saved)
         else:
             self._planner.begin_anew(saved.round)
@@ -293,19 +332,35 @@ class Coordinator:
 
     def _restore(self, saved: Saved) -> None:
         """Take up where an earlier process of this coordinator was."""
-        self.round = saved.round
-        before = {c: Member(m.instance, m.round, m.told) for c, m in saved.members.items()}
-        self.members.restore(before, saved.finished)
+        self.round, self._clock.now = Round(saved.round, restored=True), saved.clock
+        self._planner.history.take_news()  # they lie in the folder already
+        for client, was in saved.members.items():
+            finished = was.assignment is not None and was.assignment.state == "FINISH"
+            (self.members.left if finished else self._absent)[client] = Member(was.instance, was.assignment)
 
-    def _go_on(self) -> None:
-        """Go on with the round where the earlier process was, or with round 1 if all clients' processes are new ones."""
-        self._resumed = False
-        if not any(m.told for m in self.members.here.values()):
-            self._planner.begin_anew(self.round)
-            self.round = 0
+    def _begin_anew(self) -> None:
+        """Count rounds from 1 again: all clients' processes are new ones, and so is what they train."""
+        self._memory.begin_anew(self.round.number)
+        self._planner.begin_anew(self.round.number)
+        self._clock.now, self.round = 0.0, Round()
 
     def _say(self, line: str) -> None:
         print(line, file=self._log, flush=True)
+
+
+def _predictions(members: Mapping[ClientId, Member]) -> dict[ClientId, Prediction]:
+    """Return the logits of those that trained and sent some."""
+    sent = {client: m for client, m in members.items() if m.joins}
+    return {c: Prediction(m.scores.logits, m.info.trained) for c, m in sent.items() if m.scores.logits is not None}
+
+
+def _in_words(info: ClientInfo) -> str:
+    """Return a report as the original's log has it."""
+    return (
+        f"'DEVICE_TYPE': '{info.device_type}', 'COMPUTE_CAPACITY': {info.compute_capacity:.0f}, 'BANDWIDTH':"
+        f" {info.bandwidth:.0f}, 'SAMPLES': {info.samples}, 'LOSS': {_short(info.loss)}, 'AUC': {_short(info.auc)},"
+        f" 'SECONDS': {info.seconds:.3f}"
+    )
 
 
 def _short(value: float | None) -> str:

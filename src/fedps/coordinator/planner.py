@@ -1,11 +1,13 @@
 """Plans the rounds: merges their figures, keeps what became of each client's turns, and asks the selector who trains next."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fedps.config import Job, Runner
-from fedps.coordinator.members import Member
+from fedps.coordinator.resuming import STATE, Saved
+from fedps.coordinator.round import Member
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, Turn, Turns, choose
+from fedps.errors import JobError
 from fedps.metrics import Histogram
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment
@@ -30,9 +32,9 @@ class Planner:
         self._job, self.selector = job, selector
         self.history, self.stopping = History(), Stopping(job.runner)
 
-    def close(self, round_: int, members: Sequence[Member]) -> dict[str, float | None]:
+    def merge(self, round_: int, members: Sequence[Member]) -> dict[str, float | None]:
         """Return the merged figures of a round, and see whether they end the job."""
-        figures = merge(members)
+        figures = merged(members)
         self.stopping.look(round_, figures)
         return figures
 
@@ -71,12 +73,32 @@ class Planner:
         wanted = self._job.runner.clients_per_round or math.ceil(round(joined / factor, 6))
         return min(joined, wanted) if factor > 1 else joined
 
+    def resume(self, saved: Saved, turns: Iterable[tuple[ClientId, Turn]]) -> bool:
+        """Go on from there; return whether the selector did too.
+
+        Raises:
+            JobError: the selector does not take its state.
+        """
+        self.history = History(turns)
+        self.stopping.best, self.stopping.since, self.stopping.reason = saved.best, saved.since, saved.end
+        if saved.state is None or saved.selector != self._job.runner.client_selector:
+            return False
+        try:
+            self.selector.load_state(saved.state)
+        except Exception as error:  # whatever the user's own code raises
+            name = type(self.selector).__name__
+            raise JobError(
+                f"{name}.load_state(): {type(error).__name__}: {error}; remove {STATE} to begin without"
+            ) from error
+        return True
+
     def begin_anew(self, rounds: int) -> None:
         """Count rounds from 1 again; the `rounds` before them, and what the selector learned, stay known."""
-        self.history, self.stopping = self.history.shifted(rounds), Stopping(self._job.runner)
+        self.history.shift(rounds)
+        self.stopping = Stopping(self._job.runner)
 
 
-def merge(members: Sequence[Member]) -> dict[str, float | None]:
+def merged(members: Sequence[Member]) -> dict[str, float | None]:
     """Merge one round's figures over all clients, exactly: sums, and histograms laid together.
 
     What a client says of its training counts only if it was to train. All numbers are within the bounds of `reports`,
@@ -139,14 +161,21 @@ class Stopping:
 
 
 class History:
-    """The turns of all clients, oldest first: the rounds each was picked for, and what it reported of them."""
+    """The turns of all clients: the rounds each was picked for, and what it reported of them.
 
-    def __init__(self, turns: Mapping[ClientId, Turns] | None = None) -> None:
-        self._turns = dict(turns or {})
+    Args:
+        turns: to begin with, each client's in their order.
+    """
+
+    def __init__(self, turns: Iterable[tuple[ClientId, Turn]] = ()) -> None:
+        self._turns: dict[ClientId, Turns] = {}
+        self._news: list[tuple[ClientId, Turn]] = []
+        for client, turn in turns:
+            self._note(client, turn)
 
     @property
     def turns(self) -> dict[ClientId, Turns]:
-        """A copy of what is kept, by client; turns do not change."""
+        """A copy of what is kept, by client, oldest first; turns do not change."""
         return dict(self._turns)
 
     def report(self, client: ClientId, round_: int, info: ClientInfo) -> None:
@@ -158,10 +187,17 @@ class History:
         """Note that a client has not reported a round it was picked for."""
         self._note(client, Turn(round_, late=True))
 
-    def shifted(self, rounds: int) -> "History":
-        """Return the same with all rounds counted `rounds` less, for a run that goes on from another."""
-        return History({c: tuple(t._replace(round=t.round - rounds) for t in ts) for c, ts in self._turns.items()})
+    def take_news(self) -> list[tuple[ClientId, Turn]]:
+        """Return what was noted since this was last asked for, to be saved."""
+        news, self._news = self._news, []
+        return news
+
+    def shift(self, rounds: int) -> None:
+        """Count all rounds `rounds` less, as a run does that goes on from another."""
+        self._turns = {c: tuple(t._replace(round=t.round - rounds) for t in ts) for c, ts in self._turns.items()}
+        self._news = [(c, t._replace(round=t.round - rounds)) for c, t in self._news]
 
     def _note(self, client: ClientId, turn: Turn) -> None:
         others = [t for t in self._turns.get(client, ()) if t.round != turn.round]
         self._turns[client] = (*others, turn)[-KEPT:]
+        self._news.append((client, turn))

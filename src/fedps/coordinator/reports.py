@@ -1,115 +1,64 @@
-"""One client's connection to the coordinator: its reports in, its assignments out; what is wrong is answered, never raised."""
+"""What a client reports of its round: read, and checked once and for all.
+
+A report is a claim. It decides who trains and how good the model is said to be, but no claim may end a job: all numbers
+are finite, and so small that sums over `access.roster.MAX_MEMBERS` clients, and products of two, are finite and exact
+enough; all texts can stand in a line of the log. Whoever reads a report behind this door relies on that.
+"""
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fedps.coordinator.members import Scores
-from fedps.coordinator.teacher import check_logits
-from fedps.errors import RefusedError, WireError
+from fedps.access.conversation import MAX_NAME
+from fedps.coordinator.teacher import Teacher, check_logits
+from fedps.errors import RefusedError
 from fedps.metrics import BUCKETS, Histogram
-from fedps.types import ClientId, ClientInfo
-from fedps.wire.frame import Frame
-from fedps.wire.messages import PROTOCOL, Assignment, Hello, Message, Refused, RoundReport, Welcome
-from fedps.wire.session import Peer
+from fedps.types import ClientInfo, Values
+from fedps.wire.messages import RoundReport
 
-if TYPE_CHECKING:
-    from fedps.coordinator.coordinator import Coordinator
-
-Send = Callable[[bytes | None], None]
-MAX_NAME, MAX_REASON = 256, 600  # characters
-MAX_NUMBER = 1e15  # no count, time or speed of a client comes near
-MAX_SPEED = 1e10  # samples a second: no machine comes near
+MAX_COUNT = 1 << 40  # samples, users, or counts of a histogram: 4,096 clients' add up exactly in int64 and in float64
+MOST = {
+    "compute_capacity": 1e10,  # samples a second: no machine comes near
+    "bandwidth": 1e15,  # bytes a second: no line does
+    "samples": MAX_COUNT,
+    "trained": MAX_COUNT,
+    "seconds": 1e15,  # simulated devices may take their time
+    "users": MAX_COUNT,
+    "hits": MAX_COUNT,
+    "ndcg": MAX_COUNT,
+}
+LEAST_RATE = 1e-9  # of a speed or a bandwidth that is not 0, which states none
+MAX_LOSS = 1e9
 OFF = 1000.0  # times that a stated speed may differ from samples over seconds
 
 
-class Connection:
-    """One peer.
+@dataclass
+class Scores:
+    """What a client's last round made of samples: score histograms, and logits of the round's public pairs, float32[S]."""
+
+    training: Histogram = field(default_factory=Histogram)
+    held_out: Histogram = field(default_factory=Histogram)
+    logits: Values | None = None
+
+
+def read_scores(report: RoundReport, arrays: Sequence[NDArray[Any]], teacher: Teacher | None) -> Scores:
+    """Read what came with a report.
 
     Args:
-        coordinator: whom it speaks to.
-        send: takes each answer; None hangs up.
-        address: the peer's, for events before it has said its name.
+        report: what it says.
+        arrays: as `RoundReport` names them.
+        teacher: the job's, whose public pairs logits are of.
+
+    Raises:
+        RefusedError: counts that are none, or logits that nobody can use.
     """
-
-    def __init__(self, coordinator: "Coordinator", send: Send, address: str) -> None:
-        self.opened_at = time.monotonic()
-        self._coordinator, self._send, self._address = coordinator, send, address
-        self._peer = Peer(coordinator.limits, with_join=False)
-        self._open = True
-
-    @property
-    def client(self) -> ClientId | None:
-        """Who speaks, once greeted."""
-        return self._peer.client
-
-    @property
-    def instance(self) -> str | None:
-        """The process that speaks, once greeted."""
-        return self._peer.instance
-
-    def received(self, data: bytes) -> None:
-        """Handle one message."""
-        if not self._open:
-            return
-        try:
-            self._handle(self._peer.receive(data))
-        except (RefusedError, WireError) as error:
-            kind = error.kind if isinstance(error, RefusedError) else "malformed"
-            reason = (error.reason if isinstance(error, RefusedError) else str(error))[:MAX_REASON]
-            self._coordinator.count_refusal((self.client or self._address)[:MAX_NAME], kind, reason)
-            self.reply(self._peer.ticket, Refused(kind, reason))
-
-    def closed(self) -> None:
-        """Note that the peer is gone; it may come back within the job's `reconnect_timeout`."""
-        if self._open:
-            self._open = False
-            self._coordinator.forget(self)
-
-    def hang_up(self) -> None:
-        """End the connection from this side."""
-        if self._open:
-            self.closed()
-            self._send(None)
-
-    def reply(self, ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = ()) -> None:
-        """Answer a request, unless the peer is gone."""
-        if self._open:
-            self._send(self._peer.reply(ticket, message, arrays))
-
-    def _handle(self, frame: Frame) -> None:
-        coordinator, client = self._coordinator, self.client or ClientId("")
-        match frame.message:
-            case Hello() as hello:
-                self._greet(hello)
-                self.reply(frame.ticket, Welcome(0, 1, coordinator.round))
-            case RoundReport() as said if coordinator.members.get(client) is None:
-                self.reply(frame.ticket, Assignment(said.round, "FINISH"))  # its answer was lost with a connection
-            case RoundReport() as said:
-                check(said.info, measured=coordinator.job.traces is None)
-                histograms, logits = frame.arrays[:4], frame.arrays[4] if said.logits else None
-                if logits is not None:
-                    check_logits(logits, coordinator.teacher)
-                scores = Scores(_histogram(*histograms[:2]), _histogram(*histograms[2:]), logits)
-                coordinator.reported(client, frame.ticket, said, scores)
-            case other:
-                raise RefusedError("order", f"{type(other).__name__} is nothing to say to a coordinator")
-
-    def _greet(self, hello: Hello) -> None:
-        job = self._coordinator.job.name
-        if hello.protocol != PROTOCOL or hello.job != job or hello.to != "coordinator":
-            raise RefusedError(
-                "other_job",
-                f"this is the coordinator of job {job!r} with protocol {PROTOCOL}; you asked for a {hello.to} of"
-                f" {hello.job[:99]!r} with {hello.protocol}: check the address and the versions of fedps",
-            )
-        if not 0 < len(hello.client) <= MAX_NAME or not 0 < len(hello.instance) <= MAX_NAME:
-            raise RefusedError("malformed", f"client and instance are names of 1 to {MAX_NAME} characters")
-        self._coordinator.greet(self, ClientId(hello.client), hello.instance)
+    logits = arrays[4] if report.logits else None
+    if logits is not None:
+        check_logits(logits, teacher)
+    return Scores(_histogram(*arrays[:2]), _histogram(*arrays[2:4]), logits)
 
 
 def check(info: ClientInfo, measured: bool = True) -> None:
@@ -120,28 +69,43 @@ def check(info: ClientInfo, measured: bool = True) -> None:
         measured: its seconds are those of training alone; those of simulated devices hold transfers too.
 
     Raises:
-        RefusedError: a number that is negative, not finite or absurd; names the field and the value.
+        RefusedError: a number that is negative, not finite or absurd, or contradicts another; names field and value.
     """
-    for name in ("compute_capacity", "bandwidth", "samples", "trained", "seconds", "users", "hits", "ndcg"):
+    for name, most in MOST.items():
         value = getattr(info, name)
-        if not 0 <= value <= MAX_NUMBER:
-            raise RefusedError("malformed", f"{name}: {value}: must be a number from 0 to {MAX_NUMBER:g}")
+        if not 0 <= value <= most:  # a NaN is neither
+            raise RefusedError("malformed", f"{name}: {value}: must be a number from 0 to {most:g}")
+    for name in ("compute_capacity", "bandwidth"):
+        value = getattr(info, name)
+        if 0 < value < LEAST_RATE:
+            raise RefusedError(
+                "malformed", f"{name}: {value}: must be 0 for unknown, or at least {LEAST_RATE:g} a second"
+            )
     for name in ("loss", "auc"):
         value = getattr(info, name)
         if value is not None and not math.isfinite(value):
             raise RefusedError("not_finite", f"{name}: {value}: has training diverged?")
+    if info.loss is not None and abs(info.loss) > MAX_LOSS:
+        raise RefusedError("malformed", f"loss: {info.loss}: is over {MAX_LOSS:g}: has training diverged?")
     if info.auc is not None and not 0 <= info.auc <= 1:
         raise RefusedError("malformed", f"auc: {info.auc}: must be from 0 to 1")
-    if info.compute_capacity > MAX_SPEED or (measured and _contradicts(info)):
+    if measured and _contradicts(info):
         raise RefusedError(
             "malformed",
             f"compute_capacity: {info.compute_capacity:g} samples/s: cannot be, of a client that trained {info.trained}"
             f" samples in {info.seconds:g} s",
         )
-    if info.hits > info.users or info.ndcg > info.users:
-        raise RefusedError("malformed", f"hits {info.hits} and ndcg {info.ndcg} are at most the users, {info.users}")
-    if len(info.device_type) > MAX_NAME:
-        raise RefusedError("malformed", f"device_type has {len(info.device_type)} characters; {MAX_NAME} are allowed")
+    # A user's NDCG is at most its hits, so the sums are too, rounded or not: both are added up in the same order.
+    if not info.ndcg <= info.hits <= info.users:
+        raise RefusedError(
+            "malformed",
+            f"hits {info.hits} are at most the users, {info.users}, and ndcg {info.ndcg} is at most the hits",
+        )
+    if len(info.device_type) > MAX_NAME or not info.device_type.isprintable():
+        raise RefusedError(
+            "malformed",
+            f"device_type: {info.device_type[:MAX_NAME]!r}: must have at most {MAX_NAME} characters, all printable",
+        )
 
 
 def _contradicts(info: ClientInfo) -> bool:
@@ -156,7 +120,7 @@ def _contradicts(info: ClientInfo) -> bool:
 
 def _histogram(positives: NDArray[Any], negatives: NDArray[Any]) -> Histogram:
     for counts in (positives, negatives):
-        if len(counts) not in (0, BUCKETS) or (len(counts) and not 0 <= counts.min() <= counts.max() <= MAX_NUMBER):
+        fits = len(counts) == BUCKETS and 0 <= counts.min() <= counts.max() <= MAX_COUNT  # so the sum is exact
+        if len(counts) and not (fits and counts.sum() <= MAX_COUNT):
             raise RefusedError("malformed", f"a histogram has {BUCKETS} counts, none negative, or is left out")
-    empty: Sequence[int] = np.zeros(BUCKETS, np.int64)  # type: ignore[assignment]
-    return Histogram(positives if len(positives) else empty, negatives if len(negatives) else empty)
+    return Histogram(positives if len(positives) else None, negatives if len(negatives) else None)

@@ -1,109 +1,125 @@
-"""What a coordinator remembers beyond its process: one file in the run folder, written whole or not at all.
+"""What a coordinator remembers beyond its process: two files in the run folder.
 
-A restarted coordinator takes up the round, who is told what, the history and the selector's state. A job that starts
-from another's model (`warmup_model_path`) takes up the last two.
+`coordinator.json` is small and replaced whole with each round: the round, what each client was assigned, the selector's
+state. `turns.jsonl` is what grows from round to round, the clients' turns, and is only appended to: a line is `[client,
+turn]`, and of two that tell of one round the later holds. Turns are on disk before the state that follows from them; so a
+process that dies between the two has lost nothing, for its clients report that round again.
+
+A restarted coordinator takes up all of it. A job that starts from another's model (`warmup_model_path`) takes up the
+turns and the selector's state.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fedps.coordinator.members import Member
-from fedps.coordinator.planner import History, Planner
-from fedps.coordinator.selectors import Turns, state_of
+from fedps.coordinator.selectors import Turn, Turns
 from fedps.errors import FedpsError, JobError
-from fedps.storage.whole import write_whole
+from fedps.storage.whole import PRIVATE, write_whole
 from fedps.types import ClientId
 from fedps.wire.messages import Assignment
 
-FILE = "coordinator.json"
+STATE, TURNS = "coordinator.json", "turns.jsonl"
+LINES = msgspec.json.Decoder(tuple[ClientId, Turn])
 
 
 class SavedMember(msgspec.Struct, frozen=True):
-    """One client: the process that speaks for it, and what that was last told."""
+    """One client: the process that speaks for it, and the answer to its last report."""
 
     instance: str
-    round: int
-    told: Assignment | None
+    assignment: Assignment | None = None
 
 
-class Saved(msgspec.Struct, frozen=True):
-    """What the file holds. `selector` is the job's word for it, `state` what it returned; `clock`: simulated seconds."""
+class Saved(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What `coordinator.json` holds.
+
+    Args:
+        round: the one that was open.
+        members: all clients but those that were lost.
+        selector: the job's word for it.
+        state: what the selector returned.
+        best, since, end: as `planner.Stopping` has them.
+        clock: simulated seconds.
+        before: rounds that were counted before round 1 was begun again; the lines of turns count them, too.
+        history: turns, where an earlier version wrote the file.
+    """
 
     round: int
     members: dict[ClientId, SavedMember]
-    finished: dict[ClientId, str]
-    history: dict[ClientId, Turns]
     selector: str
     state: Any = None
     best: float | None = None
     since: int = 0
     end: str | None = None
     clock: float = 0.0
+    before: int = 0
+    history: dict[ClientId, Turns] = {}
 
 
-def write(folder: Path, saved: Saved) -> None:
-    """Write a state; what was there stays whole until the new one is.
+class Memory:
+    """The two files of one run folder.
 
-    Raises:
-        FedpsError: it cannot be written; names the file.
+    Args:
+        folder: the run's; None remembers nothing.
     """
-    path = folder / FILE
-    try:
-        write_whole(path, msgspec.json.encode(saved))
-    except OSError as error:
-        raise FedpsError(f"{path}: the coordinator's state cannot be written: {error.strerror}") from error
 
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._before = 0  # as in `Saved`
+        self._length = 0  # bytes of whole lines of turns; a line that a dying process cut off is overwritten
 
-def read(folder: Path) -> Saved | None:
-    """Return the state that lies in a folder, None if there is none.
+    def begin_anew(self, rounds: int) -> None:
+        """Note that rounds are counted from 1 again, after so many."""
+        self._before += rounds
 
-    Raises:
-        JobError: the file cannot be read, or is none of ours.
-    """
-    path = folder / FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Saved)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise JobError(f"{path}: is no coordinator's state: {error}; remove it to begin without") from error
+    def read(self) -> tuple[Saved, list[tuple[ClientId, Turn]]] | None:
+        """Return the state and all turns, each client's in their order; None if there is no state.
 
+        Raises:
+            JobError: a file cannot be read, or is none of ours.
+        """
+        if self._folder is None or not (path := self._folder / STATE).exists():
+            return None
+        try:
+            saved = msgspec.json.decode(path.read_bytes(), type=Saved)
+            turns = [(client, turn) for client, ts in saved.history.items() for turn in ts]
+            path = self._folder / TURNS
+            lines = path.read_bytes() if path.exists() else b""
+            self._before, self._length = saved.before, lines.rfind(b"\n") + 1
+            for client, turn in LINES.decode_lines(lines[: self._length]):
+                turns.append((client, turn._replace(round=turn.round - self._before)))
+        except (OSError, msgspec.MsgspecError) as error:
+            raise JobError(f"{path}: is no coordinator's state: {error}; remove it to begin without") from error
+        return saved, turns
 
-def saved_from(
-    planner: Planner, round_: int, members: Mapping[ClientId, Member], finished: Mapping[ClientId, str], selector: str
-) -> Saved:
-    """Return what to remember beyond this process.
+    def write(self, saved: Saved, news: Sequence[tuple[ClientId, Turn]]) -> None:
+        """Write a state, and the turns that are new in it; what was there stays whole until they are.
 
-    Raises:
-        Exception: what the selector raised, or that its state is not of the kind that can be kept.
-    """
-    kept = {client: SavedMember(m.instance, m.round, m.told) for client, m in members.items()}
-    stopping = planner.stopping
-    return Saved(
-        round_, kept, dict(finished), planner.history.turns, selector, state_of(planner.selector),
-        stopping.best, stopping.since, stopping.reason,
-    )  # fmt: skip
+        Raises:
+            FedpsError: they cannot be written; names the file.
+        """
+        if self._folder is None:
+            return
+        path = self._folder / TURNS
+        try:
+            self._append(path, [(client, turn._replace(round=turn.round + self._before)) for client, turn in news])
+            path = self._folder / STATE
+            write_whole(path, msgspec.json.encode(msgspec.structs.replace(saved, before=self._before)))
+        except OSError as error:
+            raise FedpsError(f"{path}: the coordinator's state cannot be written: {error.strerror}") from error
 
-
-def restore(planner: Planner, saved: Saved, selector: str) -> bool:
-    """Let a planner go on from there; return whether its selector did too.
-
-    Raises:
-        JobError: the selector does not take its state.
-    """
-    planner.history = History(saved.history)
-    stopping = planner.stopping
-    stopping.best, stopping.since, stopping.reason = saved.best, saved.since, saved.end
-    if saved.state is None or saved.selector != selector:
-        return False
-    try:
-        planner.selector.load_state(saved.state)
-    except Exception as error:  # whatever the user's own code raises
-        name = type(planner.selector).__name__
-        raise JobError(
-            f"{name}.load_state(): {type(error).__name__}: {error}; remove {FILE} to begin without"
-        ) from error
-    return True
+    def _append(self, path: Path, turns: Sequence[tuple[ClientId, Turn]]) -> None:
+        """Add lines behind those that are whole, and sync them; the file's name is synced with the state."""
+        if not turns:
+            return
+        lines = msgspec.json.Encoder().encode_lines(turns)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, PRIVATE), "wb") as file:  # noqa: PTH123  (a descriptor)
+            file.truncate(self._length)
+            file.seek(self._length)
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self._length += len(lines)

@@ -8,9 +8,7 @@ from typing import TextIO
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
-from fedps.coordinator.simulated import make_coordinator
-from fedps.events import events
-from fedps.events.events import Report
+from fedps.events.journal import Report
 from fedps.net.listener import serve
 
 LOOK = 0.05  # seconds between two looks at whether the job is over
@@ -40,11 +38,12 @@ def run_coordinator(
         JobError: the address cannot be bound, or the selector cannot be made.
         Exception: what the selector raised.
     """
-    coordinator = make_coordinator(job, report, log, selector, run_dir)
+    coordinator = Coordinator(job, report, log, selector, run_dir)
     asyncio.run(_serve(coordinator, bind, report, stay))
     if coordinator.failure is not None:
         raise coordinator.failure
-    report(events.Stopped())
+    coordinator.close()
+    report({"event": "stopped"})
 
 
 async def _serve(coordinator: Coordinator, bind: str, report: Report, stay: bool) -> None:
@@ -58,6 +57,7 @@ async def _serve(coordinator: Coordinator, bind: str, report: Report, stay: bool
 
     looking = asyncio.create_task(look())
     try:
-        await serve(coordinator, bind, coordinator.limits, lambda address: report(events.Ready(address)), stop)
+        ready = lambda address: report({"event": "ready", "address": address})  # noqa: E731
+        await serve(coordinator, bind, coordinator.limits, ready, stop)
     finally:
         looking.cancel()

@@ -2,7 +2,7 @@
 
 Clients of networks and weights of their own learn from each other by their predictions (FedMD: Li & Wang,
 arXiv:1910.03581, algorithm 1; ensembles as teachers: Lin et al., NeurIPS 2020, section 3). Logits are claims like all
-that clients report: each is held within ±`BOUND`. With `weighted`, how much a client trained is a claim, too.
+that clients report: each is clipped to ±`BOUND`. With `weighted`, how much a client trained is a claim, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from fedps.config import Job
 from fedps.config.sections.distillation import Distillation
-from fedps.coordinator.members import Member
 from fedps.data.public import Public
 from fedps.errors import RefusedError
 from fedps.types import ClientId, Values
@@ -25,15 +24,15 @@ STEPS, CLOSE = 50, 1e-8  # of Newton's method, and the step at which it has arri
 Floats = NDArray[np.float64]
 
 
-class Heard(NamedTuple):
+class Prediction(NamedTuple):
     """One client's logits of the round's pairs, float32[S], and the samples it trained."""
 
     logits: Values
     trained: int
 
 
-class Taught(NamedTuple):
-    """What a round's teacher is: each client's part in it, and its mean cross-entropy against the labels that there are."""
+class Ensemble(NamedTuple):
+    """What a round's teacher is: each client's weight in it, and its mean cross-entropy against the labels that there are."""
 
     weights: dict[ClientId, float]
     loss: float
@@ -65,18 +64,18 @@ class Teacher:
         """Return the targets, if they are of this round; else nothing."""
         return [self.targets] if 0 < round_ == self.round else []
 
-    def teach(self, round_: int, heard: Mapping[ClientId, Heard]) -> Taught | None:
-        """Combine a round's logits, by client; if there are none, the last targets stay as they are."""
-        if not heard:
+    def teach(self, round_: int, predictions: Mapping[ClientId, Prediction]) -> Ensemble | None:
+        """Make soft targets of a round's predictions, by client; if there are none, the last targets stay as they are."""
+        if not predictions:
             return None
         label = self._public.of_round(round_).label.astype(np.float64)
         known = np.isfinite(label)
-        logits = np.clip(np.stack([one.logits for one in heard.values()]).astype(np.float64), -BOUND, BOUND)
-        weights, bias = self._weights([one.trained for one in heard.values()], logits[:, known], label[known])
+        logits = np.clip(np.stack([p.logits for p in predictions.values()]).astype(np.float64), -BOUND, BOUND)
+        weights, bias = self._weights([p.trained for p in predictions.values()], logits[:, known], label[known])
         z = (weights @ logits + bias) / self._settings.temperature
         self.round, self.targets = round_, sigmoid(z).astype(np.float32)
         loss = np.sum((np.logaddexp(0, z) - label * z)[known]) / max(1, known.sum())
-        return Taught(dict(zip(heard, weights.tolist(), strict=True)), float(loss))
+        return Ensemble(dict(zip(predictions, weights.tolist(), strict=True)), float(loss))
 
     def _weights(self, trained: Sequence[int], logits: Floats, label: Floats) -> tuple[Floats, float]:
         if self._settings.teacher == "stacked" and len(label):
@@ -86,17 +85,11 @@ class Teacher:
         return np.full(len(trained), 1 / len(trained)), 0.0
 
 
-def heard_of(members: Mapping[ClientId, Member], round_: int) -> dict[ClientId, Heard]:
-    """Return what clients said of a round's pairs; those that said nothing of them are left out."""
-    reports = {client: m for client, m in members.items() if m.round == round_ and m.joins}
-    return {c: Heard(m.scores.logits, m.info.trained) for c, m in reports.items() if m.scores.logits is not None}
-
-
 def check_logits(logits: Values, teacher: Teacher | None) -> None:
-    """Check what a client says of a round's pairs, float32[S].
+    """Check a client's logits of a round's pairs, float32[S].
 
     Raises:
-        RefusedError: nobody asked, or for another number, or a value is not finite.
+        RefusedError: nobody asked for any, or for another number of them, or a value is not finite.
     """
     if teacher is None:
         raise RefusedError("order", "logits of public pairs, of which this job has none: is it the same job file?")

@@ -18,6 +18,7 @@ OURS = (
     "events.jsonl",
     "summary.json",
     "coordinator.json",
+    "turns.jsonl",
     "log",
     "private",
     "model",

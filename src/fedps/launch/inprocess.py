@@ -7,12 +7,11 @@ from pathlib import Path
 
 from fedps.client.life import FLClient, Handler, Key
 from fedps.config import Allow, Job
-from fedps.config.files import client_files_of
+from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
-from fedps.coordinator.simulated import make_coordinator
+from fedps.data.read.files import client_files_of
 from fedps.errors import LostError
-from fedps.events import events
-from fedps.events.events import Entry, Event, entry
+from fedps.events.journal import stamp
 from fedps.models.network import Plan
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
@@ -21,7 +20,7 @@ from fedps.types import ClientId
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
 
-Listen = Callable[[Entry], None]
+Listen = Callable[[dict[str, object]], None]
 
 
 def run_in_process(
@@ -58,13 +57,13 @@ def run_in_process(
         coordinator = None
         if job.runner.with_coordinator:
             log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
-            coordinator = make_coordinator(
-                job, lambda event: listen(entry("coordinator", "0", event)), log, selector, run_dir
-            )
+            coordinator = Coordinator(job, lambda e: listen(stamp("coordinator", "0", e)), log, selector, run_dir)
             servers.append(stack.enter_context(closing(LocalServer(coordinator))))
         _work(job, plan or make_plan(job), clients, servers, run_dir, listen, allow, handlers, failures)
     if coordinator is not None and coordinator.failure is not None:
         raise coordinator.failure
+    if coordinator is not None:
+        coordinator.close()
     for server in servers:
         if server.failure is not None:
             raise server.failure
@@ -87,10 +86,10 @@ def _work(
             return LocalChannel(server, hello, Limits(job.limits.message_mib << 20))
 
     def work(client: ClientId) -> None:
-        def report(event: Event) -> None:
-            if isinstance(event, events.Assigned | events.FirstBatch):
+        def report(event: dict[str, object]) -> None:
+            if event["event"] in ("assigned", "first_batch"):
                 begun.add(client)
-            listen(entry("worker", client, event))
+            listen(stamp("worker", client, event))
 
         try:
             number = clients.index(client)
@@ -115,9 +114,9 @@ def _in_turn(listen: Listen) -> Listen:
     """Let threads tell their events one after the other: whoever listens adds them up."""
     lock = threading.Lock()
 
-    def told(entry: Entry) -> None:
+    def told(event: dict[str, object]) -> None:
         with lock:
-            listen(entry)
+            listen(event)
 
     return told
 
@@ -130,7 +129,7 @@ def _stop(servers: list[LocalServer], error: Exception) -> None:
 
 
 def _server(job: Job, shard: int, run_dir: Path, listen: Listen) -> LocalServer:
-    def report(event: Event) -> None:
-        listen(entry("server", str(shard), event))
+    def report(event: dict[str, object]) -> None:
+        listen(stamp("server", str(shard), event))
 
     return LocalServer(ParameterServer(job, shard, run_dir, report))

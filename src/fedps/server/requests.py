@@ -76,9 +76,9 @@ class Connection(Conversation):
                 self.reply(ticket, Welcome(server.shard, server.shards, server.clock))
             case Join() as join:
                 server.join(self, ticket, join)
-            case Seed(table, first):
+            case Seed(table):
                 checks.values(table, frame.arrays[0])
-                server.store.seed(table, frame.arrays[0], first)
+                server.store.seed(table, frame.arrays[0])
                 self.reply(ticket, Done(server.clock))
             case Census():
                 server.census(self._joined, lambda mean: self.reply(ticket, Counted(mean)))
@@ -117,7 +117,7 @@ class Connection(Conversation):
             arrays = self._plain(push, arrays)
             for table, keys, values in zip(push.tables, arrays[::2], arrays[1::2], strict=True):
                 self._check(table, keys, values)
-            offer = self._half.add(push, arrays, server.store.spec)
+            offer = self._half.add(push, arrays)
             if offer is None:
                 return Done(server.clock)
             self._check_tables(set(offer))
@@ -135,12 +135,10 @@ class Connection(Conversation):
             keys, packed = next(left), [next(left) for _ in ARRAYS[form]]
             self._check(table, keys, None)
             spec = self._server.store.spec(table)
-            shape = sides(spec, keys)
+            shape = sides(spec, len(keys))
             room = checks.unpacked(table, shape, room)
             values = unpack(form, packed, shape)
-            if form != "none":
-                values = values.reshape(-1, spec.dim) if spec.kind == "sparse" else values.reshape(1, -1)
-            plain += keys, values
+            plain += keys, values if form == "none" else values.reshape(-1, spec.dim)
         return plain
 
     def _check_tables(self, pushed: set[TableName]) -> None:

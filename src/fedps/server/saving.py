@@ -11,8 +11,7 @@ from msgspec.structs import replace
 
 from fedps.config import Job
 from fedps.errors import DataError, TableError
-from fedps.events import events
-from fedps.events.events import Report
+from fedps.events.journal import Report
 from fedps.storage.epochs import read_model, save_shard
 from fedps.storage.shards import Base, Facts
 from fedps.storage.snapshot import Tables
@@ -66,7 +65,8 @@ class Saver:
         check = save_shard(folder, self._shard, tables, facts)
         store.mark_saved()
         self._last, self._of = Base(epoch, check), store
-        self._report(events.Saved(epoch, str(folder), time.perf_counter() - began))
+        seconds = time.perf_counter() - began
+        self._report({"event": "saved", "epoch": epoch, "folder": str(folder), "seconds": seconds})
 
 
 class WarmStart:
@@ -117,7 +117,7 @@ def start_from(job: Job, shard: int, report: Report) -> WarmStart | None:
     if folder is None:
         return None
     warm = WarmStart(folder, shard, job.runner.server_num)
-    report(events.Loaded(str(folder), time.perf_counter() - began))
+    report({"event": "loaded", "folder": str(folder), "seconds": time.perf_counter() - began})
     return warm
 
 

@@ -6,7 +6,7 @@ from fedps.simulation.traces import Traces
 from fedps.types import ClientId
 
 
-class Clock:
+class SimulatedClock:
     """Tells the simulated time of a run, and who is there at that time.
 
     Args:
@@ -15,6 +15,8 @@ class Clock:
     Attributes:
         now: seconds since the first round began.
     """
+
+    simulated = True
 
     def __init__(self, traces: Traces) -> None:
         self._traces, self.now = traces, 0.0

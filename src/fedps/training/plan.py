@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from fedps.config import Job
-from fedps.events.events import Checked
 from fedps.models.network import Plan
 from fedps.native import compiler
 from fedps.native.compiler import CompileError, cache_folder
@@ -73,7 +72,7 @@ def keep_plan(plan: Plan, name: str = "") -> Path | None:
     return None
 
 
-def described(plan: Plan, job: Job) -> Checked:
+def facts_of(plan: Plan, job: Job) -> dict[str, object]:
     """Say where a plan's parameters live, and by what steps are taken.
 
     Raises:
@@ -81,13 +80,12 @@ def described(plan: Plan, job: Job) -> Checked:
     """
     found = read_parameters(plan.network, job)
     tables = {private: [e.spec.name for e in found.embeddings if e.private is private] for private in (True, False)}
-    return Checked(
-        mistakes=[],
-        private=[*tables[True], *found.private_dense],
-        shared=[*tables[False], *found.dense],
-        engine="compiled" if plan.library else "torch",
-        reason=plan.reason,
-    )
+    return {
+        "private": [*tables[True], *found.private_dense],
+        "shared": [*tables[False], *found.dense],
+        "engine": "compiled" if plan.library else "torch",
+        "reason": plan.reason,
+    }
 
 
 def _wanted(job: Job) -> bool:

@@ -3,6 +3,7 @@
 Each role imports its own room, so that servers and the coordinator are up before torch is loaded, and never load it.
 """
 
+import json
 import os
 import signal
 import sys
@@ -12,11 +13,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from fedps.config import Allow, Job
-from fedps.errors import JobError
-from fedps.events.events import Checked, Event, Failed, Report, Started, encode
+from fedps.errors import DataError, FedpsError, JobError
+from fedps.events.journal import Report
 from fedps.types import ClientId
 
 
@@ -57,14 +56,15 @@ def train_client(
 def check_network(pipe: Connection, log: str, job_json: str) -> None:
     """Build the job's network and its plan once, before any role does; its mistakes go out as one event."""
     report = _enter(pipe, log)
-    from fedps.training.plan import described, keep_plan, make_plan  # noqa: PLC0415
+    from fedps.training.plan import facts_of, keep_plan, make_plan  # noqa: PLC0415
 
     def look() -> None:
         try:
             plan = make_plan(job := _job(job_json))
-            report(replace(described(plan, job), plan=str(keep_plan(plan) or "")))
+            facts = facts_of(plan, job)
+            report({"event": "checked", "mistakes": [], **facts, "plan": str(keep_plan(plan) or "")})
         except JobError as error:
-            report(Checked(error.mistakes))
+            report({"event": "checked", "mistakes": error.mistakes})
 
     _live(look, report)
 
@@ -74,13 +74,21 @@ def attach(pipe: Connection) -> Report:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = threading.Lock()
 
-    def report(event: Event) -> None:
+    def report(event: dict[str, object]) -> None:
         with lock:
-            pipe.send_bytes(encode(event))
+            pipe.send_bytes(json.dumps(event).encode())
 
     threading.Thread(target=_end_with, args=[pipe], daemon=True).start()
-    report(Started(os.getpid()))
+    report({"event": "started", "pid": os.getpid()})
     return report
+
+
+def failure(error: BaseException) -> dict[str, object]:
+    """Return the event that tells why a role failed; a mistake of the user's is told whole by its sentence."""
+    reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
+    theirs = isinstance(error, JobError | DataError)
+    told = "" if theirs else "".join(traceback.format_exception(error))
+    return {"event": "failed", "error": reason, "traceback": told, "in_job": isinstance(error, JobError)}
 
 
 def _enter(pipe: Connection, log: str) -> Report:
@@ -104,7 +112,7 @@ def _live(life: Callable[[], None], report: Report) -> None:
         life()
     except Exception as error:
         print(traceback.format_exc(), flush=True)
-        report(Failed.of(error))
+        report(failure(error))
         raise SystemExit(1) from None
 
 

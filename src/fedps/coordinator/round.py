@@ -1,0 +1,159 @@
+"""The open round: which members it waits for, and how long.
+
+A round goes on to the next as soon as it waits for nobody. It waits for every member that it has assigned something to,
+whether to train or to sit out, until that reports, is lost, or is left behind for one of three reasons (see `overdue`).
+Times are seconds of a monotonic clock; those that a simulated device takes are none of these.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fedps.coordinator.reports import Scores
+from fedps.types import ClientId, ClientInfo
+from fedps.wire.messages import Assignment
+
+GRACE = 0.5  # seconds that a round's last report is waited for after one: most come together, when the servers' barrier opens
+
+
+@dataclass
+class Member:
+    """One client that takes part.
+
+    Attributes:
+        instance: the process that speaks for it.
+        assignment: the answer to its last report, None before the first.
+        ticket: of its report that waits for an answer, None while it trains or is away.
+        info, scores: its last report.
+        behind: it kept the others waiting for too long; its next report brings it back.
+        lost_at: when its connection broke, None while connected.
+    """
+
+    instance: str
+    assignment: Assignment | None = None
+    ticket: int | None = None
+    info: ClientInfo = field(default_factory=ClientInfo)
+    scores: Scores = field(default_factory=Scores)
+    behind: bool = False
+    lost_at: float | None = None
+
+    @property
+    def round(self) -> int:
+        """The last round that something was assigned to it in, 0 before the first."""
+        return self.assignment.round if self.assignment else 0
+
+    @property
+    def joins(self) -> bool:
+        """Whether it is to train."""
+        return self.assignment is not None and self.assignment.state == "JOIN"
+
+
+Here = Mapping[ClientId, Member]
+
+
+class Clock(Protocol):
+    """What rounds are timed by: `RealClock`, or `simulation.clock.SimulatedClock`.
+
+    Attributes:
+        now: seconds since the first round began; what a restarted coordinator goes on from.
+        simulated: whether deadlines, and the seconds that clients report, are those of simulated devices.
+    """
+
+    now: float
+    simulated: bool
+
+    def advance(self, seconds: Iterable[float]) -> float | None:
+        """Let a round be over that took its clients so many seconds each; return its own, None if they passed anyway."""
+
+    def present(self, clients: Iterable[ClientId]) -> list[ClientId]:
+        """Return those of some clients that can be picked now."""
+
+
+class RealClock:
+    """Time as it passes: nothing is to be done for it, and who reports is there."""
+
+    now, simulated = 0.0, False
+
+    def advance(self, seconds: Iterable[float]) -> float | None:
+        """Do nothing."""
+
+    def present(self, clients: Iterable[ClientId]) -> list[ClientId]:
+        """Return all."""
+        return list(clients)
+
+
+@dataclass
+class Round:
+    """One round, from its assignments to the last report.
+
+    Attributes:
+        number: counted from 1; 0 until all have come, which has no assignments.
+        opened_at: when the assignments went out.
+        restored: they were an earlier process's, so whoever is here is waited for, of whichever round.
+        first_report_at, last_report_at: when the first and the last report of it came, None before.
+        quorum_at: when as many as are needed had reported, None before.
+    """
+
+    number: int = 0
+    opened_at: float = field(default_factory=time.monotonic)
+    restored: bool = False
+    first_report_at: float | None = None
+    last_report_at: float | None = None
+    quorum_at: float | None = None
+
+    def pending(self, here: Here) -> dict[ClientId, Member]:
+        """Return who is waited for."""
+        return {
+            client: m
+            for client, m in here.items()
+            if m.ticket is None and not m.behind and (self.restored or m.round == self.number)
+        }
+
+    def reported(self, here: Here) -> dict[ClientId, Member]:
+        """Return who has reported this round, in the order of names."""
+        return {client: m for client, m in sorted(here.items()) if m.ticket is not None and m.round == self.number}
+
+    def note_report(self, of_round: int, now: float) -> None:
+        """Note that a report came, of this round or of an earlier one."""
+        ours = of_round == self.number
+        if self.first_report_at is None and (ours or self.restored):
+            self.first_report_at = now
+        if ours:
+            self.last_report_at = now
+
+    def look_for_quorum(self, here: Here, needed: Callable[[int], int], now: float) -> None:
+        """See whether enough of those that joined have reported; `needed` says how many of so many."""
+        joined = [m for m in here.values() if m.joins and m.round == self.number]
+        done = sum(m.ticket is not None and not m.info.dropped for m in joined)
+        if self.quorum_at is None and done >= needed(len(joined)) < len(joined):
+            self.quorum_at = now
+
+    def overdue(self, here: Here, patience: float, clock: Clock, now: float) -> dict[ClientId, str]:
+        """Return who is to be left behind now, and why.
+
+        Nobody is before the first report: there is no one yet to go on with. After the last, and after that which made
+        the quorum, others have a moment, as most reports come together.
+
+        Args:
+            here: all members that are here.
+            patience: seconds from the first report on, in which all have to be in.
+            clock: tells whether an assignment's deadline is in real seconds.
+            now: seconds.
+        """
+        pending, late = self.pending(here), dict[ClientId, str]()
+        if _passed(self.quorum_at, GRACE, now):
+            late |= {c: "enough others have reported" for c, m in pending.items() if m.joins}
+        if _passed(self.last_report_at, GRACE, now) and not clock.simulated:
+            late |= {c: "past its deadline" for c, m in pending.items() if self._is_past_deadline(m, now)}
+        if _passed(self.first_report_at, patience, now):
+            late |= dict.fromkeys(pending, f"silent for {patience:g} s")
+        return late
+
+    def _is_past_deadline(self, member: Member, now: float) -> bool:
+        deadline = member.assignment.deadline if member.assignment and member.round == self.number else None
+        return deadline is not None and now - self.opened_at > deadline
+
+
+def _passed(since: float | None, seconds: float, now: float) -> bool:
+    return since is not None and now - since > seconds

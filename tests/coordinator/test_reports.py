@@ -1,0 +1,187 @@
+"""Hostile reports: whatever a client claims is refused, or harms neither the job, nor its figures, nor its log."""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from fedps.coordinator.coordinator import Coordinator
+from fedps.coordinator.reports import LEAST_RATE, MAX_COUNT, MAX_LOSS, MOST, check
+from fedps.coordinator.selectors import BUILT_IN, Turn, choose, make_selector
+from fedps.errors import RefusedError
+from fedps.types import ClientId, ClientInfo
+from fedps.wire.messages import Refused
+from tests.conftest import MakeJob
+from tests.coordinator.callers import NONE, Caller, Events, started, with_keys
+from tests.coordinator.population import make_job as make_selector_job
+
+HONEST = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5, auc=0.6, users=3, hits=2.0, ndcg=1.5)
+
+anything = st.floats() | st.sampled_from([0.0, 5e-324, 1e308, 1.7e308, math.inf])
+whole = st.integers(-(2**63), 2**64 - 1)
+
+
+def numbers(most: float) -> st.SearchStrategy[float]:
+    """Return numbers within bounds: often the bounds themselves."""
+    return st.sampled_from([0.0, LEAST_RATE, 1.0, most]) | st.floats(LEAST_RATE, most)
+
+
+def counts(most: int = MAX_COUNT) -> st.SearchStrategy[int]:
+    return st.sampled_from([0, 1, most]) | st.integers(0, most)
+
+
+hostile = st.builds(
+    ClientInfo,
+    device_type=st.text(max_size=300),
+    compute_capacity=anything,
+    bandwidth=anything,
+    samples=whole,
+    trained=whole,
+    seconds=anything,
+    loss=st.none() | anything,
+    auc=st.none() | anything,
+    users=whole,
+    hits=anything,
+    ndcg=anything,
+    available=st.booleans(),
+    dropped=st.booleans(),
+)
+within_bounds = st.builds(
+    ClientInfo,
+    compute_capacity=numbers(MOST["compute_capacity"]),
+    bandwidth=numbers(MOST["bandwidth"]),
+    samples=counts(),
+    trained=counts(),
+    seconds=numbers(MOST["seconds"]),
+    loss=st.none() | st.sampled_from([-MAX_LOSS, MAX_LOSS]) | st.floats(-MAX_LOSS, MAX_LOSS),
+    auc=st.none() | st.floats(0, 1),
+    users=st.just(MAX_COUNT),
+    hits=st.just(float(MAX_COUNT)) | st.floats(0.5, MAX_COUNT),
+    ndcg=st.floats(0, 0.5),
+    dropped=st.booleans(),
+)
+untroubled = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def test_losses_that_overflow_a_sum_are_refused_and_the_round_goes_on(make_job: MakeJob) -> None:
+    events: Events = []
+    coordinator = started(with_keys(make_job(epochs=3, with_coordinator=True), worker_num=3), events)
+    a, b, c = (Caller(coordinator, name) for name in "abc")
+    for caller in (a, b, c):
+        caller.report(0)
+    for caller in (a, b):
+        caller.report(1, ClientInfo(samples=5, trained=5, seconds=1.0, loss=1.7e308))
+        assert isinstance(caller.replies[-1], Refused) and "loss: 1.7e+308" in caller.replies[-1].reason
+        caller.report(1, HONEST)
+    c.report(1, HONEST)
+    assert coordinator.failure is None and len(c.told) == 2
+    assert [e["loss"] for e in events if e["event"] == "round"] == [0.5]
+
+
+@pytest.mark.parametrize("infos", [hostile, within_bounds], ids=["anything", "within bounds"])
+def test_no_report_ends_a_job_or_makes_its_figures_infinite(make_job: MakeJob, infos: Any) -> None:
+    job = with_keys(make_job(epochs=3, with_coordinator=True, target={"value": 2.0}), worker_num=3)
+
+    @untroubled
+    @given(st.tuples(infos, infos), st.integers(-1, 2**63 - 1))
+    def holds(claims: tuple[ClientInfo, ClientInfo], count: int) -> None:
+        events: Events = []
+        coordinator = Coordinator(job, events.append, io.StringIO())
+        liars, honest = [Caller(coordinator, "a"), Caller(coordinator, "b")], Caller(coordinator, "c")
+        for round_ in range(3):
+            for liar, claim in zip(liars, claims, strict=True):
+                liar.report(round_, claim, (np.full(4096, count), np.full(4096, count), NONE, NONE))
+                liar.report(round_, claim)
+                if len(liar.told) == round_ and isinstance(liar.replies[-1], Refused):
+                    liar.report(round_)
+            honest.report(round_, HONEST)
+            assert coordinator.failure is None and len(honest.told) == round_ + 1
+        figures = [v for e in events if e["event"] == "round" for v in e.values() if isinstance(v, float)]
+        assert figures and all(math.isfinite(v) for v in figures)
+        assert all(0 <= e[key] <= 1 for e in events if e["event"] == "round" for key in ("hr@10", "ndcg@10"))
+
+    holds()
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_selector_bears_all_claims_that_are_let_in(tmp_path: Any, name: str) -> None:
+    job = make_selector_job(tmp_path, name, 3, timeout=0, pacer_window=1, deadline=5.0)
+
+    @untroubled
+    @given(st.lists(within_bounds, min_size=2, max_size=6))
+    def holds(claims: list[ClientInfo]) -> None:
+        clients = {ClientId(str(k)): claim for k, claim in enumerate([*claims, HONEST])}
+        for claim in claims:
+            try:
+                check(claim, measured=False)
+            except RefusedError:
+                assume(False)
+        selector, history = make_selector(job), dict[ClientId, tuple[Turn, ...]]()
+        for round_ in range(1, 6):
+            chosen = choose(selector, round_, clients, history=history)
+            joined = [client for client, strategy in chosen.items() if strategy.next_state == "JOIN"]
+            assert 1 <= len(joined) <= len(clients)
+            history |= {c: (Turn(round_, i.trained, i.seconds, i.loss),) for c, i in clients.items() if c in joined}
+
+    holds()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": MAX_COUNT + 1},
+        {"trained": 2**63},
+        {"users": MAX_COUNT + 1},
+        {"seconds": 1e16},
+        {"bandwidth": 5e-324},
+        {"compute_capacity": 5e-324, "trained": 0},
+        {"loss": -1.7e308},
+        {"ndcg": 2.5},  # of two hits
+        {"device_type": "x\x1b[2J"},
+        {"device_type": "x\u202ey"},
+    ],
+)
+def test_a_claim_out_of_bounds_is_refused_by_its_name(wrong: dict[str, Any]) -> None:
+    check(HONEST)
+    with pytest.raises(RefusedError, match=next(iter(wrong))):
+        check(ClientInfo(**{**{f: getattr(HONEST, f) for f in HONEST.__struct_fields__}, **wrong}))
+
+
+@pytest.mark.parametrize("count", [MAX_COUNT, 2**51, 2**62])
+def test_a_histogram_of_more_than_may_be_is_refused(make_job: MakeJob, count: int) -> None:
+    a = Caller(started(with_keys(make_job(with_coordinator=True), worker_num=1), []), "a")
+    a.report(0, arrays=(np.full(4096, count), NONE, NONE, NONE))
+    assert isinstance(a.replies[-1], Refused) and "histogram" in a.replies[-1].reason
+
+
+def test_no_text_of_a_client_forges_a_line_of_the_log(make_job: MakeJob) -> None:
+    log, forged = io.StringIO(), "fl-ps > lost fl_client: b"
+    job = with_keys(make_job(epochs=3, with_coordinator=True), worker_num=1)
+    coordinator = Coordinator(job, lambda event: None, log)
+    for breaks in ("\n", "\r", "\x85", "\u2028"):
+        stranger = Caller(coordinator, f"a{breaks}{forged}", greet=False)
+        stranger.greet()
+        assert isinstance(stranger.replies[-1], Refused)
+        a = Caller(coordinator, "a")
+        a.report(coordinator.round.number, ClientInfo(device_type=f"x{breaks}{forged}"))
+        assert isinstance(a.replies[-1], Refused)
+        a.report(coordinator.round.number)
+    assert coordinator.round.number == 4
+    assert forged not in log.getvalue().splitlines()
+
+
+def test_who_was_to_sit_out_has_trained_nothing_whatever_it_says(make_job: MakeJob) -> None:
+    events: Events = []
+    job = make_job(epochs=3, with_coordinator=True, client_selector="round_robin", clients_per_round=1)
+    coordinator = started(with_keys(job, worker_num=2), events)
+    a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
+    a.report(0)
+    b.report(0)
+    assert [a.told[0].state, b.told[0].state] == ["JOIN", "WAIT"]
+    a.report(1, HONEST)
+    b.report(1, ClientInfo(samples=5, trained=10**9, seconds=1.0, loss=1e9))
+    assert [e["loss"] for e in events if e["event"] == "round"] == [0.5]
