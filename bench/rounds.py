@@ -4,7 +4,6 @@ Each client reports, histograms and all, and waits for its assignment, as a work
 the last one to report: all others wait for each other too.
 """
 
-import json
 import multiprocessing
 import os
 import tempfile
@@ -18,6 +17,7 @@ from fedps.client.rounds import Coordinated
 from fedps.client.trainer import Trained
 from fedps.config import Job
 from fedps.coordinator.serve import run_coordinator
+from fedps.events.events import Event, Ready
 from fedps.metrics import Evaluation, Histogram
 from fedps.net.channel import Channel
 from fedps.wire.frame import Limits
@@ -43,15 +43,15 @@ def measure(options: Options) -> Result:
     return Result("rounds", ABOUT, tuple(figures))
 
 
-def coordinate(job_json: str, events: Connection) -> None:
-    """Live as the coordinator."""
+def coordinate(job_json: str, pipe: Connection) -> None:
+    """Live as the coordinator; its address goes over the pipe."""
+
+    def report(event: Event) -> None:
+        if isinstance(event, Ready):
+            pipe.send(event.address)
+
     with Path(os.devnull).open("w") as log:
-        run_coordinator(
-            Job.model_validate_json(job_json),
-            "127.0.0.1:0",
-            lambda event: events.send_bytes(json.dumps(event).encode()),
-            log,
-        )
+        run_coordinator(Job.model_validate_json(job_json), "127.0.0.1:0", report, log)
 
 
 def _rounds(clients: int, rounds: int) -> list[float]:
@@ -64,7 +64,7 @@ def _rounds(clients: int, rounds: int) -> list[float]:
         process = context.Process(target=coordinate, args=(job.model_dump_json(by_alias=True), theirs))
         process.start()
         try:
-            waits = _live(job, json.loads(ours.recv_bytes())["address"], clients, rounds)
+            waits = _live(job, ours.recv(), clients, rounds)
             process.join(WAIT)
         finally:
             process.kill()

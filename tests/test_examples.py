@@ -9,6 +9,7 @@ import pytest
 
 from fedps.launch.inprocess import run_in_process
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 Events = list[dict[str, Any]]
@@ -17,7 +18,7 @@ Events = list[dict[str, Any]]
 def ran(make_job: MakeJob, folder: Path, example: str, **runner: Any) -> Events:
     shutil.copy(EXAMPLES / f"{example}.py", folder)
     events: Events = []
-    run_in_process(make_job(**runner), folder / "run", events.append)
+    run_in_process(make_job(**runner), folder / "run", into(events))
     return events
 
 
@@ -54,7 +55,7 @@ def test_the_loss_changes_what_is_trained(make_job: MakeJob, tmp_path: Path) -> 
         folder.mkdir()
         shutil.copy(EXAMPLES / "own_loss.py", tmp_path)
         events: Events = []
-        run_in_process(make_job(**more), folder / "run", events.append)
+        run_in_process(make_job(**more), folder / "run", into(events))
         return float(next(e["loss"] for e in events if e["event"] == "epoch_end" and e["id"] == "9"))
 
     sizes = {"num_users": 120, "num_items": 220, "fc_layers": [16, 8, 4]}

@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING
 from fedps.config import Job
 from fedps.config.source import read
 from fedps.errors import JobError
-from fedps.events.journal import Report
-from fedps.launch.local.entry import attach, failure
+from fedps.events.events import Failed, Report
+from fedps.launch.local.entry import attach
 from fedps.launch.local.environment import Part, read_part
 from fedps.types import ClientId
 
@@ -151,6 +151,6 @@ def _told_to(report: Report) -> Callable[[type[BaseException], BaseException, Tr
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, trace)
-        report(failure(error) | {"traceback": "".join(traceback.format_exception(error)), "in_job": False})
+        report(Failed(Failed.of(error).error, "".join(traceback.format_exception(error))))
 
     return hook

@@ -1,7 +1,8 @@
 """The words that all rooms share: ids, arrays, and what a table is.
 
 Specs are frozen msgspec structs, so that one definition serves code, wire and disk. Arrays are plain numpy:
-`Keys` are int64[U], sorted and unique; `Values` are float32, one row a key (or the whole tensor of a dense table).
+`Keys` are int64[U], sorted and unique; `Values` are float32, one row a key. A dense tensor counts as a single row without
+keys; where only some of its floats are meant, two keys say which: the first one and the one behind the last.
 """
 
 import math
@@ -77,6 +78,10 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Floats of one row; a dense tensor counts as a single row of all its elements."""
         return self.shape[1] if self.kind == "sparse" else math.prod(self.shape)
 
+    def span(self, keys: Keys) -> tuple[int, int]:
+        """Return which floats of a dense tensor keys name: `[first, end)`, or all of it where there are none."""
+        return (int(keys[0]), int(keys[1])) if len(keys) else (0, self.dim)
+
 
 class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client reports of itself and of its last round: its claims, measured by itself.
@@ -139,7 +144,7 @@ class Samples(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A part of a table: keys int64[U] sorted unique (empty for dense), values float32[U, dim] (dense: [1, dim])."""
+    """Some of a table: keys int64[U], sorted and unique, and values float32[U, dim] (dense: no keys, float32[1, dim])."""
 
     keys: Keys
     values: Values

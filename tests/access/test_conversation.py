@@ -9,6 +9,7 @@ from fedps.access.conversation import BURST, MAX_JUNK, MAX_SUMS, PERIOD, Convers
 from fedps.errors import LimitError, RefusedError, TableError, WireError
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import Hello, Leave, Message, Refused, Welcome
+from tests.events.kept import into
 
 Events = list[dict[str, Any]]
 
@@ -23,7 +24,7 @@ class Echo:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        self.refusals = Refusals(self.events.append)
+        self.refusals = Refusals(into(self.events))
         self.sent: list[bytes | None] = []
 
     def answer(self, conversation: Conversation, frame: Frame) -> None:
@@ -54,7 +55,7 @@ def test_a_fault_of_the_peers_is_answered_and_told(fault: Exception, kind: str) 
     host = Echo(fault)
     host.begin().received(encode(7, Leave()))
     assert host.last == Refused(kind, "x")
-    assert host.events == [{"event": "refused", "client": "a", "kind": kind, "reason": "x"}]
+    assert host.events == [{"event": "refused", "client": "a", "kind": kind, "reason": "x", "count": 1}]
 
 
 def test_a_fault_of_ours_is_not_the_peers() -> None:
@@ -111,7 +112,7 @@ def test_a_reason_stays_one_short_line() -> None:
 
 def test_refusals_without_end_make_few_events() -> None:
     events: Events = []
-    refusals = Refusals(events.append)
+    refusals = Refusals(into(events))
     refusals.tick(0.0)
     for n in range(10_000):
         refusals.add(f"peer {n % 3}", "order", f"reason {n}")
@@ -120,16 +121,16 @@ def test_refusals_without_end_make_few_events() -> None:
     assert len(events) == BURST
     refusals.tick(PERIOD + 1)
     assert len(events) == BURST + 3
-    assert sum(e.get("count", 1) for e in events) == refusals.total == 10_000
+    assert sum(e["count"] for e in events) == refusals.total == 10_000
     refusals.add("peer", "order", "again")
-    assert events[-1] == {"event": "refused", "client": "peer", "kind": "order", "reason": "again"}
+    assert events[-1] == {"event": "refused", "client": "peer", "kind": "order", "reason": "again", "count": 1}
 
 
 def test_as_many_names_as_a_peer_likes_make_few_sums() -> None:
     events: Events = []
-    refusals = Refusals(events.append)
+    refusals = Refusals(into(events))
     for n in range(10_000):
         refusals.add(f"address {n}", "order", "x")
     refusals.flush()
     assert len(events) <= BURST + MAX_SUMS + 1
-    assert sum(e.get("count", 1) for e in events) == 10_000
+    assert sum(e["count"] for e in events) == 10_000

@@ -11,6 +11,7 @@ from fedps.errors import RefusedError
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import PROTOCOL, Hello, Message, Welcome
+from tests.events.kept import into
 
 A, B = ClientId("a"), ClientId("b")
 CONNECTIONS, PATIENCE = 100, 60.0
@@ -21,7 +22,7 @@ class Host:
 
     def __init__(self, expected: int = 2) -> None:
         self.events: list[dict[str, Any]] = []
-        self.limits, self.refusals = Limits(connections=CONNECTIONS), Refusals(self.events.append)
+        self.limits, self.refusals = Limits(connections=CONNECTIONS), Refusals(into(self.events))
         self.roster = Roster("job", "server", expected, CONNECTIONS, PATIENCE)
         self.now = 0.0
         self.gone: list[ClientId | None] = []

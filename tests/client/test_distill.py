@@ -24,6 +24,7 @@ from fedps.types import ClientId, Samples, Values
 from fedps.wire.messages import Assignment
 from tests.conftest import MakeJob
 from tests.distilling import USERS, distilling, public_file
+from tests.events.kept import into
 
 ME = ClientId("3")
 TOLD = Assignment(1, "JOIN")
@@ -116,7 +117,7 @@ def test_fresh_negatives_leave_room_for_public_ids(make_job: MakeJob, tmp_path: 
 
 def ran(job: Job, folder: Path, selector: ClientSelectorBase | None = None) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
-    run_in_process(job, folder, events.append, selector=selector)
+    run_in_process(job, folder, into(events), selector=selector)
     return events
 
 

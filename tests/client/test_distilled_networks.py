@@ -16,6 +16,7 @@ from fedps.wire.messages import Hello
 from tests.conftest import MakeJob
 from tests.coordinator.callers import with_keys
 from tests.distilling import ALL_LOCAL, distilling
+from tests.events.kept import into
 
 NETWORKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"fc_layers": [16, 8, 4]}, ALL_LOCAL),
@@ -35,8 +36,8 @@ def test_networks_may_differ(make_job: MakeJob, tmp_path: Path) -> None:
         for hyper, local in NETWORKS
     ]
     events: list[dict[str, Any]] = []
-    server = LocalServer(ParameterServer(jobs[0], 0, tmp_path, events.append))
-    coordinator = LocalServer(Coordinator(jobs[0], events.append, io.StringIO()))
+    server = LocalServer(ParameterServer(jobs[0], 0, tmp_path, into(events)))
+    coordinator = LocalServer(Coordinator(jobs[0], into(events), io.StringIO()))
 
     def connect(number: int, hello: Hello) -> LocalChannel:
         other = coordinator if number == COORDINATOR else server
@@ -44,7 +45,7 @@ def test_networks_may_differ(make_job: MakeJob, tmp_path: Path) -> None:
             return LocalChannel(other, hello, Limits())
 
     def live(job: Job, client: str) -> None:
-        FLClient(job, ClientId(client), [], tmp_path, events.append, connect=connect, log=io.StringIO()).run()
+        FLClient(job, ClientId(client), [], tmp_path, into(events), connect=connect, log=io.StringIO()).run()
 
     threads = [threading.Thread(target=live, args=(job, str(k))) for k, job in enumerate(jobs)]
     for thread in threads:

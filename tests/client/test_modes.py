@@ -11,7 +11,6 @@ from torch import nn
 
 from fedps.config import Job
 from fedps.data.read.client import read_client
-from fedps.data.read.reader import client_files
 from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build
 from fedps.models.describe import describe
@@ -44,7 +43,7 @@ def finished(job: Job, folder: Path) -> Weights:
 
 
 def batches(job: Job, client: str, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    data = read_client(job, next(c for c in client_files(job.runner.train_data_dir) if c == client))
+    data = read_client(job, ClientId(client))
     for batch in batches_of(data, epoch, job.runner.train_batch_size):
         user, item = (torch.from_numpy(c[batch]) for c in (data.train.user, data.train.item))
         yield user, item, torch.from_numpy(data.train.label[batch])

@@ -18,6 +18,7 @@ from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.types import NO_KEYS, ClientId, TableSpec
 from tests.conftest import MakeJob, batches_of
+from tests.events.kept import into
 
 ME = ClientId("3")
 OWN = {"local_dense": ["predict.bias"]}
@@ -126,7 +127,7 @@ def test_a_run_goes_on_from_another_with_other_servers(mode: str, make_job: Make
         events: list[dict[str, object]] = []
         hyper = {"optimizer": {"class": "adam", "learning_rate": 0.02}}
         job = make_job(hyper, sync_mode=mode, train_batch_size=200, geo_step=1, **OWN, **runner)
-        run_in_process(job, folder, events.append)
+        run_in_process(job, folder, into(events))
         return events
 
     run(tmp_path / "a", server_num=2, epochs=6, eval_every=0)
@@ -146,5 +147,5 @@ def test_a_run_from_another_models_folder_fails_before_it_trains(make_job: MakeJ
     events: list[dict[str, object]] = []
     job = make_job({"fc_layers": [32, 8, 4]}, local_sparse=[], warmup_model_path=str(tmp_path / "a" / "model" / "1"))
     with pytest.raises(Exception, match=r"runner\.warmup_model_path: .* has shape 220 × 8 there and 220 × 16|holds no"):
-        run_in_process(job, tmp_path / "b", events.append)
+        run_in_process(job, tmp_path / "b", into(events))
     assert not [e for e in events if e["event"] == "first_batch"]

@@ -17,6 +17,7 @@ from fedps.errors import DataError, JobError
 from fedps.types import ClientId
 from tests.conftest import MakeJob
 from tests.data.processes import MARK, left
+from tests.events.kept import into
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 AWK = "awk -F, '{print 1,$1,1,$2,1,$3}'"
@@ -28,7 +29,7 @@ def told(job: Job, allow: Allow = YES, client: ClientId = THREE) -> tuple[Client
     """Return a client's data, the events and the log of reading it."""
     events: list[dict[str, Any]] = []
     log = io.StringIO()
-    return read_client(job, client, allow, events.append, log), events, log.getvalue()
+    return read_client(job, client, allow, into(events), log), events, log.getvalue()
 
 
 def assert_same(one: ClientData, other: ClientData) -> None:

@@ -12,6 +12,7 @@ from fedps.storage import epochs as saved
 from fedps.training.rules import server_rule
 from tests.client.test_modes import SGD, SMALL, close, finished, local_changes, write_clients
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 SIZES = (96, 96, 96)
 RATE, BETA1, BETA2, TAU = 0.05, 0.9, 0.8, 0.01
@@ -67,7 +68,7 @@ def test_a_buffer_that_never_fills_is_the_mean_of_all_at_the_end(make_job: MakeJ
 def test_buffered_over_three_servers_trains_every_sample(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job(geo_merge="buffered", buffer=2, geo_step=2, server_num=3, epochs=2)
     events: list[dict[str, object]] = []
-    run_in_process(job, tmp_path / "run", events.append)
+    run_in_process(job, tmp_path / "run", into(events))
     epochs = {e["epoch"] for e in events if e.get("event") == "epoch_end"}
     assert epochs == {0, 1}
     assert not [e for e in events if e.get("event") in ("refused", "suspended", "lost")]

@@ -13,6 +13,7 @@ from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.types import ClientInfo
 from fedps.wire.frame import Limits, decode, encode
 from fedps.wire.messages import Assignment, Hello, Message, RoundReport, Welcome
+from tests.events.kept import into
 
 NONE = np.empty(0, np.int64)
 Events = list[dict[str, Any]]
@@ -71,7 +72,7 @@ def started(
     job: Job, events: Events, selector: ClientSelectorBase | None = None, run_dir: Path | None = None
 ) -> Coordinator:
     """Return a coordinator that tells its events to a list."""
-    return Coordinator(job, events.append, io.StringIO(), selector, run_dir)
+    return Coordinator(job, into(events), io.StringIO(), selector, run_dir)
 
 
 def later(seconds: float) -> float:

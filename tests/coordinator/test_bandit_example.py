@@ -14,6 +14,7 @@ from fedps.types import ClientId, ClientInfo
 from tests.conftest import MakeJob
 from tests.coordinator.population import make_job as make_made_up_job
 from tests.coordinator.population import picks
+from tests.events.kept import into
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bandit_selector.py"
 CLIENTS = {ClientId(f"{k}"): ClientInfo(samples=100) for k in range(6)}
@@ -64,6 +65,6 @@ def test_it_runs_in_a_whole_job(make_job: MakeJob, tmp_path: Path, mode: str) ->
     job = make_job(
         epochs=5, sync_mode=mode, with_coordinator=True, client_selector="bandit_selector.LinUCB", clients_per_round=4
     )
-    run_in_process(job, tmp_path / "run", events.append)
+    run_in_process(job, tmp_path / "run", into(events))
     picked = [set(e["selected"]) for e in events if e["event"] == "selected"]
     assert len(picked) == 5 and all(len(who) == 4 for who in picked) and len(set().union(*picked[:3])) == 10

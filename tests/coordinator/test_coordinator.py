@@ -15,6 +15,7 @@ from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment, Hello, Join, Refused
 from tests.conftest import MakeJob
 from tests.coordinator.callers import NONE, Caller, Events
+from tests.events.kept import into
 
 LATER = 1000.0  # seconds: past every deadline
 
@@ -28,7 +29,7 @@ def events() -> Events:
 def coordinator(make_job: MakeJob, events: Events) -> Coordinator:
     job = make_job(epochs=3, with_coordinator=True)
     job = job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": 2})})
-    return Coordinator(job, events.append, io.StringIO())
+    return Coordinator(job, into(events), io.StringIO())
 
 
 def test_a_round_begins_when_all_have_reported_and_ends_the_same_way(coordinator: Coordinator) -> None:

@@ -18,6 +18,7 @@ from fedps.wire.messages import Refused
 from tests.conftest import MakeJob
 from tests.coordinator.callers import NONE, Caller, Events, started, with_keys
 from tests.coordinator.population import make_job as make_selector_job
+from tests.events.kept import into
 
 HONEST = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5, auc=0.6, users=3, hits=2.0, ndcg=1.5)
 
@@ -90,7 +91,7 @@ def test_no_report_ends_a_job_or_makes_its_figures_infinite(make_job: MakeJob, i
     @given(st.tuples(infos, infos), st.integers(-1, 2**63 - 1))
     def holds(claims: tuple[ClientInfo, ClientInfo], count: int) -> None:
         events: Events = []
-        coordinator = Coordinator(job, events.append, io.StringIO())
+        coordinator = Coordinator(job, into(events), io.StringIO())
         liars, honest = [Caller(coordinator, "a"), Caller(coordinator, "b")], Caller(coordinator, "c")
         for round_ in range(3):
             for liar, claim in zip(liars, claims, strict=True):

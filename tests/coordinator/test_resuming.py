@@ -20,6 +20,7 @@ from fedps.simulation.traces import Trace, write_traces
 from fedps.types import ClientId, ClientInfo
 from tests.conftest import MakeJob
 from tests.coordinator.callers import Caller, Events, started, with_keys
+from tests.events.kept import into
 
 DONE = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5)
 
@@ -132,11 +133,11 @@ def clocked(job: Job, folder: Path, restarts: bool, instances: str = "p") -> lis
     """Let three simulated clients go through six rounds, and return what the clock said of each."""
     events: Events = []
     folder.mkdir(exist_ok=True)
-    coordinator = Coordinator(job, events.append, io.StringIO(), run_dir=folder)
+    coordinator = Coordinator(job, into(events), io.StringIO(), run_dir=folder)
     callers = [Caller(coordinator, name, f"{instances}{name}") for name in "abc"]
     for round_ in range(7):
         if restarts and round_ in (2, 5):
-            coordinator = Coordinator(job, events.append, io.StringIO(), run_dir=folder)
+            coordinator = Coordinator(job, into(events), io.StringIO(), run_dir=folder)
             told = [caller.told for caller in callers]
             callers = [Caller(coordinator, name, f"{instances}{name}") for name in "abc"]
             for caller, before in zip(callers, told, strict=True):

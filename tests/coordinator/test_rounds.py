@@ -17,6 +17,7 @@ from fedps.launch.inprocess import run_in_process
 from fedps.serving.export import export_run
 from fedps.types import ClientId
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 Events = list[dict[str, Any]]
 
@@ -36,7 +37,7 @@ class By(ClientSelectorBase):
 
 def ran(job: Job, folder: Path, selector: ClientSelectorBase | None = None, **more: Any) -> Events:
     events: Events = []
-    run_in_process(job, folder / "run", events.append, selector=selector, **more)
+    run_in_process(job, folder / "run", into(events), selector=selector, **more)
     return events
 
 

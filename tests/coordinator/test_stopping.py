@@ -12,6 +12,7 @@ from fedps.launch.inprocess import run_in_process
 from fedps.types import ClientInfo
 from tests.conftest import MakeJob
 from tests.coordinator.callers import Caller, Events, started
+from tests.events.kept import into
 
 
 def stopping(make_job: MakeJob, **runner: Any) -> Stopping:
@@ -69,7 +70,7 @@ def test_all_are_told_to_finish_when_the_merged_figure_is_reached(make_job: Make
 def test_a_whole_run_ends_early_and_is_saved(make_job: MakeJob, tmp_path: Path) -> None:
     events: Events = []
     job = make_job(epochs=50, with_coordinator=True, target={"metric": "train_auc", "value": 0.01})
-    run_in_process(job, tmp_path / "run", events.append)
+    run_in_process(job, tmp_path / "run", into(events))
     assert sum(e["event"] == "selected" for e in events) == 1 and sum(e["event"] == "done" for e in events) == 10
     assert [e["round"] for e in events if e["event"] == "ends_early"] == [1]
     assert (tmp_path / "run" / "model" / "1").is_dir()

@@ -17,6 +17,7 @@ from fedps.serving.export import export_run
 from fedps.types import ClientId
 from tests.client.test_modes import SGD, SMALL, Weights, batches, close, optimizer, start, step, write_clients
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 SIZES = (192, 128, 32)  # 6, 4 and 1 batches
 STEPS = (3, 1, 5)  # so 2, 4 and 1 windows
@@ -36,7 +37,7 @@ class Windows(ClientSelectorBase):
 
 def ran(job: Job, folder: Path, *steps: int) -> tuple[Weights, list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
-    run_in_process(job, folder / "run", events.append, selector=Windows(job, *steps))
+    run_in_process(job, folder / "run", into(events), selector=Windows(job, *steps))
     return load_file(export_run(folder / "run", folder / "out", private=True)), events
 
 

@@ -12,6 +12,7 @@ from fedps.data.drawing import Negatives
 from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData
 from fedps.errors import DataError
+from fedps.events.events import Entry, EpochEnd
 from fedps.launch.inprocess import run_in_process
 from fedps.types import ClientId, Samples
 from tests.conftest import MakeJob
@@ -139,11 +140,11 @@ def test_data_without_pairs_is_refused() -> None:
 def test_a_run_counts_the_samples_of_its_passes(window: int, make_job: MakeJob, tmp_path: Path) -> None:
     """Windows of 40 batches go over several passes, and the next is drawn before one is trained."""
     job = make_job({"loss": "bpr"}, negatives=1, geo_step=window, epochs=3)
-    events: list[dict[str, object]] = []
-    run_in_process(job, tmp_path / "run", events.append)
-    ends = [e for e in events if e["event"] == "epoch_end"]
-    due = {client: len(read_client(job, ClientId(client))) for client in {str(e["id"]) for e in ends}}
-    assert [e["samples"] for e in ends] == [due[str(e["id"])] for e in ends]
+    entries: list[Entry] = []
+    run_in_process(job, tmp_path / "run", entries.append)
+    ends = [(entry.id, entry.event) for entry in entries if isinstance(entry.event, EpochEnd)]
+    due = {client: len(read_client(job, ClientId(client))) for client, _ in ends}
+    assert [end.samples for _, end in ends] == [due[client] for client, _ in ends]
     assert len(ends) == 30
-    for end in ends:
-        assert sum(end["positives"]) == sum(end["negatives"]) == int(str(end["samples"])) // 2  # type: ignore[call-overload]
+    for _, end in ends:
+        assert end.histogram.positives.sum() == end.histogram.negatives.sum() == end.samples // 2

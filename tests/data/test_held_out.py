@@ -114,8 +114,9 @@ class RecDataset:
 def test_a_folder_of_nobody_is_refused_by_all_who_read_it(make_job: MakeJob, tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "test_data.csv").write_text("\n".join(group(0)) + "\n")
-    job = make_job(test_data_dir=str(tmp_path / "test"))
-    said = r"runner\.test_data_dir: .*/test: holds test_data\.csv, and nothing of clients 0, 1, 2, …; name held-out files as"
+    job = make_job()
+    job = job.model_copy(update={"runner": job.runner.model_copy(update={"test_data_dir": tmp_path / "test"})})
+    said = r"runner\.test_data_dir: .*/test': holds test_data\.csv, and nothing of clients 0, 1, 2, …; name held-out files as"
     for use in (read_for_training, check_at_start, score_weights):
         with pytest.raises(DataError, match=said):
             use(job, tmp_path)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedps.config.files import files_in
 from fedps.data.prepare.movielens import prepare
 from fedps.data.prepare.write import Split
-from fedps.data.read.reader import client_files, read_manifest, read_samples
+from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
 from fedps.types import Samples
 
@@ -29,8 +30,8 @@ COUNTS = [518_095, 520_165, 373_605, 315_550, 483_780, 495_635, 402_810, 354_590
 
 
 def read_side(out: Path, side: str) -> Samples:
-    manifest = read_manifest(out)
-    parts = [read_samples(f, manifest["num_users"], manifest["num_items"]) for f in client_files(out / side).values()]
+    manifest = json.loads((out / "manifest.json").read_text())
+    parts = [read_samples(f, manifest["num_users"], manifest["num_items"]) for f in files_in(out / side)]
     return Samples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -47,8 +48,8 @@ def test_real_ml1m_is_the_published_split(tmp_path: Path, capsys: pytest.Capture
     assert sum(c["samples"] for c in manifest["clients"].values()) == 4_970_845
     assert (manifest["num_users"], manifest["num_items"], manifest["synthetic"]) == (6040, 3706, False)
     assert "held out as published" in capsys.readouterr().err
-    for client, path in client_files(out / "train").items():
-        assert len(read_samples(path, 6040, 3706).label) == COUNTS[int(client)]
+    for path in files_in(out / "train"):
+        assert len(read_samples(path, 6040, 3706).label) == COUNTS[int(path.stem)]
     train, test = read_side(out, "train"), read_side(out, "test")
     positives = np.loadtxt(SHELF / "ncf" / "ml-1m.test.rating.gz", np.int64)[:, :2]
     with gzip.open(SHELF / "ncf" / "ml-1m.test.negative.gz", "rt") as file:
@@ -117,7 +118,7 @@ def test_zip_codes_are_matched_by_user_id(archive: MakeArchive, files: dict[str,
     users = files["users.dat"].splitlines(keepends=True)
     strangers = "9::M::1::0::01234\n"  # without ratings, of no concern
     prepare(tmp_path / "out", str(archive({"users.dat": strangers + "".join(reversed(users))})))
-    shards = {c: set(read_samples(f, 6, 151).user.tolist()) for c, f in client_files(tmp_path / "out" / "test").items()}
+    shards = {f.stem: set(read_samples(f, 6, 151).user.tolist()) for f in files_in(tmp_path / "out" / "test")}
     assert shards == {str(u + 1): {u} for u in range(6)}
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedps.config.files import files_in
 from fedps.data.prepare.synth import synthesize
 from fedps.data.prepare.write import Interactions, Split, write
 from fedps.data.read.cache import keep
-from fedps.data.read.reader import client_files, read_manifest, read_samples
+from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
 
 
@@ -36,7 +37,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_the_manifest_tells_what_the_files_hold(tmp_path: Path) -> None:
     returned = write(tmp_path / "deep" / "er" / "out", interactions(), Split(), 4, 0)
     out = tmp_path / "deep" / "er" / "out"
-    assert read_manifest(out) == returned
+    assert json.loads((out / "manifest.json").read_text()) == returned
     told = {"users": 1, "positives": 3, "samples": 15, "test_users": 1}
     assert returned["clients"] == dict.fromkeys("0123", told)
     assert (returned["num_users"], returned["num_items"], returned["source"]) == (4, 120, "made here")
@@ -48,7 +49,7 @@ def test_the_manifest_tells_what_the_files_hold(tmp_path: Path) -> None:
 def test_each_positive_reaches_one_client(split: Split, tmp_path: Path) -> None:
     data = interactions(users=30)
     write(tmp_path / "out", data, split, 2, 0)
-    found = [read_samples(f, 30, 120) for f in client_files(tmp_path / "out" / "train").values()]
+    found = [read_samples(f, 30, 120) for f in files_in(tmp_path / "out" / "train")]
     pairs = [(u, i) for s in found for u, i, y in zip(s.user.tolist(), s.item.tolist(), s.label, strict=True) if y]
     assert sorted(pairs) == list(zip(data.user.tolist(), data.item.tolist(), strict=True))
 
@@ -98,10 +99,10 @@ def test_what_cannot_be_split_so_leaves_nothing_behind(
 def test_prepared_data_is_replaced_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
     small(out)
-    first = next(iter(client_files(out / "train").values()))
+    first = next(iter(files_in(out / "train")))
     keep(first, read_samples(first, 20, 210))
     synthesize(out, users=30, items=210, per_user=5, split=Split("iid", 3))
-    assert read_manifest(out)["num_users"] == 30
+    assert json.loads((out / "manifest.json").read_text())["num_users"] == 30
     assert len(tree(out)) == 7, "of the old data nothing is left"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -111,13 +112,13 @@ def test_of_a_link_the_folder_it_points_to_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     small(tmp_path / "link", users=30)
     assert (tmp_path / "link").is_symlink()
-    assert read_manifest(tmp_path / "real")["num_users"] == 30
+    assert json.loads((tmp_path / "real" / "manifest.json").read_text())["num_users"] == 30
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     small(tmp_path / "out")
-    assert read_manifest(tmp_path / "out")["num_users"] == 20
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["num_users"] == 20
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedps.data.read.reader import Skipped, client_files, read_manifest, read_samples
+from fedps.data.read.reader import Skipped, read_samples
 from fedps.errors import DataError
 
 GOOD = [[1, 3], [2, 4], [1.0, 0.0]]
@@ -149,18 +149,3 @@ def test_a_file_of_malformed_lines_alone_is_an_error_even_when_they_are_skipped(
     path.write_text("x\ny\n")
     with pytest.raises(DataError, match=r"holds no sample; .*all lines were skipped, the first: .*line 1: 'x'"):
         read_samples(path, 10, 20, Skipped())
-
-
-def test_clients_stand_in_natural_order_and_hidden_files_are_none(tmp_path: Path) -> None:
-    for name in ("10", "2", "b", "1", "a10", "a9", "._1", "02"):
-        (tmp_path / f"{name}.csv").write_text("1,2,1\n")
-    (tmp_path / "notes.txt").write_text("none")
-    assert list(client_files(tmp_path)) == ["1", "02", "2", "10", "a9", "a10", "b"]
-
-
-def test_a_manifest_that_is_none_is_named(tmp_path: Path) -> None:
-    for text in (None, "[]", "{", "\udcff"):
-        if text is not None:
-            (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-        with pytest.raises(DataError, match=r"manifest\.json: .*fedps data prepare"):
-            read_manifest(tmp_path)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fedps.config.files import files_in
 from fedps.data.prepare.synth import plant, synthesize
-from fedps.data.read.reader import client_files, read_samples
+from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
 
 
@@ -16,12 +17,12 @@ def test_every_positive_comes_with_negatives_that_are_none(tmp_path: Path) -> No
     assert manifest["synthetic"] is True
     positives: dict[int, set[int]] = {}
     held_out = {}
-    for path in client_files(tmp_path / "out" / "test").values():
+    for path in files_in(tmp_path / "out" / "test"):
         test = read_samples(path, 60, 210)
         for start in range(0, len(test.label), 100):
             assert test.label[start : start + 100].tolist() == [1.0] + [0.0] * 99
             held_out[int(test.user[start])] = test.item[start : start + 100].tolist()
-    for path in client_files(tmp_path / "out" / "train").values():
+    for path in files_in(tmp_path / "out" / "train"):
         train = read_samples(path, 60, 210)
         assert train.label.reshape(-1, 5).tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]] * (len(train.label) // 5)
         for user, item, label in zip(train.user.tolist(), train.item.tolist(), train.label.tolist(), strict=True):
@@ -44,8 +45,8 @@ def auc(scores: NDArray[np.float64]) -> float:
 def test_the_planted_taste_tells_clearly_more_than_popularity(seed: int, tmp_path: Path) -> None:
     users, items = 400, 400
     synthesize(tmp_path / "out", users, items, 40, seed=seed)
-    train = [read_samples(f, users, items) for f in client_files(tmp_path / "out" / "train").values()]
-    test = [read_samples(f, users, items) for f in client_files(tmp_path / "out" / "test").values()]
+    train = [read_samples(f, users, items) for f in files_in(tmp_path / "out" / "train")]
+    test = [read_samples(f, users, items) for f in files_in(tmp_path / "out" / "test")]
     taken = np.concatenate([t.item[t.label == 1] for t in train])
     user = np.concatenate([t.user for t in test])[::100]
     candidates = np.concatenate([t.item for t in test]).reshape(-1, 100)

@@ -1,80 +1,94 @@
 """The journal: whole lines, valid JSON, whatever the event holds and whoever reads meanwhile."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedps.events.journal import Journal, stamp
+from fedps.events import events
+from fedps.events.events import Entry, facts
+from fedps.events.journal import Journal, read_journal
+from fedps.metrics import Histogram
+from tests.events.kinds import EVENTS
 
-FACTS = st.dictionaries(
-    st.text(max_size=8),
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    max_size=6,
-)
+ENTRIES = st.builds(Entry, st.floats(0, 2e9), st.sampled_from(["worker", "server"]), st.text(), EVENTS)
 
 
 def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
-def test_a_stamp_puts_time_role_and_id_first() -> None:
-    before = time.time()
-    event = stamp("worker", "north", {"event": "progress", "loss": 0.5})
-    assert list(event) == ["time", "role", "id", "event", "loss"]
-    assert (event["role"], event["id"], event["loss"]) == ("worker", "north", 0.5)
-    assert isinstance(event["time"], float)
-    assert before - 1 < event["time"] < time.time() + 1
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.jsonl"
+
+
+def write(path: Path, *entries: Entry) -> None:
+    journal = Journal(path)
+    for entry in entries:
+        journal.write(entry)
+    journal.close()
+
+
+def test_a_line_has_time_role_and_id_first_then_the_event_and_its_facts(path: Path) -> None:
+    write(path, Entry(12.5, "worker", "north", events.Progress(0, 50, 60, 1600, 0.5, 0.75)))
+    assert path.read_text() == (
+        '{"time": 12.5, "role": "worker", "id": "north", "event": "progress", "epoch": 0, "batch": 50, "batches": 60,'
+        ' "samples": 1600, "loss": 0.5, "auc": 0.75}\n'
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-@given(st.lists(FACTS, max_size=5))
-def test_what_is_written_is_read_back_line_by_line(tmp_path: Path, events: list[dict[str, object]]) -> None:
-    path = tmp_path / "events.jsonl"
+@given(st.lists(ENTRIES, max_size=5))
+def test_what_is_written_is_read_back_line_by_line(path: Path, entries: list[Entry]) -> None:
     path.unlink(missing_ok=True)
-    journal = Journal(path)
-    for event in events:
-        journal.write(event)
-    journal.close()
-    assert lines(path) == events
-    assert path.read_bytes().count(b"\n") == len(events), "a newline in a fact is escaped"
+    write(path, *entries)
+    due = [{"time": e.time, "role": e.role, "id": e.id, **facts(e.event)} for e in entries]
+    assert lines(path) == list(read_journal(path)) == due
+    assert path.read_bytes().count(b"\n") == len(entries), "a newline in a fact is escaped"
 
 
-def test_an_event_is_there_as_soon_as_it_is_written_however_long(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
+def test_a_histogram_stays_out(path: Path) -> None:
+    write(path, Entry(1.0, "worker", "0", events.Evaluated(1, 2, 1.5, 0.75, Histogram())))
+    assert list(lines(path)[0]) == ["time", "role", "id", "event", "epoch", "users", "hits", "ndcg"]
+
+
+def test_an_event_is_there_as_soon_as_it_is_written_however_long(path: Path) -> None:
     journal = Journal(path)
-    long = {"event": "failed", "traceback": "x" * 1_000_000}
+    long = Entry(1.0, "worker", "0", events.Failed("out of luck", "x" * 1_000_000))
     for count in (1, 2):
         journal.write(long)
-        assert lines(path) == [long] * count
+        assert [line["traceback"] for line in lines(path)] == ["x" * 1_000_000] * count
         assert path.read_bytes().endswith(b"}\n")
     journal.close()
 
 
-def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
-    journal = Journal(path)
-    journal.write({"loss": float("nan"), "auc": float("-inf"), "deep": {"a": (1.5, float("inf"))}})
-    journal.close()
-    assert lines(path) == [{"loss": None, "auc": None, "deep": {"a": [1.5, None]}}]
+def test_numbers_that_json_lacks_become_null(path: Path) -> None:
+    write(path, Entry(1.0, "worker", "0", events.Progress(0, 1, 2, 3, float("nan"), float("-inf"))))
+    assert (lines(path)[0]["loss"], lines(path)[0]["auc"]) == (None, None)
 
 
-def test_a_second_journal_goes_on_after_the_first(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
+def test_a_name_that_is_no_utf8_is_written_with_escapes(path: Path) -> None:
+    write(path, Entry(1.0, "worker", "0", events.Failed("/data/\udcff.csv is torn")))
+    assert lines(path)[0]["error"] == "/data/\\udcff.csv is torn"
+
+
+def test_a_line_that_is_not_whole_yet_is_not_read(path: Path) -> None:
+    write(path, Entry(1.0, "worker", "0", events.FirstBatch()))
+    path.write_bytes(path.read_bytes() + b'{"time": 2')
+    assert [e["event"] for e in read_journal(path)] == ["first_batch"]
+
+
+def test_a_second_journal_goes_on_after_the_first(path: Path) -> None:
     for number in range(2):
-        journal = Journal(path)
-        journal.write({"number": number})
-        journal.close()
-    assert lines(path) == [{"number": 0}, {"number": 1}]
+        write(path, Entry(float(number), "server", "0", events.Stopped()))
+    assert [line["time"] for line in lines(path)] == [0, 1]
+    journal = Journal(path)
+    journal.close()
     with pytest.raises(ValueError, match="closed"):
-        journal.write({})
+        journal.write(Entry(1.0, "server", "0", events.Stopped()))
 
 
 def test_a_place_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> None:

@@ -1,52 +1,80 @@
 """From events to `summary.json`: spans, sums over clients, and the figures' definitions."""
 
-from math import fsum
+import json
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from math import fsum, inf
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedps.events.ledger import Evaluated, Ledger, union
-from fedps.metrics import BUCKETS, Histogram
+from fedps.config import Job
+from fedps.events import events
+from fedps.events.events import Entry, Event
+from fedps.events.ledger import MOST_OPEN, Ledger, Spans, Sum
+from fedps.launch.inprocess import run_in_process
+from fedps.metrics import Histogram
 from tests.conftest import MakeJob
+from tests.events.kinds import EVENTS
 
 SPANS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 20)).map(lambda p: (p[0], p[0] + p[1])), max_size=12)
+FINITE = st.floats(-1e200, 1e200)
 
 
 @given(SPANS)
 def test_a_union_of_spans_is_the_time_that_any_of_them_covers(spans: list[tuple[int, int]]) -> None:
     covered = {second for begin, end in spans for second in range(begin, end)}
-    assert union([(float(a), float(b)) for a, b in spans]) == len(covered)
+    union = Spans()
+    for begin, end in spans:
+        union.add(begin, end)
+    assert union.length == len(covered)
 
 
-def histogram(scores: list[float], labels: list[int]) -> dict[str, list[int]]:
+@given(st.lists(FINITE, min_size=1), st.randoms())
+def test_a_sum_is_that_of_fsum_in_any_order(values: list[float], chance: Any) -> None:
+    total = Sum()
+    for value in chance.sample(values, len(values)):
+        total.add(value)
+    assert total.mean(1) == fsum(values)
+
+
+@pytest.mark.parametrize("values", [[1.7e308, 1.7e308], [inf, -inf], [inf], [float("nan"), 1.0], []])
+def test_a_sum_that_is_no_number_has_no_mean(values: list[float]) -> None:
+    total = Sum()
+    for value in values:
+        total.add(value)
+    assert total.mean(len(values)) is None
+
+
+def histogram(scores: list[float], labels: list[int]) -> Histogram:
     made = Histogram()
     made.add(np.array(scores, np.float32), np.array(labels, np.float32))
-    return {"positives": made.positives.tolist(), "negatives": made.negatives.tolist()}
+    return made
 
 
-def worker(who: str, at: float, event: str, **facts: Any) -> dict[str, Any]:
-    return {"time": at, "role": "worker", "id": who, "event": event, **facts}
+def worker(who: str, at: float, event: Event) -> Entry:
+    return Entry(at, "worker", who, event)
 
 
 def run_of_two(ledger: Ledger) -> None:
     """Client a: 300 samples from 10 s to 14 s; client b: 100 samples from 11 s to 16 s; both evaluated from 16 s."""
     for who, begin, end, samples, loss in (("a", 10.0, 14.0, 300, 0.2), ("b", 11.0, 16.0, 100, 0.6)):
-        ledger.take(worker(who, 9.0, "data", samples=samples, test_users=2))
-        ledger.take(worker(who, begin, "epoch_begin", epoch=0))
-        ledger.take(worker(who, begin + 0.5, "first_batch"))
-        ledger.take(worker(who, begin + 1, "progress", epoch=0, batch=50, batches=60, samples=50, loss=0.5, auc=0.7))
-        ledger.take(
-            worker(who, end, "epoch_end", epoch=0, samples=samples, loss=loss, auc=0.9, **histogram([0.9, 0.1], [1, 0]))
-        )
+        ledger.take(worker(who, 9.0, events.Data(samples, 2)))
+        ledger.take(worker(who, begin, events.EpochBegin(0)))
+        ledger.take(worker(who, begin + 0.5, events.FirstBatch()))
+        ledger.take(worker(who, begin + 1, events.Progress(0, 50, 60, samples=50, loss=0.5, auc=0.7)))
+        ledger.take(worker(who, end, events.EpochEnd(0, samples, loss, 0.9, histogram([0.9, 0.1], [1, 0]))))
     for who, hits, scores in (("a", 2.0, [0.9, 0.5]), ("b", 0.5, [0.4, 0.3])):
-        ledger.take(worker(who, 16.0, "evaluate_begin", epoch=1))
-        ledger.take(
-            worker(who, 17.0, "evaluated", epoch=1, users=2, hits=hits, ndcg=hits / 2, **histogram(scores, [1, 0]))
-        )
-        ledger.take(worker(who, 18.0, "done", bytes_sent=10, bytes_received=20, retries=1))
+        ledger.take(worker(who, 16.0, events.EvaluateBegin(1)))
+        ledger.take(worker(who, 17.0, events.Evaluated(1, 2, hits, hits / 2, histogram(scores, [1, 0]))))
+        ledger.take(worker(who, 18.0, events.Done(bytes_sent=10, bytes_received=20, retries=1)))
 
 
 def test_figures_are_sums_over_clients_and_spans_of_time(make_job: MakeJob) -> None:
@@ -73,7 +101,7 @@ def test_a_start_is_over_when_every_worker_has_trained_a_batch(make_job: MakeJob
     run_of_two(ledger)
     assert ledger.summary(20.0, None)["start_seconds"] is None
     for k in range(8):
-        ledger.take(worker(str(k), 15.0, "first_batch"))
+        ledger.take(worker(str(k), 15.0, events.FirstBatch()))
     assert ledger.summary(20.0, None)["start_seconds"] == 7.0
 
 
@@ -89,12 +117,15 @@ def test_a_run_that_never_trained_has_a_summary_of_the_same_form(make_job: MakeJ
 
 def test_faults_and_memory_are_kept(make_job: MakeJob) -> None:
     ledger = Ledger(make_job(), began=0.0)
-    ledger.take(worker("7", 1.0, "failed", error="out of luck"))
-    ledger.take({"time": 1.0, "role": "server", "id": "0", "event": "refused"})
+    ledger.take(worker("7", 1.0, events.Failed("out of luck")))
+    ledger.take(Entry(1.0, "server", "0", events.Refused("8", "stale", "too late")))
+    ledger.take(Entry(1.0, "server", "0", events.Lost("8", "gone")))
+    ledger.take(Entry(1.0, "server", "0", events.Lost("9", "gone")))
+    ledger.take(worker("9", 2.0, events.FirstBatch()))  # it came back
     ledger.weigh({("worker", "1"): 100.0, ("worker", "2"): 90.0, ("server", "0"): 50.0}, 200.0)
     ledger.weigh({("worker", "1"): 10.0}, 20.0)
     found = ledger.summary(2.0, None)
-    assert found["faults"] == {"rejected_messages": 1, "retries": 0, "lost_workers": ["7"], "restarts": 0}
+    assert found["faults"] == {"rejected_messages": 1, "retries": 0, "lost_workers": ["7", "8"], "restarts": 0}
     assert found["memory_mib"] == {
         "worker_max_rss": 100.0,
         "server_max_rss": 50.0,
@@ -103,31 +134,149 @@ def test_faults_and_memory_are_kept(make_job: MakeJob) -> None:
     }
 
 
-@given(st.permutations(range(6)))
-def test_sums_do_not_depend_on_who_was_first(order: list[int]) -> None:
-    total = Evaluated()
-    for k in order:
-        total.add(
-            {"users": 1, "hits": 0.0, "ndcg": 1 / (3 + k), "positives": [0] * BUCKETS, "negatives": [0] * BUCKETS}
-        )
-    assert total.ndcg == fsum(1 / (3 + k) for k in range(6))
-
-
 def test_with_a_coordinator_the_start_is_over_when_those_picked_first_have_trained(make_job: MakeJob) -> None:
     ledger = Ledger(make_job(with_coordinator=True), began=100.0)
     for who, state, seconds in (("0", "JOIN", 0.5), ("1", "WAIT", 0.2), ("2", "JOIN", 0.9)):
-        ledger.take(
-            {
-                "event": "assigned",
-                "round": 1,
-                "state": state,
-                "evaluate": True,
-                "seconds": seconds,
-                "id": who,
-                "time": 101,
-            }
-        )
-    ledger.take({"event": "first_batch", "id": "0", "time": 103.0})
+        ledger.take(worker(who, 101.0, events.Assigned(1, state, True, seconds)))  # type: ignore[arg-type]
+    ledger.take(worker("0", 103.0, events.FirstBatch()))
     assert ledger.summary(110.0, None)["start_seconds"] is None
-    ledger.take({"event": "first_batch", "id": "2", "time": 104.0})
+    ledger.take(worker("2", 104.0, events.FirstBatch()))
     assert ledger.summary(110.0, None)["start_seconds"] == 4.0
+
+
+def test_a_client_whose_script_tells_nothing_of_its_data_is_counted_all_the_same(make_job: MakeJob) -> None:
+    ledger = ledger_of(make_job, 1)
+    ledger.take(worker("a", 1.0, events.Progress(0, 50, 60, samples=50, loss=0.5, auc=0.7)))
+    ledger.take(worker("a", 2.0, events.EpochEnd(0, 60, 0.5, 0.7, Histogram())))
+    found = ledger.summary(3.0, None)
+    assert found["clients"] == {"a": {"samples": None, "test_users": None, "first_epoch_auc": {"50": 0.7}}}
+    assert found["samples"] == 60
+
+
+def ledger_of(make_job: MakeJob, workers: int) -> Ledger:
+    job = make_job()
+    return Ledger(job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": workers})}), began=0.0)
+
+
+def evaluated(who: str, round_: int) -> list[Entry]:
+    """Return a client's round, in which it trains one sample and hits all its users."""
+    return [
+        worker(who, 2.0 * round_, events.EpochBegin(round_ - 1)),
+        worker(who, 2.0 * round_ + 1, events.EpochEnd(round_ - 1, 1, 0.5, 0.5, Histogram())),
+        worker(who, 2.0 * round_ + 1, events.EvaluateBegin(round_)),
+        worker(who, 2.0 * round_ + 2, events.Evaluated(round_, 2, 2.0, 1.0, Histogram())),
+    ]
+
+
+def test_a_round_is_complete_once_nobody_has_more_to_tell_of_it(make_job: MakeJob) -> None:
+    ledger = ledger_of(make_job, 3)
+
+    def told(*entries: Entry) -> list[int]:
+        for entry in entries:
+            ledger.take(entry)
+        return [figures["round"] for figures in ledger.rounds]
+
+    assert told(*evaluated("a", 1), *evaluated("b", 1)) == [], "a third is on its way"
+    assert told(worker("c", 1.0, events.Data(5, 1))) == []
+    assert told(*evaluated("c", 1)) == [1]
+    assert told(*evaluated("a", 2), *evaluated("b", 2)) == [1]
+    assert told(Entry(9.0, "server", "0", events.Suspended("c", 3, "silent"))) == [1, 2]
+    assert told(*evaluated("c", 2)) == [1, 2], "too late"
+    assert ledger.summary(20.0, None)["rounds"][1]["selected"] == ["a", "b"]
+    assert told(*evaluated("a", 3), *evaluated("c", 3)) == [1, 2]
+    assert told(worker("b", 9.0, events.Failed("out of luck"))) == [1, 2, 3]
+
+
+def test_the_ledger_is_no_larger_after_many_rounds(make_job: MakeJob) -> None:
+    ledger = ledger_of(make_job, 2)
+    for round_ in range(1, 200):
+        for entry in evaluated("a", round_) + evaluated("b", round_):
+            ledger.take(entry)
+        assert len(ledger._open) <= 1, "a round's sums go once it is complete"
+    assert len(ledger.summary(1000.0, None)["rounds"]) == 199
+
+
+def test_rounds_without_an_evaluation_leave_nothing_behind(make_job: MakeJob) -> None:
+    ledger = ledger_of(make_job, 2)
+    for round_ in range(1, 200):
+        for entry in evaluated("a", round_)[:2] + evaluated("b", round_)[:2]:
+            ledger.take(entry)
+        assert len(ledger._open) <= 1
+    assert (ledger.rounds, ledger.summary(1000.0, None)["samples"]) == ([], 398)
+
+
+def test_one_that_hangs_does_not_keep_rounds_open_for_ever(make_job: MakeJob) -> None:
+    ledger = ledger_of(make_job, 2)
+    ledger.take(worker("b", 0.0, events.Started(7)))
+    for round_ in range(1, 200):
+        for entry in evaluated("a", round_):
+            ledger.take(entry)
+    assert len(ledger._open) == MOST_OPEN
+    assert [f["round"] for f in ledger.summary(1000.0, None)["rounds"]] == list(range(1, 200))
+
+
+def test_an_event_is_not_kept_once_it_is_added_up(make_job: MakeJob) -> None:
+    ledger = ledger_of(make_job, 2)
+    counted = Histogram()
+    before = sys.getrefcount(counted)
+    ledger.take(worker("a", 1.0, events.EpochEnd(0, 1, 0.5, 0.5, counted)))
+    ledger.take(worker("a", 1.0, events.Evaluated(1, 1, 1.0, 0.5, counted)))
+    assert sys.getrefcount(counted) == before
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_events_in_no_order_bring_the_ledger_down(make_job: MakeJob, data: st.DataObject) -> None:
+    entries = st.builds(
+        Entry, st.floats(0, 2e9), st.sampled_from(["worker", "server", "none"]), st.sampled_from("ab"), EVENTS
+    )
+    ledger = Ledger(make_job(with_coordinator=data.draw(st.booleans())), began=0.0)
+    for entry in data.draw(st.lists(entries, max_size=30)):
+        ledger.take(entry)
+    json.dumps(ledger.summary(2e9, None), allow_nan=False)
+
+
+def figures_of(entries: Sequence[Entry]) -> dict[int, dict[str, Any]]:
+    """Return each round's figures, added up from all events at once."""
+    rounds = {}
+    for round_ in {e.event.epoch for e in entries if isinstance(e.event, events.Evaluated)}:
+        trained = [e.event for e in entries if isinstance(e.event, events.EpochEnd) and e.event.epoch == round_ - 1]
+        tested = [e.event for e in entries if isinstance(e.event, events.Evaluated) and e.event.epoch == round_]
+        training, held_out = Histogram(), Histogram()
+        for one, whole in [(e, training) for e in trained] + [(e, held_out) for e in tested]:
+            whole.merge(one.histogram)
+        users = sum(e.users for e in tested)
+        rounds[round_] = {
+            "loss": fsum(e.loss * e.samples for e in trained) / sum(e.samples for e in trained),
+            "auc": held_out.auc(),
+            "train_auc": training.auc(),
+            "hr@10": fsum(e.hits for e in tested) / users,
+            "ndcg@10": fsum(e.ndcg for e in tested) / users,
+        }
+    return rounds
+
+
+def summed(job: Job, entries: Sequence[Entry]) -> dict[str, Any]:
+    ledger = Ledger(job, began=0.0)
+    for entry in entries:
+        ledger.take(entry)
+    return ledger.summary(2e9, None)
+
+
+@pytest.mark.parametrize("coordinated", [True, False])
+def test_a_real_run_adds_up_to_the_same_however_its_roles_are_heard(
+    make_job: MakeJob, tmp_path: Path, coordinated: bool
+) -> None:
+    job, entries = make_job(epochs=3, with_coordinator=coordinated), list[Entry]()
+    run_in_process(job, tmp_path / "run", entries.append)
+    due, chance = summed(job, entries), random.Random(7)
+    figures = figures_of(entries)
+    assert {r["round"]: {name: r[name] for name in figures[r["round"]]} for r in due["rounds"]} == figures
+    for _ in range(20):
+        roles = defaultdict[tuple[str, str], list[Entry]](list)
+        for entry in entries:
+            roles[entry.role, entry.id].append(entry)
+        turns = chance.sample([*map(itemgetter(1, 2), entries)], len(entries))
+        assert summed(job, [roles[turn].pop(0) for turn in turns]) == due, "each role's events come in order"
+    for _ in range(20):
+        summed(job, chance.sample(entries, chance.randrange(len(entries))))

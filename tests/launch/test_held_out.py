@@ -42,7 +42,7 @@ REFUSALS = [
     (mix_users, "1.csv: samples 1 to 100 begin with a negative; "),
     (eat_the_first_line, "1.csv: samples 1 to 100 begin with a negative; "),
     (label_anything, "0.csv: samples 1 to 100 begin with a negative; "),
-    (hold_one_file_for_all, "test: holds test_data.csv, and nothing of clients 0, 1, 2; "),
+    (hold_one_file_for_all, "test': holds test_data.csv, and nothing of clients 0, 1, 2; "),
     (hold_nothing, "holds no <client>.csv; "),
 ]
 

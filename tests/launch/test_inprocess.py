@@ -9,8 +9,10 @@ import pytest
 
 from fedps.client.life import FLClient
 from fedps.errors import DataError
+from fedps.events.events import Entry
 from fedps.launch.inprocess import run_in_process
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 LONG = 10_000.0  # seconds; a run that waited for its timeouts would not end within the test's
 
@@ -41,7 +43,7 @@ def test_workers_go_on_without_one_that_fails_later(make_job: MakeJob, tmp_path:
     events: list[dict[str, Any]] = []
     job = make_job(epochs=3, with_coordinator=True, reconnect_timeout=0.2)
     with pytest.raises(DataError, match="its disk is gone"):
-        run_in_process(job, tmp_path / "run", events.append, handlers={"train": train})
+        run_in_process(job, tmp_path / "run", into(events), handlers={"train": train})
     assert sum(e["event"] == "done" for e in events) == 9
     assert {e["epoch"] for e in events if e["event"] == "evaluated" and e["id"] == "0"} == {1, 2, 3}
 
@@ -49,7 +51,7 @@ def test_workers_go_on_without_one_that_fails_later(make_job: MakeJob, tmp_path:
 def test_events_are_never_told_by_two_threads_at_once(make_job: MakeJob, tmp_path: Path) -> None:
     inside, most = 0, 0
 
-    def listen(_: dict[str, object]) -> None:
+    def listen(_: Entry) -> None:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)

@@ -11,6 +11,7 @@ import pytest
 
 from fedps.config import Allow
 from fedps.errors import JobError, RoleError
+from fedps.events import events
 from fedps.launch.addresses import Address
 from fedps.launch.one_role import Tee, coordinate_here, wait_for, words, work_here
 from fedps.types import ClientId
@@ -71,19 +72,19 @@ def test_lines_go_to_all_places() -> None:
 @pytest.mark.parametrize(
     ("event", "said"),
     [
-        ({"event": "ready", "address": "a:1"}, "server 0 listens on a:1"),
-        ({"event": "refused", "client": "7", "kind": "stale", "reason": "too late"}, "client 7 refused: too late"),
-        ({"event": "lost", "client": "7", "reason": "gone"}, "client 7 lost: gone"),
-        ({"event": "suspended", "client": "7", "clock": 3}, "client 7 is silent"),
-        ({"event": "saved", "epoch": 2, "folder": "m/2"}, "epoch 2 saved in m/2"),
-        ({"event": "stopped"}, "has stopped"),
-        ({"event": "done", "bytes_sent": 1000, "bytes_received": 5, "retries": 0}, "is done: 1,000 bytes sent"),
+        (events.Ready("a:1"), "server 0 listens on a:1"),
+        (events.Refused("7", "stale", "too late"), "server 0: client 7 refused: too late"),
+        (events.Lost("7", "gone"), "server 0: client 7 lost: gone"),
+        (events.Suspended("7", 3, "silent for 60 s"), "server 0: client 7 suspended: silent for 60 s"),
+        (events.Saved(2, "m/2", 0.1), "epoch 2 saved in m/2"),
+        (events.Stopped(), "has stopped"),
+        (events.Done(bytes_sent=1000, bytes_received=5, retries=0), "is done: 1,000 bytes sent"),
     ],
-    ids=lambda e: str(e["event"]) if isinstance(e, dict) else "",
+    ids=lambda e: type(e).__name__,
 )
-def test_events_in_words(event: dict[str, object], said: str) -> None:
+def test_events_in_words(event: events.Event, said: str) -> None:
     assert said in (words("server 0", event) or "")
 
 
 def test_what_the_log_says_anyway_is_not_repeated() -> None:
-    assert words("worker 0", {"event": "progress"}) is None
+    assert words("worker 0", events.EpochBegin(0)) is None

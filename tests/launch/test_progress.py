@@ -1,13 +1,14 @@
 """What people see: rates that are right, and every event that matters in words."""
 
 import io
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from fedps.events import events
+from fedps.events.events import Entry, Event
 from fedps.launch.progress import WINDOW, Progress, Speed
 from fedps.types import ClientId
 from tests.conftest import MakeJob
@@ -38,24 +39,23 @@ def test_a_rate_before_there_is_a_span_is_zero() -> None:
     assert speed.rate == 0.0
 
 
-def shown(make_job: MakeJob, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, **runner: object) -> str:
+def shown(make_job: MakeJob, entries: list[Entry], monkeypatch: pytest.MonkeyPatch, **runner: object) -> str:
     monkeypatch.setattr("fedps.launch.progress.LINE_EVERY", 0.0)
     progress = Progress(make_job(**runner), [ClientId("0"), ClientId("1")], quiet=False)
     screen = io.StringIO()
     progress._console = Console(file=screen, width=100)
     with progress:
-        for event in events:
-            progress.take(event)
+        for entry in entries:
+            progress.take(entry)
     return screen.getvalue()
 
 
-def progress_event(who: str, at: float, epoch: int, samples: int) -> dict[str, Any]:
-    facts = {"epoch": epoch, "batch": 1, "batches": 2, "samples": samples, "loss": 0.5, "auc": 0.75}
-    return {"time": at, "role": "worker", "id": who, "event": "progress", **facts}
+def progress_event(who: str, at: float, epoch: int, samples: int) -> Entry:
+    return Entry(at, "worker", who, events.Progress(epoch, 1, 2, samples, 0.5, 0.75))
 
 
 def test_plain_lines_tell_share_rate_loss_and_auc(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = [{"time": 0.0, "role": "worker", "id": w, "event": "data", "samples": 100, "test_users": 1} for w in "01"]
+    data = [Entry(0.0, "worker", w, events.Data(100, 1)) for w in "01"]
     going = [progress_event(w, t, e, n) for t, e, n in ((1.0, 0, 50), (2.0, 0, 100), (3.0, 1, 50)) for w in "01"]
     text = shown(make_job, [*data, *going], monkeypatch, epochs=2)
     assert text.splitlines()[0] == "job: 2 workers, 1 server(s), mode geo, 2 epoch(s)"
@@ -66,23 +66,23 @@ def test_plain_lines_tell_share_rate_loss_and_auc(make_job: MakeJob, monkeypatch
 @pytest.mark.parametrize(
     ("event", "said"),
     [
-        ({"event": "refused", "client": "7", "kind": "not_finite", "reason": "a NaN"}, "server 0: client 7 refused: a NaN"),
-        ({"event": "lost", "client": "7", "reason": "its connection broke"}, "server 0: client 7 lost: its connection broke"),
-        ({"event": "suspended", "client": "7", "clock": 3}, "server 0: client 7 suspended: silent for 60 s"),
-        ({"event": "left_behind", "role": "coordinator", "client": "7", "round": 3}, "coordinator 0: client 7 left behind"),
-        ({"event": "selected", "round": 3, "selected": ["0"], "waiting": ["1"], "finished": []}, "round 3: 1 clients train, 1 sit"),
+        (events.Refused("7", "not_finite", "a NaN"), "server 0: client 7 refused: a NaN"),
+        (events.Lost("7", "its connection broke"), "server 0: client 7 lost: its connection broke"),
+        (events.Suspended("7", 3, "silent for 60 s"), "server 0: client 7 suspended: silent for 60 s"),
+        (events.LeftBehind("7", 3, "past its deadline"), "server 0: client 7 left behind: past its deadline"),
+        (events.Selected(3, [ClientId("0")], [ClientId("1")], [], 0.1), "round 3: 1 clients train, 1 sit out"),
     ],
-)  # fmt: skip
+)
 def test_trouble_is_told_as_it_comes(
-    event: dict[str, Any], said: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    event: Event, said: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert said in shown(make_job, [{"time": 0.0, "role": "server", "id": "0", **event}], monkeypatch)
+    assert said in shown(make_job, [Entry(0.0, "server", "0", event)], monkeypatch)
 
 
 def test_what_is_private_and_what_is_shared_is_told(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    event = {"time": 0.0, "role": "check", "id": "0", "event": "checked", "mistakes": [], "reason": "no compiler"}
     for private, told in (["user"], "user"), ([], "nothing"):
-        text = shown(make_job, [{**event, "private": private, "shared": ["item", "bias"]}], monkeypatch)
+        checked = events.Checked([], private, ["item", "bias"], "torch", "no compiler")
+        text = shown(make_job, [Entry(0.0, "check", "0", checked)], monkeypatch)
         assert f"private: {told}; shared: item, bias" in text
         assert "training steps by torch, not compiled: no compiler" in text
 

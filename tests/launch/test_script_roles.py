@@ -1,5 +1,6 @@
 """A script's processes: told their part, ended with all they start, and heard to the last word."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -8,14 +9,16 @@ import psutil
 import pytest
 
 from fedps.config import Allow
+from fedps.events.events import Note
 from fedps.launch.local.scripts import Scripted, last_words
 from fedps.types import ClientId
 
 ECHO = """
 import json, os, sys
 from multiprocessing.connection import Connection
+from fedps.events.events import Note, encode
 told = {k: v for k, v in os.environ.items() if k.startswith("FEDPS_")}
-Connection(int(told["FEDPS_PIPE"])).send_bytes(json.dumps({"told": told, "args": sys.argv[1:]}).encode())
+Connection(int(told["FEDPS_PIPE"])).send_bytes(encode(Note(json.dumps({"told": told, "args": sys.argv[1:]}))))
 print("a word")
 """
 
@@ -33,13 +36,13 @@ def test_each_role_is_told_its_part(tmp_path: Path) -> None:
         starter.coordinator("a:2"),
         starter.worker(4, ClientId("north"), ["a:1", "b:1"], "a:2", None),
     ]
-    heard = [role.read() for role in roles]
+    heard = [json.loads(event.note) for role in roles if isinstance(event := role.read(), Note)]
     for role in roles:
         role.process.join(10)
         assert role.read() is None
         role.stop()
         assert role.log.read_text() == "a word\n"
-    told = [h["told"] for h in heard if h is not None]
+    told = [h["told"] for h in heard]
     assert [(t["FEDPS_ROLE"], t["FEDPS_ID"], t["FEDPS_BIND"]) for t in told] == [
         ("server", "1", "a:1"), ("coordinator", "0", "a:2"), ("worker", "4", ""),
     ]  # fmt: skip
@@ -49,7 +52,6 @@ def test_each_role_is_told_its_part(tmp_path: Path) -> None:
         "a:2",
     )
     assert told[0]["FEDPS_ALLOW"] == "commands"
-    assert heard[0] is not None
     assert heard[0]["args"] == ["--lr", "3"]
     assert [role.log.name for role in roles] == ["serverlog.1", "coordinatorlog.0", "workerlog.4"]
 

@@ -13,6 +13,7 @@ from fedps.launch.inprocess import run_in_process
 from fedps.native import compiler
 from fedps.training.plan import find_plan, make_plan
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 NEEDS_COMPILER = pytest.mark.skipif(compiler.find_compiler() is None, reason="no C++ compiler here")
 HEAD = """
@@ -89,7 +90,7 @@ def test_without_a_compiler_torch_trains(make_job: MakeJob, monkeypatch: pytest.
     assert (plan.library, plan.reason.partition(":")[0]) == ("", "no C++ compiler")
     assert list((tmp_path / "cache").glob("*")) == []
     events: list[dict[str, object]] = []
-    run_in_process(job, tmp_path / "run", events.append, plan=plan)
+    run_in_process(job, tmp_path / "run", into(events), plan=plan)
     assert sum(e["event"] == "epoch_end" for e in events) == 10
     assert "by torch (no C++ compiler" in (tmp_path / "run" / "log" / "workerlog.0").read_text()
 

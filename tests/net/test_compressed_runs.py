@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 from fedps.launch.inprocess import run_in_process
 from fedps.serving.export import export_run
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 Found = tuple[dict[str, bytes], int, int]
 
@@ -16,7 +17,7 @@ Found = tuple[dict[str, bytes], int, int]
 def run(make_job: MakeJob, folder: Path, **runner: object) -> Found:
     """Run a geo job with two servers; return its model, and the bytes that all clients sent and received."""
     events: list[dict[str, Any]] = []
-    run_in_process(make_job(server_num=2, **runner), folder / "run", events.append)
+    run_in_process(make_job(server_num=2, **runner), folder / "run", into(events))
     done = [e for e in events if e["event"] == "done" and e["role"] == "worker"]
     assert len(done) == 10
     model = load_file(export_run(folder / "run", folder / "out", private=True))

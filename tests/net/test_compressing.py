@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedps.net.compressing import Compression, Compressor, Kept, compression_of
+from fedps.net.compressing import Compression, Compressor, Residual, compression_of
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.net.shards import PART_ROWS, Shards
 from fedps.server.server import ParameterServer
@@ -88,11 +88,11 @@ def test_what_was_sent_and_what_is_kept_are_the_whole(form: str) -> None:
         keys = np.unique(rng.integers(0, 600, 200))
         changes = drawn(rng, keys)
         due[keys] += changes["item"].values
-        rows = compressor.take_up({"item": changes["item"]}, sequence)["item"]
+        rows = compressor.begin({"item": changes["item"]}, sequence)["item"]
         packed, arrays = compressor.pack("item", rows.keys, rows.values, 0)
         sent[rows.keys] += unpack(packed, arrays, (len(rows.keys), 16))
     everything, nothing = np.arange(600), np.zeros((600, 16), np.float32)
-    left = Compressor.take_up(compressor, {"item": Rows(everything, nothing)}, 40)["item"]
+    left = Compressor.begin(compressor, {"item": Rows(everything, nothing)}, 40)["item"]
     if form == "topk":  # the rows that it leaves out stay kept
         assert len(left.keys) == 60
     else:
@@ -120,7 +120,7 @@ def test_each_client_and_each_push_rounds_by_its_own_chances() -> None:
     found = set()
     for stream, sequence in (((0, 1), 1), ((0, 1), 2), ((0, 2), 1), ((5, 1), 1)):
         compressor = Compressor(Compression("int8", feedback=False, stream=stream), {"item": ITEM})
-        compressor.take_up({"item": rows}, sequence)
+        compressor.begin({"item": rows}, sequence)
         found.add(compressor.pack("item", *rows, shard=0)[1][1].tobytes())
     assert len(found) == 4
 
@@ -129,7 +129,7 @@ def test_topk_sends_the_rows_of_largest_norm() -> None:
     compressor = Compressor(Compression("topk", share=0.1), {"item": ITEM})
     values = np.ones((200, 16), np.float32)
     values[[5, 77]] = 9
-    [rows] = compressor.take_up({"item": Rows(KEYS, values)}, 1).values()
+    [rows] = compressor.begin({"item": Rows(KEYS, values)}, 1).values()
     assert len(rows.keys) == 20
     assert {KEYS[5], KEYS[77]} <= set(rows.keys)
     assert (np.diff(rows.keys) > 0).all()
@@ -168,7 +168,7 @@ def test_pulled_rows_come_rounded_and_dense_tensors_whole(
 def test_nothing_is_packed_unless_asked_for() -> None:
     rows = Rows(KEYS, np.ones((200, 16), np.float32))
     compressor = Compressor(Compression(), {"item": ITEM})
-    assert compressor.take_up({"item": rows}, 1)["item"] is rows
+    assert compressor.begin({"item": rows}, 1)["item"] is rows
     assert compressor.pack("item", *rows, shard=0) == ("none", [rows.values])
 
 
@@ -182,7 +182,7 @@ def test_vectors_and_small_matrices_travel_plain_where_packing_would_not_pay() -
 
 
 def test_kept_rows_are_found_again_by_their_keys() -> None:
-    kept, due = Kept(1), np.zeros((50, 1), np.float32)
+    kept, due = Residual(1), np.zeros((50, 1), np.float32)
     rng = np.random.default_rng(0)
     for _ in range(100):
         keys = np.unique(rng.integers(0, 50, 5))

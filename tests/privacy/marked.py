@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from fedps.data.read.reader import client_files, read_samples
+from fedps.config.files import files_in
+from fedps.data.read.reader import read_samples
 from fedps.storage import snapshot
 from tests.privacy.search import Needles, forms_of_column, forms_of_floats, forms_of_ids, merged
 
@@ -81,7 +82,7 @@ def write_job(path: Path, data: Path, items: int = ITEMS, **runner: object) -> P
 def needles_of_samples(data: Path, columns: bool = True) -> Needles:
     """Return the forms of all ids and, if wanted, of the columns of labels and items in their order."""
     parts: list[Needles] = []
-    for path in client_files(data / "train").values():
+    for path in files_in(data / "train"):
         samples = read_samples(path, ID_SPACE, 1 << 20)
         parts.append(forms_of_ids(np.unique(samples.user)))
         if columns:

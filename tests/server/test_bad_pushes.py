@@ -15,6 +15,7 @@ from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from fedps.wire.messages import Done, Push, Refused
 from tests.conftest import MakeJob
+from tests.events.kept import into
 from tests.server.callers import BIAS, Caller, state
 
 ROWS = TableSpec("rows", "sparse", (200_000, 4), Rule("adagrad"), Init("normal", 0.0, 1.0))
@@ -66,7 +67,7 @@ class Run:
     def __init__(self, make_job: MakeJob, folder: Path, mode: str) -> None:
         self.events: list[dict[str, object]] = []
         job = make_job(sync_mode=mode, server_num=2)
-        self.server = ParameterServer(job, 0, folder / "run", self.events.append)
+        self.server = ParameterServer(job, 0, folder / "run", into(self.events))
         self.server.members.expect(2)
         self._clients = [Caller(self.server, name).join(ROWS, BIAS) for name in ("mixed", "good")]
         self._rng, self._clock = np.random.default_rng(0), count()

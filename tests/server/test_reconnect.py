@@ -16,6 +16,7 @@ from fedps.server.server import ParameterServer
 from fedps.types import ClientId, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Refused, Seed, Values
 from tests.conftest import MakeJob
+from tests.events.kept import into
 from tests.net.echo import LIMITS, served
 from tests.server.callers import BIAS, ROWS, Caller, Stranger, ones, push
 
@@ -31,7 +32,7 @@ def events() -> list[dict[str, object]]:
 @pytest.fixture
 def server(make_job: MakeJob, tmp_path: Path, events: list[dict[str, object]]) -> ParameterServer:
     job = make_job(sync_mode="geo", step_timeout=5.0, reconnect_timeout=2.0, start_timeout=30.0, epochs=3)
-    server = ParameterServer(job, 0, tmp_path / "run", events.append)
+    server = ParameterServer(job, 0, tmp_path / "run", into(events))
     server.members.expect(2)
     return server
 

@@ -9,6 +9,7 @@ import pytest
 from fedps.server.server import ParameterServer
 from fedps.wire.messages import Barrier, Done
 from tests.conftest import MakeJob
+from tests.events.kept import into
 from tests.server.callers import Caller, ones, push
 
 
@@ -18,7 +19,7 @@ def served(
     job = make_job(**{"sync_mode": "round", "with_coordinator": True, "epochs": 9, **runner})
     selector = job.selector.model_copy(update=settings)
     job = job.model_copy(update={"selector": selector, "runner": job.runner.model_copy(update={"worker_num": 3})})
-    return ParameterServer(job, 0, folder, events.append)
+    return ParameterServer(job, 0, folder, into(events))
 
 
 def suspended(events: list[Any]) -> list[str]:

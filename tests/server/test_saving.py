@@ -23,6 +23,7 @@ from fedps.storage import snapshot
 from fedps.types import Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
+from tests.events.kept import into
 from tests.net.echo import LIMITS
 from tests.server.callers import BIAS, ROWS, Caller, ones, push
 
@@ -34,7 +35,7 @@ WAIT = 60  # seconds; far beyond what any of this takes
 def make_server(
     job: Job, folder: Path, shard: int = 0, events: list[dict[str, object]] | None = None
 ) -> ParameterServer:
-    server = ParameterServer(job, shard, folder, (events if events is not None else []).append)
+    server = ParameterServer(job, shard, folder, into(events if events is not None else []))
     server.members.expect(1)
     return server
 
@@ -209,12 +210,13 @@ def test_tables_that_are_made_anew_after_a_vote_start_from_the_save_too(make_job
 
 
 SERVE = """
-import sys
+import json, sys
 from pathlib import Path
 from fedps.config import load_job
+from fedps.events.events import facts
 from fedps.server.serve import run_server
 
-run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(repr(e), flush=True), stay=sys.argv[3] == "stay")
+run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(json.dumps(facts(e)), flush=True), stay=sys.argv[3] == "stay")
 """
 
 
@@ -225,7 +227,7 @@ def serving(job: Path, run_dir: Path, stay: str) -> Iterator[tuple[subprocess.Po
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            ready = json.loads(process.stdout.readline().replace("'", '"'))
+            ready = json.loads(process.stdout.readline())
             yield process, ready["address"]
         finally:
             process.kill()
@@ -252,7 +254,7 @@ def test_a_server_that_need_not_stay_ends_once_all_have_come_and_left(make_job: 
                 process.send_signal(signal.SIGTERM)
             output, errors = process.communicate(timeout=WAIT)
             assert process.returncode == 0, errors
-            assert "'event': 'stopped'" in output
+            assert '"event": "stopped"' in output
 
 
 def test_a_save_that_fails_ends_the_server_with_the_cause(make_job: MakeJob, tmp_path: Path) -> None:

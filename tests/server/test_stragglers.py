@@ -11,6 +11,7 @@ from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
 from fedps.wire.messages import Barrier, Done
 from tests.conftest import MakeJob
+from tests.events.kept import into
 from tests.server.callers import Caller, ones, push
 
 LATER = 1000.0
@@ -19,7 +20,7 @@ LATER = 1000.0
 def served(make_job: MakeJob, folder: Path, events: list[Any], **runner: Any) -> ParameterServer:
     job = make_job(sync_mode="sync", epochs=9, **runner)
     job = job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": 3})})
-    return ParameterServer(job, 0, folder, events.append)
+    return ParameterServer(job, 0, folder, into(events))
 
 
 @pytest.mark.parametrize("mode", ["all", "delta", "base"])

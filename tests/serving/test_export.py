@@ -18,6 +18,7 @@ from fedps.table import rules
 from fedps.table.init import initial_rows
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 ITEMS = TableSpec("item.weight", "sparse", (10, 3), Rule("adam"), Init("normal", 0.0, 0.1), seed=7)
 USERS = TableSpec("user.weight", "sparse", (6, 2), Rule("adam"), Init("uniform", -1.0, 1.0), seed=7)
@@ -175,7 +176,7 @@ def test_the_exported_model_scores_as_the_clients_did_together(mode: str, make_j
     user_tables = ["mf_user.weight", "mlp_user.weight"]
     job = make_job(hyper, sync_mode=mode, local_sparse=user_tables, server_num=2)
     events: list[dict[str, object]] = []
-    run_in_process(job, tmp_path / "run", events.append)
+    run_in_process(job, tmp_path / "run", into(events))
     told = [e for e in events if e["event"] == "evaluated"]
     found = infer(job, export_run(tmp_path / "run", tmp_path / "out", private=True))
     users = sum(int(str(e["users"])) for e in told)

@@ -13,6 +13,7 @@ from fedps.errors import DataError, JobError
 from fedps.launch.inprocess import run_in_process
 from fedps.serving.infer import infer_epochs
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 OWN = {"local_dense": ["predict.bias"], "server_num": 2, "epochs": 2}
 HYPER = {"optimizer": {"class": "adam", "learning_rate": 0.02}}
@@ -29,7 +30,7 @@ def run(ran: dict[str, Any], make_job: MakeJob) -> Path:
     folder: Path = ran["folder"]
     if not folder.exists():
         job = make_job(HYPER, save_mode="delta", sync_mode="async", train_batch_size=128, **OWN)
-        run_in_process(job, folder, ran["events"].append)
+        run_in_process(job, folder, into(ran["events"]))
     return folder
 
 

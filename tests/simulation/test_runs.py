@@ -15,6 +15,7 @@ from fedps.launch.launcher import run
 from fedps.simulation.traces import Trace, write_traces
 from fedps.types import ClientId, ClientInfo
 from tests.conftest import MakeJob
+from tests.events.kept import into
 
 CLIENTS = [ClientId(str(k)) for k in range(10)]
 
@@ -42,7 +43,7 @@ def simulated(
 
 def watched(job: Job, folder: Path) -> tuple[list[dict[ClientId, ClientInfo]], list[dict[str, Any]]]:
     selector, events = Watching(job), list[dict[str, Any]]()
-    run_in_process(job, folder / "run", events.append, selector=selector)
+    run_in_process(job, folder / "run", into(events), selector=selector)
     return selector.seen, events
 
 

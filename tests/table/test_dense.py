@@ -19,9 +19,30 @@ def test_the_first_seed_stays() -> None:
     table = DenseTable(SPEC)
     with pytest.raises(TableError, match="seed it first"):
         table.pull()
-    assert table.seed(values(1))
-    assert not table.seed(values(2))
+    table.seed(values(1))
+    table.seed(values(2))
     np.testing.assert_array_equal(table.pull(), values(1))
+
+
+def test_of_each_float_the_first_offer_stays_however_a_start_is_cut() -> None:
+    table = DenseTable(SPEC)
+    table.seed(values(1)[:, :2])
+    table.seed(values(2)[:, :4])
+    with pytest.raises(TableError, match=r"from float 5 on, where 4 of 6 floats have one"):
+        table.seed(values(3)[:, :1], 5)
+    with pytest.raises(TableError, match="seed it first"):
+        table.pull()
+    table.seed(values(3)[:, :3], 3)
+    np.testing.assert_array_equal(table.pull(), [[1, 1, 2, 2, 3, 3]])
+    for wrong, first in ((values(4), 1), (values(4), -1), (np.ones((2, 3), np.float32), 0)):
+        with pytest.raises(TableError, match="a start of shape"):
+            table.seed(wrong, first)
+
+
+def test_some_of_its_floats_are_read_alone() -> None:
+    table = DenseTable(SPEC)
+    table.seed(np.arange(6, dtype=np.float32)[None])
+    np.testing.assert_array_equal(table.pull(np.array([2, 5])), [[2, 3, 4]])
 
 
 def test_what_is_pulled_is_a_copy() -> None:

@@ -53,12 +53,12 @@ def test_a_store_serves_both_kinds() -> None:
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("rows", np.zeros((1, 2))), ("bias", np.zeros((1, 5))), ("bias", np.full((1, 6), np.nan))],
+    [("rows", np.zeros((1, 2))), ("bias", np.zeros((1, 7))), ("bias", np.full((1, 6), np.nan))],
 )
 def test_a_start_that_does_not_fit_is_refused(name: str, values: np.ndarray) -> None:
     store = Store()
     store.declare([SPEC, BIAS])
-    with pytest.raises(TableError, match="does not fit"):
+    with pytest.raises(TableError, match="a start of shape"):
         store.seed(name, values.astype(np.float32))
     with pytest.raises(TableError, match="seed it first"):
         store.pull("bias", NO_KEYS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedps.errors import WireError
-from fedps.types import TableSpec, Values
+from fedps.types import NO_KEYS, TableSpec, Values
 from fedps.wire.compress import (
     ARRAYS,
     Array,
@@ -134,9 +134,18 @@ def test_rank_is_no_larger_than_the_matrix() -> None:
 
 
 def test_sides_are_those_of_the_tensor() -> None:
-    assert sides(TableSpec("t", "sparse", (1000, 8)), 5) == (5, 8)
-    assert sides(TableSpec("t", "dense", (6, 4, 2)), 1) == (6, 8)
-    assert sides(TableSpec("t", "dense", (6,)), 1) == (1, 6)
+    assert sides(TableSpec("t", "sparse", (1000, 8)), np.arange(5)) == (5, 8)
+    assert sides(TableSpec("t", "dense", (6, 4, 2)), NO_KEYS) == (6, 8)
+    assert sides(TableSpec("t", "dense", (6,)), NO_KEYS) == (1, 6)
+    assert sides(TableSpec("t", "dense", ()), NO_KEYS) == (1, 1)
+
+
+def test_a_piece_of_a_tensor_has_the_tensors_rows_where_it_is_made_of_them() -> None:
+    spec = TableSpec("t", "dense", (6, 4, 2))
+    assert sides(spec, np.array([16, 40])) == (3, 8)
+    assert sides(spec, np.array([16, 39])) == (1, 23)
+    assert sides(spec, np.array([12, 20])) == (1, 8)
+    assert sides(TableSpec("t", "dense", (6,)), np.array([2, 4])) == (1, 2)
 
 
 HALF, BRAIN, BYTE = np.zeros((3, 4), np.float16), np.zeros((3, 4), np.uint16), np.zeros((3, 4), np.int8)

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from fedps.errors import LimitError, RefusedError, TableError, WireError
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Message, Refused
@@ -149,7 +150,7 @@ class Refusals:
         self.total += 1
         if self._told < BURST:
             self._told += 1
-            self._report({"event": "refused", "client": who, "kind": kind, "reason": reason})
+            self._report(events.Refused(who, kind, reason))
             return
         full = len(self._sums) >= MAX_SUMS  # strangers have as many addresses as they like
         key = (who, kind) if (who, kind) in self._sums or not full else ("others", kind)
@@ -165,7 +166,7 @@ class Refusals:
         """Tell the sums of what was not told one by one."""
         sums, self._sums = self._sums, {}
         for (who, kind), (count, reason) in sums.items():
-            self._report({"event": "refused", "client": who, "kind": kind, "reason": reason, "count": count})
+            self._report(events.Refused(who, kind, reason, count))
 
 
 def _in_words(fault: Fault) -> tuple[str, str]:

@@ -162,14 +162,14 @@ def _clients(count: int | None, data: Path | None) -> list[Any]:
     Raises:
         JobError: both flags or none, or a folder without prepared data.
     """
-    from fedps.config.checks.across import clients_in  # noqa: PLC0415
+    from fedps.config.files import files_in  # noqa: PLC0415
 
     if (count is None) == (data is None):
         raise JobError("say whose traces to make: either --clients N or --data FOLDER of prepared data")
     if data is None:
         return [str(number) for number in range(count or 0)]
     try:
-        names = clients_in(data / "train")
+        names = [file.stem for file in files_in(data / "train")]
     except OSError:
         names = []
     if not names:

@@ -19,13 +19,14 @@ from fedps.client.dump import open_dump
 from fedps.client.modes import build_mode, pull_all
 from fedps.client.rounds import Coordinated, Rounds, Schedule
 from fedps.client.simulated import Simulated, find_device
-from fedps.client.trainer import Trained, Trainer, lists
+from fedps.client.trainer import Trained, Trainer
 from fedps.config import Allow, Job
 from fedps.data.public import Public
 from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.metrics import CANDIDATES, Evaluation, evaluate
 from fedps.models.network import Plan
 from fedps.net.channel import Channel
@@ -129,8 +130,8 @@ class FLClient:
         finally:
             for channel in self._channels:
                 channel.close()
-        sums = {name: sum(getattr(c, name) for c in self._channels) for name in ("bytes_sent", "bytes_received")}
-        self.report({"event": "done", **sums, "retries": sum(c.retries for c in self._channels)})
+        sent, received = sum(c.bytes_sent for c in self._channels), sum(c.bytes_received for c in self._channels)
+        self.report(events.Done(sent, received, sum(c.retries for c in self._channels)))
 
     def next_assignment(self) -> Assignment:
         """Report what came of the last round, and return what to do in the next."""
@@ -144,7 +145,7 @@ class FLClient:
         samples = public.samples if public else None
         self.data = read_client(self.job, self.client, self.allow, self.report, self.log, samples)
         held_out = len(self.data.test_slots["user"]) // CANDIDATES
-        self.report({"event": "data", "samples": len(self.data), "test_users": held_out})
+        self.report(events.Data(len(self.data), held_out))
         mode = self.job.runner.sync_mode
         plan = self._plan or make_plan(self.job)
         how = "compiled code" if plan.library else f"torch ({plan.reason})"
@@ -190,13 +191,10 @@ class FLClient:
 
     def callback_infer(self) -> None:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
-        self.report({"event": "evaluate_begin", "epoch": self.assignment.round})
+        self.report(events.EvaluateBegin(self.assignment.round))
         self.pull_all()
         self.evaluated = found = evaluate(self.learner.score(), self.data.test)
-        self.report(
-            {"event": "evaluated", "epoch": self.assignment.round, "users": found.users, "hits": found.hits}
-            | {"ndcg": found.ndcg, **lists(found.histogram)}
-        )
+        self.report(events.Evaluated(self.assignment.round, *found))
 
     def callback_save_model(self) -> None:
         """Save what is private to `private/<client>/<round>/`; what is shared, the servers save."""
@@ -260,9 +258,7 @@ class FLClient:
         self._handlers[key](self)
 
     def _answered(self, due: Assignment, seconds: float) -> None:
-        self.report(
-            {"event": "assigned", "round": due.round, "state": due.state, "evaluate": due.evaluate, "seconds": seconds}
-        )
+        self.report(events.Assigned(due.round, due.state, due.evaluate, seconds))
 
 
 def network(job: Job, servers: Sequence[str], coordinator: str | None = None) -> Connect:

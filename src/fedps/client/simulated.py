@@ -6,7 +6,8 @@ from collections.abc import Callable
 from fedps.client.trainer import Trained
 from fedps.config import Job
 from fedps.errors import JobError
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.simulation.device import Device
 from fedps.simulation.traces import read_traces
 from fedps.training.learner import Learner
@@ -61,7 +62,7 @@ class Simulated:
             done = trained.samples if trained else 0, self._moved() - before
             self._last = done if done[0] else self._last
             self._device.done(*done, deadline)
-        self._report({"event": "simulated", "round": told.round, "seconds": self._device.seconds, "fate": fate})
+        self._report(events.Simulated(told.round, self._device.seconds, fate))
 
     def _forecast(self, samples: int) -> int:
         """Return the bytes that training will move: in proportion to the last time, at first every shared value once."""

@@ -15,7 +15,8 @@ from fedps.config.checks.selection import unfit
 from fedps.data.samples import Order
 from fedps.data.scripts.timing import StepTimer
 from fedps.errors import FedpsError, JobError
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.metrics import Histogram
 from fedps.training.engine import Rates, Steps
 from fedps.training.learner import Learner
@@ -110,7 +111,7 @@ class Trainer:
         self._epoch = epoch
         self._meter.begin_round()
         began = time.perf_counter()
-        self._report({"event": "epoch_begin", "epoch": epoch})
+        self._report(events.EpochBegin(epoch))
         if self._dump:
             self._dump.begin(epoch)
         return began
@@ -122,10 +123,7 @@ class Trainer:
         if self._timer:
             self._say(*self._timer.lines())
         done = Trained(meter.samples, time.perf_counter() - began, meter.loss / meter.samples, meter.round)
-        self._report(
-            {"event": "epoch_end", "epoch": self._epoch, "samples": done.samples, "loss": done.loss}
-            | {"auc": meter.total.auc(), **lists(done.histogram)}
-        )
+        self._report(events.EpochEnd(self._epoch, done.samples, done.loss, meter.total.auc(), done.histogram))
         return done
 
     def _train(self, pieces: list[Order], size: int) -> None:
@@ -161,7 +159,7 @@ class Trainer:
             )
         if self._first:
             self._first = False
-            self._report({"event": "first_batch"})
+            self._report(events.FirstBatch())
         meter.add(len(part), steps, size)
         if self._dump:
             self._dump.batch(meter.batches, part, steps.scores)
@@ -177,10 +175,7 @@ class Trainer:
             f"time: [{now}], batch: [{meter.batches}], Epoch {self._epoch} Var Loss[1]:[{loss:g}],"
             f" Epoch {self._epoch} Var Auc[1]:[{auc:g}]"
         )
-        self._report(
-            {"event": "progress", "epoch": self._epoch, "batch": meter.batches, "batches": self._batches}
-            | {"samples": meter.samples, "loss": loss, "auc": auc}
-        )
+        self._report(events.Progress(self._epoch, meter.batches, self._batches, meter.samples, loss, auc))
 
     def _say(self, *lines: str) -> None:
         print(*lines, sep="\n", file=self._log, flush=True)
@@ -226,8 +221,3 @@ class Meter:
         loss = self._recent / self._recent_batches
         self._recent, self._recent_batches = 0.0, 0
         return loss
-
-
-def lists(histogram: Histogram) -> dict[str, object]:
-    """Return a histogram as an event carries it."""
-    return {"positives": histogram.positives.tolist(), "negatives": histogram.negatives.tolist()}

@@ -7,9 +7,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from fedps.config.allow import Allow
+from fedps.config.files import client_files_of, files_in, test_files_of
 from fedps.config.job import Job, Runner
 from fedps.config.merging import ADAMS, LOCKSTEP
 from fedps.config.sections import distillation
+from fedps.errors import DataError
 
 SERVERS = ("momentum", "adagrad", "adam", "yogi")
 PIPED = ("QueueDataset", "InmemoryDataset")
@@ -68,6 +70,7 @@ def notes_of(job: Job, allow: Allow | None = None) -> list[str]:
         *_selection(job),
         *_commands(runner, allow),
         *_readers(runner),
+        *_held_out(job),
         *_dumps(runner),
         *distillation.idle(job),
     ]
@@ -147,6 +150,27 @@ def _readers(runner: Runner) -> list[str]:
         for kind, path in (("reader_type", "train_reader_path"), ("infer_reader_type", "infer_reader_path"))
         if (reader := getattr(runner, kind)) is not None
         and getattr(runner, lacking := "pipe_command" if reader in PIPED else path) is None
+    ]
+
+
+def _held_out(job: Job) -> list[str]:
+    """Tell which clients have no held-out samples where others do, and which files are nobody's."""
+    try:
+        clients, files = client_files_of(job), test_files_of(job)
+    except DataError:
+        return []  # told as a mistake, or the data is on other machines
+    if job.runner.test_data_dir is None:
+        return []
+    without = [client for client in clients if client not in files]
+    read = {file for mine in files.values() for file in mine}
+    unread = [file.name for file in files_in(job.runner.test_data_dir) if file not in read]
+    return [
+        f"runner.test_data_dir: {what} ({', '.join(names[:3])}{', …' if names[3:] else ''}) {effect}"
+        for names, what, effect in (
+            (without, f"has no file of {len(without)} clients", "which are not evaluated"),
+            (unread, f"has {len(unread)} files of nobody", "which are not read"),
+        )
+        if names
     ]
 
 

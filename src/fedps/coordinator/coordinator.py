@@ -24,7 +24,8 @@ from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_sel
 from fedps.coordinator.selectors.strategy import STATES
 from fedps.coordinator.teacher import Prediction, make_teacher
 from fedps.errors import RefusedError
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.simulation.clock import SimulatedClock
 from fedps.simulation.traces import read_traces
 from fedps.types import ClientId, ClientInfo
@@ -187,10 +188,8 @@ class Coordinator:
         self._assign(waiting, strategies)
         by_state = {s: [c for c, x in strategies.items() if x.next_state == s] for s in STATES}
         if by_state["JOIN"]:
-            self._report(
-                {"event": "selected", "round": self.round.number, "selected": by_state["JOIN"]}
-                | {"waiting": by_state["WAIT"], "finished": by_state["FINISH"], "seconds": time.monotonic() - began}
-            )
+            joined, idle, finished = by_state.values()
+            self._report(events.Selected(self.round.number, joined, idle, finished, time.monotonic() - began))
         self._save()
 
     def _merge(self) -> None:
@@ -201,12 +200,12 @@ class Coordinator:
         )
         ended = self._planner.stopping.reason
         figures = self._planner.merge(round_, list(reported.values()))
-        self._report({"event": "round", "round": round_, **figures})
+        self._report(events.Round(round_, *figures.values()))
         self._say(f"fl-ps > round {round_}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
         if self.teacher and (ensemble := self.teacher.teach(round_, _predictions(reported))):
-            self._report({"event": "taught", "round": round_, "loss": ensemble.loss, "weights": ensemble.weights})
+            self._report(events.Taught(round_, ensemble.loss, ensemble.weights))
         if (reason := self._planner.stopping.reason) and not ended:
-            self._report({"event": "ends_early", "round": round_, "reason": reason})
+            self._report(events.EndsEarly(round_, reason))
             self._say(f"fl-ps > the job ends: {reason}")
 
     def _select(self, waiting: Mapping[ClientId, Member]) -> dict[ClientId, FLStrategy]:
@@ -215,7 +214,7 @@ class Coordinator:
             self._say(f"fl-ps > client {client} info : {{{_in_words(member.info)}}}")
         took = self._clock.advance(m.info.seconds for m in waiting.values()) if self.round.number else None
         if took is not None:
-            self._report({"event": "clock", "round": self.round.number, "seconds": took, "clock": self._clock.now})
+            self._report(events.Clock(self.round.number, took, self._clock.now))
         present = set(self._clock.present(waiting))
         infos = {c: replace(m.info, available=m.info.available and c in present) for c, m in waiting.items()}
         return self._planner.plan(self.round.number + 1, infos, self.members.known)
@@ -287,7 +286,7 @@ class Coordinator:
         if member.joins:
             self._planner.history.miss(client, member.round)
         self.members.lose(client)
-        self._report({"event": "lost", "client": client, "reason": "its connection broke and did not come back"})
+        self._report(events.Lost(client, "its connection broke and did not come back"))
         self._say(f"fl-ps > lost fl_client: {client}")
 
     def _leave_behind(self, client: ClientId, reason: str) -> None:
@@ -295,7 +294,7 @@ class Coordinator:
         member.behind = True
         if member.joins:
             self._planner.history.miss(client, member.round)
-        self._report({"event": "left_behind", "client": client, "round": self.round.number, "reason": reason})
+        self._report(events.LeftBehind(client, self.round.number, reason))
         self._say(f"fl-ps > round {self.round.number} goes on without fl_client: {client}: {reason}")
 
     # What outlives the process.

@@ -8,7 +8,8 @@ from typing import TextIO
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.net.listener import serve
 
 LOOK = 0.05  # seconds between two looks at whether the job is over
@@ -43,7 +44,7 @@ def run_coordinator(
     if coordinator.failure is not None:
         raise coordinator.failure
     coordinator.close()
-    report({"event": "stopped"})
+    report(events.Stopped())
 
 
 async def _serve(coordinator: Coordinator, bind: str, report: Report, stay: bool) -> None:
@@ -57,7 +58,6 @@ async def _serve(coordinator: Coordinator, bind: str, report: Report, stay: bool
 
     looking = asyncio.create_task(look())
     try:
-        ready = lambda address: report({"event": "ready", "address": address})  # noqa: E731
-        await serve(coordinator, bind, coordinator.limits, ready, stop)
+        await serve(coordinator, bind, coordinator.limits, lambda address: report(events.Ready(address)), stop)
     finally:
         looking.cancel()

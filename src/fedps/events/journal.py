@@ -1,24 +1,17 @@
-"""Events of a run: flat JSON objects, one a line.
-
-Roles hand events to a `Report`; the launcher, the only writer, stamps and appends them to `events.jsonl`.
-"""
+"""The journal of a run, `events.jsonl`: an entry a line, whole at any time and whoever reads meanwhile."""
 
 import json
-import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-Report = Callable[[dict[str, object]], None]
+import msgspec
 
-
-def stamp(role: str, name: str, event: Mapping[str, object]) -> dict[str, object]:
-    """Put time (seconds since 1970), role and id before an event's own facts."""
-    return {"time": round(time.time(), 6), "role": role, "id": name, **event}
+from fedps.events.events import Entry, facts, printable
 
 
 class Journal:
-    """Appends events to a file, each as one whole line.
+    """Appends entries to a file, each as one whole line.
 
     Args:
         path: the file; made if absent.
@@ -28,26 +21,35 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._file = path.open("ab", buffering=0)
 
-    def write(self, event: Mapping[str, object]) -> None:
-        """Append one event; NaN and infinities, which JSON lacks, become null.
+    def write(self, entry: Entry) -> None:
+        """Append one entry; NaN and infinities, which JSON lacks, become null.
 
         Raises:
             ValueError: the journal is closed.
             OSError: the file cannot be written.
         """
-        self._file.write(json.dumps(_plain(event), allow_nan=False) + "\n")
+        self._file.write(line(entry) + b"\n")
 
     def close(self) -> None:
         """Close the file; further writes are errors."""
         self._file.close()
 
 
-def _plain(fact: object) -> object:
-    """Return a fact as JSON can hold it."""
-    if isinstance(fact, Mapping):
-        return {key: _plain(value) for key, value in fact.items()}
-    if isinstance(fact, (list, tuple)):
-        return [_plain(value) for value in fact]
-    return None if isinstance(fact, float) and not math.isfinite(fact) else fact
+def line(entry: Entry) -> bytes:
+    """Return an entry as JSON: time, role and id first, then the event's kind and its own facts."""
+    told = {"time": entry.time, "role": entry.role, "id": entry.id, **facts(entry.event)}
+    try:
+        text = msgspec.json.encode(told)
+    except UnicodeEncodeError:
+        text = msgspec.json.encode(printable(told))
+    return msgspec.json.format(text, indent=0)  # on one line, with spaces
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a journal's whole lines, each as one object; a last one that is still being written is left out."""
+    with path.open("rb") as file:
+        for text in file:
+            if text.endswith(b"\n"):
+                yield json.loads(text)

@@ -1,36 +1,123 @@
-"""From a run's events to its summary: times, samples, metrics, bytes, memory, faults."""
+"""From a run's events to its summary: times, samples, metrics, bytes, memory, faults.
 
+What an event says is added to its round's sums when it comes, and is not kept. A round is complete once nothing more of it
+can come from anybody: each client's events come in order, so it has been evaluated, has gone on, or is not waited for. Then
+its figures are final and its sums go, so the ledger holds a few open rounds however long a run is. No order in which
+events come, and none that is missing, brings it down: a user's script may leave steps out.
+"""
+
+import math
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping
-from math import fsum
+from fractions import Fraction
 from typing import Any
 
 from fedps.config import Job
+from fedps.events import events
+from fedps.events.events import Entry, Event
 from fedps.metrics import Histogram
 
-Event = Mapping[str, Any]
-HISTOGRAMS = ("positives", "negatives")  # merged here, and kept out of the journal
+MOST_OPEN = 64  # rounds; who lies further behind is not waited for
 
 
-class Evaluated:
-    """Sums over clients of one epoch's evaluation."""
+class Sum:
+    """A sum of floats without rounding: the same in whatever order they come, and as `math.fsum` gives it."""
 
     def __init__(self) -> None:
-        self.clients, self.users, self.hits, self.histogram = 0, 0, 0.0, Histogram()
-        self._gains: list[float] = []
+        self._exact = Fraction()
+        self._beyond = 0.0  # infinities and what is no number, which are no fractions
 
-    def add(self, event: Event) -> None:
-        """Add one client's sums."""
-        self.clients += 1
-        self.users += event["users"]
-        self.hits += event["hits"]
-        self._gains.append(event["ndcg"])
-        self.histogram.merge(Histogram(event["positives"], event["negatives"]))
+    def add(self, value: float) -> None:
+        """Add a value."""
+        if math.isfinite(value):
+            self._exact += Fraction(value)
+        else:
+            self._beyond += value
+
+    def mean(self, count: int) -> float | None:
+        """Return the sum over `count`; None where there is nothing, or no finite number."""
+        try:
+            mean = (float(self._exact) + self._beyond) / count
+        except (OverflowError, ZeroDivisionError):
+            return None
+        return mean if math.isfinite(mean) else None
+
+
+class Spans:
+    """The union of intervals of time."""
+
+    def __init__(self) -> None:
+        self._begins: list[float] = []  # of intervals that do not touch, in order
+        self._ends: list[float] = []
+
+    def add(self, begin: float, end: float) -> None:
+        """Add an interval, seconds; those that it touches become one with it."""
+        first, last = bisect_left(self._ends, begin), bisect_right(self._begins, end)
+        if first < last:
+            begin, end = min(begin, self._begins[first]), max(end, self._ends[last - 1])
+        self._begins[first:last], self._ends[first:last] = [begin], [end]
 
     @property
-    def ndcg(self) -> float:
-        """The sum over clients, the same in whatever order they came."""
-        return fsum(self._gains)
+    def length(self) -> float:
+        """Seconds that lie in any of them."""
+        return math.fsum(end - begin for begin, end in zip(self._begins, self._ends, strict=True))
+
+
+class Tally:
+    """What the clients' events of one round add up to.
+
+    Attributes:
+        evaluations: clients that have been evaluated.
+        wait: the shortest time, seconds, that a client waited for its assignment.
+        clock: of simulated devices: what the round took them, and their clock at its end, seconds.
+        dropped: clients whose simulated devices did not come to its end.
+    """
+
+    def __init__(self) -> None:
+        self.evaluations = 0
+        self.wait = math.inf
+        self.clock: tuple[float, float] | None = None
+        self.dropped: list[str] = []
+        self._trained, self._span, self._samples = list[str](), Spans(), 0
+        self._loss, self._hits, self._ndcg, self._users = Sum(), Sum(), Sum(), 0
+        self._training, self._held_out = Histogram(), Histogram()
+
+    def train(self, client: str, event: events.EpochEnd, begin: float, end: float) -> None:
+        """Add a client's training, from `begin` to `end`."""
+        self._trained.append(client)
+        self._span.add(begin, end)
+        self._samples += event.samples
+        self._loss.add(event.loss * event.samples)
+        self._training.merge(event.histogram)
+
+    def evaluate(self, event: events.Evaluated) -> None:
+        """Add a client's evaluation."""
+        self.evaluations += 1
+        self._users += event.users
+        self._hits.add(event.hits)
+        self._ndcg.add(event.ndcg)
+        self._held_out.merge(event.histogram)
+
+    def figures(self, round_: int) -> dict[str, Any]:
+        """Return the figures as the summary holds them; None where nobody trained, or had users held out."""
+        return {
+            "round": round_,
+            "selected": sorted(self._trained),
+            "seconds": self._span.length,
+            # the last to report waits for the coordinator alone, all others for each other too
+            "coordinator_seconds": self.wait if math.isfinite(self.wait) else 0.0,
+            "loss": self._loss.mean(self._samples),
+            "auc": self._held_out.auc() if self._users else None,
+            "train_auc": self._training.auc(),
+            "hr@10": self._hits.mean(self._users),
+            "ndcg@10": self._ndcg.mean(self._users),
+        }
+
+    def simulated(self) -> dict[str, Any]:
+        """Return what the round took simulated devices; None where the run broke off before its end."""
+        seconds, clock = self.clock or (None, None)
+        return {"simulated_seconds": seconds, "simulated_clock": clock, "dropped": sorted(self.dropped)}
 
 
 class Ledger:
@@ -39,60 +126,49 @@ class Ledger:
     Args:
         job: the job.
         began: when the launch began, seconds since 1970.
+
+    Attributes:
+        rounds: figures of the evaluated rounds that are complete.
+        failed: why a worker failed, by client.
     """
 
     def __init__(self, job: Job, began: float) -> None:
         self._job, self._began = job, began
-        self.first_batch: dict[str, float] = {}
+        self.rounds: list[dict[str, Any]] = []
         self.failed: dict[str, str] = {}
-        self._lost: set[str] = set()  # their connection broke, and nothing was heard of them since
-        self._spans: dict[str, list[tuple[float, float]]] = {"epoch": [], "evaluate": []}
-        self._open: dict[tuple[str, str], float] = {}
-        self._trained: dict[int, list[Event]] = defaultdict(list)
-        self._tested: dict[int, Evaluated] = defaultdict(Evaluated)
-        self._assigned: dict[int, list[Event]] = defaultdict(list)  # by round, where there is a coordinator
-        self._clocks: dict[int, Event] = {}  # by round, where devices are simulated
-        self._dropped: dict[int, list[str]] = defaultdict(list)
+        self._open: dict[int, Tally] = {}
+        self._complete = 0.0  # rounds up to this one are
+        self._past: dict[str, float] = {}  # the last round of which nothing more comes, by client
+        self._silent: set[str] = set()  # clients that a server goes on without, and of which nothing was heard since
+        self._lost: set[str] = set()  # those of them whose connection broke
+        self._begun: dict[str, float] = {}  # when a client began to train or evaluate
+        self._training, self._evaluation = Spans(), Spans()
+        self._first_batch: dict[str, float] = {}
+        self._first: set[str] = set()  # clients that the coordinator picked for round 1
         self._clients: dict[str, dict[str, Any]] = {}
-        self._bytes = {"sent_by_clients": 0, "received_by_clients": 0}
-        self._rejected = self._retries = 0
+        self._samples = self._sent = self._received = self._retries = self._rejected = 0
         self._memory: dict[str, float] = defaultdict(float)
 
-    def take(self, event: Event) -> None:
-        """Note one stamped event."""
-        kind, who, time = event["event"], event["id"], event["time"]
-        if event.get("role") == "worker":
-            self._lost.discard(who)
-        if kind == "data":
-            self._clients[who] = {"samples": event["samples"], "test_users": event["test_users"], "first_epoch_auc": {}}
-        elif kind == "progress" and event["epoch"] == 0:
-            self._clients[who]["first_epoch_auc"][str(event["batch"])] = event["auc"]
-        elif kind == "first_batch":
-            self.first_batch[who] = time
-        elif kind in ("epoch_begin", "evaluate_begin"):
-            self._open[kind.partition("_")[0], who] = time
-        elif kind == "epoch_end":
-            self._spans["epoch"].append((self._open["epoch", who], time))
-            self._trained[event["epoch"] + 1].append({**event, "begun": self._open["epoch", who]})
-        elif kind == "evaluated":
-            self._spans["evaluate"].append((self._open["evaluate", who], time))
-            self._tested[event["epoch"]].add(event)
-        elif kind == "assigned":
-            self._assigned[event["round"]].append(event)
-        elif kind == "clock":
-            self._clocks[event["round"]] = event
-        elif kind == "simulated" and event["fate"]:
-            self._dropped[event["round"]].append(who)
-        elif kind == "done":
-            self._bytes["sent_by_clients"] += event["bytes_sent"]
-            self._bytes["received_by_clients"] += event["bytes_received"]
-            self._retries += event["retries"]
-        elif kind == "lost":
-            self._lost.add(event["client"])
-        elif kind == "refused":
-            self._rejected += event.get("count", 1)
-        elif kind == "failed" and event["role"] == "worker":
-            self.failed[who] = event["error"]
+    def take(self, entry: Entry) -> None:
+        """Add one event to the sums."""
+        if entry.role == "worker":
+            self._past.setdefault(entry.id, 0.0)
+            self._silent.discard(entry.id)
+            self._lost.discard(entry.id)
+            self._take_worker(entry.id, entry.time, entry.event)
+        match entry.event:
+            case events.Clock(round=round_, seconds=seconds, clock=clock):
+                self._tally(round_).clock = (seconds, clock)
+            case events.LeftBehind(client=client):
+                self._past[client] = math.inf
+            case events.Suspended(client=client):
+                self._silent.add(client)
+            case events.Lost(client=client):
+                self._silent.add(client)
+                self._lost.add(client)
+            case events.Refused(count=count):
+                self._rejected += count
+        self._complete_rounds()
 
     def weigh(self, rss: Mapping[tuple[str, str], float], pss: float) -> None:
         """Note one look at memory, MiB: each role's resident set, and the proportional sum of all."""
@@ -100,28 +176,18 @@ class Ledger:
             self._memory[kind] = max(self._memory[kind], size)
         self._memory["pss"] = max(self._memory["pss"], pss)
 
-    def complete_rounds(self, clients: int) -> list[dict[str, Any]]:
-        """Return the merged figures of every epoch that all clients have been evaluated for.
-
-        Args:
-            clients: how many those are, where no coordinator says who is.
-        """
-        timed = self._clocks.keys() if self._job.traces else self._tested.keys()
-        whole = [e for e in sorted(self._tested) if self._tested[e].clients >= self._due(e, clients) and e in timed]
-        return [self._round(e) for e in whole]
-
-    def _due(self, round_: int, clients: int) -> int:
-        if not self._job.runner.with_coordinator:
-            return clients
-        return sum(
-            e["evaluate"] and e["state"] != "FINISH" and e["id"] not in self.failed for e in self._assigned[round_]
-        )
+    def started(self) -> dict[str, float]:
+        """Return the times of the first batches, of all or of those picked for round 1; nothing while one is missing."""
+        runner, times = self._job.runner, self._first_batch
+        if not runner.with_coordinator:
+            return dict(times) if len(times) == runner.worker_num else {}
+        return {who: times[who] for who in self._first} if self._first <= times.keys() else {}
 
     def summary(self, now: float, error: str | None) -> dict[str, Any]:
         """Return the summary as `summary.json` holds it."""
-        runner, train = self._job.runner, union(self._spans["epoch"])
-        samples = sum(e["samples"] for events in self._trained.values() for e in events)
-        rounds = [self._round(epoch) for epoch in sorted(self._tested)]
+        runner, train = self._job.runner, self._training.length
+        evaluated = [r for r, tally in self._open.items() if tally.evaluations]
+        rounds = sorted([*self.rounds, *map(self._figures, evaluated)], key=lambda figures: figures["round"])
         last = rounds[-1] if rounds else {}
         started = self.started()
         return {
@@ -133,14 +199,14 @@ class Ledger:
             "coordinator": runner.with_coordinator,
             "start_seconds": max(started.values()) - self._began if started else None,
             "train_seconds": train,
-            "eval_seconds": union(self._spans["evaluate"]),
+            "eval_seconds": self._evaluation.length,
             "wall_seconds": now - self._began,
-            "samples": samples,
-            "samples_per_second": samples / train if train else 0.0,
+            "samples": self._samples,
+            "samples_per_second": self._samples / train if train else 0.0,
             "rounds": rounds,
             "metrics": {k: last.get(k) for k in ("loss", "auc", "train_auc", "hr@10", "ndcg@10")},
             "clients": dict(sorted(self._clients.items())),
-            "bytes": self._bytes,
+            "bytes": {"sent_by_clients": self._sent, "received_by_clients": self._received},
             "memory_mib": {f"{k}_max_rss": round(self._memory[k], 1) for k in ("worker", "server", "coordinator")}
             | {"sum_pss": round(self._memory["pss"], 1)},
             "faults": {
@@ -151,50 +217,73 @@ class Ledger:
             },
         }
 
-    def started(self) -> dict[str, float]:
-        """Return the times of the first batches, of all or of those picked for round 1; nothing while one is missing."""
-        runner, times = self._job.runner, self.first_batch
-        if not runner.with_coordinator:
-            return times if len(times) == runner.worker_num else {}
-        first = [e["id"] for e in self._assigned[1] if e["state"] == "JOIN" and e["id"] not in self._dropped[1]]
-        return {who: times[who] for who in first} if set(first) <= times.keys() else {}
+    def _take_worker(self, who: str, now: float, event: Event) -> None:
+        match event:
+            case events.Data(samples=samples, test_users=users):
+                self._client(who).update(samples=samples, test_users=users)
+            case events.Progress(epoch=0, batch=batch, auc=auc):
+                self._client(who)["first_epoch_auc"][str(batch)] = auc
+            case events.FirstBatch():
+                self._first_batch[who] = now
+            case events.Assigned():
+                self._assigned(who, event)
+            case events.Simulated(round=round_, fate=fate) if fate:
+                self._tally(round_).dropped.append(who)
+                self._first -= {who} if round_ == 1 else set()
+            case events.EpochBegin(epoch=epoch):
+                self._begun[who], self._past[who] = now, epoch
+            case events.EpochEnd(epoch=epoch, samples=samples):
+                begun = self._begun.get(who, now)
+                self._training.add(begun, now)
+                self._samples += samples
+                self._tally(epoch + 1).train(who, event, begun, now)
+            case events.EvaluateBegin():
+                self._begun[who] = now
+            case events.Evaluated(epoch=epoch):
+                self._evaluation.add(self._begun.get(who, now), now)
+                self._tally(epoch).evaluate(event)
+                self._past[who] = epoch
+            case events.Done(bytes_sent=sent, bytes_received=received, retries=retries):
+                self._sent, self._received = self._sent + sent, self._received + received
+                self._retries += retries
+                self._past[who] = math.inf
+            case events.Failed(error=error):
+                self.failed[who] = error
+                self._past[who] = math.inf
 
-    def _round(self, epoch: int) -> dict[str, Any]:
-        trained, tested = self._trained[epoch], self._tested[epoch]
-        samples = sum(e["samples"] for e in trained)
-        histogram = Histogram()
-        for e in trained:
-            histogram.merge(Histogram(e["positives"], e["negatives"]))
-        return {
-            "round": epoch,
-            "selected": sorted(e["id"] for e in trained),
-            "seconds": union([(e["begun"], e["time"]) for e in trained]),
-            # the last to report waits for the coordinator alone, all others for each other too
-            "coordinator_seconds": min((e["seconds"] for e in self._assigned[epoch]), default=0.0),
-            "loss": fsum(e["loss"] * e["samples"] for e in trained) / samples if samples else None,
-            "auc": tested.histogram.auc() if tested.users else None,
-            "train_auc": histogram.auc(),
-            "hr@10": tested.hits / tested.users if tested.users else None,
-            "ndcg@10": tested.ndcg / tested.users if tested.users else None,
-            **self._simulated(epoch),
-        }
+    def _assigned(self, who: str, told: events.Assigned) -> None:
+        tally = self._tally(told.round)
+        tally.wait = min(tally.wait, told.seconds)
+        if told.round == 1 and told.state == "JOIN":
+            self._first.add(who)
+        takes_part = told.state == "JOIN" or (told.state == "WAIT" and told.evaluate)
+        self._past[who] = told.round - 1 if takes_part else told.round
 
-    def _simulated(self, epoch: int) -> dict[str, Any]:
-        """Return what a round took simulated devices; nothing where they are real."""
-        if self._job.traces is None:
-            return {}
-        clock = self._clocks.get(epoch, {})  # empty if the run broke off before its end
-        return {
-            "simulated_seconds": clock.get("seconds"),
-            "simulated_clock": clock.get("clock"),
-            "dropped": sorted(self._dropped[epoch]),
-        }
+    def _client(self, who: str) -> dict[str, Any]:
+        return self._clients.setdefault(who, {"samples": None, "test_users": None, "first_epoch_auc": {}})
 
+    def _tally(self, round_: int) -> Tally:
+        """Return a round's sums; of one that is complete, sums that nobody reads: its figures are final."""
+        if round_ <= self._complete and round_ not in self._open:
+            return Tally()
+        return self._open.setdefault(round_, Tally())
 
-def union(spans: list[tuple[float, float]]) -> float:
-    """Return the length of the union of intervals, seconds."""
-    length, end = 0.0, float("-inf")
-    for begin, finish in sorted(spans):
-        length += max(0.0, finish - max(begin, end))
-        end = max(end, finish)
-    return length
+    def _complete_rounds(self) -> None:
+        """Close the rounds of which nothing more comes; those that nobody was evaluated for have no figures."""
+        if len(self._past) >= (self._job.runner.worker_num or 1):
+            awaited = [past for who, past in self._past.items() if who not in self._silent]
+            self._complete = max(self._complete, min(awaited, default=0.0))
+        rounds = sorted(self._open)
+        if len(rounds) > MOST_OPEN:
+            self._complete = max(self._complete, rounds[-MOST_OPEN - 1])
+        for round_ in rounds:
+            tally = self._open[round_]
+            if round_ > self._complete or (self._job.traces and tally.evaluations and not tally.clock):
+                break  # a round of simulated devices ends with their clock
+            if tally.evaluations:
+                self.rounds.append(self._figures(round_))
+            del self._open[round_]
+
+    def _figures(self, round_: int) -> dict[str, Any]:
+        tally = self._open[round_]
+        return tally.figures(round_) | (tally.simulated() if self._job.traces else {})

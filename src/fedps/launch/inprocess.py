@@ -7,11 +7,12 @@ from pathlib import Path
 
 from fedps.client.life import FLClient, Handler, Key
 from fedps.config import Allow, Job
+from fedps.config.files import client_files_of
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
-from fedps.data.read.files import client_files_of
 from fedps.errors import LostError
-from fedps.events.journal import stamp
+from fedps.events import events
+from fedps.events.events import Entry, Event, entry
 from fedps.models.network import Plan
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
@@ -20,7 +21,7 @@ from fedps.types import ClientId
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
 
-Listen = Callable[[dict[str, object]], None]
+Listen = Callable[[Entry], None]
 
 
 def run_in_process(
@@ -57,7 +58,9 @@ def run_in_process(
         coordinator = None
         if job.runner.with_coordinator:
             log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
-            coordinator = Coordinator(job, lambda e: listen(stamp("coordinator", "0", e)), log, selector, run_dir)
+            coordinator = Coordinator(
+                job, lambda event: listen(entry("coordinator", "0", event)), log, selector, run_dir
+            )
             servers.append(stack.enter_context(closing(LocalServer(coordinator))))
         _work(job, plan or make_plan(job), clients, servers, run_dir, listen, allow, handlers, failures)
     if coordinator is not None and coordinator.failure is not None:
@@ -86,10 +89,10 @@ def _work(
             return LocalChannel(server, hello, Limits(job.limits.message_mib << 20))
 
     def work(client: ClientId) -> None:
-        def report(event: dict[str, object]) -> None:
-            if event["event"] in ("assigned", "first_batch"):
+        def report(event: Event) -> None:
+            if isinstance(event, events.Assigned | events.FirstBatch):
                 begun.add(client)
-            listen(stamp("worker", client, event))
+            listen(entry("worker", client, event))
 
         try:
             number = clients.index(client)
@@ -114,9 +117,9 @@ def _in_turn(listen: Listen) -> Listen:
     """Let threads tell their events one after the other: whoever listens adds them up."""
     lock = threading.Lock()
 
-    def told(event: dict[str, object]) -> None:
+    def told(entry: Entry) -> None:
         with lock:
-            listen(event)
+            listen(entry)
 
     return told
 
@@ -129,7 +132,7 @@ def _stop(servers: list[LocalServer], error: Exception) -> None:
 
 
 def _server(job: Job, shard: int, run_dir: Path, listen: Listen) -> LocalServer:
-    def report(event: dict[str, object]) -> None:
-        listen(stamp("server", str(shard), event))
+    def report(event: Event) -> None:
+        listen(entry("server", str(shard), event))
 
     return LocalServer(ParameterServer(job, shard, run_dir, report))

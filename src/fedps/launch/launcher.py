@@ -2,18 +2,19 @@
 
 import json
 import time
-import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from fedps.config import Allow, Job
+from fedps.config.files import client_files_of
 from fedps.data.read.by_job import check_held_out
-from fedps.data.read.files import client_files_of
-from fedps.errors import DataError, FedpsError, JobError, RoleError
-from fedps.events.journal import Journal, stamp
-from fedps.events.ledger import HISTOGRAMS, Ledger
+from fedps.errors import DataError, JobError, RoleError
+from fedps.events import events
+from fedps.events.events import Closed, Entry, Failed, entry
+from fedps.events.journal import Journal
+from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address
 from fedps.launch.folder import discard, make_log_folder, make_run_folder
 from fedps.launch.local import processes as roles
@@ -24,11 +25,10 @@ from fedps.launch.progress import Progress
 from fedps.models.network import Plan
 from fedps.pages.report import write_report
 from fedps.storage.whole import PUBLIC, write_whole
-from fedps.training.plan import facts_of, find_plan, make_plan
+from fedps.training.plan import described, find_plan, make_plan
 
 LOOK_EVERY = 1.0  # seconds between two looks at memory
 ANYWHERE = Address("127.0.0.1", 0)
-SILENCE = ("lost", "left_behind", "suspended")  # events by which a server or the coordinator goes on without a client
 LISTENERS = ("coordinator", "server")  # in the order in which they end
 
 
@@ -101,7 +101,8 @@ class Launch:
         self._journal = Journal(folder / "events.jsonl")
         self._progress = Progress(job, self._clients, quiet=as_json)
         self._roles: list[Role] = []
-        self._heard: set[tuple[str, str, str]] = set()  # role, id and event of what may matter later
+        self._begun: set[tuple[str, str]] = set()  # roles that said so
+        self._done: set[tuple[str, str]] = set()
         self._ready: dict[tuple[str, str], str] = {}  # addresses of the roles that listen
         self._mistakes: list[str] | None = None  # of the job, once its network was checked
         self._plan: Path | None = None  # the file of the network made ready
@@ -143,14 +144,13 @@ class Launch:
 
         check_held_out(self._job, self._orders.allow)
         plan = make_plan(self._job)
-        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **facts_of(plan, self._job)}))
+        self._take(entry("check", "0", described(plan, self._job)))
         try:
             run_in_process(self._job, self._folder, self._take, self._orders.allow, plan=plan)
         except Exception as error:
-            reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
-            told = "" if isinstance(error, JobError | DataError) else traceback.format_exc()
-            self._progress.say(f"{reason}\n{told}".rstrip())
-            raise RoleError("a role", reason, told) from error
+            failed = Failed.of(error)
+            self._progress.say(f"{failed.error}\n{failed.traceback}".rstrip())
+            raise RoleError("a role", failed.error, failed.traceback) from error
 
     def _in_processes(self) -> None:
         job, orders = self._job, self._orders
@@ -183,7 +183,7 @@ class Launch:
         if self._found is None:
             self._roles.append(roles.start_check(self._job, self._log_dir))
             return
-        self._take(stamp("check", "0", {"event": "checked", "mistakes": [], **facts_of(self._found, self._job)}))
+        self._take(entry("check", "0", described(self._found, self._job)))
 
     def _starter(self) -> Starter:
         orders = self._orders
@@ -215,7 +215,7 @@ class Launch:
         if time.monotonic() < deadline:
             return
         for role in self._open("worker"):
-            if ("worker", role.name, "started") not in self._heard:
+            if ("worker", role.name) not in self._begun:
                 raise RoleError(f"worker {role.name}", _late(self._job.runner.start_timeout, self._orders.script))
 
     def _end_the_hung(self) -> None:
@@ -235,7 +235,7 @@ class Launch:
                 return
         for role in hung:
             reason = f"hangs: it has said nothing for long, and all others are done; its log is {role.log}"
-            self._take(stamp("worker", role.name, {"event": "failed", "error": reason, "traceback": ""}))
+            self._take(entry("worker", role.name, Failed(reason)))
 
     def _open(self, kind: str) -> list[Role]:
         return [r for r in self._roles if r.kind == kind and r.open]
@@ -249,30 +249,29 @@ class Launch:
             if event is None:
                 self._ended(role)
             else:
-                self._take(stamp(role.kind, role.name, event))
+                self._take(entry(role.kind, role.name, event))
 
-    def _take(self, event: dict[str, object]) -> None:
-        kind, who = str(event["event"]), (str(event["role"]), str(event["id"]))
-        if who[0] == "worker":
-            self._spoke[who[1]] = time.monotonic()
-            self._silent.discard(who[1])
-        elif kind in SILENCE:
-            self._silent.add(str(event["client"]))
-        self._ledger.take(event)
-        self._journal.write({k: v for k, v in event.items() if k not in HISTOGRAMS})
-        self._progress.take(event)
-        if kind in ("started", "done"):
-            self._heard.add((*who, kind))
-        elif kind == "ready":
-            self._ready[who] = _reachable(str(event["address"]))
-        elif kind == "checked":
-            self._mistakes = list(event["mistakes"])  # type: ignore[call-overload]
-            self._plan = Path(str(event["plan"])) if event.get("plan") else None
-        elif kind == "failed":
-            name, error = f"{who[0]} {who[1]}", str(event["error"])
-            if event.get("in_job") and who[0] in LISTENERS and not self._open("worker"):
-                raise JobError([f"{name}: {line}" for line in error.splitlines()])
-            self._failed(RoleError(name, error, str(event["traceback"])))
+    def _take(self, told: Entry) -> None:
+        who, event = (told.role, told.id), told.event
+        if told.role == "worker":
+            self._spoke[told.id] = time.monotonic()
+            self._silent.discard(told.id)
+        self._ledger.take(told)
+        self._journal.write(told)
+        self._progress.take(told)
+        match event:
+            case events.Started():
+                self._begun.add(who)
+            case events.Done():
+                self._done.add(who)
+            case events.Lost(client=client) | events.LeftBehind(client=client) | events.Suspended(client=client):
+                self._silent.add(client)
+            case events.Ready(address=address):
+                self._ready[who] = _reachable(address)
+            case events.Checked(mistakes=mistakes, plan=plan):
+                self._mistakes, self._plan = mistakes, Path(plan) if plan else None
+            case Failed():
+                self._failed(*who, event)
 
     def _ended(self, role: Role) -> None:
         role.process.join(roles.PATIENCE)
@@ -280,28 +279,31 @@ class Launch:
         if role.kind == "worker" and role.name in self._ledger.failed:
             return
         if code:
-            self._take(stamp(role.kind, role.name, self._death(role, code)))
-        elif role.kind == "worker" and ("worker", role.name, "done") not in self._heard:
+            self._take(entry(role.kind, role.name, self._death(role, code)))
+        elif role.kind == "worker" and ("worker", role.name) not in self._done:
             said = "ended without training; a script calls fedps.init().run(), or .client().run() in workers"
         elif role.kind in LISTENERS and (self._open("worker") or (role.kind, role.name) not in self._ready):
             said = "ended before the workers did"
             said += "; a script calls fedps.init().run() in every role" if self._orders.script else ""
         if said:
-            self._take(stamp(role.kind, role.name, {"event": "failed", "error": said, "traceback": ""}))
+            self._take(entry(role.kind, role.name, Failed(said)))
 
-    def _death(self, role: Role, code: int) -> dict[str, object]:
+    def _death(self, role: Role, code: int) -> Failed:
         """Return the event of a role that died without a word, or whose last words are in its log."""
         reason, told = last_words(role.log) if self._orders.script and code > 0 else ("", "")
         died = reason or (f"died with signal {-code}" if code < 0 else f"ended with exit code {code}")
-        return {"event": "failed", "error": f"{died}; its log is {role.log}", "traceback": told}
+        return Failed(f"{died}; its log is {role.log}", told)
 
-    def _failed(self, error: RoleError) -> None:
+    def _failed(self, kind: str, name: str, failed: Failed) -> None:
         """Stop the run, or go on without a worker once all have begun to train."""
+        if failed.in_job and kind in LISTENERS and not self._open("worker"):
+            raise JobError([f"{kind} {name}: {line}" for line in failed.error.splitlines()])
+        error = RoleError(f"{kind} {name}", failed.error, failed.traceback)
         self._error = self._error or error
         self._progress.say(f"{error}\n{error.traceback}".rstrip())
         begun = bool(self._ledger.started())
         left = [r for r in self._open("worker") if r.name not in self._ledger.failed]
-        if not error.role.startswith("worker") or not begun or not left:
+        if kind != "worker" or not begun or not left:
             raise error
 
     def _look(self) -> None:
@@ -314,17 +316,15 @@ class Launch:
 
     def _tell_epochs(self) -> None:
         """Show each epoch once all its clients have been evaluated."""
-        for result in self._ledger.complete_rounds(len(self._clients) - len(self._ledger.failed))[self._told :]:
+        for result in self._ledger.rounds[self._told :]:
             self._progress.evaluated(result)
-            self._told += 1
+        self._told = len(self._ledger.rounds)
 
     def _close(self) -> dict[str, Any]:
         self._tell_epochs()
         summary = self._ledger.summary(time.time(), str(self._error) if self._error else None)
         summary |= {"run_dir": str(self._folder), "log_dir": str(self._log_dir)}
-        self._journal.write(
-            stamp("launcher", "", {"event": "closed", "status": summary["status"], "error": summary["error"]})
-        )
+        self._journal.write(entry("launcher", "", Closed(summary["status"], summary["error"])))
         self._journal.close()
         text = json.dumps(summary, indent=1)
         write_whole(self._folder / "summary.json", f"{text}\n".encode(), PUBLIC)

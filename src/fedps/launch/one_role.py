@@ -5,24 +5,26 @@ run's folder, which several roles may share.
 """
 
 import io
+import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from fedps.config import Allow, Job
 from fedps.errors import DataError, JobError, LostError, RoleError
-from fedps.events.journal import Journal, Report, stamp
+from fedps.events import events
+from fedps.events.events import Event, Failed, Report, Started, entry
+from fedps.events.journal import Journal
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_log_folder, share_run_folder
-from fedps.launch.local.entry import failure
+from fedps.launch.progress import trouble
 from fedps.types import ClientId
 
-UNWRITTEN = ("positives", "negatives")  # histograms, too long for a journal
 SAY_EVERY, TRY_EVERY = 3.0, 0.2  # seconds
 
 
@@ -138,22 +140,19 @@ class Tee(io.TextIOBase):
             place.flush()
 
 
-def words(role: str, event: Mapping[str, Any]) -> str | None:
+def words(role: str, event: Event) -> str | None:
     """Return a line for people, for the events that they should see; a worker's and the coordinator's logs say the rest."""
-    kind = event["event"]
-    if kind == "ready":
-        return f"{role} listens on {event['address']}, and waits for workers"
-    if kind in ("refused", "lost"):
-        return f"{role}: client {event['client']} {kind}: {event['reason']}"
-    if kind == "suspended":
-        return f"{role}: client {event['client']} is silent; the others go on without it"
-    if kind == "saved":
-        return f"{role}: epoch {event['epoch']} saved in {event['folder']}"
-    if kind == "stopped":
-        return f"{role} has stopped"
-    if kind == "done":
-        return f"{role} is done: {event['bytes_sent']:,} bytes sent, {event['bytes_received']:,} received"
-    return None
+    match event:
+        case events.Ready(address=address):
+            return f"{role} listens on {address}, and waits for workers"
+        case events.Saved(epoch=epoch, folder=folder):
+            return f"{role}: epoch {epoch} saved in {folder}"
+        case events.Stopped():
+            return f"{role} has stopped"
+        case events.Done(bytes_sent=sent, bytes_received=received):
+            return f"{role} is done: {sent:,} bytes sent, {received:,} received"
+    said = trouble(event)
+    return None if said is None else f"{role}: {said}"
 
 
 @contextmanager
@@ -171,25 +170,23 @@ def _stage(
         journal = Journal(folder / f"events-{role}-{name}.jsonl")
         stack.callback(journal.close)
         report = _reporter(role, name, journal)
-        report({"event": "started"})
+        report(Started(os.getpid()))
         try:
             yield folder, report
         except Exception as error:
-            told = failure(error)
+            told = Failed.of(error)
             report(told)
             if isinstance(error, JobError | DataError):
                 raise
-            raise RoleError(
-                who, str(told["error"]), "" if isinstance(error, LostError) else str(told["traceback"])
-            ) from None
+            raise RoleError(who, told.error, "" if isinstance(error, LostError) else told.traceback) from None
 
 
-def _reporter(role: str, name: str, journal: Journal) -> Callable[[dict[str, object]], None]:
+def _reporter(role: str, name: str, journal: Journal) -> Report:
     lock = threading.Lock()
 
-    def report(event: dict[str, object]) -> None:
+    def report(event: Event) -> None:
         with lock:
-            journal.write(stamp(role, name, {k: v for k, v in event.items() if k not in UNWRITTEN}))
+            journal.write(entry(role, name, event))
             if (line := words(f"{role} {name}", event)) is not None:
                 print(line, flush=True)
 

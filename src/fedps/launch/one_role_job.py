@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedps.config import Job, load_job
+from fedps.config.files import client_files_of
 from fedps.config.loading import read_tree
-from fedps.data.read.files import client_files_of
 from fedps.errors import JobError
 from fedps.types import ClientId
 

@@ -10,12 +10,12 @@ from rich.live import Live
 from rich.table import Table
 
 from fedps.config import Job
+from fedps.events import events
+from fedps.events.events import Entry, Event
 from fedps.pages.report import facts, hours
 from fedps.types import ClientId
 
-Event = Mapping[str, Any]
 LINE_EVERY = 2.0  # seconds between plain lines
-TROUBLE = ("refused", "lost", "suspended", "left_behind")
 WINDOW = 5.0  # seconds over which a rate is taken
 
 
@@ -50,7 +50,7 @@ class Progress:
     def __init__(self, job: Job, clients: list[ClientId], quiet: bool) -> None:
         self._job, self._clients, self._quiet = job, clients, quiet
         self._console = Console(stderr=True, quiet=quiet)
-        self._last: dict[str, Event] = {}  # each worker's latest progress
+        self._last: dict[str, events.Progress] = {}  # each worker's latest progress
         self._before: dict[str, int] = {}  # samples of each worker in its earlier epochs
         self._done: dict[str, int] = {}  # and in all
         self._speed: dict[str, Speed] = {}
@@ -90,33 +90,31 @@ class Progress:
         table.add_row("worker", " … ".join(ends), f"{len(self._clients)} in all; they dial out and never listen")
         self._console.print(table)
 
-    def take(self, event: Event) -> None:
-        """Show one stamped event."""
-        kind, who = event["event"], event["id"]
-        if kind == "checked" and not event["mistakes"]:
-            self.say(f"private: {', '.join(event['private']) or 'nothing'}; shared: {', '.join(event['shared'])}")
-            if event["reason"]:
-                self.say(f"training steps by torch, not compiled: {event['reason']}")
-        elif kind == "progress":
-            self._done[who] = self._count(event)
-            self._last[who] = event
-            self._speed.setdefault(who, Speed()).add(event["time"], self._done[who])
-            self._all.add(event["time"], sum(self._done.values()))
-            self._show()
-        elif kind in TROUBLE:
-            why = event.get("reason", f"silent for {self._job.runner.step_timeout:g} s, the others go on without it")
-            self.say(f"{event['role']} {who}: client {event['client']} {kind.replace('_', ' ')}: {why}")
-        elif kind == "selected" and (out := len(event["waiting"]) + len(event["finished"])):
-            self.say(f"round {event['round']}: {len(event['selected'])} clients train, {out} sit out")
+    def take(self, entry: Entry) -> None:
+        """Show one event."""
+        match entry.event:
+            case events.Checked(mistakes=[], private=private, shared=shared, reason=reason):
+                self.say(f"private: {', '.join(private) or 'nothing'}; shared: {', '.join(shared)}")
+                if reason:
+                    self.say(f"training steps by torch, not compiled: {reason}")
+            case events.Progress() as event:
+                self._advance(entry.id, entry.time, event)
+            case events.Selected(round=round_, selected=selected, waiting=waiting, finished=finished):
+                if out := len(waiting) + len(finished):
+                    self.say(f"round {round_}: {len(selected)} clients train, {out} sit out")
+            case event if (said := trouble(event)) is not None:
+                self.say(f"{entry.role} {entry.id}: {said}")
 
-    def _count(self, event: Event) -> int:
-        """Return how many samples the worker of a progress event has trained on since it began."""
-        who, last = event["id"], self._last.get(event["id"])
-        if last is not None and last["epoch"] != event["epoch"]:
-            self._before[who] = self._before.get(who, 0) + last["samples"]
-        return int(self._before.get(who, 0) + event["samples"])
+    def _advance(self, who: str, at: float, event: events.Progress) -> None:
+        last = self._last.get(who)
+        if last is not None and last.epoch != event.epoch:
+            self._before[who] = self._before.get(who, 0) + last.samples
+        self._last[who], self._done[who] = event, self._before.get(who, 0) + event.samples
+        self._speed.setdefault(who, Speed()).add(at, self._done[who])
+        self._all.add(at, sum(self._done.values()))
+        self._show()
 
-    def evaluated(self, result: Event) -> None:
+    def evaluated(self, result: Mapping[str, Any]) -> None:
         """Print one epoch's merged figures."""
         hits = f", HR@10 {result['hr@10']:.4f}, NDCG@10 {result['ndcg@10']:.4f}" if result["hr@10"] is not None else ""
         auc = f", AUC {result['auc']:.4f}" if result["auc"] is not None else ""
@@ -126,7 +124,7 @@ class Progress:
         word = "round" if self._job.runner.with_coordinator else "epoch"
         self.say(f"{word} {result['round']} of {self._job.runner.epochs}: {loss}{auc}{hits}")
 
-    def close(self, summary: Event, folder: str) -> None:
+    def close(self, summary: Mapping[str, Any], folder: str) -> None:
         """Print the closing table; the last line is the run folder."""
         table = Table(title=f"{self._job.name}: {summary['status']}", show_header=False)
         for name, value in facts(summary).items():
@@ -141,11 +139,11 @@ class Progress:
             self._live.update(self._table())
         elif time.monotonic() - self._said > LINE_EVERY:
             self._said = time.monotonic()
-            events = self._last.values()
-            loss, auc = (sum(e[k] for e in events) / len(events) for k in ("loss", "auc"))
-            epoch = max(e["epoch"] for e in events)
-            now = [e for e in events if e["epoch"] == epoch]  # who sits out stays behind
-            share = (epoch + sum(e["batch"] for e in now) / sum(e["batches"] for e in now)) / self._job.runner.epochs
+            last = self._last.values()
+            loss, auc = sum(e.loss for e in last) / len(last), sum(e.auc for e in last) / len(last)
+            epoch = max(e.epoch for e in last)
+            now = [e for e in last if e.epoch == epoch]  # who sits out stays behind
+            share = (epoch + sum(e.batch for e in now) / sum(e.batches for e in now)) / self._job.runner.epochs
             self.say(f"{share:4.0%} {self._all.rate:,.0f} samples/s, mean over workers: loss {loss:.4f}, AUC {auc:.4f}")
 
     def _table(self) -> Table:
@@ -154,8 +152,22 @@ class Progress:
             e = self._last.get(client)
             if e is not None:
                 table.add_row(
-                    client, f"{e['epoch'] + 1}/{self._job.runner.epochs}", f"{e['batch']}/{e['batches']}",
-                    f"{self._speed[client].rate:,.0f}", f"{e['loss']:.4f}", f"{e['auc']:.4f}",
+                    client, f"{e.epoch + 1}/{self._job.runner.epochs}", f"{e.batch}/{e.batches}",
+                    f"{self._speed[client].rate:,.0f}", f"{e.loss:.4f}", f"{e.auc:.4f}",
                 )  # fmt: skip
         table.caption = f"{self._all.rate:,.0f} samples/s in all" if self._last else "starting"
         return table
+
+
+def trouble(event: Event) -> str | None:
+    """Return what befell a client, for the events that people should see wherever they come from."""
+    match event:
+        case events.Refused(client=client, reason=reason):
+            return f"client {client} refused: {reason}"
+        case events.Lost(client=client, reason=reason):
+            return f"client {client} lost: {reason}"
+        case events.Suspended(client=client, reason=reason):
+            return f"client {client} suspended: {reason}"
+        case events.LeftBehind(client=client, reason=reason):
+            return f"client {client} left behind: {reason}"
+    return None

@@ -40,6 +40,7 @@ class Channel:
         credentials: of TLS; None: the connection is in the clear.
 
     Attributes:
+        limits: as given.
         bytes_sent, bytes_received: of our messages, without HTTP/2's own.
         retries: how often the connection was opened again.
     """
@@ -49,7 +50,7 @@ class Channel:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:  # fmt: skip
         self._credentials = credentials
-        self.address, self._hello, self._limits, self._patience = address, hello, limits, patience
+        self.address, self._hello, self.limits, self._patience = address, hello, limits, patience
         self.bytes_sent = self.bytes_received = self.retries = 0
         self._lock = threading.Lock()
         self._caller = Caller(limits)
@@ -112,7 +113,7 @@ class Channel:
             self._fail(LostError(f"the connection to {self.address} broke: {error!r}"))
 
     def _dial(self) -> Any:
-        options = _options(self.address, self._limits)
+        options = _options(self.address, self.limits)
         if self._credentials is None:
             return grpc.insecure_channel(self.address, options=options)
         return grpc.secure_channel(self.address, self._credentials, options=options)
@@ -139,7 +140,7 @@ class Channel:
             if self._closed.is_set():
                 return "closed", False
             self._outgoing = queue.SimpleQueue()
-            greeter = Caller(self._limits)
+            greeter = Caller(self.limits)
             self._send(greeter.request(self._hello)[1])
             self._replies = talk(_drain(self._outgoing))
         reason, greeted = "it hung up", False

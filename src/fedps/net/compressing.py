@@ -17,8 +17,8 @@ from fedps.types import ClientId, Keys, Rows, TableName, TableSpec, Values
 from fedps.wire.compress import Array, Form, sides, to_bf16, to_fp16, to_int8, to_low_rank, unpack
 
 PURPOSE = zlib.crc32(b"fedps.net.compressing")  # sets these streams apart from others of the same seed
-WHOLE: Keys = np.zeros(1, np.int64)  # the one row that a dense tensor counts as
-Packed = tuple[Form, list[Array]]
+ONLY: Keys = np.zeros(1, np.int64)  # the one row that a dense tensor counts as
+Place = tuple[TableName, int, int]  # table, shard, and first float of a dense tensor's piece
 
 
 class Compression(NamedTuple):
@@ -55,8 +55,8 @@ def compression_of(job: Job, client: ClientId) -> Compression:
     )  # fmt: skip
 
 
-class Kept:
-    """Rows of one table that were not sent yet, by key; a row never seen is zero.
+class Residual:
+    """What was not sent of one table's rows, by key; of a row never seen it is zero.
 
     Args:
         dim: floats of a row.
@@ -71,10 +71,10 @@ class Kept:
         rows: Values = self._rows[slots]
         return rows
 
-    def write(self, keys: Keys, rows: Values) -> None:
-        """Keep rows in place of those before. keys: int64[U], sorted, unique."""
+    def write(self, keys: Keys, rows: Values, columns: slice = slice(None)) -> None:
+        """Put float32[U, n] in place of these columns of rows. keys: int64[U], sorted, unique."""
         slots = self._slots(keys)
-        self._rows[slots] = rows
+        self._rows[slots, columns] = rows
 
     def _slots(self, keys: Keys) -> Array:
         slots = np.searchsorted(self._keys, keys)
@@ -100,34 +100,43 @@ class Compressor:
 
     def __init__(self, how: Compression, specs: Mapping[TableName, TableSpec]) -> None:
         self._how, self._specs = how, specs
-        self._kept = {name: Kept(spec.dim) for name, spec in specs.items()} if how.feedback else {}
-        self._starts: dict[tuple[TableName, int], Values] = {}  # low_rank: where a shard's next matrix starts from
+        self._residuals = {name: Residual(spec.dim) for name, spec in specs.items()} if how.feedback else {}
+        self._starts: dict[Place, Values] = {}  # low_rank: where the next matrix of a place starts from
         self._draw = np.random.default_rng((*how.stream, PURPOSE))
 
-    def take_up(self, changes: Mapping[TableName, Rows], sequence: int) -> Mapping[TableName, Rows]:
-        """Begin push `sequence`: add what was kept; of topk, leave out the rows that are not sent."""
+    def begin(self, changes: Mapping[TableName, Rows], sequence: int) -> Mapping[TableName, Rows]:
+        """Begin push `sequence`: add the residuals; of topk, leave out the rows that are not sent."""
         if self._how.push == "none":
             return changes
         self._draw = np.random.default_rng((*self._how.stream, PURPOSE, sequence))
-        if self._kept:
-            changes = {n: Rows(k, v + self._kept[n].read(self._places(n, k))) for n, (k, v) in changes.items()}
+        if self._residuals:
+            changes = {n: Rows(k, v + self._residuals[n].read(self._rows(n, k))) for n, (k, v) in changes.items()}
         if self._how.push == "topk":
             changes = {n: self._largest(n, rows) if len(rows.keys) else rows for n, rows in changes.items()}
         return changes
 
-    def pack(self, table: TableName, keys: Keys, values: Values, shard: int) -> Packed:
-        """Return a part of a push as it travels, and keep what that loses."""
+    def pack(self, table: TableName, keys: Keys, values: Values, shard: int) -> tuple[Form, list[Array]]:
+        """Return a part of a push as it travels; what that loses is the residual.
+
+        Args:
+            table: whose values.
+            keys: int64[U] (dense: see `TableSpec.span`).
+            values: float32[U, dim] (dense: [1, n]).
+            shard: where it goes.
+        """
         if self._how.push == "none" or not len(values):
             return "none", [values]
         spec = self._specs[table]
-        shape = sides(spec, len(values))
-        form, arrays = self._packed(table, values.reshape(shape), shard)
-        if self._kept:
+        shape, (first, end) = sides(spec, keys), spec.span(keys) if spec.kind == "dense" else (0, spec.dim)
+        form, arrays = self._packed(values.reshape(shape), (table, shard, first))
+        if form == "none":
+            arrays = [values]
+        if self._residuals:
             sent = unpack(form, arrays, shape).reshape(values.shape)
-            self._kept[table].write(self._places(table, keys), values - sent)
+            self._residuals[table].write(self._rows(table, keys), values - sent, slice(first, end))
         return form, arrays
 
-    def _packed(self, table: TableName, matrix: Values, shard: int) -> Packed:
+    def _packed(self, matrix: Values, place: Place) -> tuple[Form, list[Array]]:
         match self._how.push:
             case "fp16":
                 return "fp16", [to_fp16(matrix)]
@@ -136,30 +145,31 @@ class Compressor:
             case "int8":
                 return "int8", [*to_int8(matrix, self._draw)]
             case "low_rank":
-                return self._low_rank(table, matrix, shard)
-        return "none", [matrix.reshape(-1, self._specs[table].dim)]
+                return self._low_rank(matrix, place)
+        return "none", [matrix]
 
-    def _low_rank(self, table: TableName, matrix: Values, shard: int) -> Packed:
+    def _low_rank(self, matrix: Values, place: Place) -> tuple[Form, list[Array]]:
         rank, (rows, columns) = self._how.rank, matrix.shape
         if rank * (rows + columns) >= rows * columns:  # a vector, say
-            return "none", [matrix.reshape(-1, self._specs[table].dim)]
-        start = self._starts.get((table, shard))
+            return "none", [matrix]
+        start = self._starts.get(place)
         if start is None or start.shape != (columns, rank):
             start = self._draw.standard_normal((columns, rank), np.float32)
         left, right = to_low_rank(matrix, start)
-        self._starts[table, shard] = right
+        self._starts[place] = right
         return "low_rank", [left, right]
 
     def _largest(self, table: TableName, rows: Rows) -> Rows:
-        """Return the rows of largest norm, and keep the others."""
+        """Return the rows of largest norm; the others are their residual."""
         norms = np.einsum("ij,ij->i", rows.values, rows.values)
         count = math.ceil(self._how.share * len(norms))
         at = np.sort(np.argpartition(norms, len(norms) - count)[len(norms) - count :])
-        if self._kept:
+        if self._residuals:
             left = rows.values.copy()
             left[at] = 0
-            self._kept[table].write(rows.keys, left)
+            self._residuals[table].write(rows.keys, left)
         return Rows(rows.keys[at], rows.values[at])
 
-    def _places(self, table: TableName, keys: Keys) -> Keys:
-        return WHOLE if self._specs[table].kind == "dense" else keys
+    def _rows(self, table: TableName, keys: Keys) -> Keys:
+        """Return the keys of residuals: a dense tensor is one row."""
+        return ONLY if self._specs[table].kind == "dense" else keys

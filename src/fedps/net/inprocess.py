@@ -62,7 +62,7 @@ class LocalChannel:
 
     def __init__(self, server: LocalServer, hello: Hello, limits: Limits) -> None:
         self.bytes_sent = self.bytes_received = self.retries = 0
-        self._server, self._caller = server, Caller(limits)
+        self.limits, self._server, self._caller = limits, server, Caller(limits)
         self._failure: FedpsError | None = None  # why it is closed
         self._futures: dict[int, Future[Frame]] = {}
         with server.lock:

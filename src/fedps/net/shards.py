@@ -7,22 +7,25 @@ needs a tensor's norm finds all of it in one place; tensors are dealt out by siz
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedps.errors import LostError, WireError
 from fedps.net.channel import Channel
 from fedps.net.compressing import NOTHING, Compression, Compressor
 from fedps.net.inprocess import LocalChannel
-from fedps.types import Keys, Rows, TableName, TableSpec, Values
-from fedps.wire.compress import ARRAYS, plain, unpack
-from fedps.wire.frame import Frame
+from fedps.types import NO_KEYS, Keys, Rows, TableName, TableSpec, Values
+from fedps.wire.compress import ARRAYS, plain, sides, unpack
+from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Barrier, Census, Counted, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
 from fedps.wire.messages import Values as Answer
 
-PART_ROWS, PART_BYTES = 8192, 4 << 20  # of one message: about a megabyte, so that copying and sending overlap
+# What one message carries: about a megabyte of rows, so that copying and sending overlap, and a part of the dense tensors
+# where they are large. Each takes a quarter of the largest message at most.
+PART_ROWS, PART_BYTES = 8192, 4 << 20
+DENSE_BYTES = 16 << 20
+MATRIX_ROWS = Limits().rows  # of a packed tensor, as of any array
 
 
 def placement(specs: Sequence[TableSpec], shards: int) -> dict[TableName, int]:
@@ -36,6 +39,22 @@ def placement(specs: Sequence[TableSpec], shards: int) -> dict[TableName, int]:
     return placed
 
 
+class Piece(NamedTuple):
+    """What one message carries of one table.
+
+    Attributes:
+        table: its name.
+        keys: int64[U], as they travel: of rows, or of some of a dense tensor's floats (see `TableSpec.span`).
+        at: where the values stand in those of the whole request, float32[R, dim].
+        shape: of the values.
+    """
+
+    table: TableName
+    keys: Keys
+    at: Any
+    shape: tuple[int, int]
+
+
 class PullTicket:
     """Rows under way from all shards.
 
@@ -43,8 +62,10 @@ class PullTicket:
         clocks: what each shard's clock was when it read the rows, once `result` is there; of several answers the oldest.
     """
 
-    def __init__(self, pieces: Sequence["Piece"], shapes: Mapping[TableName, tuple[int, int]], who: str) -> None:
-        self._pieces, self._shapes, self._who = pieces, shapes, who
+    def __init__(
+        self, requests: Sequence[tuple[int, "Future[Frame]", list[Piece]]], shapes: Mapping[TableName, tuple[int, int]]
+    ) -> None:
+        self._requests, self._shapes = requests, shapes
         self.clocks: dict[int, int] = {}
 
     def result(self, timeout: float) -> dict[TableName, Values]:
@@ -56,28 +77,22 @@ class PullTicket:
             WireError: a server answered with other rows than were asked for.
         """
         out = {name: np.empty(shape, np.float32) for name, shape in self._shapes.items()}
-        for shard, future, tables, places in self._pieces:
-            frame = _wait(future, timeout, self._who)
+        for shard, future, pieces in self._requests:
+            frame, tables = _wait(future, timeout, "Pull"), tuple(piece.table for piece in pieces)
             answer = frame.message
             if not isinstance(answer, Answer) or answer.tables != tables:
-                raise WireError(f"{self._who} of {tables} was answered by {answer}")
+                raise WireError(f"Pull of {tables} was answered by {answer}")
             self.clocks[shard] = min(answer.clock, self.clocks.get(shard, answer.clock))
-            forms, arrays = answer.forms or plain(tables), iter(frame.arrays)
-            for table, at, form in zip(tables, places, forms, strict=True):
-                rows = len(out[table][at]) if isinstance(at, slice) else len(at)
-                due = (rows, self._shapes[table][1])
+            arrays = iter(frame.arrays)
+            for (table, _, at, due), form in zip(pieces, answer.forms or plain(tables), strict=True):
                 values = unpack(form, [next(arrays) for _ in ARRAYS[form]], due)
                 if values.shape != due:
-                    raise WireError(f"{self._who} of {table!r} brought {values.shape}, due {due}")
+                    raise WireError(f"Pull of {table!r} brought {values.shape}, due {due}")
                 if values.shape == self._shapes[table]:
                     out[table] = values  # the whole of it, as it came
-                elif rows:
+                elif values.size:
                     out[table][at] = values
         return out
-
-
-Piecewise = tuple[TableName, Keys, Any]  # what can be cut by rows: a table, its keys, something by row
-Piece = tuple[int, "Future[Frame]", tuple[TableName, ...], list[NDArray[np.int64] | slice]]
 
 
 class PushTicket:
@@ -115,6 +130,11 @@ class Shards:
         self._channels, self._timeout = channels, timeout
         self._specs = {s.name: s for s in specs}
         self._placed = placement(specs, len(channels))
+        self._quarters = [channel.limits.message_bytes // 4 for channel in channels]
+        self._tensors = [
+            cut_tensors([s for s in specs if self._placed.get(s.name) == shard], min(DENSE_BYTES, quarter) // 4)
+            for shard, quarter in enumerate(self._quarters)
+        ]
         self._sequence = 0
         self._compressor, self._answer_form = Compressor(compression, self._specs), compression.pull
 
@@ -146,7 +166,12 @@ class Shards:
 
     def seed(self, dense: Mapping[TableName, Values]) -> None:
         """Offer the dense tensors' starts, float32[1, dim] each; the first client's stay."""
-        futures = [self._channels[self._placed[n]].request(Seed(n), [v]) for n, v in dense.items()]
+        futures = []
+        for name, values in dense.items():
+            shard = self._placed[name]
+            for piece in self._tensors[shard][name].values():
+                first, _ = self._specs[name].span(piece.keys)
+                futures.append(self._channels[shard].request(Seed(name, first), [values[piece.at]]))
         for future in futures:
             _wait(future, self._timeout, "Seed")
 
@@ -163,15 +188,12 @@ class Shards:
 
     def pull(self, wanted: Mapping[TableName, Keys], after: int = -1) -> PullTicket:
         """Ask for rows (dense: NO_KEYS for the tensor) once step or window `after` is applied."""
-        pieces: list[Piece] = []
-        shapes = {n: (max(len(k), 1) if n in self._placed else len(k), self._specs[n].dim) for n, k in wanted.items()}
+        requests = []
         for shard, channel in enumerate(self._channels):
-            mine = [(n, k, self._slots(n, k, shard)) for n, k in wanted.items() if self._placed.get(n, shard) == shard]
-            for cut in self._cut([(n, k[at], at) for n, k, at in mine]):
-                tables = tuple(n for n, _, _ in cut)
-                future = channel.request(Pull(tables, after, self._answer_form), [k for _, k, _ in cut])
-                pieces.append((shard, future, tables, [_place(at, n in self._placed) for n, _, at in cut]))
-        return PullTicket(pieces, shapes, "Pull")
+            for pieces in self._messages(wanted, shard):
+                pull = Pull(tuple(piece.table for piece in pieces), after, self._answer_form)
+                requests.append((shard, channel.request(pull, [piece.keys for piece in pieces]), pieces))
+        return PullTicket(requests, {n: self._shape(n, keys) for n, keys in wanted.items()})
 
     def push(
         self, changes: Mapping[TableName, Rows], clock: int | Mapping[int, int], weight: float = 1.0, rate: float = 1.0
@@ -185,21 +207,16 @@ class Shards:
             rate: the share of the tables' learning rates to take.
         """
         self._sequence += 1
-        changes = self._compressor.take_up(changes, self._sequence)
-        futures = []
+        changes = self._compressor.begin(changes, self._sequence)
+        keys, futures = {name: rows.keys for name, rows in changes.items()}, []
         for shard, channel in enumerate(self._channels):
-            mine = []
-            for name, (keys, values) in changes.items():
-                if self._placed.get(name, shard) == shard:
-                    at = self._slots(name, keys, shard)
-                    mine.append((name, keys[at], _rows(values, at, name in self._placed)))
-            cuts, at_clock = self._cut(mine), clock if isinstance(clock, int) else clock[shard]
-            for part, cut in enumerate(cuts):
-                tables = tuple(n for n, _, _ in cut)
-                packed = [self._compressor.pack(n, k, v, shard) for n, k, v in cut]
+            messages, at_clock = self._messages(keys, shard), clock if isinstance(clock, int) else clock[shard]
+            for part, pieces in enumerate(messages):
+                packed = [self._compressor.pack(p.table, p.keys, changes[p.table].values[p.at], shard) for p in pieces]
                 forms = tuple(form for form, _ in packed) if any(form != "none" for form, _ in packed) else ()
-                message = Push(tables, self._sequence, at_clock, weight, part, len(cuts), forms, rate)
-                arrays = [a for (_, k, _), (_, values) in zip(cut, packed, strict=True) for a in (k, *values)]
+                tables = tuple(piece.table for piece in pieces)
+                message = Push(tables, self._sequence, at_clock, weight, part, len(messages), forms, rate)
+                arrays = [a for piece, (_, values) in zip(pieces, packed, strict=True) for a in (piece.keys, *values)]
                 futures.append(channel.request(message, arrays))
         return PushTicket(futures, "Push")
 
@@ -227,41 +244,62 @@ class Shards:
     def _tables_of(self, shard: int) -> tuple[TableSpec, ...]:
         return tuple(s for n, s in self._specs.items() if self._placed.get(n, shard) == shard)
 
-    def _cut(self, mine: list[Piecewise]) -> list[list[Piecewise]]:
-        width = sum(4 * self._specs[n].dim + 8 for n, _, _ in mine if n not in self._placed)
-        return _cut(mine, max(1, min(PART_ROWS, PART_BYTES // max(width, 1))))
+    def _shape(self, table: TableName, keys: Keys) -> tuple[int, int]:
+        return 1 if table in self._placed else len(keys), self._specs[table].dim
 
-    def _slots(self, table: TableName, keys: Keys, shard: int) -> NDArray[np.int64] | slice:
-        if table in self._placed or len(self._channels) == 1:
-            return slice(None)
-        return np.flatnonzero(keys % len(self._channels) == shard)
+    def _messages(self, wanted: Mapping[TableName, Keys], shard: int) -> list[list[Piece]]:
+        """Cut what one shard holds of some tables into messages, of which there is one at least.
+
+        The k-th message carries the k-th rows of every table, and the k-th part of the dense tensors laid end to end.
+        """
+        mine = {name: keys for name, keys in wanted.items() if self._placed.get(name, shard) == shard}
+        width = sum(4 * self._specs[name].dim + 8 for name in mine if name not in self._placed)
+        rows = max(1, min(PART_ROWS, min(PART_BYTES, self._quarters[shard]) // max(width, 1)))
+        messages: list[list[Piece]] = [[]]
+        for name, keys in mine.items():
+            tensor = name in self._placed
+            pieces = self._tensors[shard][name] if tensor else self._cut_rows(name, keys, shard, rows)
+            messages += [[] for _ in range(max(pieces) + 1 - len(messages))]
+            for number, piece in pieces.items():
+                messages[number].append(piece)
+        return [pieces for pieces in messages if pieces] or [[]]
+
+    def _cut_rows(self, table: TableName, keys: Keys, shard: int, most: int) -> dict[int, Piece]:
+        """Return a sparse table's rows on one shard by the number of their message, of at most `most` rows."""
+        at = None if len(self._channels) == 1 else np.flatnonzero(keys % len(self._channels) == shard)
+        pieces, count = {}, len(keys if at is None else at)
+        for number, first in enumerate(range(0, max(count, 1), most)):
+            these = slice(first, first + most) if at is None else at[first : first + most]
+            own = keys[these]
+            pieces[number] = Piece(table, own, these, (len(own), self._specs[table].dim))
+        return pieces
 
 
-def _place(at: NDArray[np.int64] | slice, dense: bool) -> NDArray[np.int64] | slice:
-    return slice(0, 1) if dense else at
+def cut_tensors(specs: Sequence[TableSpec], most: int) -> dict[TableName, dict[int, Piece]]:
+    """Lay dense tensors end to end over messages; return the pieces of each by the number of their message.
 
+    A tensor that fits where it begins is one piece without keys. Others are cut between rows of the matrix as which they
+    are packed (`sides`), so that each keeps its scale; only a row that is longer than a message is cut itself.
 
-def _rows(values: Values, at: NDArray[np.int64] | slice, dense: bool) -> Values:
-    return values if dense or isinstance(at, slice) else values[at]
-
-
-def _cut(mine: list[Piecewise], part: int) -> list[list[Piecewise]]:
-    """Cut into messages of at most `part` rows a table; the first names every table."""
-    longest = max((len(k) for _, k, _ in mine), default=0)
-    if longest <= part:
-        return [mine]
-    cuts = []
-    for start in range(0, longest, part):
-        piece = slice(start, start + part)
-        rows = [(n, k[piece], _piece(x, piece, len(k))) for n, k, x in mine if len(k) > start or start == 0]
-        cuts.append(rows)
-    return cuts
-
-
-def _piece(rows: Any, piece: slice, length: int) -> Any:
-    if isinstance(rows, slice):
-        return slice(piece.start, min(piece.stop, length))
-    return rows[piece] if length else rows
+    Args:
+        specs: the tensors.
+        most: floats of a message.
+    """
+    number, room, pieces = 0, most, dict[TableName, dict[int, Piece]]()
+    for spec in specs:
+        pieces[spec.name], first = {}, 0
+        columns = sides(spec, NO_KEYS)[1]
+        while first < spec.dim:
+            size = min(spec.dim - first, room, MATRIX_ROWS * columns)
+            size -= size % columns if columns <= most else 0
+            if size:
+                end = first + size
+                keys = NO_KEYS if size == spec.dim else np.array([first, end])
+                pieces[spec.name][number] = Piece(spec.name, keys, np.s_[:, first:end], (1, size))
+                first, room = end, room - size
+            if first < spec.dim:
+                number, room = number + 1, most
+    return pieces
 
 
 def _wait(future: "Future[Frame]", timeout: float | None, what: str) -> Frame:

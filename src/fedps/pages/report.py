@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedps.events.journal import read_journal
 from fedps.storage.whole import PUBLIC, write_whole
 
 Points = Sequence[tuple[float, float]]
@@ -29,9 +30,11 @@ every event <a href="events.jsonl">events.jsonl</a>, each role's log in {logs}.<
 
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` beside a run's `events.jsonl` and `summary.json`; return its path."""
-    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    progress = sorted((e for e in events if e["event"] == "progress"), key=lambda e: (len(e["id"]), e["id"], e["time"]))
+    progress = sorted(
+        (e for e in read_journal(run_dir / "events.jsonl") if e["event"] == "progress"),
+        key=lambda e: (len(e["id"]), e["id"], e["time"]),
+    )
     rounds = summary["rounds"]
     plots = [
         plot("Training loss by worker, over batches", _by_worker(progress, "loss")),

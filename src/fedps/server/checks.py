@@ -17,6 +17,7 @@ from fedps.server.members import STAGES, Stop
 from fedps.table import rules
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.types import TableName, TableSpec
+from fedps.wire.compress import sides
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Barrier, Join, Push
 
@@ -96,7 +97,7 @@ def barrier(said: Barrier, epochs: int) -> Stop:
 
 def answer_bytes(specs: Mapping[TableName, TableSpec], keys: Mapping[TableName, NDArray[Any]], limits: Limits) -> int:
     """Return the bytes that answer a pull, refusing those that no message could carry."""
-    size = sum(4 * specs[t].dim * (len(k) if specs[t].kind == "sparse" else 1) for t, k in keys.items())
+    size = sum(4 * math.prod(sides(specs[table], its)) for table, its in keys.items())
     if size + OVERHEAD > limits.message_bytes:
         raise RefusedError(
             "too_large",
@@ -124,8 +125,10 @@ def _constants(spec: TableSpec) -> None:
         raise RefusedError(
             "malformed", f"table {spec.name[:99]!r}: of a name, {MAX_NAME} printable characters are allowed"
         )
-    if not 0 < len(spec.shape) <= MAX_SIDES or any(n < 1 for n in spec.shape):
-        raise RefusedError("mismatch", f"table {spec.name!r}: shapes have 1 to {MAX_SIDES} dimensions, each at least 1")
+    if not len(spec.shape) <= MAX_SIDES or any(n < 1 for n in spec.shape):
+        raise RefusedError(
+            "mismatch", f"table {spec.name!r}: shapes have {MAX_SIDES} dimensions at most, each at least 1"
+        )
     if not rule.learning_rate <= MAX_RATE or not rule.initial_g2 <= MAX_VALUE or not rule.epsilon >= MIN_EPSILON:
         raise RefusedError(
             "mismatch",

@@ -1,6 +1,6 @@
 """A push that travels in several messages: kept until it is whole, within a bound of bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedps.errors import RefusedError
 from fedps.server.gate import Offer
 from fedps.server.merge import Contribution
-from fedps.types import TableName
+from fedps.types import NO_KEYS, TableName, TableSpec, Values
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Push
 
@@ -31,11 +31,17 @@ class HalfPush:
         self._tables: dict[TableName, list[Contribution]] = {}
         self._next = self._bytes = 0
 
-    def add(self, push: Push, arrays: Sequence[NDArray[Any]]) -> Offer | None:
+    def add(self, push: Push, arrays: Sequence[NDArray[Any]], spec: Callable[[TableName], TableSpec]) -> Offer | None:
         """Take one part; return the whole push if it was the last, None before.
 
+        Args:
+            push: what the message says.
+            arrays: keys and float32 values of each of its tables.
+            spec: returns a table's.
+
         Raises:
-            RefusedError: it is not the next part of this push, brings nothing new, or too much is kept by now.
+            RefusedError: it is not the next part of this push, brings nothing new, leaves out some of a tensor, or too
+                much is kept by now.
         """
         if push.part == 0:
             self.drop()  # said again from the start
@@ -46,11 +52,11 @@ class HalfPush:
                 "malformed", f"part {push.part} of {push.parts} of push {push.sequence} where part {self._next} is due"
             )
         for table, keys, values in zip(push.tables, arrays[::2], arrays[1::2], strict=True):
-            self._follow(push, table, keys)
+            self._follow(push, spec(table), keys)
             self._tables.setdefault(table, []).append(Contribution(keys, values, push.weight, push.rate))
         self._next, self._bytes = self._next + 1, self._bytes + sum(a.nbytes for a in arrays)
         if push.part + 1 == push.parts:
-            whole = {table: _joined(pieces) for table, pieces in self._tables.items()}
+            whole = {table: _joined(spec(table), pieces) for table, pieces in self._tables.items()}
             self.drop()
             return whole
         if self._bytes > self._limits.held_bytes:
@@ -61,14 +67,16 @@ class HalfPush:
             )
         return None
 
-    def _follow(self, push: Push, table: TableName, keys: NDArray[np.int64]) -> None:
-        """Check that a later part brings rows, and behind those that came: so a push ends, and has no row twice."""
-        if push.part == 0:
-            return
-        before = self._tables.get(table)
-        if not before or not len(keys) or (len(before[-1].keys) and keys[0] <= before[-1].keys[-1]):
+    def _follow(self, push: Push, spec: TableSpec, keys: NDArray[np.int64]) -> None:
+        """Check that each part brings what follows on those before it: so a push ends, and has nothing twice."""
+        before = self._tables.get(spec.name)
+        if spec.kind == "dense":
+            due = spec.span(before[-1].keys)[1] if before else 0
+            if spec.span(keys)[0] != due:
+                raise RefusedError("bad_keys", f"table {spec.name!r}: float {spec.span(keys)[0]} where {due} is due")
+        elif push.part and (not len(keys) or (before and len(before[-1].keys) and keys[0] <= before[-1].keys[-1])):
             raise RefusedError(
-                "bad_keys", f"table {table!r}: part {push.part} must bring keys behind those of the parts before it"
+                "bad_keys", f"table {spec.name!r}: part {push.part} must bring keys behind those of the parts before it"
             )
 
 
@@ -76,8 +84,15 @@ def _facts(push: Push) -> tuple[int, int, int, float, float]:
     return push.sequence, push.clock, push.parts, push.weight, push.rate
 
 
-def _joined(pieces: Sequence[Contribution]) -> Contribution:
-    if len(pieces) == 1:
-        return pieces[0]
-    keys = np.concatenate([p.keys for p in pieces])
-    return Contribution(keys, np.concatenate([p.values for p in pieces]), pieces[0].weight, pieces[0].rate)
+def _joined(spec: TableSpec, pieces: Sequence[Contribution]) -> Contribution:
+    first, last = pieces[0], pieces[-1]
+    if spec.kind == "sparse":
+        keys = np.concatenate([p.keys for p in pieces]) if len(pieces) > 1 else first.keys
+        return first._replace(keys=keys, values=_concatenated(pieces, axis=0))
+    if (end := spec.span(last.keys)[1]) != spec.dim:
+        raise RefusedError("mismatch", f"table {spec.name!r}: {end} of its {spec.dim} floats, where a push brings all")
+    return first._replace(keys=NO_KEYS, values=_concatenated(pieces, axis=1))
+
+
+def _concatenated(pieces: Sequence[Contribution], axis: int) -> Values:
+    return np.concatenate([p.values for p in pieces], axis) if len(pieces) > 1 else pieces[0].values

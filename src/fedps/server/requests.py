@@ -76,9 +76,9 @@ class Connection(Conversation):
                 self.reply(ticket, Welcome(server.shard, server.shards, server.clock))
             case Join() as join:
                 server.join(self, ticket, join)
-            case Seed(table):
+            case Seed(table, first):
                 checks.values(table, frame.arrays[0])
-                server.store.seed(table, frame.arrays[0])
+                server.store.seed(table, frame.arrays[0], first)
                 self.reply(ticket, Done(server.clock))
             case Census():
                 server.census(self._joined, lambda mean: self.reply(ticket, Counted(mean)))
@@ -117,7 +117,7 @@ class Connection(Conversation):
             arrays = self._plain(push, arrays)
             for table, keys, values in zip(push.tables, arrays[::2], arrays[1::2], strict=True):
                 self._check(table, keys, values)
-            offer = self._half.add(push, arrays)
+            offer = self._half.add(push, arrays, server.store.spec)
             if offer is None:
                 return Done(server.clock)
             self._check_tables(set(offer))
@@ -135,10 +135,12 @@ class Connection(Conversation):
             keys, packed = next(left), [next(left) for _ in ARRAYS[form]]
             self._check(table, keys, None)
             spec = self._server.store.spec(table)
-            shape = sides(spec, len(keys))
+            shape = sides(spec, keys)
             room = checks.unpacked(table, shape, room)
             values = unpack(form, packed, shape)
-            plain += keys, values if form == "none" else values.reshape(-1, spec.dim)
+            if form != "none":
+                values = values.reshape(-1, spec.dim) if spec.kind == "sparse" else values.reshape(1, -1)
+            plain += keys, values
         return plain
 
     def _check_tables(self, pushed: set[TableName]) -> None:

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from fedps.config import Job
 from fedps.errors import DataError, TableError
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.storage.epochs import read_model, save_shard
 from fedps.storage.shards import Base, Facts
 from fedps.storage.snapshot import Tables
@@ -65,8 +66,7 @@ class Saver:
         check = save_shard(folder, self._shard, tables, facts)
         store.mark_saved()
         self._last, self._of = Base(epoch, check), store
-        seconds = time.perf_counter() - began
-        self._report({"event": "saved", "epoch": epoch, "folder": str(folder), "seconds": seconds})
+        self._report(events.Saved(epoch, str(folder), time.perf_counter() - began))
 
 
 class WarmStart:
@@ -117,7 +117,7 @@ def start_from(job: Job, shard: int, report: Report) -> WarmStart | None:
     if folder is None:
         return None
     warm = WarmStart(folder, shard, job.runner.server_num)
-    report({"event": "loaded", "folder": str(folder), "seconds": time.perf_counter() - began})
+    report(events.Loaded(str(folder), time.perf_counter() - began))
     return warm
 
 

@@ -5,7 +5,8 @@ import signal
 from pathlib import Path
 
 from fedps.config import Job
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.net.listener import serve
 from fedps.server.server import ParameterServer
 
@@ -36,13 +37,13 @@ async def _serve(job: Job, shard: int, bind: str, run_dir: Path, report: Report,
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     ending = asyncio.create_task(_end(server, stop, stay))
     try:
-        await serve(server, bind, server.limits, lambda address: report({"event": "ready", "address": address}), stop)
+        await serve(server, bind, server.limits, lambda address: report(events.Ready(address)), stop)
     finally:
         ending.cancel()
     if server.failure is not None:
         raise server.failure
     server.refusals.flush()
-    report({"event": "stopped", "rejected": server.refusals.total})
+    report(events.Stopped(server.refusals.total))
 
 
 async def _end(server: ParameterServer, stop: asyncio.Event, stay: bool) -> None:

@@ -16,7 +16,8 @@ from fedps.access.conversation import Conversation, Refusals, Send
 from fedps.access.roster import Roster
 from fedps.config import Job
 from fedps.errors import DataError, RefusedError, TableError
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.server import checks
 from fedps.server.ballot import Ballot, Declaration, difference
 from fedps.server.gate import Offer, make_gate
@@ -188,7 +189,7 @@ class ParameterServer:
             self._start_without_the_rest(now)
         for client in self.members.overdue(now, runner.reconnect_timeout):
             self.members.lose(client)
-            self.report({"event": "lost", "client": client, "reason": "its connection broke and did not come back"})
+            self.report(events.Lost(client, "its connection broke and did not come back"))
             self.advance(now)
         if self.members.complete:
             self._leave_the_silent_behind(now)
@@ -212,8 +213,12 @@ class ParameterServer:
         late = stragglers(self.job, self.members, max(self._round_at, self._complete_at), now)
         for client in dict.fromkeys([*late, *silent]):
             self.members.suspend(client)
-            why = {"reason": "the round does not wait for it"} if client in late else {}
-            self.report({"event": "suspended", "client": client, "clock": self.clock, **why})
+            why = (
+                "the round does not wait for it"
+                if client in late
+                else f"silent for {patience:g} s, the others go on without it"
+            )
+            self.report(events.Suspended(client, self.clock, why))
         if silent or late:
             self.advance(now)
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from fedps.errors import TableError
 from fedps.table import kernels, rules
-from fedps.types import RULES, TableSpec, Values
+from fedps.types import NO_KEYS, RULES, Keys, TableSpec, Values
 
 ONLY = np.zeros(1, np.int64)  # the slot of the single row
 
@@ -17,8 +17,9 @@ class DenseTable:
     """
 
     def __init__(self, spec: TableSpec) -> None:
-        self.spec, self.seeded, self.steps = spec, False, 0
+        self.spec, self.steps = spec, 0
         self._rule, self._constants = RULES.index(spec.rule.name), kernels.constants(spec.rule)
+        self._seeded = 0  # so many floats, from the first one on, have their start
         self.block = np.zeros((1, rules.width(spec.rule, spec.dim)), np.float32)
 
     @property
@@ -26,13 +27,28 @@ class DenseTable:
         """The learning rate of the last push."""
         return float(self._constants[kernels.LEARNING_RATE])
 
-    def seed(self, values: Values) -> bool:
-        """Set the start, float32[1, dim]; only the first call counts. Returns whether it did."""
-        if self.seeded:
-            return False
-        self.block[:, : self.spec.dim] = values
-        self.seeded = True
-        return True
+    def seed(self, values: Values, first: int = 0) -> None:
+        """Set the start of some floats; of each float the first offer stays.
+
+        A large tensor is offered in pieces, by all clients at once. So a piece may find some of its floats set, but never
+        leaves a gap before it: once one client has offered all pieces in their order, the tensor is whole.
+
+        Args:
+            values: float32[1, n].
+            first: the place of the first one.
+
+        Raises:
+            TableError: floats before these have no start yet, or the tensor has not so many.
+        """
+        end = first + values.shape[1]
+        if not 0 <= first <= self._seeded or end > self.spec.dim or len(values) != 1:
+            raise TableError(
+                f"table {self.spec.name!r}: a start of shape {values.shape} from float {first} on, where"
+                f" {self._seeded} of {self.spec.dim} floats have one"
+            )
+        if end > self._seeded:
+            self.block[:, self._seeded : end] = values[:, self._seeded - first :]
+            self._seeded = end
 
     def load(self, block: Values, steps: int) -> None:
         """Take over the tensor with its state, float32[1, width]; starts that are offered later do not count.
@@ -43,17 +59,18 @@ class DenseTable:
         if block.shape != self.block.shape:
             raise TableError(f"table {self.spec.name!r}: {block.shape} floats, but {self.block.shape} are due")
         self.block[:] = block
-        self.seeded, self.steps = True, steps
+        self._seeded, self.steps = self.spec.dim, steps
 
-    def pull(self) -> Values:
-        """Return the values, float32[1, dim], a copy.
+    def pull(self, keys: Keys = NO_KEYS) -> Values:
+        """Return the floats that keys name (`TableSpec.span`), float32[1, n], a copy.
 
         Raises:
-            TableError: nobody has seeded it yet.
+            TableError: they have no start yet.
         """
-        if not self.seeded:
+        if self._seeded < self.spec.dim:
             raise TableError(f"table {self.spec.name!r} has no values yet: seed it first")
-        return self.block[:, : self.spec.dim].copy()
+        first, end = self.spec.span(keys)
+        return self.block[:, first:end].copy()
 
     def push(self, values: Values, rate: float = 1.0) -> None:
         """Apply the rule. `values`: float32[1, dim]; `rate`: the share of its learning rate to take."""

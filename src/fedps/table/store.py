@@ -46,21 +46,20 @@ class Store:
         """Return a table's spec. Raises TableError for an unknown name."""
         return self._table(name).spec
 
-    def seed(self, name: TableName, values: Values) -> None:
-        """Set a dense table's start, float32[1, dim]; only the first call counts.
+    def seed(self, name: TableName, values: Values, first: int = 0) -> None:
+        """Set the start of a dense tensor's floats from `first` on, float32[1, n]; of each the first offer stays.
 
         Raises:
-            TableError: no such table, not a dense one, of another size, or not finite.
+            TableError: no such table, not a dense one, floats that it has not or that leave a gap, or not finite.
         """
         table = self._table(name)
-        if not isinstance(table, DenseTable) or values.shape != (1, table.spec.dim) or not np.isfinite(values).all():
+        if not isinstance(table, DenseTable) or not np.isfinite(values).all():
             raise TableError(f"table {name!r}: a start of shape {values.shape} does not fit {table.spec}")
-        table.seed(values)
+        table.seed(values, first)
 
     def pull(self, name: TableName, keys: Keys) -> Values:
-        """Return rows float32[U, dim] (dense: [1, dim])."""
-        table = self._table(name)
-        return table.pull(keys) if isinstance(table, SparseTable) else table.pull()
+        """Return rows, float32[U, dim] (dense: the floats that the keys name, float32[1, n])."""
+        return self._table(name).pull(keys)
 
     def push(self, name: TableName, keys: Keys, values: Values, rate: float = 1.0) -> None:
         """Apply the table's rule to rows (dense: to the whole tensor), at this share of its learning rate."""
@@ -137,17 +136,19 @@ def refusal(
 
     Args:
         spec: the table.
-        keys: int64[U]; must be sorted, unique, within [0, rows) and of this shard (dense: empty).
-        values: float32[U, dim] of a push (dense: [1, dim]), None for a pull; must be finite.
+        keys: int64[U]; must be sorted, unique, within [0, rows) and of this shard (dense: see `TableSpec.span`).
+        values: float32[U, dim] of a push (dense: [1, n]), None for a pull; must be finite.
         shard: this shard's number.
         shards: how many there are; a row lives on shard `key % shards`.
     """
     if keys.ndim != 1 or (values is not None and values.ndim != 2):
         return "malformed", "keys have one dimension, values two"
-    rows = len(keys) if spec.kind == "sparse" else 1
-    if spec.kind == "dense" and len(keys):
-        return "bad_keys", "a dense tensor has no keys"
-    if len(keys):
+    due = (len(keys), spec.dim)
+    if spec.kind == "dense":
+        if len(keys) not in (0, 2) or not 0 <= spec.span(keys)[0] < spec.span(keys)[1] <= spec.dim:
+            return "bad_keys", f"of a tensor of {spec.dim} floats, keys are the first one meant and the end, or none"
+        due = (1, spec.span(keys)[1] - spec.span(keys)[0])
+    elif len(keys):
         if keys[0] < 0 or keys[-1] >= spec.shape[0]:
             return (
                 "bad_keys",
@@ -157,8 +158,8 @@ def refusal(
             return "bad_keys", "keys must be sorted and unique"
         if shards > 1 and (keys % shards != shard).any():
             return "bad_keys", f"a key is not of this shard: key % {shards} must be {shard}"
-    if values is not None and values.shape != (rows, spec.dim):
-        return "mismatch", f"values have shape {values.shape}, but {(rows, spec.dim)} is due"
+    if values is not None and values.shape != due:
+        return "mismatch", f"values have shape {values.shape}, but {due} is due"
     if (
         values is not None
         and not np.isfinite(np.einsum("ij->", values, dtype=np.float64))

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from fedps.config import Job
+from fedps.events.events import Checked
 from fedps.models.network import Plan
 from fedps.native import compiler
 from fedps.native.compiler import CompileError, cache_folder
@@ -72,7 +73,7 @@ def keep_plan(plan: Plan, name: str = "") -> Path | None:
     return None
 
 
-def facts_of(plan: Plan, job: Job) -> dict[str, object]:
+def described(plan: Plan, job: Job) -> Checked:
     """Say where a plan's parameters live, and by what steps are taken.
 
     Raises:
@@ -80,12 +81,13 @@ def facts_of(plan: Plan, job: Job) -> dict[str, object]:
     """
     found = read_parameters(plan.network, job)
     tables = {private: [e.spec.name for e in found.embeddings if e.private is private] for private in (True, False)}
-    return {
-        "private": [*tables[True], *found.private_dense],
-        "shared": [*tables[False], *found.dense],
-        "engine": "compiled" if plan.library else "torch",
-        "reason": plan.reason,
-    }
+    return Checked(
+        mistakes=[],
+        private=[*tables[True], *found.private_dense],
+        shared=[*tables[False], *found.dense],
+        engine="compiled" if plan.library else "torch",
+        reason=plan.reason,
+    )
 
 
 def _wanted(job: Job) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import WireError
-from fedps.types import TableName, TableSpec, Values
+from fedps.types import Keys, TableName, TableSpec, Values
 
 Form = Literal["none", "fp16", "bf16", "int8", "low_rank"]
 Array = NDArray[Any]
@@ -44,16 +44,16 @@ def plain(tables: Sequence[TableName]) -> tuple[Form, ...]:
     return (none,) * len(tables)
 
 
-def sides(spec: TableSpec, rows: int) -> tuple[int, int]:
-    """Return rows and columns of the matrix that a table's values are packed as.
+def sides(spec: TableSpec, keys: Keys) -> tuple[int, int]:
+    """Return rows and columns of the matrix that some of a table's values are packed as.
 
-    Args:
-        spec: the table.
-        rows: of a sparse table; a dense tensor has its own.
+    A dense tensor has its first side as rows; a piece of it that is not made of whole rows is packed as one.
     """
     if spec.kind == "sparse":
-        return rows, spec.dim
-    return (1, spec.dim) if len(spec.shape) == 1 else (spec.shape[0], spec.dim // spec.shape[0])
+        return len(keys), spec.dim
+    (first, end), columns = spec.span(keys), spec.dim // spec.shape[0] if len(spec.shape) > 1 else spec.dim
+    whole = first % columns == 0 and end % columns == 0
+    return ((end - first) // columns, columns) if whole else (1, end - first)
 
 
 def to_fp16(matrix: Values) -> NDArray[np.float16]:

@@ -16,7 +16,7 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 5
+PROTOCOL = 6
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -48,10 +48,14 @@ class Join(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, om
     samples: int = 0
 
 
-class Seed(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Offer a dense table's start; the first offer stays. Arrays: values float32[1, dim]."""
+class Seed(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Offer the start of a dense tensor's floats from `first` on; of each the first offer stays.
+
+    A large tensor is offered in pieces, in their order. Arrays: values float32[1, n].
+    """
 
     table: TableName
+    first: int = 0
 
 
 class Census(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -68,7 +72,8 @@ class Pull(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, om
     """Ask for rows as they are once step or window `after` has been applied (-1: now).
 
     `form`: how rows are to be answered; dense tensors are always answered as float32.
-    Arrays: for each table its keys, int64[U] sorted unique (empty for dense).
+    Arrays: for each table its keys, int64[U] sorted unique. Of a dense tensor: none for all of it, or two: the first float
+    that is wanted, and the one behind the last.
     """
 
     tables: tuple[TableName, ...]
@@ -77,7 +82,7 @@ class Pull(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, om
 
 
 class Values(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Answer to Pull. Arrays: for each table float32[U, dim] (dense: [1, dim]).
+    """Answer to Pull. Arrays: for each table float32[U, dim] (dense: [1, n], the floats asked for).
 
     `clock`: the step, window or version that was open when these values were read.
     `forms`: with one for each table, its values come as `compress` says instead.
@@ -93,9 +98,10 @@ class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, om
 
     `clock`: the step or window it is of; where the server buffers changes, that of the values it started from.
     `sequence` grows by one with each push of a client to a shard: a repeat is answered, not applied again.
-    A large push travels as `parts` messages of one sequence; it counts only when all parts are in. The first part names
-    every table; in each later one, a table's keys follow those that came before.
-    Arrays: for each table its keys int64[U] and its values float32[U, dim].
+    A large push travels as `parts` messages of one sequence; it counts only when all parts are in. It brings every table,
+    and a table's keys follow those of the parts before.
+    Arrays: for each table its keys int64[U] and its values float32[U, dim]; of a dense tensor keys as in a Pull, and those
+    floats, float32[1, n].
     `forms`: with one for each table, its values come as `compress` says instead.
     `rate`: the share of their learning rates at which the tables take it, as a schedule on the client has it.
     """

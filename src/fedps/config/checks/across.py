@@ -6,11 +6,12 @@ from pathlib import Path
 
 from fedps.config.checks import selection
 from fedps.config.classes import is_class_path
+from fedps.config.files import client_files_of, files_in, takes_any_ending, test_files_of
 from fedps.config.job import Job
 from fedps.config.merging import MERGED
 from fedps.config.mistakes import nearest, shown
 from fedps.config.sections import distillation
-from fedps.errors import JobError
+from fedps.errors import DataError, JobError
 
 
 def mistakes_of(job: Job, wrong: Collection[str] = ()) -> list[str]:
@@ -27,60 +28,50 @@ def mistakes_of(job: Job, wrong: Collection[str] = ()) -> list[str]:
     return [m for keys, check in CHECKS if all(map(judged, keys)) for m in check(job)]
 
 
-def clients_in(folder: Path, any_ending: bool = False) -> list[str]:
-    """Return the names of the clients whose data files lie in a folder; hidden files are nobody's.
-
-    Args:
-        folder: where to look.
-        any_ending: count files that are no .csv too.
-
-    Raises:
-        OSError: the folder cannot be looked into.
-    """
-    files = folder.iterdir() if any_ending else folder.glob("*.csv")
-    names = [f.stem for f in files if not f.name.startswith(".") and (not any_ending or f.is_file())]
-    return sorted(names, key=lambda name: (len(name), name))
-
-
 def clients_of(job: Job) -> list[str]:
-    """Return the names of the clients that have training files.
+    """Return the names of the clients that have training files, in natural order.
 
     Raises:
         OSError: the folder cannot be looked into.
     """
     runner = job.runner
-    return clients_in(runner.train_data_dir, _any_ending(runner.reader_type, runner.pipe_command))
-
-
-def _any_ending(reader: str | None, command: str | None) -> bool:
-    """Say whether a file may have any ending: it may where the user's own code or command reads it."""
-    return reader in ("DataLoader", "RecDataset") or (reader is not None and command is not None)
+    return [f.stem for f in files_in(runner.train_data_dir, takes_any_ending(runner.reader_type, runner.pipe_command))]
 
 
 def _train_folder(job: Job) -> list[str]:
     runner = job.runner
-    ending = _any_ending(runner.reader_type, runner.pipe_command)
-    return _folder("runner.train_data_dir", runner.train_data_dir, "train", ending)
+    ending = takes_any_ending(runner.reader_type, runner.pipe_command)
+    return _folder("runner.train_data_dir", runner.train_data_dir, ending, "e.g. DIR/train")
 
 
 def _test_folder(job: Job) -> list[str]:
     runner = job.runner
     if runner.test_data_dir is None:
         return []
-    ending = _any_ending(runner.infer_reader_type, runner.pipe_command)
-    return _folder("runner.test_data_dir", runner.test_data_dir, "test", ending)
+    ending = takes_any_ending(runner.infer_reader_type, runner.pipe_command)
+    without = "e.g. DIR/test, or leave the key out to train without held-out samples"
+    return _folder("runner.test_data_dir", runner.test_data_dir, ending, without) or _nobodys_test_files(job)
 
 
-def _folder(key: str, folder: Path, usual: str, any_ending: bool) -> list[str]:
+def _nobodys_test_files(job: Job) -> list[str]:
+    try:
+        client_files_of(job)
+    except DataError:
+        return []  # told where the training files are looked at
+    try:
+        test_files_of(job)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def _folder(key: str, folder: Path, any_ending: bool, remedy: str) -> list[str]:
     told = f"{key}: {str(folder)!r}: "
     try:
         if not folder.is_dir():
             return [told + "there is no such folder; prepare data with `fedps data prepare movielens --out DIR`"]
-        if not clients_in(folder, any_ending):
-            files = "file" if any_ending else "<client>.csv"
-            without = ", or leave the key out to train without held-out samples" if usual == "test" else ""
-            return [told + f"holds no {files}; name the folder that does, e.g. DIR/{usual}{without}"]
-        next(folder.iterdir())  # glob is silent about a folder it may not read
+        if not files_in(folder, any_ending):
+            return [told + f"holds no {'file' if any_ending else '<client>.csv'}; name the folder that does, {remedy}"]
     except OSError as error:
         return [told + f"cannot be read: {error.strerror}; name a folder that can"]
     return []
@@ -290,7 +281,7 @@ def _unknown(job: Job) -> list[str]:
 
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.train_data_dir",), _train_folder),
-    (("runner.test_data_dir",), _test_folder),
+    (("runner.test_data_dir", "runner.train_data_dir", "runner.worker_num"), _test_folder),
     (("runner.worker_num", "runner.train_data_dir"), _counts),
     (("runner.worker_num", "runner.train_data_dir", "runner.clients_per_round"), _selected),
     (("runner.model",), _class_path),

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.config import Allow, Job
+from fedps.config.files import test_files_of
 from fedps.data.read.cache import cached, keep
 from fedps.data.read.command import Command, StoppedError
-from fedps.data.read.files import test_files_of
 from fedps.data.read.own import CLASSES, read_own
 from fedps.data.read.pipe import read_pipe
 from fedps.data.read.reader import Skipped, read_samples

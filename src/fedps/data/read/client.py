@@ -3,11 +3,12 @@
 from typing import TextIO
 
 from fedps.config import Allow, Job
+from fedps.config.files import client_files_of, test_files_of
 from fedps.data.read.by_job import Reading, count_words, read_test, read_train
-from fedps.data.read.files import client_files_of, map_lines, test_files_of
 from fedps.data.samples import ClientData
 from fedps.errors import DataError
-from fedps.events.journal import Report
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.types import ClientId, Samples
 
 
@@ -61,18 +62,13 @@ def _data(
 def _tell(job: Job, client: ClientId, side: str, read: Reading, report: Report | None, log: TextIO | None) -> None:
     samples, skipped = len(read.samples.label), read.skipped
     if report:
-        report(
-            {"event": "read", "side": side, "files": [f.name for f in read.files], "reader": read.reader}
-            | {"samples": samples, "seconds": read.seconds}
-        )
+        report(events.Read(side, [f.name for f in read.files], read.reader, samples, read.seconds))
         if read.note:
-            report({"event": "note", "note": read.note})
+            report(events.Note(read.note))
         if skipped.lines:
-            report(
-                {"event": "skipped", "side": side, "lines": skipped.lines}
-            )  # what they say stays in the client's log
+            report(events.Skipped(side, skipped.lines))  # what they say stays in the client's log
     if log:
-        lines = [*map_lines({client: tuple(read.files)}), *_counted(job, read)]
+        lines = [f"client {client}: {', '.join(file.name for file in read.files)}", *_counted(job, read)]
         lines.append(f"{side}: {samples} samples in {read.seconds:.2f} s, by {read.reader}")
         if read.note:
             lines.append(f"note: {read.note}")

@@ -1,12 +1,10 @@
 """Read samples: lines `user,item,label`, in bulk by Arrow; what it cannot read is found line by line and named."""
 
 import csv
-import json
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
 from fedps.errors import DataError
-from fedps.types import ClientId, Samples
+from fedps.types import Samples
 
 COLUMNS = list(Samples._fields)
 UNNAMED = ["0", "1", "2"]
@@ -34,34 +32,6 @@ class Skipped:
         """Count `lines` more, the first of which has this mistake."""
         self.first = self.first or mistake
         self.lines += lines
-
-
-def client_files(folder: Path) -> dict[ClientId, Path]:
-    """Return each client's file, `<client>.csv`, in natural order ("2" before "10", digits before letters)."""
-    files = [f for f in folder.glob("*.csv") if not f.name.startswith(".")]  # hidden ones are no client's
-    return {ClientId(f.stem): f for f in sorted(files, key=natural)}
-
-
-def natural(file: Path) -> list[tuple[int, str]]:
-    """Return what sorts files by stem in natural order."""
-    parts = re.split(r"([0-9]+)", file.stem)  # every other part is a number, in size before the next
-    return [(int(p), p) if k % 2 else (0, p) for k, p in enumerate(parts)]
-
-
-def read_manifest(folder: Path) -> Mapping[str, Any]:
-    """Return the manifest of a prepared folder.
-
-    Raises:
-        DataError: there is none, or it cannot be read.
-    """
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; prepare the folder with `fedps data prepare`") from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"{path}: is no manifest; prepare the folder with `fedps data prepare`")
-    return manifest
 
 
 def read_samples(path: Path, num_users: int, num_items: int, skipped: Skipped | None = None) -> Samples:

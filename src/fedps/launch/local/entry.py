@@ -3,7 +3,6 @@
 Each role imports its own room, so that servers and the coordinator are up before torch is loaded, and never load it.
 """
 
-import json
 import os
 import signal
 import sys
@@ -13,9 +12,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from fedps.config import Allow, Job
-from fedps.errors import DataError, FedpsError, JobError
-from fedps.events.journal import Report
+from fedps.errors import JobError
+from fedps.events.events import Checked, Event, Failed, Report, Started, encode
 from fedps.types import ClientId
 
 
@@ -56,15 +57,14 @@ def train_client(
 def check_network(pipe: Connection, log: str, job_json: str) -> None:
     """Build the job's network and its plan once, before any role does; its mistakes go out as one event."""
     report = _enter(pipe, log)
-    from fedps.training.plan import facts_of, keep_plan, make_plan  # noqa: PLC0415
+    from fedps.training.plan import described, keep_plan, make_plan  # noqa: PLC0415
 
     def look() -> None:
         try:
             plan = make_plan(job := _job(job_json))
-            facts = facts_of(plan, job)
-            report({"event": "checked", "mistakes": [], **facts, "plan": str(keep_plan(plan) or "")})
+            report(replace(described(plan, job), plan=str(keep_plan(plan) or "")))
         except JobError as error:
-            report({"event": "checked", "mistakes": error.mistakes})
+            report(Checked(error.mistakes))
 
     _live(look, report)
 
@@ -74,21 +74,13 @@ def attach(pipe: Connection) -> Report:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = threading.Lock()
 
-    def report(event: dict[str, object]) -> None:
+    def report(event: Event) -> None:
         with lock:
-            pipe.send_bytes(json.dumps(event).encode())
+            pipe.send_bytes(encode(event))
 
     threading.Thread(target=_end_with, args=[pipe], daemon=True).start()
-    report({"event": "started", "pid": os.getpid()})
+    report(Started(os.getpid()))
     return report
-
-
-def failure(error: BaseException) -> dict[str, object]:
-    """Return the event that tells why a role failed; a mistake of the user's is told whole by its sentence."""
-    reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
-    theirs = isinstance(error, JobError | DataError)
-    told = "" if theirs else "".join(traceback.format_exception(error))
-    return {"event": "failed", "error": reason, "traceback": told, "in_job": isinstance(error, JobError)}
 
 
 def _enter(pipe: Connection, log: str) -> Report:
@@ -112,7 +104,7 @@ def _live(life: Callable[[], None], report: Report) -> None:
         life()
     except Exception as error:
         print(traceback.format_exc(), flush=True)
-        report(failure(error))
+        report(Failed.of(error))
         raise SystemExit(1) from None
 
 

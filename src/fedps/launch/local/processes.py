@@ -1,10 +1,9 @@
-"""The processes of a run and how they speak to the launcher: a pipe each, one JSON event a message.
+"""The processes of a run and how they speak to the launcher: a pipe each, one event a message.
 
 Servers and the coordinator are new processes without torch; workers are forked from a server that has imported it. All
 end when their pipe does, so no process outlives the launcher, however it ends.
 """
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedps.config import Allow, Job
+from fedps.errors import FedpsError
+from fedps.events.events import Event, Failed, decode
 from fedps.launch.local import entry as lives
 from fedps.types import ClientId
 
@@ -62,14 +63,15 @@ class Role:
         self.kind, self.name, self.process, self.pipe, self.log = kind, name, process, pipe, log
         self.open = True  # the pipe may hold more events
 
-    def read(self) -> dict[str, Any] | None:
-        """Return the next event, None at the end of the pipe."""
+    def read(self) -> Event | None:
+        """Return the next event, None at the end of the pipe; what is no event is the role's failure."""
         try:
-            event: dict[str, Any] = json.loads(self.pipe.recv_bytes())
+            return decode(self.pipe.recv_bytes())
+        except FedpsError as error:
+            return Failed.of(error)
         except (EOFError, OSError):
             self.open = False
             return None
-        return event
 
     def stop(self) -> None:
         """Ask the process to end, then end it."""

@@ -1,14 +1,15 @@
-"""Which files are whose: a file a client by its name, or all files dealt out to `worker_num` clients.
+"""Which data files are whose: a file a client by its name, or all files dealt out to `worker_num` clients.
 
-Files stand in natural order, so that every machine deals them alike ("2" before "10"; the order of a folder's own
-listing differs from host to host).
+Files stand in natural order, so that every machine lists and deals them alike ("2" before "10"; the order of a folder's
+own listing differs from host to host).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from fedps.config import Job
-from fedps.data.read.reader import natural
+from fedps.config.job import Job
 from fedps.errors import DataError
 from fedps.types import ClientId
 
@@ -26,7 +27,7 @@ def client_files_of(job: Job) -> dict[ClientId, Files]:
         DataError: fewer files than clients, two files of one stem, or a folder that cannot be read.
     """
     runner = job.runner
-    files = _listed(runner.train_data_dir, _any_ending(runner.reader_type, runner.pipe_command))
+    files = _listed(runner.train_data_dir, takes_any_ending(runner.reader_type, runner.pipe_command))
     count = runner.worker_num
     if not runner.split_file_list or count is None or count == len(files):
         return _by_stem(files, runner.train_data_dir)
@@ -51,7 +52,7 @@ def test_files_of(job: Job) -> dict[ClientId, Files]:
     if runner.test_data_dir is None:
         return {}
     owners = client_files_of(job)
-    files = _listed(runner.test_data_dir, _any_ending(runner.infer_reader_type, runner.pipe_command))
+    files = _listed(runner.test_data_dir, takes_any_ending(runner.infer_reader_type, runner.pipe_command))
     of_stem = {file.stem: client for client, mine in owners.items() for file in mine}
     if runner.split_file_list and len(files) >= len(owners) and not any(f.stem in of_stem for f in files):
         return _deal(files, list(owners))
@@ -61,36 +62,45 @@ def test_files_of(job: Job) -> dict[ClientId, Files]:
             found[of_stem[file.stem]] += (file,)
     if not any(found.values()):
         there = f"{files[0].name}{f' and {len(files) - 1} more' if files[1:] else ''}" if files else "no held-out file"
+        names = ", ".join(list(owners)[:3]) + (", …" if len(owners) > 3 else "")
         raise DataError(
-            f"runner.test_data_dir: {runner.test_data_dir}: holds {there}, and nothing of clients {_some(owners)}; name"
-            " held-out files as the training files are named, or leave the key out to train without held-out samples"
+            f"runner.test_data_dir: {str(runner.test_data_dir)!r}: holds {there}, and nothing of clients {names}; name held-out"
+            " files as the training files are named, or leave the key out to train without held-out samples"
         )
     return {client: mine for client, mine in found.items() if mine}
 
 
-def map_lines(files: Mapping[ClientId, Files]) -> list[str]:
-    """Return the map as lines for people, `client 3: 3.csv`."""
-    return [f"client {client}: {', '.join(file.name for file in mine)}" for client, mine in files.items()]
+def files_in(folder: Path, any_ending: bool = False) -> list[Path]:
+    """Return a folder's data files, `*.csv` or of any ending, in natural order; hidden files are nobody's.
+
+    Raises:
+        OSError: the folder cannot be looked into.
+    """
+    with os.scandir(folder) as entries:
+        files = [Path(e.path) for e in entries if e.is_file() and not e.name.startswith(".")]
+    return sorted((f for f in files if any_ending or f.suffix == ".csv"), key=lambda f: (_natural(f.stem), f.name))
 
 
-def _some(clients: Iterable[ClientId]) -> str:
-    """Return the first names, and that there are more."""
-    names = list(clients)
-    return ", ".join(names[:3]) + (", …" if names[3:] else "")
+def takes_any_ending(reader: str | None, command: str | None) -> bool:
+    """Say whether files may have any ending: they may where the user's own class or command reads them.
+
+    Args:
+        reader: the job's `reader_type` or `infer_reader_type`.
+        command: its `pipe_command`.
+    """
+    return reader in ("DataLoader", "RecDataset") or (reader is not None and command is not None)
 
 
-def _any_ending(reader: str | None, pipe_command: str | None) -> bool:
-    """Say whether a file may have any ending: it may where the user's own code or command reads it."""
-    return reader in ("DataLoader", "RecDataset") or (reader is not None and pipe_command is not None)
+def _natural(stem: str) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", stem)  # every other part is a number, in size before the next
+    return [(int(p), p) if k % 2 else (0, p) for k, p in enumerate(parts)]
 
 
 def _listed(folder: Path, any_ending: bool) -> list[Path]:
-    """Return a folder's files in natural order, without hidden ones."""
     try:
-        files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")]
+        return files_in(folder, any_ending)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
-    return sorted((f for f in files if any_ending or f.suffix == ".csv"), key=lambda f: (natural(f), f.name))
 
 
 def _by_stem(files: Sequence[Path], folder: Path) -> dict[ClientId, Files]:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fedps.config import Job, Runner, load_job
-from fedps.data.read import files
-from fedps.data.read.files import client_files_of, map_lines
-from fedps.errors import DataError
+from fedps.config import Job, Runner, files, load_job, notes_of
+from fedps.config.checks.across import clients_of
+from fedps.config.files import client_files_of, files_in
+from fedps.errors import DataError, JobError
 from fedps.types import ClientId
 
 
@@ -32,6 +32,19 @@ def of(tmp_path: Path, **runner: object) -> dict[str, list[str]]:
 
 def held_out(tmp_path: Path, **runner: object) -> dict[str, list[str]]:
     return names(files.test_files_of(job(tmp_path, test_data_dir=tmp_path / "test", **runner)))
+
+
+def test_files_stand_in_natural_order_and_hidden_ones_are_nobodys(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{name}.csv" for name in ("10", "2", "b", "1", "a10", "a9", "._1", "02")), "notes.txt")
+    assert [f.stem for f in files_in(tmp_path)] == ["1", "02", "2", "10", "a9", "a10", "b"]
+    assert files_in(tmp_path, any_ending=True)[-1].name == "notes.txt"
+
+
+def test_the_job_and_its_checks_name_clients_in_one_order(tmp_path: Path) -> None:
+    make(tmp_path / "train", "north.csv", "east-10.csv", "east-9.csv", "2.csv", "10.csv")
+    (tmp_path / "job.yaml").write_text("runner: {train_data_dir: train}\n")
+    loaded = load_job(tmp_path / "job.yaml")
+    assert clients_of(loaded) == list(client_files_of(loaded)) == ["2", "10", "east-9", "east-10", "north"]
 
 
 def test_a_client_is_the_stem_of_its_file(tmp_path: Path) -> None:
@@ -115,15 +128,9 @@ def test_a_held_out_folder_with_nothing_of_any_client_is_an_error(there: list[st
     make(tmp_path / "train", *(f"{k}.csv" for k in range(4)))
     make(tmp_path / "test", *there)
     with pytest.raises(
-        DataError, match=r"runner\.test_data_dir: .*/test: holds .*nothing of clients 0, 1, 2, …; name .*leave"
+        DataError, match=r"runner\.test_data_dir: .*/test\': holds .*nothing of clients 0, 1, 2, …; name .*leave"
     ):
         held_out(tmp_path)
-
-
-def test_the_map_is_told_in_lines(tmp_path: Path) -> None:
-    make(tmp_path / "train", "a.csv", "b.csv", "c.csv")
-    dealt = client_files_of(job(tmp_path, split_file_list=True, worker_num=2))
-    assert map_lines(dealt) == ["client 0: a.csv, b.csv", "client 1: c.csv"]
 
 
 def test_a_job_file_says_so(tmp_path: Path) -> None:
@@ -132,3 +139,26 @@ def test_a_job_file_says_so(tmp_path: Path) -> None:
         "runner: {train_data_dir: train, split_file_list: true, worker_num: 2, sync_mode: geo}\n"
     )
     assert len(client_files_of(load_job(tmp_path / "job.yaml"))) == 2
+
+
+def test_a_held_out_folder_with_nothing_of_any_client_is_a_mistake_of_the_job(tmp_path: Path) -> None:
+    make(tmp_path / "train", "a.csv", "b.csv")
+    make(tmp_path / "test", "test_data.csv")
+    (tmp_path / "job.yaml").write_text("runner: {train_data_dir: train, test_data_dir: test, epochs: no}\n")
+    with pytest.raises(JobError) as caught:
+        load_job(tmp_path / "job.yaml")
+    (number, folder) = caught.value.mistakes
+    assert "runner.epochs" in number
+    assert folder.startswith(
+        f"runner.test_data_dir: '{tmp_path}/test': holds test_data.csv, and nothing of clients a, b; "
+    )
+
+
+def test_clients_without_held_out_files_and_files_of_nobody_are_noted(tmp_path: Path) -> None:
+    make(tmp_path / "train", *(f"{k}.csv" for k in range(6)))
+    make(tmp_path / "test", "0.csv", "1.csv", "stranger.csv")
+    (tmp_path / "job.yaml").write_text("runner: {train_data_dir: train, test_data_dir: test}\n")
+    assert notes_of(load_job(tmp_path / "job.yaml")) == [
+        "runner.test_data_dir: has no file of 4 clients (2, 3, 4, …) which are not evaluated",
+        "runner.test_data_dir: has 1 files of nobody (stranger.csv) which are not read",
+    ]

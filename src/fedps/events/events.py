@@ -1,0 +1,374 @@
+"""Every event of a run, as a frozen struct, and how one travels from a role to the launcher.
+
+A role hands its events to a `Report`. The launcher stamps each with a time, the role and its id: that is an `Entry`,
+which the ledger adds up, the progress shows, and the journal writes as one line of `events.jsonl`, with the names below
+as keys and the struct's own name as `event`. Those lines are read by other tools, so names here never change.
+
+Epochs are counted from 0 where one begins, ends or goes on, rounds from 1; an epoch that is evaluated or saved is
+named by the round that it ends. Seconds are real ones unless they are said to be simulated.
+"""
+
+import re
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Union
+
+import msgspec
+import numpy as np
+
+from fedps.errors import DataError, FedpsError, JobError
+from fedps.metrics import BUCKETS, Histogram
+from fedps.types import ClientId
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="event", tag=_kind):
+    """Something that a role tells of itself; the kind of EpochBegin is `epoch_begin`."""
+
+
+Report = Callable[[Event], None]
+
+
+class Entry(NamedTuple):
+    """An event with its time (seconds since 1970), and the role and id of whom it is."""
+
+    time: float
+    role: str
+    id: str
+    event: Event
+
+
+class Started(Event, frozen=True):
+    """A process has begun to play its role."""
+
+    pid: int
+
+
+class Ready(Event, frozen=True):
+    """A server or the coordinator listens; `address` is host:port."""
+
+    address: str
+
+
+class Checked(Event, frozen=True):
+    """The job's network was looked at: the mistakes found, or where its parameters live and by what steps they train.
+
+    Args:
+        mistakes: sentences for people; without any the job can run.
+        private, shared: names of parameters.
+        engine: `compiled` or `torch`.
+        reason: why it is torch.
+        plan: file of the network made ready; empty if it was not kept.
+    """
+
+    mistakes: list[str]
+    private: list[str] = []
+    shared: list[str] = []
+    engine: str = ""
+    reason: str | None = None
+    plan: str = ""
+
+
+class Failed(Event, frozen=True):
+    """A role cannot go on; `in_job`: because of a mistake in the job."""
+
+    error: str
+    traceback: str = ""
+    in_job: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failed":
+        """Tell of an exception; a mistake of the user's is told whole by its sentence and needs no traceback."""
+        reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
+        trace = "" if isinstance(error, JobError | DataError) else "".join(traceback.format_exception(error))
+        return cls(reason, trace, isinstance(error, JobError))
+
+
+class Stopped(Event, frozen=True):
+    """A server or the coordinator has ended in order; `rejected`: the messages that a server refused."""
+
+    rejected: int | None = None
+
+
+class Closed(Event, frozen=True):
+    """The launcher has ended the run."""
+
+    status: str
+    error: str | None
+
+
+class Read(Event, frozen=True):
+    """A client has read its `train` or `test` samples.
+
+    Args:
+        side: which.
+        files: names, without folders.
+        reader: by what, in a few words.
+        samples: how many.
+        seconds: how long it took.
+    """
+
+    side: str
+    files: list[str]
+    reader: str
+    samples: int
+    seconds: float
+
+
+class Note(Event, frozen=True):
+    """What the user must know of the data."""
+
+    note: str
+
+
+class Skipped(Event, frozen=True):
+    """Malformed lines were passed over; what they say stays in the client's log."""
+
+    side: str
+    lines: int
+
+
+class Data(Event, frozen=True):
+    """A client's data is ready: training samples, and users held out."""
+
+    samples: int
+    test_users: int
+
+
+class Assigned(Event, frozen=True):
+    """A client was told what to do in a round, `seconds` after it had reported the last one."""
+
+    round: int
+    state: Literal["JOIN", "WAIT", "FINISH"]
+    evaluate: bool
+    seconds: float
+
+
+class EpochBegin(Event, frozen=True):
+    """A client begins to train."""
+
+    epoch: int
+
+
+class FirstBatch(Event, frozen=True):
+    """A client has trained its very first batch: its start is over."""
+
+
+class Progress(Event, frozen=True):
+    """How far a client's training has come: batches and samples of this epoch.
+
+    Args:
+        epoch: from 0.
+        batch: batches done.
+        batches: batches in all.
+        samples: samples done.
+        loss: mean of the batches since the last such event.
+        auc: of all the process has trained.
+    """
+
+    epoch: int
+    batch: int
+    batches: int
+    samples: int
+    loss: float
+    auc: float
+
+
+class EpochEnd(Event, frozen=True):
+    """What a client's training of an epoch came to; `histogram` is that of its scores."""
+
+    epoch: int
+    samples: int
+    loss: float
+    auc: float
+    histogram: Histogram
+
+
+class EvaluateBegin(Event, frozen=True):
+    """A client begins to score its held-out users."""
+
+    epoch: int
+
+
+class Evaluated(Event, frozen=True):
+    """Sums over a client's held-out users: hits and NDCG at 10, and the histogram of all scores."""
+
+    epoch: int
+    users: int
+    hits: float
+    ndcg: float
+    histogram: Histogram
+
+
+class Simulated(Event, frozen=True):
+    """What a round took a client's simulated device, seconds, and its fate; empty if it came to the end."""
+
+    round: int
+    seconds: float
+    fate: str
+
+
+class Done(Event, frozen=True):
+    """A client has left in order; bytes over all its connections, and messages that were sent again."""
+
+    bytes_sent: int
+    bytes_received: int
+    retries: int
+
+
+class Saved(Event, frozen=True):
+    """A server has written an epoch."""
+
+    epoch: int
+    folder: str
+    seconds: float
+
+
+class Loaded(Event, frozen=True):
+    """A server starts from a saved epoch."""
+
+    folder: str
+    seconds: float
+
+
+class Lost(Event, frozen=True):
+    """A client's connection broke, and it did not come back in time."""
+
+    client: str
+    reason: str
+
+
+class Refused(Event, frozen=True):
+    """Messages were refused; `client` is an address where the sender had not said its name."""
+
+    client: str
+    kind: str
+    reason: str
+    count: int = 1
+
+
+class Suspended(Event, frozen=True):
+    """A server goes on without a client from this clock on, until it speaks again."""
+
+    client: str
+    clock: int
+    reason: str
+
+
+class LeftBehind(Event, frozen=True):
+    """The coordinator goes on without a client's report of a round."""
+
+    client: str
+    round: int
+    reason: str
+
+
+class Selected(Event, frozen=True):
+    """Who trains in a round, who waits and who is done; `seconds` is what the decision took."""
+
+    round: int
+    selected: list[ClientId]
+    waiting: list[ClientId]
+    finished: list[ClientId]
+    seconds: float
+
+
+class Round(Event, frozen=True):
+    """What the clients reported of a round, merged; None where nobody trained or evaluated."""
+
+    round: int
+    loss: float | None
+    train_auc: float | None
+    auc: float | None
+    hr: float | None = msgspec.field(name="hr@10")
+    ndcg: float | None = msgspec.field(name="ndcg@10")
+
+
+class Taught(Event, frozen=True):
+    """Soft targets were made of a round's logits: each client's weight, and their mean cross-entropy against the labels."""
+
+    round: int
+    loss: float
+    weights: dict[ClientId, float]
+
+
+class EndsEarly(Event, frozen=True):
+    """The job ends before its last round."""
+
+    round: int
+    reason: str
+
+
+class Clock(Event, frozen=True):
+    """What a round took simulated devices, and their clock at its end; simulated seconds."""
+
+    round: int
+    seconds: float
+    clock: float
+
+
+def entry(role: str, name: str, event: Event) -> Entry:
+    """Stamp an event that has just come."""
+    return Entry(round(time.time(), 6), role, name, event)
+
+
+def encode(event: Event) -> bytes:
+    """Return an event as a role sends it to the launcher."""
+    try:
+        return _ENCODER.encode(event)
+    except UnicodeEncodeError:  # it tells of a file whose name is no UTF-8
+        return _ENCODER.encode(printable(msgspec.to_builtins(event, enc_hook=_bare)))
+
+
+def decode(message: bytes) -> Event:
+    """Read what `encode` wrote.
+
+    Raises:
+        FedpsError: that is no event.
+    """
+    try:
+        event: Event = _DECODER.decode(message)
+    except msgspec.MsgspecError as error:
+        raise FedpsError(f"what came is no event: {error}") from None
+    return event
+
+
+def facts(event: Event) -> dict[str, Any]:
+    """Return an event as the journal holds it: its kind first, and no histogram, which would be too long."""
+    plain: dict[str, Any] = msgspec.to_builtins(event, enc_hook=_bare)
+    plain.pop("histogram", None)
+    return plain
+
+
+def printable(fact: Any) -> Any:
+    """Return a fact with all that UTF-8 cannot say written as escapes."""
+    match fact:
+        case str():
+            return fact.encode(errors="backslashreplace").decode()
+        case dict():
+            return {key: printable(value) for key, value in fact.items()}
+        case list():
+            return [printable(value) for value in fact]
+    return fact
+
+
+def _bare(fact: object) -> object:
+    """Return what msgspec has no form for: a histogram as the bytes of int64[2, 4096], a number of numpy's as Python's."""
+    if isinstance(fact, Histogram):
+        return np.stack([fact.positives, fact.negatives]).tobytes()
+    if isinstance(fact, np.generic):
+        return fact.item()
+    raise NotImplementedError(type(fact))
+
+
+def _histogram(_: type, packed: bytes) -> Histogram:
+    return Histogram(*np.frombuffer(packed, np.int64).reshape(2, BUCKETS))
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_bare)
+_EVENTS: Any = Union[tuple(Event.__subclasses__())]  # noqa: UP007  (made of a list)
+_DECODER = msgspec.msgpack.Decoder(_EVENTS, dec_hook=_histogram)

@@ -1,0 +1,62 @@
+"""Events: each travels whole, and what is none is told."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from fedps.errors import DataError, FedpsError, JobError
+from fedps.events import events
+from fedps.events.events import Event, Failed, decode, encode, facts
+from fedps.metrics import Histogram
+from tests.events.kinds import EVENTS
+
+
+@given(EVENTS)
+def test_an_event_arrives_as_it_was_sent(event: Event) -> None:
+    there = decode(encode(event))
+    assert type(there) is type(event)
+    assert facts(there) == facts(event)
+    sent, came = getattr(event, "histogram", Histogram()), getattr(there, "histogram", Histogram())
+    np.testing.assert_array_equal(came.positives, sent.positives)
+    np.testing.assert_array_equal(came.negatives, sent.negatives)
+
+
+def test_the_kinds_are_those_that_other_tools_read() -> None:
+    kinds = {kind.__struct_config__.tag for kind in Event.__subclasses__()}
+    assert kinds == {
+        "started", "ready", "checked", "failed", "stopped", "closed", "read", "note", "skipped", "data", "assigned",
+        "epoch_begin", "first_batch", "progress", "epoch_end", "evaluate_begin", "evaluated", "simulated", "done", "saved",
+        "loaded", "lost", "refused", "suspended", "left_behind", "selected", "round", "taught", "ends_early", "clock",
+    }  # fmt: skip
+
+
+def test_a_histogram_travels_as_bytes() -> None:
+    assert len(encode(events.Evaluated(1, 2, 1.5, 0.75, Histogram()))) < 2 * 4096 * 8 + 100
+
+
+def test_numbers_of_numpy_travel_as_plain_ones() -> None:
+    there = decode(encode(events.Data(np.int64(3), np.int32(4))))  # type: ignore[arg-type]
+    assert there == events.Data(3, 4)
+
+
+def test_a_name_that_is_no_utf8_travels_with_escapes() -> None:
+    assert decode(encode(events.Note("/data/\udcff.csv"))) == events.Note("/data/\\udcff.csv")
+
+
+@pytest.mark.parametrize("message", [b"", b"{}", b"\x80", b"\x81\xa5event\xa4none"])
+def test_what_is_no_event_is_told(message: bytes) -> None:
+    with pytest.raises(FedpsError, match="what came is no event"):
+        decode(message)
+
+
+def test_a_failure_says_what_people_need_and_no_more() -> None:
+    def told(error: Exception) -> Failed:
+        try:
+            raise error
+        except Exception as caught:
+            return Failed.of(caught)
+
+    assert told(JobError("runner.epochs: 0")) == Failed("runner.epochs: 0", "", in_job=True)
+    assert told(DataError("a.csv:3: torn")) == Failed("a.csv:3: torn")
+    ours = told(ZeroDivisionError("by zero"))
+    assert ours.error == "ZeroDivisionError: by zero" and "Traceback" in ours.traceback and not ours.in_job
