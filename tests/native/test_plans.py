@@ -1,5 +1,6 @@
 """When a step is compiled and when it is not, and what is kept of it."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -38,6 +39,12 @@ UNLIKE_OURS = {
     "(u * i).sum(1).cumsum(0)": "cumsum",
     "torch.flip(u * i, [0]).sum(1)": "flip",
 }
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the compiler take no pains: it is started anew in each test that wants this."""
+    monkeypatch.setattr(compiler, "FLAGS", ("-O0", *compiler.FLAGS[1:]))
 
 
 def own(make_job: MakeJob, folder: Path, result: str, **runner: object) -> Job:
@@ -104,16 +111,90 @@ def test_a_compiler_that_fails_is_named(make_job: MakeJob, monkeypatch: pytest.M
     assert list((tmp_path / "cache").glob("*")) == []
 
 
-def test_code_is_not_loaded_from_where_others_write(
+@NEEDS_COMPILER
+@pytest.mark.parametrize("mode", [0o777, 0o2770])
+def test_code_is_not_loaded_from_where_others_could_write(
+    mode: int, quick: None, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The folder is closed, and what lay there is made anew: it may be anybody's, whatever its name says."""
+    home = tmp_path / "cache"
+    monkeypatch.setenv("FEDPS_CACHE", str(home))
+    job = make_job()
+    before = make_plan(job)
+    planted = library_of(b"not ours", before.library)
+    (home / planted).write_bytes(b"not ours")
+    (home / "ml-1m.zip").write_bytes(b"the user's")
+    home.chmod(mode)
+    assert find_plan(job) is None
+    plan = make_plan(job)
+    assert (plan.library, plan.reason) == (before.library, "")
+    assert [note.partition("; ")[0] for note in plan.notes] == [f"{home}: others could write to it"]
+    assert home.stat().st_mode & 0o7777 == mode & ~0o022
+    assert not (home / planted).exists()
+    assert (home / "ml-1m.zip").exists()
+    assert make_plan(job).notes == (), "said once"
+
+
+def test_code_is_not_loaded_from_another_users_folder(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    home = tmp_path / "cache"
-    home.mkdir()
-    home.chmod(0o777)
-    monkeypatch.setenv("FEDPS_CACHE", str(home))
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir(mode=0o775)
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
     plan = make_plan(make_job())
     assert plan.library == ""
     assert "others may write to it" in plan.reason
+    assert "4 to 7 times as fast" in plan.reason
+
+
+@NEEDS_COMPILER
+def test_a_cache_made_with_any_umask_is_closed(
+    quick: None, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "deep" / "cache"))
+    before = os.umask(0o002)
+    try:
+        plan = make_plan(make_job())
+    finally:
+        os.umask(before)
+    assert (plan.reason, plan.notes) == ("", ())
+    assert (tmp_path / "deep" / "cache").stat().st_mode & 0o777 == 0o700
+    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "deep" / "cache").iterdir()} == {0o600}
+
+
+def library_of(code: bytes, like: str) -> str:
+    """Return what a library of this content would be called, with the key of another."""
+    return f"{like.rpartition('-')[0]}-{hashlib.sha256(code).hexdigest()[:32]}.so"
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize(
+    ("network", "damage"),
+    [("built in", "empty"), ("built in", "cut"), ("built in", "another"), ("own", "empty"), ("own", "does not load")],
+)
+def test_a_library_that_is_not_what_was_compiled_is_discarded_and_compiled_again(
+    network: str, damage: str, quick: None, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("FEDPS_CACHE", str(cache))
+    job = make_job() if network == "built in" else own(make_job, tmp_path, "(u * i).sum(1)")
+    before = make_plan(job)
+    library = cache / before.library
+    whole = library.read_bytes()
+    library.unlink()  # the one that is loaded already stays as it is
+    if damage == "does not load":  # as one compiled where the C library is newer
+        library = cache / library_of(b"not for this machine", before.library)
+        library.write_bytes(b"not for this machine")
+    else:
+        library.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "another": whole[:-1] + b"x"}[damage])
+    plan = make_plan(job)
+    assert (plan.library, plan.reason) == (before.library, "")
+    assert (cache / plan.library).read_bytes() == whole
+    assert [f.name for f in cache.glob("step-*")] == [plan.library]
+    [note] = plan.notes
+    assert note.startswith(f"{library}: ")
+    assert "compiled again" in note
+    assert make_plan(job).notes == (), "said once"
 
 
 def test_a_graphics_processor_that_is_not_there(make_job: MakeJob) -> None:

@@ -149,7 +149,7 @@ class FLClient:
         mode = self.job.runner.sync_mode
         plan = self._plan or make_plan(self.job)
         how = "compiled code" if plan.library else f"torch ({plan.reason})"
-        print(f"training steps: by {how}", file=self.log, flush=True)
+        print("\n".join([*plan.notes, f"training steps: by {how}"]), file=self.log, flush=True)
         self.learner = Learner(plan, self.job, self.data, local_optimizer=mode in ("geo", "round"))
         if not plan.library:
             from fedps.training.eager import prepare_torch  # noqa: PLC0415  (workers with a compiled step do without torch)

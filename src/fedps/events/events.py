@@ -62,6 +62,7 @@ class Checked(Event, frozen=True):
         private, shared: names of parameters.
         engine: `compiled` or `torch`.
         reason: why it is torch.
+        notes: what was found amiss in the cache of compiled steps, and mended.
         plan: file of the network made ready; empty if it was not kept.
     """
 
@@ -70,6 +71,7 @@ class Checked(Event, frozen=True):
     shared: list[str] = []
     engine: str = ""
     reason: str | None = None
+    notes: list[str] = []
     plan: str = ""
 
 

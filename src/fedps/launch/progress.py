@@ -93,10 +93,12 @@ class Progress:
     def take(self, entry: Entry) -> None:
         """Show one event."""
         match entry.event:
-            case events.Checked(mistakes=[], private=private, shared=shared, reason=reason):
+            case events.Checked(mistakes=[], private=private, shared=shared, reason=reason, notes=notes):
                 self.say(f"private: {', '.join(private) or 'nothing'}; shared: {', '.join(shared)}")
                 if reason:
                     self.say(f"training steps by torch, not compiled: {reason}")
+                for note in notes:
+                    self.say(note)
             case events.Progress() as event:
                 self._advance(entry.id, entry.time, event)
             case events.Selected(round=round_, selected=selected, waiting=waiting, finished=finished):

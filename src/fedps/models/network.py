@@ -50,8 +50,10 @@ class Plan(msgspec.Struct, frozen=True):
         network: its parameters.
         library: the compiled step's file in the cache; empty if training is done by torch.
         reason: why it is; empty if it is not.
+        notes: what was found amiss while it was made, and mended.
     """
 
     network: Network
     library: str = ""
     reason: str = ""
+    notes: tuple[str, ...] = ()

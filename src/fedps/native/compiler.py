@@ -1,12 +1,15 @@
 """Compile a step and keep it: a cache of libraries on disk, keyed by all that goes into one.
 
-The cache is `FEDPS_CACHE`, else `fedps` in the user's cache folder. It holds code that is loaded into workers, so a
-folder that others may write to is not used.
+The cache is `FEDPS_CACHE`, else `fedps` in the user's cache folder. It holds code that is loaded into workers. So it is
+kept closed to others, and a library is loaded only if it is, byte for byte, what a compiler once made for this key: its
+name is `step-<key>-<checksum>.so`. Whatever else lies there is discarded, and made again.
 """
 
+import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -15,54 +18,87 @@ from functools import cache
 from pathlib import Path
 
 from fedps.errors import FedpsError
-from fedps.storage.whole import write_whole
+from fedps.storage.whole import CLOSED, make_folder, write_whole
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 HEADERS = Path(__file__).parent  # step.hpp, and what it includes
 LONGEST = 300.0  # seconds that a compiler may take
+OTHERS = stat.S_IWGRP | stat.S_IWOTH  # the right of others to write
 
 
 class CompileError(FedpsError):
-    """No library could be made; the message says why."""
+    """There is no library that can be used; the message says why."""
 
 
-def cache_folder() -> Path:
+def cache_folder(notes: list[str] | None = None) -> Path:
     """Return the folder of the cache, made if it was not there.
 
+    Args:
+        notes: lets a folder that is open to others be closed, and takes a line if it was. What lay there may be anybody's:
+            all that could be loaded is discarded.
+
     Raises:
-        CompileError: it cannot be made, or others may write to it.
+        CompileError: it cannot be made, is another user's, or is open to others.
     """
     named = os.environ.get("FEDPS_CACHE")
     home = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedps"
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(home, CLOSED)
         facts = home.stat()
-    except (OSError, RuntimeError) as error:
+        if facts.st_uid == os.getuid() and facts.st_mode & OTHERS and notes is not None:
+            home.chmod(facts.st_mode & ~OTHERS & 0o7777)
+            for file in (*home.glob("step-*"), *home.glob("plan-*")):
+                file.unlink(missing_ok=True)
+            notes.append(f"{home}: others could write to it; it is closed to them now, and steps are compiled again")
+            facts = home.stat()
+    except OSError as error:
         raise CompileError(f"{home}: no folder for compiled steps: {error}; name another by FEDPS_CACHE") from error
-    if facts.st_uid != os.getuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if facts.st_uid != os.getuid() or facts.st_mode & OTHERS:
         raise CompileError(
             f"{home}: others may write to it, and code is loaded from there: chmod go-w, or set FEDPS_CACHE"
         )
     return home
 
 
-def compiled(source: str) -> Path:
+def compiled(source: str, notes: list[str]) -> Path:
     """Return the library of a step's source, compiled unless the cache has it.
+
+    Args:
+        source: what `source.write` gave.
+        notes: takes a line for each file that was there and could not be used.
 
     Raises:
         CompileError: there is no compiler, it fails, or the cache cannot be written.
     """
     compiler = find_compiler()
     if compiler is None:
-        raise CompileError(f"no C++ compiler: none of {', '.join(COMPILERS)} is there, nor named by CXX")
+        raise CompileError(f"no C++ compiler: none of {', '.join(COMPILERS)} is there, nor named by CXX: install one")
     headers = [file.read_text() for file in sorted(HEADERS.glob("*.hpp"))]
     facts = (source, headers, " ".join(FLAGS), _version(compiler), machine())
-    folder = cache_folder()
-    library = folder / f"step-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.so"
-    if not library.is_file():
-        _compile(compiler, source, library)
-    return library
+    folder, key = cache_folder(notes), hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    for library in folder.glob(f"step-{key}-*.so"):
+        fault = fault_of(library)
+        if not fault:
+            return library
+        library.unlink(missing_ok=True)
+        notes.append(f"{library}: {fault}; it is discarded, and the step compiled again")
+    return _compile(compiler, source, folder, key)
+
+
+def fault_of(library: Path) -> str:
+    """Say why a file of the cache must not be used; nothing if it can be.
+
+    The checksum comes first: to load a library whose end is missing would end the process.
+    """
+    named = re.fullmatch(r"step-[0-9a-f]{32}-([0-9a-f]{32})\.so", library.name)
+    try:
+        if named is None or named[1] != _checksum(library.read_bytes()):
+            return "is torn, or not ours"
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return f"cannot be loaded: {error}"
+    return ""
 
 
 def find_compiler() -> str | None:
@@ -73,8 +109,8 @@ def find_compiler() -> str | None:
 
 @cache
 def machine() -> str:
-    """Return what tells this kind of processor from others: code for one may not run on another."""
-    facts = [platform.machine()]
+    """Return what tells this kind of machine from others: code for one may not run on another."""
+    facts = [platform.machine(), *platform.libc_ver()]
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         facts += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
@@ -89,17 +125,24 @@ def _version(compiler: str) -> str:
     return told.stdout
 
 
-def _compile(compiler: str, source: str, library: Path) -> None:
-    """Compile elsewhere, then put the library in place whole."""
+def _compile(compiler: str, source: str, folder: Path, key: str) -> Path:
+    """Compile elsewhere, then put the library in place whole; return it."""
     try:
-        with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compiling-") as folder:
-            text, made = Path(folder) / "step.cpp", Path(folder) / "step.so"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as scratch:
+            text, made = Path(scratch) / "step.cpp", Path(scratch) / "step.so"
             text.write_text(source, encoding="utf-8")
             command = [compiler, *FLAGS, f"-I{HEADERS}", str(text), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST)  # noqa: S603
             if done.returncode:
                 said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:300])
                 raise CompileError(f"{compiler} ended with exit code {done.returncode}: {said.strip()}")
-            write_whole(library, made.read_bytes())
+            code = made.read_bytes()
+        library = folder / f"step-{key}-{_checksum(code)}.so"
+        write_whole(library, code)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"{compiler}: {error}") from error
+    return library
+
+
+def _checksum(code: bytes) -> str:
+    return hashlib.sha256(code).hexdigest()[:32]

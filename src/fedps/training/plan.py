@@ -36,12 +36,12 @@ def read_plan(path: Path) -> Plan:
     """Read a plan that `make_plan` has kept.
 
     Raises:
-        OSError: it is not there, or its compiled step is not.
+        OSError: it cannot be read, or its compiled step cannot be used.
         msgspec.DecodeError: it is torn.
     """
     plan = msgspec.msgpack.decode(path.read_bytes(), type=Plan)
-    if plan.library and not (path.parent / plan.library).is_file():
-        raise FileNotFoundError(plan.library)
+    if plan.library and (fault := compiler.fault_of(path.parent / plan.library)):
+        raise OSError(f"{plan.library}: {fault}")
     return plan
 
 
@@ -64,7 +64,7 @@ def make_plan(job: Job) -> Plan:
 
 def keep_plan(plan: Plan, name: str = "") -> Path | None:
     """Write a plan to the cache, under its content's name if it is given none; None if it cannot be written."""
-    data = msgspec.msgpack.encode(plan)
+    data = msgspec.msgpack.encode(msgspec.structs.replace(plan, notes=()))
     name = name or f"plan-{hashlib.sha256(data).hexdigest()[:32]}.bin"
     with suppress(CompileError, OSError):
         path = cache_folder() / name
@@ -87,6 +87,7 @@ def described(plan: Plan, job: Job) -> Checked:
         shared=[*tables[False], *found.dense],
         engine="compiled" if plan.library else "torch",
         reason=plan.reason,
+        notes=list(plan.notes),
     )
 
 
