@@ -54,6 +54,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_decay: float = 0.0  # this share of the rows pushed to is added to their gradients (L2)
 
 
+MAX_FLOATS = 1 << 26  # of one row, or of one dense tensor: 256 MiB
+
+
 class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one table is, as a worker declares it and a server keeps it.
 

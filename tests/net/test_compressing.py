@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from fedps.net.compressing import Compression, Compressor, Residual, compression_of
 from fedps.net.inprocess import LocalChannel, LocalServer
-from fedps.net.shards import PART_ROWS, Shards
+from fedps.net.shards import Shards
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, ClientId, Init, Rows, Rule, TableName, TableSpec
 from fedps.wire.compress import unpack
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
+from fedps.wire.pieces import PART_ROWS
 from tests.conftest import MakeJob
 
 ADD = Rule("add")

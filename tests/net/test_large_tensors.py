@@ -6,17 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fedps.config.job import LimitSettings
 from fedps.net.compressing import NOTHING, Compression
 from fedps.net.inprocess import LocalChannel, LocalServer
-from fedps.net.shards import MATRIX_ROWS, Shards, cut_tensors
+from fedps.net.shards import Shards
 from fedps.server.server import ParameterServer
 from fedps.table.store import Store
 from fedps.types import NO_KEYS, Init, Keys, Rows, Rule, TableName, TableSpec, Values
-from fedps.wire.compress import sides
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Done, Hello, Message, Pull, Push, Refused, Seed
 from tests.conftest import MakeJob
@@ -108,42 +105,6 @@ def test_a_tensor_that_is_cut_is_packed_as_well_as_a_whole_one(
         found = client.pull()
         lost.append([float(np.abs(found[n] - store.pull(n, NO_KEYS)).mean()) for n in ("wide", "long")])
     np.testing.assert_allclose(lost[0], lost[1], rtol=0.1, atol=1e-4)
-
-
-@given(
-    st.lists(
-        st.one_of(
-            st.tuples(st.integers(1, 5000)),
-            st.tuples(st.integers(1, 60), st.integers(1, 90)),
-            st.tuples(st.integers(100_000, 300_000), st.integers(1, 2)),
-        ),
-        min_size=1,
-        max_size=6,
-    ),
-    st.integers(1, 4000),
-)
-def test_pieces_are_the_tensors_in_their_order(shapes: list[tuple[int, ...]], most: int) -> None:
-    most = max(most, *(s[0] // 40 for s in shapes))
-    specs = [TableSpec(f"t{k}", "dense", shape) for k, shape in enumerate(shapes)]
-    pieces, held, before = cut_tensors(specs, most), dict[int, int](), 0
-    assert list(pieces) == [s.name for s in specs]
-    for spec in specs:
-        at = 0
-        for number, piece in pieces[spec.name].items():
-            first, end = spec.span(piece.keys)
-            assert (first, piece.shape) == (at, (1, end - first))
-            assert np.array_equal(np.arange(spec.dim)[piece.at[1]], np.arange(first, end))
-            assert sides(spec, piece.keys)[0] <= MATRIX_ROWS
-            assert before <= number <= before + 1, "no message is empty, and none is come back to"
-            held[number], before, at = held.get(number, 0) + end - first, number, end
-        assert at == spec.dim
-        assert len(pieces[spec.name]) > 1 or not len(next(iter(pieces[spec.name].values())).keys)
-    assert max(held.values()) <= most
-
-
-def test_tensors_that_fit_travel_whole_in_one_message() -> None:
-    pieces = cut_tensors([WIDE, LONG, SMALL], 4 << 20)
-    assert [(list(p), len(p[0].keys)) for p in pieces.values()] == [([0], 0)] * 3
 
 
 TALL = TableSpec("tall", "dense", (10, 4), Rule("add"))

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from fedps.errors import LostError, RefusedError, WireError
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel, LocalServer
-from fedps.net.shards import PART_BYTES, PART_ROWS, Shards, placement
+from fedps.net.shards import Shards
 from fedps.types import NO_KEYS, Rows, TableSpec
 from fedps.wire.frame import decode, encode
 from fedps.wire.messages import Barrier, Done, Join, Leave, Message, Pull, Push, Values
+from fedps.wire.pieces import PART_BYTES, PART_ROWS
 from tests.net.echo import HELLO, LIMITS, EchoConnection, EchoServer, served
 
 ITEM, USER = TableSpec("item", "sparse", (100_000, 4)), TableSpec("user", "sparse", (1000, 2))
@@ -54,16 +55,6 @@ def house(request: pytest.FixtureRequest, stack: ExitStack) -> House:
 
 def by_key(keys: NDArray[np.int64], dim: int) -> NDArray[np.float32]:
     return np.repeat(keys.astype(np.float32)[:, None], dim, axis=1)
-
-
-@given(st.lists(st.integers(1, 1000), max_size=12), st.integers(1, 5), st.randoms())
-def test_placement_is_even_and_the_same_in_any_order(sizes: list[int], shards: int, order: object) -> None:
-    specs = [TableSpec(f"t{k}", "dense", (size,)) for k, size in enumerate(sizes)]
-    placed = placement([*specs, ITEM], shards)
-    assert placed == placement([ITEM, *reversed(specs)], shards)
-    assert set(placed) == {s.name for s in specs}
-    load = [sum(s.dim for s in specs if placed[s.name] == shard) for shard in range(shards)]
-    assert max(load) - min(load) <= max(sizes, default=0)
 
 
 def test_join_declares_each_shards_own_tables_from_the_furthest_clock(stack: ExitStack) -> None:

@@ -7,52 +7,45 @@ needs a tensor's norm finds all of it in one place; tensors are dealt out by siz
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedps.errors import LostError, WireError
-from fedps.net.channel import Channel
 from fedps.net.compressing import NOTHING, Compression, Compressor
-from fedps.net.inprocess import LocalChannel
-from fedps.types import NO_KEYS, Keys, Rows, TableName, TableSpec, Values
-from fedps.wire.compress import ARRAYS, plain, sides, unpack
+from fedps.types import Keys, Rows, TableName, TableSpec, Values
+from fedps.wire.compress import ARRAYS, plain, unpack
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Barrier, Census, Counted, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
 from fedps.wire.messages import Values as Answer
-
-# What one message carries: about a megabyte of rows, so that copying and sending overlap, and a part of the dense tensors
-# where they are large. Each takes a quarter of the largest message at most.
-PART_ROWS, PART_BYTES = 8192, 4 << 20
-DENSE_BYTES = 16 << 20
-MATRIX_ROWS = Limits().rows  # of a packed tensor, as of any array
+from fedps.wire.pieces import Piece, Room, cut_rows, cut_tensors, placement
 
 
-def placement(specs: Sequence[TableSpec], shards: int) -> dict[TableName, int]:
-    """Say which shard holds each dense tensor: the largest first, each to the shard that holds least."""
-    load = [0] * shards
-    placed = {}
-    for spec in sorted((s for s in specs if s.kind == "dense"), key=lambda s: (-s.dim, s.name)):
-        shard = load.index(min(load))
-        placed[spec.name] = shard
-        load[shard] += spec.dim
-    return placed
-
-
-class Piece(NamedTuple):
-    """What one message carries of one table.
+class Channel(Protocol):
+    """A connection to one shard, however messages travel: `net.channel` over gRPC, `net.inprocess` within a process.
 
     Attributes:
-        table: its name.
-        keys: int64[U], as they travel: of rows, or of some of a dense tensor's floats (see `TableSpec.span`).
-        at: where the values stand in those of the whole request, float32[R, dim].
-        shape: of the values.
+        limits: what a message may be.
+        welcome: the server's answer to Hello.
+        bytes_sent, bytes_received: of messages.
+        retries: how often the connection was opened again.
     """
 
-    table: TableName
-    keys: Keys
-    at: Any
-    shape: tuple[int, int]
+    limits: Limits
+    bytes_sent: int
+    bytes_received: int
+    retries: int
+
+    @property
+    def welcome(self) -> "Future[Frame]":
+        """The server's answer to Hello."""
+
+    def request(self, message: Request, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
+        """Send a request; the future holds the reply, or RefusedError, LimitError or LostError."""
+
+    def close(self) -> None:
+        """Hang up; open requests fail."""
 
 
 class PullTicket:
@@ -124,16 +117,16 @@ class Shards:
     """
 
     def __init__(
-        self, channels: Sequence[Channel | LocalChannel], specs: Sequence[TableSpec], timeout: float = 300.0,
+        self, channels: Sequence[Channel], specs: Sequence[TableSpec], timeout: float = 300.0,
         compression: Compression = NOTHING,
     ) -> None:  # fmt: skip
         self._channels, self._timeout = channels, timeout
         self._specs = {s.name: s for s in specs}
         self._placed = placement(specs, len(channels))
-        self._quarters = [channel.limits.message_bytes // 4 for channel in channels]
+        self._room = [Room.of(channel.limits) for channel in channels]
         self._tensors = [
-            cut_tensors([s for s in specs if self._placed.get(s.name) == shard], min(DENSE_BYTES, quarter) // 4)
-            for shard, quarter in enumerate(self._quarters)
+            cut_tensors([s for s in specs if self._placed.get(s.name) == shard], room.floats)
+            for shard, room in enumerate(self._room)
         ]
         self._sequence = 0
         self._compressor, self._answer_form = Compressor(compression, self._specs), compression.pull
@@ -250,56 +243,20 @@ class Shards:
     def _messages(self, wanted: Mapping[TableName, Keys], shard: int) -> list[list[Piece]]:
         """Cut what one shard holds of some tables into messages, of which there is one at least.
 
-        The k-th message carries the k-th rows of every table, and the k-th part of the dense tensors laid end to end.
+        The k-th message carries the k-th rows of every table, and the k-th piece of the dense tensors laid end to end.
         """
         mine = {name: keys for name, keys in wanted.items() if self._placed.get(name, shard) == shard}
-        width = sum(4 * self._specs[name].dim + 8 for name in mine if name not in self._placed)
-        rows = max(1, min(PART_ROWS, min(PART_BYTES, self._quarters[shard]) // max(width, 1)))
+        most = self._room[shard].rows([self._specs[name] for name in mine])
         messages: list[list[Piece]] = [[]]
         for name, keys in mine.items():
-            tensor = name in self._placed
-            pieces = self._tensors[shard][name] if tensor else self._cut_rows(name, keys, shard, rows)
+            if name in self._placed:
+                pieces = self._tensors[shard][name]
+            else:
+                pieces = cut_rows(self._specs[name], keys, most, shard, len(self._channels))
             messages += [[] for _ in range(max(pieces) + 1 - len(messages))]
             for number, piece in pieces.items():
                 messages[number].append(piece)
         return [pieces for pieces in messages if pieces] or [[]]
-
-    def _cut_rows(self, table: TableName, keys: Keys, shard: int, most: int) -> dict[int, Piece]:
-        """Return a sparse table's rows on one shard by the number of their message, of at most `most` rows."""
-        at = None if len(self._channels) == 1 else np.flatnonzero(keys % len(self._channels) == shard)
-        pieces, count = {}, len(keys if at is None else at)
-        for number, first in enumerate(range(0, max(count, 1), most)):
-            these = slice(first, first + most) if at is None else at[first : first + most]
-            own = keys[these]
-            pieces[number] = Piece(table, own, these, (len(own), self._specs[table].dim))
-        return pieces
-
-
-def cut_tensors(specs: Sequence[TableSpec], most: int) -> dict[TableName, dict[int, Piece]]:
-    """Lay dense tensors end to end over messages; return the pieces of each by the number of their message.
-
-    A tensor that fits where it begins is one piece without keys. Others are cut between rows of the matrix as which they
-    are packed (`sides`), so that each keeps its scale; only a row that is longer than a message is cut itself.
-
-    Args:
-        specs: the tensors.
-        most: floats of a message.
-    """
-    number, room, pieces = 0, most, dict[TableName, dict[int, Piece]]()
-    for spec in specs:
-        pieces[spec.name], first = {}, 0
-        columns = sides(spec, NO_KEYS)[1]
-        while first < spec.dim:
-            size = min(spec.dim - first, room, MATRIX_ROWS * columns)
-            size -= size % columns if columns <= most else 0
-            if size:
-                end = first + size
-                keys = NO_KEYS if size == spec.dim else np.array([first, end])
-                pieces[spec.name][number] = Piece(spec.name, keys, np.s_[:, first:end], (1, size))
-                first, room = end, room - size
-            if first < spec.dim:
-                number, room = number + 1, most
-    return pieces
 
 
 def _wait(future: "Future[Frame]", timeout: float | None, what: str) -> Frame:

@@ -31,10 +31,8 @@ from fedps.storage.epochs import witnesses
 from fedps.table.sparse import RESERVED_ROWS
 from fedps.table.store import Store, unfit
 from fedps.types import ClientId, TableName
-from fedps.wire.frame import Frame, Limits
+from fedps.wire.frame import HELD_MESSAGES, Frame, Limits
 from fedps.wire.messages import Done, Hello, Join, Push
-
-HELD_MESSAGES = 8  # of full size: what may be kept for one connection
 
 
 class ParameterServer:

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from fedps.errors import TableError
 from fedps.table.dense import DenseTable
 from fedps.table.sparse import SparseTable
-from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
-
-MAX_FLOATS = 1 << 26  # of one row or dense tensor: 256 MiB, four times what a message may carry
+from fedps.types import MAX_FLOATS, NO_KEYS, Keys, TableName, TableSpec, Values
 
 
 class Store:

@@ -13,12 +13,15 @@ from pathlib import Path
 import msgspec
 
 from fedps.config import Job
+from fedps.errors import JobError
 from fedps.events.events import Checked
 from fedps.models.network import Plan
 from fedps.native import compiler
 from fedps.native.compiler import CompileError, cache_folder
 from fedps.storage.whole import write_whole
 from fedps.training.parameters import read_parameters
+from fedps.types import TableSpec
+from fedps.wire.pieces import misfits
 
 ROOMS = ("native", "models")  # of this package: what a plan is made by
 
@@ -77,9 +80,13 @@ def described(plan: Plan, job: Job) -> Checked:
     """Say where a plan's parameters live, and by what steps are taken.
 
     Raises:
-        JobError: a table's name matches nothing.
+        JobError: a table's name matches nothing, or a shared parameter passes what servers hold and messages carry.
     """
-    found = read_parameters(plan.network, job)
+    found, shapes = read_parameters(plan.network, job), dict(plan.network.dense)
+    shared = [e.spec for e in found.embeddings if not e.private]
+    shared += [TableSpec(name, "dense", shapes[name]) for name in found.dense]
+    if mistakes := misfits(shared, job.runner.server_num, job.limits.message_mib):
+        raise JobError(mistakes)
     tables = {private: [e.spec.name for e in found.embeddings if e.private is private] for private in (True, False)}
     return Checked(
         mistakes=[],

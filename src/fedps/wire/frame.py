@@ -37,6 +37,9 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 KEYS, ROWS, LINE = ("i", 1), ("f", 2), ("f", 1)  # code and dimensions; counts of a histogram have the form of keys
 
 
+HELD_MESSAGES = 8  # of full size: what a server keeps for one connection
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one peer may send, and what a server holds open.
@@ -86,16 +89,20 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Header)
 
 
-def encode(ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = ()) -> bytes:
+def encode(
+    ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = (), limits: Limits | None = None
+) -> bytes:  # fmt: skip
     """Return the frame's bytes.
 
     Args:
         ticket: ties a reply to its request.
         message: any message.
         arrays: of a type in `DTYPES`, one or two dimensions.
+        limits: what the peer takes; None: it is not looked at.
 
     Raises:
         WireError: an array is of another type.
+        LimitError: the peer would refuse it for its size.
     """
     try:
         facts = tuple(_fact(a) for a in arrays)
@@ -109,7 +116,22 @@ def encode(ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = ()) -
         if array.size:
             piece = ids.pack(array, code) if code in ids.WIDTHS else np.ascontiguousarray(array).data.cast("B")
             pieces += piece, bytes(-len(piece) % 8)
-    return b"".join(pieces)
+    data = b"".join(pieces)
+    if limits is not None:
+        _check_sizes(type(message).__name__, len(header), len(data), limits)
+    return data
+
+
+def _check_sizes(what: str, header: int, size: int, limits: Limits) -> None:
+    if header > limits.header_bytes:
+        raise LimitError(
+            f"{what} with a header of {header} bytes passes the limit of {limits.header_bytes} bytes: use fewer tables, or"
+            " shorter names"
+        )
+    if size > limits.message_bytes:
+        raise LimitError(
+            f"{what} of {size} bytes passes the limit of {limits.message_bytes} bytes a message: raise limits.message_mib"
+        )
 
 
 def _fact(array: NDArray[Any]) -> tuple[str, tuple[int, ...]]:

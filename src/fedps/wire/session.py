@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fedps.errors import LimitError, RefusedError, WireError
+from fedps.errors import RefusedError, WireError
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import Done, Hello, Join, Message, Push, Refused, Reply, Request, Welcome
@@ -117,12 +117,7 @@ class Caller:
             LimitError: it is larger than a message may be.
         """
         ticket = self._next
-        data = encode(ticket, message, arrays)
-        if len(data) > self._limits.message_bytes:
-            raise LimitError(
-                f"{type(message).__name__} of {len(data)} bytes passes the limit of {self._limits.message_bytes} bytes"
-                " a message: raise limits.message_mib"
-            )
+        data = encode(ticket, message, arrays, self._limits)
         self._next += 1
         self._open[ticket] = data
         if isinstance(message, Join):
