@@ -17,11 +17,11 @@ from fedps.client.rounds import Coordinated
 from fedps.client.trainer import Trained
 from fedps.config import Job
 from fedps.coordinator.serve import run_coordinator
-from fedps.events.events import Event, Ready
+from fedps.events.events import Assigned, Event, Ready
 from fedps.metrics import Evaluation, Histogram
 from fedps.net.channel import Channel
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Assignment, Hello
+from fedps.wire.messages import Hello
 
 CLIENTS = {"full": (10, 50), "quick": (10,), "tiny": (2,)}
 ROUNDS = {"full": 100, "quick": 50, "tiny": 5}
@@ -78,13 +78,14 @@ def _live(job: Job, address: str, clients: int, rounds: int) -> list[list[float]
     together = threading.Barrier(clients)
     trained, evaluated = Trained(1000, 1.0, 0.5, Histogram()), Evaluation(10, 4.0, 2.0, Histogram())
 
-    def answered(told: Assignment, seconds: float) -> None:
-        waits[told.round].append(seconds)
+    def report(event: Event) -> None:
+        assert isinstance(event, Assigned)  # noqa: S101  (nothing else is reported)
+        waits[event.round].append(event.seconds)
 
     def live(number: int) -> None:
         channel = Channel(address, Hello(job.name, str(number), "p", to="coordinator"), Limits(), WAIT)
         with Path(os.devnull).open("w") as log:
-            life = Coordinated(channel, 1000, log, answered)
+            life = Coordinated(channel, 1000, log, report)
             while life.next(trained, evaluated, 1e8).state != "FINISH":
                 together.wait(WAIT)  # as the barrier that ends a round
         channel.close()

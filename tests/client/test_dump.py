@@ -64,7 +64,7 @@ def test_samples_stand_in_the_originals_form(make_job: MakeJob, tmp_path: Path) 
 def test_parameters_stand_in_the_originals_form_after_every_batch(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job(**ALONE, dump_param=["predict.bias", "mlp_item.weight", "linear_0.w_0"])
     client = Client(job, tmp_path)
-    before = client.learner.split_dense(client.learner.dense.values.copy())
+    before = client.learner.dense.split(client.learner.dense.values.copy())
     client.train(2)
     text = (tmp_path / "dump" / "epoch_0" / "part-007-00000").read_text()
     found = re.findall(r"^\((\d+),(\d+),([\w.]+)\)(\S+)$", text, re.MULTILINE)
@@ -74,7 +74,7 @@ def test_parameters_stand_in_the_originals_form_after_every_batch(make_job: Make
     values = [np.array(f[3].split(","), np.float32) for f in found]
     learner = client.learner
     np.testing.assert_array_equal(values[4], learner.tables["mlp_item.weight"].values.reshape(-1))
-    now = learner.split_dense(learner.dense.values)
+    now = learner.dense.split(learner.dense.values)
     np.testing.assert_array_equal(values[3], now["predict.bias"][0])
     first = next(name for name in now if name.startswith("mlp.") and name.endswith("weight"))
     np.testing.assert_array_equal(values[5], now[first][0])

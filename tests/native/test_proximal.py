@@ -31,7 +31,7 @@ def pull(learner: Learner, seed: int) -> None:
     for table in learner.shared.values():
         slots = np.flatnonzero(rng.random(len(table.keys)) < 0.6).astype(np.int32)
         table.write(slots, rng.normal(0, 0.1, (len(slots), table.spec.dim)).astype(np.float32))
-    learner.dense.write(rng.normal(0, 0.3, len(learner.dense.values)).astype(np.float32))
+    learner.dense.write(learner.dense.split(rng.normal(0, 0.3, len(learner.dense.values)).astype(np.float32)))
 
 
 @pytest.mark.parametrize("rule", ["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"])
@@ -62,7 +62,7 @@ def test_steps_are_those_of_torch_on_the_loss_with_its_penalty(make_job: MakeJob
         with torch.no_grad():
             for name, table in learner.tables.items():
                 weights[name][torch.from_numpy(table.keys)] = torch.from_numpy(table.values.copy())
-            for name, value in learner.split_dense(learner.dense.values.copy()).items():
+            for name, value in learner.dense.split(learner.dense.values.copy()).items():
                 weights[name].copy_(torch.from_numpy(value).view_as(weights[name]))
         anchors = {n: w.detach().clone() for n, w in weights.items()}
         for number in range(4):

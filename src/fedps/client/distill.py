@@ -15,9 +15,8 @@ from fedps.config import Job
 from fedps.data.public import Public
 from fedps.data.samples import ClientData, Order
 from fedps.errors import FedpsError
-from fedps.training.engine import Rates
 from fedps.training.learner import Learner
-from fedps.training.schedule import rates_at
+from fedps.training.rates import Rates, rates_at
 from fedps.types import COLUMNS, ClientId, Samples, Values
 from fedps.wire.messages import Assignment
 

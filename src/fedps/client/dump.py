@@ -25,7 +25,6 @@ from fedps.config import Allow, Job
 from fedps.data.samples import ClientData, Order
 from fedps.errors import DataError, JobError
 from fedps.training.learner import Learner
-from fedps.training.tables import LocalDense
 from fedps.types import Values
 
 BUFFER = 1 << 20  # bytes written to disk at once
@@ -165,20 +164,10 @@ def _parameters(learner: Learner) -> dict[str, Current]:
     found: dict[str, Current] = {}
     for name, table in learner.tables.items():
         found[name] = lambda table=table: table.values  # type: ignore[misc]
-    at = 0
-    for name, start in learner.split_dense(learner.dense.values).items():
-        found[name] = _slice(learner.dense, at, start.size)
-        at += start.size
-    private, at = learner.private_block(), 0
-    for name in learner.parameters.private_dense:
-        size = private[name][0].dim
-        found[name] = _slice(learner.private_dense, at, size)
-        at += size
+    for flat in (learner.dense, learner.private_dense):
+        for name, place in flat.places.items():
+            found[name] = lambda flat=flat, place=place: flat.values[place]  # type: ignore[misc]
     return found
-
-
-def _slice(flat: LocalDense, at: int, size: int) -> Current:
-    return lambda: flat.values[at : at + size]
 
 
 def _check_names(job: Job, learner: Learner) -> None:

@@ -17,8 +17,7 @@ from fedps.client import private_rows
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
 from fedps.client.modes import build_mode, pull_all
-from fedps.client.rounds import Coordinated, Rounds, Schedule
-from fedps.client.simulated import Simulated, find_device
+from fedps.client.rounds import Coordinated, Rounds, Schedule, Simulated
 from fedps.client.trainer import Trained, Trainer
 from fedps.config import Allow, Job
 from fedps.data.public import Public
@@ -93,8 +92,7 @@ class FLClient:
         self.evaluated: Evaluation | None = None
         self._rounds: Rounds = Schedule(job.runner)
         self._bandwidth, self._joined = 0.0, False
-        self._device = find_device(job, client)
-        self._simulated: Simulated | None = None
+        self._simulated = Simulated(job, client, report) if job.traces is not None else None
         self._distiller: Distiller | None = None
         self._channels: list[Channel | LocalChannel] = []
         self._handlers: dict[str, Handler] = {key: getattr(FLClient, f"callback_{key}") for key in KEYS}
@@ -172,11 +170,9 @@ class FLClient:
             caller = Hello(self.job.name, self.client, hello.instance, to="coordinator")
             channel = self._connect(COORDINATOR, caller)
             self._channels.append(channel)
-            amend = self._device.disguise if self._device else None
-            taught = self._distiller.take if self._distiller else None
-            self._rounds = Coordinated(channel, len(self.data), self.log, self._answered, amend, taught)
-        if self._device:
-            self._simulated = Simulated(self.job, self._device, self.learner, self._moved, self.report)
+            amend = self._simulated.device.disguise if self._simulated else None
+            learn = self._distiller.take if self._distiller else None
+            self._rounds = Coordinated(channel, len(self.data), self.log, self.report, amend, learn)
         self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
         mean = cache(self.shards.mean_samples) if runner.in_step else None  # asked once: it stays the same
@@ -216,7 +212,7 @@ class FLClient:
         if self._joined:
             return
         clock = self.shards.join(len(self.data) if self.job.runner.in_step else 0)
-        self.shards.seed(self.learner.split_dense(self.learner.dense.values.copy()))
+        self.shards.seed(self.learner.dense.split(self.learner.dense.values.copy()))
         self._mode.start_at(clock)
         self._joined = True
 
@@ -225,11 +221,11 @@ class FLClient:
         self.join()
         print(f"fl-ps > curr epoch idx: {due.round - 1}, {due.state}", file=self.log)
         if due.state == "JOIN" and self._simulated:
-            self._simulated.train(due, self._train)
+            self._simulated.train(due, self._train, self.learner, self.shards)
         elif due.state == "JOIN":
             self._train()
-        elif self._device:
-            self._device.rest()
+        elif self._simulated:
+            self._simulated.device.rest()
         if self._rounds.stops_after(due.round):
             self._meet()
 
@@ -243,9 +239,6 @@ class FLClient:
         print("fl-ps > callback_train finished", file=self.log, flush=True)
         return self.trained
 
-    def _moved(self) -> int:
-        return self.shards.bytes_sent + self.shards.bytes_received
-
     def _meet(self) -> None:
         """Meet the others, evaluate one and the same model, save what is private, and go on together."""
         self.shards.barrier(self.assignment.round, "trained")
@@ -256,9 +249,6 @@ class FLClient:
 
     def _do(self, key: Key) -> None:
         self._handlers[key](self)
-
-    def _answered(self, due: Assignment, seconds: float) -> None:
-        self.report(events.Assigned(due.round, due.state, due.evaluate, seconds))
 
 
 def network(job: Job, servers: Sequence[str], coordinator: str | None = None) -> Connect:

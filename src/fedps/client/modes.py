@@ -108,7 +108,7 @@ class Exchange:
         values = pull.ticket.result(self._timeout)
         for name, slots in pull.slots.items():
             self._learner.tables[name].write(slots, values[name])
-        self._learner.dense.write(self._learner.join_dense(values))
+        self._learner.dense.write(values)
 
     def slots_of(self, window: Window) -> dict[str, Slots]:
         """Return for each column that looks up shared rows the window's distinct slots, sorted."""
@@ -151,7 +151,7 @@ class EachBatch(Exchange):
     def _gradients(self) -> dict[TableName, Rows]:
         found, tables = self._learner.gradients(), self._learner.tables
         rows = {name: Rows(tables[name].keys[slots], of_rows) for name, (slots, of_rows) in found.rows.items()}
-        dense = self._learner.split_dense(found.dense)
+        dense = self._learner.dense.split(found.dense)
         return rows | {name: Rows(NO_KEYS, values) for name, values in dense.items()}
 
 
@@ -218,7 +218,7 @@ class EachWindow(Exchange):
         if self._share:
             change = self._hold_back(change)
         rows = {n: Rows(t.keys[slots[n]], change.rows[n]) for n, t in self._learner.shared.items()}
-        dense = {n: Rows(NO_KEYS, v) for n, v in self._learner.split_dense(change.dense).items()}
+        dense = {n: Rows(NO_KEYS, v) for n, v in self._learner.dense.split(change.dense).items()}
         clock = self._coming.ticket.clocks if self._versioned else self._clock
         self._push = self._shards.push(rows | dense, clock, self._weight)
         self._clock += 1

@@ -73,12 +73,9 @@ def _take_over(learner: Learner, there: Mapping[TableName, SavedTable], place: P
     for name, table in learner.private.items():
         if name in there:
             _fill(table, there[name])
-    at = 0
-    for name in learner.parameters.private_dense:
-        size = private[name][0].dim
+    for name, at in learner.private_dense.places.items():
         if name in there:
-            learner.private_dense.values[at : at + size] = there[name].values[0]
-        at += size
+            learner.private_dense.values[at] = there[name].values[0]
 
 
 def _fill(table: LocalTable, rows: SavedTable) -> None:

@@ -1,5 +1,9 @@
-"""Where a client's assignments come from: the coordinator, or, without one, the job's own schedule."""
+"""A client's rounds: where its assignments come from, and what a simulated device makes of them.
 
+They come from the coordinator or, without one, from the job's own schedule.
+"""
+
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -9,17 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.client.trainer import Trained
-from fedps.config import Runner
-from fedps.errors import WireError
+from fedps.config import Job, Runner
+from fedps.errors import JobError, WireError
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.metrics import Evaluation, Histogram
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel
-from fedps.types import ClientInfo, Values
+from fedps.net.shards import Shards
+from fedps.simulation.device import Device
+from fedps.simulation.traces import read_traces
+from fedps.training.learner import Learner
+from fedps.types import ClientId, ClientInfo, Values
 from fedps.wire.messages import Assignment, RoundReport
 
 
 class Rounds(Protocol):
-    """Tells what to do, round after round; the last answer is FINISH."""
+    """Says what to do, round after round; the last assignment is FINISH."""
 
     def next(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> Assignment:
         """Return the next assignment, given what came of the last round (None: it sat out, was not evaluated)."""
@@ -46,24 +56,24 @@ class Schedule:
 
 
 class Coordinated:
-    """A coordinator decides: each round it hears what was measured, and answers when all have reported.
+    """A coordinator decides: each round it gets this client's report, and answers when all have reported.
 
     Args:
         channel: the connection to it.
-        samples: this client holds.
+        samples: this client has.
         log: takes lines for people.
-        answered: told each assignment and the seconds it took to come.
+        report: takes an event for each assignment.
         amend: changes what is said of this client, as a simulation does; by default what was measured is said.
-        taught: takes soft targets, float32[S], and before them the round whose public pairs they are of.
+        learn: takes soft targets, float32[S], and before them the round whose public pairs they are of.
     """
 
     def __init__(
-        self, channel: Channel | LocalChannel, samples: int, log: TextIO, answered: Callable[[Assignment, float], None],
+        self, channel: Channel | LocalChannel, samples: int, log: TextIO, report: Report,
         amend: Callable[[ClientInfo], ClientInfo] | None = None,
-        taught: Callable[[int, Values], None] | None = None,
+        learn: Callable[[int, Values], None] | None = None,
     ) -> None:  # fmt: skip
-        self._channel, self._samples, self._log, self._answered = channel, samples, log, answered
-        self._amend, self._taught = amend or (lambda info: info), taught
+        self._channel, self._samples, self._log, self._report = channel, samples, log, report
+        self._amend, self._learn = amend or (lambda info: info), learn
         self._round, self._speed = 0, 0.0
 
     def next(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> Assignment:
@@ -76,20 +86,20 @@ class Coordinated:
         self._channel.welcome.result()  # a coordinator that is not up yet is waited for, as a server is
         began = time.monotonic()
         logits = [] if trained is None or trained.logits is None else [trained.logits]
-        said = RoundReport(self._round, self._amend(self._info(trained, evaluated, bandwidth)), bool(logits))
-        frame = self._channel.request(said, [*_histograms(trained, evaluated), *logits]).result()
+        message = RoundReport(self._round, self._amend(self._info(trained, evaluated, bandwidth)), bool(logits))
+        frame = self._channel.request(message, [*_histograms(trained, evaluated), *logits]).result()
         seconds = time.monotonic() - began
-        told = frame.message
-        if not isinstance(told, Assignment):
-            raise WireError(f"a report was answered by {type(told).__name__}")
-        self._round = told.round
-        if told.taught > 0 and self._taught is not None:
-            self._taught(told.taught, frame.arrays[0])
+        due = frame.message
+        if not isinstance(due, Assignment):
+            raise WireError(f"a report was answered by {type(due).__name__}")
+        self._round = due.round
+        if due.taught > 0 and self._learn is not None:
+            self._learn(due.taught, frame.arrays[0])
         print(f"fl-ps > rpc service call cost time: {1000 * seconds:.1f} ms", file=self._log)
-        strategy = {"iteration_num": told.iterations, "next_state": told.state, "round": told.round}
+        strategy = {"iteration_num": due.iterations, "next_state": due.state, "round": due.round}
         print(f"fl-ps > recved fl strategy: {strategy}", file=self._log, flush=True)
-        self._answered(told, seconds)
-        return told
+        self._report(events.Assigned(due.round, due.state, due.evaluate, seconds))
+        return due
 
     def stops_after(self, round_: int) -> bool:
         """Every round ends with all clients together: nobody waits for one that sat out."""
@@ -115,3 +125,59 @@ def _histograms(trained: Trained | None, evaluated: Evaluation | None) -> list[N
 def _counts(histogram: Histogram | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     empty = np.empty(0, np.int64)
     return (histogram.positives, histogram.negatives) if histogram else (empty, empty)
+
+
+class Simulated:
+    """Trains a client's rounds for real, unless its simulated device would not have come to the end of the round.
+
+    Args:
+        job: the job; its traces say what the device is like.
+        client: whose device.
+        report: where events go.
+
+    Attributes:
+        device: the client's.
+
+    Raises:
+        JobError: the traces cannot be read, or there is none for this client.
+    """
+
+    def __init__(self, job: Job, client: ClientId, report: Report) -> None:
+        assert job.traces is not None  # noqa: S101  (who asks has looked)
+        traces = read_traces(job.traces)
+        if client not in traces:
+            raise JobError(f"simulation.traces: {job.traces}: has no trace for client {client!r}; add one")
+        self.device = Device(traces[client], client, job.runner.seed)
+        self._size, self._report = job.runner.train_batch_size, report
+        self._last: tuple[int, int] | None = None  # samples and bytes of the last round that was trained
+
+    def train(
+        self, due: Assignment, train: Callable[[], Trained | None], learner: Learner, shards: Shards
+    ) -> None:  # fmt: skip
+        """Train, if the device gets to the end of the round, and report how long it took the device.
+
+        Args:
+            due: what to do.
+            train: trains, and returns what came of it.
+            learner: what is trained.
+            shards: counts the bytes that go to and come from the servers.
+        """
+        samples = due.iterations * (due.batch_size or self._size) or len(learner.data)
+        deadline = due.deadline or math.inf
+        fate = self.device.begin(due.round, samples, self._forecast(samples, learner), deadline)
+        if not fate:
+            before = shards.bytes_sent + shards.bytes_received
+            trained = train()
+            moved = shards.bytes_sent + shards.bytes_received - before
+            if trained:
+                self._last = trained.samples, moved
+            self.device.done(trained.samples if trained else 0, moved, deadline)
+        self._report(events.Simulated(due.round, self.device.seconds, fate))
+
+    def _forecast(self, samples: int, learner: Learner) -> int:
+        """Return the bytes that training will move: in proportion to the last time, at first every shared value once."""
+        if self._last is not None:
+            return self._last[1] * samples // self._last[0]
+        tables = learner.shared.values()  # a pull sends keys and brings values, a push sends both
+        rows = sum(len(table.keys) * (2 * table.keys.itemsize + 2 * 4 * table.spec.dim) for table in tables)
+        return rows + 2 * learner.dense.values.nbytes

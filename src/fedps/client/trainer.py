@@ -18,9 +18,9 @@ from fedps.errors import FedpsError, JobError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.metrics import Histogram
-from fedps.training.engine import Rates, Steps
+from fedps.training.engine import Steps
 from fedps.training.learner import Learner
-from fedps.training.schedule import rates_at
+from fedps.training.rates import Rates, rates_at
 from fedps.types import ClientId, Values
 
 

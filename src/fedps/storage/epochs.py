@@ -1,7 +1,7 @@
 """A saved epoch on disk, read back as one model, whatever number of servers wrote it.
 
 `<model folder>/<epoch>/server-<k>` holds server k's part of every table. Clients' private tables lie in
-`private/<client>/<epoch>/tables`, each client's on its own machine. `server.saving` and `client.life` write these.
+`private/<client>/<epoch>/tables`, each client's on its own machine. `server.saving` and `client.private_rows` write these.
 
 When an epoch is whole. Servers save at their own time, and know nothing of each other; so each writes a record of its own,
 and an epoch is whole once there is one of every server *of the same run*. They know a run by its clients: a client's

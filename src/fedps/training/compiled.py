@@ -7,7 +7,8 @@ import numpy as np
 from fedps.data.samples import ClientData, Order
 from fedps.metrics import Histogram
 from fedps.native.library import DenseView, Library, TableView
-from fedps.training.engine import Gradients, Rates, Steps
+from fedps.training.engine import Gradients, Steps
+from fedps.training.rates import Rates
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import Slots, TableName, Values
 

@@ -20,8 +20,9 @@ from fedps.data.samples import ClientData, Order
 from fedps.errors import JobError
 from fedps.metrics import Histogram
 from fedps.models.loss import LOSSES, own_loss
-from fedps.training.engine import Gradients, Rates, Steps
+from fedps.training.engine import Gradients, Steps
 from fedps.training.parameters import Parameters
+from fedps.training.rates import Rates
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import COLUMNS, ClientId, Slots, TableName, Values
 

@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 
 from fedps.data.samples import Order
 from fedps.metrics import Histogram
+from fedps.training.rates import Rates
 from fedps.training.tables import LocalTable
 from fedps.types import Slots, TableName, Values
-
-Rates = NDArray[np.float64]  # for each batch the share of the rules' learning rates to take
 
 
 class Steps(NamedTuple):

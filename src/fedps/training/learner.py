@@ -4,17 +4,15 @@ It holds the private tables, the copies of shared rows and the dense weights, an
 The modes move shared values in and out of it.
 """
 
-import math
-from collections.abc import Mapping
-
 import numpy as np
 
 from fedps.config import Job
 from fedps.data.samples import ClientData, Order
 from fedps.models.network import Plan
 from fedps.native.compiler import cache_folder
-from fedps.training.engine import Engine, Gradients, Rates, Steps
+from fedps.training.engine import Engine, Gradients, Steps
 from fedps.training.parameters import Embedding, Parameters, read_parameters
+from fedps.training.rates import Rates
 from fedps.training.rules import dense_rule, job_rule
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import NO_KEYS, Keys, Rule, Slots, TableName, TableSpec, Values
@@ -25,39 +23,44 @@ ADD = Rule("add")
 class Learner:
     """Model, tables and optimizer state of one client.
 
+        learner = Learner(plan, job, data, local_optimizer=True)
+        steps = learner.train(data.order(0), 512)  # one pass, in batches of 512
+
     Args:
-        plan: the job's network.
+        plan: the job's network, made ready.
         job: the job; its optimizer is the client's own rule.
-        data: the client's data; tables hold the ids that occur in it.
+        data: the client's data; tables have rows for the ids that occur in it.
         local_optimizer: whether shared values are optimized here too (geo, round) or only on servers (sync, async).
 
     Attributes:
+        parameters: the network's, sorted by where they live.
+        rule: of shared rows that have no other of their own.
+        tables: every sparse table, private or shared, in the network's order.
+        dense, private_dense: the dense tensors that come from the servers, and those that never leave this client.
+        engine: takes the steps.
         rate: the share of its learning rate that the last batch took.
 
     Raises:
         JobError: a name in the job matches nothing, or `use_gpu` finds no CUDA device.
+        OSError: the compiled step cannot be loaded.
     """
 
     def __init__(self, plan: Plan, job: Job, data: ClientData, local_optimizer: bool) -> None:
+        self._plan, self._job, self._local = plan, job, local_optimizer
         self.parameters: Parameters = read_parameters(plan.network, job)
         self.rule: Rule = job_rule(job, private=False)
-        self.data = data
-        self._local = local_optimizer
-        shapes, starts = dict(plan.network.dense), plan.network.starts()
-        self._shapes = {n: shapes[n] for n in self.parameters.dense}
-        self._private_shapes = {n: shapes[n] for n in self.parameters.private_dense}
+        self.data, self.rate = data, 1.0
+        starts, proximal = plan.network.starts(), job.hyper_parameters.optimizer.proximal
         rule, own = dense_rule(self.rule), dense_rule(job_rule(job, private=True))
-        proximal = job.hyper_parameters.optimizer.proximal
-        self.dense = LocalDense(rule if local_optimizer else ADD, _end_to_end(starts, self._shapes), proximal)
-        self.private_dense = LocalDense(own, _end_to_end(starts, self._private_shapes))
+        shared = {n: starts[n] for n in self.parameters.dense}
+        self.dense = LocalDense(rule if local_optimizer else ADD, shared, proximal)
+        self.private_dense = LocalDense(own, {n: starts[n] for n in self.parameters.private_dense})
         self.tables = {
             e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column], 0.0 if e.private else proximal)
             for e in self.parameters.embeddings
         }
         self._columns = {e.spec.name: e.column for e in self.parameters.embeddings}
-        self._plan, self._job = plan, job
         self.engine: Engine = self.engine_on(data)
-        self.rate = 1.0
 
     def engine_on(self, data: ClientData) -> Engine:
         """Return what takes steps on samples of the same ids, and so changes this learner's tables."""
@@ -67,12 +70,17 @@ class Learner:
         from fedps.native.library import Library  # noqa: PLC0415
         from fedps.training.compiled import Compiled  # noqa: PLC0415  (only one of the two is needed)
 
-        here = [*self.private, *(self.shared if self._local else ())]
-        places = [self._place(name) for name, _ in plan.network.dense]
+        optimized = [*self.private, *(self.shared if self._local else ())]
         tables = {name: (table, self._columns[name]) for name, table in self.tables.items()}
-        dense = ((self.dense, self._local), (self.private_dense, True))
+        kinds = (self.dense, self._local), (self.private_dense, True)
+        places = [
+            (kind, one.places[name].start)
+            for name, _ in plan.network.dense
+            for kind, (one, _) in enumerate(kinds)
+            if name in one.places
+        ]
         pairwise = job.hyper_parameters.loss == "bpr"
-        return Compiled(Library(cache_folder() / plan.library), data, tables, here, dense, places, pairwise)
+        return Compiled(Library(cache_folder() / plan.library), data, tables, optimized, kinds, places, pairwise)
 
     def _eager(self, job: Job, data: ClientData) -> Engine:
         from fedps.models.build import build  # noqa: PLC0415
@@ -83,16 +91,6 @@ class Learner:
             build(job), self.parameters, data, self.tables, self.dense, self.private_dense, self._local,
             gpu=runner.use_gpu, batch=runner.infer_batch_size, loss=job.hyper_parameters.loss,
         )  # fmt: skip
-
-    def _place(self, name: str) -> tuple[int, int]:
-        """Return which of the flat vectors holds a dense parameter (0 shared, 1 private), and where it begins there."""
-        private = name in self._private_shapes
-        at = 0
-        for other, shape in (self._private_shapes if private else self._shapes).items():
-            if other == name:
-                break
-            at += math.prod(shape)
-        return int(private), at
 
     def _own_spec(self, embedding: Embedding) -> TableSpec:
         spec = embedding.spec
@@ -110,38 +108,33 @@ class Learner:
         return {e.spec.name: self.tables[e.spec.name] for e in self.parameters.embeddings if e.private}
 
     def server_specs(self, seed: int, changes: Rule = ADD) -> list[TableSpec]:
-        """Return the shared tables as the servers keep them: taking changes by a rule, or optimizing gradients."""
-        dense = dense_rule(self.rule)
+        """Return the shared tables as the servers keep them.
+
+        Args:
+            seed: the job's.
+            changes: the rule by which they take changes; gradients they take by the job's optimizer.
+        """
+        dense, shapes = dense_rule(self.rule), dict(self._plan.network.dense)
         sparse = [e.spec for e in self.parameters.embeddings if not e.private]
         return [
             *(TableSpec(s.name, "sparse", s.shape, changes if self._local else s.rule, s.init, seed) for s in sparse),
             *(
-                TableSpec(n, "dense", shape, changes if self._local else dense, seed=seed)
-                for n, shape in self._shapes.items()
+                TableSpec(n, "dense", shapes[n], changes if self._local else dense, seed=seed)
+                for n in self.parameters.dense
             ),
         ]
-
-    def split_dense(self, vector: Values) -> dict[TableName, Values]:
-        """Cut a flat float32[n] into its tensors, float32[1, dim] each."""
-        out, at = {}, 0
-        for name, shape in self._shapes.items():
-            size = math.prod(shape)
-            out[name] = vector[at : at + size].reshape(1, -1)
-            at += size
-        return out
-
-    def join_dense(self, tensors: Mapping[TableName, Values]) -> Values:
-        """Lay tensors end to end, the inverse of `split_dense`."""
-        return _end_to_end(tensors, self._shapes)
 
     def column(self, table: TableName) -> str:
         """Return the input column that looks up a table."""
         return self._columns[table]
 
     def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
-        """Take a step on each batch of `size` samples; what the servers train only gets its gradients.
+        """Take a step on each batch; what the servers train only gets its gradients.
 
-        `rates`: for each batch the share of the rules' learning rates to take; left out, all of it.
+        Args:
+            samples: int32[n], positions in the data.
+            size: samples of a batch; the last may be shorter.
+            rates: float64[K], for each batch the share of the rules' learning rates to take; None takes all of it.
         """
         rates = np.ones(-(-len(samples) // size)) if rates is None else rates
         self.rate = float(rates[-1])
@@ -173,13 +166,7 @@ class Learner:
     def private_block(self) -> dict[TableName, tuple[TableSpec, Keys, Values]]:
         """Return what the client saves for itself: specs, keys and rows with their state; private layers' values."""
         saved = {name: (t.spec, t.keys, t.block) for name, t in self.private.items()}
-        at = 0
-        for name, shape in self._private_shapes.items():
-            spec = TableSpec(name, "dense", shape)
-            saved[name] = (spec, NO_KEYS, self.private_dense.values[at : at + spec.dim].reshape(1, -1).copy())
-            at += spec.dim
+        shapes = dict(self._plan.network.dense)
+        for name, values in self.private_dense.split(self.private_dense.values.copy()).items():
+            saved[name] = (TableSpec(name, "dense", shapes[name]), NO_KEYS, values)
         return saved
-
-
-def _end_to_end(tensors: Mapping[TableName, Values], names: Mapping[TableName, object]) -> Values:
-    return np.concatenate([*(tensors[n].reshape(-1) for n in names), np.empty(0, np.float32)])

@@ -1,4 +1,4 @@
-"""How far one step moves a value, where many clients train side by side: the rates of shared and of private values.
+"""How far one step moves a value: the rates of shared and of private values, and how they change over a job.
 
 Adam makes moves of about `lr`, however small a gradient is, so what a pass over the data comes to depends on how many
 moves are made of it. One stream of all N clients' batches is the yardstick; side by side, both kinds make too few.
@@ -10,10 +10,18 @@ as large train worse than plain ones, √10 as large better. So `ENOUGH` clients
 
 *Private values* get a gradient in N times the share of steps, and Adam moves a row by lr / √p for each, p being that
 share: √N less for the same samples.
+
+*Over a job* rates follow a schedule. Its time is the job's, not a client's: a client that sits a round out goes on at the
+rate of the round it is back in.
 """
 
-from fedps.config import Job
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.config import Job, Optimizer
 from fedps.config.merging import ADAMS, AVERAGED
+
+Rates = NDArray[np.float64]  # for each of some batches, the share of the rules' learning rates to take
 
 ENOUGH = 10  # clients; what more of them average does not make moves larger
 
@@ -57,3 +65,27 @@ def clients_at_once(job: Job) -> int:
     if not runner.with_coordinator or runner.client_selector == "all":
         return workers
     return runner.picked(workers)
+
+
+def rates_at(optimizer: Optimizer, epochs: int, at: Rates) -> Rates:
+    """Return the share of the learning rates to take at each moment.
+
+    Warm-up multiplies what the schedule says: it rises from 0 to 1 over the first `warmup` of the job. A batch takes the
+    rate of its middle, so that the first is not lost.
+
+    Args:
+        optimizer: its `schedule`, `warmup`, `final`, `step_epochs` and `step_factor` count.
+        epochs: of the job.
+        at: float64[K], epochs since the job began.
+    """
+    done = np.clip(at / epochs, 0, 1)
+    match optimizer.schedule:
+        case "linear":
+            share = 1 - (1 - optimizer.final) * done
+        case "cosine":
+            share = optimizer.final + (1 - optimizer.final) * (1 + np.cos(np.pi * done)) / 2
+        case "step":
+            share = optimizer.step_factor ** np.floor(at / optimizer.step_epochs)
+        case _:
+            share = np.ones(len(at))
+    return share * np.minimum(1, done / optimizer.warmup) if optimizer.warmup else share

@@ -4,12 +4,14 @@ A client knows all its ids once its data is read, so a local table is one block 
 speaks of *slots*, positions in that block. Only `keys` of shared tables ever go out.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from msgspec.structs import replace
 
 from fedps.table import rules
 from fedps.table.init import initial_rows
-from fedps.types import Keys, Rule, Slots, TableSpec, Values
+from fedps.types import Keys, Rule, Slots, TableName, TableSpec, Values
 
 
 class LocalTable:
@@ -18,11 +20,12 @@ class LocalTable:
     Args:
         spec: the table; its rule is the client's own optimizer.
         keys: int64[n], sorted and unique: all ids this client will ever look up.
-        proximal: how hard rows are held to their anchor, μ of FedProx.
+        proximal: FedProx μ: pulls rows back towards what was last received.
 
     Attributes:
         rule: the rule at its present rate.
-        anchor: float32[n, dim], rows as the servers last sent them; None where nothing is held to them.
+        steps: pushes so far, as a rule counts them.
+        anchor: float32[n, dim], rows as the servers last sent them; None without a proximal term.
     """
 
     def __init__(self, spec: TableSpec, keys: Keys, proximal: float = 0.0) -> None:
@@ -75,7 +78,7 @@ class LocalTable:
         rows = self._block[slots]
         if self.anchor is not None:
             rules.settle(self.rule, rows, self.steps - 1)
-            gradients = _held(gradients, self.proximal, rows[:, : self.spec.dim], self.anchor[slots])
+            gradients = _pulled_back(gradients, self.proximal, rows[:, : self.spec.dim], self.anchor[slots])
         rules.apply(self.rule, rows, gradients, self.steps)
         self._block[slots] = rows
 
@@ -90,19 +93,26 @@ class LocalDense:
 
     Args:
         rule: the client's own optimizer.
-        start: float32[n], the tensors' initial values, end to end.
-        proximal: how hard they are held to their anchor, μ of FedProx.
+        starts: the tensors' initial values, float32[size] each.
+        proximal: FedProx μ: pulls them back towards what was last received.
 
     Attributes:
+        places: where each tensor lies in `values`.
         rule: the rule at its present rate.
-        anchor: float32[1, n], the tensors as the servers last sent them; None where nothing is held to them.
+        steps: pushes so far, as a rule counts them.
+        anchor: float32[1, n], the tensors as the servers last sent them; None without a proximal term.
     """
 
-    def __init__(self, rule: Rule, start: Values, proximal: float = 0.0) -> None:
-        self.rule, self._own, self._size, self.steps, self.proximal = rule, rule, len(start), 0, proximal
-        self._block = np.zeros((1, rules.width(rule, len(start))), np.float32)
-        self.values[:] = start
-        self.anchor: Values | None = start.reshape(1, -1).copy() if proximal else None
+    def __init__(self, rule: Rule, starts: Mapping[TableName, Values], proximal: float = 0.0) -> None:
+        ends = np.cumsum([start.size for start in starts.values()], dtype=np.int64).tolist()
+        self.places = {
+            name: slice(end - start.size, end) for (name, start), end in zip(starts.items(), ends, strict=True)
+        }
+        self._size = ends[-1] if ends else 0
+        self.rule, self._own, self.steps, self.proximal = rule, rule, 0, proximal
+        self._block = np.zeros((1, rules.width(rule, self._size)), np.float32)
+        self.anchor: Values | None = np.zeros((1, self._size), np.float32) if proximal else None
+        self.write(starts)
 
     @property
     def raw(self) -> Values:
@@ -118,18 +128,23 @@ class LocalDense:
         """Go on with this share of the rule's learning rate."""
         self.rule = at_rate(self._own, share)
 
-    def write(self, values: Values) -> None:
-        """Replace the tensors by the servers' values, float32[n]; optimizer state stays."""
-        self.values[:] = values
+    def split(self, vector: Values) -> dict[TableName, Values]:
+        """Cut a flat float32[n] into its tensors, float32[1, size] views."""
+        return {name: vector[place].reshape(1, -1) for name, place in self.places.items()}
+
+    def write(self, tensors: Mapping[TableName, Values]) -> None:
+        """Replace the tensors by the servers' values, float32[size] or [1, size] each; optimizer state stays."""
+        for name, place in self.places.items():
+            self.values[place] = tensors[name].reshape(-1)
         if self.anchor is not None:
-            self.anchor[0] = values
+            self.anchor[0] = self.values
 
     def train(self, gradient: Values) -> None:
         """Take one optimizer step. `gradient`: float32[n]."""
         self.steps += 1
         gradients = gradient.reshape(1, -1)
         if self.anchor is not None:
-            gradients = _held(gradients, self.proximal, self._block[:, : self._size], self.anchor)
+            gradients = _pulled_back(gradients, self.proximal, self._block[:, : self._size], self.anchor)
         rules.apply(self.rule, self._block, gradients, self.steps)
 
     def forget_state(self) -> None:
@@ -143,6 +158,6 @@ def at_rate(rule: Rule, share: float) -> Rule:
     return rule if share == 1 else replace(rule, learning_rate=rule.learning_rate * share)
 
 
-def _held(gradients: Values, proximal: float, values: Values, anchor: Values) -> Values:
-    """Add the gradient of μ/2 ‖w - w₀‖² (FedProx, Li et al., MLSys 2020, eq. 2)."""
+def _pulled_back(gradients: Values, proximal: float, values: Values, anchor: Values) -> Values:
+    """Add the gradient of the proximal term μ/2 ‖w - w₀‖² (FedProx: Li et al., MLSys 2020, eq. 2)."""
     return gradients + np.float32(proximal) * (values - anchor)
