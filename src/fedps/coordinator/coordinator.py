@@ -186,9 +186,8 @@ class Coordinator:
         strategies = self._select(waiting)
         self.round = Round(self.round.number + 1)
         self._assign(waiting, strategies)
-        by_state = {s: [c for c, x in strategies.items() if x.next_state == s] for s in STATES}
-        if by_state["JOIN"]:
-            joined, idle, finished = by_state.values()
+        joined, idle, finished = ([c for c, x in strategies.items() if x.next_state == s] for s in STATES)
+        if joined:
             self._report(events.Selected(self.round.number, joined, idle, finished, time.monotonic() - began))
         self._save()
 
