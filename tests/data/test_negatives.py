@@ -1,46 +1,92 @@
-"""Negatives are unseen, uniform, and end: also for users who took nearly, or really, everything."""
+"""Negatives are left, uniform, the same for the same stream; also for users who took nearly, or really, everything."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fedps.data.prepare.negatives import distinct, sample
+from fedps.data import negatives
+from fedps.data.negatives import History, Pairs
 from fedps.errors import DataError
 
+TAKEN = ([0] * 4 + [1], [0, 1, 2, 5, 4])  # user 0 took 0, 1, 2, 5 of 6 items, user 1 took 4
 
-def test_all_are_unseen_and_every_unseen_item_comes_up() -> None:
-    seen = np.random.default_rng(0).random((5, 40)) < 0.5
-    users = np.repeat(np.arange(5), 2000)
-    items = sample(users, seen, np.random.default_rng(1))
-    assert not seen[users, items].any()
-    for user in range(5):
-        counts = np.bincount(items[users == user], minlength=40)
-        assert (counts > 0).tolist() == (~seen[user]).tolist()
-        assert counts.max() < 2 * 2000 / (~seen[user]).sum()
+
+def history(taken: np.ndarray) -> History:
+    """Return the history of a table of what is taken, bool[users, items]."""
+    user, item = np.nonzero(taken)
+    return History(user, item, *taken.shape)
+
+
+@pytest.mark.parametrize("cells", [0, 1 << 20])
+@pytest.mark.parametrize("retries", [0, 3])
+def test_every_left_item_is_as_likely_and_no_other_comes(
+    cells: int, retries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(negatives, "MOST_CELLS", cells)
+    users = np.repeat(TAKEN[0], 10_000)
+    drawn = History(np.array(TAKEN[0]), np.array(TAKEN[1]), 2, 6).draw(users, np.random.default_rng(0), retries)
+    assert drawn.dtype == np.int32
+    for user, items in ((0, [3, 4]), (1, [0, 1, 2, 3, 5])):
+        found = np.bincount(drawn[users == user], minlength=6)
+        assert np.flatnonzero(found).tolist() == items
+        due = found.sum() / len(items)
+        assert (((found[items] - due) ** 2) / due).sum() < 25, "chi-square with at most 4 degrees of freedom"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=30), st.booleans(), st.integers(0, 3)
+)
+def test_a_taken_item_is_never_drawn(taken: list[tuple[int, int]], searched: bool, retries: int) -> None:
+    user, item = (np.array(column, np.int32) for column in zip(*taken, strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(negatives, "MOST_CELLS", 0 if searched else 1 << 20)
+        users = np.repeat(user.astype(np.int64), 7)
+        drawn = History(user, item, 4, 11).draw(users, np.random.default_rng(1), retries)
+    assert ((drawn >= 0) & (drawn < 11)).all()
+    assert not set(zip(users.tolist(), drawn.tolist(), strict=True)) & set(taken)
+
+
+@pytest.mark.parametrize("cells", [0, 1 << 20])
+def test_a_history_holds_what_was_taken_and_nothing_else(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(negatives, "MOST_CELLS", cells)
+    taken = np.random.default_rng(0).random((6, 151)) < 0.2
+    found = history(taken)
+    user, item = (a.reshape(-1) for a in np.mgrid[0:6, 0:151])
+    np.testing.assert_array_equal(found.holds(user, item), taken.reshape(-1))
+    assert [bool(found.holds(u, 7)) for u in range(6)] == taken[:, 7].tolist()
+    np.testing.assert_array_equal(found.left, (~taken).sum(axis=1))
+
+
+def test_many_retries_by_a_table_draw_what_a_search_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = np.random.default_rng(0).random((5, 40)) < 0.5
+    users, drawn = np.repeat(np.arange(5), 2000), []
+    for cells in (0, 1 << 20):
+        monkeypatch.setattr(negatives, "MOST_CELLS", cells)
+        drawn.append(history(taken).draw(users, np.random.default_rng(1), 64))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
 
 
 def test_users_with_few_items_left_get_them_evenly() -> None:
-    seen = np.ones((300, 100_000), bool)
-    seen[:, [7, 70_000]] = False
-    users = np.random.default_rng(0).permutation(np.repeat(np.arange(300), 40))
-    items = sample(users, seen, np.random.default_rng(1))
+    taken = np.ones((300, 100_000), bool)
+    taken[:, [7, 70_000]] = False
+    items = history(taken).draw(
+        np.random.default_rng(0).permutation(np.repeat(np.arange(300), 40)), np.random.default_rng(1), 64
+    )
     assert set(items.tolist()) == {7, 70_000}
     assert 0.47 < (items == 7).mean() < 0.53
 
 
-def test_a_user_who_took_everything_is_named() -> None:
-    seen = np.zeros((3, 50), bool)
-    seen[1] = True
-    with pytest.raises(DataError, match=r"user 1 \(counted from 0\) took 50 of 50 items.*--negatives 0"):
-        sample(np.array([0, 1, 2]), seen, np.random.default_rng(0))
-    assert len(sample(np.array([0, 2]), seen, np.random.default_rng(0))) == 2
-    assert len(sample(np.array([], np.int64), seen, np.random.default_rng(0))) == 0
+def test_distinct_negatives_differ() -> None:
+    taken = np.zeros((2, 120), bool)
+    taken[0, :21] = True
+    assert sorted(history(taken).draw_distinct(0, 99, np.random.default_rng(0)).tolist()) == list(range(21, 120))
 
 
-def test_held_out_negatives_differ_and_too_few_are_named() -> None:
-    seen = np.zeros((2, 120), bool)
-    seen[0, :21] = True
-    seen[1, :22] = True
-    drawn = distinct(0, 99, seen, np.random.default_rng(0))
-    assert sorted(drawn.tolist()) == list(range(21, 120))
-    with pytest.raises(DataError, match=r"user 1 .* took 22 of 120 items, so 98 are left.*--test-negatives FILE"):
-        distinct(1, 99, seen, np.random.default_rng(0))
+def test_of_no_users_nothing_is_drawn() -> None:
+    assert len(history(np.zeros((3, 5), bool)).draw(np.array([], np.int64), np.random.default_rng(0))) == 0
+
+
+def test_without_a_negative_of_a_user_with_positives_there_are_no_pairs() -> None:
+    with pytest.raises(DataError, match="no user has both a positive and a negative"):
+        Pairs(np.array([0, 1], np.int32), np.array([1, 0], np.float32))

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.data.drawing import Negatives, pair_up
+from fedps.data.negatives import History, Pairs
 from fedps.errors import DataError
 from fedps.types import COLUMNS, NO_SAMPLES, ClientId, Keys, Samples, Slots
 
@@ -59,9 +59,10 @@ class ClientData:
             self.keys[column], self.slots[column], there = coded(ids, others)
             self.test_slots[column] = there[: len(held_out)]
         self._passes, self._now, self._size = 1, 0, len(train.label)
+        self._each = negatives or 0
         try:
-            self._negatives = self._drawing(negatives, num_items) if negatives is not None else None
-            self._pairs = pair_up(self.slots["user"], self.train.label) if pairs else None
+            self._history = self._lay_out(num_items) if negatives is not None else None
+            self._pairs = Pairs(self.slots["user"], self.train.label) if pairs else None
         except DataError as error:
             raise DataError(f"client {client!r}: {error}") from error
 
@@ -71,7 +72,7 @@ class ClientData:
 
     def hold(self, passes: int) -> None:
         """Keep the samples of so many passes at a time: an order is good until that many more have been drawn."""
-        if self._negatives is None or passes <= self._passes:
+        if self._history is None or passes <= self._passes:
             return
         more = passes - self._passes
         for column in COLUMNS:
@@ -86,7 +87,7 @@ class ClientData:
 
         Two by two they are pairs, if the job wants pairs.
         """
-        first = self._draw(epoch) if self._negatives is not None else 0
+        first = self._draw(epoch) if self._history is not None else 0
         shuffle = np.random.default_rng((*self._stream, epoch))
         if self._pairs is not None:
             pairs = self._pairs.draw(np.random.default_rng((*self._stream, epoch, PAIR)))
@@ -106,11 +107,21 @@ class ClientData:
         there[slots] = True
         return np.flatnonzero(there).astype(np.int32)
 
-    def _drawing(self, each: int, num_items: int) -> Negatives:
-        """Lay the samples out anew: each positive, then its negatives; all items become keys."""
-        kept = np.flatnonzero(self.train.label > 0)
+    def _lay_out(self, num_items: int) -> History:
+        """Lay the samples out anew, each positive and then its negatives, and return what may be drawn.
+
+        All items become keys, for any may be drawn.
+        """
+        kept, each = np.flatnonzero(self.train.label > 0), self._each
         user, item = self.slots["user"][kept], np.asarray(self.train.item)[kept].astype(np.int32)
-        drawing = Negatives(user, item, self.keys["user"], num_items)
+        if not len(user):
+            raise DataError("runner.negatives: the training data has no positive (label 1); leave the key out")
+        history = History(user, item, len(self.keys["user"]), num_items)
+        if not history.left.all():
+            raise DataError(
+                f"runner.negatives: user {self.keys['user'][history.left == 0][0]} has taken all {num_items} items, so none"
+                " is left to draw; leave this user out, or leave the key out"
+            )
         self.keys["item"] = np.arange(num_items)
         self.test_slots["item"] = np.asarray(self.test.item).astype(np.int32)
         label = np.zeros((len(kept), 1 + each), np.float32)
@@ -119,16 +130,18 @@ class ClientData:
         self._size = label.size
         users = np.repeat(np.asarray(self.train.user)[kept], 1 + each)
         self.train = Samples(users, cast(Keys, self.slots["item"]), label.reshape(-1))  # an item is its own slot
-        self._each = each
-        return drawing
+        return history
 
     def _draw(self, epoch: int) -> int:
         """Draw an epoch's negatives in place of those of the oldest pass that is held, and return its first sample."""
-        assert self._negatives is not None  # noqa: S101
+        assert self._history is not None  # noqa: S101
         self._now = (self._now + 1) % self._passes
         first = self._now * self._size
-        rows = self.slots["item"][first : first + self._size].reshape(-1, 1 + self._each)
-        rows[:, 1:] = self._negatives.draw(self._each, np.random.default_rng((*self._stream, epoch, DRAW)))
+        user, item = (self.slots[c][first : first + self._size].reshape(-1, 1 + self._each)[:, 1:] for c in COLUMNS)
+        drawn = self._history.draw(
+            user.astype(np.int64).reshape(-1), np.random.default_rng((*self._stream, epoch, DRAW))
+        )
+        item[:] = drawn.reshape(item.shape)
         return first
 
 

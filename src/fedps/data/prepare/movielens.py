@@ -19,10 +19,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
+from fedps.data.negatives import History
 from fedps.data.prepare import published
 from fedps.data.prepare import write as prepared
 from fedps.data.prepare.archive import NUMBER, Archive, lines, whole
-from fedps.data.prepare.published import MisfitError, Taken
+from fedps.data.prepare.published import MisfitError
 from fedps.data.prepare.source import locate
 from fedps.data.prepare.write import Interactions, Rule, Split
 from fedps.errors import DataError
@@ -87,8 +88,8 @@ def prepare(
     form, ratings = _ratings(archive)
     users, user = np.unique(ratings.user, return_inverse=True)
     movies, item = _by_appearance(ratings.movie)
-    taken = Taken(np.sort(user * len(movies) + item), len(users), len(movies))
-    held = _hold_out(archive.path, form, taken, (user, item, ratings.time), test_rating, test_negatives)
+    history = History(user, item, len(users), len(movies))
+    held = _hold_out(archive.path, form, history, (user, item, ratings.time), test_rating, test_negatives)
     order = np.flatnonzero(item != held.test_item[user])
     order = order[np.argsort(user[order], kind="stable")]
     data = Interactions(
@@ -157,25 +158,25 @@ def _by_appearance(movie: Ids) -> tuple[Ids, Ids]:
 
 
 def _hold_out(
-    path: Path, form: Form, taken: Taken, rows: tuple[Ids, Ids, Ids], rating: Path | None, negatives: Path | None
+    path: Path, form: Form, history: History, rows: tuple[Ids, Ids, Ids], rating: Path | None, negatives: Path | None
 ) -> Held:
     """Choose what is held out: by the files that are given, else by those that lie beside, else each user's latest."""
     if rating is None and negatives is None and form is ML_1M:
-        found = _beside(path, taken)
+        found = _beside(path, history)
         if found is not None:
             return found
-    test_item = _latest(*rows) if rating is None else published.read_positives(rating, taken)
-    drawn = None if negatives is None else published.read_negatives(negatives, test_item, taken)
+    test_item = _latest(*rows) if rating is None else published.read_positives(rating, history)
+    drawn = None if negatives is None else published.read_negatives(negatives, test_item, history)
     return Held(test_item, drawn, rating.name if rating else "latest")
 
 
-def _beside(path: Path, taken: Taken) -> Held | None:
+def _beside(path: Path, history: History) -> Held | None:
     files = published.beside(path.parent)
     if files is None:
         return None
     try:
-        test_item = published.read_positives(files[0], taken)
-        held = Held(test_item, published.read_negatives(files[1], test_item, taken), files[0].name)
+        test_item = published.read_positives(files[0], history)
+        held = Held(test_item, published.read_negatives(files[1], test_item, history), files[0].name)
     except MisfitError as error:
         print(f"not used, for it does not fit {path}: {error}", file=sys.stderr)
         return None

@@ -5,11 +5,11 @@ does not fit the ratings is refused, at the first line that tells.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.data.negatives import History
 from fedps.data.prepare.archive import lines, read_file, whole
 from fedps.errors import DataError
 
@@ -21,25 +21,6 @@ class MisfitError(DataError):
     """A well-formed test file that belongs to other ratings."""
 
 
-class Taken(NamedTuple):
-    """Who took what: user * num_items + item, int64[n], sorted and unique."""
-
-    pairs: Ids
-    num_users: int
-    num_items: int
-
-    def holds(self, user: Ids | int, item: Ids | int) -> NDArray[np.bool_]:
-        """Tell which pairs are known.
-
-        Args:
-            user: int64[n], or one, in [0, num_users).
-            item: int64[n], or one, in [0, num_items).
-        """
-        wanted = user * self.num_items + item
-        place = np.minimum(np.searchsorted(self.pairs, wanted), len(self.pairs) - 1)
-        return np.asarray(self.pairs[place] == wanted)
-
-
 def beside(folder: Path) -> tuple[Path, Path] | None:
     """Return the published test files (positives, negatives) in a folder's `ncf`, None unless both are there."""
     found = []
@@ -49,7 +30,7 @@ def beside(folder: Path) -> tuple[Path, Path] | None:
     return (found[0], found[1]) if len(found) == 2 else None
 
 
-def read_positives(path: Path, taken: Taken) -> Ids:
+def read_positives(path: Path, history: History) -> Ids:
     """Read each user's test item: lines `user, item, rating, time`, separated by tabs.
 
     Returns:
@@ -59,10 +40,10 @@ def read_positives(path: Path, taken: Taken) -> Ids:
         MisfitError: a row is not among the ratings, or a user has none.
         DataError: a malformed line, or two of one user.
     """
-    test_item = np.full(taken.num_users, -1)
+    test_item = np.full(history.num_users, -1)
     for where, fields in lines(read_file(path), str(path), "\t", 4):
         user, item = whole(fields[0], where, "user"), whole(fields[1], where, "item")
-        _check_known(user, item, where, taken)
+        _check_known(user, item, where, history)
         if test_item[user] >= 0:
             raise DataError(f"{where}: user {user} has a test row already; leave one")
         test_item[user] = item
@@ -70,7 +51,7 @@ def read_positives(path: Path, taken: Taken) -> Ids:
     return test_item
 
 
-def read_negatives(path: Path, test_item: Ids, taken: Taken) -> Ids:
+def read_negatives(path: Path, test_item: Ids, history: History) -> Ids:
     """Read each user's test negatives: lines `(user,item)` and 99 items, separated by tabs.
 
     A user's own test item may be among them, as in 156 published rows; another item the user took may not.
@@ -82,10 +63,10 @@ def read_negatives(path: Path, test_item: Ids, taken: Taken) -> Ids:
         MisfitError: a line is for another test item, holds an item the user took, or a user has none.
         DataError: a malformed line, or two of one user.
     """
-    items = np.full((taken.num_users, NEGATIVES), -1)
+    items = np.full((history.num_users, NEGATIVES), -1)
     for where, (pair, *fields) in lines(read_file(path), str(path), "\t", 1 + NEGATIVES):
         user, item = _pair(pair, where)
-        _check_known(user, item, where, taken)
+        _check_known(user, item, where, history)
         if items[user, 0] >= 0:
             raise DataError(f"{where}: user {user} has test negatives already; leave one line")
         if item != test_item[user]:
@@ -93,17 +74,17 @@ def read_negatives(path: Path, test_item: Ids, taken: Taken) -> Ids:
                 f"{where}: holds negatives for item {item}, but the test item of user {user} is {test_item[user]};"
                 " give the --test-rating FILE that goes with it"
             )
-        items[user] = _row(fields, where, taken.num_items)
-        known = taken.holds(user, items[user]) & (items[user] != item)
+        items[user] = _row(fields, where, history.num_items)
+        known = history.holds(user, items[user]) & (items[user] != item)
         if known.any():
             raise MisfitError(f"{where}: item {items[user][known][0]} is no negative: user {user} took it")
     _check_everyone(items[:, 0], path)
     return items
 
 
-def _check_known(user: int, item: int, where: str, taken: Taken) -> None:
-    fits = user < taken.num_users and item < taken.num_items
-    if not fits or not taken.holds(user, item):
+def _check_known(user: int, item: int, where: str, history: History) -> None:
+    fits = user < history.num_users and item < history.num_items
+    if not fits or not history.holds(user, item):
         raise MisfitError(
             f"{where}: user {user} with item {item} is not among the ratings: is the file of another data set?"
         )

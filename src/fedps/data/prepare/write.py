@@ -15,13 +15,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
-from fedps.data.prepare import negatives, partition
+from fedps.data.negatives import History
+from fedps.data.prepare import partition
 from fedps.data.read import cache
 from fedps.errors import DataError
+from fedps.metrics import CANDIDATES
 from fedps.storage.whole import make_folder, whole_folder
 
 Ids = NDArray[np.int64]
-TEST_NEGATIVES = 99
+TEST_NEGATIVES = CANDIDATES - 1
+RETRIES = 64  # of a negative over all items; another number would prepare other data
 FORMAT = "fedps.prepared/1"  # in the manifest: tells our folders from others
 SIDES = ("train", "test")
 
@@ -140,17 +143,20 @@ def _fill(folder: Path, data: Interactions, split: Split | Rule, per_positive: i
     if per_positive < 0:
         raise DataError(f"--negatives {per_positive}: must be 0 or more")
     rng = stream(seed)
-    seen = np.zeros((data.num_users, data.num_items), bool)
-    seen[data.user, data.item] = True
-    seen[np.arange(data.num_users), data.test_item] = True
+    users = np.arange(data.num_users)
+    history = History(
+        np.append(data.user, users), np.append(data.item, data.test_item), data.num_users, data.num_items
+    )  # fmt: skip
     held_out = data.test_negatives
     if held_out is None:
-        draws = [negatives.distinct(u, TEST_NEGATIVES, seen, rng) for u in range(data.num_users)]
-        held_out = np.stack(draws)
+        _check_left(history, users, TEST_NEGATIVES, "give --test-negatives FILE")
+        held_out = np.stack([history.draw_distinct(u, TEST_NEGATIVES, rng) for u in users.tolist()])
+    if per_positive:
+        _check_left(history, data.user, 1, "use --negatives 0")
     clients = {}
     for client, users, rows in _shares(data, _clients(data, split, rng)):
         user, item = data.user[rows], data.item[rows]
-        drawn = negatives.sample(np.repeat(user, per_positive), seen, rng).reshape(len(user), per_positive)
+        drawn = history.draw(np.repeat(user, per_positive), rng, RETRIES).reshape(len(user), per_positive)
         _write(folder / "train" / f"{client}.csv", user, np.column_stack([item, drawn]))
         candidates = np.column_stack([data.test_item[users], held_out[users]])
         _write(folder / "test" / f"{client}.csv", users, candidates)
@@ -166,6 +172,17 @@ def _fill(folder: Path, data: Interactions, split: Split | Rule, per_positive: i
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest
+
+
+def _check_left(history: History, users: Ids, count: int, remedy: str) -> None:
+    """Make sure that each of some users has left so many items."""
+    short = users[history.left[users] < count]
+    if len(short):
+        user, left = short[0], history.left[short[0]]
+        raise DataError(
+            f"user {user} (counted from 0) took {history.num_items - left} of {history.num_items} items, so {left} are left"
+            f" to draw {count} negatives from; leave this user's ratings out, or {remedy}"
+        )
 
 
 def _name(split: Split | Rule) -> str:

@@ -16,7 +16,7 @@ from fedps.data.read.pipe import read_pipe
 from fedps.data.read.reader import Skipped
 from fedps.errors import DataError
 from fedps.types import Samples
-from tests.data.processes import MARK, left
+from tests.data.read.processes import MARK, left
 
 AWK = "awk -F, '{print 1,$1,1,$2,1,$3}'"
 

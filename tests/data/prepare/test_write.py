@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,15 @@ def test_what_cannot_be_split_so_leaves_nothing_behind(
     with pytest.raises(DataError, match=named):
         write(tmp_path / "out", interactions(per_user), split, per_positive, seed)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_with_too_few_items_left_is_named_with_what_would_help(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"user 0 .*took 22 of 120 items, so 98 are left.*--test-negatives FILE"):
+        write(tmp_path / "out", interactions(21), Split(), 4, 0)
+    full = replace(interactions(3, items=4), test_negatives=np.zeros((4, 99), np.int64))
+    with pytest.raises(DataError, match=r"user 0 .*took 4 of 4 items, so 0 are left to draw 1.*--negatives 0"):
+        write(tmp_path / "out", full, Split(), 4, 0)
+    write(tmp_path / "out", full, Split(), 0, 0)
 
 
 def test_prepared_data_is_replaced_whole(tmp_path: Path) -> None:

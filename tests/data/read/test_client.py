@@ -16,10 +16,10 @@ from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
 from fedps.types import ClientId
 from tests.conftest import MakeJob
-from tests.data.processes import MARK, left
+from tests.data.read.processes import MARK, left
 from tests.events.kept import into
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 AWK = "awk -F, '{print 1,$1,1,$2,1,$3}'"
 YES = Allow(commands=True)
 THREE = ClientId("3")

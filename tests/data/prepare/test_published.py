@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedps.data.prepare.published import MisfitError, Taken, beside, read_negatives, read_positives
+from fedps.data.negatives import History
+from fedps.data.prepare.published import MisfitError, beside, read_negatives, read_positives
 from fedps.errors import DataError
 
 POSITIVES = np.array([25 * k for k in range(6)])
@@ -14,10 +15,10 @@ Edit = Callable[[list[str]], list[str]]
 
 
 @pytest.fixture
-def taken() -> Taken:
+def history() -> History:
     """Six users, each with 25 items of their own and item 150."""
-    pairs = [151 * u + i for u in range(6) for i in (*range(25 * u, 25 * u + 25), 150)]
-    return Taken(np.array(pairs), 6, 151)
+    user = np.repeat(np.arange(6), 26)
+    return History(user, np.concatenate([[*range(25 * u, 25 * u + 25), 150] for u in range(6)]), 6, 151)
 
 
 def edited(path: Path, text: str, edit: Edit) -> Path:
@@ -25,24 +26,19 @@ def edited(path: Path, text: str, edit: Edit) -> Path:
     return path
 
 
-def test_taken_holds_what_was_taken_and_nothing_else(taken: Taken) -> None:
-    user, item = (a.reshape(-1) for a in np.mgrid[0:6, 0:151])
-    assert np.flatnonzero(taken.holds(user, item)).tolist() == taken.pairs.tolist()
-
-
-def test_well_formed_files_are_taken_over(taken: Taken, files: dict[str, str], tmp_path: Path) -> None:
+def test_well_formed_files_are_taken_over(history: History, files: dict[str, str], tmp_path: Path) -> None:
     for edit in (lambda rows: rows, lambda rows: rows[::-1]):  # lines may have any order
         path = edited(tmp_path / "r", files["test.rating"], edit)
-        assert read_positives(path, taken).tolist() == POSITIVES.tolist()
-        items = read_negatives(edited(tmp_path / "n", files["test.negative"], edit), POSITIVES, taken)
+        assert read_positives(path, history).tolist() == POSITIVES.tolist()
+        items = read_negatives(edited(tmp_path / "n", files["test.negative"], edit), POSITIVES, history)
         assert items[3].tolist() == [i for i in range(150) if i // 25 != 3][:99]
 
 
 def test_a_users_own_test_item_may_stand_among_the_negatives(
-    taken: Taken, files: dict[str, str], tmp_path: Path
+    history: History, files: dict[str, str], tmp_path: Path
 ) -> None:
     path = edited(tmp_path / "n", files["test.negative"], lambda rows: [rows[0].replace("\t30", "\t0"), *rows[1:]])
-    assert (read_negatives(path, POSITIVES, taken)[0] == 0).sum() == 1
+    assert (read_negatives(path, POSITIVES, history)[0] == 0).sum() == 1
 
 
 @pytest.mark.parametrize(
@@ -60,11 +56,11 @@ def test_a_users_own_test_item_may_stand_among_the_negatives(
     ],
 )
 def test_positives_that_are_wrong_are_named(
-    edit: Edit, named: str, kind: type[DataError], taken: Taken, files: dict[str, str], tmp_path: Path
+    edit: Edit, named: str, kind: type[DataError], history: History, files: dict[str, str], tmp_path: Path
 ) -> None:
     path = edited(tmp_path / "test.rating", files["test.rating"], edit)
     with pytest.raises(DataError, match=rf"test\.rating.*{named}") as error:
-        read_positives(path, taken)
+        read_positives(path, history)
     assert type(error.value) is kind
 
 
@@ -92,11 +88,11 @@ def with_last(row: str, item: str) -> str:
     ],
 )  # fmt: skip
 def test_negatives_that_are_wrong_are_named(
-    edit: Edit, named: str, kind: type[DataError], taken: Taken, files: dict[str, str], tmp_path: Path
+    edit: Edit, named: str, kind: type[DataError], history: History, files: dict[str, str], tmp_path: Path
 ) -> None:
     path = edited(tmp_path / "test.negative", files["test.negative"], edit)
     with pytest.raises(DataError, match=rf"test\.negative.*{named}") as error:
-        read_negatives(path, POSITIVES, taken)
+        read_negatives(path, POSITIVES, history)
     assert type(error.value) is kind
 
 
