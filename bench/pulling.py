@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 
 from bench.echo import EchoClient
+from fedps.config import Job
+from fedps.config.shared import shared_part
 from fedps.net.channel import Channel
 from fedps.net.shards import Shards
 from fedps.types import Init, Keys, Rule, TableSpec
@@ -40,7 +42,7 @@ class Case:
 
     kind: Kind
     address: str
-    job: str
+    job: Job
     certificate: str
     rows: int
     dim: int
@@ -72,7 +74,7 @@ class RowsClient:
 
     def __init__(self, case: Case, number: int) -> None:
         tls = grpc.ssl_channel_credentials(Path(case.certificate).read_bytes()) if case.kind == "tls" else None
-        hello = Hello(case.job, str(number), f"process {number}")
+        hello = Hello(case.job.name, str(number), f"process {number}", shared=shared_part(case.job))
         channel = Channel(case.address, hello, Limits(), PATIENCE, tls)
         spec = TableSpec("rows", "sparse", (case.rows, case.dim), Rule("add"), Init("constant", 0.5))
         self._shards = Shards([channel], [spec], PATIENCE)

@@ -16,6 +16,7 @@ from bench.records import Figure, Options, Result
 from fedps.client.rounds import Coordinated
 from fedps.client.trainer import Trained
 from fedps.config import Job
+from fedps.config.shared import shared_part
 from fedps.coordinator.serve import run_coordinator
 from fedps.events.events import Assigned, Event, Ready
 from fedps.metrics import Evaluation, Histogram
@@ -83,7 +84,8 @@ def _live(job: Job, address: str, clients: int, rounds: int) -> list[list[float]
         waits[event.round].append(event.seconds)
 
     def live(number: int) -> None:
-        channel = Channel(address, Hello(job.name, str(number), "p", to="coordinator"), Limits(), WAIT)
+        hello = Hello(job.name, str(number), "p", to="coordinator", shared=shared_part(job))
+        channel = Channel(address, hello, Limits(), WAIT)
         with Path(os.devnull).open("w") as log:
             life = Coordinated(channel, 1000, log, report)
             while life.next(trained, evaluated, 1e8).state != "FINISH":

@@ -14,7 +14,6 @@ from fedps.net.listener import serve
 from fedps.server.server import ParameterServer
 
 KEY, CERTIFICATE = "key.pem", "certificate.pem"
-JOB = "bench"
 
 
 def make_certificate(folder: Path) -> None:
@@ -34,6 +33,12 @@ def make_certificate(folder: Path) -> None:
         raise BenchError(f"openssl made no certificate: {done.stderr[-300:]}")
 
 
+def rows_job(clients: int, folder: str) -> Job:
+    """Return the job of a server and its clients, who train nothing."""
+    runner = {"train_data_dir": folder, "worker_num": clients, "sync_mode": "async"}
+    return Job.model_validate({"name": "bench", "folder": folder, "runner": runner})
+
+
 def serve_rows(clients: int, folder: str, tls: bool, ready: Connection) -> None:
     """Be a server for so many clients, until this process is ended.
 
@@ -48,9 +53,7 @@ def serve_rows(clients: int, folder: str, tls: bool, ready: Connection) -> None:
         credentials = grpc.ssl_server_credentials(
             [tuple((Path(folder) / name).read_bytes() for name in (KEY, CERTIFICATE))]
         )
-    runner = {"train_data_dir": folder, "worker_num": clients, "sync_mode": "async"}
-    job = Job.model_validate({"name": JOB, "folder": folder, "runner": runner})
-    server = ParameterServer(job, 0, Path(folder), lambda event: None)
+    server = ParameterServer(rows_job(clients, folder), 0, Path(folder), lambda event: None)
 
     def tell(address: str) -> None:
         ready.send_bytes(address.encode())

@@ -16,7 +16,7 @@ from bench.clock import quantile
 from bench.echo import serve_echo
 from bench.pulling import PATIENCE, Case, Kind, Pulls, pull_apart
 from bench.records import Curve, Figure, Options, Result
-from bench.served import CERTIFICATE, JOB, make_certificate, serve_rows
+from bench.served import CERTIFICATE, make_certificate, rows_job, serve_rows
 
 DIM, ROWS = 32, 1_000_000
 IDS = {"full": (500, 5_000, 50_000), "quick": (500, 5_000, 50_000), "tiny": (50, 100)}
@@ -46,7 +46,9 @@ def measure(options: Options) -> Result:
                 print(f"{who}, {NAMES[kind]}", flush=True)
                 with _server(kind, clients, folder) as address:
                     certificate = str(Path(folder) / CERTIFICATE)
-                    case = Case(kind, address, JOB, certificate, ROWS, DIM, IDS[size], SECONDS[size])
+                    case = Case(
+                        kind, address, rows_job(clients, folder), certificate, ROWS, DIM, IDS[size], SECONDS[size]
+                    )
                     found = _pull(case, clients)
                 for ids, pulls in zip(IDS[size], found, strict=True):
                     figures += _figures(kind, f"{clients}.{ids}", f"{who}, {ids:,} ids", ids, pulls)

@@ -10,11 +10,12 @@ from fedps.access.roster import GREETING_TIMEOUT, SPARE_GUESTS, Membership, Rost
 from fedps.errors import RefusedError
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits, decode, encode
-from fedps.wire.messages import PROTOCOL, Hello, Message, Welcome
+from fedps.wire.messages import PROTOCOL, Hello, Message, Refused, Welcome
 from tests.events.kept import into
 
 A, B = ClientId("a"), ClientId("b")
 CONNECTIONS, PATIENCE = 100, 60.0
+SHARED = {"runner.seed": "0123abcd", "limits.message_mib": "4567ef01"}
 
 
 class Host:
@@ -23,7 +24,7 @@ class Host:
     def __init__(self, expected: int = 2) -> None:
         self.events: list[dict[str, Any]] = []
         self.limits, self.refusals = Limits(connections=CONNECTIONS), Refusals(into(self.events))
-        self.roster = Roster("job", "server", expected, CONNECTIONS, PATIENCE)
+        self.roster = Roster("job", SHARED, "server", expected, CONNECTIONS, PATIENCE)
         self.now = 0.0
         self.gone: list[ClientId | None] = []
 
@@ -43,7 +44,7 @@ class Peer:
         self.conversation = host.roster.open(Conversation(host, self._take, "address"))
         self.conversation.opened_at = host.now
         if client is not None:
-            said = Hello(**{"job": "job", "client": client, "instance": instance, **hello})
+            said = Hello(**{"job": "job", "client": client, "instance": instance, "shared": SHARED, **hello})
             self.conversation.received(encode(1, said))
 
     def _take(self, data: bytes | None) -> None:
@@ -78,8 +79,16 @@ def test_the_names_that_people_use_are_welcome() -> None:
 
 def test_a_stranger_is_not_told_the_jobs_name() -> None:
     host = Host()
-    host.roster = Roster("the secret name", "server", 2, CONNECTIONS, PATIENCE)
+    host.roster = Roster("the secret name", SHARED, "server", 2, CONNECTIONS, PATIENCE)
     assert "secret" not in str(Peer(host, "a").replies)
+
+
+def test_the_first_key_in_which_the_jobs_differ_is_named() -> None:
+    for shared in (SHARED | {"limits.message_mib": "0"}, SHARED | {"runner.seed": "0", "limits.message_mib": "0"}, {}):
+        answer = Peer(Host(), "a", shared=shared).replies[0]
+        first = next(key for key in SHARED if shared.get(key) != SHARED[key])
+        assert isinstance(answer, Refused) and answer.kind == "other_job"
+        assert answer.reason.startswith(f"{first!r} of the job differs here") and SHARED[first] not in answer.reason
 
 
 def test_silent_strangers_and_guests_have_a_deadline_and_members_have_none() -> None:

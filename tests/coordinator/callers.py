@@ -12,8 +12,9 @@ from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.types import ClientInfo
 from fedps.wire.frame import Limits, decode, encode
-from fedps.wire.messages import Assignment, Hello, Message, RoundReport, Welcome
+from fedps.wire.messages import Assignment, Message, RoundReport, Welcome
 from tests.events.kept import into
+from tests.greeting import hello
 
 NONE = np.empty(0, np.int64)
 Events = list[dict[str, Any]]
@@ -25,7 +26,7 @@ class Caller:
     def __init__(self, coordinator: Coordinator, client: str, instance: str = "p", greet: bool = True) -> None:
         self.coordinator, self.replies, self.hung_up = coordinator, list[Message](), False
         self._ticket = 0
-        self._hello = Hello(coordinator.job.name, client, instance, to="coordinator")
+        self._hello = hello(coordinator.job, client, instance, "coordinator")
         self.connection = coordinator.opened(self._take, "test")
         if greet:
             assert isinstance(self.greet(), Welcome)

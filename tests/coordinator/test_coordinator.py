@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import AllClients, ClientSelectorBase
 from fedps.types import ClientId, ClientInfo
-from fedps.wire.messages import Assignment, Hello, Join, Refused
+from fedps.wire.messages import Assignment, Join, Refused
 from tests.conftest import MakeJob
 from tests.coordinator.callers import NONE, Caller, Events
 from tests.events.kept import into
+from tests.greeting import hello
 
 LATER = 1000.0  # seconds: past every deadline
 
@@ -159,7 +161,7 @@ def test_a_newer_process_of_a_client_takes_the_place_of_the_older(coordinator: C
     assert not b.told  # what the older one reported went with it
     newer.report(0)
     assert len(newer.told) == len(b.told) == 1 and not older.told
-    answer = Caller(coordinator, "a", greet=False).ask(Hello(coordinator.job.name, "a", "p", to="coordinator"))
+    answer = Caller(coordinator, "a", greet=False).ask(hello(coordinator.job, "a", "p", "coordinator"))
     assert isinstance(answer, Refused) and answer.kind == "superseded"
 
 
@@ -197,17 +199,18 @@ def test_reports_that_come_again_or_out_of_order_get_the_last_answer_again(coord
 
 
 @pytest.mark.parametrize(
-    ("hello", "kind"),
+    ("said", "kind"),
     [
-        (Hello("job", "a", "p"), "other_job"),  # meant for a server
-        (Hello("other", "a", "p", to="coordinator"), "other_job"),
-        (Hello("job", "a", "p", 1, to="coordinator"), "other_job"),
-        (Hello("job", "", "p", to="coordinator"), "malformed"),
-        (Hello("job", "a" * 300, "p", to="coordinator"), "malformed"),
+        ({"to": "server"}, "other_job"),
+        ({"job": "other"}, "other_job"),
+        ({"protocol": 1}, "other_job"),
+        ({"client": ""}, "malformed"),
+        ({"client": "a" * 300}, "malformed"),
     ],
 )
-def test_a_caller_that_means_somebody_else(coordinator: Coordinator, hello: Hello, kind: str) -> None:
-    answer = Caller(coordinator, "a", greet=False).ask(hello)
+def test_a_caller_that_means_somebody_else(coordinator: Coordinator, said: dict[str, Any], kind: str) -> None:
+    greeting = hello(coordinator.job, "a", to="coordinator")
+    answer = Caller(coordinator, "a", greet=False).ask(replace(greeting, **said))
     assert isinstance(answer, Refused) and answer.kind == kind
 
 

@@ -16,9 +16,9 @@ from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, ClientId, Init, Rows, Rule, TableName, TableSpec
 from fedps.wire.compress import unpack
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Hello
 from fedps.wire.pieces import PART_ROWS
 from tests.conftest import MakeJob
+from tests.greeting import hello
 
 ADD = Rule("add")
 ITEM = TableSpec("item", "sparse", (50_000, 16), ADD, Init("constant", 0.0))
@@ -41,7 +41,7 @@ def joined(make_job: MakeJob, folder: Path, stack: ExitStack, how: Compression, 
     job = make_job(sync_mode="async", server_num=count)
     servers = [ParameterServer(job, k, folder / "run", lambda event: None) for k in range(count)]
     locals_ = [stack.enter_context(closing(LocalServer(server))) for server in servers]
-    channels = [LocalChannel(server, Hello(job.name, "7", "process"), Limits()) for server in locals_]
+    channels = [LocalChannel(server, hello(job, "7"), Limits()) for server in locals_]
     shards = stack.enter_context(closing(Shards(channels, SPECS, WAIT, how)))
     shards.join()
     shards.seed({s.name: np.zeros((1, s.dim), np.float32) for s in (WEIGHT, BIAS)})

@@ -15,8 +15,9 @@ from fedps.server.server import ParameterServer
 from fedps.table.store import Store
 from fedps.types import NO_KEYS, Init, Keys, Rows, Rule, TableName, TableSpec, Values
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Done, Hello, Message, Pull, Push, Refused, Seed
+from fedps.wire.messages import Done, Message, Pull, Push, Refused, Seed
 from tests.conftest import MakeJob
+from tests.greeting import hello
 from tests.server.callers import BIAS, ROWS, Caller, ones
 
 WAIT = 20.0
@@ -47,7 +48,7 @@ class Client:
         job = job.model_copy(update={"limits": LimitSettings(message_mib=mib)})
         servers = [ParameterServer(job, k, folder / "run", lambda event: None) for k in range(count)]
         locals_ = [stack.enter_context(closing(LocalServer(server))) for server in servers]
-        channels = [LocalChannel(s, Hello(job.name, "7", "process"), Limits(message_bytes=mib << 20)) for s in locals_]
+        channels = [LocalChannel(s, hello(job, "7"), Limits(message_bytes=mib << 20)) for s in locals_]
         self.shards = stack.enter_context(closing(Shards(channels, SPECS, WAIT, how)))
         self.shards.join()
         self.shards.seed({n: rows.values for n, rows in drawn(0).items() if n != "item"})

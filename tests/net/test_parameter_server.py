@@ -23,15 +23,17 @@ from numpy.typing import NDArray
 
 from fedps.access import roster
 from fedps.access.conversation import MAX_JUNK
+from fedps.config import Job
 from fedps.net.channel import Channel
 from fedps.net.listener import METHOD, options
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from fedps.wire.frame import decode, encode
-from fedps.wire.messages import Done, Hello, Join, Leave, Pull, Push, Seed, Welcome
+from fedps.wire.messages import Done, Join, Leave, Pull, Push, Seed, Welcome
 from tests.conftest import MakeJob
+from tests.greeting import hello
 from tests.net.echo import LIMITS, served
-from tests.server.test_fuzz import FRAMES
+from tests.server.test_fuzz import frames_for
 from tests.wire.frames import spoil
 
 ROWS = TableSpec("rows", "sparse", (100, 4), Rule("add"), Init("constant", 1.0))
@@ -43,8 +45,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 class Honest:
     """A client over a socket that knows what each answer must be; each has four rows of its own."""
 
-    def __init__(self, address: str, number: int = 0) -> None:
-        self.channel = Channel(address, Hello("job", f"good {number}", "process"), LIMITS, patience=WAIT)
+    def __init__(self, address: str, job: Job, number: int = 0) -> None:
+        self.channel = Channel(address, hello(job, f"good {number}"), LIMITS, patience=WAIT)
         self.channel.request(Join((ROWS, BIAS), 0)).result(WAIT)
         self.channel.request(Seed("bias"), [np.zeros((1, 3), np.float32)]).result(WAIT)
         self._keys = np.arange(4 * number, 4 * number + 4)
@@ -93,9 +95,9 @@ def cut_off(address: str, rng: random.Random) -> None:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # reset
 
 
-def fuzz(address: str, honest: Honest, streams: int, seed: int) -> None:
+def fuzz(address: str, server: ParameterServer, honest: Honest, streams: int, seed: int) -> None:
     """Send 100 spoiled frames a turn; half-open sockets stand by all the while."""
-    rng = random.Random(seed)
+    rng, frames = random.Random(seed), frames_for(server)
     host, _, port = address.partition(":")
     with ExitStack() as half_open:
         for n in range(20):
@@ -103,15 +105,15 @@ def fuzz(address: str, honest: Honest, streams: int, seed: int) -> None:
             peer.sendall(PREFACE[: n * 2])
         for _ in range(streams):
             for _ in range(0, 100, MAX_JUNK):  # after so many that are no message the server hangs up
-                talk(address, [*FRAMES[:2], *(spoil(rng, FRAMES) for _ in range(MAX_JUNK))])
+                talk(address, [*frames[:2], *(spoil(rng, frames) for _ in range(MAX_JUNK))])
             cut_off(address, rng)
             honest.turn()
 
 
 def test_2_000_spoiled_frames_on_sockets(make_job: MakeJob, tmp_path: Path) -> None:
     server = make_server(make_job, tmp_path)
-    with served(server) as address, closing(Honest(address)) as honest:
-        fuzz(address, honest, 20, seed=1)
+    with served(server) as address, closing(Honest(address, server.job)) as honest:
+        fuzz(address, server, honest, 20, seed=1)
     assert server.refusals.total > 1000
     assert len(server.roster) == 0
 
@@ -119,14 +121,15 @@ def test_2_000_spoiled_frames_on_sockets(make_job: MakeJob, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_20_000_spoiled_frames_on_sockets(make_job: MakeJob, tmp_path: Path) -> None:
     server = make_server(make_job, tmp_path)
-    with served(server) as address, closing(Honest(address)) as honest:
-        fuzz(address, honest, 200, seed=2)
+    with served(server) as address, closing(Honest(address, server.job)) as honest:
+        fuzz(address, server, honest, 200, seed=2)
     assert server.refusals.total > 10_000
     assert len(server.roster) == 0
 
 
 def test_2_000_connection_attempts_in_a_flood_while_calls_go_on(make_job: MakeJob, tmp_path: Path) -> None:
-    with served(make_server(make_job, tmp_path)) as address, closing(Honest(address)) as honest:
+    server = make_server(make_job, tmp_path)
+    with served(server) as address, closing(Honest(address, server.job)) as honest:
         rng = random.Random(5)
 
         def attempt() -> None:
@@ -153,7 +156,7 @@ def test_a_silent_connection_is_ended_by_the_server(
         stop.wait(WAIT)
         yield from ()
 
-    with served(server) as address, closing(Honest(address)) as honest:
+    with served(server) as address, closing(Honest(address, server.job)) as honest:
         with grpc.insecure_channel(address, options=options(LIMITS)) as channel:
             try:
                 replies = channel.stream_stream(METHOD)(nothing(), timeout=WAIT)
@@ -166,12 +169,12 @@ def test_a_silent_connection_is_ended_by_the_server(
 
 def test_a_second_stream_of_a_process_ends_the_first(make_job: MakeJob, tmp_path: Path) -> None:
     server = make_server(make_job, tmp_path)
-    with served(server) as address, closing(Honest(address)) as honest:
-        hello = encode(1, Hello("job", "twice", "process"))
+    with served(server) as address, closing(Honest(address, server.job)) as honest:
+        greeting = encode(1, hello(server.job, "twice"))
         stop = threading.Event()
 
         def say() -> Iterator[bytes]:
-            yield hello
+            yield greeting
             stop.wait(WAIT)
 
         with grpc.insecure_channel(address, options=options(LIMITS)) as channel:
@@ -189,7 +192,7 @@ def test_a_second_stream_of_a_process_ends_the_first(make_job: MakeJob, tmp_path
 
 def test_a_message_over_the_limit_ends_its_connection_only(make_job: MakeJob, tmp_path: Path) -> None:
     server = ParameterServer(make_job(sync_mode="async"), 0, tmp_path, lambda event: None)
-    with served(server, limits=server.limits) as address, closing(Honest(address)) as honest:
+    with served(server, limits=server.limits) as address, closing(Honest(address, server.job)) as honest:
         with grpc.insecure_channel(address) as channel:
             with pytest.raises(grpc.RpcError) as caught:
                 next(channel.stream_stream(METHOD)(iter([bytes((64 << 20) + 1)]), timeout=WAIT))
@@ -226,7 +229,7 @@ def server_process(job_file: Path, folder: Path) -> Iterator[tuple[str, psutil.P
             process.kill()
 
 
-async def hold(address: str, count: int, meanwhile: threading.Event, done: threading.Event) -> None:
+async def hold(address: str, job: Job, count: int, meanwhile: threading.Event, done: threading.Event) -> None:
     """Open so many connections, a socket each, greet on all, and keep them until `done`."""
     channels = []
     settings = [*options(LIMITS), ("grpc.use_local_subchannel_pool", 1)]
@@ -235,7 +238,7 @@ async def hold(address: str, count: int, meanwhile: threading.Event, done: threa
             channel = grpc.aio.insecure_channel(address, options=settings)
             call = channel.stream_stream(METHOD)()
             channels.append((channel, call))
-            await call.write(encode(1, Hello("job", f"idle {n}", "process")))
+            await call.write(encode(1, hello(job, f"idle {n}")))
             assert isinstance(decode(await call.read(), LIMITS).message, Welcome)
         meanwhile.set()
         while not done.is_set():
@@ -261,14 +264,14 @@ def many_files() -> Iterator[None]:
 def test_a_thousand_connections_cost_little_and_ten_clients_are_served_beside_them(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
-    make_job(sync_mode="async")
+    job = make_job(sync_mode="async")
     ready, done = threading.Event(), threading.Event()
     with server_process(tmp_path / "job.yaml", tmp_path / "run") as (address, process), ExitStack() as clients:
-        active = [clients.enter_context(closing(Honest(address, n))) for n in range(10)]
+        active = [clients.enter_context(closing(Honest(address, job, n))) for n in range(10)]
         for client in active * 10:
             client.turn()
         before, sockets = process.memory_info().rss, len(process.net_connections())
-        holder = threading.Thread(target=lambda: asyncio.run(hold(address, 1000, ready, done)))
+        holder = threading.Thread(target=lambda: asyncio.run(hold(address, job, 1000, ready, done)))
         holder.start()
         try:
             assert ready.wait(10 * WAIT)

@@ -18,7 +18,7 @@ from fedps.net.shards import Shards
 from fedps.server.server import ParameterServer
 from fedps.types import Init, Rule, TableSpec
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Hello
+from tests.greeting import hello
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command to make a certificate with")
 
@@ -49,12 +49,12 @@ def test_rows_come_over_tls_and_to_nobody_without_it(pair: tuple[bytes, bytes], 
     thread.start()
     assert ready.wait(10)
     spec = TableSpec("rows", "sparse", (50, 4), Rule("add"), Init("constant", 0.5))
-    channel = Channel(told[0], Hello("secret", "0", "p"), Limits(), 10.0, grpc.ssl_channel_credentials(pair[1]))
+    channel = Channel(told[0], hello(job, "0"), Limits(), 10.0, grpc.ssl_channel_credentials(pair[1]))
     shards = Shards([channel], [spec], 10.0)
     shards.join()
     found = shards.pull({"rows": np.arange(50)}).result(10.0)
     np.testing.assert_array_equal(found["rows"], np.full((50, 4), 0.5, np.float32))
-    plain = Channel(told[0], Hello("secret", "0", "p"), Limits(), 0.5)
+    plain = Channel(told[0], hello(job, "0"), Limits(), 0.5)
     with pytest.raises(LostError):
         plain.welcome.result(10)
     for one in (plain, channel):

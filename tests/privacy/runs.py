@@ -89,9 +89,10 @@ def written(frame: Frame) -> list[bytes]:
 def check_shared(frame: Frame, items: int) -> None:
     """Make sure that a frame speaks of shared parameters only, and of rows that are items."""
     match frame.message:
-        case Hello(job=job, client=client, instance=instance):
+        case Hello(job=job, client=client, instance=instance, shared=shared):
             assert len(job) + len(client) < 20, "the names that the job and the data file have"
             assert len(instance) == 16
+            assert all(len(digest) == 8 for digest in shared.values()), "digests of the job's keys, no values"
         case Join(tables=specs):
             assert {s.name for s in specs} <= marked.SHARED
         case Seed(table=table):

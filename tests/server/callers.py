@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from fedps.wire.frame import Frame, Limits, decode, encode
-from fedps.wire.messages import Done, Hello, Join, Message, Pull, Push, Seed, Welcome
+from fedps.wire.messages import Done, Join, Message, Pull, Push, Seed, Welcome
+from tests.greeting import hello
 
 ROWS = TableSpec("rows", "sparse", (100, 4), Rule("add"), Init("constant", 1.0))
 BIAS = TableSpec("bias", "dense", (3,), Rule("add"))
@@ -56,7 +57,7 @@ class Caller(Stranger):
 
     def __init__(self, server: ParameterServer, client: str, instance: str = "p") -> None:
         super().__init__(server)
-        assert isinstance(self.ask(Hello(server.job.name, client, instance)), Welcome)
+        assert isinstance(self.ask(hello(server.job, client, instance)), Welcome)
 
     def join(self, *tables: TableSpec, clock: int = 0) -> "Caller":
         """Take part, and offer a start for the dense table."""

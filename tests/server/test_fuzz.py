@@ -10,16 +10,16 @@ import pytest
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS
 from fedps.wire.frame import encode
-from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Push, Seed, Values
+from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Seed, Values
 from tests.conftest import MakeJob
+from tests.greeting import hello
 from tests.server.callers import BIAS, ROWS, Caller, Hostile, state
 from tests.wire.frames import spoil
 
 KEYS = np.array([1, 4, 6], np.int64)
 # no flipped bits, and no piece of another frame, make pushes of nothing but NaN acceptable
 NAN, CHANGE = np.full((1, 3), np.nan, np.float32), np.full((3, 4), np.nan, np.float32)
-FRAMES = [
-    encode(1, Hello("job", "bad", "instance")),
+REST = [
     encode(2, Join((ROWS, BIAS), 0)),
     encode(3, Seed("bias"), [NAN]),
     encode(4, Pull(("rows", "bias")), [KEYS, NO_KEYS]),
@@ -28,6 +28,11 @@ FRAMES = [
     encode(7, Barrier(1, "trained")),
     encode(8, Leave()),
 ]
+
+
+def frames_for(server: ParameterServer) -> list[bytes]:
+    """Return frames that a client may send: Hello, Join, and what changes nothing for its NaN."""
+    return [encode(1, hello(server.job, "bad")), *REST]
 
 
 class Honest(Caller):
@@ -59,12 +64,12 @@ def make_server(make_job: MakeJob, folder: Path) -> ParameterServer:
 
 def fuzz(server: ParameterServer, honest: Honest, frames: int, seed: int) -> None:
     """Send spoiled frames, 200 from each of many hostile clients; the honest client has a turn after each 100."""
-    rng = random.Random(seed)
+    rng, opening = random.Random(seed), frames_for(server)
     for _ in range(frames // 200):
-        hostile = Hostile(server, FRAMES[:2])
+        hostile = Hostile(server, opening[:2])
         for half in range(2):
             for _ in range(100):
-                hostile.say(spoil(rng, FRAMES))
+                hostile.say(spoil(rng, opening))
             honest.turn()
             if half == 0 and rng.random() < 0.5:
                 hostile.connection.closed()  # and some go on talking
@@ -86,7 +91,7 @@ def test_30_000_spoiled_frames_change_nothing(make_job: MakeJob, tmp_path: Path)
 def test_the_comparison_would_find_an_accepted_push(make_job: MakeJob, tmp_path: Path) -> None:
     """The control: the same frame without its NaN is applied, and the honest client sees it."""
     server = make_server(make_job, tmp_path)
-    honest, hostile = Honest(server), Hostile(server, FRAMES[:2])
+    honest, hostile = Honest(server), Hostile(server, frames_for(server)[:2])
     change, bias = np.full((3, 4), 7, np.float32), np.zeros((1, 3), np.float32)
     hostile.say(encode(5, Push(("rows", "bias"), 1, 0), [KEYS, change, NO_KEYS, bias]))
     with pytest.raises(AssertionError):

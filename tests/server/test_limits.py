@@ -15,6 +15,7 @@ from fedps.wire.frame import Limits, encode
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Message, Pull, Push, Refused, Seed, Values
 from tests.conftest import MakeJob
 from tests.events.kept import into
+from tests.greeting import hello
 from tests.memory import allocating_less_than
 from tests.server.callers import BIAS, LIMITS, ROWS, Caller, Stranger, ones, push
 from tests.wire.frames import pack
@@ -253,7 +254,7 @@ def test_who_does_not_say_who_it_is_is_hung_up_on(make_job: MakeJob, tmp_path: P
     assert not silent.hung_up
     server.tick(now + 11)
     assert (silent.hung_up, junk.hung_up, known.hung_up) == (True, True, False)
-    silent.connection.received(encode(1, Hello("job", "late", "p")))
+    silent.connection.received(encode(1, hello(server.job, "late")))
     assert silent.replies == [] and "late" not in server.roster.connected
 
 
@@ -261,7 +262,7 @@ def test_names_of_any_length_do_not_fill_events(make_job: MakeJob, tmp_path: Pat
     events: list[dict[str, object]] = []
     server = ParameterServer(make_job(sync_mode="geo"), 0, tmp_path / "run", into(events))
     stranger = Stranger(server)
-    assert is_refused(stranger.ask(Hello("job", "x" * 10**5, "p")), "malformed", "1 to 256 characters")
+    assert is_refused(stranger.ask(hello(server.job, "x" * 10**5)), "malformed", "1 to 256 characters")
     assert is_refused(stranger.ask(Hello("y" * 10**5, "x", "p")), "other_job", "check the address")
     caller = Caller(server, "bad").join()
     caller.ask(Pull(("z" * 10**5,)), NO_KEYS)

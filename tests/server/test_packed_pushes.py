@@ -12,8 +12,9 @@ from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from fedps.wire.compress import Array, Form, to_bf16, to_fp16, to_int8, to_low_rank
 from fedps.wire.frame import Limits, encode
-from fedps.wire.messages import Done, Hello, Join, Push, Refused
+from fedps.wire.messages import Done, Join, Push, Refused
 from tests.conftest import MakeJob
+from tests.greeting import hello
 from tests.memory import allocating_less_than
 from tests.server.callers import BIAS, ROWS, Caller, Hostile, ones, push, state
 from tests.wire.frames import spoil
@@ -103,10 +104,10 @@ def test_a_small_message_does_not_unpack_to_more_than_a_message_may_hold(server:
     assert "'b': 12000000 bytes once unpacked" in answer.reason
 
 
-def frames() -> list[bytes]:
+def frames(server: ParameterServer) -> list[bytes]:
     """Return packed pushes of NaN: whatever bits are flipped, none of them is acceptable."""
     nan, bias = np.full((3, 4), np.nan, np.float32), np.full((1, 3), np.nan, np.float32)
-    found = [encode(1, Hello("job", "bad", "instance")), encode(2, Join((ROWS, BIAS), 0))]
+    found = [encode(1, hello(server.job, "bad")), encode(2, Join((ROWS, BIAS), 0))]
     for form in ("fp16", "bf16", "int8", "low_rank"):
         message = Push(("rows", "bias"), 1, 0, forms=(form, "bf16"))
         found.append(encode(3, message, [KEYS, *packed(form, nan), NO_KEYS, to_bf16(bias)]))
@@ -114,10 +115,10 @@ def frames() -> list[bytes]:
 
 
 def test_10_000_spoiled_packed_frames_change_nothing(server: ParameterServer) -> None:
-    good, rng, [hello, join, *pushes] = Caller(server, "good").join(), random.Random(0), frames()
+    good, rng, [greeting, join, *pushes] = Caller(server, "good").join(), random.Random(0), frames(server)
     before, refused = state(server), server.refusals.total
     for _ in range(50):
-        bad = Hostile(server, (hello, join))
+        bad = Hostile(server, (greeting, join))
         for _ in range(200):
             bad.say(spoil(rng, pushes))
         bad.connection.closed()

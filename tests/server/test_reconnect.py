@@ -14,9 +14,10 @@ from fedps.server.gate import WindowGate
 from fedps.server.merge import Contribution, mean
 from fedps.server.server import ParameterServer
 from fedps.types import ClientId, Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Refused, Seed, Values
+from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Refused, Seed, Values
 from tests.conftest import MakeJob
 from tests.events.kept import into
+from tests.greeting import hello
 from tests.net.echo import LIMITS, served
 from tests.server.callers import BIAS, ROWS, Caller, Stranger, ones, push
 
@@ -297,16 +298,16 @@ def test_two_living_processes_of_one_client_do_not_take_turns(server: ParameterS
     new = Caller(server, "a", "new").join()
     for _ in range(3):
         again = Stranger(server)
-        assert is_refused(again.ask(Hello("job", "a", "old")), "superseded")
+        assert is_refused(again.ask(hello(server.job, "a", "old")), "superseded")
         assert is_refused(again.ask(Leave()), "order")
     assert not new.hung_up
     new.connection.closed()
-    assert is_refused(Stranger(server).ask(Hello("job", "a", "old")), "superseded"), "nor while the newer is away"
+    assert is_refused(Stranger(server).ask(hello(server.job, "a", "old")), "superseded"), "nor while the newer is away"
 
 
 def test_the_older_process_fails_with_the_reason_and_the_newer_is_served(server: ParameterServer) -> None:
     def over_sockets(address: str, instance: str) -> Channel:
-        return Channel(address, Hello("job", "a", instance), LIMITS, patience=WAIT)
+        return Channel(address, hello(server.job, "a", instance), LIMITS, patience=WAIT)
 
     with served(server) as address, closing(over_sockets(address, "old")) as old:
         assert old.request(Join((ROWS, BIAS), 0)).result(WAIT).message == Done()
@@ -321,10 +322,10 @@ def test_the_older_process_fails_with_the_reason_and_the_newer_is_served(server:
 
 def test_the_same_holds_within_one_process(server: ParameterServer) -> None:
     with closing(LocalServer(server)) as local:
-        old = LocalChannel(local, Hello("job", "a", "old"), LIMITS)
+        old = LocalChannel(local, hello(server.job, "a", "old"), LIMITS)
         assert old.request(Join((ROWS, BIAS), 0)).result(WAIT).message == Done()
         waiting = old.request(Pull(("rows",), after=0), [np.array([3])])
-        new = LocalChannel(local, Hello("job", "a", "new"), LIMITS)
+        new = LocalChannel(local, hello(server.job, "a", "new"), LIMITS)
         assert new.request(Join((ROWS, BIAS), 0)).result(WAIT).message == Done()
         for request in (waiting, old.request(Leave())):
             with pytest.raises(RefusedError, match="a newer process speaks for client 'a'"):

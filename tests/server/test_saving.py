@@ -21,9 +21,10 @@ from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
 from fedps.storage import snapshot
 from fedps.types import Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Refused, Seed
+from fedps.wire.messages import Barrier, Done, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
 from tests.events.kept import into
+from tests.greeting import hello
 from tests.net.echo import LIMITS
 from tests.server.callers import BIAS, ROWS, Caller, ones, push
 
@@ -233,19 +234,19 @@ def serving(job: Path, run_dir: Path, stay: str) -> Iterator[tuple[subprocess.Po
             process.kill()
 
 
-def one_client(address: str, name: str = "0") -> Channel:
-    channel = Channel(address, Hello("job", name, "process"), LIMITS, patience=WAIT)
+def one_client(address: str, job: Job, name: str = "0") -> Channel:
+    channel = Channel(address, hello(job, name), LIMITS, patience=WAIT)
     channel.request(Join((ROWS, BIAS), 0)).result(WAIT)
     channel.request(Seed("bias"), [np.zeros((1, 3), np.float32)]).result(WAIT)
     return channel
 
 
 def test_a_server_that_need_not_stay_ends_once_all_have_come_and_left(make_job: MakeJob, tmp_path: Path) -> None:
-    make_job(sync_mode="async")
+    job = make_job(sync_mode="async")
     for stay in ("stay", "go"):
         with serving(tmp_path / "job.yaml", tmp_path / "run", stay) as (process, address):
             for number in range(10):  # the job's clients, one after the other
-                channel = one_client(address, str(number))
+                channel = one_client(address, job, str(number))
                 assert channel.request(Leave()).result(WAIT).message == Done()
                 channel.close()
             if stay == "stay":
@@ -258,11 +259,11 @@ def test_a_server_that_need_not_stay_ends_once_all_have_come_and_left(make_job: 
 
 
 def test_a_save_that_fails_ends_the_server_with_the_cause(make_job: MakeJob, tmp_path: Path) -> None:
-    make_job(sync_mode="async", start_timeout=0.2)
+    job = make_job(sync_mode="async", start_timeout=0.2)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model").write_text("a file")
     with serving(tmp_path / "job.yaml", tmp_path / "run", "stay") as (process, address):
-        channel = one_client(address)
+        channel = one_client(address, job)
         waiting = channel.request(Barrier(1, "trained"))
         _, errors = process.communicate(timeout=WAIT)
         channel.close()

@@ -5,10 +5,11 @@ never lets the first two grow over a bound, and never hangs up on a member to ma
 clients, whether they are connected just now or not. Times are seconds of a monotonic clock that the caller passes in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, Literal, Protocol, TypeVar
 
 from fedps.access.conversation import MAX_NAME, Conversation
+from fedps.config.shared import first_difference
 from fedps.errors import RefusedError
 from fedps.types import ClientId
 from fedps.wire.messages import PROTOCOL, Hello
@@ -26,6 +27,7 @@ class Roster:
 
     Args:
         job: its name, which a Hello must carry.
+        shared: digests of the keys of the job on which all roles agree, as `config.shared` makes them.
         role: whose roster this is.
         expected: clients that are to come.
         connections: how many may be open; strangers may fill half of them.
@@ -33,9 +35,10 @@ class Roster:
     """
 
     def __init__(
-        self, job: str, role: Literal["server", "coordinator"], expected: int, connections: int, patience: float
-    ) -> None:
-        self._job, self._role, self._patience = job, role, patience
+        self, job: str, shared: Mapping[str, str], role: Literal["server", "coordinator"], expected: int,
+        connections: int, patience: float,
+    ) -> None:  # fmt: skip
+        self._job, self._shared, self._role, self._patience = job, shared, role, patience
         self._most_strangers, self._most_guests = connections // 2, expected + SPARE_GUESTS
         # Dictionaries keep the order of arrival: the oldest is the first to go where there are too many.
         self._strangers: dict[Conversation, None] = {}
@@ -57,7 +60,7 @@ class Roster:
         Raises:
             RefusedError: it is of another job or protocol, its name cannot be one, or a newer process speaks for it.
         """
-        check_hello(hello, self._job, self._role)
+        check_hello(hello, self._job, self._shared, self._role)
         client = ClientId(hello.client)
         self._supersede(client, hello.instance)
         older = self._named.get(client)
@@ -242,10 +245,11 @@ class Membership(Generic[M]):
             _forget_oldest(where, max(MAX_MEMBERS, self.expected))
 
 
-def check_hello(hello: Hello, job: str, role: str) -> None:
-    """Check that a Hello is meant for this job and this role, and says names that can stand in a log.
+def check_hello(hello: Hello, job: str, shared: Mapping[str, str], role: str) -> None:
+    """Check that a Hello is meant for this role, that both read the same job, and that its names can stand in a log.
 
-    A stranger is not told what would have been right: the job's name is all that keeps it out.
+    A stranger is not told what would have been right: the job's name is all that keeps it out. Who knows the name is told
+    a key in which the jobs differ; a value, nobody.
 
     Raises:
         RefusedError: it is not, or does not.
@@ -255,6 +259,12 @@ def check_hello(hello: Hello, job: str, role: str) -> None:
             "other_job",
             f"this is a {role} of another job, or of another version of fedps (protocol {PROTOCOL}): you asked for a"
             f" {hello.to} of {hello.job[:99]!r} with protocol {hello.protocol}; check the address and the versions",
+        )
+    if key := first_difference(shared, hello.shared):
+        raise RefusedError(
+            "other_job",
+            f"{key[:99]!r} of the job differs here: give all roles of a run the same job file, counts and overrides, and"
+            " the same version of fedps",
         )
     for name in (hello.client, hello.instance):
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
+from msgspec.structs import replace
+
 from fedps.client import private_rows
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
@@ -20,6 +22,7 @@ from fedps.client.modes import build_mode, pull_all
 from fedps.client.rounds import Coordinated, Rounds, Schedule, Simulated
 from fedps.client.trainer import Trained, Trainer
 from fedps.config import Allow, Job
+from fedps.config.shared import shared_part
 from fedps.data.public import Public
 from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData
@@ -161,14 +164,13 @@ class FLClient:
     def callback_init_worker(self) -> None:
         """Connect to the servers and the coordinator, and get ready to train."""
         runner = self.job.runner
-        hello = Hello(self.job.name, self.client, secrets.token_hex(8))
+        hello = Hello(self.job.name, self.client, secrets.token_hex(8), shared=shared_part(self.job))
         self._channels = [self._connect(k, hello) for k in range(runner.server_num)]
         specs = self.learner.server_specs(runner.seed, server_rule(self.job.server_optimizer))
         compression = compression_of(self.job, self.client)
         self.shards = Shards(self._channels[:], specs, compression=compression)
         if runner.with_coordinator:
-            caller = Hello(self.job.name, self.client, hello.instance, to="coordinator")
-            channel = self._connect(COORDINATOR, caller)
+            channel = self._connect(COORDINATOR, replace(hello, to="coordinator"))
             self._channels.append(channel)
             amend = self._simulated.device.disguise if self._simulated else None
             learn = self._distiller.take if self._distiller else None

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from fedps.access.conversation import Conversation, Refusals, Send
 from fedps.access.roster import Membership, Roster
 from fedps.config import Job
+from fedps.config.shared import shared_part
 from fedps.coordinator.planner import Planner
 from fedps.coordinator.reports import Scores, check, read_scores
 from fedps.coordinator.resuming import Memory, Saved, SavedMember
@@ -63,7 +64,9 @@ class Coordinator:
     ) -> None:  # fmt: skip
         runner, expected = job.runner, job.runner.worker_num or 1
         self.job, self.limits, self.refusals = job, Limits(message_bytes=MESSAGE_BYTES), Refusals(report)
-        self.roster = Roster(job.name, "coordinator", expected, self.limits.connections, runner.start_timeout)
+        self.roster = Roster(
+            job.name, shared_part(job), "coordinator", expected, self.limits.connections, runner.start_timeout
+        )
         self.members: Membership[Member] = Membership(expected)
         self.round, self.teacher = Round(), make_teacher(job)
         self.failure: Exception | None = None

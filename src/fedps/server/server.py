@@ -15,6 +15,7 @@ import numpy as np
 from fedps.access.conversation import Conversation, Refusals, Send
 from fedps.access.roster import Roster
 from fedps.config import Job
+from fedps.config.shared import shared_part
 from fedps.errors import DataError, RefusedError, TableError
 from fedps.events import events
 from fedps.events.events import Report
@@ -63,7 +64,7 @@ class ParameterServer:
         self.members = Members(expected=runner.worker_num or 1)
         self.refusals = Refusals(report)
         self.roster = Roster(
-            job.name, "server", runner.worker_num or 1, self.limits.connections,
+            job.name, shared_part(job), "server", runner.worker_num or 1, self.limits.connections,
             runner.start_timeout + runner.step_timeout,
         )  # fmt: skip
         self._contested: dict[ClientId, Contested] = {}

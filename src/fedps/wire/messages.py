@@ -20,13 +20,17 @@ PROTOCOL = 6
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Who calls whom. `instance` is drawn anew by each process, so that a reconnect is told from a second caller."""
+    """Who calls whom. `instance` is drawn anew by each process, so that a reconnect is told from a second caller.
+
+    `shared`: digests of the keys of the job on which all roles of a run agree, as `config.shared` makes them.
+    """
 
     job: str
     client: str
     instance: str
     protocol: int = PROTOCOL
     to: Literal["server", "coordinator"] = "server"
+    shared: dict[str, str] = {}
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -184,7 +188,7 @@ KINDS = {
     "malformed": "bytes that are no message, or arrays that do not fit their message",
     "too_large": "over a stated limit",
     "order": "this may not be said now (Hello, then Join, then the rest)",
-    "other_job": "a client of another job, or of another protocol version",
+    "other_job": "a client of another job, of one that differs in a key, or of another protocol version",
     "superseded": "a newer process speaks for this client",
     "unknown_table": "no table of this name was declared here",
     "mismatch": "declared or sent with another shape, rule or seed than the table has",

@@ -10,12 +10,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fedps.errors import RefusedError, WireError
+from fedps.errors import LimitError, RefusedError, WireError
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import Done, Hello, Join, Message, Push, Refused, Reply, Request, Welcome
 
 Arrays = Sequence[NDArray[Any]]
+GREETING_BYTES = 1 << 20  # more than any job's digests take
 
 
 class State(Enum):
@@ -70,6 +71,8 @@ class Peer:
             RefusedError: it may not be said now.
         """
         self.ticket = 0
+        if self._state is State.NEW and len(data) > GREETING_BYTES:
+            raise LimitError(f"{len(data)} bytes before a greeting; a Hello has at most {GREETING_BYTES}")
         frame = decode(data, self._limits)
         self.ticket = frame.ticket
         message = frame.message

@@ -1,0 +1,66 @@
+"""What all roles of one run must agree on: a digest of each such key, to be compared without telling values.
+
+A run whose roles read different jobs trains something that nobody asked for: a server that merges by another rule, a
+client that trains with another optimizer. So a client says its digests in its greeting, and a run folder is joined only
+by roles of the same job. All keys are compared but those of `LOCAL`, which each machine may have its own way.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedps.config.job import Job
+
+LOCAL = frozenset(
+    {
+        "name", "folder",  # the name is said in the clear, and the folder is this machine's
+        "runner.server_num", "runner.with_coordinator",  # by flags, which not every role is given
+        "runner.train_data_dir", "runner.test_data_dir", "runner.reader_type", "runner.pipe_command",
+        "runner.train_reader_path", "runner.infer_reader_type", "runner.infer_reader_path", "runner.thread_num",
+        "runner.split_file_list", "runner.bad_lines", "runner.example_count_method",
+        "runner.infer_batch_size", "runner.print_interval", "runner.dataset_debug", "runner.compiled_step", "runner.use_gpu",
+        "runner.need_dump", "runner.dump_fields_path", "runner.dump_fields", "runner.dump_param",
+        "runner.model_save_path", "runner.warmup_model_path",
+        "runner.infer_load_path", "runner.infer_start_epoch", "runner.infer_end_epoch",
+        "runner.start_timeout", "selector.timeout",
+    }
+)  # fmt: skip
+PLACES = (
+    "simulation.traces",
+    "distillation.public_data",
+)  # where the file lies may differ, but not whether there is one
+
+
+def shared_part(job: Job) -> dict[str, str]:
+    """Return the digest of each key on which all roles of a run must agree, in the order of the job file.
+
+    A digest is 8 hexadecimal digits: enough to notice a mistake, and no secret, since few values can be meant.
+    """
+    values = job.model_dump(mode="json", by_alias=True)
+    return {key: _digest(value, values["folder"]) for key, value in _leaves(job, values) if key not in LOCAL}
+
+
+def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
+    """Return the first key in which two jobs differ, as `shared_part` digested them; None if they agree."""
+    return next((key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)), None)
+
+
+def _leaves(section: BaseModel, values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a section with their values; what the job says of one table counts as one value."""
+    below = {field.alias or name: getattr(section, name) for name, field in type(section).model_fields.items()}
+    for key, value in values.items():
+        if isinstance(part := below.get(key), BaseModel):
+            yield from _leaves(part, value, f"{above}{key}.")
+        elif key == "table_parameters":
+            yield from ((f"{key}.{name}", table) for name, table in sorted(value.items()))
+        else:
+            yield above + key, value is not None if above + key in PLACES else value
+
+
+def _digest(value: Any, folder: str) -> str:
+    """Digest a value; a path below the job's folder, as {workspace} makes it, counts from there."""
+    text = json.dumps(value, sort_keys=True).replace(json.dumps(folder)[1:-1], "{workspace}")
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

@@ -1,0 +1,101 @@
+"""What all roles of a run must agree on, and what each machine may have its own way."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fedps.config import Job, load_job
+from fedps.config.job import fields, section
+from fedps.config.shared import LOCAL, PLACES, first_difference, shared_part
+
+FULL: dict[str, Any] = {
+    "runner": {"train_data_dir": "data", "epochs": 3, "with_coordinator": True},
+    "hyper_parameters": {"num_users": 9, "optimizer": {"class": "sgd"}},
+    "table_parameters": {"mlp_item.weight": {"initial_range": 0.1}},
+}
+
+
+def load(folder: Path, tree: dict[str, Any], *overrides: str) -> Job:
+    """Write and load a job, with one client's data beside it."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "data" / "0.csv").write_text("0,0,1\n")
+    (folder / "public.csv").write_text("0,0,1\n")
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return load_job(path, overrides)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "runner.sync_mode=round",
+        "runner.geo_merge=heat",
+        "runner.seed=1",
+        "runner.epochs=4",
+        "runner.worker_num=2",
+        "runner.local_sparse=[mlp_user.weight]",
+        "hyper_parameters.num_users=10",
+        "hyper_parameters.fc_layers=[8, 4]",
+        "hyper_parameters.optimizer.class=adam",
+        "server_optimizer.class=adam",
+        "selector.over_selection=1.5",
+        "distillation.temperature=2.0",
+        "limits.message_mib=32",
+    ],
+)
+def test_a_key_that_shapes_the_training_is_compared(override: str, tmp_path: Path) -> None:
+    ours = shared_part(load(tmp_path, FULL))
+    elsewhere = ["runner.train_data_dir"] if "worker_num" in override else []
+    theirs = shared_part(load_job(tmp_path / "job.yaml", [override], elsewhere))
+    assert first_difference(ours, theirs) == override.partition("=")[0]
+    assert first_difference(theirs, ours) == override.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "runner.test_data_dir=data",
+        "runner.model_save_path=elsewhere",
+        "runner.print_interval=7",
+        "runner.need_dump=true",
+        "runner.thread_num=4",
+        "runner.compiled_step=false",
+        "runner.start_timeout=7",
+        "runner.server_num=2",
+    ],
+)
+def test_what_a_machine_has_its_own_way_is_not_compared(override: str, tmp_path: Path) -> None:
+    assert shared_part(load(tmp_path, FULL)) == shared_part(load(tmp_path, FULL, override))
+
+
+def test_the_same_job_in_two_folders_is_the_same(tmp_path: Path) -> None:
+    tree = FULL | {"distillation": {"public_data": "public.csv"}}
+    tree["hyper_parameters"] = FULL["hyper_parameters"] | {"start": "{workspace}/rows.npy"}
+    tree["runner"] = FULL["runner"] | {"model": "net.Net"}
+    one, two = load(tmp_path / "one", tree), load(tmp_path / "two", tree, "distillation.public_data=./public.csv")
+    assert shared_part(one) == shared_part(two)
+    without = load(tmp_path / "two", tree, "distillation.public_data=null")
+    assert first_difference(shared_part(one), shared_part(without)) == "distillation.public_data"
+    other = load(tmp_path / "two", tree, "hyper_parameters.start='{workspace}/others.npy'")
+    assert first_difference(shared_part(one), shared_part(other)) == "hyper_parameters.start"
+
+
+def test_tables_and_keys_that_one_side_lacks_are_named(tmp_path: Path) -> None:
+    ours = shared_part(load(tmp_path, FULL))
+    theirs = shared_part(load(tmp_path, FULL, "table_parameters.mlp_item.weight.initial_range=0.2"))
+    assert first_difference(ours, theirs) == "table_parameters.mlp_item.weight"
+    assert first_difference(ours, ours | {"runner.of_a_later_version": "00000000"}) == "runner.of_a_later_version"
+    assert first_difference(ours, {}) == next(iter(ours)) == "runner.sync_mode"
+
+
+def test_a_saved_job_agrees_with_itself(tmp_path: Path) -> None:
+    job = load(tmp_path, FULL, "selector.options={a: 1e300, b: [1, 2.0]}", "hyper_parameters.optimizer.epsilon=1e-8")
+    job.save(tmp_path / "saved.yaml")
+    assert shared_part(load_job(tmp_path / "saved.yaml")) == shared_part(job)
+
+
+def test_every_key_with_a_rule_of_its_own_is_a_key() -> None:
+    leaves = {key for key, field in fields() if not section(field)}
+    assert leaves >= LOCAL | set(PLACES)
