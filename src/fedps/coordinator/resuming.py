@@ -9,7 +9,6 @@ A restarted coordinator takes up all of it. A job that starts from another's mod
 turns and the selector's state.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ import msgspec
 
 from fedps.coordinator.selectors import Turn, Turns
 from fedps.errors import FedpsError, JobError
-from fedps.storage.whole import PRIVATE, write_whole
+from fedps.storage.whole import append, write_whole
 from fedps.types import ClientId
 from fedps.wire.messages import Assignment
 
 STATE, TURNS = "coordinator.json", "turns.jsonl"
-LINES = msgspec.json.Decoder(tuple[ClientId, Turn])
+LINES, LINE = msgspec.json.Decoder(tuple[ClientId, Turn]), msgspec.json.Encoder()
 
 
 class SavedMember(msgspec.Struct, frozen=True):
@@ -105,21 +104,11 @@ class Memory:
             return
         path = self._folder / TURNS
         try:
-            self._append(path, [(client, turn._replace(round=turn.round + self._before)) for client, turn in news])
-            path = self._folder / STATE
+            lines = LINE.encode_lines((client, turn._replace(round=turn.round + self._before)) for client, turn in news)
+            if lines:
+                append(path, lines, self._length)
+                self._length += len(lines)
+            path = self._folder / STATE  # which syncs the other's name, too
             write_whole(path, msgspec.json.encode(msgspec.structs.replace(saved, before=self._before)))
         except OSError as error:
             raise FedpsError(f"{path}: the coordinator's state cannot be written: {error.strerror}") from error
-
-    def _append(self, path: Path, turns: Sequence[tuple[ClientId, Turn]]) -> None:
-        """Add lines behind those that are whole, and sync them; the file's name is synced with the state."""
-        if not turns:
-            return
-        lines = msgspec.json.Encoder().encode_lines(turns)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT, PRIVATE), "wb") as file:  # noqa: PTH123  (a descriptor)
-            file.truncate(self._length)
-            file.seek(self._length)
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        self._length += len(lines)
