@@ -1,4 +1,10 @@
-"""Values of a message in fewer bytes: pure functions, a pair for each form; none knows of clients or servers.
+"""Keys and values of a message in fewer bytes: pure functions, a pair for each form; none knows of clients or servers.
+
+Sorted keys travel as the first of them and the gaps between neighbours. A window's ids lie close together, so one or two
+bytes a key are the rule, where int64 takes eight. All gaps have the width of the widest, so that three passes of numpy
+pack them; variable lengths (varint) would save little more and take a loop.
+
+Values travel in one of these forms, C columns of R rows:
 
     form      arrays of float32[R, C]                           bytes, about    what is lost
     none      float32[R, C]                                     4 R C           nothing
@@ -16,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
 from fedps.errors import WireError
@@ -28,6 +35,13 @@ Scales = NDArray[np.float32]
 LARGEST_HALF = np.float32(65504)
 STEPS = np.float32(127)  # of int8, on each side of zero
 
+FIRST = np.dtype("<i8")
+GAPS: dict[str, np.dtype[np.unsignedinteger]] = {  # type code of a frame's array → one gap
+    "1": np.dtype("<u1"),
+    "2": np.dtype("<u2"),
+    "4": np.dtype("<u4"),
+}
+
 # type code (see `frame`) and dimensions of the arrays of each form
 ARRAYS: dict[Form, list[tuple[str, int]]] = {
     "none": [("f", 2)],
@@ -36,6 +50,40 @@ ARRAYS: dict[Form, list[tuple[str, int]]] = {
     "int8": [("f", 1), ("q", 2)],
     "low_rank": [("f", 2), ("f", 2)],
 }
+
+
+def gap_code(keys: Keys) -> str | None:
+    """Return the code of the narrowest gaps that hold int64[U], or None where they would not be fewer bytes."""
+    if len(keys) < 3:
+        return None
+    gaps = keys[1:] - keys[:-1]
+    if gaps.min() < 0:
+        return None
+    widest = int(gaps.max())
+    return next((code for code, dtype in GAPS.items() if widest < 1 << 8 * dtype.itemsize), None)
+
+
+def pack_gaps(keys: Keys, code: str) -> bytes:
+    """Return int64[U] as bytes of a code that `gap_code` gave: the first key, then the gaps."""
+    return keys[:1].tobytes() + (keys[1:] - keys[:-1]).astype(GAPS[code]).tobytes()
+
+
+def gap_bytes(count: int, code: str) -> int:
+    """Return how many bytes `count` keys take, at least one."""
+    return FIRST.itemsize + (count - 1) * GAPS[code].itemsize
+
+
+def unpack_gaps(data: bytes, at: int, count: int, code: str) -> Keys:
+    """Return int64[count], read-only, from the bytes at `at`; there are `gap_bytes` of them, and `count` is at least one.
+
+    A sum past 2^63 wraps around, so that what a peer sends amiss is out of order, and refused as any such keys are.
+    """
+    keys = np.empty(count, np.int64)
+    keys[0] = np.frombuffer(data, FIRST, 1, at)[0]
+    keys[1:] = np.frombuffer(data, GAPS[code], count - 1, at + FIRST.itemsize)
+    np.cumsum(keys, out=keys)
+    keys.flags.writeable = False
+    return keys
 
 
 def plain(tables: Sequence[TableName]) -> tuple[Form, ...]:
@@ -68,18 +116,14 @@ def to_fp16(matrix: Values) -> NDArray[np.float16]:
 
 def to_bf16(matrix: Values) -> NDArray[np.uint16]:
     """Round to bfloat16, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(matrix).view(np.uint32)
-    rounded = bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))
-    upper = (rounded >> 16).astype(np.uint16)
-    nan = np.isnan(matrix)
-    if nan.any():
-        upper[nan] = 0x7FC0
-    return upper
+    with np.errstate(invalid="ignore", over="ignore"):
+        return matrix.astype(bfloat16).view(np.uint16)
 
 
 def from_bf16(halves: NDArray[np.uint16]) -> Values:
     """Return the floats that bfloat16 stand for."""
-    return (halves.astype(np.uint32) << 16).view(np.float32)
+    floats: Values = halves.view(bfloat16).astype(np.float32)
+    return floats
 
 
 def to_int8(matrix: Values, draw: np.random.Generator) -> tuple[Scales, NDArray[np.int8]]:

@@ -2,14 +2,21 @@
 
     offset  size  what
     0       2     "FP"
-    2       2     version, little-endian like all numbers here
-    4       4     header length in bytes
-    8       ...   header, MessagePack: [ticket, message, [[dtype, shape...], ...]]
-    ...     ...   the arrays' bytes one after another, each starting on a multiple of 8 from the frame's start
+    2       2     version of this layout, little-endian like all numbers here
+    4       4     length of the header in bytes, H
+    8       H     header, MessagePack: [ticket, message, [[code, side, ...], ...]], an entry for each array
+    ...           zeros up to a multiple of 8
+    ...     ...   the arrays' bytes, one after another, each filled up with zeros to a multiple of 8
 
-Nothing is allocated from a size that a frame declares: arrays are read-only views of the bytes that came, and sizes
-must add up to exactly those. Ids that are close together travel as their gaps (`ids`) and are laid out anew, at most
-`message_bytes` of them in all.
+A frame is read by those who do not trust its sender, so that:
+
+- Nothing is allocated from a size that a frame declares. Arrays are read-only views of the bytes that came, and the sizes
+  declared must add up to exactly those. Only keys that travel as gaps (`compress`) are laid out anew, and of these a
+  frame holds no more than `message_bytes` in all.
+- The header is bounded before it is parsed, and its structs are closed: a field that is not known is an error.
+- Every array starts on a multiple of 8, so that a view of it is aligned.
+- Which arrays a message brings, of which types and dimensions, is checked here; whether their values make sense, by who
+  reads the message.
 """
 
 from collections.abc import Sequence
@@ -21,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import LimitError, WireError
-from fedps.wire import ids
-from fedps.wire.compress import ARRAYS, Form, plain
+from fedps.wire.compress import ARRAYS, GAPS, Form, gap_bytes, gap_code, pack_gaps, plain, unpack_gaps
 from fedps.wire.messages import Assignment, Message, Pull, Push, RoundReport, Seed, Values
 
 MAGIC = b"FP\x01\x00"
+ALIGNED = 8  # bytes; a power of two
 DTYPES: dict[str, np.dtype[Any]] = {
     "f": np.dtype("<f4"),
     "i": np.dtype("<i8"),
@@ -34,7 +41,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "q": np.dtype("i1"),
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-KEYS, ROWS, LINE = ("i", 1), ("f", 2), ("f", 1)  # code and dimensions; counts of a histogram have the form of keys
+Kind = tuple[str, int]  # of an array: its code and its dimensions
+KEYS: Kind = ("i", 1)  # counts of a histogram, too
+ROWS: Kind = ("f", 2)
+LINE: Kind = ("f", 1)
 
 
 HELD_MESSAGES = 8  # of full size: what a server keeps for one connection
@@ -105,17 +115,17 @@ def encode(
         LimitError: the peer would refuse it for its size.
     """
     try:
-        facts = tuple(_fact(a) for a in arrays)
+        facts = tuple(_fact(array) for array in arrays)
     except KeyError as error:
         raise WireError(
             f"an array of {error.args[0]}: frames carry float32 and int64 (packed: float16, uint16, int8); convert it first"
         ) from None
     header = _encoder.encode(Header(ticket, message, facts))
-    pieces: list[Any] = [MAGIC, len(header).to_bytes(4, "little"), header, bytes(-len(header) % 8)]
+    pieces: list[Any] = [MAGIC, len(header).to_bytes(4, "little"), header, bytes(-len(header) % ALIGNED)]
     for (code, _), array in zip(facts, arrays, strict=True):
         if array.size:
-            piece = ids.pack(array, code) if code in ids.WIDTHS else np.ascontiguousarray(array).data.cast("B")
-            pieces += piece, bytes(-len(piece) % 8)
+            piece = pack_gaps(array, code) if code in GAPS else np.ascontiguousarray(array).data.cast("B")
+            pieces += piece, bytes(-len(piece) % ALIGNED)
     data = b"".join(pieces)
     if limits is not None:
         _check_sizes(type(message).__name__, len(header), len(data), limits)
@@ -135,8 +145,9 @@ def _check_sizes(what: str, header: int, size: int, limits: Limits) -> None:
 
 
 def _fact(array: NDArray[Any]) -> tuple[str, tuple[int, ...]]:
+    """Return an array's code and shape; keys get the code of gaps where these are fewer bytes."""
     code = CODES[array.dtype]
-    return ((ids.code_of(array) if (code, array.ndim) == KEYS else None) or code), array.shape
+    return ((gap_code(array) if (code, array.ndim) == KEYS else None) or code), array.shape
 
 
 def decode(data: bytes, limits: Limits) -> Frame:
@@ -159,17 +170,18 @@ def decode(data: bytes, limits: Limits) -> Frame:
         raise WireError(f"a header that cannot be read: {error}") from None
     if len(header.arrays) > limits.arrays:
         raise LimitError(f"{len(header.arrays)} arrays pass the limit of {limits.arrays}")
-    arrays = _views(data, 8 + length + -length % 8, header.arrays, limits)
-    _fit(header.message, arrays)
+    arrays = _views(data, 8 + length + -length % ALIGNED, header.arrays, limits)
+    _check_arrays(header.message, arrays)
     return Frame(header.ticket, header.message, arrays)
 
 
 def _views(
     data: bytes, at: int, facts: Sequence[tuple[str, tuple[int, ...]]], limits: Limits
 ) -> tuple[NDArray[Any], ...]:
+    """Return the arrays that stand from `at` on; shapes are a peer's claims, and may be of any size."""
     views, room = [], limits.message_bytes
     for code, shape in facts:
-        dtype = ids.WIDTHS.get(code) or DTYPES.get(code)
+        dtype = GAPS.get(code) or DTYPES.get(code)
         if dtype is None or not 1 <= len(shape) <= 2 or min(shape) < 0:
             raise WireError(f"an array of type {code!r} and shape {shape}")
         if max(shape) > limits.message_bytes:  # without data if another side is 0, and numpy refuses it its own way
@@ -177,45 +189,46 @@ def _views(
         if shape[0] > limits.rows:
             raise LimitError(f"an array of {shape[0]} rows passes the limit of {limits.rows} rows")
         count = shape[0] * (shape[1] if len(shape) == 2 else 1)
-        size = ids.size(count, code) if code in ids.WIDTHS else count * dtype.itemsize
+        size = gap_bytes(count, code) if code in GAPS else count * dtype.itemsize
         if size > len(data) - at:
             raise WireError(f"an array of {size} bytes where {max(len(data) - at, 0)} are left")
-        if code in ids.WIDTHS:
-            room -= 8 * count
-            views.append(_ids(data, at, shape, code, room))
+        if code in GAPS:
+            room -= 8 * count  # what they are laid out in; packed they may be an eighth of that
+            views.append(_keys(data, at, shape, code, room))
         else:
             view = np.frombuffer(data if count else bytes(8), dtype, count, at if count else 0)
             views.append(view.reshape(shape))
-        at += size + -size % 8
+        at += size + -size % ALIGNED
     if at != len(data):
         raise WireError(f"the frame says {at} bytes and has {len(data)}")
     return tuple(views)
 
 
-def _ids(data: bytes, at: int, shape: tuple[int, ...], code: str, room: int) -> NDArray[np.int64]:
+def _keys(data: bytes, at: int, shape: tuple[int, ...], code: str, room: int) -> NDArray[np.int64]:
     if len(shape) != 1 or not shape[0]:
-        raise WireError(f"gaps of ids of shape {shape}")
+        raise WireError(f"gaps of keys of shape {shape}")
     if room < 0:
-        raise LimitError(f"ids that make up {-room} bytes more than a message may have")
-    return ids.unpack(data, at, shape[0], code)
+        raise LimitError(f"keys that make up {-room} bytes more than a message may have")
+    return unpack_gaps(data, at, shape[0], code)
 
 
-def _fit(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
+def _check_arrays(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
+    """Check that a message brings the arrays that it should, as the docstrings of `messages` have it."""
+    tables: tuple[str, ...] = ()
+    due: list[Kind] = []
     match message:
         case Pull(tables):
             due = [KEYS] * len(tables)
         case Push(tables, forms=forms):
-            due = [d for form in _forms(message, forms) for d in (KEYS, *ARRAYS[form])]
+            due = [kind for form in _forms(message, forms) for kind in (KEYS, *ARRAYS[form])]
         case Values(tables, forms):
-            due = [d for form in _forms(message, forms) for d in ARRAYS[form]]
+            due = [kind for form in _forms(message, forms) for kind in ARRAYS[form]]
         case Seed():
-            tables, due = (), [ROWS]
+            due = [ROWS]
         case RoundReport(logits=logits):
-            tables, due = (), [KEYS] * 4 + [LINE] * logits
+            due = [KEYS] * 4 + [LINE] * logits
         case Assignment(taught=taught):
-            tables, due = (), [LINE] * (taught > 0)
-        case _:
-            tables, due = (), []
+            due = [LINE] * (taught > 0)
     found = [(CODES[a.dtype], a.ndim) for a in arrays]
     if found != due:
         raise WireError(f"{type(message).__name__} with arrays {found}, due (type, dimensions) {due}")

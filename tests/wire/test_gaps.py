@@ -1,4 +1,4 @@
-"""Ids as gaps: every list of int64 comes back as it was, in fewer bytes where they lie close."""
+"""Keys as gaps: every list of int64 comes back as it was, in fewer bytes where they lie close."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedps.errors import LimitError, WireError
-from fedps.wire import ids
+from fedps.wire.compress import gap_bytes, gap_code, pack_gaps
 from fedps.wire.frame import Limits, decode, encode
 from fedps.wire.messages import Pull
 from tests.wire.frames import pack
@@ -29,9 +29,9 @@ def test_every_list_comes_back(numbers: list[int]) -> None:
 )
 def test_the_narrowest_gap_is_taken(gap: int, code: str | None) -> None:
     keys = np.cumsum(np.array([10**6, 1, gap, 1], np.int64))
-    assert ids.code_of(keys) == code
+    assert gap_code(keys) == code
     if code:
-        assert len(ids.pack(keys, code)) == ids.size(4, code) == 8 + 3 * int(code)
+        assert len(pack_gaps(keys, code)) == gap_bytes(4, code) == 8 + 3 * int(code)
 
 
 def test_a_thousand_neighbours_take_a_byte_each() -> None:
@@ -41,7 +41,7 @@ def test_a_thousand_neighbours_take_a_byte_each() -> None:
 
 def test_one_wide_gap_is_not_worth_more_than_it_saves() -> None:
     for few in ([], [7], [7, 8]):
-        assert ids.code_of(np.array(few, np.int64)) is None
+        assert gap_code(np.array(few, np.int64)) is None
 
 
 PULL = {"type": "Pull", "tables": ["t"]}
@@ -73,10 +73,10 @@ def test_a_sum_past_the_largest_id_is_out_of_order() -> None:
     assert not (found[1:] > found[:-1]).all()
 
 
-def test_ids_make_up_no_more_than_a_message_may_have() -> None:
+def test_keys_make_up_no_more_than_a_message_may_have() -> None:
     tables = tuple("abcdefgh")
     data = encode(1, Pull(tables), [np.arange(1000)] * 8)
     assert len(data) < 9000
     assert len(decode(data, Limits(message_bytes=64_000)).arrays) == 8
-    with pytest.raises(LimitError, match="ids that make up 8 bytes more"):
+    with pytest.raises(LimitError, match="keys that make up 8 bytes more"):
         decode(data, Limits(message_bytes=63_992))
