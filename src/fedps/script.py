@@ -24,6 +24,7 @@ The launcher tells each process its part in environment variables:
     FEDPS_PIPE          file descriptor over which events go to the launcher
 """
 
+import atexit
 import os
 import sys
 import traceback
@@ -54,12 +55,13 @@ def init() -> "Role":
     part = read_part()
     try:
         os.set_inheritable(part.pipe, False)
-        report = attach(Connection(part.pipe))
+        outbox = attach(Connection(part.pipe))
         os.environ["FEDPS_PIPE"] = "-1"  # taken: neither a second call nor a child of ours has it
     except OSError:
         raise JobError("fedps.init() was called before in this process, or not by what `fedps run` started") from None
-    sys.excepthook = _told_to(report)
-    return Role(part, Job.model_validate(read(part.job)), report)
+    atexit.register(outbox.close)
+    sys.excepthook = _told_to(outbox.report)
+    return Role(part, Job.model_validate(read(part.job)), outbox.report)
 
 
 class Role:

@@ -10,6 +10,7 @@ import pytest
 from fedps.client.life import FLClient
 from fedps.errors import DataError
 from fedps.events.events import Entry
+from fedps.events.ledger import Ledger
 from fedps.launch.inprocess import run_in_process
 from tests.conftest import MakeJob
 from tests.events.kept import into
@@ -60,3 +61,19 @@ def test_events_are_never_told_by_two_threads_at_once(make_job: MakeJob, tmp_pat
 
     run_in_process(make_job(), tmp_path / "run", listen)
     assert most == 1
+
+
+def test_a_client_that_makes_its_model_itself_and_tells_nothing_of_its_data_is_counted(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    def make(client: FLClient) -> None:
+        report, client.report = client.report, lambda event: None
+        client.callback_initialize_model_params()
+        client.report = report
+
+    job = make_job(print_interval=1)
+    ledger = Ledger(job, began=0.0)
+    run_in_process(job, tmp_path / "run", ledger.take, handlers={"initialize_model_params": make})
+    found = ledger.summary(1.0, None)
+    assert len(found["rounds"][0]["selected"]) == 10 and found["samples"] > 0
+    assert found["clients"]["3"]["samples"] is None and found["clients"]["3"]["first_epoch_auc"]

@@ -1,6 +1,9 @@
 """The launcher and its processes: what fails in one of them, and what the run makes of it. One fork server does for all."""
 
+import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from fedps.config import load_job
+from fedps.config import Allow, load_job
 from fedps.errors import JobError
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_run_folder
-from fedps.launch.launcher import Launch, Orders
+from fedps.launch.launcher import Launch, Orders, sigterm_as_interrupt
 from fedps.launch.local import processes as roles
+from fedps.launch.local.scripts import Scripted
 from tests.launch.runs import WORKERS, events, write_job
 
 SELECTOR = """
@@ -129,3 +133,44 @@ def test_logs_go_where_they_are_sent(tmp_path: Path) -> None:
     assert {f"workerlog.{k}" for k in range(WORKERS)} < {p.name for p in log.iterdir()}
     assert "earlier" not in (log / "workerlog.0").read_text()
     assert not list((tmp_path / "run" / "log").iterdir())
+
+
+def test_a_server_that_does_not_end_is_named_with_its_log_and_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roles, "PATIENCE", 0.5)
+    (tmp_path / "deaf.py").write_text(
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(60)"
+    )
+    job = load_job(write_job(tmp_path, start_timeout=0.3, step_timeout=0.3))
+    run = Launch(job, make_run_folder(job, tmp_path / "run"), time.time(), True)
+    server = run._watch.add(Scripted(tmp_path / "deaf.py", (), tmp_path, tmp_path, Allow()).server(0, ""))
+    while "deaf" not in server.log.read_text():
+        time.sleep(0.05)
+    monkeypatch.setattr(run, "_in_processes", run._end_listeners)
+    found = run.run(in_process=False)
+    assert found["status"] == "failed"
+    assert found["error"].startswith("server 0: has not ended 0.6 s after the last worker, and was killed; its log is ")
+    assert str(server.log) in found["error"]
+    assert server.process.exitcode == -signal.SIGKILL
+
+
+def test_sigterm_interrupts_and_is_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_another_thread_signals_are_left_alone() -> None:
+    done = []
+
+    def inside() -> None:
+        with sigterm_as_interrupt():
+            done.append(True)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert done

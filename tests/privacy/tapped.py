@@ -13,20 +13,17 @@ from fedps.config import load_job
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch
 from fedps.launch.local import processes as roles
-from fedps.launch.local.processes import Role
 from tests.privacy.tap import Tap, write_talks
 
 
 class TappedLaunch(Launch):
     """The launcher as it is, but workers are told the taps' addresses for the servers' and the coordinator's."""
 
-    def _addresses(self, servers: list[Role]) -> list[str]:
-        self.taps = [Tap(address) for address in super()._addresses(servers)]
+    def _addresses(self) -> tuple[list[str], str | None]:
+        servers, coordinator = super()._addresses()
+        self.taps = [Tap(address) for address in (*servers, coordinator) if address is not None]
         told = [tap.address for tap in self.taps]
-        if coordinator := self._ready.get(("coordinator", "0")):
-            self.taps.append(Tap(coordinator))
-            self._ready["coordinator", "0"] = self.taps[-1].address
-        return told
+        return told[: len(servers)], told[-1] if coordinator is not None else None
 
 
 def main(arguments: list[str]) -> None:

@@ -180,6 +180,12 @@ class Progress(Event, frozen=True):
     auc: float
 
 
+class Dropped(Event, frozen=True):
+    """So many events of a role's progress were left out, because the launcher did not read; no other kind ever is."""
+
+    count: int
+
+
 class EpochEnd(Event, frozen=True):
     """What a client's training of an epoch came to; `histogram` is that of its scores."""
 
@@ -313,7 +319,7 @@ class Clock(Event, frozen=True):
     clock: float
 
 
-def entry(role: str, name: str, event: Event) -> Entry:
+def stamp(role: str, name: str, event: Event) -> Entry:
     """Stamp an event that has just come."""
     return Entry(round(time.time(), 6), role, name, event)
 

@@ -170,11 +170,11 @@ class Ledger:
                 self._rejected += count
         self._complete_rounds()
 
-    def weigh(self, rss: Mapping[tuple[str, str], float], pss: float) -> None:
-        """Note one look at memory, MiB: each role's resident set, and the proportional sum of all."""
+    def weigh(self, rss: Mapping[tuple[str, str], float], pss: float | None) -> None:
+        """Note one look at memory, MiB: each role's resident set, and the proportional sum of all if it was read."""
         for (kind, _), size in rss.items():
             self._memory[kind] = max(self._memory[kind], size)
-        self._memory["pss"] = max(self._memory["pss"], pss)
+        self._memory["pss"] = max(self._memory["pss"], pss or 0.0)
 
     def started(self) -> dict[str, float]:
         """Return the times of the first batches, of all or of those picked for round 1; nothing while one is missing."""

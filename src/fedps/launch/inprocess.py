@@ -12,7 +12,7 @@ from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.errors import LostError
 from fedps.events import events
-from fedps.events.events import Entry, Event, entry
+from fedps.events.events import Entry, Event, stamp
 from fedps.models.network import Plan
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
@@ -59,7 +59,7 @@ def run_in_process(
         if job.runner.with_coordinator:
             log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
             coordinator = Coordinator(
-                job, lambda event: listen(entry("coordinator", "0", event)), log, selector, run_dir
+                job, lambda event: listen(stamp("coordinator", "0", event)), log, selector, run_dir
             )
             servers.append(stack.enter_context(closing(LocalServer(coordinator))))
         _work(job, plan or make_plan(job), clients, servers, run_dir, listen, allow, handlers, failures)
@@ -92,7 +92,7 @@ def _work(
         def report(event: Event) -> None:
             if isinstance(event, events.Assigned | events.FirstBatch):
                 begun.add(client)
-            listen(entry("worker", client, event))
+            listen(stamp("worker", client, event))
 
         try:
             number = clients.index(client)
@@ -133,6 +133,6 @@ def _stop(servers: list[LocalServer], error: Exception) -> None:
 
 def _server(job: Job, shard: int, run_dir: Path, listen: Listen) -> LocalServer:
     def report(event: Event) -> None:
-        listen(entry("server", str(shard), event))
+        listen(stamp("server", str(shard), event))
 
     return LocalServer(ParameterServer(job, shard, run_dir, report))

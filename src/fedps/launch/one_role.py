@@ -18,7 +18,7 @@ from typing import TextIO
 from fedps.config import Allow, Job
 from fedps.errors import DataError, JobError, LostError, RoleError
 from fedps.events import events
-from fedps.events.events import Event, Failed, Report, Started, entry
+from fedps.events.events import Event, Failed, Report, Started, stamp
 from fedps.events.journal import Journal
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_log_folder, share_run_folder
@@ -186,7 +186,7 @@ def _reporter(role: str, name: str, journal: Journal) -> Report:
 
     def report(event: Event) -> None:
         with lock:
-            journal.write(entry(role, name, event))
+            journal.write(stamp(role, name, event))
             if (line := words(f"{role} {name}", event)) is not None:
                 print(line, flush=True)
 

@@ -9,31 +9,35 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import Queue
 
 from msgspec.structs import replace
 
 from fedps.config import Allow, Job
 from fedps.errors import JobError
-from fedps.events.events import Checked, Event, Failed, Report, Started, encode
+from fedps.events.events import Checked, Dropped, Event, Failed, Progress, Report, Started, encode
 from fedps.types import ClientId
+
+MOST_WAITING = 1000  # events; beyond them, news of progress is left out
 
 
 def serve_shard(pipe: Connection, log: str, job_json: str, run_dir: str, shard: int, bind: str) -> None:
     """Live as a server, until told to stop."""
-    report = _enter(pipe, log)
+    outbox = _enter(pipe, log)
     from fedps.server.serve import run_server  # noqa: PLC0415
 
-    _live(lambda: run_server(_job(job_json), shard, bind, Path(run_dir), report), report)
+    _live(lambda report: run_server(_job(job_json), shard, bind, Path(run_dir), report), outbox)
 
 
 def coordinate(pipe: Connection, log: str, job_json: str, run_dir: str, bind: str) -> None:
     """Live as the coordinator, until told to stop."""
-    report = _enter(pipe, log)
+    outbox = _enter(pipe, log)
     from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
 
-    _live(lambda: run_coordinator(_job(job_json), bind, report, stay=True, run_dir=Path(run_dir)), report)
+    _live(lambda report: run_coordinator(_job(job_json), bind, report, stay=True, run_dir=Path(run_dir)), outbox)
 
 
 def train_client(
@@ -41,49 +45,82 @@ def train_client(
     coordinator: str | None, allow: Allow, plan: str,
 ) -> None:  # fmt: skip
     """Live as the worker of one client."""
-    report = _enter(pipe, log)
+    outbox = _enter(pipe, log)
     from fedps.client.life import FLClient  # noqa: PLC0415
     from fedps.training.plan import read_plan  # noqa: PLC0415
 
     _live(
-        lambda: FLClient(
+        lambda report: FLClient(
             _job(job_json), ClientId(client), servers, Path(run_dir), report, coordinator=coordinator, allow=allow,
             number=number, plan=read_plan(Path(plan)) if plan else None,
         ).run(),
-        report,
+        outbox,
     )  # fmt: skip
 
 
 def check_network(pipe: Connection, log: str, job_json: str) -> None:
     """Build the job's network and its plan once, before any role does; its mistakes go out as one event."""
-    report = _enter(pipe, log)
+    outbox = _enter(pipe, log)
     from fedps.training.plan import described, keep_plan, make_plan  # noqa: PLC0415
 
-    def look() -> None:
+    def look(report: Report) -> None:
         try:
             plan = make_plan(job := _job(job_json))
             report(replace(described(plan, job), plan=str(keep_plan(plan) or "")))
         except JobError as error:
             report(Checked(error.mistakes))
 
-    _live(look, report)
+    _live(look, outbox)
 
 
-def attach(pipe: Connection) -> Report:
+def attach(pipe: Connection) -> "Outbox":
     """Leave Ctrl-C to the launcher, end when it ends, and return how to tell it what happens here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lock = threading.Lock()
-
-    def report(event: Event) -> None:
-        with lock:
-            pipe.send_bytes(encode(event))
-
     threading.Thread(target=_end_with, args=[pipe], daemon=True).start()
-    report(Started(os.getpid()))
-    return report
+    outbox = Outbox(pipe)
+    outbox.report(Started(os.getpid()))
+    return outbox
 
 
-def _enter(pipe: Connection, log: str) -> Report:
+class Outbox:
+    """Sends a role's events to the launcher, from a thread of its own: a role never waits for the launcher to read.
+
+    All events wait their turn, but `Progress`, which comes without end and of which a later one says as much: while
+    `MOST_WAITING` events wait, it is counted and left out, and `Dropped` tells how many were.
+
+    Args:
+        pipe: leads to the launcher.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._waiting = pipe, Queue[bytes]()
+        self._lock, self._dropped = threading.Lock(), 0
+        threading.Thread(target=self._send, daemon=True).start()
+
+    def report(self, event: Event) -> None:
+        """Put an event in the queue."""
+        with self._lock:
+            if isinstance(event, Progress) and self._waiting.qsize() >= MOST_WAITING:
+                self._dropped += 1
+                return
+            if self._dropped:
+                self._waiting.put(encode(Dropped(self._dropped)))
+                self._dropped = 0
+            self._waiting.put(encode(event))
+
+    def close(self) -> None:
+        """Wait until all that was reported is on its way."""
+        self._waiting.join()
+
+    def _send(self) -> None:
+        while True:
+            message = self._waiting.get()
+            with suppress(OSError):  # the launcher is gone, and so is this process in a moment
+                self._pipe.send_bytes(message)
+            self._waiting.task_done()
+
+
+def _enter(pipe: Connection, log: str) -> Outbox:
     """Write to the log from now on, and attach to the launcher."""
     file = Path(log).open("w", buffering=1, encoding="utf-8")  # noqa: SIM115  (open as long as the process lives)
     os.dup2(file.fileno(), 1)
@@ -99,13 +136,15 @@ def _end_with(pipe: Connection) -> None:
         os._exit(1)
 
 
-def _live(life: Callable[[], None], report: Report) -> None:
+def _live(life: Callable[[Report], None], outbox: Outbox) -> None:
     try:
-        life()
+        life(outbox.report)
     except Exception as error:
         print(traceback.format_exc(), flush=True)
-        report(Failed.of(error))
+        outbox.report(Failed.of(error))
         raise SystemExit(1) from None
+    finally:
+        outbox.close()
 
 
 def _job(job_json: str) -> Job:

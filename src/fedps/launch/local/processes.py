@@ -6,7 +6,8 @@ end when their pipe does, so no process outlives the launcher, however it ends.
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -75,13 +76,7 @@ class Role:
 
     def stop(self) -> None:
         """Ask the process to end, then end it."""
-        if self.process.is_alive():
-            self.process.terminate()
-            self.process.join(PATIENCE)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(PATIENCE)
-        self.pipe.close()
+        stop([self])
 
 
 class Starter(Protocol):
@@ -141,6 +136,19 @@ def start_check(job: Job, log_dir: Path) -> Role:
     """Start the process that looks for mistakes which only the job's network shows."""
     facts = (job.model_dump_json(by_alias=True),)
     return _start("forkserver", "check", "0", log_dir / "checklog.0", lives.check_network, facts)
+
+
+def stop(roles: Sequence[Role]) -> None:
+    """Ask processes to end, all at once, and after `PATIENCE` seconds end those that do not."""
+    for end in ("terminate", "kill"):
+        alive = [role.process for role in roles if role.process.is_alive()]
+        deadline = time.monotonic() + PATIENCE
+        for process in alive:
+            getattr(process, end)()
+        for process in alive:
+            process.join(max(0.0, deadline - time.monotonic()))
+    for role in roles:
+        role.pipe.close()
 
 
 def prepare_fork_server(torch: bool) -> None:

@@ -1,0 +1,139 @@
+"""The watch over the processes of a run: what they tell, and what is told of one that died, hangs, or never came up."""
+
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+
+from fedps.config import Job
+from fedps.errors import RoleError
+from fedps.events import events
+from fedps.events.events import Entry, Failed, stamp
+from fedps.launch.addresses import Address
+from fedps.launch.local.processes import PATIENCE, Role, stop
+from fedps.launch.local.scripts import last_words
+
+LISTENERS = ("coordinator", "server")  # in the order in which they end
+ORDER = ("check", "worker", *LISTENERS)  # the same of all: nobody misses one that has ended before
+
+
+class Watch:
+    """Listens to the roles of a run, and speaks for those that cannot.
+
+    Args:
+        job: the job; its timeouts are the patience of the watch.
+        scripted: whether a user's script plays the roles.
+
+    Attributes:
+        roles: all that were started.
+        addresses: where a role listens, by kind and name, once it does.
+    """
+
+    def __init__(self, job: Job, scripted: bool) -> None:
+        self._runner, self._scripted = job.runner, scripted
+        self.roles: list[Role] = []
+        self.addresses: dict[tuple[str, str], str] = {}
+        self._began = 0.0  # when the first worker was started
+        self._told: set[tuple[str, str, type]] = set()  # of roles: started, done or failed
+        self._heard: dict[str, float] = {}  # when a worker last said anything
+        self._silent: set[str] = set()  # clients that the others go on without
+
+    def add(self, role: Role) -> Role:
+        """Watch one more role."""
+        if role.kind == "worker" and not self._began:
+            self._began = time.monotonic()
+        self.roles.append(role)
+        return role
+
+    def open(self, kind: str) -> list[Role]:
+        """Return the roles of a kind that may have more to tell."""
+        return [role for role in self.roles if role.kind == kind and role.open]
+
+    def listen(self, timeout: float) -> Iterator[Entry]:
+        """Wait for events, at most `timeout` seconds; yield those that are there, and a failure for who died.
+
+        One event is read of each role in turn, so that none waits for another's to end.
+        """
+        pipes = {role.pipe: role for role in self.roles if role.open}
+        for pipe in wait(list(pipes), timeout):
+            role = pipes[pipe]  # type: ignore[index]
+            event = role.read() or self._end_of(role)
+            if event is not None:
+                yield self._noted(stamp(role.kind, role.name, event))
+
+    def hung(self) -> Iterator[Entry]:
+        """Yield a failure for each worker that is silent though all others are done: nobody waits for it any longer."""
+        now, left = time.monotonic(), self.open("worker")
+        if len(left) < sum(role.kind == "worker" for role in self.roles) and all(
+            now - self._heard.get(role.name, now) > self._patience(role.name) for role in left
+        ):
+            for role in left:
+                said = f"hangs: it has said nothing for long, and all others are done; its log is {role.log}"
+                yield self._noted(stamp("worker", role.name, Failed(said)))
+
+    def late(self) -> str | None:
+        """Return which server or coordinator does not listen yet, None if all do."""
+        waited = (role for role in self.roles if role.kind in LISTENERS)
+        return next((f"{r.kind} {r.name}" for r in waited if (r.kind, r.name) not in self.addresses), None)
+
+    def check_begun(self) -> None:
+        """Make sure that scripts have called `fedps.init` in time; built-in workers say so as they begin.
+
+        Raises:
+            RoleError: one has not.
+        """
+        if time.monotonic() - self._began > self._runner.start_timeout:
+            for role in self.open("worker"):
+                if ("worker", role.name, events.Started) not in self._told:
+                    raise self.overdue(f"worker {role.name}")
+
+    def overdue(self, who: str) -> RoleError:
+        """Return the error that a role did not come up in time."""
+        remedy = " or see whether the script calls fedps.init()" if self._scripted else " or look at its log"
+        limit = f"{self._runner.start_timeout:g} s"
+        return RoleError(who, f"did not come up within {limit}; raise runner.start_timeout{remedy}")
+
+    def working(self) -> bool:
+        """Whether a worker is left that has not failed."""
+        return any(("worker", role.name, Failed) not in self._told for role in self.open("worker"))
+
+    def stop(self) -> None:
+        """End all processes that are left: workers first, then the coordinator, then servers."""
+        for kind in ORDER:
+            stop([role for role in self.roles if role.kind == kind])
+
+    def _patience(self, worker: str) -> float:
+        runner = self._runner
+        patience = runner.step_timeout + runner.reconnect_timeout
+        return patience if worker in self._silent else patience + runner.start_timeout
+
+    def _noted(self, entry: Entry) -> Entry:
+        if entry.role == "worker":
+            self._heard[entry.id] = time.monotonic()
+            self._silent.discard(entry.id)
+        match entry.event:
+            case events.Started() | events.Done() | Failed():
+                self._told.add((entry.role, entry.id, type(entry.event)))
+            case events.Lost(client=client) | events.LeftBehind(client=client) | events.Suspended(client=client):
+                self._silent.add(client)
+            case events.Ready(address=address):
+                host, _, port = address.rpartition(":")
+                self.addresses[entry.role, entry.id] = str(Address(host.strip("[]"), int(port)).reachable)
+        return entry
+
+    def _end_of(self, role: Role) -> Failed | None:
+        """Return what to tell of a role whose pipe has ended; None if it had said all, or may have ended."""
+        role.process.join(PATIENCE)
+        code, who = role.process.exitcode, (role.kind, role.name)
+        if role.kind == "worker" and (*who, Failed) in self._told:
+            return None
+        if code:
+            # a script's last words are in its log, and nobody else's
+            reason, trace = last_words(role.log) if self._scripted and code > 0 else ("", "")
+            died = reason or (f"died with signal {-code}" if code < 0 else f"ended with exit code {code}")
+            return Failed(f"{died}; its log is {role.log}", trace)
+        if role.kind == "worker" and (*who, events.Done) not in self._told:
+            return Failed("ended without training; a script calls fedps.init().run(), or .client().run() in workers")
+        if role.kind in LISTENERS and (self.open("worker") or who not in self.addresses):
+            remedy = "; a script calls fedps.init().run() in every role" if self._scripted else ""
+            return Failed(f"ended before the workers did{remedy}")
+        return None
