@@ -2,7 +2,8 @@
 
 import pytest
 
-from fedps.coordinator.round import GRACE, Member, RealClock, Round
+from fedps.coordinator.members import Member
+from fedps.coordinator.round import GRACE, RealClock, Round
 from fedps.simulation.clock import SimulatedClock
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment

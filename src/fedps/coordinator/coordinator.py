@@ -14,13 +14,14 @@ from typing import TextIO
 from msgspec.structs import replace
 
 from fedps.access.conversation import Conversation, Refusals, Send
-from fedps.access.roster import Membership, Roster
+from fedps.access.roster import Roster
 from fedps.config import Job
 from fedps.config.shared import shared_part
+from fedps.coordinator.members import Member, Members
 from fedps.coordinator.planner import Planner
 from fedps.coordinator.reports import Scores, check, read_scores
-from fedps.coordinator.resuming import Memory, Saved, SavedMember
-from fedps.coordinator.round import Clock, Member, RealClock, Round
+from fedps.coordinator.resuming import Memory, Saved
+from fedps.coordinator.round import Clock, RealClock, Round
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector, state_of
 from fedps.coordinator.selectors.strategy import STATES
 from fedps.coordinator.teacher import Prediction, make_teacher
@@ -67,8 +68,7 @@ class Coordinator:
         self.roster = Roster(
             job.name, shared_part(job), "coordinator", expected, self.limits.connections, runner.start_timeout
         )
-        self.members: Membership[Member] = Membership(expected)
-        self.round, self.teacher = Round(), make_teacher(job)
+        self.members, self.round, self.teacher = Members(expected), Round(), make_teacher(job)
         self.failure: Exception | None = None
         self._planner = Planner(job, selector or make_selector(job))
         self._clock = clock or (SimulatedClock(read_traces(job.traces)) if job.traces else RealClock())
@@ -76,7 +76,6 @@ class Coordinator:
         self._report, self._log = report, log or sys.stdout
         self._first_at: float | None = None  # when the first client came: a coordinator may stand ready long before
         self._now = 0.0  # of the last tick
-        self._absent: dict[ClientId, Member] = {}  # members of an earlier process that have not come to this one yet
         self._say("fl-ps > running make_fl_strategy(loop) in coordinator")
         self._resume()
 
@@ -110,7 +109,7 @@ class Coordinator:
         client = self.roster.forget(conversation)
         if client is not None:
             self.members.disconnect(client, conversation.instance, time.monotonic())
-            self._drop_ticket(client)
+            self.members.drop_report(client)
 
     def tick(self, now: float) -> None:
         """Enforce the deadlines. `now`: seconds, monotonic."""
@@ -129,14 +128,16 @@ class Coordinator:
         self._advance(now)
 
     def close(self) -> None:
-        """Save what was reported since the last round was decided, and tell what is still to be told.
+        """Save what was reported since the last round was decided.
 
         Raises:
-            Exception: what the selector raised, or that the state cannot be written.
+            Exception: `failure`, or that the state cannot be written.
         """
-        if self.failure is None and self.round.number:
-            self._save()
         self.refusals.flush()
+        if self.failure is not None:
+            raise self.failure  # the state of the last round that was decided stays
+        if self.round.number:
+            self._save()
 
     # A round, in the order of its verbs: clients report; once nobody is waited for, the figures of the round that ends are
     # merged, the selector is asked, and each client is assigned what to do. Then clients train, servers merge what they
@@ -150,8 +151,7 @@ class Coordinator:
         """
         client, now = conversation.known, time.monotonic()
         member = self._member(conversation)
-        answered = report.round < member.round or self._has_left(client, conversation.instance)
-        if answered and member.assignment is not None:
+        if member.assignment is not None and (report.round < member.round or member.finished):
             self._send(client, ticket, member.assignment)  # the first answer was lost with its connection
             return
         if report.round != member.round:
@@ -172,7 +172,7 @@ class Coordinator:
         """Go on to the next round, once nobody of the open one is waited for."""
         here = self.members.here
         self.round.look_for_quorum(here, self._planner.quorum, now)
-        waiting = {client: m for client, m in sorted(here.items()) if m.ticket is not None}
+        waiting = self.members.waiting
         if self.failure is not None or not self.members.complete or not waiting or self.round.pending(here):
             return
         try:
@@ -242,8 +242,6 @@ class Coordinator:
         if conversation is not None:
             conversation.reply(ticket, assignment if targets else replace(assignment, taught=0), targets)
 
-    # Who takes part: a new name from its first report on, so that one that only greets is not waited for.
-
     def _greet(self, conversation: Conversation, hello: Hello) -> None:
         """Give a connection its name.
 
@@ -253,35 +251,21 @@ class Coordinator:
         now = time.monotonic()
         client = self.roster.greet(conversation, hello, now)
         self._first_at = self._first_at or now
-        self._drop_ticket(client)
-        if client in self._absent or (client in self.members.known and not self._has_left(client, hello.instance)):
-            self._admit(conversation, client, hello.instance)
+        self.members.drop_report(client)
+        if self.members.returns(client, hello.instance):
+            self._enter(conversation, client, hello.instance)
         self._say(f"fl-ps > coordinator connect to fl_client: {client}")
 
     def _member(self, conversation: Conversation) -> Member:
-        """Return whom a report is of: one that takes part, or has left and asks again for its last answer."""
+        """Return whom a report is of, which takes part from now on unless it has left."""
         client, instance = conversation.known, conversation.instance
-        if self._has_left(client, instance):
-            return self.members.left[client]
-        return self.members.get(client) or self._admit(conversation, client, instance)
+        there = self.members.departed(client, instance) or self.members.get(client)
+        return there or self._enter(conversation, client, instance)
 
-    def _has_left(self, client: ClientId, instance: str) -> bool:
-        """Whether this very process was told to finish."""
-        member = self.members.left.get(client)
-        return member is not None and member.instance == instance
-
-    def _admit(self, conversation: Conversation, client: ClientId, instance: str) -> Member:
-        """Let a client take part: a process that did before goes on where it was, a new one begins anew."""
-        before = self._absent.pop(client, None)
-        known = before if before is not None and before.instance == instance else None
-        member = self.members.admit(client, instance, lambda: known or Member(instance))
+    def _enter(self, conversation: Conversation, client: ClientId, instance: str) -> Member:
+        member = self.members.enter(client, instance)
         self.roster.enter(conversation)
         return member
-
-    def _drop_ticket(self, client: ClientId) -> None:
-        """Forget a report that waits: it can be answered on the connection that brought it only, and is said again on the next."""
-        if (member := self.members.get(client)) is not None:
-            member.ticket = None
 
     def _lose(self, client: ClientId) -> None:
         member = self.members.here[client]
@@ -299,14 +283,11 @@ class Coordinator:
         self._report(events.LeftBehind(client, self.round.number, reason))
         self._say(f"fl-ps > round {self.round.number} goes on without fl_client: {client}: {reason}")
 
-    # What outlives the process.
-
     def _save(self) -> None:
-        members, stopping = self.members, self._planner.stopping
-        clients = members.here | members.lost | members.left
+        stopping = self._planner.stopping
         saved = Saved(
             self.round.number,
-            {client: SavedMember(m.instance, m.assignment) for client, m in clients.items()},
+            self.members.saved(),
             self.job.runner.client_selector,
             state_of(self._planner.selector),
             stopping.best,
@@ -334,10 +315,8 @@ class Coordinator:
     def _restore(self, saved: Saved) -> None:
         """Take up where an earlier process of this coordinator was."""
         self.round, self._clock.now = Round(saved.round, restored=True), saved.clock
-        self._planner.history.take_news()  # they lie in the folder already
-        for client, was in saved.members.items():
-            finished = was.assignment is not None and was.assignment.state == "FINISH"
-            (self.members.left if finished else self._absent)[client] = Member(was.instance, was.assignment)
+        self.members.restore(saved.members)
+        self._planner.history.take_news()  # it lies in the folder already
 
     def _begin_anew(self) -> None:
         """Count rounds from 1 again: all clients' processes are new ones, and so is what they train."""

@@ -4,8 +4,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fedps.config import Job, Runner
+from fedps.coordinator.members import Member
 from fedps.coordinator.resuming import STATE, Saved
-from fedps.coordinator.round import Member
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, Turn, Turns, choose
 from fedps.errors import JobError
 from fedps.metrics import Histogram

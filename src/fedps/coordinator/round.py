@@ -10,43 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedps.coordinator.reports import Scores
-from fedps.types import ClientId, ClientInfo
-from fedps.wire.messages import Assignment
+from fedps.coordinator.members import Member
+from fedps.types import ClientId
 
 GRACE = 0.5  # seconds that a round's last report is waited for after one: most come together, when the servers' barrier opens
-
-
-@dataclass
-class Member:
-    """One client that takes part.
-
-    Attributes:
-        instance: the process that speaks for it.
-        assignment: the answer to its last report, None before the first.
-        ticket: of its report that waits for an answer, None while it trains or is away.
-        info, scores: its last report.
-        behind: it kept the others waiting for too long; its next report brings it back.
-        lost_at: when its connection broke, None while connected.
-    """
-
-    instance: str
-    assignment: Assignment | None = None
-    ticket: int | None = None
-    info: ClientInfo = field(default_factory=ClientInfo)
-    scores: Scores = field(default_factory=Scores)
-    behind: bool = False
-    lost_at: float | None = None
-
-    @property
-    def round(self) -> int:
-        """The last round that something was assigned to it in, 0 before the first."""
-        return self.assignment.round if self.assignment else 0
-
-    @property
-    def joins(self) -> bool:
-        """Whether it is to train."""
-        return self.assignment is not None and self.assignment.state == "JOIN"
 
 
 Here = Mapping[ClientId, Member]

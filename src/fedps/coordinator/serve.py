@@ -41,8 +41,6 @@ def run_coordinator(
     """
     coordinator = Coordinator(job, report, log, selector, run_dir)
     asyncio.run(_serve(coordinator, bind, report, stay))
-    if coordinator.failure is not None:
-        raise coordinator.failure
     coordinator.close()
     report(events.Stopped())
 

@@ -63,8 +63,6 @@ def run_in_process(
             )
             servers.append(stack.enter_context(closing(LocalServer(coordinator))))
         _work(job, plan or make_plan(job), clients, servers, run_dir, listen, allow, handlers, failures)
-    if coordinator is not None and coordinator.failure is not None:
-        raise coordinator.failure
     if coordinator is not None:
         coordinator.close()
     for server in servers:
