@@ -52,8 +52,9 @@ class Watching:
     def end(self, window: Window) -> None:
         assert window is self.windows[-1]
 
-    def finish(self) -> None:
+    def finish(self) -> int:
         assert self.windows
+        return 0
 
     def start_at(self, clock: int) -> None:
         raise NotImplementedError

@@ -122,10 +122,13 @@ def test_faults_and_memory_are_kept(make_job: MakeJob) -> None:
     ledger.take(Entry(1.0, "server", "0", events.Lost("8", "gone")))
     ledger.take(Entry(1.0, "server", "0", events.Lost("9", "gone")))
     ledger.take(worker("9", 2.0, events.FirstBatch()))  # it came back
+    ledger.take(worker("9", 3.0, events.EpochEnd(0, 10, 0.5, 0.5, histogram([0.9, 0.1], [1, 0]), late=2)))
     ledger.weigh({("worker", "1"): 100.0, ("worker", "2"): 90.0, ("server", "0"): 50.0}, 200.0)
     ledger.weigh({("worker", "1"): 10.0}, 20.0)
     found = ledger.summary(2.0, None)
-    assert found["faults"] == {"rejected_messages": 1, "retries": 0, "lost_workers": ["7", "8"], "restarts": 0}
+    assert found["faults"] == {
+        "rejected_messages": 1, "late_pushes": 2, "retries": 0, "lost_workers": ["7", "8"], "restarts": 0,
+    }  # fmt: skip
     assert found["memory_mib"] == {
         "worker_max_rss": 100.0,
         "server_max_rss": 50.0,

@@ -40,8 +40,8 @@ class Mode(Protocol):
     def end(self, window: Window) -> None:
         """Push what training the window came to, without waiting for an answer."""
 
-    def finish(self) -> None:
-        """Wait until the servers have received every push of the round."""
+    def finish(self) -> int:
+        """Wait until the servers have received every push of the round; return how many came too late to count."""
 
     def start_at(self, clock: int) -> None:
         """Go on from `clock`, the servers' open step or window."""
@@ -67,23 +67,35 @@ class Exchange:
         self._learner, self._shards, self._timeout = learner, shards, timeout
         self._clock = 0  # the step or window that the next push is of
         self._push: PushTicket | None = None  # under way
+        self._late = 0  # pushes of this round that did not count
 
     def start_at(self, clock: int) -> None:
         """Go on from `clock`, the servers' open step or window."""
         self._clock = clock
 
-    def finish(self) -> None:
-        """Wait until the servers have received the push under way.
+    def finish(self) -> int:
+        """Wait until the servers have received every push of the round.
+
+        Returns:
+            How many came after their step or window was closed: what they changed is lost.
 
         Raises:
             LostError: no answer in time.
-            RefusedError: a server refuses it.
+            RefusedError: a server refuses a push.
         """
+        self.confirm()
+        late, self._late = self._late, 0
+        return late
+
+    def confirm(self) -> None:
+        """Wait until the push under way, if one is, has been received; what is raised, see `finish`."""
         push, self._push = self._push, None
         if push is not None:
             done = push.result(self._timeout)
-            if done.late:
-                self._clock = done.clock
+            self._late += done.late
+            # A push of a clock that is closed is lost. The servers may have gone on whether or not this one counted: they
+            # answer it again after a reconnect, when others may long be ahead.
+            self._clock = max(self._clock, done.clock)
 
     def pull(self, slots: Mapping[str, Slots], after: int) -> Pull:
         """Ask for shared rows, by the column that looks them up, and for the dense weights.
@@ -139,7 +151,7 @@ class EachBatch(Exchange):
 
     def settle(self) -> None:
         """Wait until the last push has been received, and take the rows."""
-        self.finish()
+        self.confirm()
         self.write(self._coming)
 
     def end(self, window: Window) -> None:
@@ -198,7 +210,7 @@ class EachWindow(Exchange):
     def settle(self) -> None:
         """Wait until the last push has been received; take the rows, and add what the lead changed."""
         lead = None if self._before is None else self._change(self._before)
-        self.finish()
+        self.confirm()
         self.write(self._coming)
         if self._share:
             self._add(

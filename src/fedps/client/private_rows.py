@@ -10,7 +10,7 @@ from typing import TextIO
 
 import numpy as np
 
-from fedps.errors import JobError
+from fedps.errors import FedpsError, JobError
 from fedps.storage import epochs
 from fedps.storage.tables import SavedTable, fit_state, shape_misfit
 from fedps.training.learner import Learner
@@ -29,8 +29,15 @@ def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int) -> None:
 
     Raises:
         DataError: it cannot be written; earlier saves stay as they were.
+        FedpsError: a value is not finite; no server would ever have seen it.
     """
     private = learner.private_block()
+    for name, (spec, _, block) in private.items():
+        if not np.isfinite(block[:, : spec.dim]).all():
+            raise FedpsError(
+                f"client {client!r}: {name}, which is private, has a NaN or an infinity after round {epoch}; lower"
+                " hyper_parameters.optimizer.learning_rate or private_learning_rate, or start from an earlier epoch"
+            )
     if private:
         folder = run_dir / "private" / client / str(epoch)
         epochs.save_private(folder, private, {"epoch": epoch, "client": client})

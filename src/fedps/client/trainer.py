@@ -90,7 +90,7 @@ class Trainer:
             LostError: a server is gone for longer than it may be.
             RefusedError: a server refuses a pull or a push.
         """
-        if why := unfit(self._job, learning_rate, batch_size, window):
+        if why := unfit(self._job, learning_rate, batch_size, window, iterations):
             raise JobError(f"an assignment's {why}")
         self._rate = (learning_rate or 0.0) / self._job.hyper_parameters.optimizer.learning_rate
         self._batches, windows = self._passes.cut(iterations, batch_size, window)
@@ -103,8 +103,7 @@ class Trainer:
             self._mode.settle()  # takes up the rows, as merged
             self._train(coming.rest, coming.size)
             self._mode.end(coming)  # pushes, and waits for nothing
-        self._mode.finish()
-        return self._end(began)
+        return self._end(began, self._mode.finish())
 
     def _begin(self, epoch: int) -> float:
         """Begin a round; return when."""
@@ -116,14 +115,17 @@ class Trainer:
             self._dump.begin(epoch)
         return began
 
-    def _end(self, began: float) -> Trained:
+    def _end(self, began: float, late: int) -> Trained:
+        """End a round, of whose pushes so many came too late; return what it came to."""
         meter = self._meter
         if self._dump:
             self._dump.end()
         if self._timer:
             self._say(*self._timer.lines())
+        if late:
+            self._say(f"fl-ps > pushes that came after their window was closed: {late}; what they changed is lost")
         done = Trained(meter.samples, time.perf_counter() - began, meter.loss / meter.samples, meter.round)
-        self._report(events.EpochEnd(self._epoch, done.samples, done.loss, meter.total.auc(), done.histogram))
+        self._report(events.EpochEnd(self._epoch, done.samples, done.loss, meter.total.auc(), done.histogram, late))
         return done
 
     def _train(self, pieces: list[Order], size: int) -> None:

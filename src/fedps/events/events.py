@@ -187,13 +187,23 @@ class Dropped(Event, frozen=True):
 
 
 class EpochEnd(Event, frozen=True):
-    """What a client's training of an epoch came to; `histogram` is that of its scores."""
+    """What a client's training of an epoch came to.
+
+    Args:
+        epoch: from 0.
+        samples: trained.
+        loss: mean over samples.
+        auc: of all the process has trained.
+        histogram: of the epoch's scores.
+        late: pushes that came after their step or window was closed: what they changed is lost.
+    """
 
     epoch: int
     samples: int
     loss: float
     auc: float
     histogram: Histogram
+    late: int = 0
 
 
 class EvaluateBegin(Event, frozen=True):

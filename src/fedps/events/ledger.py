@@ -146,7 +146,7 @@ class Ledger:
         self._first_batch: dict[str, float] = {}
         self._first: set[str] = set()  # clients that the coordinator picked for round 1
         self._clients: dict[str, dict[str, Any]] = {}
-        self._samples = self._sent = self._received = self._retries = self._rejected = 0
+        self._samples = self._sent = self._received = self._retries = self._rejected = self._late = 0
         self._memory: dict[str, float] = defaultdict(float)
 
     def take(self, entry: Entry) -> None:
@@ -211,6 +211,7 @@ class Ledger:
             | {"sum_pss": round(self._memory["pss"], 1)},
             "faults": {
                 "rejected_messages": self._rejected,
+                "late_pushes": self._late,
                 "retries": self._retries,
                 "lost_workers": sorted(self._lost | self.failed.keys()),
                 "restarts": 0,
@@ -232,8 +233,9 @@ class Ledger:
                 self._first -= {who} if round_ == 1 else set()
             case events.EpochBegin(epoch=epoch):
                 self._begun[who], self._past[who] = now, epoch
-            case events.EpochEnd(epoch=epoch, samples=samples):
+            case events.EpochEnd(epoch=epoch, samples=samples, late=late):
                 begun = self._begun.get(who, now)
+                self._late += late
                 self._training.add(begun, now)
                 self._samples += samples
                 self._tally(epoch + 1).train(who, event, begun, now)

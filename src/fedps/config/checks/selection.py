@@ -10,8 +10,9 @@ SELECTORS = ("all", "random", "round_robin", "by_samples", "power_of_choice", "o
 
 
 def unfit(
-    job: Job, learning_rate: float | None = None, batch_size: int | None = None, geo_step: int | None = None
-) -> str | None:
+    job: Job, learning_rate: float | None = None, batch_size: int | None = None, geo_step: int | None = None,
+    iterations: int = 0,
+) -> str | None:  # fmt: skip
     """Say why a job cannot train a round with settings of its own; None if it can.
 
     The coordinator asks it of a selector's answer, a client of what it is assigned.
@@ -21,6 +22,7 @@ def unfit(
         learning_rate: in place of the job's, which None takes; so with the others.
         batch_size: samples of a batch.
         geo_step: batches of a window.
+        iterations: batches in all; 0: a pass.
     """
     for name, value, kind in (
         ("learning_rate", learning_rate, "number"),
@@ -29,6 +31,8 @@ def unfit(
     ):
         if value is not None and not 0 < value < math.inf:
             return f"{name} {value}: must be a positive {kind}"
+    if iterations < 0:
+        return f"iterations {iterations}: must be 0, for a pass, or more"
     rate = job.hyper_parameters.optimizer.learning_rate
     if learning_rate is not None and learning_rate > MAX_SHARE * rate:
         return f"learning_rate {learning_rate:g}: is more than {MAX_SHARE:g} times the job's, {rate:g}: raise that one"
