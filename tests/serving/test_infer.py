@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedps.config import Job
-from fedps.data.read.by_job import read_held_out
+from fedps.data.read.client import read_held_out
 from fedps.errors import DataError, FedpsError, JobError
 from fedps.models.build import build
 from fedps.serving.infer import infer, load_weights

@@ -9,11 +9,11 @@ import numpy as np
 
 from fedps.client.dump import Dump
 from fedps.client.modes import Mode
+from fedps.client.timer import StepTimer
 from fedps.client.windows import Passes, batches_of
 from fedps.config import Job
 from fedps.config.checks.selection import unfit
 from fedps.data.samples import Order
-from fedps.data.scripts.timing import StepTimer
 from fedps.errors import FedpsError, JobError
 from fedps.events import events
 from fedps.events.events import Report
@@ -96,7 +96,7 @@ class Trainer:
         self._batches, windows = self._passes.cut(iterations, batch_size, window)
         began = self._begin(round_ - 1)
         if self._timer:
-            windows = self._timer.reading(windows, lambda w: w.samples, lambda w: w.batches)
+            windows = self._timer.reading(windows)
         for coming in windows:
             self._mode.begin(coming)  # asks for its rows
             self._train(coming.lead, coming.size)  # meanwhile the last window's push is merged

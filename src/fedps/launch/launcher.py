@@ -11,7 +11,7 @@ from typing import Any
 
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of
-from fedps.data.read.by_job import check_held_out
+from fedps.data.read.client import check_held_out
 from fedps.errors import DataError, JobError, RoleError
 from fedps.events import events
 from fedps.events.events import Closed, Entry, Failed, stamp

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedps.config import Allow, Job
-from fedps.data.read.by_job import read_held_out
+from fedps.data.read.client import read_held_out
 from fedps.errors import DataError, JobError
 from fedps.metrics import probabilities
 from fedps.models.build import build

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedps.config import Allow
-from fedps.data.read.by_job import read_train
+from fedps.data.read.by_job import read_by_job
 from fedps.data.read.cache import FOLDER, MARK, cached, keep
 from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
@@ -90,15 +90,15 @@ def test_a_truncated_one_is_not_used(file: Path) -> None:
 
 def test_a_job_reads_the_same_twice_and_its_mistakes_too(make_job: MakeJob, file: Path) -> None:
     job = make_job(train_data_dir=str(file.parent), test_data_dir=None, bad_lines="skip")
-    first, second = (read_train(job, [file], Allow()) for _ in range(2))
+    first, second = (read_by_job(job, "train", [file], Allow()) for _ in range(2))
     assert listed(first.samples) == listed(second.samples)
     assert len(kept(file)) == 1
     file.write_text(LINES + "1,x,0\n")
     for _ in range(2):
-        assert read_train(job, [file], Allow()).skipped.lines == 1
+        assert read_by_job(job, "train", [file], Allow()).skipped.lines == 1
     assert cached(file, 120, 220) is None
     with pytest.raises(DataError, match="line 4"):
-        read_train(make_job(train_data_dir=str(file.parent), test_data_dir=None), [file], Allow())
+        read_by_job(make_job(train_data_dir=str(file.parent), test_data_dir=None), "train", [file], Allow())
 
 
 def test_ids_that_are_too_large_are_not_kept(file: Path) -> None:

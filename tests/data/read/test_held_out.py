@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedps.config import Allow, Job
-from fedps.data.read.by_job import check_held_out
-from fedps.data.read.client import read_client
+from fedps.data.read.client import check_held_out, read_client
 from fedps.errors import DataError
 from fedps.models.build import build
 from fedps.serving.infer import infer

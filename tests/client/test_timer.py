@@ -1,28 +1,28 @@
-"""The timer tells the original's lines; that it measures at all is checked by shares, not by times."""
+"""The timer reports in the original's lines; that it measures at all is checked by shares, not by times."""
 
 import time
 from collections.abc import Iterator
 
-from fedps.data.scripts.timing import StepTimer
+import numpy as np
+
+from fedps.client.timer import StepTimer
+from fedps.client.windows import Window
 
 
-def slow(count: int) -> Iterator[list[int]]:
+def slow(count: int) -> Iterator[Window]:
     for _ in range(count):
         time.sleep(0.001)
-        yield [0] * 5
+        yield Window([], [np.zeros(5, np.int32)], 8)
 
 
-def test_reading_and_parts_are_told_in_the_originals_lines() -> None:
+def test_reading_is_told_in_the_originals_lines() -> None:
     timer, due = StepTimer(), []
-    for number, _ in enumerate(timer.reading(slow(201), len), 1):
-        with timer.part("pull"):
-            pass
+    for number, _ in enumerate(timer.reading(slow(201)), 1):
         if timer.due():
             due.append(number)
     assert due == [100, 200]
     assert (timer.batches, timer.samples) == (201, 1005)
-    part, read, share, speed = timer.lines()
-    assert part.startswith("op_name:[0][pull], op_mean_time:[0.0")
+    read, share, speed = timer.lines()
     assert read.startswith("mean read time: 0.00")
     assert float(read.split()[-1].rstrip("s")) >= 0.001
     assert 50 < float(share.removeprefix("IO percent: ")) <= 100
@@ -32,6 +32,6 @@ def test_reading_and_parts_are_told_in_the_originals_lines() -> None:
 
 def test_before_the_first_batch_there_is_nothing_to_tell() -> None:
     timer = StepTimer()
-    assert list(timer.reading([], len)) == []
+    assert list(timer.reading([])) == []
     assert timer.lines() == []
     assert not timer.due()

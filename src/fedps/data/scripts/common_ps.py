@@ -1,6 +1,7 @@
 """What the reader scripts of PaddleRec import by the name `common_ps`: only how they read their job.
 
-A script given the path of this folder finds it there: `sys.path.append(sys.argv[2]); import common_ps`.
+A script is given the path of a folder that holds this file, under its older name `common` too:
+`sys.path.append(sys.argv[2]); import common_ps`.
 """
 
 from typing import Any

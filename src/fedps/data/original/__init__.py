@@ -1,1 +1,0 @@
-"""Modules under the names by which the reader scripts of PaddleRec import them."""

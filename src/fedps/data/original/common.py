@@ -1,5 +1,0 @@
-"""The older name of `common_ps`."""
-
-from fedps.data.original.common_ps import YamlHelper
-
-__all__ = ["YamlHelper"]
