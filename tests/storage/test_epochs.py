@@ -92,7 +92,7 @@ def test_servers_of_two_runs_are_never_joined(first: int, tmp_path: Path) -> Non
         servers.push(2, 3)
         servers.save_one(k, tmp_path, 1)
     assert epochs.find_whole(tmp_path / "1") is None
-    with pytest.raises(DataError, match=r"1: server-0\.json, server-1\.json are of different runs"):
+    with pytest.raises(DataError, match=r"1: the saves of its 2 servers are of different runs"):
         epochs.read_model(tmp_path / "1")
 
 

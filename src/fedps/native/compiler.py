@@ -121,8 +121,8 @@ def machine() -> str:
 
 @cache
 def _version(compiler: str) -> str:
-    told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False, timeout=LONGEST)  # noqa: S603
-    return told.stdout
+    command = [compiler, "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST).stdout  # noqa: S603
 
 
 def _compile(compiler: str, source: str, folder: Path, key: str) -> Path:

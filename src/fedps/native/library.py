@@ -64,8 +64,8 @@ class TableView:
         dim: floats of a row.
         rule: how rows change.
         optimizes: rows are optimized by the step; False: it leaves their gradients in `gradient`.
-        anchor: float32[rows, dim], C-contiguous: what rows are held to; None holds them to nothing.
-        proximal: how hard.
+        anchor: float32[rows, dim], C-contiguous: values last received, which rows are pulled back to; None: they are not.
+        proximal: FedProx µ, how hard they are pulled.
 
     Attributes:
         steps: pushes so far.
@@ -155,10 +155,10 @@ class Library:
         call.label, call.losses, call.counts = label.ctypes.data, losses.ctypes.data, counts.ctypes.data
         call.rates, call.pairwise = rates.ctypes.data, pairwise
         done = self._library.fedps_train(ctypes.byref(call))
-        for table, told in zip(tables, kept[0], strict=False):  # without tables, one stands there unused
-            table.steps, table.count = told.steps, told.count
-        for one, told in zip(dense, kept[1], strict=True):
-            one.steps = told.steps
+        for table, after in zip(tables, kept[0], strict=False):  # without tables, one stands there unused
+            table.steps, table.count = after.steps, after.count
+        for one, after in zip(dense, kept[1], strict=True):
+            one.steps = after.steps
         return losses[:done], scores, counts
 
     def score(
@@ -174,9 +174,9 @@ class Library:
 
     def read(self, table: TableView, number: int, slots: Places, out: Values) -> None:
         """Bring rows up to the table's step, and copy their values to `out`, float32[U, dim]."""
-        told = _table(table, slots)
+        fields = _table(table, slots)
         read = getattr(self._library, f"fedps_read_{number}")
-        read(ctypes.byref(told), c_void_p(slots.ctypes.data), c_int64(len(slots)), c_void_p(out.ctypes.data))
+        read(ctypes.byref(fields), c_void_p(slots.ctypes.data), c_int64(len(slots)), c_void_p(out.ctypes.data))
 
     def _call(
         self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
@@ -216,16 +216,16 @@ def _rule(rule: Rule, optimizes: bool) -> _Rule:
     )  # fmt: skip
 
 
-_MAKING = threading.Lock()  # steps hold pointers into what is cached: it must never be made twice
+_LOCK = threading.Lock()  # steps hold pointers into what is cached: it must never be made twice
 
 
 def _powers(beta1: float, beta2: float) -> tuple[NDArray[np.float64], ...]:
-    with _MAKING:
-        return _made(beta1, beta2)
+    with _LOCK:
+        return _make_powers(beta1, beta2)
 
 
 @cache
-def _made(beta1: float, beta2: float) -> tuple[NDArray[np.float64], ...]:
+def _make_powers(beta1: float, beta2: float) -> tuple[NDArray[np.float64], ...]:
     """Return what `rules.settle` needs for every number of steps up to `rules.TAIL`."""
     tail = rules.momentum_tail(beta1, beta2)
     return tail, rules.powers(beta1), rules.powers(beta2), rules.powers(beta1 / beta2**0.5)

@@ -83,10 +83,11 @@ def find_whole(folder: Path) -> list[SavedShard] | None:
     Raises:
         DataError: a record that is newer, or all if none is whole, is torn.
     """
+    # The newest first: while an epoch is written again, its new records are not complete, and the earlier ones are read.
     for first in find_shards(folder, 0):
         parts, common = [first], _witnesses(first)
         for shard in range(1, first.facts.shards):
-            part = next((p for p in find_shards(folder, shard) if _together(first, p) & common), None)
+            part = next((p for p in find_shards(folder, shard) if _witnesses(p) & common), None)
             if part is None:
                 break
             parts, common = [*parts, part], common & _witnesses(part)
@@ -140,8 +141,9 @@ def read_model(folder: Path, shard: int = 0, shards: int = 1) -> dict[TableName,
     for saved in find_whole(folder) or _missing(folder):
         for name, part in read_shard(saved).items():
             mine = part.keys % shards == shard
-            cut = part if part.spec.kind == "dense" or mine.all() else part.rows(mine)
-            pieces.setdefault(name, []).append(cut)
+            if part.spec.kind == "sparse" and not mine.all():
+                part = part._replace(keys=part.keys[mine], block=part.block[mine])
+            pieces.setdefault(name, []).append(part)
     return {name: join(parts, folder) for name, parts in pieces.items()}
 
 
@@ -188,16 +190,11 @@ def epoch_of(folder: Path) -> int:
     return first.facts.epoch
 
 
-def _witnesses(part: SavedShard) -> set[str]:
-    """Return what tells a save's run from others. Before there were witnesses, it was the run's folder."""
+def _witnesses(part: SavedShard) -> set[tuple[int | None, int, str]]:
+    """Return what tells a save's epoch and run from others. Before there were witnesses, the run's folder did."""
     facts = part.facts
-    return {f"run {facts.run}"} if facts.witnesses is None else set(facts.witnesses)
-
-
-def _together(first: SavedShard, part: SavedShard) -> set[str]:
-    """Return the witnesses of two saves being of one epoch of one run; none if they are not."""
-    same = (first.facts.epoch, first.facts.shards) == (part.facts.epoch, part.facts.shards)
-    return _witnesses(first) & _witnesses(part) if same else set()
+    names = [f"run {facts.run}"] if facts.witnesses is None else facts.witnesses
+    return {(facts.epoch, facts.shards, name) for name in names}
 
 
 def _missing(folder: Path) -> list[SavedShard]:
@@ -207,17 +204,14 @@ def _missing(folder: Path) -> list[SavedShard]:
         DataError: always.
     """
     first = find_first(folder)
-    parts = [first]
-    for shard in range(1, first.facts.shards):
-        part = next(find_shards(folder, shard), None)
-        if part is None:
+    for name in map(name_of, range(1, first.facts.shards)):
+        if not snapshot.stems(folder, name):
             raise DataError(
-                f"{folder / name_of(shard)}.json: is missing: {first.record} is the save of one of {first.facts.shards}"
-                " servers, and not all are there; use another epoch's save"
+                f"{folder / name}.json: is missing: {first.record} is the save of one of {first.facts.shards} servers, and"
+                " not all are there; use another epoch's save"
             )
-        parts.append(part)
     raise DataError(
-        f"{folder}: {', '.join(part.record.name for part in parts)} are of different runs: no client took part in all of"
+        f"{folder}: the saves of its {first.facts.shards} servers are of different runs: no client took part in all of"
         " them, so they are no one model; use another epoch's save"
     )
 

@@ -27,31 +27,18 @@ class Base(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What a server's record says of its save; fields with a default are not in every version's.
+    """What a server's record says of its save; fields with a default are not in every version's."""
 
-    Attributes:
-        shards: how many servers keep the model.
-        epoch: counted from 1.
-        shard: the server's number.
-        job: its name.
-        mode: the job's `save_mode`.
-        run: the run's folder, where to look for private tables if they are on this machine.
-        base: what this save builds on; None if it is whole.
-        steps: pushes that each table has had.
-        rates: the learning rate that each took last: what is still owed to its rows is paid at it.
-        witnesses: what tells this run from others: names of client processes that took part in it, see `epochs`.
-    """
-
-    shards: Annotated[int, msgspec.Meta(ge=1, le=MOST_SHARDS)]
-    epoch: int | None = None
-    shard: int | None = None
+    shards: Annotated[int, msgspec.Meta(ge=1, le=MOST_SHARDS)]  # how many servers keep the model
+    epoch: int | None = None  # counted from 1
+    shard: int | None = None  # the server's number
     job: str = ""
-    mode: str = ""
-    run: str | None = None
-    base: Base | None = None
-    steps: dict[TableName, int] = {}
-    rates: dict[TableName, float] = {}
-    witnesses: tuple[str, ...] | None = None
+    mode: str = ""  # the job's `save_mode`
+    run: str | None = None  # its folder, where to look for private tables if they are on this machine
+    base: Base | None = None  # what this save builds on; None if it is whole
+    steps: dict[TableName, int] = {}  # pushes that each table has had
+    rates: dict[TableName, float] = {}  # the last learning rate of each: what is still owed to its rows is paid at it
+    witnesses: tuple[str, ...] | None = None  # of the run: see `epochs`
 
 
 class SavedShard(NamedTuple):

@@ -35,10 +35,6 @@ class SavedTable(NamedTuple):
         """float32[n, dim], without state."""
         return self.block[:, : self.spec.dim]
 
-    def rows(self, which: NDArray[np.bool_]) -> "SavedTable":
-        """Return a part of the rows; `which`: bool[n]."""
-        return self._replace(keys=self.keys[which], block=self.block[which])
-
 
 def checked(folder: Path, spec: TableSpec, keys: Any, block: Any) -> SavedTable:
     """Return a table as it was read, before `settled`; what the files say comes from outside.
