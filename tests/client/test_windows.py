@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fedps.client.trainer import Trainer
-from fedps.client.windows import MOST, parts_of
+from fedps.client.windows import parts_of
+from fedps.config.merging import CLAIM_LIMIT
 from tests.client.test_schedule import ME, Watching, trainer_of
 from tests.conftest import MakeJob
 
@@ -40,7 +41,7 @@ def test_who_has_next_to_nothing_has_fewer_parts() -> None:
 @pytest.mark.parametrize("claimed", [1e-3, 1.0, 1e12])
 def test_what_others_claim_to_have_moves_a_share_only_so_far(claimed: float) -> None:
     parts = parts_of(10_000, claimed, 64, 1, single=True)
-    assert 64 / MOST - 1 <= max(p.samples for p in parts) <= 64 * MOST
+    assert 64 / CLAIM_LIMIT - 1 <= max(p.samples for p in parts) <= 64 * CLAIM_LIMIT
     assert sum(p.samples for p in parts) == 10_000
 
 

@@ -145,10 +145,10 @@ def test_pieces_that_do_not_make_up_the_tensor_are_refused(name: str, make_job: 
     refused = [a for push, arrays in WRONG[name] if isinstance(a := caller.ask(push, *arrays), Refused)]
     assert refused
     assert refused[0].kind in ("bad_keys", "mismatch")
-    assert server.store.pull("tall", NO_KEYS).sum() == 0
+    assert server.shard.store.pull("tall", NO_KEYS).sum() == 0
     for push, arrays in (part(0, 2, (0, 8)), part(1, 2, (8, 40))):
         assert isinstance(caller.ask(push, *arrays), Done)
-    assert (server.store.pull("tall", NO_KEYS) == 1).all()
+    assert (server.shard.store.pull("tall", NO_KEYS) == 1).all()
 
 
 @pytest.mark.parametrize("keys", [[0], [0, 41], [8, 8], [-1, 3], [9, 3], [0, 3, 5]])

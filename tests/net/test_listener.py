@@ -15,7 +15,7 @@ import pytest
 from fedps.errors import JobError, LostError
 from fedps.net import listener
 from fedps.net.channel import Channel
-from fedps.net.listener import METHOD, Outbox, options, serve
+from fedps.net.listener import METHOD, Backlog, Outbox, options, serve
 from fedps.types import TableSpec
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Refused, Values, Welcome
@@ -202,7 +202,7 @@ def test_an_outbox_has_room_again_once_it_is_read(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(listener, "BACKLOG_REPLIES", 2)
 
     async def fill_and_drain() -> list[bool]:
-        box, full = Outbox(), []
+        box, full = Outbox(Backlog(1000)), []
         for reply in (b"12345", b"123456", b"", b""):
             waiting = asyncio.ensure_future(box.room())
             await asyncio.sleep(0)
@@ -215,6 +215,25 @@ def test_an_outbox_has_room_again_once_it_is_read(monkeypatch: pytest.MonkeyPatc
         return full
 
     assert asyncio.run(fill_and_drain()) == [False, False, True, True]
+
+
+def test_where_all_peers_together_leave_too_much_unread_only_those_are_read_from_that_owe_nothing() -> None:
+    async def rooms() -> list[bool]:
+        backlog = Backlog(10)
+        slow, other, quick = Outbox(backlog), Outbox(backlog), Outbox(backlog)
+        slow.put(b"123456")
+        other.put(b"12345")
+        waiting = [asyncio.ensure_future(box.room()) for box in (slow, other, quick)]
+        await asyncio.sleep(0)
+        full = [not w.done() for w in waiting]
+        slow.drop()  # it hung up: what it did not read counts no more
+        other.put(b"1")
+        await asyncio.sleep(0)
+        for w in waiting:
+            w.cancel()
+        return [*full, waiting[1].done() and not waiting[1].cancelled()]
+
+    assert asyncio.run(rooms()) == [False, True, False, True]
 
 
 def test_reading_stops_at_a_full_outbox_and_goes_on_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +254,7 @@ def test_reading_stops_at_a_full_outbox_and_goes_on_when_it_is_read(monkeypatch:
             yield b"123456"
 
     async def talk() -> list[int]:
-        box = Outbox()
+        box = Outbox(Backlog(1000))
         peer = Replying(box)
         reading, heard = asyncio.create_task(listener._read(requests(), peer, box)), []
         for _ in range(3):

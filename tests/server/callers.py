@@ -118,4 +118,4 @@ def ones(n: int, value: float = 1.0) -> NDArray[np.float32]:
 def state(server: ParameterServer, rows: int = 100) -> tuple[bytes, bytes]:
     """Return the tables' bytes: all rows, whether made yet or not, and the dense tensor."""
     everything: NDArray[Any] = np.arange(rows)
-    return server.store.pull("rows", everything).tobytes(), server.store.pull("bias", NO_KEYS).tobytes()
+    return server.shard.store.pull("rows", everything).tobytes(), server.shard.store.pull("bias", NO_KEYS).tobytes()

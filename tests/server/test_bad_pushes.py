@@ -98,9 +98,11 @@ def compare(make_job: MakeJob, folder: Path, mode: str, times: int) -> None:
     spoiled.train(iter(kinds * times), steps)
     clean.train(iter(()), steps)
     for run in (spoiled, clean):
-        found = run.server.store.pull("rows", MANY)
+        found = run.server.shard.store.pull("rows", MANY)
         assert np.isfinite(found).all() and found.std() > 0
-    np.testing.assert_array_equal(spoiled.server.store.pull("rows", MANY), clean.server.store.pull("rows", MANY))
+    np.testing.assert_array_equal(
+        spoiled.server.shard.store.pull("rows", MANY), clean.server.shard.store.pull("rows", MANY)
+    )
     assert state(spoiled.server, 1)[1] == state(clean.server, 1)[1]
     assert (spoiled.server.refusals.total, clean.server.refusals.total) == (steps, 0)
     spoiled.server.refusals.flush()
@@ -128,7 +130,7 @@ def test_a_bad_push_that_is_let_in_would_be_found(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: without the bound on values, the table goes infinite for everybody."""
-    monkeypatch.setattr("fedps.server.checks.MAX_VALUE", 1e100)
+    monkeypatch.setattr("fedps.server.requests.MAX_VALUE", 1e100)
     with np.errstate(over="ignore"), pytest.raises(AssertionError):
         compare(make_job, tmp_path, "async", 1)
 
@@ -146,8 +148,8 @@ def test_the_largest_values_leave_every_table_finite(make_job: MakeJob, tmp_path
             push = Push(("rows", "bias"), step + 1, step, weight)
             done = client.ask(push, np.arange(2), ones(2, 1000, sign * 1e9), NO_KEYS, ones(1, 3, sign * 1e9))
             assert isinstance(done, Done)
-    assert np.isfinite(server.store.pull("rows", np.arange(10))).all()
-    assert np.isfinite(server.store.export()["rows"][2]).all()  # optimizer state too
+    assert np.isfinite(server.shard.store.pull("rows", np.arange(10))).all()
+    assert np.isfinite(server.shard.store.export()["rows"][2]).all()  # optimizer state too
 
 
 @pytest.mark.parametrize("mode", ["geo", "round"])

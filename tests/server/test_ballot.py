@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedps.server.ballot import Ballot
+from fedps.errors import RefusedError
+from fedps.server.ballot import Ballot, Candidate, Verdict
 from fedps.server.server import ParameterServer
 from fedps.types import ClientId, Rule, TableSpec
 from fedps.wire.messages import Done, Join, Pull, Refused, Seed
@@ -29,22 +30,47 @@ def ask_to_join(server: ParameterServer, client: str, *tables: TableSpec) -> tup
     return caller, caller.send(Join(tables, 0))
 
 
+class Asking:
+    """A conversation of which a ballot asks nothing but who speaks."""
+
+    def __init__(self, client: ClientId) -> None:
+        self.client = self.known = client
+
+
+def candidate(client: ClientId, *tables: TableSpec) -> Candidate:
+    return Candidate(Asking(client), 1, Join(tables, 0))  # type: ignore[arg-type]
+
+
 def test_the_first_word_is_chosen_and_more_than_half_outvote_it() -> None:
-    ballot, right = Ballot(), frozenset({ROWS})
-    ballot.vote(A, [WRONG])
-    for client, outvoted in ((B, False), (C, True)):
-        ballot.vote(client, [ROWS])
-        assert ballot.chosen == frozenset({WRONG})
-        assert ballot.outvoted_by(right, expected=3) is outvoted
-    assert ballot.plurality() == right
-    ballot.withdraw(C)
-    assert ballot.plurality() == ballot.chosen  # a tie is the first one's
+    ballot = Ballot()
+    first, second, third = candidate(A, WRONG), candidate(B, ROWS), candidate(C, ROWS)
+    assert ballot.vote(first, 3) == Verdict(admitted=(first,))
+    assert ballot.vote(second, 3) == Verdict()
+    assert ballot.chosen == frozenset({WRONG})
+    assert ballot.vote(third, 3) == Verdict((ROWS,), (A,), (second, third))
+    assert ballot.chosen == frozenset({ROWS}) and not ballot.waiting
+
+
+def test_at_the_deadline_most_words_hold_and_a_tie_is_the_first_ones() -> None:
+    for backers, refused in (((B,), True), ((B, C), False)):
+        ballot = Ballot()
+        ballot.vote(candidate(A, WRONG), 9)
+        waiting = tuple(candidate(client, ROWS) for client in backers)
+        for one in waiting:
+            ballot.vote(one, 9)
+        assert ballot.close() == (Verdict(refused=waiting) if refused else Verdict((ROWS,), (A,), waiting))
+        assert ballot.close() == Verdict(), "it is decided once"
 
 
 def test_half_of_the_clients_cannot_be_outvoted() -> None:
-    ballot = Ballot()
-    ballot.vote(A, [ROWS])
-    assert (ballot.settled(expected=2), ballot.settled(expected=3)) == (True, False)
+    for expected, settled in ((2, True), (3, False)):
+        ballot = Ballot()
+        ballot.vote(candidate(A, ROWS), expected)
+        if settled:
+            with pytest.raises(RefusedError, match="another job's model"):
+                ballot.vote(candidate(B, WRONG), expected)
+        else:
+            assert ballot.vote(candidate(B, WRONG), expected) == Verdict()
 
 
 @pytest.mark.parametrize("wrong", [(WRONG, BIAS), (ROWS, BIAS, EXTRA), (ROWS,), ()], ids=str)
@@ -118,4 +144,4 @@ def test_an_impossible_declaration_has_no_vote(make_job: MakeJob, tmp_path: Path
     Caller(server, "a").join()
     refused = Caller(server, "bad").ask(Join((TableSpec("rows", "sparse", (100, 2**27)),), 0))
     assert isinstance(refused, Refused) and "over the limit" in refused.reason
-    assert server._contested == {}
+    assert server.ballot.waiting == {}

@@ -70,14 +70,14 @@ def test_a_version_that_is_not_there_yet_is_refused(server: ParameterServer) -> 
     assert a.ask(*push(1, [3], ones(1))) == Done(clock=0)
 
 
-def test_what_is_left_in_the_buffer_is_merged_before_a_save(server: ParameterServer) -> None:
+def test_what_is_left_in_the_buffer_is_merged_before_a_save(server: ParameterServer, tmp_path: Path) -> None:
     a, b = Caller(server, "a").join(), Caller(server, "b").join()
     a.ask(*push(1, [3], ones(1)))
     a.send(Barrier(1, "trained"))
     assert a.rows(3) == [[1.0] * 4]
     assert b.ask(Barrier(1, "trained")) == Done(clock=1)
     assert a.rows(3) == [[2.0] * 4], "one change is its own mean"
-    assert saved.read_model(server.run_dir / "model" / "1")["rows"].values.tolist() == [[2.0] * 4]
+    assert saved.read_model(tmp_path / "run" / "model" / "1")["rows"].values.tolist() == [[2.0] * 4]
     a.send(Barrier(1, "evaluated"))
     assert b.ask(Barrier(1, "evaluated")) == Done(clock=1), "an empty buffer is no version"
 

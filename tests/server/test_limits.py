@@ -27,9 +27,8 @@ TALL = np.zeros((1, 60_000), np.float32)
 
 def make_server(make_job: MakeJob, folder: Path, mode: str = "geo", limits: Limits | None = None) -> ParameterServer:
     """Return a server of two clients; `limits` take the place of the job's."""
-    server = ParameterServer(make_job(sync_mode=mode), 0, folder / "run", lambda event: None)
+    server = ParameterServer(make_job(sync_mode=mode), 0, folder / "run", lambda event: None, limits)
     server.members.expect(2)
-    server.limits = limits or server.limits
     return server
 
 
@@ -84,7 +83,7 @@ def test_a_declaration_over_a_limit_is_refused_and_declares_nothing(
     server = make_server(make_job, tmp_path)
     bad = Caller(server, "bad")
     assert is_refused(bad.ask(Join(tables, 0)), kind, said)
-    assert server.store.names() == []
+    assert server.shard.store.names() == []
     assert is_served(server, Caller(server, "third").join())
 
 
@@ -208,7 +207,7 @@ def test_pulls_of_a_closed_connection_are_dropped(make_job: MakeJob, tmp_path: P
         for _ in range(100):
             bad.send(Pull(("rows",), after=2), np.arange(100))
         bad.connection.closed()
-    assert server._waiting == []
+    assert (server._budget.used, server.shard._waiting) == (0, {})
     assert len(server.roster) == 0
 
 
@@ -221,7 +220,7 @@ def test_a_client_has_one_connection_and_one_request_at_a_barrier(make_job: Make
     assert second.answers(second.send(Barrier(1, "trained"))) == []
     for _ in range(100):
         assert is_refused(second.ask(Barrier(1, "trained")), "order", "stands at a barrier")
-    assert len(server._standing) == 1
+    assert len(server.barriers._standing) == 1
     good = Caller(server, "good").join()
     assert isinstance(good.ask(Barrier(1, "trained")), Done)
 

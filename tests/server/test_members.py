@@ -1,7 +1,8 @@
 """Who is waited for."""
 
-from fedps.server.members import Members, Stop
+from fedps.server.members import Members
 from fedps.types import ClientId
+from fedps.wire.messages import Barrier
 
 A, B = ClientId("a"), ClientId("b")
 
@@ -35,18 +36,15 @@ def test_a_late_joiner_is_waited_for_from_its_clock_on() -> None:
     assert members.active(5) == {A, B, "c"}
 
 
-def test_a_barrier_opens_when_all_stand_at_it() -> None:
+def test_who_stands_at_a_barrier_is_not_waited_for_until_it_opens() -> None:
     members = two()
     first, second = members.get(A), members.get(B)
-    assert first is not None
-    assert second is not None
-    first.stop = Stop(1, "trained")
-    assert members.gathered is None
-    assert members.active(0) == {B}
-    second.stop = Stop(1, "trained")
-    assert members.gathered == (1, "trained")
-    assert members.go_on("trained", 7) == [A, B]
-    assert members.gathered is None
+    assert first is not None and second is not None
+    first.barrier = Barrier(1, "trained")
+    assert members.at_barrier and members.active(0) == {B}
+    second.barrier = Barrier(1, "trained")
+    members.release([A, B], 7)
+    assert not members.at_barrier and first.last_barrier == (Barrier(1, "trained"))
     assert members.active(6) == set()
     assert members.active(7) == {A, B}
 

@@ -1,11 +1,15 @@
 """Each merge against its closed form."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from fedps.server import merge
+from fedps.server.gate import make_gate
 from fedps.server.merge import Contribution
-from fedps.types import NO_KEYS, Rows
+from fedps.types import NO_KEYS, ClientId, Rows
+from tests.conftest import MakeJob
 
 
 def contribution(rows: dict[int, list[float]], weight: float = 1.0) -> Contribution:
@@ -22,10 +26,6 @@ def as_dict(rows: Rows) -> dict[int, list[float]]:
 
 def test_mean_counts_an_absent_row_as_zero() -> None:
     assert as_dict(merge.mean(TWO)) == {1: [1.0, 1.0], 4: [0.5, 0.5], 7: [2.0, 0.0]}
-
-
-def test_total_adds() -> None:
-    assert as_dict(merge.total(TWO)) == {1: [2.0, 2.0], 4: [1.0, 1.0], 7: [4.0, 0.0]}
 
 
 def test_heat_divides_by_the_clients_that_changed_the_row() -> None:
@@ -72,11 +72,33 @@ def test_a_window_in_which_nobody_touched_a_row_changes_nothing() -> None:
     assert merge.adaptive([empty, empty]).values.shape == (0, 4)
 
 
-def test_a_step_of_sync_counts_samples_but_no_claim_over_sixteen_medians() -> None:
-    def gradient(value: float, weight: float) -> Contribution:
-        return Contribution(NO_KEYS, np.full((1, 1), value, np.float32), weight)
+@pytest.mark.parametrize(
+    "runner", [{"sync_mode": "sync"}, {"sync_mode": "round"}, {"sync_mode": "round", "row_average": "touched"}]
+)
+def test_no_claim_of_samples_counts_over_sixteen_medians_in_any_mode_that_weighs_them(
+    runner: dict[str, Any], make_job: MakeJob
+) -> None:
+    def merged(*pushes: tuple[float, float]) -> float:
+        gate = make_gate(make_job(**runner).runner)
+        assert gate is not None
+        for n, (value, weight) in enumerate(pushes):
+            values = np.full((1, 1), value, np.float32)
+            gate.offer(ClientId(str(n)), 0, {"bias": Contribution(NO_KEYS, values, weight)}, 0.0)
+        closed = gate.close({ClientId(str(n)) for n in range(len(pushes))}, 1.0)
+        assert closed is not None
+        return float(closed["bias"].rows.values.item())
 
-    honest = [gradient(1.0, 10.0), gradient(2.0, 30.0), gradient(4.0, 20.0)]
-    assert merge.by_samples(honest).values.item() == pytest.approx((10 + 60 + 80) / 60)
-    liar = merge.by_samples([gradient(0.0, 10.0), gradient(0.0, 10.0), gradient(1.0, 1e9)])
-    assert liar.values.item() == pytest.approx(160 / 180)
+    assert merged((1.0, 10.0), (2.0, 30.0), (4.0, 20.0)) == pytest.approx((10 + 60 + 80) / 60)
+    assert merged((0.0, 10.0), (0.0, 10.0), (1.0, 1e9)) == pytest.approx(160 / 180)
+
+
+def test_a_change_that_nobody_else_made_is_taken_as_it_is() -> None:
+    """One worker, or a window that all others have left: there is nothing to lay over, add up or compare."""
+    alone = contribution({1: [2.0, 0.3], 4: [-1.0, 1e-9]}, 3.0)
+    assert np.shares_memory(merge.adaptive([alone]).values, alone.values)
+    for rows in (merge.adaptive([alone]), merge.heat([alone]), merge.mean([alone])):
+        assert rows.keys is alone.keys
+        np.testing.assert_array_equal(rows.values, alone.values)
+    for over in ("participants", "touched"):  # as bits, what weighing and dividing again makes of it
+        weighed = merge.weighted_mean([alone], over)
+        np.testing.assert_array_equal(weighed.values, alone.values * np.float32(3) / np.float32(3))

@@ -13,8 +13,8 @@ from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.gate import WindowGate
 from fedps.server.merge import Contribution, mean
 from fedps.server.server import ParameterServer
-from fedps.types import ClientId, Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Refused, Seed, Values
+from fedps.types import NO_KEYS, ClientId, Init, Rule, TableSpec
+from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Refused, Seed, Values
 from tests.conftest import MakeJob
 from tests.events.kept import into
 from tests.greeting import hello
@@ -107,6 +107,47 @@ def test_who_breaks_again_before_it_joined_again_is_lost_in_the_end(server: Para
     assert server.clock == 1
 
 
+def test_the_answer_to_a_repeated_push_says_again_that_it_came_late(server: ParameterServer) -> None:
+    a, b = two(server)
+    server.members.suspend(ClientId("a"))
+    step(server, b, number=1)
+    first = a.ask(*push(1, [3], ones(1), clock=0))
+    assert first == Done(1, late=True)
+    a.connection.closed()  # before the answer came
+    again = Caller(server, "a").join()
+    assert again.ask(*push(1, [3], ones(1), clock=0)) == first
+    for caller, number in ((again, 2), (b, 2)):
+        done = caller.ask(*push(number, [3], ones(1), clock=1))
+        assert isinstance(done, Done) and not done.late
+    assert server.clock == 2, "no window more is lost"
+
+
+def test_the_parts_of_a_late_push_are_answered_the_same_again(server: ParameterServer) -> None:
+    a, b = two(server)
+    server.members.suspend(ClientId("a"))
+    step(server, b, number=1)
+
+    def parts(caller: Caller) -> list[object]:
+        bias = np.zeros((1, 3), np.float32)
+        first = caller.ask(Push(("rows", "bias"), 1, 0, part=0, parts=2), np.array([3]), ones(1), NO_KEYS, bias)
+        return [first, caller.ask(Push(("rows",), 1, 0, part=1, parts=2), np.array([4]), ones(1))]
+
+    assert parts(a)[-1] == Done(1, late=True)
+    a.connection.closed()
+    assert parts(Caller(server, "a").join())[-1] == Done(1, late=True)
+
+
+def test_a_process_given_up_as_lost_is_told_again_that_its_push_came_late(server: ParameterServer) -> None:
+    a, b = two(server)
+    server.members.suspend(ClientId("a"))
+    step(server, b, number=1)
+    assert a.ask(*push(1, [3], ones(1), clock=0)) == Done(1, late=True)
+    a.connection.closed()
+    server.tick(time.monotonic() + 3)
+    step(server, b, number=2)
+    assert Caller(server, "a").join(clock=2).ask(*push(1, [3], ones(1), clock=0)) == Done(2, late=True)
+
+
 def test_joining_and_leaving_twice_changes_nothing(server: ParameterServer) -> None:
     a, b = two(server)
     step(server, a, b, number=1)
@@ -151,11 +192,27 @@ def test_clients_at_different_stages_meet_at_the_same(server: ParameterServer, e
     b.ask(TRAINED)
     c = Caller(server, "c").join()
     ahead = [caller.send(EVALUATED) for caller in (a, b)]
-    assert isinstance(c.ask(Barrier(3, "trained")), Done)  # it alone goes on: the others wait with a still model
+    assert isinstance(c.ask(TRAINED), Done)  # it alone goes on: the others wait with a still model
     assert [caller.answers(t) for caller, t in zip((a, b), ahead, strict=True)] == [[], []]
-    assert isinstance(c.ask(Barrier(3, "evaluated")), Done)
+    assert isinstance(c.ask(EVALUATED), Done)
     assert [len(caller.answers(t)) for caller, t in zip((a, b), ahead, strict=True)] == [1, 1]
-    assert [e["epoch"] for e in events if e["event"] == "saved"] == [1, 3]
+    assert [e["epoch"] for e in events if e["event"] == "saved"] == [1]
+
+
+def test_who_has_trained_the_next_epoch_waits_for_those_that_have_not(
+    server: ParameterServer, events: list[dict[str, object]]
+) -> None:
+    a, b = two(server)
+    a.send(TRAINED)
+    b.ask(TRAINED)
+    c = Caller(server, "c").join()
+    evaluated = [caller.send(EVALUATED) for caller in (a, b)]
+    early = c.send(Barrier(2, "trained"))
+    assert [len(caller.answers(t)) for caller, t in zip((a, b), evaluated, strict=True)] == [1, 1]
+    assert c.answers(early) == [] and [e["epoch"] for e in events if e["event"] == "saved"] == [1]
+    a.send(Barrier(2, "trained"))
+    assert isinstance(b.ask(Barrier(2, "trained")), Done)
+    assert len(c.answers(early)) == 1 and [e["epoch"] for e in events if e["event"] == "saved"] == [1, 2]
 
 
 def test_who_stands_at_a_barrier_pushes_nothing_and_stands_nowhere_else(server: ParameterServer) -> None:
@@ -266,12 +323,12 @@ def test_a_window_merges_pushes_of_different_tables() -> None:
 def test_a_full_table_refuses_a_push_before_any_of_it_is_applied(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedps.server.server.RESERVED_ROWS", 8)
+    monkeypatch.setattr("fedps.server.shard.RESERVED_ROWS", 8)
     job = make_job(sync_mode="async")
     server = ParameterServer(job, 0, tmp_path / "run", lambda event: None)
     any_id = TableSpec("rows", "sparse", (2**62, 4), Rule("add"), Init("constant", 1.0))
     a = Caller(server, "a").join(any_id, BIAS)
-    server.store._table("rows")._max_rows = 8  # type: ignore[union-attr]
+    server.shard.store._table("rows")._max_rows = 8  # type: ignore[union-attr]
     bias = np.ones((1, 3), np.float32)
     message, *_ = push(1, [], ones(0))
     refused = a.ask(message, np.arange(9), ones(9), np.empty(0, np.int64), bias)

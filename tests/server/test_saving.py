@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,8 @@ from fedps.net.channel import Channel
 from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
 from fedps.storage import snapshot
-from fedps.types import Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Join, Leave, Refused, Seed
+from fedps.types import NO_KEYS, Rule, TableSpec
+from fedps.wire.messages import Barrier, Done, Join, Leave, Push, Refused, Seed
 from tests.conftest import MakeJob
 from tests.events.kept import into
 from tests.greeting import hello
@@ -139,7 +140,7 @@ def test_a_server_starts_from_a_saved_epoch_and_goes_on(
     for one, sequence in ((caller, 3), (other, 1)):
         assert isinstance(one.ask(*push(sequence, [3, 8], ones(2))), Done)
     np.testing.assert_allclose(other.rows(3, 5, 8), caller.rows(3, 5, 8), rtol=1e-6)
-    now, then = second.store.export(), first.store.export()
+    now, then = second.shard.store.export(), first.shard.store.export()
     for name in ("rows", "bias"):
         np.testing.assert_allclose(now[name][2], then[name][2], rtol=1e-5)
 
@@ -159,8 +160,8 @@ def test_a_save_of_one_server_starts_two(make_job: MakeJob, tmp_path: Path) -> N
     even, odd = (make_server(job, tmp_path / "b", k) for k in (0, 1))
     assert Caller(even, "0").join(ROWS, BIAS).rows(4) == caller.rows(4)
     assert isinstance(Caller(odd, "0").ask(Join((ROWS,), 0)), Done)
-    assert odd.store.export()["rows"][1].tolist() == [3, 5]
-    assert odd.store.pull("rows", np.array([3, 5])).tolist() == caller.rows(3, 5)
+    assert odd.shard.store.export()["rows"][1].tolist() == [3, 5]
+    assert odd.shard.store.pull("rows", np.array([3, 5])).tolist() == caller.rows(3, 5)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ from fedps.config import load_job
 from fedps.events.events import facts
 from fedps.server.serve import run_server
 
-run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(json.dumps(facts(e)), flush=True), stay=sys.argv[3] == "stay")
+run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(json.dumps(facts(e)), flush=True), stay=sys.argv[3] == "stay", keep=True)
 """
 
 
@@ -284,3 +285,61 @@ def test_it_is_over_when_all_have_come_and_left(make_job: MakeJob, tmp_path: Pat
     assert not server.over
     two.ask(Leave())
     assert server.over
+
+
+def test_clients_that_are_lost_may_come_back_before_it_is_over(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(sync_mode="async", reconnect_timeout=2.0, start_timeout=30.0)
+    server = ParameterServer(job, 0, tmp_path, lambda event: None)
+    server.members.expect(2)
+    one, two = Caller(server, "a").join(), Caller(server, "b").join()
+    for caller in (one, two):
+        caller.connection.closed()
+    now = time.monotonic()
+    server.tick(now + 3)
+    assert len(server.members) == 0 and not server.over
+    assert not server.members.over(now + 31, 2.0 + 30.0)
+    assert server.members.over(now + 33, 2.0 + 30.0)
+    back = Caller(server, "a", "started again").join()
+    assert isinstance(back.ask(*push(1, [3], ones(1))), Done)
+    assert isinstance(back.ask(Leave()), Done)
+    assert not server.over, "the other may still come"
+
+
+def test_what_was_trained_since_the_last_save_is_saved_before_the_end(make_job: MakeJob, tmp_path: Path) -> None:
+    events: list[dict[str, object]] = []
+    server = make_server(make_job(sync_mode="async", epochs=3), tmp_path, events=events)
+    caller = train(server, [3])
+    server.finish()
+    assert [e["epoch"] for e in events if e["event"] == "saved"] == [1], "nothing was trained since"
+    caller.ask(*push(2, [3, 5], ones(2)))
+    server.finish()
+    assert [e["epoch"] for e in events if e["event"] == "saved"] == [1, 2]
+    assert saved.read_model(tmp_path / "model" / "2")["rows"].values.tolist() == caller.rows(3, 5)
+
+
+def test_a_finished_job_is_left_as_it_was(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job(sync_mode="async", epochs=1), tmp_path)
+    caller = train(server, [3])
+    caller.ask(*push(2, [3], ones(1)))
+    before = saved.read_model(tmp_path / "model" / "1")["rows"].values.tolist()
+    server.finish()
+    assert saved.read_model(tmp_path / "model" / "1")["rows"].values.tolist() == before
+
+
+@pytest.mark.parametrize("ending", ["lost", "SIGTERM"])
+def test_a_server_started_by_hand_saves_before_it_ends(ending: str, make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(sync_mode="async", start_timeout=0.3, reconnect_timeout=0.2)
+    with serving(tmp_path / "job.yaml", tmp_path / "run", "go") as (process, address):
+        channel = one_client(address, job)
+        bias = np.zeros((1, 3), np.float32)
+        done = channel.request(Push(("rows", "bias"), 1, 0), [np.array([3]), ones(1), NO_KEYS, bias]).result(WAIT)
+        assert done.message == Done()
+        if ending == "SIGTERM":
+            process.send_signal(signal.SIGTERM)
+        else:
+            channel.close()
+        output, errors = process.communicate(timeout=WAIT)
+        channel.close()
+        assert process.returncode == 0, errors
+        assert '"event": "saved"' in output
+    assert saved_keys(tmp_path / "run" / "model" / "1") == [3]

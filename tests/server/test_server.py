@@ -1,5 +1,7 @@
 """The server against good, bad and hostile messages: whatever comes, the others are served and the tables stay right."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,10 +15,7 @@ from tests.server.callers import Caller, Stranger, ones, push
 
 
 @pytest.fixture
-def server(make_job: MakeJob, tmp_path: object) -> ParameterServer:
-    from pathlib import Path
-
-    assert isinstance(tmp_path, Path)
+def server(make_job: MakeJob, tmp_path: Path) -> ParameterServer:
     job = make_job(sync_mode="async")
     return ParameterServer(job, 0, tmp_path / "run", lambda event: None)
 
@@ -98,10 +97,7 @@ def _fuzzed(server: ParameterServer) -> None:
 
 
 @pytest.fixture
-def windowed(make_job: MakeJob, tmp_path: object) -> ParameterServer:
-    from pathlib import Path
-
-    assert isinstance(tmp_path, Path)
+def windowed(make_job: MakeJob, tmp_path: Path) -> ParameterServer:
     job = make_job(sync_mode="geo", step_timeout=5.0, reconnect_timeout=2.0, start_timeout=30.0)
     server = ParameterServer(job, 0, tmp_path / "run", lambda event: None)
     server.members.expect(2)
@@ -136,7 +132,7 @@ def test_one_that_leaves_or_is_lost_or_silent_is_not_waited_for(windowed: Parame
     assert a.rows(3) == [[3.0] * 4]
 
 
-def test_a_barrier_lets_all_go_on_together_and_saves(windowed: ParameterServer) -> None:
+def test_a_barrier_lets_all_go_on_together_and_saves(windowed: ParameterServer, tmp_path: Path) -> None:
     a, b = Caller(windowed, "a").join(), Caller(windowed, "b").join()
     ticket = a.send(Barrier(1, "trained"))
     b.ask(*push(1, [3], ones(1)))  # a stands at the barrier: the window is b's alone
@@ -144,7 +140,7 @@ def test_a_barrier_lets_all_go_on_together_and_saves(windowed: ParameterServer) 
     assert all(r.ticket != ticket for r in a.replies)
     b.ask(Barrier(1, "trained"))
     assert any(r.ticket == ticket for r in a.replies)
-    assert (windowed.run_dir / "model" / "1" / "server-0.safetensors").is_file()
+    assert (tmp_path / "run" / "model" / "1" / "server-0.safetensors").is_file()
 
 
 def test_a_half_sent_push_is_not_applied(windowed: ParameterServer) -> None:

@@ -1,12 +1,10 @@
-"""What the store says before it serves: specs that make no table, arrays that must be refused."""
+"""What the store says before it serves: specs that make no table."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fedps.errors import TableError
-from fedps.table.store import Store, refusal
+from fedps.table.store import Store
 from fedps.types import NO_KEYS, Init, Rule, RuleName, TableSpec
 
 SPEC = TableSpec("rows", "sparse", (1000, 2), Rule("sgd", 0.5))
@@ -62,53 +60,6 @@ def test_a_start_that_does_not_fit_is_refused(name: str, values: np.ndarray) -> 
         store.seed(name, values.astype(np.float32))
     with pytest.raises(TableError, match="seed it first"):
         store.pull("bias", NO_KEYS)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("at", [0, 7])
-def test_a_value_that_is_not_finite_is_found_anywhere(bad: float, at: int) -> None:
-    values = np.full((4, 2), 3e38, np.float32)  # their sum is over float32, yet each is finite
-    keys = np.arange(4)
-    assert refusal(SPEC, keys, values, 0, 1) is None
-    values.flat[at] = bad
-    found = refusal(SPEC, keys, values, 0, 1)
-    assert found is not None
-    assert found[0] == "not_finite"
-
-
-def test_opposite_infinities_do_not_cancel() -> None:
-    found = refusal(SPEC, np.array([1]), np.array([[np.inf, -np.inf]], np.float32), 0, 1)
-    assert found is not None
-    assert found[0] == "not_finite"
-
-
-@pytest.mark.parametrize(
-    ("spec", "keys", "shape", "kind"),
-    [
-        (SPEC, [[1]], None, "malformed"),
-        (SPEC, [1, 3], (3, 2), "mismatch"),
-        (SPEC, [1, 3], (2, 3), "mismatch"),
-        (SPEC, [1, 3], (4,), "malformed"),
-        (BIAS, [1], None, "bad_keys"),
-        (BIAS, [], (2, 3), "mismatch"),
-    ],
-)
-def test_arrays_of_another_form_are_refused(
-    spec: TableSpec, keys: list[int], shape: tuple[int, ...] | None, kind: str
-) -> None:
-    values = None if shape is None else np.zeros(shape, np.float32)
-    found = refusal(spec, np.array(keys, np.int64), values, 1, 2)
-    assert found is not None
-    assert found[0] == kind
-
-
-@given(st.lists(st.integers(-3, 1003) | st.integers(-(2**63), 2**63 - 1), max_size=6), st.integers(1, 4), st.data())
-def test_keys_pass_only_if_sorted_unique_in_range_and_ours(keys: list[int], shards: int, data: st.DataObject) -> None:
-    shard = data.draw(st.integers(0, shards - 1))
-    due = keys == sorted(set(keys)) and all(0 <= key < 1000 and key % shards == shard for key in keys)
-    found = refusal(SPEC, np.array(keys, np.int64), None, shard, shards)
-    assert (found is None) == due
-    assert due or (found is not None and found[0] == "bad_keys")
 
 
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "row_adagrad", "lazy_adam", "shared_adam", "adam"])

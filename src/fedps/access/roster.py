@@ -222,7 +222,7 @@ class Membership(Generic[M]):
     @property
     def came(self) -> int:
         """How many clients have come, whether they are here or not."""
-        return len(self.known)
+        return len(self.here) + len(self.left) + len(self.lost)  # each is in one of them
 
     @property
     def complete(self) -> bool:

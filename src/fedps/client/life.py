@@ -228,7 +228,7 @@ class FLClient:
             self._train()
         elif self._simulated:
             self._simulated.device.rest()
-        if self._rounds.stops_after(due.round):
+        if self.job.runner.meets_after(due.round):
             self._meet()
 
     def _train(self) -> Trained | None:

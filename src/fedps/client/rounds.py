@@ -34,25 +34,18 @@ class Rounds(Protocol):
     def next(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> Assignment:
         """Return the next assignment, given what came of the last round (None: it sat out, was not evaluated)."""
 
-    def stops_after(self, round_: int) -> bool:
-        """Whether all clients meet after this round."""
-
 
 class Schedule:
     """No coordinator: every client trains in every epoch, and all meet where the job evaluates."""
 
     def __init__(self, runner: Runner) -> None:
-        self._epochs, self._every, self._round = runner.epochs, runner.eval_every, 0
+        self._runner, self._round = runner, 0
 
     def next(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> Assignment:
         """Return JOIN for the next epoch, FINISH after the last."""
         self._round += 1
-        done = self._round > self._epochs
-        return Assignment(self._round, "FINISH" if done else "JOIN", 0, self.stops_after(self._round))
-
-    def stops_after(self, round_: int) -> bool:
-        """Whether all meet, to evaluate one and the same model."""
-        return round_ == self._epochs or (self._every > 0 and round_ % self._every == 0)
+        done = self._round > self._runner.epochs
+        return Assignment(self._round, "FINISH" if done else "JOIN", 0, self._runner.meets_after(self._round))
 
 
 class Coordinated:
@@ -100,10 +93,6 @@ class Coordinated:
         print(f"fl-ps > recved fl strategy: {strategy}", file=self._log, flush=True)
         self._report(events.Assigned(due.round, due.state, due.evaluate, seconds))
         return due
-
-    def stops_after(self, round_: int) -> bool:
-        """Every round ends with all clients together: nobody waits for one that sat out."""
-        return True
 
     def _info(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> ClientInfo:
         facts: dict[str, Any] = {"device_type": f"{platform.system()} {platform.machine()}", "samples": self._samples}

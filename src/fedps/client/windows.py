@@ -19,9 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedps.config import Job
+from fedps.config.merging import CLAIM_LIMIT
 from fedps.data.samples import ClientData, Order
-
-MOST = 16  # times that a client's share may differ, whatever others claim to have
 
 
 class Window(NamedTuple):
@@ -176,9 +175,9 @@ def parts_of(samples: int, mean: float, batch: int, window: int, single: bool) -
 
     Returns:
         The parts in order, of the same size but for a sample: no sliver is left for a last step, which would move values
-        as far as any other. They are `MOST` times larger or smaller than a mean client's at most.
+        as far as any other. They are `CLAIM_LIMIT` times larger or smaller than a mean client's at most.
     """
-    mean = min(max(mean, samples / MOST), samples * MOST)
+    mean = min(max(mean, samples / CLAIM_LIMIT), samples * CLAIM_LIMIT)
     count = min(math.ceil(mean / (batch * window)), samples)
     edges = [samples * k // count for k in range(count + 1)]
     sizes = [b - a for a, b in pairwise(edges)]

@@ -179,6 +179,11 @@ class Runner(Section):
         """Return how many of so many clients train in a round with a selector that picks."""
         return self.clients_per_round or (clients + 1) // 2
 
+    def meets_after(self, epoch: int) -> bool:
+        """Return whether all clients meet after an epoch, for servers to save it and clients to evaluate one model."""
+        every = 1 if self.with_coordinator else self.eval_every
+        return epoch == self.epochs or (every > 0 and epoch % every == 0)
+
     @property
     def lockstep(self) -> bool:
         """Whether clients wait for each other at every step or window."""

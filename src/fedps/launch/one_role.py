@@ -29,7 +29,7 @@ SAY_EVERY, TRY_EVERY = 3.0, 0.2  # seconds
 
 
 def serve_here(job: Job, shard: int, at: Address, run_dir: Path | None, log_dir: Path | None, stay: bool) -> None:
-    """Be one server, until every client has come and left, or SIGTERM.
+    """Be one server, until every client has come and left, or SIGTERM; what was trained by then is saved.
 
     Args:
         job: as `load_here` reads it.
@@ -46,7 +46,7 @@ def serve_here(job: Job, shard: int, at: Address, run_dir: Path | None, log_dir:
     with _stage(job, "server", str(shard), shard, run_dir, log_dir) as (folder, report):
         from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
 
-        run_server(job, shard, str(at), folder, report, stay=stay)
+        run_server(job, shard, str(at), folder, report, stay=stay, keep=True)
 
 
 def coordinate_here(job: Job, at: Address, run_dir: Path | None, log_dir: Path | None, stay: bool) -> None:

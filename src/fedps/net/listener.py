@@ -47,6 +47,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def __init__(self, service: Service, limits: Limits) -> None:
         self._service, self._limits, self._open = service, limits, 0
+        self._backlog = Backlog(limits.total_bytes)
 
     def service(self, details: Any) -> Any:
         """Return the handler of our one method, None for any other."""
@@ -60,7 +61,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"{self._open} connections are open, which is this server's limit",
             )
-        outbox = Outbox()
+        outbox = Outbox(self._backlog)
         connection = self._service.opened(outbox.put, context.peer())
         self._open += 1
         reading = asyncio.create_task(_read(requests, connection, outbox))
@@ -71,14 +72,30 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
                 await context.abort(grpc.StatusCode.ABORTED, f"it failed on a message: {failure!r}; see its log")
         finally:
             reading.cancel()
+            outbox.drop()
             self._open -= 1
             connection.closed()
+
+
+class Backlog:
+    """Replies on their way to all peers.
+
+    Args:
+        limit: bytes of them from which on nobody is read from who has not read all of its own.
+
+    Attributes:
+        bytes: how many there are.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.bytes = limit, 0
 
 
 class Outbox:
     """Replies on their way to one peer; None ends the connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, backlog: Backlog) -> None:
+        self._backlog = backlog
         self._replies: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._bytes, self._room = 0, asyncio.Event()
         self._room.set()
@@ -98,9 +115,15 @@ class Outbox:
         """Wait until the peer has read enough: who does not read is not read from."""
         await self._room.wait()
 
+    def drop(self) -> None:
+        """Count no more what the peer will never read."""
+        self._backlog.bytes -= self._bytes
+
     def _weigh(self, change: int) -> None:
         self._bytes += change
-        if self._bytes > BACKLOG_BYTES or self._replies.qsize() > BACKLOG_REPLIES:
+        self._backlog.bytes += change
+        crowded = self._backlog.bytes > self._backlog.limit and self._bytes > 0
+        if crowded or self._bytes > BACKLOG_BYTES or self._replies.qsize() > BACKLOG_REPLIES:
             self._room.clear()
         else:
             self._room.set()

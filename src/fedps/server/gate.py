@@ -25,14 +25,16 @@ class Gate(Protocol):
     Attributes:
         clock: the step, window or version now open.
         ahead: how far beyond it a push may be.
-        opened_at: since when somebody waits for others' pushes of the open clock, seconds; None: nobody does.
+        opened_at: time (s, monotonic) of the open window's first push; None while it is empty.
         lockstep: whether nothing is merged before all expected clients have come.
+        held: bytes of the pushes that are not merged.
     """
 
     clock: int
     ahead: int
     opened_at: float | None
     lockstep: bool
+    held: int
 
     def late(self, clock: int) -> bool:
         """Whether a push of this clock comes too late to count."""
@@ -64,7 +66,7 @@ def make_gate(runner: Runner) -> Gate | None:
 def _windowed_merge(runner: Runner) -> Merge | None:
     """Return how the pushes of a step or window combine; None where each push is applied at once."""
     if runner.sync_mode == "sync":
-        return merge.by_samples
+        return merge.weighted_mean
     if runner.sync_mode == "round":
         return partial(merge.weighted_mean, over=runner.row_average)
     if runner.sync_mode == "geo":
@@ -83,8 +85,8 @@ class WindowGate:
     lockstep = True
 
     def __init__(self, combine: Merge) -> None:
-        self.clock = 0
-        self.opened_at: float | None = None  # when the open clock, or one ahead of it, got its first push
+        self.clock = self.held = 0
+        self.opened_at: float | None = None  # also where a clock ahead of the open one got its first push
         self._combine = combine
         self._offers: dict[int, dict[ClientId, Offer]] = {}
 
@@ -94,13 +96,15 @@ class WindowGate:
 
     def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
         """Take one client's whole push of a clock."""
-        self._offers.setdefault(clock, {})[client] = push
+        offers = self._offers.setdefault(clock, {})
+        self.held += size_of(push) - size_of(offers.get(client, {}))
+        offers[client] = push
         if self.opened_at is None:
             self.opened_at = now
 
     def clear(self) -> None:
         """Forget all pushes that are not merged: their tables are gone."""
-        self._offers, self.opened_at = {}, None
+        self._offers, self.opened_at, self.held = {}, None, 0
 
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Return the active clients whose push of the open clock is not in."""
@@ -115,6 +119,7 @@ class WindowGate:
             return None
         offers = self._offers.pop(self.clock, {})
         self.clock += 1
+        self.held -= sum(map(size_of, offers.values()))
         self.opened_at = now if self._offers else None
         return _merged([offers[c] for c in sorted(offers)], self._combine)
 
@@ -137,7 +142,8 @@ class BufferGate:
     lockstep = False
 
     def __init__(self, size: int) -> None:
-        self.clock, self._size = 0, size
+        self.clock = self.held = 0
+        self._size = size
         self._offers: list[Offer] = []
 
     def late(self, clock: int) -> bool:
@@ -148,10 +154,11 @@ class BufferGate:
         """Take a push that started from version `clock`."""
         share = merge.staleness(self.clock - clock)
         self._offers.append({table: change._replace(weight=share) for table, change in push.items()})
+        self.held += size_of(push)
 
     def clear(self) -> None:
         """Forget all pushes that are not merged: their tables are gone."""
-        self._offers = []
+        self._offers, self.held = [], 0
 
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Nobody."""
@@ -165,7 +172,7 @@ class BufferGate:
         """Merge what is in the buffer; None if it is empty."""
         if not self._offers:
             return None
-        offers, self._offers = self._offers, []
+        offers, self._offers, self.held = self._offers, [], 0
         self.clock += 1
         return _merged(offers, merge.buffered)
 
@@ -175,3 +182,8 @@ def _merged(pushes: Sequence[Offer], combine: Merge) -> dict[TableName, Merged]:
     tables = dict.fromkeys(table for push in pushes for table in push)
     found = {table: [push[table] for push in pushes if table in push] for table in tables}
     return {table: Merged(combine(changes), median(c.rate for c in changes)) for table, changes in found.items()}
+
+
+def size_of(push: Offer) -> int:
+    """Return the bytes of a push."""
+    return sum(change.nbytes for change in push.values())

@@ -5,24 +5,34 @@ A dense tensor is a table with one row that every client pushes.
 """
 
 from collections.abc import Sequence
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.config.merging import bounded
 from fedps.types import NO_KEYS, Keys, Rows, Values
-
-MOST_WEIGHT = 16  # medians that one weight counts as in a step of sync
 
 
 class Contribution(NamedTuple):
-    """One client's push to one table: keys int64[U] (empty for dense), values float32[U, dim], weight, share of the rate."""
+    """One client's push to one table.
+
+    Attributes:
+        keys: int64[U], empty for a dense tensor.
+        values: float32[U, dim] (dense: [1, dim]).
+        weight: of this client in a weighted mean.
+        rate: the share of the table's learning rate at which it is to be taken.
+    """
 
     keys: Keys
     values: Values
     weight: float
     rate: float = 1.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return self.keys.nbytes + self.values.nbytes
 
 
 class Merged(NamedTuple):
@@ -35,27 +45,23 @@ class Merged(NamedTuple):
 class Stack(NamedTuple):
     """Contributions laid over the union of their keys, R rows.
 
-    `total` float32[R, dim]: sum of values; `squares` float32[R, 1]: sum of squared norms; `touched` float32[R, 1]:
-    how many clients pushed the row; `clients`: how many pushed at all.
+    Attributes:
+        keys: int64[R], empty for a dense tensor.
+        places: where each contribution's rows stand among them.
+        total: float32[R, dim], sum of values.
+        touched: float32[R, 1], how many clients pushed the row.
     """
 
     keys: Keys
+    places: list[NDArray[np.int64] | slice]
     total: Values
-    squares: Values
     touched: Values
-    clients: int
 
 
 def mean(contributions: Sequence[Contribution]) -> Rows:
     """Average over all pushing clients: a client without the row counts as zero (FedBuff, below)."""
     stack = _stack(contributions)
-    return Rows(stack.keys, stack.total * np.float32(1 / stack.clients))
-
-
-def total(contributions: Sequence[Contribution]) -> Rows:
-    """Add all changes up (geo `sum`)."""
-    stack = _stack(contributions)
-    return Rows(stack.keys, stack.total)
+    return Rows(stack.keys, stack.total * np.float32(1 / len(contributions)))
 
 
 def heat(contributions: Sequence[Contribution]) -> Rows:
@@ -71,8 +77,13 @@ def adaptive(contributions: Sequence[Contribution]) -> Rows:
     ICLR 2023, eq. 6) taken per row and per dense tensor, N being the clients that pushed in this window.
     """
     stack = _stack(contributions)
+    if len(contributions) == 1:
+        return Rows(stack.keys, stack.total)  # who is alone agrees with itself
+    squares = np.zeros_like(stack.touched)
+    for at, (_, values, *_) in zip(stack.places, contributions, strict=True):
+        squares[at] += np.einsum("rd,rd->r", values, values)[:, None]
     norm = np.square(stack.total).sum(axis=1, keepdims=True)
-    factor = np.clip(stack.squares / np.maximum(norm, 1e-12), 1 / stack.clients, 1.0)
+    factor = np.clip(squares / np.maximum(norm, 1e-12), 1 / len(contributions), 1.0)
     return Rows(stack.keys, stack.total * factor.astype(np.float32))
 
 
@@ -87,42 +98,38 @@ def staleness(versions: int) -> float:
 
 
 def weighted_mean(contributions: Sequence[Contribution], over: str = "participants") -> Rows:
-    """Average with the clients' weights, its samples in FedAvg (McMahan et al., AISTATS 2017, algorithm 1).
+    """Average with the clients' weights, the samples each has trained (McMahan et al., AISTATS 2017, algorithm 1: FedAvg).
+
+    Weights are claims: each counts as `CLAIM_LIMIT` medians at most.
 
     Args:
         contributions: the round's pushes.
         over: `participants` divides each row by the weight of all clients of the round, `touched` by the weight
             of those that changed the row.
     """
-    weighted = [Contribution(c.keys, c.values * np.float32(c.weight), 1.0) for c in contributions]
-    stack = _stack(weighted)
+    weights = bounded([c.weight for c in contributions])
+    pairs = list(zip(contributions, weights, strict=True))
+    stack = _stack([Contribution(c.keys, c.values * np.float32(weight), 1.0) for c, weight in pairs])
     if over == "participants":
-        return Rows(stack.keys, stack.total / np.float32(sum(c.weight for c in contributions)))
-    share = [Contribution(c.keys, np.full((len(c.values), 1), c.weight, np.float32), 1.0) for c in contributions]
+        return Rows(stack.keys, stack.total / np.float32(sum(weights)))
+    share = [Contribution(c.keys, np.full((len(c.values), 1), weight, np.float32), 1.0) for c, weight in pairs]
     return Rows(stack.keys, stack.total / _stack(share).total)
 
 
-def by_samples(contributions: Sequence[Contribution]) -> Rows:
-    """Average with the clients' weights, the samples of their parts of a step (sync).
-
-    A weight counts as `MOST_WEIGHT` medians at most: no client can buy the whole step with one.
-    """
-    most = MOST_WEIGHT * median(c.weight for c in contributions)
-    return weighted_mean([c._replace(weight=min(c.weight, most)) for c in contributions])
-
-
 def _stack(contributions: Sequence[Contribution]) -> Stack:
+    first = contributions[0]
+    if len(contributions) == 1:  # one worker, or a window that the others have left: there is nothing to lay over
+        return Stack(first.keys, [slice(None)], first.values, np.ones((len(first.values), 1), np.float32))
     keys = _union([c.keys for c in contributions])
-    rows = len(keys) if len(keys) else max(len(c.values) for c in contributions)
-    dim = contributions[0].values.shape[1]
-    sums = np.zeros((rows, dim), np.float32)
-    squares, touched = np.zeros((rows, 1), np.float32), np.zeros((rows, 1), np.float32)
-    for keys_of_one, values, *_ in contributions:
-        at: NDArray[np.int64] | slice = np.searchsorted(keys, keys_of_one) if len(keys) else slice(len(values))
-        sums[at] += values
-        squares[at] += np.einsum("rd,rd->r", values, values)[:, None]
+    shape = len(keys) or max(len(c.values) for c in contributions), first.values.shape[1]
+    total, touched = np.zeros(shape, np.float32), np.zeros((shape[0], 1), np.float32)
+    places = list[NDArray[np.int64] | slice]()
+    for of_one, values, *_ in contributions:
+        at: NDArray[np.int64] | slice = np.searchsorted(keys, of_one) if len(keys) else slice(len(values))
+        total[at] += values
         touched[at] += 1
-    return Stack(keys, sums, squares, touched, len(contributions))
+        places.append(at)
+    return Stack(keys, places, total, touched)
 
 
 def _union(keys: Sequence[Keys]) -> Keys:

@@ -1,206 +1,318 @@
-"""One worker's connection to a parameter server: reads its requests in order, checks each whole, and answers it.
+"""A frame becomes a checked request, or a refusal: nothing is applied before all of it was looked at.
 
-Whatever is wrong with a message is answered by `Refused`, never raised, and nothing of it is applied. What the server
-keeps for a connection (parts of a push, answers that wait) is bounded, and goes when the connection does.
+Keys, values and numbers are checked here and nowhere else; tables and gates behind trust what they are given. All checks
+are pure: they raise `RefusedError` with the value, the bound and the remedy.
 """
 
-import time
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from fedps.access.conversation import Conversation, Send
-from fedps.errors import RefusedError, TableError, WireError
-from fedps.server import checks
+from fedps.access.conversation import MAX_NAME
+from fedps.config.checks.selection import MAX_SHARE
+from fedps.errors import RefusedError
+from fedps.server.gate import Offer, size_of
 from fedps.server.members import Member
-from fedps.server.parts import HalfPush
-from fedps.table.store import refusal
-from fedps.types import TableName
-from fedps.wire.compress import ARRAYS, Form, sides, to_bf16, to_fp16, unpack
-from fedps.wire.frame import Frame
-from fedps.wire.messages import (
-    Barrier,
-    Census,
-    Counted,
-    Done,
-    Hello,
-    Join,
-    Leave,
-    Pull,
-    Push,
-    Seed,
-    Values,
-    Welcome,
-)
-
-if TYPE_CHECKING:
-    from fedps.server.server import ParameterServer
+from fedps.server.memory import Budget
+from fedps.server.merge import Contribution
+from fedps.server.shard import Shard
+from fedps.table import rules
+from fedps.table.sparse import RESERVED_ROWS
+from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
+from fedps.wire.compress import ARRAYS, plain, sides, unpack
+from fedps.wire.frame import Limits
+from fedps.wire.messages import Join, Pull, Push
 
 Array = NDArray[Any]
 
+# A finite value can still ruin a row for everybody: 1e38 added ten times, or squared once, is infinite in float32. With
+# these bounds, sums and squares over 4096 clients and 2^26 floats stay finite, and so does a row for 1e29 pushes.
+MAX_VALUE = 1e9
+MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e9
+MAX_RATE, MIN_EPSILON = 1e6, 1e-30
+DIVERGED = "has training diverged? Lower hyper_parameters.optimizer.learning_rate"
+MAX_SAMPLES = 1 << 40
+MAX_SIDES, MAX_RULES = 8, 16  # dimensions of a tensor; different rules of one declaration
+INDEX_BYTES = 136  # of address space a row, at most (see `sparse.Index`)
+OVERHEAD = 1 << 16  # bytes of an answer beside its arrays, with room to spare
 
-class Connection(Conversation):
-    """One peer.
+
+def check_push(push: Push, member: Member, shard: Shard, limits: Limits) -> None:
+    """Check a push's own numbers, and that its turn has come.
+
+    Raises:
+        RefusedError: a number is out of its bounds, or a push in between is missing.
+    """
+    if push.sequence < 1:
+        raise RefusedError("stale", f"push {push.sequence}: pushes are counted from 1")
+    if not MIN_WEIGHT <= push.weight <= MAX_WEIGHT:
+        raise RefusedError("malformed", f"weight {push.weight} lies outside [{MIN_WEIGHT:g}, {MAX_WEIGHT:g}]")
+    if not 0 <= push.rate <= MAX_SHARE:
+        raise RefusedError("malformed", f"rate {push.rate} lies outside [0, {MAX_SHARE:g}]")
+    if push.rate != 1 and not shard.optimizes:
+        raise RefusedError("malformed", f"rate {push.rate}: of a gradient alone a share of the learning rate is taken")
+    if push.parts > limits.parts:
+        raise RefusedError("too_large", f"{push.parts} parts pass the limit of {limits.parts} parts a push")
+    if not 0 <= push.part < push.parts:
+        raise RefusedError("malformed", f"part {push.part} of {push.parts}: parts are counted from 0")
+    if push.sequence > member.sequence + 1:
+        raise RefusedError("stale", f"push {push.sequence} follows {member.sequence}: one in between is missing")
+    if shard.gate and push.clock > shard.gate.clock + shard.gate.ahead:
+        raise RefusedError("stale", f"clock {push.clock} is too far ahead of {shard.gate.clock}")
+
+
+def read_push(push: Push, arrays: Sequence[Array], shard: Shard, limits: Limits) -> Offer:
+    """Unpack and check one message of a push.
+
+    Returns:
+        For each table it names its keys, int64[U], and values, float32[U, dim] (dense: see `TableSpec.span`, [1, n]).
+
+    Raises:
+        RefusedError: a key or a value is not acceptable, or more comes out of the message than one may hold.
+        WireError: packed arrays do not fit each other.
+    """
+    left, offer, room = iter(arrays), dict[TableName, Contribution](), limits.message_bytes
+    for table, form in zip(push.tables, push.forms or plain(push.tables), strict=True):
+        spec, keys = _spec(table, shard), next(left)
+        _check_keys(spec, keys, shard)
+        packed = [next(left) for _ in ARRAYS[form]]
+        if push.forms:  # a packed form may stand for much more than it takes: its size is checked before it is made
+            room = _room_left(spec, keys, room)
+            values = unpack(form, packed, sides(spec, keys))
+        else:
+            [values] = packed
+        if form != "none":
+            values = values.reshape(-1, spec.dim) if spec.kind == "sparse" else values.reshape(1, -1)
+        _check_values(spec, keys, values)
+        offer[table] = Contribution(keys, values, push.weight, push.rate)
+    return offer
+
+
+class HalfPush:
+    """The parts of one connection's push that are in, each checked alone before.
 
     Args:
-        server: whose tables it speaks of.
-        send: takes each answer; None hangs up.
-        address: the peer's, for events before it has said its name.
+        budget: bounds what is kept.
     """
 
-    def __init__(self, server: "ParameterServer", send: Send, address: str) -> None:
-        super().__init__(server, send, address)
-        self._server = server
-        self._member: Member | None = None
-        self._half = HalfPush(server.limits)
-        self._waiting = self._waiting_bytes = 0  # pulls whose window is not merged yet, and their answers
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.drop()
 
-    def closed(self) -> None:
-        """Note that the peer is gone; its member may come back within the job's `reconnect_timeout`."""
-        self._half.drop()
-        super().closed()
+    def drop(self) -> None:
+        """Forget all parts."""
+        self._first: Push | None = None
+        self._tables: dict[TableName, list[Contribution]] = {}
+        self._next = self._bytes = 0
+        self._budget.keep(self, 0, "")
 
-    def enter(self, ticket: int, join: Join) -> None:
-        """Make the client a member and answer its Join."""
-        self._member = self._server.members.join(self.known, self.instance, join.clock, join.samples)
-        self._server.roster.enter(self)
-        self.reply(ticket, Done(self._server.clock))
+    def add(self, push: Push, part: Offer, shard: Shard) -> Offer | None:
+        """Take one part; return the whole push if it was the last, None before.
 
-    def handle(self, frame: Frame) -> None:
-        """Answer one request."""
-        server, ticket = self._server, frame.ticket
-        match frame.message:
-            case Hello() as hello:
-                server.greet(self, hello)
-                self.reply(ticket, Welcome(server.shard, server.shards, server.clock))
-            case Join() as join:
-                server.join(self, ticket, join)
-            case Seed(table, first):
-                checks.values(table, frame.arrays[0])
-                server.store.seed(table, frame.arrays[0], first)
-                self.reply(ticket, Done(server.clock))
-            case Census():
-                server.census(self._joined, lambda mean: self.reply(ticket, Counted(mean)))
-            case Pull() as pull:
-                self._pull(ticket, pull, frame.arrays)
-            case Push() as push:
-                self.reply(ticket, self._push(push, frame.arrays))
-            case Barrier() as barrier:
-                stop = checks.barrier(barrier, server.job.runner.epochs)
-                server.stop_at(self, self._joined, stop, lambda: self.reply(ticket, Done(server.clock)))
-            case Leave():
-                server.members.leave(self.known)
-                self.reply(ticket, Done(server.clock))
-                server.advance(time.monotonic())
-            case other:
-                raise RefusedError("order", f"{type(other).__name__} is nothing to say to a server")
-
-    @property
-    def _joined(self) -> Member:
-        if self._member is None or self._server.members.get(self.known) is not self._member:
-            raise RefusedError("order", f"client {self.client!r} has left or was given up as lost: join again")
-        return self._member
-
-    def _push(self, push: Push, arrays: Sequence[Array]) -> Done:
-        member, server = self._joined, self._server
-        checks.push(push, server.limits, server.job.runner.sync_mode in ("sync", "async"))
-        if push.sequence <= member.sequence:
-            return Done(server.clock)  # a repeat: it was applied when it first came
-        if push.sequence > member.sequence + 1:
-            raise RefusedError("stale", f"push {push.sequence} follows {member.sequence}: one in between is missing")
-        if server.gate and push.clock > server.gate.clock + server.gate.ahead:
-            raise RefusedError("stale", f"clock {push.clock} is too far ahead of {server.gate.clock}")
-        if member.stop is not None:
-            raise RefusedError("order", f"client {self.client!r} stands at a barrier: wait for its answer")
-        try:
-            arrays = self._plain(push, arrays)
-            for table, keys, values in zip(push.tables, arrays[::2], arrays[1::2], strict=True):
-                self._check(table, keys, values)
-            offer = self._half.add(push, arrays, server.store.spec)
-            if offer is None:
-                return Done(server.clock)
-            self._check_tables(set(offer))
-            return server.push(self.known, member, push, offer)
-        except (RefusedError, TableError, WireError):
-            self._half.drop()
-            raise
-
-    def _plain(self, push: Push, arrays: Sequence[Array]) -> Sequence[Array]:
-        """Return keys and float32 values for each table, however they came; no more than a message may hold of these."""
-        if not push.forms:
-            return arrays
-        left, plain, room = iter(arrays), list[Array](), self._server.limits.message_bytes
-        for table, form in zip(push.tables, push.forms, strict=True):
-            keys, packed = next(left), [next(left) for _ in ARRAYS[form]]
-            self._check(table, keys, None)
-            spec = self._server.store.spec(table)
-            shape = sides(spec, keys)
-            room = checks.unpacked(table, shape, room)
-            values = unpack(form, packed, shape)
-            if form != "none":
-                values = values.reshape(-1, spec.dim) if spec.kind == "sparse" else values.reshape(1, -1)
-            plain += keys, values
-        return plain
-
-    def _check_tables(self, pushed: set[TableName]) -> None:
-        absent = sorted(set(self._server.store.names()) - pushed)
-        if absent:
-            raise RefusedError("mismatch", f"a push carries every table of its shard; {', '.join(absent)} is missing")
-
-    def _check(self, table: TableName, keys: Array, values: Array | None) -> None:
-        server = self._server
-        if table not in server.store.names():
-            raise RefusedError("unknown_table", f"no table {table!r} here; there are {', '.join(server.store.names())}")
-        wrong = refusal(server.store.spec(table), keys, values, server.shard, server.shards)
-        if wrong:
-            remedy = f": {checks.DIVERGED}" if wrong[0] == "not_finite" else ""
-            raise RefusedError(wrong[0], f"table {table!r}: {wrong[1]}{remedy}")
-        if values is not None:
-            checks.values(table, values)
-
-    def _pull(self, ticket: int, pull: Pull, arrays: Sequence[Array]) -> None:
-        server, limits = self._server, self._server.limits
-        for table, keys in zip(pull.tables, arrays, strict=True):
-            self._check(table, keys, None)
-        wanted = dict(zip(pull.tables, arrays, strict=True))
-        size = checks.answer_bytes({t: server.store.spec(t) for t in wanted}, wanted, limits)
-        if server.is_merged(pull.after):
-            self._answer(ticket, pull, arrays)
-            return
-        if server.gate and pull.after > server.clock + server.gate.ahead:
-            raise RefusedError("stale", f"after {pull.after} is too far ahead of clock {server.clock}")
-        size += sum(a.nbytes for a in arrays) + checks.OVERHEAD // 64
-        if self._waiting >= limits.waiting or self._waiting_bytes + size > limits.held_bytes:
+        Raises:
+            RefusedError: it is not the next part of this push, brings nothing new, leaves out some of a tensor, or too
+                much is kept by now.
+        """
+        if push.part == 0:
+            self.drop()  # said again from the start
+            self._first = push
+        first = self._first
+        if first is None or push.part != self._next or _facts(push) != _facts(first):
             raise RefusedError(
-                "too_large",
-                f"{self._waiting} pulls with answers of {self._waiting_bytes} bytes wait already; the limits are"
-                f" {limits.waiting} pulls and {limits.held_bytes} bytes: ask again once some are answered",
+                "malformed", f"part {push.part} of {push.parts} of push {push.sequence} where part {self._next} is due"
             )
-        self._waiting, self._waiting_bytes = self._waiting + 1, self._waiting_bytes + size
+        for table, piece in part.items():
+            self._check_follows(push, shard.store.spec(table), piece.keys)
+            self._tables.setdefault(table, []).append(piece)
+        self._next, self._bytes = self._next + 1, self._bytes + size_of(part)
+        if push.part + 1 == push.parts:
+            whole = {table: _joined(shard.store.spec(table), pieces) for table, pieces in self._tables.items()}
+            self.drop()
+            return whole
+        self._budget.keep(self, self._bytes, "a push that is not whole")
+        return None
 
-        def answer() -> None:
-            self._waiting, self._waiting_bytes = self._waiting - 1, self._waiting_bytes - size
-            self._answer(ticket, pull, arrays)
+    def _check_follows(self, push: Push, spec: TableSpec, keys: Keys) -> None:
+        """Check that each part brings what follows on those before it: so a push ends, and has nothing twice."""
+        before = self._tables.get(spec.name)
+        if spec.kind == "dense":
+            due = spec.span(before[-1].keys)[1] if before else 0
+            if spec.span(keys)[0] != due:
+                raise RefusedError("bad_keys", f"table {spec.name!r}: float {spec.span(keys)[0]} where {due} is due")
+        elif push.part and (not len(keys) or (before and len(before[-1].keys) and keys[0] <= before[-1].keys[-1])):
+            raise RefusedError(
+                "bad_keys", f"table {spec.name!r}: part {push.part} must bring keys behind those of the parts before it"
+            )
 
-        server.wait_for(pull.after, self, answer)
 
-    def _answer(self, ticket: int, pull: Pull, arrays: Sequence[Array]) -> None:
-        """Send the rows; called from another client's turn too, so that what goes wrong is this client's alone."""
-        try:
-            store = self._server.store
-            values = [store.pull(table, keys) for table, keys in zip(pull.tables, arrays, strict=True)]
-        except TableError as error:
-            self.refuse(ticket, error)
-        else:
-            self.reply(ticket, *self._packed(pull, values))
+def check_whole(offer: Offer, shard: Shard) -> None:
+    """Check that a push carries every table of its shard, so that a window merges the same clients everywhere."""
+    absent = sorted(set(shard.store.names()) - offer.keys())
+    if absent:
+        raise RefusedError("mismatch", f"a push carries every table of its shard; {', '.join(absent)} is missing")
 
-    def _packed(self, pull: Pull, values: Sequence[Array]) -> tuple[Values, Sequence[Array]]:
-        server = self._server
-        if pull.form == "none":
-            return Values(pull.tables, clock=server.clock), values
-        halved, spec = to_fp16 if pull.form == "fp16" else to_bf16, server.store.spec
-        sparse = [spec(table).kind == "sparse" for table in pull.tables]
-        forms: list[Form] = [pull.form if rows else "none" for rows in sparse]
-        packed = [halved(v) if rows else v for v, rows in zip(values, sparse, strict=True)]
-        return Values(pull.tables, tuple(forms), server.clock), packed
+
+def check_pull(pull: Pull, arrays: Sequence[Array], shard: Shard, limits: Limits) -> int:
+    """Check what a pull asks for.
+
+    Returns:
+        The bytes of its answer.
+
+    Raises:
+        RefusedError: a key is not acceptable, no message could carry the answer, or its window is too far ahead.
+    """
+    size = 0
+    for table, keys in zip(pull.tables, arrays, strict=True):
+        spec = _spec(table, shard)
+        _check_keys(spec, keys, shard)
+        size += 4 * math.prod(sides(spec, keys))
+    if size + OVERHEAD > limits.message_bytes:
+        raise RefusedError(
+            "too_large",
+            f"an answer of {size} bytes passes the limit of {limits.message_bytes} bytes a message: pull fewer rows, or"
+            " raise limits.message_mib",
+        )
+    if shard.gate and pull.after > shard.gate.clock + shard.gate.ahead:
+        raise RefusedError("stale", f"after {pull.after} is too far ahead of clock {shard.gate.clock}")
+    return size
+
+
+def check_start(table: TableName, values: Values, shard: Shard) -> None:
+    """Check the values of a dense tensor's start; whether they fit the tensor, the store says.
+
+    Raises:
+        RefusedError: there is no such table, or a value is not acceptable.
+    """
+    _check_size(_spec(table, shard), values)
+
+
+def check_declaration(join: Join, limits: Limits) -> None:
+    """Check that a declaration as a whole can be served; whether a table can be made of each spec, the store says.
+
+    Raises:
+        RefusedError: it passes a limit.
+    """
+    tables = join.tables
+    if not 0 <= join.samples <= MAX_SAMPLES:
+        raise RefusedError("malformed", f"samples {join.samples}: must be a number from 0 to {MAX_SAMPLES}")
+    if len(tables) > limits.tables:
+        raise RefusedError("too_large", f"{len(tables)} tables pass the limit of {limits.tables} tables a server")
+    if len({t.name for t in tables}) < len(tables):
+        raise RefusedError("malformed", "a table is declared twice")
+    if len({t.rule for t in tables}) > MAX_RULES:
+        raise RefusedError("too_large", f"more than {MAX_RULES} different rules in one declaration")
+    for spec in tables:
+        _check_constants(spec)
+    reserved = sum(_address_space(t) for t in tables)
+    if reserved > limits.reserved_bytes:
+        raise RefusedError(
+            "too_large",
+            f"the tables may grow to {reserved} bytes, over the limit of {limits.reserved_bytes} bytes a server: declare"
+            " fewer rows or floats, or use more servers",
+        )
+
+
+def _spec(table: TableName, shard: Shard) -> TableSpec:
+    if table not in shard.store.names():
+        raise RefusedError("unknown_table", f"no table {table!r} here; there are {', '.join(shard.store.names())}")
+    return shard.store.spec(table)
+
+
+def _check_keys(spec: TableSpec, keys: Array, shard: Shard) -> None:
+    """Check int64[U]: sorted, unique, within [0, rows) and of this shard (dense: see `TableSpec.span`)."""
+    why = None
+    if spec.kind == "dense":
+        if len(keys) not in (0, 2) or not 0 <= spec.span(keys)[0] < spec.span(keys)[1] <= spec.dim:
+            why = f"of a tensor of {spec.dim} floats, keys are the first one meant and the end, or none"
+    elif len(keys):
+        # Sorted keys lie between their first and last, so two comparisons bound them all.
+        if keys[0] < 0 or keys[-1] >= spec.shape[0]:
+            why = f"keys run from {keys[0]} to {keys[-1]}, but ids must lie in [0, {spec.shape[0]})"
+        elif len(keys) > 1 and not (keys[1:] > keys[:-1]).all():
+            why = "keys must be sorted and unique"
+        elif shard.count > 1 and (keys % shard.count != shard.number).any():
+            why = f"a key is not of this shard: key % {shard.count} must be {shard.number}"
+    if why:
+        raise RefusedError("bad_keys", f"table {spec.name!r}: {why}")
+
+
+def _check_values(spec: TableSpec, keys: Keys, values: Values) -> None:
+    """Check float32[U, dim] (dense: [1, n]) that stand for these keys."""
+    first, end = spec.span(keys) if spec.kind == "dense" else (0, spec.dim)
+    due = (len(keys) if spec.kind == "sparse" else 1, end - first)
+    if values.shape != due:
+        raise RefusedError("mismatch", f"table {spec.name!r}: values have shape {values.shape}, but {due} is due")
+    _check_size(spec, values)
+
+
+def _check_size(spec: TableSpec, values: Values) -> None:
+    """Check that values are finite, and so small that no sum of their squares overflows."""
+    flat = values.reshape(-1)
+    with np.errstate(all="ignore"):
+        # One fast pass: no value is larger than the root of all squares, and a NaN is at most nothing.
+        if np.dot(flat, flat) <= MAX_VALUE**2:
+            return
+    if not np.isfinite(values).all():
+        raise RefusedError("not_finite", f"table {spec.name!r}: a NaN or an infinity is among the values: {DIVERGED}")
+    largest = max(float(values.max()), -float(values.min()))
+    if largest > MAX_VALUE:
+        raise RefusedError(
+            "too_large",
+            f"table {spec.name!r}: values reach {largest:g}, over the limit of {MAX_VALUE:g}: {DIVERGED}",
+        )
+
+
+def _room_left(spec: TableSpec, keys: Keys, room: int) -> int:
+    """Return what is left of `room`, bytes, once the values of these keys are unpacked; refuse those that exceed it."""
+    size = 4 * math.prod(sides(spec, keys))
+    if size > room:
+        raise RefusedError(
+            "too_large",
+            f"table {spec.name!r}: {size} bytes once unpacked, where {room} bytes of the limit of a message are left: push"
+            " fewer rows, or raise limits.message_mib",
+        )
+    return room - size
+
+
+def _check_constants(spec: TableSpec) -> None:
+    rule, init = spec.rule, spec.init
+    if len(spec.name) > MAX_NAME or not spec.name.isprintable():
+        raise RefusedError(
+            "malformed", f"table {spec.name[:99]!r}: of a name, {MAX_NAME} printable characters are allowed"
+        )
+    if not len(spec.shape) <= MAX_SIDES or any(n < 1 for n in spec.shape):
+        raise RefusedError(
+            "mismatch", f"table {spec.name!r}: shapes have {MAX_SIDES} dimensions at most, each at least 1"
+        )
+    if not rule.learning_rate <= MAX_RATE or not rule.initial_g2 <= MAX_VALUE or not rule.epsilon >= MIN_EPSILON:
+        raise RefusedError(
+            "mismatch",
+            f"table {spec.name!r}: {rule}: learning_rate is at most {MAX_RATE:g}, initial_g2 {MAX_VALUE:g}, epsilon at"
+            f" least {MIN_EPSILON:g}",
+        )
+    if not max(abs(init.a), abs(init.b)) <= MAX_VALUE:
+        raise RefusedError("mismatch", f"table {spec.name!r}: {init}: a start lies within {MAX_VALUE:g} of 0")
+
+
+def _address_space(spec: TableSpec) -> int:
+    if spec.kind == "dense":
+        return 4 * rules.width(spec.rule, math.prod(spec.shape))
+    rows = min(spec.shape[0], RESERVED_ROWS)
+    return rows * (4 * rules.width(spec.rule, math.prod(spec.shape[1:])) + INDEX_BYTES)
+
+
+def _facts(push: Push) -> tuple[int, int, int, float, float]:
+    return push.sequence, push.clock, push.parts, push.weight, push.rate
+
+
+def _joined(spec: TableSpec, pieces: Sequence[Contribution]) -> Contribution:
+    first, last, keys, axis = pieces[0], pieces[-1], NO_KEYS, 1
+    if spec.kind == "sparse":
+        keys, axis = np.concatenate([p.keys for p in pieces]) if len(pieces) > 1 else first.keys, 0
+    elif (end := spec.span(last.keys)[1]) != spec.dim:
+        raise RefusedError("mismatch", f"table {spec.name!r}: {end} of its {spec.dim} floats, where a push brings all")
+    values = np.concatenate([p.values for p in pieces], axis) if len(pieces) > 1 else first.values
+    return first._replace(keys=keys, values=values)

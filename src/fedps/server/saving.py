@@ -4,6 +4,7 @@ Only the rows this server keeps are its concern: `storage.epochs` cuts them out 
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from fedps.storage.epochs import read_model, save_shard
 from fedps.storage.shards import Base, Facts
 from fedps.storage.snapshot import Tables
 from fedps.storage.tables import SavedTable, fit_state, shape_misfit
+from fedps.table.sparse import unbounded
 from fedps.table.store import Store
 from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
 
@@ -121,16 +123,21 @@ def start_from(job: Job, shard: int, report: Report) -> WarmStart | None:
     return warm
 
 
-def make_store(tables: tuple[TableSpec, ...], warm: WarmStart | None) -> Store:
+def make_store(tables: tuple[TableSpec, ...], warm: WarmStart | None, take: Callable[[int], None] = unbounded) -> Store:
     """Make the declared tables, from a saved epoch if there is one.
 
+    Args:
+        tables: what was declared.
+        warm: the saved epoch.
+        take: as for `Store`.
+
     Raises:
-        TableError: no table can be made of a spec, or the save is of another model.
+        TableError: no table can be made of a spec, the save is of another model, or there is no room for the rows.
     """
     for spec in tables:
         if warm and (fault := warm.misfit(spec)):
             raise TableError(f"runner.warmup_model_path: {fault}")
-    store = Store()
+    store = Store(take)
     store.declare(tables)
     try:
         if warm:

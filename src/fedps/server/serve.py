@@ -13,7 +13,9 @@ from fedps.server.server import ParameterServer
 LOOK = 0.05  # seconds between two looks at whether to end
 
 
-def run_server(job: Job, shard: int, bind: str, run_dir: Path, report: Report, *, stay: bool = True) -> None:
+def run_server(
+    job: Job, shard: int, bind: str, run_dir: Path, report: Report, *, stay: bool = True, keep: bool = False
+) -> None:
     """Serve one shard until SIGTERM.
 
     Args:
@@ -22,17 +24,25 @@ def run_server(job: Job, shard: int, bind: str, run_dir: Path, report: Report, *
         bind: `host:port`; port 0 takes a free one, told in the event `ready`.
         run_dir: the run's folder.
         report: where events go.
-        stay: False ends by itself too, once every expected client has come and left.
+        stay: False ends by itself too, once every expected client has come, and left or been lost for so long that it has
+            surely not been started again: `reconnect_timeout` and `start_timeout` after its connection broke.
+        keep: save what was trained since the last saved epoch, as far as it came, before it ends.
 
     Raises:
         JobError: the address cannot be bound.
         DataError: the epoch to start from cannot be read, or one cannot be saved.
     """
-    asyncio.run(_serve(job, shard, bind, run_dir, report, stay))
-
-
-async def _serve(job: Job, shard: int, bind: str, run_dir: Path, report: Report, stay: bool) -> None:
     server = ParameterServer(job, shard, run_dir, report)
+    asyncio.run(_serve(server, bind, report, stay))
+    if server.failure is not None:
+        raise server.failure
+    if keep:
+        server.finish()
+    server.refusals.flush()
+    report(events.Stopped(server.refusals.total))
+
+
+async def _serve(server: ParameterServer, bind: str, report: Report, stay: bool) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     ending = asyncio.create_task(_end(server, stop, stay))
@@ -40,10 +50,6 @@ async def _serve(job: Job, shard: int, bind: str, run_dir: Path, report: Report,
         await serve(server, bind, server.limits, lambda address: report(events.Ready(address)), stop)
     finally:
         ending.cancel()
-    if server.failure is not None:
-        raise server.failure
-    server.refusals.flush()
-    report(events.Stopped(server.refusals.total))
 
 
 async def _end(server: ParameterServer, stop: asyncio.Event, stay: bool) -> None:

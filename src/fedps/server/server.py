@@ -2,38 +2,41 @@
 
 It knows no sockets: `net` hands it connections with bytes, calls `tick` now and then for deadlines, and all calls
 come from one thread. It trusts nobody's payload: a request is checked whole before any of it is applied, and a bad
-one is answered by `Refused`, counted, and told to the run with the client's name; all others are served on. `connection`
-reads what one client says; here stands what concerns all.
+one is answered by `Refused`, counted, and told to the run with the client's name; all others are served on.
+
+Here every verb of the protocol is dispatched, and what follows for everybody is decided (`advance`). What a request must
+keep to stands in `requests`, tables and gate in `shard`, who is waited for in `members` and `barriers`.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from fedps.access.conversation import Conversation, Refusals, Send
 from fedps.access.roster import Roster
 from fedps.config import Job
 from fedps.config.shared import shared_part
-from fedps.errors import DataError, RefusedError, TableError
+from fedps.errors import DataError, RefusedError, TableError, WireError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.server import checks
-from fedps.server.ballot import Ballot, Declaration, difference
-from fedps.server.gate import Offer, make_gate
-from fedps.server.members import STAGES, Member, Members, Stop
-from fedps.server.merge import Merged
-from fedps.server.requests import Connection
-from fedps.server.saving import Saver, make_store, start_from
-from fedps.server.stragglers import stragglers
-from fedps.server.waits import Answer, Contested, Standing, Waiting
+from fedps.server import requests
+from fedps.server.ballot import Ballot, Candidate, Verdict
+from fedps.server.barriers import Barriers
+from fedps.server.members import TRAINED, Member, Members
+from fedps.server.memory import Budget, free_memory
+from fedps.server.requests import HalfPush
+from fedps.server.shard import Shard
 from fedps.storage.epochs import witnesses
-from fedps.table.sparse import RESERVED_ROWS
-from fedps.table.store import Store, unfit
-from fedps.types import ClientId, TableName
+from fedps.wire.compress import Form, to_bf16, to_fp16
 from fedps.wire.frame import HELD_MESSAGES, Frame, Limits
-from fedps.wire.messages import Done, Hello, Join, Push
+from fedps.wire.messages import Barrier, Census, Counted, Done, Hello, Join, Leave, Pull, Push, Seed, Values, Welcome
+
+Array = NDArray[Any]
+
+HELD_SHARE = 4  # this part of the memory that is free at the start may be kept for all connections together
 
 
 class ParameterServer:
@@ -44,6 +47,7 @@ class ParameterServer:
         shard: this server's number, from 0.
         run_dir: the run's folder; tables are saved under `model/<epoch>/`, or where `runner.model_save_path` says.
         report: where events go.
+        limits: what clients may ask for; by default they follow from the job and the memory there is.
 
     Attributes:
         failure: why it cannot go on, None while it can.
@@ -52,281 +56,229 @@ class ParameterServer:
         DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
     """
 
-    def __init__(self, job: Job, shard: int, run_dir: Path, report: Report) -> None:
-        runner, size = job.runner, job.limits.message_mib << 20
-        self.job, self.shard, self.shards = job, shard, runner.server_num
-        self.run_dir, self.report = run_dir, report
+    def __init__(self, job: Job, shard: int, run_dir: Path, report: Report, limits: Limits | None = None) -> None:
+        runner = job.runner
+        self.job, self.report, self.limits = job, report, limits or limits_of(job)
         self.failure: DataError | None = None
-        self._saver, self._warm = Saver(job, shard, run_dir, report), start_from(job, shard, report)
-        self.limits = Limits(message_bytes=size, held_bytes=HELD_MESSAGES * size)
-        self.store, self._ballot = Store(), Ballot()
-        self.gate = make_gate(runner)
-        self.members = Members(expected=runner.worker_num or 1)
         self.refusals = Refusals(report)
+        self.members = Members(expected=runner.worker_num or 1)
         self.roster = Roster(
-            job.name, shared_part(job), "server", runner.worker_num or 1, self.limits.connections,
+            job.name, shared_part(job), "server", self.members.expected, self.limits.connections,
             runner.start_timeout + runner.step_timeout,
         )  # fmt: skip
-        self._contested: dict[ClientId, Contested] = {}
-        self._waiting: list[Waiting] = []
+        self._budget = Budget(self.limits.held_bytes, self.limits.total_bytes)
+        self.shard = Shard(job, shard, run_dir, report, self.limits, self._budget)
+        self.ballot, self.barriers = Ballot(), Barriers(job, self.members)
+        self._halves: dict[Conversation, HalfPush] = {}
+        self._asking: dict[Conversation, int] = {}  # tickets of Census
         self._mean_samples: float | None = None  # known once all have joined, and the same for all
-        self._standing: dict[ClientId, Standing] = {}
-        self._standing_since: float | None = None  # when the first came to a barrier
-        self._complete_at, self._saved = 0.0, 0  # the last epoch that was saved
-        self._round_at = 0.0  # when the last barrier of a round opened
+        self._complete_at = 0.0  # when the last of those expected came
         self._first_at: float | None = None  # when the first client came: a server may stand ready long before
-        self._patience = runner.start_timeout
-        if runner.with_coordinator:  # it has waited so long itself, and lets all join at once
-            self._patience = runner.reconnect_timeout
+        # With a coordinator the first Join comes when it has waited for all itself, and lets them join at once.
+        self._patience = runner.reconnect_timeout if runner.with_coordinator else runner.start_timeout
 
     @property
     def clock(self) -> int:
         """The step, window or version now open; 0 where pushes are applied at once."""
-        return self.gate.clock if self.gate else 0
+        return self.shard.clock
 
     @property
     def over(self) -> bool:
-        """Whether all expected clients have come and left; who is lost has time to come back, as long as a role may start."""
-        return self.members.over(time.monotonic(), self.job.runner.reconnect_timeout + self.job.runner.start_timeout)
+        """Whether all expected clients have come, and left or were lost for longer than a restart may take."""
+        runner = self.job.runner
+        return self.members.over(time.monotonic(), runner.reconnect_timeout + runner.start_timeout)
 
-    def opened(self, send: Send, peer: str) -> Connection:
+    def opened(self, send: Send, peer: str) -> Conversation:
         """Begin a connection; `send` may be used until it is closed, and hangs up when it is given None."""
-        connection = Connection(self, send, peer)
-        self.roster.open(connection)
-        return connection
-
-    def answer(self, conversation: Conversation, frame: Frame) -> None:
-        """Answer one request."""
-        if isinstance(conversation, Connection):
-            conversation.handle(frame)
-
-    def greet(self, connection: Connection, hello: Hello) -> None:
-        """Give a connection its name.
-
-        Raises:
-            RefusedError: it is of another job, or a newer process speaks for this client.
-        """
-        now = time.monotonic()
-        self.roster.greet(connection, hello, now)
-        if not self.job.runner.with_coordinator:
-            self._first_at = self._first_at or now
+        return self.roster.open(Conversation(self, send, peer))
 
     def forget(self, conversation: Conversation) -> None:
         """Drop all that was kept for a connection; its client has time to come back."""
-        self._waiting = [w for w in self._waiting if w.connection is not conversation]
         client = self.roster.forget(conversation)
-        for name in [c for c, w in self._standing.items() if w.connection is conversation]:
-            del self._standing[name]  # it still stands there, and says so again when it is back
-        for name in [c for c, w in self._contested.items() if w.connection is conversation]:
-            del self._contested[name]
-            self._ballot.withdraw(name)
+        self._drop_half(conversation)
+        self._asking.pop(conversation, None)
+        self.shard.forget(conversation)
+        self.barriers.forget(conversation)
+        self.ballot.forget(conversation)
         if client is not None:
             self.members.disconnect(client, conversation.instance, time.monotonic())
 
-    def join(self, connection: Connection, ticket: int, join: Join) -> None:
+    def answer(self, conversation: Conversation, frame: Frame) -> None:
+        """Answer a request, at once or when what it waits for has happened.
+
+        Raises:
+            RefusedError: it cannot be served, and nothing has changed; TableError and WireError say the same.
+            DataError: an epoch cannot be saved; the server cannot go on.
+        """
+        now, ticket = time.monotonic(), frame.ticket
+        match frame.message:
+            case Hello() as hello:
+                self.roster.greet(conversation, hello, now)
+                if not self.job.runner.with_coordinator:
+                    self._first_at = self._first_at or now
+                conversation.reply(ticket, Welcome(self.shard.number, self.shard.count, self.clock))
+            case Join() as join:
+                self._join(Candidate(conversation, ticket, join), now)
+            case Seed(table, first):
+                requests.check_start(table, frame.arrays[0], self.shard)
+                self.shard.store.seed(table, frame.arrays[0], first)
+                conversation.reply(ticket, Done(self.clock))
+            case Census():
+                self._member(conversation)
+                self._asking[conversation] = ticket
+                self._answer_census()
+            case Pull() as pull:
+                self._pull(conversation, ticket, pull, frame.arrays)
+            case Push() as push:
+                conversation.reply(ticket, self._push(conversation, push, frame.arrays, now))
+            case Barrier() as barrier:
+                member, opened = self._member(conversation), lambda: conversation.reply(ticket, Done(self.clock))
+                self.barriers.stand(conversation, member, barrier, opened, now)
+                self.advance(now)
+            case Leave():
+                self.members.leave(conversation.known)
+                conversation.reply(ticket, Done(self.clock))
+                self.advance(now)
+            case other:
+                raise RefusedError("order", f"{type(other).__name__} is nothing to say to a server")
+
+    def _member(self, conversation: Conversation) -> Member:
+        """Return who speaks. Raises RefusedError if it takes no part (any more)."""
+        member = self.members.get(conversation.known)
+        if member is None or member.instance != conversation.instance:
+            raise RefusedError("order", f"client {conversation.client!r} has left or was given up as lost: join again")
+        return member
+
+    def _join(self, candidate: Candidate, now: float) -> None:
         """Let a client take part, if it declares the tables that the others do; see `ballot`.
 
         Raises:
             RefusedError: the declaration passes a limit, or others have declared otherwise.
             TableError: no table can be made of a spec.
         """
-        client, declared = connection.known, frozenset(join.tables)
-        self._first_at = self._first_at or time.monotonic()
-        checks.declaration(join, self.limits)
-        if self._ballot.chosen is None:
-            self.store = make_store(join.tables, self._warm)
-        if self._ballot.chosen in (None, declared):
-            self._contested.pop(client, None)
-            self._ballot.vote(client, join.tables)
-            connection.enter(ticket, join)
-            self.advance(time.monotonic())
-            return
-        if client in self._contested:
-            raise RefusedError("order", "your last Join waits for the other clients' word")
-        if self._ballot.backs_chosen(client) or self._ballot.settled(self.members.expected):
-            raise RefusedError("mismatch", difference(self._ballot.chosen, declared))
-        for spec in join.tables:
-            if fault := unfit(spec) or (self._warm and self._warm.misfit(spec)):
-                raise TableError(f"table {spec.name!r}: {fault}")
-        self._ballot.vote(client, join.tables)
-        self._contested[client] = Contested(connection, ticket, join, declared)
-        if self._ballot.outvoted_by(declared, self.members.expected):
-            self._elect(declared)
+        self._first_at = self._first_at or now
+        requests.check_declaration(candidate.join, self.limits)
+        if self.ballot.chosen is None:
+            self.shard.declare(candidate.join.tables)
+        elif candidate.declared != self.ballot.chosen:
+            self.shard.check(candidate.join.tables)
+        self._follow(self.ballot.vote(candidate, self.members.expected))
+        self.advance(now)
 
-    def _elect(self, declared: Declaration) -> None:
-        """Put another declaration in the place of the chosen one; its tables, and who declared it, go."""
-        tables = next(c.join.tables for c in self._contested.values() if c.declared == declared)
-        self.store = make_store(tables, self._warm)
-        outvoted, self._ballot.chosen = self._ballot.backers(self._ballot.chosen), declared
-        for client in outvoted:
-            self._ballot.withdraw(client)
+    def _follow(self, verdict: Verdict) -> None:
+        """Do what a vote decides: tables first, for who is admitted is served from them at once."""
+        if verdict.tables is not None:
+            self.shard.declare(verdict.tables)
+        for client in verdict.outvoted:
             self.members.expel(client)
             self.refusals.add(client, "mismatch", "most clients declare other tables")
             if connection := self.roster.connection(client):
                 connection.hang_up()
-        if self.gate:
-            self.gate.clear()
-        for client, (connection, ticket, join, theirs) in list(self._contested.items()):
-            if theirs == declared:
-                del self._contested[client]
-                connection.enter(ticket, join)
-        self._end_contest()
+        for conversation, ticket, join in verdict.admitted:
+            self.members.join(conversation.known, conversation.instance, join.clock, join.samples)
+            self.roster.enter(conversation)
+            conversation.reply(ticket, Done(self.clock))
+        for candidate in verdict.refused:
+            candidate.conversation.refuse(candidate.ticket, self.ballot.mismatch(candidate.declared))
 
-    def _end_contest(self) -> None:
-        """Refuse who still declares other tables."""
-        for client in list(self._contested):
-            connection, ticket, _, declared = self._contested.pop(client)
-            self._ballot.withdraw(client)
-            connection.refuse(ticket, RefusedError("mismatch", difference(self._ballot.chosen, declared)))
-
-    def tick(self, now: float) -> None:
-        """Enforce the deadlines. `now`: seconds, monotonic."""
-        runner = self.job.runner
-        self.roster.tick(now)
-        self.refusals.tick(now)
-        if self._first_at is not None and now - self._first_at > self._patience:
-            self._start_without_the_rest(now)
-        for client in self.members.overdue(now, runner.reconnect_timeout):
-            self.members.lose(client)
-            self.report(events.Lost(client, "its connection broke and did not come back"))
-            self.advance(now)
-        if self.members.complete:
-            self._leave_the_silent_behind(now)
-
-    def _start_without_the_rest(self, now: float) -> None:
-        if self._contested:
-            most = self._ballot.plurality()
-            if most is not None and most != self._ballot.chosen:
-                self._elect(most)
-            self._end_contest()
-        if not self.members.complete and self.members.came:
-            self.members.expect(self.members.came)
-            self.advance(now)
-
-    def _leave_the_silent_behind(self, now: float) -> None:
-        gate, patience, silent = self.gate, self.job.runner.step_timeout, list[ClientId]()
-        if gate and gate.opened_at is not None and now - max(gate.opened_at, self._complete_at) > patience:
-            silent += gate.missing(self.members.active(gate.clock))
-        if self._standing_since is not None:
-            silent += self.members.absent(max(self._standing_since, self._complete_at), now, patience)
-        late = stragglers(self.job, self.members, max(self._round_at, self._complete_at), now)
-        for client in dict.fromkeys([*late, *silent]):
-            self.members.suspend(client)
-            why = (
-                "the round does not wait for it"
-                if client in late
-                else f"silent for {patience:g} s, the others go on without it"
-            )
-            self.report(events.Suspended(client, self.clock, why))
-        if silent or late:
-            self.advance(now)
-
-    def push(self, client: ClientId, member: Member, push: Push, offer: Offer) -> Done:
-        """Take a whole, checked push: apply it, or keep it until its window closes.
+    def _push(self, conversation: Conversation, push: Push, arrays: Sequence[Array], now: float) -> Done:
+        """Check a push, or one part of it, whole; then apply it, or keep it until its window closes.
 
         Raises:
-            TableError: a table has no room for new rows; nothing is applied.
+            RefusedError: it is not acceptable, and nor are the parts before it; so with TableError and WireError.
         """
-        for name, change in offer.items():
-            spec = self.store.spec(name)
-            if spec.kind == "sparse" and spec.shape[0] > RESERVED_ROWS:
-                self.store.pull(name, change.keys)  # only such a table can be full: its rows are made now or never
-        now = time.monotonic()
-        member.sequence, member.progress = push.sequence, now
-        if self.gate is None:
-            member.suspended = False
-            scale = self._scale()
-            for name, change in offer.items():
-                values = change.values if scale == 1.0 else change.values * np.float32(scale)
-                self.store.push(name, change.keys, values, push.rate)
-            return Done()
-        member.suspended = False
-        if self.gate.late(push.clock):
-            member.since = self.gate.clock
-            return Done(clock=self.gate.clock, late=True)
-        member.since = max(member.since, push.clock)  # it has passed the clocks before: they need not wait for it
-        self.gate.offer(client, push.clock, offer, now)
+        member = self._member(conversation)
+        requests.check_push(push, member, self.shard, self.limits)
+        if push.sequence <= member.sequence:
+            # A repeat after a reconnect. It was applied when it first came, and is answered as it was then.
+            return Done(self.clock, late=push.sequence == member.late)
+        if member.barrier is not None:
+            raise RefusedError("order", f"client {conversation.client!r} stands at a barrier: wait for its answer")
+        try:
+            part = requests.read_push(push, arrays, self.shard, self.limits)
+            whole = self._half(conversation).add(push, part, self.shard)
+            if whole is None:
+                return Done(self.clock)
+            requests.check_whole(whole, self.shard)
+            late = self.shard.push(conversation.known, push, whole, now)
+        except (RefusedError, TableError, WireError):
+            self._drop_half(conversation)
+            raise
+        member.accept(push.sequence, self.clock if late else push.clock, late, now)
         self.advance(now)
-        return Done(clock=self.gate.clock)
+        return Done(self.clock, late)
 
-    def _scale(self) -> float:
-        runner = self.job.runner
-        mean = runner.sync_mode == "geo" and runner.geo_merge == "mean"
-        return 1 / (runner.worker_num or 1) if mean else 1.0
+    def _half(self, conversation: Conversation) -> HalfPush:
+        if conversation not in self._halves:
+            self._halves[conversation] = HalfPush(self._budget)
+        return self._halves[conversation]
 
-    def is_merged(self, clock: int) -> bool:
-        """Whether the pushes of a clock have been applied."""
-        return self.gate is None or clock < self.gate.clock
+    def _drop_half(self, conversation: Conversation) -> None:
+        if (half := self._halves.pop(conversation, None)) is not None:
+            half.drop()
 
-    def wait_for(self, clock: int, connection: Connection, answer: Answer) -> None:
-        """Answer once `clock` has been applied, unless the connection is gone by then."""
-        self._waiting.append(Waiting(clock, connection, answer))
+    def _pull(self, conversation: Conversation, ticket: int, pull: Pull, arrays: Sequence[Array]) -> None:
+        """Check a pull, and answer it once the window it asks for is merged.
 
-    def census(self, member: Member, answer: Callable[[float], None]) -> None:
-        """Tell a member how many samples one has on average, once all have joined."""
-        member.asking = answer
-        self._answer_census()
+        Raises:
+            RefusedError: it is not acceptable, or too many wait already.
+        """
+        size = requests.check_pull(pull, arrays, self.shard, self.limits)
+        member = self._member(conversation)
+        if self.shard.is_merged(pull.after):
+            self._send_rows(conversation, ticket, member, pull, arrays)
+            return
+        size += sum(a.nbytes for a in arrays) + requests.OVERHEAD // 64
+        self.shard.wait(
+            conversation, pull.after, size, lambda: self._send_rows(conversation, ticket, member, pull, arrays)
+        )
+
+    def _send_rows(
+        self, conversation: Conversation, ticket: int, member: Member, pull: Pull, arrays: Sequence[Array]
+    ) -> None:
+        """Send the rows; called from another client's turn too, so that what goes wrong is this client's alone."""
+        try:
+            values = self.shard.pull(member, pull, arrays)
+        except TableError as error:
+            conversation.refuse(ticket, error)
+            return
+        if pull.form == "none":
+            conversation.reply(ticket, Values(pull.tables, clock=self.clock), values)
+            return
+        halved, spec = to_fp16 if pull.form == "fp16" else to_bf16, self.shard.store.spec
+        sparse = [spec(table).kind == "sparse" for table in pull.tables]  # tensors are few, and stay as they are
+        forms: list[Form] = [pull.form if rows else "none" for rows in sparse]
+        packed = [halved(v) if rows else v for v, rows in zip(values, sparse, strict=True)]
+        conversation.reply(ticket, Values(pull.tables, tuple(forms), self.clock), packed)
 
     def _answer_census(self) -> None:
+        """Tell those that ask how many samples a client has on average, once all have joined."""
         if not self.members.complete:
             return
         if self._mean_samples is None:
             self._mean_samples = self.members.mean_samples
-        for answer in self.members.take_asking():
-            answer(self._mean_samples)
-
-    def stop_at(self, connection: Connection, member: Member, stop: Stop, answer: Answer) -> None:
-        """Let a member stand at a barrier; `answer` is called when all are there.
-
-        Raises:
-            RefusedError: it stands at one already, or has passed this one.
-        """
-        client, now = connection.known, time.monotonic()
-        if stop == member.passed:
-            answer()  # it opened while the connection was broken
-            return
-        if member.passed is not None and stop.order < member.passed.order:
-            raise RefusedError("stale", f"barrier {stop} lies behind {member.passed}, which this client has passed")
-        if member.stop is not None and (member.stop != stop or client in self._standing):
-            raise RefusedError("order", f"client {client!r} stands at a barrier: wait for its answer")
-        member.stop, member.suspended, member.progress = stop, False, now
-        self._standing[client] = Standing(connection, answer)
-        if self._standing_since is None:
-            self._standing_since = now
-        self.advance(now)
+        asking, self._asking = self._asking, {}
+        for conversation, ticket in asking.items():
+            conversation.reply(ticket, Counted(self._mean_samples))
 
     def advance(self, now: float) -> None:
-        """Close every window and barrier that is complete, and answer those who waited for it."""
+        """Close every window and barrier that is complete, and answer those who waited for it.
+
+        Raises:
+            DataError: an epoch cannot be saved; the server cannot go on, and earlier saves stay as they were.
+        """
         if not self._complete_at and self.members.complete:
             self._complete_at = now
         self._answer_census()
-        while self.gate and (self.members.complete or not self.gate.lockstep):
-            merged = self.gate.close(self.members.active(self.gate.clock), now)
-            if merged is None:
-                break
-            self._apply(merged)
-        stop = self.members.gathered
-        if stop is not None:
-            if self.gate and stop.stage == STAGES[0]:
-                self._apply(self.gate.rest() or {})
-            if stop.stage == STAGES[0] and stop.epoch > self._saved:  # a straggler may stand at an earlier one
-                self.save(stop.epoch)
-                self._saved = stop.epoch
-            free = self.members.go_on(stop.stage, self.clock)
-            answers = [self._standing.pop(client).answer for client in free if client in self._standing]
-            self._standing_since = now if self.members.standing else None
-            self._round_at = now if stop.stage == STAGES[1] else self._round_at
-            for answer in answers:
-                answer()
-
-    def _apply(self, merged: Mapping[TableName, Merged]) -> None:
-        """Push what was merged, and answer the pulls that waited for it."""
-        for name, (rows, rate) in merged.items():
-            self.store.push(name, rows.keys, rows.values, rate)
-        ready = [w for w in self._waiting if self.is_merged(w.after)]
-        self._waiting = [w for w in self._waiting if not self.is_merged(w.after)]
-        for waiting in ready:
-            waiting.answer()
+        self.shard.merge(self.members, now)
+        opening = self.barriers.opening()
+        if opening is None:
+            return
+        if opening.stage == TRAINED:
+            self.shard.merge_rest()
+            if opening.epoch is not None:
+                self.save(opening.epoch)
+        self.barriers.open(opening, self.clock, now)
 
     def save(self, epoch: int) -> None:
         """Write this shard's tables.
@@ -335,7 +287,57 @@ class ParameterServer:
             DataError: they cannot be written; the server cannot go on, and earlier saves stay as they were.
         """
         try:
-            self._saver.save(self.store, epoch, witnesses(self.members.processes))
+            self.shard.save(epoch, witnesses(self.members.processes))
         except DataError as error:
             self.failure = error
             raise
+
+    def finish(self) -> None:
+        """Save what was trained since the last save, as far as the epoch under way has come.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        if self.shard.unsaved and self.barriers.epoch < self.job.runner.epochs:
+            self.shard.merge_rest()
+            self.save(self.barriers.next_epoch)
+
+    def tick(self, now: float) -> None:
+        """Enforce the deadlines. `now`: seconds, monotonic."""
+        self.roster.tick(now)
+        self.refusals.tick(now)
+        if self._first_at is not None and now - self._first_at > self._patience:
+            self._start_without_the_rest(now)
+        for client in self.members.overdue(now, self.job.runner.reconnect_timeout):
+            self.members.lose(client)
+            self.report(events.Lost(client, "its connection broke and did not come back"))
+            self.advance(now)
+        if self.members.complete:
+            self._leave_the_silent_behind(now)
+
+    def _start_without_the_rest(self, now: float) -> None:
+        self._follow(self.ballot.close())
+        if not self.members.complete and self.members.came:
+            self.members.expect(self.members.came)
+            self.advance(now)
+
+    def _leave_the_silent_behind(self, now: float) -> None:
+        gate, silent = self.shard.gate, self.barriers.absent(self._complete_at, now)
+        if gate and gate.opened_at is not None:
+            waited = now - max(gate.opened_at, self._complete_at)
+            silent += gate.missing(self.members.active(gate.clock)) if waited > self.job.runner.step_timeout else ()
+        late = self.barriers.stragglers(self._complete_at, now)
+        for client in dict.fromkeys([*late, *silent]):
+            self.members.suspend(client)
+            silence = f"silent for {self.job.runner.step_timeout:g} s, the others go on without it"
+            why = "the round does not wait for it" if client in late else silence
+            self.report(events.Suspended(client, self.clock, why))
+        if silent or late:
+            self.advance(now)
+
+
+def limits_of(job: Job) -> Limits:
+    """Return what clients of a job may ask of this process."""
+    size = job.limits.message_mib << 20
+    held = HELD_MESSAGES * size
+    return Limits(message_bytes=size, held_bytes=held, total_bytes=max(held, free_memory() // HELD_SHARE))

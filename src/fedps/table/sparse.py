@@ -6,6 +6,7 @@ The index from id to slot is cut in many small hash tables that double one by on
 
 import mmap
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,15 @@ PARTS = 256  # small hash tables of the index
 FIRST_SIZE = 16  # entries of each at the start
 RESERVED_ROWS = 1 << 24
 MAP_NORESERVE = 0x4000  # Linux: address space now, memory when touched
+
+
+def unbounded(size: int) -> None:
+    """Let rows be made as long as the system has memory; `size`: bytes."""
+
+
+def row_bytes(spec: TableSpec) -> int:
+    """Return the memory that a row of a sparse table takes, about: its floats, its id, and its place in the index."""
+    return 4 * rules.width(spec.rule, spec.dim) + 64
 
 
 class Index:
@@ -81,14 +91,15 @@ class SparseTable:
     Args:
         spec: the table.
         max_rows: a push or pull that would make more rows is refused.
+        take: called with the bytes of new rows before they are made; it raises TableError where there is no room for them.
 
     Raises:
         TableError: the system gives no room for so many rows, or the rule's constants do not work.
     """
 
-    def __init__(self, spec: TableSpec, max_rows: int = RESERVED_ROWS) -> None:
+    def __init__(self, spec: TableSpec, max_rows: int = RESERVED_ROWS, take: Callable[[int], None] = unbounded) -> None:
         self.spec, self.steps = spec, 0
-        self._max_rows = min(max_rows, spec.shape[0])
+        self._max_rows, self._take = min(max_rows, spec.shape[0]), take
         self._width = rules.width(spec.rule, spec.dim)
         self._index = Index(self._max_rows)
         self._block: Values = _reserve(self._max_rows * self._width, np.dtype(np.float32)).reshape(-1, self._width)
@@ -107,6 +118,18 @@ class SparseTable:
     def rate(self) -> float:
         """The learning rate of the last push."""
         return float(self._constants[kernels.LEARNING_RATE])
+
+    def missing(self, keys: Keys) -> int:
+        """Return how many rows a pull of these keys would make."""
+        return self._index.find(keys)[1]
+
+    def make(self, keys: Keys) -> None:
+        """Make the rows that are new.
+
+        Raises:
+            TableError: there is no room for them.
+        """
+        self._slots_of(keys)
 
     def pull(self, keys: Keys) -> Values:
         """Return rows float32[U, dim], making those that are new.
@@ -186,6 +209,7 @@ class SparseTable:
                 raise TableError(
                     f"table {self.spec.name!r}: {self._rows} rows and {missing} new ones pass the limit of {self._max_rows}"
                 )
+            self._take(missing * row_bytes(self.spec))
             new = keys[slots < 0]
             made = np.arange(self._rows, self._rows + missing)
             if started:

@@ -1,28 +1,35 @@
-"""The named tables of one server, and the checks that stand before them."""
+"""The named tables of one server."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedps.errors import TableError
+from fedps.table import rules
 from fedps.table.dense import DenseTable
-from fedps.table.sparse import SparseTable
+from fedps.table.sparse import SparseTable, unbounded
 from fedps.types import MAX_FLOATS, NO_KEYS, Keys, TableName, TableSpec, Values
 
 
 class Store:
-    """Tables by name, made when a worker declares them."""
+    """Tables by name, made when a worker declares them.
 
-    def __init__(self) -> None:
+    Args:
+        take: called with the bytes that new rows or tensors will take, before they are made; it raises TableError where
+            there is no room for them. By default there always is.
+    """
+
+    def __init__(self, take: Callable[[int], None] = unbounded) -> None:
+        self._take = take
         self._tables: dict[TableName, SparseTable | DenseTable] = {}
 
     def declare(self, specs: Iterable[TableSpec]) -> None:
         """Make the tables that are not there; the others must be declared the same again.
 
         Raises:
-            TableError: a table is there with another shape, rule, start or seed, or a spec makes no table.
+            TableError: a table is there with another shape, rule, start or seed, a spec makes no table, or tensors find no
+                room.
         """
         specs = list(specs)
         for spec in specs:
@@ -32,9 +39,10 @@ class Store:
                 raise TableError(
                     f"table {spec.name!r} is {self._tables[spec.name].spec} here, not {spec}: another job's model?"
                 )
-        for spec in specs:
-            if spec.name not in self._tables:
-                self._tables[spec.name] = SparseTable(spec) if spec.kind == "sparse" else DenseTable(spec)
+        new = [spec for spec in specs if spec.name not in self._tables]
+        self._take(sum(4 * rules.width(spec.rule, spec.dim) for spec in new if spec.kind == "dense"))
+        for spec in new:
+            self._tables[spec.name] = SparseTable(spec, take=self._take) if spec.kind == "sparse" else DenseTable(spec)
 
     def names(self) -> list[TableName]:
         """Return the tables' names in order of declaration."""
@@ -58,6 +66,21 @@ class Store:
     def pull(self, name: TableName, keys: Keys) -> Values:
         """Return rows, float32[U, dim] (dense: the floats that the keys name, float32[1, n])."""
         return self._table(name).pull(keys)
+
+    def missing(self, name: TableName, keys: Keys) -> int:
+        """Return how many rows of a table a pull of these keys would make."""
+        table = self._table(name)
+        return table.missing(keys) if isinstance(table, SparseTable) else 0
+
+    def make(self, name: TableName, keys: Keys) -> None:
+        """Make the rows of a table that are new, so that a later push of these keys finds them there.
+
+        Raises:
+            TableError: there is no room for them.
+        """
+        table = self._table(name)
+        if isinstance(table, SparseTable):
+            table.make(keys)
 
     def push(self, name: TableName, keys: Keys, values: Values, rate: float = 1.0) -> None:
         """Apply the table's rule to rows (dense: to the whole tensor), at this share of its learning rate."""
@@ -124,44 +147,4 @@ def unfit(spec: TableSpec) -> str | None:
         return f"{rule}: beta1, beta2, epsilon and weight_decay lie in [0, 1), initial_g2 is over 0"
     if not (0 < rule.learning_rate < math.inf and math.isfinite(spec.init.a) and math.isfinite(spec.init.b)):
         return f"{rule} from {spec.init}: learning_rate is over 0, and all are finite"
-    return None
-
-
-def refusal(
-    spec: TableSpec, keys: NDArray[np.int64], values: Values | None, shard: int, shards: int
-) -> tuple[str, str] | None:
-    """Say why a pull or push of these arrays must be refused: (kind, reason), or None if all is well.
-
-    Args:
-        spec: the table.
-        keys: int64[U]; must be sorted, unique, within [0, rows) and of this shard (dense: see `TableSpec.span`).
-        values: float32[U, dim] of a push (dense: [1, n]), None for a pull; must be finite.
-        shard: this shard's number.
-        shards: how many there are; a row lives on shard `key % shards`.
-    """
-    if keys.ndim != 1 or (values is not None and values.ndim != 2):
-        return "malformed", "keys have one dimension, values two"
-    due = (len(keys), spec.dim)
-    if spec.kind == "dense":
-        if len(keys) not in (0, 2) or not 0 <= spec.span(keys)[0] < spec.span(keys)[1] <= spec.dim:
-            return "bad_keys", f"of a tensor of {spec.dim} floats, keys are the first one meant and the end, or none"
-        due = (1, spec.span(keys)[1] - spec.span(keys)[0])
-    elif len(keys):
-        if keys[0] < 0 or keys[-1] >= spec.shape[0]:
-            return (
-                "bad_keys",
-                f"keys run from {keys[0]} to {keys[-1]}, but ids must lie in [0, {spec.shape[0]})",
-            )
-        if len(keys) > 1 and not (keys[1:] > keys[:-1]).all():
-            return "bad_keys", "keys must be sorted and unique"
-        if shards > 1 and (keys % shards != shard).any():
-            return "bad_keys", f"a key is not of this shard: key % {shards} must be {shard}"
-    if values is not None and values.shape != due:
-        return "mismatch", f"values have shape {values.shape}, but {due} is due"
-    if (
-        values is not None
-        and not np.isfinite(np.einsum("ij->", values, dtype=np.float64))
-        and not np.isfinite(values).all()
-    ):
-        return "not_finite", "a NaN or an infinity is among the values"
     return None

@@ -62,6 +62,7 @@ class Limits:
         connections: open connections of a server.
         parts: messages of one push.
         held_bytes: bytes a server keeps for one connection: a half-sent push, or answers that wait for their window.
+        total_bytes: bytes it keeps for all connections together, pushes that are not merged counted.
         waiting: pulls of one connection that wait.
         tables: tables of one server.
         reserved_bytes: address space of all tables of one server, for as many rows as they may ever hold.
@@ -74,6 +75,7 @@ class Limits:
     connections: int = 4096
     parts: int = 1 << 16
     held_bytes: int = 512 << 20
+    total_bytes: int = 4 << 30
     waiting: int = 4096
     tables: int = 1024
     reserved_bytes: int = 1 << 40

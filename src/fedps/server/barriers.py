@@ -1,0 +1,168 @@
+"""Where clients meet after an epoch: at `trained` (servers save one and the same model), then at `evaluated` (go on).
+
+A barrier opens once all active members stand at one. Which epoch ends there follows from the job's own order of
+barriers, never from what a client claims: a claim names a folder, and ends the saves of all epochs before it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedps.access.conversation import Conversation
+from fedps.config import Job
+from fedps.errors import RefusedError
+from fedps.server.members import EVALUATED, STAGES, TRAINED, Member, Members
+from fedps.types import ClientId
+from fedps.wire.messages import Barrier
+
+Answer = Callable[[], None]
+
+
+class Standing(NamedTuple):
+    """A request of who stands at a barrier, and how to answer it."""
+
+    conversation: Conversation
+    answer: Answer
+
+
+class Opening(NamedTuple):
+    """A barrier that is about to open.
+
+    Attributes:
+        stage: which.
+        clients: for whom.
+        epoch: the epoch that ends here and is to be saved, None if none does.
+    """
+
+    stage: str
+    clients: list[ClientId]
+    epoch: int | None = None
+
+
+class Barriers:
+    """The barriers of one shard.
+
+    Args:
+        job: its epochs, and after which of them clients meet.
+        members: who takes part.
+
+    Attributes:
+        epoch: the last that has ended, 0 before the first.
+    """
+
+    def __init__(self, job: Job, members: Members) -> None:
+        self._job, self._members = job, members
+        self.epoch = 0
+        self._standing: dict[ClientId, Standing] = {}
+        self._since: float | None = None  # when the first of those that stand came
+        self._round_began = 0.0
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch that ends next by the job's order; after the last, the last."""
+        runner = self._job.runner
+        return next((e for e in range(self.epoch + 1, runner.epochs) if runner.meets_after(e)), runner.epochs)
+
+    def stand(self, conversation: Conversation, member: Member, barrier: Barrier, answer: Answer, now: float) -> None:
+        """Let a member stand at a barrier; `answer` is called when it opens.
+
+        Raises:
+            RefusedError: the job has no such barrier, it lies behind or too far ahead, or the member stands at one.
+        """
+        client = conversation.known
+        self._check(barrier)
+        if barrier == member.last_barrier:
+            answer()  # it opened while the connection was broken
+            return
+        if member.last_barrier is not None and _place(barrier) < _place(member.last_barrier):
+            raise RefusedError("stale", f"{barrier} lies behind {member.last_barrier}, which this client has passed")
+        if member.barrier is not None and (member.barrier != barrier or client in self._standing):
+            raise RefusedError("order", f"client {client!r} stands at a barrier: wait for its answer")
+        member.barrier, member.suspended, member.progress = barrier, False, now
+        self._standing[client] = Standing(conversation, answer)
+        if self._since is None:
+            self._since = now
+
+    def forget(self, conversation: Conversation) -> None:
+        """Drop a request whose connection is gone; its member still stands there, and says so again when it is back."""
+        client = conversation.client or ClientId("")
+        if client in self._standing and self._standing[client].conversation is conversation:
+            del self._standing[client]
+
+    def opening(self) -> Opening | None:
+        """Return the barrier that opens now that nobody active is missing; None if somebody is.
+
+        Those that have trained go before those that have evaluated: all shall see the same still model when they
+        evaluate. But who has trained an epoch further than the others waits until these have trained it, too.
+        """
+        if self._since is None:
+            return None  # nobody stands anywhere: so with every push
+        active = {client: m for client, m in self._members.here.items() if not m.suspended}
+        standing = {client: m.barrier for client, m in active.items() if m.barrier is not None}
+        if not self._members.complete or not standing or len(standing) < len(active):
+            return None
+        trained = {client: b.epoch for client, b in standing.items() if b.stage == TRAINED}
+        behind = [client for client, epoch in trained.items() if epoch <= self.epoch]
+        if len(trained) == len(standing):
+            ends = len(behind) < len(trained)  # else all are stragglers, of epochs that have ended and are saved
+            return Opening(TRAINED, list(trained), self._ending(list(trained.values())) if ends else None)
+        if behind:
+            return Opening(TRAINED, behind)
+        return Opening(EVALUATED, [client for client in standing if client not in trained])
+
+    def open(self, opening: Opening, clock: int, now: float) -> None:
+        """Open a barrier, and answer those that stood there; the others wait for them again from `clock` on."""
+        self.epoch = opening.epoch or self.epoch
+        self._members.release(opening.clients, clock)
+        if opening.stage == EVALUATED:
+            self._round_began = now
+        self._since = now if self._members.at_barrier else None
+        for standing in [self._standing.pop(client) for client in opening.clients if client in self._standing]:
+            standing.answer()
+
+    def absent(self, complete_at: float, now: float) -> list[ClientId]:
+        """Return whom those at a barrier wait for no longer: silent for `step_timeout`, counted from when all had come."""
+        if self._since is None:
+            return []
+        return self._members.absent(max(self._since, complete_at), now, self._job.runner.step_timeout)
+
+    def stragglers(self, complete_at: float, now: float) -> list[ClientId]:
+        """Return whom a round does not wait for: those past its deadline, or those left when enough are done.
+
+        Where clients wait for each other at every step or window (sync, geo with `heat` or `adaptive`), all are as slow
+        as the slowest one, and only `step_timeout` tells who that is. Simulated devices have a clock of their own.
+        """
+        runner, settings = self._job.runner, self._job.selector
+        free = runner.with_coordinator and not runner.lockstep and self._job.traces is None
+        training = self._members.training
+        if not free or not training or not self._members.at_barrier:
+            return []
+        picked = runner.clients_per_round or 0
+        spare = settings.picks(picked) - picked
+        since = max(self._round_began, complete_at)
+        late = settings.deadline is not None and now - since > settings.deadline
+        return training if late or len(training) <= spare else []
+
+    def _check(self, barrier: Barrier) -> None:
+        """Check that the job has this barrier, and that its epoch can have ended."""
+        runner = self._job.runner
+        if barrier.stage not in STAGES or not 1 <= barrier.epoch <= runner.epochs:
+            raise RefusedError(
+                "malformed",
+                f"barrier {barrier.stage!r} of epoch {barrier.epoch}: stages are {', '.join(STAGES)}, epochs run from 1 to"
+                f" {runner.epochs}",
+            )
+        if not runner.meets_after(barrier.epoch):
+            raise RefusedError("malformed", f"clients do not meet after epoch {barrier.epoch}: see runner.eval_every")
+        # Where a coordinator leads, rounds that nobody came to the end of are none here: see `_ending`.
+        if not runner.with_coordinator and barrier.epoch > self.next_epoch:
+            raise RefusedError("stale", f"epoch {barrier.epoch} cannot have ended: the next is {self.next_epoch}")
+
+    def _ending(self, claims: list[int]) -> int:
+        """Return the epoch that ends: the next one; a later one only if every member, silent ones too, has come to it."""
+        skipped = min(claims) if len(claims) == len(self._members) else 0
+        return max(self.next_epoch, skipped)
+
+
+def _place(barrier: Barrier) -> tuple[int, int]:
+    """Return what grows from one barrier of a client to its next."""
+    return barrier.epoch, STAGES.index(barrier.stage)

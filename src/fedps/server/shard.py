@@ -1,0 +1,218 @@
+"""One server's part of every table, behind the gate of the job's mode: what is pushed goes in, what is pulled comes out.
+
+What comes here was checked whole (see `requests`); the one thing that can still fail is memory for new rows. It is found
+out before a push is taken, never while one is applied: a push is applied whole or not at all.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fedps.access.conversation import Conversation
+from fedps.config import Job
+from fedps.errors import RefusedError, TableError
+from fedps.events.events import Report
+from fedps.server.gate import Offer, make_gate, size_of
+from fedps.server.members import Member, Members
+from fedps.server.memory import Budget, Room
+from fedps.server.merge import Contribution, Merged
+from fedps.server.saving import Saver, make_store, start_from
+from fedps.table.sparse import RESERVED_ROWS, row_bytes
+from fedps.table.store import Store, unfit
+from fedps.types import ClientId, Keys, Rows, TableName, TableSpec, Values
+from fedps.wire.frame import Limits
+from fedps.wire.messages import Pull, Push
+
+MERGE = "merge"  # for whom pushes are kept
+
+
+class Waiting(NamedTuple):
+    """A pull that waits until clock `after` is merged; `size`: bytes of its keys and of its answer."""
+
+    after: int
+    size: int
+    answer: Callable[[], None]
+
+
+class Shard:
+    """The tables and the gate of one server.
+
+    Args:
+        job, number, run_dir, report: as for the server.
+        limits: what may be kept for those that wait.
+        budget: counts what is.
+
+    Attributes:
+        number, count: of this server, and of all.
+        optimizes: whether pushes are gradients, which the tables' rules apply.
+        store: the tables, none before the first declaration.
+        gate: keeps pushes until their window closes; None where each is applied at once.
+
+    Raises:
+        DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
+    """
+
+    def __init__(self, job: Job, number: int, run_dir: Path, report: Report, limits: Limits, budget: Budget) -> None:
+        runner = job.runner
+        self.number, self.count = number, runner.server_num
+        self.optimizes = runner.sync_mode in ("sync", "async")
+        self.store, self.gate = Store(), make_gate(runner)
+        mean = runner.sync_mode == "geo" and runner.geo_merge == "mean"
+        self._scale = np.float32(1 / (runner.worker_num or 1) if mean else 1)  # of each change that is applied at once
+        self._saver, self._warm = Saver(job, number, run_dir, report), start_from(job, number, report)
+        self._unsaved = False
+        self._limits, self._budget, self._room = limits, budget, Room()
+        # One client's pulls leave half of the memory to the others, unless there are none.
+        self._most_pulled = self._room.at_start // (2 if (runner.worker_num or 1) > 1 else 1)
+        self._may_fill = set[TableName]()  # tables that may be asked for more rows than they have place for
+        self._growth = 0.0  # bytes of new rows that a byte of a push makes at most
+        self._waiting: dict[Conversation, list[Waiting]] = {}
+
+    @property
+    def clock(self) -> int:
+        """The step, window or version now open; 0 where pushes are applied at once."""
+        return self.gate.clock if self.gate else 0
+
+    def check(self, tables: Iterable[TableSpec]) -> None:
+        """Check that tables can be made.
+
+        Raises:
+            TableError: one cannot, or not from the epoch that the job starts from.
+        """
+        for spec in tables:
+            if fault := unfit(spec) or (self._warm and self._warm.misfit(spec)):
+                raise TableError(f"table {spec.name!r}: {fault}")
+
+    def declare(self, tables: tuple[TableSpec, ...]) -> None:
+        """Make the tables, in place of those there are; what was pushed to these is forgotten.
+
+        Raises:
+            TableError: a table cannot be made, or there is no memory for it; those there are stay.
+        """
+        self.store = make_store(tables, self._warm, self._room.take)
+        sparse = [t for t in tables if t.kind == "sparse"]
+        self._may_fill = {t.name for t in sparse if t.shape[0] > RESERVED_ROWS}
+        self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)
+        if self.gate:
+            self.gate.clear()
+            self._budget.keep(MERGE, 0, "")
+
+    def push(self, client: ClientId, push: Push, offer: Offer, now: float) -> bool:
+        """Apply a push, or keep it until its window closes; return whether it came too late to count.
+
+        Raises:
+            TableError: there is no room for its new rows; nothing is applied.
+            RefusedError: too much is kept already.
+        """
+        if self.gate is None:
+            self._make_rows(offer, size_of(offer))
+            self._apply({name: Merged(self._scaled(change), push.rate) for name, change in offer.items()})
+            return False
+        if self.gate.late(push.clock):
+            return True
+        size = self.gate.held + size_of(offer)
+        self._make_rows(offer, size)
+        self._budget.keep(MERGE, size, "pushes that are not merged", self._limits.total_bytes)
+        self.gate.offer(client, push.clock, offer, now)
+        return False
+
+    def merge(self, members: Members, now: float) -> None:
+        """Close every window whose pushes are in, and answer the pulls that waited for it."""
+        while self.gate and (members.complete or not self.gate.lockstep):
+            merged = self.gate.close(members.active(self.gate.clock), now)
+            if merged is None:
+                break
+            self._take_in(merged)
+
+    def merge_rest(self) -> None:
+        """Merge what a gate still keeps when all stand at a barrier."""
+        if self.gate:
+            self._take_in(self.gate.rest() or {})
+
+    def is_merged(self, clock: int) -> bool:
+        """Whether the pushes of a clock have been applied."""
+        return self.gate is None or clock < self.gate.clock
+
+    def pull(self, member: Member, pull: Pull, arrays: Sequence[Keys]) -> list[Values]:
+        """Return the rows that a member asks for, making those that are new.
+
+        Raises:
+            TableError: nobody has seeded a tensor yet, or there is no room for new rows.
+        """
+        wanted = list(zip(pull.tables, arrays, strict=True))
+        if member.pulled > self._most_pulled and any(self.store.missing(table, keys) for table, keys in wanted):
+            raise TableError(
+                f"this client's pulls have made {member.pulled} bytes of rows, half of this server's memory: use more servers"
+            )
+        before = self._room.taken
+        values = [self.store.pull(table, keys) for table, keys in wanted]
+        member.pulled += self._room.taken - before
+        return values
+
+    def wait(self, conversation: Conversation, after: int, size: int, answer: Callable[[], None]) -> None:
+        """Call `answer` once clock `after` is merged, unless the connection is gone by then.
+
+        Raises:
+            RefusedError: too many wait for this connection, or too much.
+        """
+        waiting = self._waiting.get(conversation, [])
+        if len(waiting) >= self._limits.waiting:
+            raise RefusedError(
+                "too_large",
+                f"{len(waiting)} pulls of this connection wait already, which is the limit: ask again once some are answered",
+            )
+        self._keep([*waiting, Waiting(after, size, answer)], conversation)
+
+    def forget(self, conversation: Conversation) -> None:
+        """Drop the pulls that wait for a connection."""
+        self._keep([], conversation)
+
+    def save(self, epoch: int, witnesses: tuple[str, ...]) -> None:
+        """Write the tables as they are at the end of an epoch; arguments as for `Saver.save`.
+
+        Raises:
+            DataError: they cannot be written; earlier saves stay as they were.
+        """
+        self._saver.save(self.store, epoch, witnesses)
+        self._unsaved = False
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether something was applied since the last save."""
+        return self._unsaved
+
+    def _make_rows(self, offer: Offer, size: int) -> None:
+        """Make a push's new rows now, where they may find no room later; `size`: bytes of this push and those kept."""
+        tight = not self._room.fits(int(size * self._growth))
+        for name, change in offer.items():
+            if tight or name in self._may_fill:
+                self.store.make(name, change.keys)
+
+    def _scaled(self, change: Contribution) -> Rows:
+        values = change.values if self._scale == 1 else change.values * self._scale
+        return Rows(change.keys, values)
+
+    def _take_in(self, merged: Mapping[TableName, Merged]) -> None:
+        """Apply what was merged, and answer the pulls that waited for it."""
+        self._apply(merged)
+        if self.gate:
+            self._budget.keep(MERGE, self.gate.held, "")
+        ready = list[Waiting]()
+        for conversation, waiting in list(self._waiting.items()):
+            ready += [w for w in waiting if self.is_merged(w.after)]
+            self._keep([w for w in waiting if not self.is_merged(w.after)], conversation)
+        for pull in ready:  # last: an answer may go wrong, and must find all else in order
+            pull.answer()
+
+    def _apply(self, merged: Mapping[TableName, Merged]) -> None:
+        for name, (rows, rate) in merged.items():
+            self.store.push(name, rows.keys, rows.values, rate)
+        self._unsaved = self._unsaved or bool(merged)
+
+    def _keep(self, waiting: list[Waiting], conversation: Conversation) -> None:
+        self._budget.keep(conversation, sum(w.size for w in waiting), "pulls that wait")
+        self._waiting[conversation] = waiting
+        if not waiting:
+            del self._waiting[conversation]

@@ -1,0 +1,157 @@
+"""What clients may make a server keep in memory, one by one and together."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedps.errors import RefusedError, TableError
+from fedps.server import memory
+from fedps.server.memory import Budget, Room, free_memory
+from fedps.server.server import ParameterServer
+from fedps.types import NO_KEYS, Init, Rule, TableSpec
+from fedps.wire.frame import Limits
+from fedps.wire.messages import Done, Join, Leave, Pull, Push, Refused, Values
+from tests.conftest import MakeJob
+from tests.server.callers import BIAS, LIMITS, ROWS, Caller, ones, push, state
+
+MIB = 1 << 20
+HUGE = TableSpec("rows", "sparse", (2**62, 256), Rule("adam"), Init("constant", 1.0))
+NO_CHANGE = np.zeros((1, 3), np.float32)
+
+
+def test_a_budget_bounds_each_and_all() -> None:
+    budget = Budget(10, 25)
+    budget.keep("a", 10, "parts")
+    with pytest.raises(RefusedError, match="11 bytes of parts pass the limit of 10 bytes"):
+        budget.keep("a", 11, "parts")
+    budget.keep("b", 10, "parts")
+    with pytest.raises(RefusedError, match="6 bytes of parts, and 20 bytes kept for others"):
+        budget.keep("c", 6, "parts")
+    assert budget.used == 20
+    budget.keep("a", 4, "parts")
+    budget.keep("c", 6, "parts")
+    for owner in "abc":
+        budget.keep(owner, 0, "")
+    assert budget.used == 0
+
+
+def test_rows_are_made_as_long_as_memory_is_really_free() -> None:
+    free = [800 * MIB]
+    room = Room(lambda: free[0])
+    room.take(300 * MIB)
+    free[0] = 500 * MIB
+    room.take(300 * MIB)
+    free[0] = 200 * MIB  # of which 100 stay free
+    assert room.fits(90 * MIB)
+    with pytest.raises(TableError, match="no room in this server's memory"):
+        room.take(110 * MIB)
+    room.take(90 * MIB)
+    assert room.taken == 690 * MIB
+
+
+def test_some_memory_is_free_here() -> None:
+    assert 0 < free_memory() < 1 << 50
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let a server think that so many bytes are free, however many rows it makes."""
+    return lambda size: monkeypatch.setattr(memory, "free_memory", lambda: size)
+
+
+def make_server(
+    make_job: MakeJob, folder: Path, clients: int = 2, mode: str = "async", limits: Limits | None = None
+) -> ParameterServer:
+    job = make_job(sync_mode=mode)
+    job = job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": clients})})
+    return ParameterServer(job, 0, folder / "run", lambda event: None, limits)
+
+
+def test_tensors_that_find_no_room_are_not_declared(
+    make_job: MakeJob, tmp_path: Path, small: Callable[[int], None]
+) -> None:
+    small(64 * MIB)
+    server = make_server(make_job, tmp_path)
+    refused = Caller(server, "bad").ask(Join((ROWS, TableSpec("large", "dense", (1 << 24,), Rule("adam"))), 0))
+    assert isinstance(refused, Refused) and "no room" in refused.reason
+    Caller(server, "good").join()
+
+
+def pulled(caller: Caller, start: int, rows: int = 1000) -> object:
+    answers = caller.answers(caller.send(Pull(("rows",)), np.arange(start, start + rows)))
+    caller.replies.clear()
+    return answers[0]
+
+
+@pytest.mark.parametrize("clients", [1, 2])
+def test_the_rows_that_one_clients_pulls_make_leave_room_for_the_others(
+    clients: int, make_job: MakeJob, tmp_path: Path, small: Callable[[int], None]
+) -> None:
+    small(64 * MIB)  # one row of HUGE takes 3 KiB
+    server = make_server(make_job, tmp_path, clients)
+    greedy = Caller(server, "greedy").join(HUGE, BIAS)
+    made = 0
+    while isinstance(answer := pulled(greedy, made), Values):
+        made += 1000
+        assert made < 30_000, "the rows of one client fill the server"
+        if clients == 1 and made == 20_000:
+            return  # who is alone may have all there is
+    assert isinstance(answer, Refused) and "half of this server's memory" in answer.reason
+    assert 10_000 < made < 14_000
+    assert isinstance(pulled(greedy, 0), Values), "what is there it may pull"
+    other = Caller(server, "other").join(HUGE, BIAS)
+    assert isinstance(pulled(other, 1 << 40), Values)
+
+
+@pytest.mark.parametrize("mode", ["async", "geo"])
+def test_a_push_whose_rows_find_no_room_is_refused_whole(
+    mode: str, make_job: MakeJob, tmp_path: Path, small: Callable[[int], None]
+) -> None:
+    server = make_server(make_job, tmp_path, mode=mode)
+    other = TableSpec("other", "sparse", (100, 4), Rule("add"))
+    a, b = (Caller(server, name).join(replace_rule(HUGE), other, BIAS) for name in "ab")
+    server.shard._room._free = lambda: server.shard._room.at_start // 8  # from now on nothing is left
+    server.shard._room._left = 0
+
+    def said(sequence: int, keys: list[int]) -> Push | object:
+        message = Push(("other", "rows", "bias"), sequence, 0)
+        values = np.ones((len(keys), 256), np.float32)
+        return message, NO_KEYS, ones(0), np.array(keys, np.int64), values, NO_KEYS, NO_CHANGE
+
+    refused = a.ask(*said(1, [7]))  # type: ignore[misc]
+    assert isinstance(refused, Refused) and "no room" in refused.reason
+    for caller in (a, b):
+        assert isinstance(caller.ask(*said(1, [])), Done)  # type: ignore[misc]
+    assert server.shard.store.missing("rows", np.array([7])) == 1
+
+
+def replace_rule(spec: TableSpec) -> TableSpec:
+    return TableSpec(spec.name, spec.kind, spec.shape, Rule("add"), spec.init)
+
+
+def test_what_is_kept_for_all_clients_together_is_bounded(make_job: MakeJob, tmp_path: Path) -> None:
+    """Parts of pushes, pushes that are not merged and pulls that wait: each client stays within its own bound."""
+    limits = replace(LIMITS, held_bytes=20_000, total_bytes=30_000)
+    server = make_server(make_job, tmp_path, 9, "geo", limits)
+    a, b, c, d = (Caller(server, name).join() for name in "abcd")
+    assert isinstance(a.ask(*push(1, range(100), ones(100))), Done)  # 2,412 bytes, for the gate
+    half = Push(("rows", "bias"), 1, 0, 1.0, 0, 2)
+    assert isinstance(b.ask(half, np.arange(50), ones(50), NO_KEYS, NO_CHANGE), Done)
+    keys = np.arange(64)
+    tickets = [(caller, caller.send(Pull(("rows",), after=0), keys)) for caller in (b, c, d) for _ in range(6)]
+    refused = [answers[0] for caller, ticket in tickets if (answers := caller.answers(ticket))]
+    assert refused and all(isinstance(r, Refused) and "kept for others" in r.reason for r in refused)
+    assert server._budget.used <= 30_000
+    before = state(server)
+    full = c.ask(*push(1, range(100), ones(100)))
+    assert isinstance(full, Refused) and full.kind == "too_large"
+    assert state(server) == before
+    for caller in (b, c, d):
+        caller.connection.closed()
+    assert server._budget.used == server.shard.gate.held  # type: ignore[union-attr]
+    a.ask(Leave())
+    server.tick(1e12)  # the others are lost, and the window is merged without them
+    assert (server.clock, server._budget.used) == (1, 0)
