@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +17,7 @@ from bench.splits import spread
 from fedps.config import load_job
 from fedps.events.ledger import Ledger
 from fedps.launch.inprocess import run_in_process
-from fedps.simulation.generate import Asked, described, make_traces
+from fedps.simulation.generate import Population, make_traces
 from fedps.simulation.traces import write_traces
 from fedps.types import ClientId
 
@@ -115,7 +115,7 @@ class Bench:
         rng = np.random.default_rng(0)
         spread(data, folder / "data", rng.dirichlet(np.full(count, ALPHA)), rng)
         clients = [ClientId(str(number)) for number in range(count)]
-        write_traces(folder / "traces.json", make_traces(clients, Asked()), described(Asked()))
+        write_traces(folder / "traces.json", make_traces(clients, Population()), asdict(Population()))
         (folder / "data" / "manifest.json").write_text((data / "manifest.json").read_text(encoding="utf-8"))
 
     def run(self, name: str, chance: Course | None) -> Course:

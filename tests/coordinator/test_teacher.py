@@ -131,12 +131,12 @@ def test_each_round_is_taught_by_the_last(job: Job) -> None:
     a, b = Pupil(coordinator, "a"), Pupil(coordinator, "b")
     a.report(0)
     b.report(0)
-    assert a.told[0].taught == 0 and not a.targets
+    assert a.told[0].targets_of == 0 and not a.targets
     for round_ in (1, 2):
         one, other = logits(round_, 40), logits(10 + round_, 40)
         a.tell(round_, one)
         b.tell(round_, other)
-        assert a.told[round_].taught == b.told[round_].taught == round_
+        assert a.told[round_].targets_of == b.told[round_].targets_of == round_
         for pupil in (a, b):
             np.testing.assert_allclose(pupil.targets[-1], sigmoid((one + other) / 2), rtol=1e-5)
     a.report(3)
@@ -169,7 +169,7 @@ def test_what_cannot_be_logits_is_refused_and_the_round_waits(
     b.tell(1, logits(1, 40))
     assert len(b.told) == 1
     a.tell(1, logits(2, 40))
-    assert a.told[1].taught == 1
+    assert a.told[1].targets_of == 1
 
 
 def test_logits_in_a_job_without_public_samples_are_refused(make_job: MakeJob) -> None:

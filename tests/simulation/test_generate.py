@@ -1,13 +1,13 @@
-"""Made-up traces: the same for the same seed, spread as asked, online for the share asked."""
+"""Made-up traces: the same for the same seed, spread as population, online for the share population."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedps.errors import JobError
-from fedps.simulation.generate import DAY, Asked, Spread, described, make_traces
+from fedps.simulation.generate import DAY, Population, Spread, make_traces
 from fedps.simulation.traces import read_traces, write_traces
 from fedps.types import ClientId
 
@@ -15,17 +15,17 @@ MANY = [ClientId(str(k)) for k in range(4000)]
 
 
 def speeds(spread: Spread, seed: int = 0) -> list[float]:
-    return sorted(t.speed for t in make_traces(MANY, Asked(speed=spread, seed=seed)).values())
+    return sorted(t.speed for t in make_traces(MANY, Population(speed=spread, seed=seed)).values())
 
 
 def test_the_same_seed_makes_the_same_traces() -> None:
-    asked = Asked(online=0.3, seed=5)
-    assert make_traces(MANY[:50], asked) == make_traces(MANY[:50], asked)
-    assert make_traces(MANY[:50], asked) != make_traces(MANY[:50], replace(asked, seed=6))
+    population = Population(online=0.3, seed=5)
+    assert make_traces(MANY[:50], population) == make_traces(MANY[:50], population)
+    assert make_traces(MANY[:50], population) != make_traces(MANY[:50], replace(population, seed=6))
 
 
 def test_other_bandwidths_leave_speeds_alone() -> None:
-    one, other = (make_traces(MANY, Asked(bandwidth=Spread("pareto", m))).values() for m in (1e4, 1e6))
+    one, other = (make_traces(MANY, Population(bandwidth=Spread("pareto", m))).values() for m in (1e4, 1e6))
     assert [t.speed for t in one] == [t.speed for t in other]
 
 
@@ -50,12 +50,12 @@ def test_all_the_same() -> None:
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.95])
 @pytest.mark.parametrize("stretch", [60.0, 4 * 3600.0, DAY])
 def test_clients_are_online_for_their_share(share: float, stretch: float, tmp_path: Path) -> None:
-    asked = Asked(online=share, stretch=stretch, dropout=0.2)
-    found = make_traces(MANY[:40], asked)
+    population = Population(online=share, stretch=stretch, dropout=0.2)
+    found = make_traces(MANY[:40], population)
     for trace in found.values():
         assert sum(end - begin for begin, end in trace.online) == pytest.approx(share * DAY, abs=30)
         assert trace.dropout == 0.2
-    write_traces(tmp_path / "t.json", found, described(asked))
+    write_traces(tmp_path / "t.json", found, asdict(population))
     assert read_traces(tmp_path / "t.json") == found
     assert len({trace.online for trace in found.values()}) > 30
 
@@ -73,4 +73,4 @@ def test_clients_are_online_for_their_share(share: float, stretch: float, tmp_pa
 )
 def test_wishes_that_cannot_be(wrong: dict[str, object], told: str) -> None:
     with pytest.raises(JobError, match=told):
-        make_traces(MANY[:1], replace(Asked(), **wrong))  # type: ignore[arg-type]
+        make_traces(MANY[:1], replace(Population(), **wrong))  # type: ignore[arg-type]

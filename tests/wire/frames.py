@@ -63,7 +63,7 @@ REPLIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Values(("item", "bias"), clock=7), (ROWS, ROWS[:1])),
     (Done(4, True), ()),
     (Assignment(3, "JOIN", 100), ()),
-    (Assignment(3, "JOIN", taught=2), (ROWS[0],)),
+    (Assignment(3, "JOIN", targets_of=2), (ROWS[0],)),
     (Refused("order", "say Hello first"), ()),
 ]
 GOOD = [encode(k + 1, message, arrays) for k, (message, arrays) in enumerate(REQUESTS + REPLIES)]

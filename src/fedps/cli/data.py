@@ -1,6 +1,7 @@
 """`fedps data`: prepare real data, or make a synthetic twin, for federated training."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -138,22 +139,22 @@ def traces(
         stretch: Mean seconds for which it then stays.
         dropout: Probability that a client drops out of a round.
     """
-    from fedps.simulation.generate import Asked, Spread, described, make_traces  # noqa: PLC0415
+    from fedps.simulation.generate import Population, Spread, make_traces  # noqa: PLC0415
     from fedps.simulation.traces import write_traces  # noqa: PLC0415
 
     names = _clients(clients, data)
-    asked = Asked(
+    population = Population(
         Spread(speed, speed_median, speed_spread), Spread(bandwidth, bandwidth_median, bandwidth_spread),
         online, stretch, dropout, seed,
     )  # fmt: skip
-    found = make_traces(names, asked)
-    write_traces(out, found, described(asked))
+    traces = make_traces(names, population)
+    write_traces(out, traces, asdict(population))
     print(f"{'':>10} {'slowest':>12} {'5 %':>12} {'median':>12} {'95 %':>12} {'fastest':>12}")
     for name, unit in (("speed", "samples/s"), ("bandwidth", "bytes/s")):
-        ranked = sorted(getattr(trace, name) for trace in found.values())
+        ranked = sorted(getattr(trace, name) for trace in traces.values())
         at = (ranked[round(share * (len(ranked) - 1))] for share in (0, 0.05, 0.5, 0.95, 1))
         print(f"{name:>10} {' '.join(f'{value:>12,.0f}' for value in at)}   {unit}")
-    print(f"simulated devices of {len(found)} clients in {out}")
+    print(f"simulated devices of {len(traces)} clients in {out}")
 
 
 def _clients(count: int | None, data: Path | None) -> list[Any]:

@@ -86,8 +86,8 @@ class Coordinated:
         if not isinstance(due, Assignment):
             raise WireError(f"a report was answered by {type(due).__name__}")
         self._round = due.round
-        if due.taught > 0 and self._learn is not None:
-            self._learn(due.taught, frame.arrays[0])
+        if due.targets_of > 0 and self._learn is not None:
+            self._learn(due.targets_of, frame.arrays[0])
         print(f"fl-ps > rpc service call cost time: {1000 * seconds:.1f} ms", file=self._log)
         strategy = {"iteration_num": due.iterations, "next_state": due.state, "round": due.round}
         print(f"fl-ps > recved fl strategy: {strategy}", file=self._log, flush=True)

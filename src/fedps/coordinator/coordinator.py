@@ -226,7 +226,7 @@ class Coordinator:
         for client, strategy in strategies.items():
             member, assignment = waiting[client], self._planner.assignment(self.round.number, strategy)
             if self.teacher and strategy.next_state == "JOIN":
-                assignment = replace(assignment, taught=self.teacher.round)
+                assignment = replace(assignment, targets_of=self.teacher.round)
             ticket, member.ticket, member.assignment = member.ticket, None, assignment
             if strategy.next_state == "FINISH":
                 self.members.leave(client)
@@ -237,10 +237,10 @@ class Coordinator:
 
     def _send(self, client: ClientId, ticket: int, assignment: Assignment) -> None:
         """Send an assignment with its soft targets, or without, if there are none or they were of an earlier round."""
-        targets = self.teacher.targets_of(assignment.taught) if self.teacher else []
+        targets = self.teacher.targets_of(assignment.targets_of) if self.teacher else []
         conversation = self.roster.connection(client)
         if conversation is not None:
-            conversation.reply(ticket, assignment if targets else replace(assignment, taught=0), targets)
+            conversation.reply(ticket, assignment if targets else replace(assignment, targets_of=0), targets)
 
     def _greet(self, conversation: Conversation, hello: Hello) -> None:
         """Give a connection its name.

@@ -8,8 +8,8 @@ The medians are round numbers of ours, not measurements; name your own.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -50,8 +50,8 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What traces to make.
+class Population:
+    """A made-up population of devices.
 
     Args:
         speed: samples a second.
@@ -70,53 +70,48 @@ class Asked:
     seed: int = 0
 
 
-def make_traces(clients: Sequence[ClientId], asked: Asked) -> dict[ClientId, Trace]:
-    """Return a trace a client; the same for the same names and wishes.
+def make_traces(clients: Sequence[ClientId], population: Population) -> dict[ClientId, Trace]:
+    """Draw a device for each client; the same for the same names and population.
 
     Raises:
-        JobError: a wish that cannot be; names the flag.
+        JobError: a quantity that cannot be; names its flag.
     """
-    if mistakes := _mistakes(asked):
+    if mistakes := _mistakes(population):
         raise JobError(mistakes)
-    streams = [np.random.default_rng((asked.seed, purpose)) for purpose in range(3)]
-    speeds = asked.speed.draw(len(clients), streams[0])
-    bandwidths = asked.bandwidth.draw(len(clients), streams[1])
-    found = {}
+    streams = [np.random.default_rng((population.seed, purpose)) for purpose in range(3)]
+    speeds = population.speed.draw(len(clients), streams[0])
+    bandwidths = population.bandwidth.draw(len(clients), streams[1])
+    traces = {}
     for client, speed, bandwidth in zip(clients, speeds, bandwidths, strict=True):
-        online = _stretches(asked, streams[2]) if asked.online < 1 else ()
-        found[client] = Trace(speed, bandwidth, asked.dropout, DAY if online else 0.0, online)
-    return found
+        online = _stretches(population, streams[2]) if population.online < 1 else ()
+        traces[client] = Trace(speed, bandwidth, population.dropout, DAY if online else 0.0, online)
+    return traces
 
 
-def described(asked: Asked) -> dict[str, Any]:
-    """Return the wishes as a traces file tells them."""
-    return asdict(asked)
-
-
-def _mistakes(asked: Asked) -> list[str]:
-    found = []
-    for flag, spread in (("speed", asked.speed), ("bandwidth", asked.bandwidth)):
+def _mistakes(population: Population) -> list[str]:
+    mistakes = []
+    for flag, spread in (("speed", population.speed), ("bandwidth", population.bandwidth)):
         if not LEAST <= spread.median <= MOST:
-            found.append(f"--{flag}-median {spread.median:g}: must be from {LEAST:g} to {MOST:g}")
+            mistakes.append(f"--{flag}-median {spread.median:g}: must be from {LEAST:g} to {MOST:g}")
         if not 0 <= spread.spread <= 5:
-            found.append(f"--{flag}-spread {spread.spread:g}: must be from 0 to 5; 1 is heavy-tailed already")
-    if not 0 < asked.online <= 1:
-        found.append(f"--online {asked.online:g}: must be a share of the day above 0 and at most 1")
-    if not 1 <= asked.stretch <= DAY:
-        found.append(f"--stretch {asked.stretch:g}: must be from 1 to {DAY:g} seconds")
-    if not 0 <= asked.dropout < 1:
-        found.append(f"--dropout {asked.dropout:g}: must be a probability of at least 0, below 1")
-    return found
+            mistakes.append(f"--{flag}-spread {spread.spread:g}: must be from 0 to 5; 1 is heavy-tailed already")
+    if not 0 < population.online <= 1:
+        mistakes.append(f"--online {population.online:g}: must be a share of the day above 0 and at most 1")
+    if not 1 <= population.stretch <= DAY:
+        mistakes.append(f"--stretch {population.stretch:g}: must be from 1 to {DAY:g} seconds")
+    if not 0 <= population.dropout < 1:
+        mistakes.append(f"--dropout {population.dropout:g}: must be a probability of at least 0, below 1")
+    return mistakes
 
 
-def _stretches(asked: Asked, rng: np.random.Generator) -> tuple[tuple[float, float], ...]:
+def _stretches(population: Population, rng: np.random.Generator) -> tuple[tuple[float, float], ...]:
     """Return when a client is online in a day: exponential stretches, on and off in turn, from a random phase on.
 
     The lengths are scaled so that they fill the day with exactly the share asked for.
     """
-    count = max(1, math.ceil(asked.online * DAY / asked.stretch))
+    count = max(1, math.ceil(population.online * DAY / population.stretch))
     on, off = rng.exponential(1.0, count), rng.exponential(1.0, count)
-    on, off = on / on.sum() * asked.online * DAY, off / off.sum() * (1 - asked.online) * DAY
+    on, off = on / on.sum() * population.online * DAY, off / off.sum() * (1 - population.online) * DAY
     ends = np.cumsum(np.column_stack([off, on]).ravel())[1::2]
     shift = rng.random() * DAY
     pieces = []
@@ -131,13 +126,13 @@ def _stretches(asked: Asked, rng: np.random.Generator) -> tuple[tuple[float, flo
 
 def _joined(periods: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
     """Join periods that touch once they are rounded."""
-    found: list[tuple[float, float]] = []
+    joined: list[tuple[float, float]] = []
     for begin, end in periods:
-        if found and begin <= found[-1][1]:
-            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
-            found.append((begin, end))
-    return tuple(found)
+            joined.append((begin, end))
+    return tuple(joined)
 
 
 def _short(value: float) -> float:

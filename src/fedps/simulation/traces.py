@@ -4,7 +4,7 @@
      "clients": {"0": {"speed": 5200.0, "bandwidth": 640000.0, "dropout": 0.05,
                        "period": 86400.0, "online": [[0.0, 30000.0], [61000.0, 80000.0]]}}}
 
-Further keys beside `clients` are free: a generator says there what it was asked for.
+Further keys beside `clients` are free: a generator says there how it drew them.
 """
 
 import json
@@ -21,7 +21,7 @@ from fedps.types import ClientId
 FORMAT = "fedps.traces/1"
 FASTEST = {"speed": 1e9, "bandwidth": 1e15}  # no machine and no line comes near
 LONGEST = 1e15  # seconds of a period
-SHOWN = 10  # mistakes that are told; a wrong script makes the same one for every client
+SHOWN = 10  # mistakes that are named; a wrong script makes the same one for every client
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def read_traces(path: Path) -> dict[ClientId, Trace]:
     clients = tree.get("clients")
     if not isinstance(clients, dict) or not clients:
         raise JobError(f"{path}: clients: must hold a trace for each client, {{name: {{speed: …, bandwidth: …}}}}")
-    mistakes = [f"{path}: client {name!r}: {told}" for name, fields in clients.items() for told in _mistakes(fields)]
+    mistakes = [
+        f"{path}: client {name!r}: {mistake}" for name, fields in clients.items() for mistake in _mistakes(fields)
+    ]
     if mistakes:
         more = len(mistakes) - SHOWN
         raise JobError(mistakes[:SHOWN] + ([f"{path}: and {more} more mistakes"] if more > 0 else []))
@@ -102,11 +104,11 @@ def write_traces(path: Path, traces: Traces, about: Mapping[str, Any]) -> None:
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Make an object of its pairs; JSON itself lets the last of two like keys win."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands there twice")
-    return found
+    return tree
 
 
 def _mistakes(fields: Any) -> Iterator[str]:

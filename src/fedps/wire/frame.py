@@ -229,8 +229,8 @@ def _check_arrays(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
             due = [ROWS]
         case RoundReport(logits=logits):
             due = [KEYS] * 4 + [LINE] * logits
-        case Assignment(taught=taught):
-            due = [LINE] * (taught > 0)
+        case Assignment(targets_of=round_):
+            due = [LINE] * (round_ > 0)
     found = [(CODES[a.dtype], a.ndim) for a in arrays]
     if found != due:
         raise WireError(f"{type(message).__name__} with arrays {found}, due (type, dimensions) {due}")

@@ -155,7 +155,7 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     a pass over the client's data. `evaluate`: score the held-out samples afterwards. `learning_rate`, `batch_size` and
     `geo_step`: of this round's training; None takes the job's. `deadline`: seconds from this answer after which the others go on
     without this client; None: only the job's timeouts. `extra`: what a selector tells the client's own handlers.
-    `taught`: the round whose public pairs soft targets come for, 0 for none. Arrays: then these, float32[S].
+    `targets_of`: the round whose public pairs soft targets come for, 0 for none. Arrays: then these, float32[S].
     """
 
     round: int
@@ -167,7 +167,7 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     deadline: float | None = None
     extra: dict[str, Any] = {}
     geo_step: int | None = None
-    taught: int = 0
+    targets_of: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
