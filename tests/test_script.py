@@ -14,7 +14,7 @@ from fedps.errors import JobError
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch, Orders
 from fedps.launch.local import processes as roles
-from fedps.launch.local.environment import Part
+from fedps.launch.local.scripts import RoleSpec
 from fedps.script import Role
 from tests.launch.runs import WORKERS, events, fedps, write_job
 
@@ -102,7 +102,7 @@ def test_started_by_itself_a_script_says_how_to_start_it(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["server", "coordinator", "worker"])
 def test_a_role_knows_what_it_is_and_plays_no_other(name: str, tmp_path: Path) -> None:
     job: Job = load_job(write_job(tmp_path))
-    role = Role(Part(name, 1, tmp_path / "job.yaml", tmp_path), job, lambda _: None)
+    role = Role(RoleSpec(name, 1, tmp_path / "job.yaml", tmp_path), job, lambda _: None)
     assert (role.name, role.number, role.run_dir, role.job) == (name, 1, tmp_path, job)
     assert [role.is_server(), role.is_coordinator(), role.is_worker()] == [
         name == r for r in ("server", "coordinator", "worker")

@@ -38,7 +38,7 @@ from fedps.config.source import read
 from fedps.errors import JobError
 from fedps.events.events import Failed, Report
 from fedps.launch.local.entry import attach
-from fedps.launch.local.environment import Part, read_part
+from fedps.launch.local.scripts import RoleSpec, read_role
 from fedps.types import ClientId
 
 if TYPE_CHECKING:
@@ -52,23 +52,23 @@ def init() -> "Role":
     Raises:
         JobError: the script was not started by `fedps run SCRIPT.py -m JOB.yaml`.
     """
-    part = read_part()
+    spec = read_role()
     try:
-        os.set_inheritable(part.pipe, False)
-        outbox = attach(Connection(part.pipe))
+        os.set_inheritable(spec.pipe, False)
+        outbox = attach(Connection(spec.pipe))
         os.environ["FEDPS_PIPE"] = "-1"  # taken: neither a second call nor a child of ours has it
     except OSError:
         raise JobError("fedps.init() was called before in this process, or not by what `fedps run` started") from None
     atexit.register(outbox.close)
     sys.excepthook = _told_to(outbox.report)
-    return Role(part, Job.model_validate(read(part.job)), outbox.report)
+    return Role(spec, Job.model_validate(read(spec.job)), outbox.report)
 
 
 class Role:
     """One role of a run, played by your script.
 
     Args:
-        part: what the launcher said.
+        spec: what the launcher said.
         job: the resolved job.
         report: where events go.
 
@@ -78,9 +78,9 @@ class Role:
         run_dir: the run's folder.
     """
 
-    def __init__(self, part: Part, job: Job, report: Report) -> None:
-        self._part, self.job, self._report = part, job, report
-        self.name, self.number, self.run_dir = part.role, part.number, part.run_dir
+    def __init__(self, spec: RoleSpec, job: Job, report: Report) -> None:
+        self._spec, self.job, self._report = spec, job, report
+        self.name, self.number, self.run_dir = spec.role, spec.number, spec.run_dir
 
     def is_server(self) -> bool:
         """Whether this is a server."""
@@ -110,7 +110,7 @@ class Role:
         self._must_be("server", "run_server")
         from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
 
-        run_server(self.job, self.number, self._part.bind, self.run_dir, self._report)
+        run_server(self.job, self.number, self._spec.bind, self.run_dir, self._report)
 
     def run_coordinator(self, selector: "ClientSelectorBase | None" = None) -> None:
         """Coordinate until the launcher says stop.
@@ -125,7 +125,7 @@ class Role:
         self._must_be("coordinator", "run_coordinator")
         from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
 
-        run_coordinator(self.job, self._part.bind, self._report, selector=selector, stay=True, run_dir=self.run_dir)
+        run_coordinator(self.job, self._spec.bind, self._report, selector=selector, stay=True, run_dir=self.run_dir)
 
     def client(self) -> "FLClient":
         """Return the worker's life: register your handlers, then call its `run`.
@@ -137,10 +137,10 @@ class Role:
         from fedps.client.life import FLClient  # noqa: PLC0415
         from fedps.training.plan import read_plan  # noqa: PLC0415
 
-        part, name = self._part, ClientId(self._part.client)
+        spec, name = self._spec, ClientId(self._spec.client)
         return FLClient(
-            self.job, name, part.servers, self.run_dir, self._report, coordinator=part.coordinator or None,
-            allow=part.allow, number=part.number, plan=read_plan(part.plan) if part.plan else None,
+            self.job, name, spec.servers, self.run_dir, self._report, coordinator=spec.coordinator or None,
+            allow=spec.allow, number=spec.number, plan=read_plan(spec.plan) if spec.plan else None,
         )  # fmt: skip
 
     def _must_be(self, role: str, call: str) -> None:

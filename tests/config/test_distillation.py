@@ -8,7 +8,7 @@ import yaml
 from fedps.config import load_job, notes_of
 from fedps.config.job import Job
 from fedps.errors import JobError
-from fedps.launch.one_role_job import load_here
+from fedps.launch.one_role import load_here
 
 
 def job(folder: Path, distillation: dict[str, object], **more: dict[str, object]) -> Job:

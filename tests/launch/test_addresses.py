@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedps.errors import JobError
-from fedps.launch.addresses import Address, Counts, check_here, is_here, read_addresses, read_counts
+from fedps.launch.addresses import Address, Counts, _listed, check_here, is_here, read_counts
 
 HOSTS = st.sampled_from(["127.0.0.1", "localhost", "a-b.example", "::1", "fe80::1"])
 SEED = ",".join(f"127.0.0.1:{port}" for port in range(9000, 9010))
@@ -15,7 +15,7 @@ SEED = ",".join(f"127.0.0.1:{port}" for port in range(9000, 9010))
 
 @given(st.lists(st.builds(Address, HOSTS, st.integers(0, 65535)), min_size=1, max_size=5))
 def test_what_is_written_is_read_the_same(addresses: list[Address]) -> None:
-    assert read_addresses("--servers", ", ".join(map(str, addresses))) == addresses
+    assert _listed("--servers", ", ".join(map(str, addresses)), []) == addresses
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_what_is_written_is_read_the_same(addresses: list[Address]) -> None:
 )
 def test_a_wrong_list_is_told_with_its_flag_and_the_form(text: str, said: str) -> None:
     with pytest.raises(JobError, match=r"write host:port,host:port, e\.g\. 127\.0\.0\.1:10000") as error:
-        read_addresses("--servers", text)
+        read_counts(servers=text)
     assert str(error.value).startswith("--servers: ")
     assert said in str(error.value)
 

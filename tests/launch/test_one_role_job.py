@@ -8,7 +8,7 @@ import yaml
 
 from fedps.config import Job, load_job
 from fedps.errors import JobError
-from fedps.launch.one_role_job import find_client, load_here
+from fedps.launch.one_role import find_client, load_here
 from tests.conftest import MakeJob
 
 

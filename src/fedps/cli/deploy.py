@@ -134,8 +134,7 @@ def worker(
     """
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.addresses import read_counts  # noqa: PLC0415
-    from fedps.launch.one_role import work_here  # noqa: PLC0415
-    from fedps.launch.one_role_job import find_client  # noqa: PLC0415
+    from fedps.launch.one_role import find_client, work_here  # noqa: PLC0415
 
     counts = read_counts(servers=servers, coordinators=coordinators, worker_num=worker_num)
     for at in counts.server_at:
@@ -149,7 +148,7 @@ def worker(
 
 
 def _here(job: Path | None, override: list[str] | None, counts: Any) -> Any:
-    from fedps.launch.one_role_job import load_here  # noqa: PLC0415
+    from fedps.launch.one_role import load_here  # noqa: PLC0415
 
     here = load_here(named(job), [*(override or []), *counts.overrides()])
     note_job(here.job)

@@ -89,19 +89,6 @@ def read_counts(
     )
 
 
-def read_addresses(flag: str, text: str) -> list[Address]:
-    """Read `host:port,host:port,…`.
-
-    Raises:
-        JobError: every entry that is no address, by its flag.
-    """
-    mistakes: list[str] = []
-    found = _listed(flag, text, mistakes)
-    if mistakes:
-        raise JobError(mistakes)
-    return found or []
-
-
 def is_here(host: str) -> bool:
     """Whether a host is this machine.
 

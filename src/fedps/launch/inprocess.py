@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 from fedps.client.life import FLClient, Handler, Key
@@ -12,7 +13,7 @@ from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.errors import LostError
 from fedps.events import events
-from fedps.events.events import Entry, Event, stamp
+from fedps.events.events import Entry, Event, Report, stamp
 from fedps.models.network import Plan
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
@@ -22,6 +23,7 @@ from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
 
 Listen = Callable[[Entry], None]
+Reports = Callable[[str, str], Report]  # of a role, by its kind and name
 
 
 def run_in_process(
@@ -49,20 +51,19 @@ def run_in_process(
     """
     (run_dir / "log").mkdir(parents=True, exist_ok=True)
     failures: list[Exception] = []
-    listen = _in_turn(listen)
+    reports = _reports(listen)
     clients = list(client_files_of(job))
     with ExitStack() as stack:
-        servers = [
-            stack.enter_context(closing(_server(job, shard, run_dir, listen))) for shard in range(job.runner.server_num)
-        ]
+        servers = []
+        for shard in range(job.runner.server_num):
+            server = LocalServer(ParameterServer(job, shard, run_dir, reports("server", str(shard))))
+            servers.append(stack.enter_context(closing(server)))
         coordinator = None
         if job.runner.with_coordinator:
             log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
-            coordinator = Coordinator(
-                job, lambda event: listen(stamp("coordinator", "0", event)), log, selector, run_dir
-            )
+            coordinator = Coordinator(job, reports("coordinator", "0"), log, selector, run_dir)
             servers.append(stack.enter_context(closing(LocalServer(coordinator))))
-        _work(job, plan or make_plan(job), clients, servers, run_dir, listen, allow, handlers, failures)
+        _work(job, plan or make_plan(job), clients, servers, run_dir, reports, allow, handlers, failures)
     if coordinator is not None:
         coordinator.close()
     for server in servers:
@@ -73,7 +74,7 @@ def run_in_process(
 
 
 def _work(
-    job: Job, plan: Plan, clients: list[ClientId], servers: list[LocalServer], run_dir: Path, listen: Listen, allow: Allow,
+    job: Job, plan: Plan, clients: list[ClientId], servers: list[LocalServer], run_dir: Path, reports: Reports, allow: Allow,
     handlers: Mapping[Key, Handler] | None, failures: list[Exception],
 ) -> None:  # fmt: skip
     """Let every client live in a thread of its own, and wait for all."""
@@ -87,16 +88,18 @@ def _work(
             return LocalChannel(server, hello, Limits(job.limits.message_mib << 20))
 
     def work(client: ClientId) -> None:
-        def report(event: Event) -> None:
+        report = reports("worker", client)
+
+        def told(event: Event) -> None:
             if isinstance(event, events.Assigned | events.FirstBatch):
                 begun.add(client)
-            listen(stamp("worker", client, event))
+            report(event)
 
         try:
             number = clients.index(client)
             with (run_dir / "log" / f"workerlog.{number}").open("a", encoding="utf-8") as log:
                 FLClient(
-                    job, client, [], run_dir, report, connect=connect, log=log, allow=allow, handlers=handlers,
+                    job, client, [], run_dir, told, connect=connect, log=log, allow=allow, handlers=handlers,
                     number=number, plan=plan,
                 ).run()  # fmt: skip
         except Exception as error:
@@ -111,15 +114,15 @@ def _work(
         thread.join()
 
 
-def _in_turn(listen: Listen) -> Listen:
-    """Let threads tell their events one after the other: whoever listens adds them up."""
+def _reports(listen: Listen) -> Reports:
+    """Return what makes each role's `Report`; whoever listens is called by one thread at a time."""
     lock = threading.Lock()
 
-    def told(entry: Entry) -> None:
+    def report(role: str, name: str, event: Event) -> None:
         with lock:
-            listen(entry)
+            listen(stamp(role, name, event))
 
-    return told
+    return lambda role, name: partial(report, role, name)
 
 
 def _stop(servers: list[LocalServer], error: Exception) -> None:
@@ -127,10 +130,3 @@ def _stop(servers: list[LocalServer], error: Exception) -> None:
     for server in servers:
         with server.lock:
             server.fail(error)
-
-
-def _server(job: Job, shard: int, run_dir: Path, listen: Listen) -> LocalServer:
-    def report(event: Event) -> None:
-        listen(stamp("server", str(shard), event))
-
-    return LocalServer(ParameterServer(job, shard, run_dir, report))

@@ -1,10 +1,12 @@
 """Imported once by the fork server: all that every worker needs, so that a worker starts in milliseconds.
 
-Nothing here opens a connection or starts a thread, which would not survive a fork.
+Where workers train by torch, that is imported too, with what it imports itself on its first training step. Nothing here
+opens a connection or starts a thread, which would not survive a fork.
 """
 
 import email.parser  # which the versions of packages are read with
 import mmap  # data that was read before is mapped
+import os
 
 import grpc._channel  # which grpc imports with the first connection
 import numpy.ma  # and numpy where it is first asked for distinct values
@@ -15,3 +17,15 @@ import fedps.launch.local.entry
 import fedps.training.compiled
 
 __all__ = ["email", "fedps", "grpc", "mmap", "numpy"]
+
+if "FEDPS_PRELOAD_TORCH" in os.environ:
+    import torch
+    from torch import nn
+
+    import fedps.models.build
+    import fedps.training.eager
+
+    torch.set_num_threads(1)
+    _toy = nn.Linear(2, 1)
+    _loss = nn.functional.binary_cross_entropy_with_logits(_toy(torch.ones(1, 2)), torch.ones(1, 1))
+    torch.autograd.grad(_loss, list(_toy.parameters()))

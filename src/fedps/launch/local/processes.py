@@ -19,11 +19,8 @@ from fedps.events.events import Event, Failed, decode
 from fedps.launch.local import entry as lives
 from fedps.types import ClientId
 
-PRELOAD = (
-    "fedps.launch.local.preload",
-    "fedps.cli",
-)  # the command's own module, which each process names as its main one
-PRELOAD_TORCH = ("fedps.launch.local.preload_torch",)
+PRELOAD = ("fedps.launch.local.preload", "fedps.cli")  # the command's module, which each process names as its main one
+PRELOAD_TORCH = "FEDPS_PRELOAD_TORCH"  # environment variable by which the fork server knows
 PATIENCE = 10.0  # seconds a role gets to stop by itself
 
 
@@ -159,7 +156,10 @@ def prepare_fork_server(torch: bool) -> None:
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # ten workers share the cores; each keeps to one
-    get_context("forkserver").set_forkserver_preload([*PRELOAD, *(PRELOAD_TORCH if torch else ())])
+    os.environ.pop(PRELOAD_TORCH, None)
+    if torch:
+        os.environ[PRELOAD_TORCH] = "1"
+    get_context("forkserver").set_forkserver_preload([*PRELOAD])
     _fork_server().ensure_running()
 
 
