@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from fedps.config import load_job
+from fedps.config import Job, load_job
 from fedps.errors import JobError
 from fedps.launch.folder import discard, make_log_folder, make_run_folder, share_run_folder
 from tests.conftest import MakeJob
+
+OTHER = {
+    "runner.worker_num": 9, "hyper_parameters.fc_layers": [8, 4], "server_optimizer.class": "adam", "selector.deadline": 20.0,
+    "distillation.temperature": 2.0, "limits.message_mib": 32, "simulation.traces": "traces.json",
+    "table_parameters.mlp_item.weight": {"initial_range": 0.5},
+}  # fmt: skip
 
 
 def test_it_holds_the_resolved_job(make_job: MakeJob, tmp_path: Path) -> None:
@@ -72,6 +78,30 @@ def test_roles_share_a_folder(make_job: MakeJob, tmp_path: Path, monkeypatch: py
     (tmp_path / "file").write_text("mine")
     with pytest.raises(JobError, match=r"--run_dir .*file: cannot be written"):
         share_run_folder(job, tmp_path / "file")
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_a_folder_is_shared_by_roles_of_the_same_job_alone(key: str, make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job()
+    share_run_folder(job, tmp_path / "run")
+    part, _, name = key.partition(".")
+    tree = job.model_dump(mode="json", by_alias=True)
+    tree[part] = (tree[part] or {}) | {name: OTHER[key]}
+    other = Job.model_validate(tree)
+    with pytest.raises(JobError, match=rf"holds a run of another job \({key.replace('.', '[.]')} differs\)"):
+        share_run_folder(other, tmp_path / "run")
+
+
+def test_what_each_machine_has_its_own_way_is_not_compared(make_job: MakeJob, tmp_path: Path) -> None:
+    folder = share_run_folder(make_job(), tmp_path / "run")
+    assert share_run_folder(make_job(print_interval=7, start_timeout=5.0), tmp_path / "run") == folder
+
+
+def test_a_folder_whose_job_cannot_be_read_is_not_shared(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "job.yaml").write_text("runner: {epochs: many}")
+    with pytest.raises(JobError, match=r"holds a run of another job \(it cannot be read\)"):
+        share_run_folder(make_job(), tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["log", "private", "model"])

@@ -3,16 +3,16 @@
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from fedps.config import Job
+from fedps.config.shared import first_difference, shared_part
 from fedps.config.source import read
 from fedps.errors import JobError
 
-BY_ROLE = ("worker_num", "server_num", "with_coordinator")  # flags that a role is given or not
 OURS = (
     "job.yaml",
     "events.jsonl",
@@ -76,16 +76,15 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
     folder = (run_dir or Path("runs") / job.name).resolve()
     try:
         (folder / "private").mkdir(parents=True, exist_ok=True)
-        if (folder / "job.yaml").exists():
-            if key := _difference(read(folder / "job.yaml"), job):
-                raise JobError(
-                    f"--run_dir {folder}: holds a run of another job ({key} differs); give all roles of a run the same job,"
-                    " and a new run another folder"
-                )
-        else:
+        if not (folder / "job.yaml").exists():
             job.save(folder / "job.yaml")
+        theirs = Job.model_validate(read(folder / "job.yaml"))  # it may be another role's, though none was there
     except OSError as error:
         raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
+    except ValidationError:
+        raise _other_run(folder, "it cannot be read") from None
+    if key := first_difference(shared_part(job), shared_part(theirs)):
+        raise _other_run(folder, f"{key} differs")
     return folder
 
 
@@ -99,15 +98,11 @@ def discard(folder: Path) -> None:
         folder.rmdir()
 
 
-def _difference(theirs: Mapping[str, Any], job: Job) -> str | None:
-    """Return a key in which a saved job differs from this one, but for what may differ by role and by machine."""
-    mine = job.model_dump(mode="json", by_alias=True)
-    for section in ("hyper_parameters", "table_parameters", "runner"):
-        there, here = theirs.get(section) or {}, mine[section]
-        for key in [k for k in here | there if k not in BY_ROLE and not k.endswith(("_dir", "_path"))]:
-            if there.get(key) != here.get(key):
-                return f"{section}.{key}"
-    return None
+def _other_run(folder: Path, why: str) -> JobError:
+    return JobError(
+        f"--run_dir {folder}: holds a run of another job ({why}); give all roles of a run the same job, and a new run"
+        " another folder"
+    )
 
 
 def _holds_something(path: Path) -> bool:
