@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedps.data.prepare import archive
-from fedps.data.prepare.archive import Archive, lines, read_file, whole
+from fedps.data.prepare import source
+from fedps.data.prepare.source import Archive, lines, read_file, whole
 from fedps.errors import DataError
 from tests.memory import allocating_less_than
 
@@ -94,7 +94,7 @@ def test_a_huge_member_is_refused_by_what_it_says_and_never_unpacked_beyond(
 ) -> None:
     size = 16 << 20
     packed = zipped(tmp_path / "a.zip", {"ratings.dat": bytes(size)}).read_bytes()
-    monkeypatch.setattr(archive, "LIMIT", size - 1)
+    monkeypatch.setattr(source, "LIMIT", size - 1)
     with pytest.raises(DataError, match=rf"ratings\.dat would unpack to {size} bytes; at most {size - 1}"):
         Archive(tmp_path / "a.zip").read("ratings.dat")
     (tmp_path / "b.zip").write_bytes(packed.replace(struct.pack("<I", size), struct.pack("<I", 100)))
@@ -129,7 +129,7 @@ def test_a_torn_or_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "LIMIT", 1000)
+    monkeypatch.setattr(source, "LIMIT", 1000)
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb") as file:
         file.write(bytes(1001))

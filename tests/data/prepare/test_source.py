@@ -1,5 +1,6 @@
 """Where data comes from: what is found first, and downloads that are whole or leave nothing."""
 
+import hashlib
 import io
 import os
 import signal
@@ -110,14 +111,26 @@ def test_a_download_that_is_not_whole_leaves_nothing(
     assert cached(tmp_path) == []
 
 
+def test_a_download_that_is_not_the_published_file_leaves_nothing(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{publisher.url}/ml-1m.zip"
+    monkeypatch.setattr(source, "SHA256", {url: "00"})
+    with pytest.raises(DataError, match=r"not the published file: its SHA-256 is [0-9a-f]{64}; fetch it yourself"):
+        download(url)
+    assert cached(tmp_path) == []
+    monkeypatch.setattr(source, "SHA256", {url: hashlib.sha256(packed()).hexdigest()})
+    assert download(url).read_bytes() == packed()
+
+
 def test_a_download_over_the_limit_leaves_nothing(
     publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "DOWNLOAD_LIMIT", len(packed()) - 1)
+    monkeypatch.setattr(source, "LIMIT", len(packed()) - 1)
     with pytest.raises(DataError, match=f"more than {len(packed()) - 1} bytes"):
         download(f"{publisher.url}/ml-1m.zip")
     assert cached(tmp_path) == []
-    monkeypatch.setattr(source, "DOWNLOAD_LIMIT", len(packed()))
+    monkeypatch.setattr(source, "LIMIT", len(packed()))
     assert download(f"{publisher.url}/ml-1m.zip").is_file()
 
 

@@ -16,19 +16,16 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
-from fedps.data.negatives import History
+from fedps.data.negatives import History, Ids
 from fedps.data.prepare import published
 from fedps.data.prepare import write as prepared
-from fedps.data.prepare.archive import NUMBER, Archive, lines, whole
 from fedps.data.prepare.published import MisfitError
-from fedps.data.prepare.source import locate
-from fedps.data.prepare.write import Interactions, Rule, Split
+from fedps.data.prepare.source import NUMBER, Archive, lines, locate, whole
+from fedps.data.prepare.write import Interactions, Partition, Split
 from fedps.errors import DataError
 
-Ids = NDArray[np.int64]
 COLUMNS = ("user", "movie", "rating", "time")
 
 
@@ -64,7 +61,7 @@ class Held(NamedTuple):
 
 
 def prepare(
-    out: Path, source: str | None = None, split: Split | Rule | None = None, per_positive: int = 4,
+    out: Path, source: str | None = None, split: Split | Partition | None = None, per_positive: int = 4,
     test_rating: Path | None = None, test_negatives: Path | None = None, seed: int = 0,
 ) -> Mapping[str, Any]:  # fmt: skip
     """Prepare MovieLens for federated training; return the manifest.

@@ -7,13 +7,11 @@ does not fit the ratings is refused, at the first line that tells.
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedps.data.negatives import History
-from fedps.data.prepare.archive import lines, read_file, whole
+from fedps.data.negatives import History, Ids
+from fedps.data.prepare.source import lines, read_file, whole
 from fedps.errors import DataError
 
-Ids = NDArray[np.int64]
 NEGATIVES = 99
 
 

@@ -1,5 +1,10 @@
-"""Where MovieLens comes from: a file or folder of the user's, $FEDPS_DATA, or its publisher, kept in a cache."""
+"""Published files: found in a folder of the user's, in $FEDPS_DATA or at their publisher, and read with a bound.
 
+A file is a zip archive, plain or gzipped text; nothing is unpacked to disk. A download is kept in a cache, where a file is
+always whole. Whatever is wrong with one is a `DataError` that names the file and, where there is one, the line.
+"""
+
+import gzip
 import hashlib
 import http.client
 import os
@@ -7,6 +12,8 @@ import re
 import sys
 import urllib.request
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -14,10 +21,14 @@ from fedps.errors import DataError
 from fedps.storage.whole import CLOSED, make_folder, open_whole
 
 ORIGIN = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
+SHA256 = {ORIGIN: "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"}  # as published; of others unknown
 SHELF = ("ml-1m.zip", "ml-1m-notime.zip")  # what is looked for in $FEDPS_DATA, in this order
-DOWNLOAD_LIMIT = 1 << 28  # bytes
+LIMIT = 1 << 28  # bytes of a download, and of one file unpacked; the largest of ML-1M has 25 MB
 SILENCE = 20.0  # seconds without a byte until a download is given up
 CHUNK = 1 << 20
+BOM = b"\xef\xbb\xbf"
+TORN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what hostile archives raise
+NUMBER = re.compile(r"[0-9]{1,18}")  # all fit int64
 
 
 def locate(source: str | None) -> Path:
@@ -40,10 +51,10 @@ def locate(source: str | None) -> Path:
 
 
 def download(url: str) -> Path:
-    """Return the cached file of an address, fetched first if there is none; a file in the cache is always whole.
+    """Return the cached file of an address, fetched first if there is none.
 
     Raises:
-        DataError: it cannot be fetched, is cut off, over `DOWNLOAD_LIMIT` or no zip archive.
+        DataError: it cannot be fetched, is cut off, over `LIMIT`, no zip archive, or not the one that is known.
     """
     name = PurePosixPath(re.split("[?#]", url)[0]).name
     folder = Path.home() / ".cache" / "fedps" / hashlib.sha256(url.encode()).hexdigest()[:12]  # names may clash
@@ -63,7 +74,7 @@ def download(url: str) -> Path:
 
 
 def _fetch(url: str, out: IO[bytes]) -> None:
-    """Write what the address answers to `out`; fail unless it is whole and a zip archive."""
+    """Write what the address answers to `out`; fail unless it is whole, a zip archive and, where that is known, the one."""
     with urllib.request.urlopen(url, timeout=SILENCE) as answer:  # noqa: S310  (http or https, checked by locate)
         _copy(answer, out)
         promised = answer.headers.get("Content-Length")
@@ -73,10 +84,112 @@ def _fetch(url: str, out: IO[bytes]) -> None:
     if not zipfile.is_zipfile(out.name):
         head = Path(out.name).read_bytes()[:20]
         raise OSError(f"the answer is no zip archive: it begins with {head!r}")
+    with Path(out.name).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256.get(url, digest):
+        raise OSError(f"the answer is not the published file: its SHA-256 is {digest}")
 
 
 def _copy(answer: Any, out: IO[bytes]) -> None:
     while chunk := answer.read(CHUNK):
         out.write(chunk)
-        if out.tell() > DOWNLOAD_LIMIT:
-            raise OSError(f"the answer has more than {DOWNLOAD_LIMIT} bytes")
+        if out.tell() > LIMIT:
+            raise OSError(f"the answer has more than {LIMIT} bytes")
+
+
+class Archive:
+    """The files of a zip archive or a folder, by their bare names.
+
+    Args:
+        path: the archive or folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's bytes, None if there is none of this name.
+
+        Raises:
+            DataError: no zip archive, a torn, encrypted or ambiguous one, or a file over `LIMIT`.
+        """
+        if self.path.is_dir():
+            return read_file(self.path / name) if (self.path / name).exists() else None
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                members = [m for m in archive.infolist() if PurePosixPath(m.filename).name == name]
+                if len(members) > 1:
+                    raise DataError(f"{self.path}: holds {name} {len(members)} times; leave one")
+                return self._unpack(archive, members[0]) if members else None
+        except TORN as error:
+            raise DataError(f"{self.path}: {_is_no_zip(self.path)}: {error}; fetch it again") from error
+
+    def _unpack(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+        where = f"{self.path}: {member.filename}"
+        if member.file_size > LIMIT:
+            raise DataError(f"{where} would unpack to {member.file_size} bytes; at most {LIMIT} are read")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
+            raise DataError(f"{where} is packed by method {member.compress_type}; pack it with zip's own (deflate)")
+        with archive.open(member) as stream:  # asked for one byte more than said, a false size cannot fill memory
+            return stream.read(member.file_size + 1).removeprefix(BOM)
+
+
+def _is_no_zip(path: Path) -> str:
+    if zipfile.is_zipfile(path):
+        return "is a torn or encrypted zip archive"
+    try:
+        with path.open("rb") as file:
+            return f"is no zip archive, or a torn one (it begins with {file.read(20)!r})"
+    except OSError:
+        return "cannot be read"
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file's bytes, unpacked if they are gzipped, without a byte order mark.
+
+    Raises:
+        DataError: missing, torn, or over `LIMIT` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.peek(2)[:2] == b"\x1f\x8b"
+            payload = gzip.GzipFile(fileobj=file).read(LIMIT + 1) if zipped else file.read(LIMIT + 1)
+    except TORN as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if len(payload) > LIMIT:
+        raise DataError(f"{path}: holds more than {LIMIT} bytes, which is no file of MovieLens")
+    return payload.removeprefix(BOM)
+
+
+def lines(payload: bytes, origin: str, separator: str, count: int) -> Iterator[tuple[str, list[str]]]:
+    r"""Yield each line's place, for messages, and its fields; blank lines are passed over.
+
+    Args:
+        payload: text, Latin-1 as MovieLens has it (so any byte is text); lines end with \n or \r\n.
+        origin: the file's name.
+        separator: between fields.
+        count: how many fields a line has.
+
+    Raises:
+        DataError: a line has another number of fields.
+    """
+    for number, line in enumerate(payload.decode("latin-1").split("\n"), 1):
+        if line.strip():
+            fields = line.rstrip("\r").split(separator)
+            if len(fields) != count:
+                raise DataError(
+                    f"{origin}, line {number}: {line[:60]!r}: has {len(fields)} fields separated by {separator!r};"
+                    f" {count} are expected"
+                )
+            yield f"{origin}, line {number}", fields
+
+
+def whole(text: str, where: str, name: str) -> int:
+    """Return a field's number.
+
+    Raises:
+        DataError: it is no whole number from 0 on, or has more than 18 digits.
+    """
+    if not NUMBER.fullmatch(text.strip()):
+        raise DataError(f"{where}: {name} {text[:30]!r} is no whole number from 0 on")
+    return int(text)

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.data.negatives import Ids
 from fedps.data.prepare import write as prepared
-from fedps.data.prepare.write import TEST_NEGATIVES, Interactions, Rule, Split
+from fedps.data.prepare.write import TEST_NEGATIVES, Interactions, Partition, Split
 from fedps.errors import DataError
 
-Ids = NDArray[np.int64]
 FACTORS = 4
 TASTE = 2.0  # how much agreement counts beside popularity
 SPREAD = 0.8  # of the logarithm of activity and popularity
@@ -40,7 +40,7 @@ def plant(users: int, items: int, rng: np.random.Generator) -> Planted:
 
 
 def synthesize(
-    out: Path, users: int = 6040, items: int = 3706, per_user: int = 165, split: Split | Rule | None = None,
+    out: Path, users: int = 6040, items: int = 3706, per_user: int = 165, split: Split | Partition | None = None,
     per_positive: int = 4, seed: int = 0,
 ) -> Mapping[str, Any]:  # fmt: skip
     """Make a synthetic data set in the form that `movielens.prepare` writes; return the manifest.

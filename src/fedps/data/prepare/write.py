@@ -12,17 +12,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
-from fedps.data.negatives import History
+from fedps.data.negatives import History, Ids
 from fedps.data.prepare import partition
 from fedps.data.read import cache
 from fedps.errors import DataError
 from fedps.metrics import CANDIDATES
 from fedps.storage.whole import make_folder, whole_folder
 
-Ids = NDArray[np.int64]
 TEST_NEGATIVES = CANDIDATES - 1
 RETRIES = 64  # of a negative over all items; another number would prepare other data
 FORMAT = "fedps.prepared/1"  # in the manifest: tells our folders from others
@@ -71,10 +69,10 @@ class Split:
     alpha: float = 0.5
 
 
-Rule = Callable[[Interactions], Mapping[str, Ids]]  # a way of one's own: each client's users, int64[n], in any order
+Partition = Callable[[Interactions], Mapping[str, Ids]]  # of one's own: each client's users, int64[n], in any order
 
 
-def write(out: Path, data: Interactions, split: Split | Rule, per_positive: int, seed: int) -> Mapping[str, Any]:
+def write(out: Path, data: Interactions, split: Split | Partition, per_positive: int, seed: int) -> Mapping[str, Any]:
     """Write `train/<client>.csv`, `test/<client>.csv` and `manifest.json` under `out`; return the manifest.
 
     Args:
@@ -139,18 +137,20 @@ def _not_ours(out: Path) -> str | None:
     return f"it holds {others[0]}, which was not written with it" if others else None
 
 
-def _fill(folder: Path, data: Interactions, split: Split | Rule, per_positive: int, seed: int) -> Mapping[str, Any]:
+def _fill(
+    folder: Path, data: Interactions, split: Split | Partition, per_positive: int, seed: int
+) -> Mapping[str, Any]:
     if per_positive < 0:
         raise DataError(f"--negatives {per_positive}: must be 0 or more")
     rng = stream(seed)
-    users = np.arange(data.num_users)
+    everyone = np.arange(data.num_users)
     history = History(
-        np.append(data.user, users), np.append(data.item, data.test_item), data.num_users, data.num_items
+        np.append(data.user, everyone), np.append(data.item, data.test_item), data.num_users, data.num_items
     )  # fmt: skip
     held_out = data.test_negatives
     if held_out is None:
-        _check_left(history, users, TEST_NEGATIVES, "give --test-negatives FILE")
-        held_out = np.stack([history.draw_distinct(u, TEST_NEGATIVES, rng) for u in users.tolist()])
+        _check_left(history, everyone, TEST_NEGATIVES, "give --test-negatives FILE")
+        held_out = np.stack([history.draw_distinct(u, TEST_NEGATIVES, rng) for u in everyone.tolist()])
     if per_positive:
         _check_left(history, data.user, 1, "use --negatives 0")
     clients = {}
@@ -185,11 +185,11 @@ def _check_left(history: History, users: Ids, count: int, remedy: str) -> None:
         )
 
 
-def _name(split: Split | Rule) -> str:
+def _name(split: Split | Partition) -> str:
     return split.kind if isinstance(split, Split) else getattr(split, "__name__", "own")
 
 
-def _clients(data: Interactions, split: Split | Rule, rng: np.random.Generator) -> Mapping[str, Ids]:
+def _clients(data: Interactions, split: Split | Partition, rng: np.random.Generator) -> Mapping[str, Ids]:
     if not isinstance(split, Split):
         return partition.own(split(data), data.num_users)
     if split.kind == "zipcode":
