@@ -8,7 +8,7 @@ import numpy as np
 from fedps.types import Init, Values
 
 
-class Embedding(msgspec.Struct, frozen=True):
+class EmbeddingLayer(msgspec.Struct, frozen=True):
     """An embedding that an input column looks up: its parameter's and module's names, [rows, dim], how rows start."""
 
     name: str
@@ -29,7 +29,7 @@ class Network(msgspec.Struct, frozen=True):
         start: the dense parameters' first values, little-endian float32, end to end in the order of `dense`.
     """
 
-    embeddings: tuple[Embedding, ...]
+    embeddings: tuple[EmbeddingLayer, ...]
     dense: tuple[tuple[str, tuple[int, ...]], ...]
     aliases: dict[str, str]
     tied: tuple[str, ...]

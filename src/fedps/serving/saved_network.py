@@ -8,8 +8,7 @@ import torch
 
 from fedps.config import Job
 from fedps.errors import JobError
-from fedps.models.build import build
-from fedps.models.describe import describe
+from fedps.models.build import build, describe
 from fedps.serving.predictions import Scored, logits_of, scored
 from fedps.storage import epochs
 from fedps.storage.tables import SavedTable, tensor

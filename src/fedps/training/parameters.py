@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from fedps.config import Job, TableParameters
 from fedps.config.sections import distillation
 from fedps.errors import JobError
-from fedps.models import network as network_of
-from fedps.models.network import Network
+from fedps.models.network import EmbeddingLayer, Network
 from fedps.training.rules import table_rule
 from fedps.types import Init, TableSpec
 
@@ -79,7 +78,7 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     if mistakes:
         raise JobError(mistakes)
 
-    def placed(embedding: network_of.Embedding) -> Embedding:
+    def placed(embedding: EmbeddingLayer) -> Embedding:
         name = embedding.name
         table = tables[own_settings[name]] if name in own_settings else TableParameters()
         rule = table_rule(job, table.optimizer, private=name in local)

@@ -7,8 +7,7 @@ import numpy as np
 from fedps.config import Job
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
-from fedps.models.build import build
-from fedps.models.describe import describe
+from fedps.models.build import build, describe
 from fedps.models.loss import own_loss
 from fedps.models.network import Network, Plan
 from fedps.native.compiler import CompileError, compiled
