@@ -44,7 +44,7 @@ struct FlushDenormals {
 #endif
 };
 
-// ---- What the caller hands over; library.py has the same structures. -------------------------------------------------
+// What the caller hands over. library.py has the same structures, field by field; all memory is the caller's.
 
 enum : int64_t { ADD, SGD, ADAGRAD, ROW_ADAGRAD, LAZY_ADAM, SHARED_ADAM, ADAM };  // as in `types.RULES`
 
@@ -64,9 +64,9 @@ struct Table {
   int32_t* place;        // [rows]: where its gradient stands then
   int32_t* touched;      // [batch]: the rows of the last batch
   float* gradient;       // [batch][dim]: their gradients
-  const float* anchor;   // [rows][dim]: what rows are held to; null: nothing
+  const float* anchor;   // [rows][dim]: rows as last received, which FedProx pulls them back to; null: it does not
   int64_t rows, width, steps, count;
-  double proximal;       // how hard
+  double proximal;       // its mu
   Rule rule;
 };
 

@@ -5,8 +5,6 @@
 
 namespace fedps {
 
-// ---- Products. -------------------------------------------------------------------------------------------------------
-
 // y[s][0:N] (+)= bias + sum over k < K of x[s][k] w[k][0:N]
 template <int K, int N, int X, int Y, bool ADD>
 void multiply(int samples, const float* x, const float* w, const float* bias, float* y) {
@@ -85,8 +83,6 @@ struct Linear {
       for (int o = 0; o < OUT; ++o) db[o] += d_bias[o];
   }
 };
-
-// ---- Values sample by sample and component by component. --------------------------------------------------------------
 
 template <int W, int A, int Y, class F>
 void map(int samples, const float* a, float* y, F f) {

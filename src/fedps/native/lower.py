@@ -4,7 +4,7 @@ What has no operation of ours (dropout, normalization, attention, values that mi
 network trains by torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,34 +13,14 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fedps.native.program import (
-    Binary,
-    Column,
-    Concat,
-    Linear,
-    Lookup,
-    Operation,
-    Program,
-    Slice,
-    Sum,
-    Unary,
-    without_dead,
-)  # fmt: skip
+from fedps.native import program as op
+from fedps.native.program import Operation, Program
 
 BATCH = 61  # samples of the trace: a size that no layer has
 UNARY = {"relu", "sigmoid", "tanh", "silu", "exp", "neg", "square"}
 RESHAPES = {
-    "view",
-    "_unsafe_view",
-    "reshape",
-    "squeeze",
-    "unsqueeze",
-    "flatten",
-    "alias",
-    "detach",
-    "clone",
-    "contiguous",
-}
+    "view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "alias", "detach", "clone", "contiguous",
+}  # fmt: skip
 
 
 class NotLoweredError(Exception):
@@ -80,7 +60,7 @@ def lower(model: nn.Module, tables: Mapping[str, tuple[str, int]], dense: Mappin
     found = {_Reader(_trace(model, mode), tables, dense).program() for mode in (True, False)}
     if len(found) != 1:
         raise NotLoweredError("it computes otherwise in training than in evaluation")
-    return without_dead(found.pop())
+    return op.without_dead(found.pop())
 
 
 def _trace(model: nn.Module, training: bool) -> fx.Graph:
@@ -146,7 +126,7 @@ class _Reader:
         if not isinstance(last, int) or self._operations[last].width != 1:
             raise NotLoweredError("its result is no number a sample")
         if last != len(self._operations) - 1:
-            self._operations.append(Unary("affine", last, 1, (1.0, 0.0)))
+            self._operations.append(op.Unary("affine", last, 1, (1.0, 0.0)))
 
     def _call(self, node: fx.Node) -> Meaning:
         name = _name(node)
@@ -154,12 +134,12 @@ class _Reader:
             return self._reshaped(node)
         if name in ("t", "transpose", "permute"):
             return self._transposed(node)
-        reader = READERS.get(name)
         if name in UNARY:
             return self._unary(node, name)
-        if reader is None:
+        read = getattr(self, f"read_{name}", None)
+        if read is None:
             raise NotLoweredError(f"{name} has no operation here")
-        return self._add(node, reader(self, node))
+        return self._add(node, read(node))
 
     def _add(self, node: fx.Node, operation: Operation) -> int:
         shape = tuple(node.meta["val"].shape)
@@ -190,8 +170,8 @@ class _Reader:
     def _unary(self, node: fx.Node, name: str) -> int:
         x = self._value(node.args[0])
         if name == "neg":
-            return self._add(node, Unary("affine", x, self._width(x), (-1.0, 0.0)))
-        return self._add(node, Unary(name, x, self._width(x)))
+            return self._add(node, op.Unary("affine", x, self._width(x), (-1.0, 0.0)))
+        return self._add(node, op.Unary(name, x, self._width(x)))
 
     def _of(self, argument: Any) -> Meaning:
         if not isinstance(argument, fx.Node):
@@ -212,21 +192,23 @@ class _Reader:
             raise NotLoweredError("it uses an embedding otherwise than by looking up rows")
         return self._numbers[found.name]
 
-    # Each of these reads one kind of call.
+    # `read_x` reads a call of torch's `x`: it returns our operation, or says why there is none.
 
-    def embedding(self, node: fx.Node) -> Operation:
+    def read_embedding(self, node: fx.Node) -> Operation:
         weight, ids = self._of(node.args[0]), self._of(node.args[1])
         if not isinstance(weight, Weight) or weight.name not in self._tables:
             raise NotLoweredError("it looks up something that is no table")
         column, dim = self._tables[weight.name]
         if ids != Ids(column):
             raise NotLoweredError(f"{weight.name} is looked up by derived ids")
-        return Lookup(list(self._tables).index(weight.name), dim)
+        return op.Lookup(list(self._tables).index(weight.name), dim)
 
-    def mm(self, node: fx.Node) -> Operation:
+    def read_mm(self, node: fx.Node) -> Operation:
         return self._linear(node.args[0], node.args[1], None)
 
-    def addmm(self, node: fx.Node) -> Operation:
+    read_mv = read_mm
+
+    def read_addmm(self, node: fx.Node) -> Operation:
         if node.kwargs:
             raise NotLoweredError("addmm with factors")
         return self._linear(node.args[1], node.args[2], node.args[0])
@@ -239,81 +221,81 @@ class _Reader:
         offset = -1 if bias is None else self._parameter(self._of(bias))
         if inputs != self._width(value) or (bias is not None and self._of(bias).shape != (width,)):  # type: ignore[union-attr]
             raise NotLoweredError("a product whose sizes do not fit")
-        return Linear(value, number, offset, w.transposed, width)
+        return op.Linear(value, number, offset, w.transposed, width)
 
-    def cat(self, node: fx.Node) -> Operation:
+    def read_cat(self, node: fx.Node) -> Operation:
         parts = [self._value(p) for p in node.args[0]]  # type: ignore[union-attr]
         if (node.args[1] if len(node.args) > 1 else 0) not in (1, -1):
             raise NotLoweredError("it lays samples behind each other")
-        return Concat(tuple(parts), sum(map(self._width, parts)))
+        return op.Concat(tuple(parts), sum(map(self._width, parts)))
 
-    def slice(self, node: fx.Node) -> Operation:
+    def read_slice(self, node: fx.Node) -> Operation:
         arguments: list[Any] = [*node.args, *(None, 0, 0, None, 1)[len(node.args) :]]
         value, start = self._value(arguments[0]), arguments[2] or 0
         if arguments[1] not in (1, -1) or arguments[4] != 1:
             raise NotLoweredError("it picks samples of a batch")
-        return Slice(value, start if start >= 0 else start + self._width(value), node.meta["val"].shape[1])
+        return op.Slice(value, start if start >= 0 else start + self._width(value), node.meta["val"].shape[1])
 
-    def select(self, node: fx.Node) -> Operation:
+    def read_select(self, node: fx.Node) -> Operation:
         value, dim, at = self._value(node.args[0]), node.args[1], node.args[2]
         if dim not in (1, -1):
             raise NotLoweredError("it picks samples of a batch")
-        return Slice(value, at if at >= 0 else at + self._width(value), 1)  # type: ignore[operator, arg-type]
+        return op.Slice(value, at if at >= 0 else at + self._width(value), 1)  # type: ignore[operator, arg-type]
 
-    def sum(self, node: fx.Node) -> Operation:
+    def read_sum(self, node: fx.Node) -> Operation:
         value = self._value(node.args[0])
         if list(node.args[1] if len(node.args) > 1 else []) not in ([1], [-1]):  # type: ignore[arg-type]
             raise NotLoweredError("it adds up over samples")
-        return Sum(value)
+        return op.Sum(value)
 
-    def mean(self, node: fx.Node) -> Operation:
-        total = self.sum(node)
+    def read_mean(self, node: fx.Node) -> Operation:
+        total = self.read_sum(node)
         self._operations.append(total)
-        return Unary("affine", len(self._operations) - 1, 1, (1 / self._width(total.x), 0.0))  # type: ignore[union-attr]
+        return op.Unary("affine", len(self._operations) - 1, 1, (1 / self._width(total.x), 0.0))  # type: ignore[union-attr]
 
-    def pow(self, node: fx.Node) -> Operation:
+    def read_pow(self, node: fx.Node) -> Operation:
         value = self._value(node.args[0])
         if node.args[1] != 2:
             raise NotLoweredError(f"the power {node.args[1]}")
-        return Unary("square", value, self._width(value))
+        return op.Unary("square", value, self._width(value))
 
-    def leaky_relu(self, node: fx.Node) -> Operation:
+    def read_leaky_relu(self, node: fx.Node) -> Operation:
         value = self._value(node.args[0])
         slope = float(node.args[1]) if len(node.args) > 1 else 0.01  # type: ignore[arg-type]
-        return Unary("leaky_relu", value, self._width(value), (slope,))
+        return op.Unary("leaky_relu", value, self._width(value), (slope,))
 
-    def gelu(self, node: fx.Node) -> Operation:
+    def read_gelu(self, node: fx.Node) -> Operation:
         value = self._value(node.args[0])
         if node.kwargs.get("approximate", "none") != "none":
             raise NotLoweredError("gelu by tanh")
-        return Unary("gelu", value, self._width(value))
+        return op.Unary("gelu", value, self._width(value))
 
-    def softplus(self, node: fx.Node) -> Operation:
+    def read_softplus(self, node: fx.Node) -> Operation:
         value = self._value(node.args[0])
         if len(node.args) > 1:
             raise NotLoweredError("softplus with constants")
-        return Unary("softplus", value, self._width(value))
+        return op.Unary("softplus", value, self._width(value))
 
-    def add(self, node: fx.Node) -> Operation:
+    def read_add(self, node: fx.Node) -> Operation:
         return self._binary(node, "add")
 
-    def sub(self, node: fx.Node) -> Operation:
+    def read_sub(self, node: fx.Node) -> Operation:
         return self._binary(node, "sub")
 
-    def rsub(self, node: fx.Node) -> Operation:
+    def read_rsub(self, node: fx.Node) -> Operation:
         value, number = self._value(node.args[0]), node.args[1]
         if not isinstance(number, int | float) or node.kwargs or len(node.args) > 2:
             raise NotLoweredError("rsub of two values")
-        return Unary("affine", value, self._width(value), (-1.0, float(number)))
+        return op.Unary("affine", value, self._width(value), (-1.0, float(number)))
 
-    def mul(self, node: fx.Node) -> Operation:
+    def read_mul(self, node: fx.Node) -> Operation:
         return self._binary(node, "mul")
 
-    def div(self, node: fx.Node) -> Operation:
+    def read_div(self, node: fx.Node) -> Operation:
         value, number = self._value(node.args[0]), node.args[1]
         if not isinstance(number, int | float) or node.kwargs:
             raise NotLoweredError("it divides by a value")
-        return Unary("affine", value, self._width(value), (1 / number, 0.0))
+        return op.Unary("affine", value, self._width(value), (1 / number, 0.0))
 
     def _binary(self, node: fx.Node, function: str) -> Operation:
         a, b = node.args[0], node.args[1]
@@ -322,7 +304,7 @@ class _Reader:
         if isinstance(b, int | float):
             value = self._value(a)
             numbers = (float(b), 0.0) if function == "mul" else (1.0, float(b) if function == "add" else -float(b))
-            return Unary("affine", value, self._width(value), numbers)
+            return op.Unary("affine", value, self._width(value), numbers)
         left, right = self._of(a), self._of(b)
         if isinstance(left, Weight) and isinstance(right, int) and function != "sub":
             left, right = right, left
@@ -333,7 +315,7 @@ class _Reader:
         shapes = {len(n.meta["val"].shape) for n in (a, b)}  # type: ignore[union-attr]
         if len(widths - {1}) > 1 or len(shapes) > 1:
             raise NotLoweredError(f"{function} of shapes that do not fit")
-        return Binary(function, one, other, max(widths))
+        return op.Binary(function, one, other, max(widths))
 
     def _with_parameter(self, function: str, value: int, weight: Weight) -> Operation:
         number, width = self._parameter(weight), self._width(value)
@@ -342,30 +324,7 @@ class _Reader:
             size *= side
         if size not in (1, width) or weight.transposed or (len(weight.shape) == 2 and weight.shape[0] != 1):
             raise NotLoweredError(f"{function} of {weight.name} of shape {weight.shape}")
-        return Column(function, value, number, width)
-
-
-Read = Callable[[_Reader, fx.Node], Operation]
-READERS: dict[str, Read] = {
-    "embedding": _Reader.embedding,
-    "mm": _Reader.mm,
-    "mv": _Reader.mm,
-    "addmm": _Reader.addmm,
-    "cat": _Reader.cat,
-    "slice": _Reader.slice,
-    "select": _Reader.select,
-    "sum": _Reader.sum,
-    "mean": _Reader.mean,
-    "pow": _Reader.pow,
-    "leaky_relu": _Reader.leaky_relu,
-    "gelu": _Reader.gelu,
-    "softplus": _Reader.softplus,
-    "add": _Reader.add,
-    "sub": _Reader.sub,
-    "rsub": _Reader.rsub,
-    "mul": _Reader.mul,
-    "div": _Reader.div,
-}
+        return op.Column(function, value, number, width)
 
 
 def _name(node: fx.Node) -> str:

@@ -1,4 +1,8 @@
 // Rows of tables and dense parameters: finding those of a batch, bringing them up to date, changing them by their rules.
+//
+// A row is [w | state], as in table/rules.py; of Adam [w | m | v | counter]. Under `adam` a row that is in no batch goes on
+// moving by its momentum, and catches up in closed form when it is next in one. So a row is settled up to the step before
+// (`begin_rows`) before anything reads it, and again whenever it is read outside of training (`read_rows`).
 #pragma once
 
 #include "basics.hpp"
@@ -87,8 +91,8 @@ inline void decay(const Rule& rule, int64_t size, const float* w, float* g) {
     for (int64_t j = 0; j < size; ++j) g[j] += share * w[j];
 }
 
-// Add the gradient of proximal / 2 times the squared distance from the anchor: `tables._held`.
-inline void hold(double proximal, int64_t size, const float* w, const float* anchor, float* g) {
+// Add the gradient of FedProx's term, proximal / 2 times the squared distance from the anchor.
+inline void pull_back(double proximal, int64_t size, const float* w, const float* anchor, float* g) {
   const float share = static_cast<float>(proximal);
   for (int64_t j = 0; j < size; ++j) g[j] += share * (w[j] - anchor[j]);
 }
@@ -126,11 +130,12 @@ inline void change(const Rule& rule, Corrections c, int64_t step, int64_t size, 
   }
 }
 
-inline void fetch(const float* at, int64_t floats) {  // ask for memory ahead of its use
+inline void fetch(const float* at, int64_t floats) {  // ask for memory ahead of its use, a cache line of 16 floats a time
   for (int64_t j = 0; j < floats; j += 16) __builtin_prefetch(at + j, 1);
 }
 
 // Find the batch's distinct rows, bring them up to date, and say for each sample where its row's gradient stands.
+// `seen` tells rows of this batch from others without being cleared: batches have numbers, and 0 is none of them.
 template <int DIM>
 void begin_rows(Table& table, const int32_t* order, int64_t samples, int32_t batch, int32_t* places) {
   constexpr int64_t AHEAD = 8;
@@ -191,7 +196,7 @@ void end_rows(Table& table) {
     const int64_t n = own ? counted(row + 3 * DIM) : step;
     const Corrections c = own ? Corrections(table.rule, static_cast<double>(n)) : common;
     float* g = table.gradient + u * DIM;
-    if (table.anchor) hold(table.proximal, DIM, row, table.anchor + static_cast<int64_t>(table.touched[u]) * DIM, g);
+    if (table.anchor) pull_back(table.proximal, DIM, row, table.anchor + static_cast<int64_t>(table.touched[u]) * DIM, g);
     decay(table.rule, DIM, row, g);
     change(table.rule, c, n, DIM, row, g);
   }
@@ -201,7 +206,7 @@ inline void end_dense(Dense& dense) {
   if (!dense.rule.optimizes || !dense.size) return;
   const int64_t step = ++dense.steps;
   const Corrections c(dense.rule, static_cast<double>(step));
-  if (dense.anchor) hold(dense.proximal, dense.size, dense.block, dense.anchor, dense.gradient);
+  if (dense.anchor) pull_back(dense.proximal, dense.size, dense.block, dense.anchor, dense.gradient);
   decay(dense.rule, dense.size, dense.block, dense.gradient);
   change(dense.rule, c, step, dense.size, dense.block, dense.gradient);
 }

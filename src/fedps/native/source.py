@@ -8,19 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fedps.native.program import (
-    Binary,
-    Column,
-    Concat,
-    Linear,
-    Lookup,
-    Operation,
-    Program,
-    Slice,
-    Sum,
-    Unary,
-    inputs,
-)  # fmt: skip
+from fedps.native import program as op
+from fedps.native.program import Operation, Program
 
 LANES = 8  # as in basics.hpp
 
@@ -110,45 +99,45 @@ class _Writer:
     def _apply(self, number: int, operation: Operation) -> list[str]:
         y = self._places[number]
         match operation:
-            case Lookup(table, dim):
+            case op.Lookup(table, dim):
                 return [f"look_up<{dim}, {y.stride}>(c.tables[{table}], order, m, {y.value()});"]
-            case Linear(x, weight, bias, transposed, width):
+            case op.Linear(x, weight, bias, transposed, width):
                 a, size = self._places[x], self._operations[x].width
                 self._members.append(f"Linear<{size}, {width}, {_bool(transposed)}> layer{number};")
                 named = f"{_at('block', weight)}, {_at('block', bias) if bias >= 0 else 'nullptr'}"
                 self._begin.append(f"w.layer{number}.begin({named});")
                 self._end.append(f"w.layer{number}.end({named.replace('block', 'gradient')});")
                 return [f"w.layer{number}.apply<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
-            case Unary(function, x, width, numbers):
+            case op.Unary(function, x, width, numbers):
                 a, body = self._places[x], _with(UNARY[function][0], numbers)
                 return [
                     f"map<{width}, {a.stride}, {y.stride}>(m, {a.value()}, {y.value()}, [](float x) {{ return {body}; }});"
                 ]
-            case Binary(function, one, other, width):
+            case op.Binary(function, one, other, width):
                 a, b = self._places[one], self._places[other]
                 sizes = f"{width}, {self._operations[one].width}, {self._operations[other].width}"
                 return [
                     f"zip<{sizes}, {a.stride}, {b.stride}, {y.stride}>(m, {a.value()}, {b.value()}, {y.value()},"
                     f" [](float a, float b) {{ return {BINARY[function][0]}; }});"
                 ]
-            case Column(function, x, parameter, width):
+            case op.Column(function, x, parameter, width):
                 a = self._places[x]
                 self._members.append(f"Column<{width}, {self._program.parameters[parameter]}> column{number};")
                 self._begin.append(f"w.column{number}.begin({_at('block', parameter)});")
                 self._end.append(f"w.column{number}.end({_at('gradient', parameter)});")
                 return [f"w.column{number}.{function}<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
-            case Sum(x):
+            case op.Sum(x):
                 a = self._places[x]
                 return [
                     f"sum_columns<{self._operations[x].width}, {a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"
                 ]
-            case Concat(parts):
+            case op.Concat(parts):
                 return [
                     f"copy<{self._operations[p].width}, {a.stride}, {y.stride}, false>(m, {a.value()}, {b.value()});"
                     for p, b in self._parts(number, parts)
                     if (a := self._places[p]) != b
                 ]
-            case Slice(x, start, width):
+            case op.Slice(x, start, width):
                 a = self._places[x]
                 return [f"copy<{width}, {a.stride}, {y.stride}, false>(m, {a.value()} + {start}, {y.value()});"]
 
@@ -156,37 +145,37 @@ class _Writer:
         y = self._places[number]
         dy = y.gradient()
         match operation:
-            case Lookup(table, dim):
+            case op.Lookup(table, dim):
                 places = f"w.places[{table}].data() + i"
                 return [f"look_up_back<{dim}, {y.stride}>(c.tables[{table}], {places}, m, {dy});"]
-            case Linear(x):
+            case op.Linear(x):
                 a, add = self._places[x], self._adds(x)
                 sizes = f"{a.stride}, {y.stride}, {add}"
                 return [f"w.layer{number}.back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
-            case Unary(function, x, width, numbers):
+            case op.Unary(function, x, width, numbers):
                 a, add, body = self._places[x], self._adds(x), _with(UNARY[function][1], numbers)
                 return [
                     f"map_back<{width}, {a.stride}, {y.stride}, {add}>(m, {a.value()}, {y.value()}, {dy}, {a.gradient()},"
                     f" []([[maybe_unused]] float x, [[maybe_unused]] float y) {{ return {body}; }});"
                 ]
-            case Binary(function, one, other, width):
+            case op.Binary(function, one, other, width):
                 sides = ((one, other, BINARY[function][1]), (other, one, BINARY[function][2]))
                 return [self._side_back(mine, its, body, width, y) for mine, its, body in sides]
-            case Column(function, x):
+            case op.Column(function, x):
                 a, add = self._places[x], self._adds(x)
                 sizes = f"{a.stride}, {y.stride}, {add}"
                 return [f"w.column{number}.{function}_back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
-            case Sum(x):
+            case op.Sum(x):
                 a, add, width = self._places[x], self._adds(x), self._operations[x].width
                 return [f"sum_columns_back<{width}, {a.stride}, {y.stride}, {add}>(m, {dy}, {a.gradient()});"]
-            case Concat(parts):
+            case op.Concat(parts):
                 return [
                     f"copy<{self._operations[p].width}, {y.stride}, {a.stride}, {self._adds(p)}>(m, {b.gradient()},"
                     f" {a.gradient()});"
                     for p, b in self._parts(number, parts)
                     if (a := self._places[p]) != b
                 ]
-            case Slice(x, start, width):
+            case op.Slice(x, start, width):
                 return self._slice_back(x, start, width, y)
 
     def _side_back(self, mine: int, its: int, body: str, width: int, y: Place) -> str:
@@ -226,11 +215,11 @@ class _Writer:
 def _places(program: Program) -> list[Place]:
     """Give each value a place: its own array, or its columns of the one concatenation that reads it."""
     operations = program.operations
-    readers = Counter(x for operation in operations for x in inputs(operation))
+    readers = Counter(x for operation in operations for x in op.inputs(operation))
     places = [Place(k, 0, -(-operation.width // LANES) * LANES) for k, operation in enumerate(operations)]
     for number in reversed(range(len(operations))):
         operation, at = operations[number], places[number]
-        if not isinstance(operation, Concat):
+        if not isinstance(operation, op.Concat):
             continue
         column = at.column
         for part in operation.parts:
