@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fedps.config import Job
-from fedps.config.sections.distillation import Distillation
+from fedps.config.sections.rounds import Distillation
 from tests.conftest import MakeJob
 
 ALL_LOCAL = {

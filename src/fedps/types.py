@@ -7,6 +7,7 @@ keys; where only some of its floats are meant, two keys say which: the first one
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Any, Literal, NamedTuple, NewType, get_args
 
 import msgspec
@@ -144,6 +145,15 @@ class Samples(NamedTuple):
     def at(self, places: slice | NDArray[np.integer[Any]]) -> "Samples":
         """Return the samples at some places; those of a slice share these arrays."""
         return Samples(self.user[places], self.item[places], self.label[places])
+
+
+CLAIM_LIMIT = 16  # medians of what all clients claim, samples or weights, that one client's claim counts as at most
+
+
+def bounded(claims: Sequence[float]) -> list[float]:
+    """Cut each claim to `CLAIM_LIMIT` medians of all: no client can buy a mean with a number."""
+    most = CLAIM_LIMIT * median(claims) if claims else 0.0
+    return [min(claim, most) for claim in claims]
 
 
 class Rows(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 
 from fedps.client.trainer import Trainer
 from fedps.client.windows import parts_of
-from fedps.config.merging import CLAIM_LIMIT
+from fedps.types import CLAIM_LIMIT
 from tests.client.test_schedule import ME, Watching, trainer_of
 from tests.conftest import MakeJob
 

@@ -34,9 +34,12 @@ def line(text: str, key: str) -> str:
 
 def test_every_key_tells_its_origin_and_meaning(path: Path) -> None:
     text = describe(path, ["runner.epochs=3", "hyper_parameters.optimizer={class: sgd}"])
-    assert line(text, "geo_step") == "geo_step: 7 # job file; geo: batches of a window, as pace has it"
+    assert (
+        line(text, "geo_step")
+        == "geo_step: 7 # job file; geo: local steps of a window, in batches; pace may scale them"
+    )
     assert line(text, "epochs") == "epochs: 3 # override; passes over each client's data"
-    assert line(text, "server_num") == "server_num: 1 # default; servers, each with a part of every table"
+    assert line(text, "server_num") == "server_num: 1 # default; servers, each with a shard of every table"
     assert line(text, "class").startswith("class: sgd # override; ")
     assert line(text, "learning_rate") == "learning_rate: 0.001 # default; step size"
     assert "geo, sync, async, round" in line(text, "sync_mode")

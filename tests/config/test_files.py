@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedps.config import Job, Runner, files, load_job, notes_of
-from fedps.config.checks.across import clients_of
-from fedps.config.files import client_files_of, files_in
+from fedps.config.files import client_files_of, clients_there, files_in
 from fedps.errors import DataError, JobError
 from fedps.types import ClientId
 
@@ -44,7 +43,7 @@ def test_the_job_and_its_checks_name_clients_in_one_order(tmp_path: Path) -> Non
     make(tmp_path / "train", "north.csv", "east-10.csv", "east-9.csv", "2.csv", "10.csv")
     (tmp_path / "job.yaml").write_text("runner: {train_data_dir: train}\n")
     loaded = load_job(tmp_path / "job.yaml")
-    assert clients_of(loaded) == list(client_files_of(loaded)) == ["2", "10", "east-9", "east-10", "north"]
+    assert clients_there(loaded) == list(client_files_of(loaded)) == ["2", "10", "east-9", "east-10", "north"]
 
 
 def test_a_client_is_the_stem_of_its_file(tmp_path: Path) -> None:

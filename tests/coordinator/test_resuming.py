@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fedps.config import Job
-from fedps.config.job import Simulation
+from fedps.config.sections.rounds import Simulation
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.resuming import STATE, TURNS
 from fedps.coordinator.selectors import AllClients, ClientSelectorBase

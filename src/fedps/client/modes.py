@@ -14,7 +14,7 @@ import numpy as np
 
 from fedps.client.windows import Window
 from fedps.config import Job
-from fedps.config.merging import LOCKSTEP
+from fedps.config.sections.runner import LOCKSTEP
 from fedps.net.shards import PullTicket, PushTicket, Shards
 from fedps.training.learner import Learner
 from fedps.types import NO_KEYS, Rows, Slots, TableName, Values

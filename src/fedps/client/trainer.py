@@ -12,7 +12,7 @@ from fedps.client.modes import Mode
 from fedps.client.timer import StepTimer
 from fedps.client.windows import Passes, batches_of
 from fedps.config import Job
-from fedps.config.checks.selection import unfit
+from fedps.config.checks.rounds import unfit
 from fedps.data.samples import Order
 from fedps.errors import FedpsError, JobError
 from fedps.events import events

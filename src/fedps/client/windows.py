@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedps.config import Job
-from fedps.config.merging import CLAIM_LIMIT
 from fedps.data.samples import ClientData, Order
+from fedps.types import CLAIM_LIMIT
 
 
 class Window(NamedTuple):

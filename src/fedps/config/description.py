@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from fedps.config.job import choices
 from fedps.config.loading import read_tree, resolve
-from fedps.config.original.keys import RENAMED
+from fedps.config.original import RENAMED
 from fedps.config.source import inline
 
 COMMENTS_AT = 44  # the column at which comments stand, unless a value is longer
@@ -26,8 +26,8 @@ def describe(path: Path, overrides: Sequence[str] = ()) -> str:
     Raises:
         JobError: all mistakes of the job; a wrong one is not described.
     """
-    tree, told = read_tree(path, overrides)
-    job = resolve(path, tree, told)
+    tree, remarks = read_tree(path, overrides)
+    job = resolve(path, tree, remarks)
     keys = [text.partition("=")[0].replace(" ", "") for text in overrides]
     keys = [RENAMED.get(key, key) for key in keys]
     lines = _lines(job, tree, keys, "", "")

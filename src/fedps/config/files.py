@@ -8,15 +8,18 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from fedps.config.job import Job
 from fedps.errors import DataError
-from fedps.types import ClientId
+
+if TYPE_CHECKING:
+    from fedps.types import ClientId  # a name for `str`; with numpy beside it, which a look at a job does without
 
 Files = tuple[Path, ...]
 
 
-def client_files_of(job: Job) -> dict[ClientId, Files]:
+def client_files_of(job: Job) -> "dict[ClientId, Files]":
     """Return each client's training files.
 
     Without `runner.split_file_list` a client is the stem of its one file. With it, files are dealt to `worker_num`
@@ -36,10 +39,10 @@ def client_files_of(job: Job) -> dict[ClientId, Files]:
             f"runner.worker_num: {count}: {runner.train_data_dir} holds only {len(files)} files to deal out; use at"
             f" most {len(files)}, or leave runner.split_file_list out"
         )
-    return _deal(files, [ClientId(str(k)) for k in range(count)])
+    return _deal(files, [cast("ClientId", str(k)) for k in range(count)])
 
 
-def test_files_of(job: Job) -> dict[ClientId, Files]:
+def test_files_of(job: Job) -> "dict[ClientId, Files]":
     """Return the held-out files of each client that has some; none without `runner.test_data_dir`.
 
     A held-out file belongs to the client that has the training file of the same stem. Dealt files
@@ -68,6 +71,19 @@ def test_files_of(job: Job) -> dict[ClientId, Files]:
             " files as the training files are named, or leave the key out to train without held-out samples"
         )
     return {client: mine for client, mine in found.items() if mine}
+
+
+def clients_there(job: Job) -> list[str]:
+    """Return the names of the training files, which are those of clients unless files are dealt out; natural order.
+
+    A folder that cannot be looked into counts as empty: it is a mistake of its own, told by the check of folders.
+    """
+    runner = job.runner
+    try:
+        files = files_in(runner.train_data_dir, takes_any_ending(runner.reader_type, runner.pipe_command))
+    except OSError:
+        return []
+    return [file.stem for file in files]
 
 
 def files_in(folder: Path, any_ending: bool = False) -> list[Path]:
@@ -103,17 +119,17 @@ def _listed(folder: Path, any_ending: bool) -> list[Path]:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
 
 
-def _by_stem(files: Sequence[Path], folder: Path) -> dict[ClientId, Files]:
+def _by_stem(files: Sequence[Path], folder: Path) -> "dict[ClientId, Files]":
     found: dict[ClientId, Files] = {}
     for file in files:
-        if (client := ClientId(file.stem)) in found:
+        if (client := cast("ClientId", file.stem)) in found:
             other = found[client][0].name
             raise DataError(f"{folder}: {other} and {file.name} would both be of client {client!r}; rename one")
         found[client] = (file,)
     return found
 
 
-def _deal(files: Sequence[Path], clients: Sequence[ClientId]) -> dict[ClientId, Files]:
+def _deal(files: Sequence[Path], clients: "Sequence[ClientId]") -> "dict[ClientId, Files]":
     size, more = divmod(len(files), len(clients))
     cuts = [k * size + min(k, more) for k in range(len(clients) + 1)]
     return {client: tuple(files[cuts[k] : cuts[k + 1]]) for k, client in enumerate(clients)}

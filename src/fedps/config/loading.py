@@ -8,12 +8,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedps.config.checks.across import clients_of, mistakes_of
-from fedps.config.checks.selection import SELECTORS
-from fedps.config.job import Job, TableParameters, section
+from fedps.config.checks import mistakes_of
+from fedps.config.checks.rounds import SELECTORS
+from fedps.config.files import clients_there
+from fedps.config.job import Job, section
 from fedps.config.mistakes import sentence, shown
-from fedps.config.original.keys import Told, drop_sections, rename, translate
-from fedps.config.original.tables import TABLE_KEYS
+from fedps.config.original import TABLE_KEYS, Remarks, drop_sections, rename, translate
+from fedps.config.sections.training import TableParameters
 from fedps.config.source import parse, read
 from fedps.errors import JobError
 
@@ -38,42 +39,41 @@ def load_job(path: Path, overrides: Sequence[str] = (), elsewhere: Collection[st
     Raises:
         JobError: all mistakes, each with key, value and remedy.
     """
-    tree, told = read_tree(path, overrides)
-    return resolve(path, tree, told, elsewhere)
+    return resolve(path, *read_tree(path, overrides), elsewhere)
 
 
-def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Told]:
-    """Return what a job file and overrides say, in our words and unjudged, and what is to be told of that.
+def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Remarks]:
+    """Return what a job file and overrides say, in our words and unjudged, and what there is to say of that.
 
     Raises:
         JobError: the file cannot be read, or is not valid YAML.
     """
-    tree, told = read(path), Told([], [])
-    rename(tree, told)
-    drop_sections(tree, told)
+    tree, remarks = read(path), Remarks([], [])
+    rename(tree, remarks)
+    drop_sections(tree, remarks)
     for text in overrides:
         if mistake := _override(tree, text):
-            told.mistakes.append(mistake)
-        rename(tree, told, both=False)
+            remarks.mistakes.append(mistake)
+        rename(tree, remarks, both=False)
     _tidy(tree, Job)
-    translate(tree, told)
-    return tree, told
+    translate(tree, remarks)
+    return tree, remarks
 
 
-def resolve(path: Path, tree: dict[str, Any], told: Told, elsewhere: Collection[str] = ()) -> Job:
+def resolve(path: Path, tree: dict[str, Any], remarks: Remarks, elsewhere: Collection[str] = ()) -> Job:
     """Fill in what a tree leaves out, make its paths absolute and judge it.
 
     Args:
         path: the job file; relative paths count from its folder.
         tree: what it says; not changed.
-        told: what reading it had to tell; its mistakes are told with the others.
+        remarks: what reading it had to say; its mistakes join the others.
         elsewhere: keys of folders that are not looked into.
 
     Raises:
         JobError: all mistakes.
     """
     tree = _place(path, tree)
-    found, wrong = list(told.mistakes), set()
+    found, wrong = list(remarks.mistakes), set()
     try:
         job = Job.model_validate(tree)
     except ValidationError as error:
@@ -86,7 +86,7 @@ def resolve(path: Path, tree: dict[str, Any], told: Told, elsewhere: Collection[
     found += _beside(path, job)
     if found:
         raise JobError(found)
-    return _count_workers(job).noting(told.notes)
+    return _count_workers(job).noting(remarks.notes)
 
 
 def _beside(path: Path, job: Job) -> list[str]:
@@ -212,5 +212,5 @@ def _mended(tree: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str
 def _count_workers(job: Job) -> Job:
     if job.runner.worker_num is not None:
         return job
-    count = len(clients_of(job))
+    count = len(clients_there(job))
     return job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": count})})

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pydantic_core import ErrorDetails
 
-from fedps.config.job import TableParameters, choices, fields
+from fedps.config.job import choices, fields
+from fedps.config.sections.training import TableParameters
 from fedps.config.source import inline
 
 TABLE = "table_parameters.NAME"
@@ -36,14 +37,14 @@ SAID = {  # pydantic's kind of error → our words
 
 
 def sentence(error: ErrorDetails) -> str:
-    """Tell one of pydantic's errors."""
+    """Say one of pydantic's errors in our words."""
     key, known, kind = key_of(error["loc"]), _known(error["loc"]), error["type"]
     if kind == "missing":
         return f"{key}: is missing; add it{_meaning(known)}"
-    told = f"{key}: {shown(error['input'])}: "
+    subject = f"{key}: {shown(error['input'])}: "
     if kind == "extra_forbidden":
-        return f"{told}there is no such key; {nearest(known)}"
-    return told + _wrong(error, known) + _meaning(known)
+        return f"{subject}there is no such key; {nearest(known)}"
+    return subject + _wrong(error, known) + _meaning(known)
 
 
 def key_of(loc: Sequence[int | str]) -> str:

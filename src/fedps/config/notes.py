@@ -6,11 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedps.config.allow import Allow
 from fedps.config.files import client_files_of, files_in, test_files_of
-from fedps.config.job import Job, Runner
-from fedps.config.merging import ADAMS, LOCKSTEP
-from fedps.config.sections import distillation
+from fedps.config.job import Allow, Job
+from fedps.config.sections.runner import LOCKSTEP, Runner
+from fedps.config.sections.training import ADAMS
 from fedps.errors import DataError
 
 SERVERS = ("momentum", "adagrad", "adam", "yogi")
@@ -54,7 +53,7 @@ def notes_of(job: Job, allow: Allow | None = None) -> list[str]:
 
     Args:
         job: the job; what reading its file had to say comes first.
-        allow: what the command line allows; if it is known, what the job asks for beyond it is told too.
+        allow: what the command line allows; if it is known, what the job asks for beyond it gets a note too.
     """
     own_model = job.runner.model is not None  # it may take any hyperparameter
     idle = [
@@ -72,7 +71,7 @@ def notes_of(job: Job, allow: Allow | None = None) -> list[str]:
         *_readers(runner),
         *_held_out(job),
         *_dumps(runner),
-        *distillation.idle(job),
+        *_distillation(job),
     ]
 
 
@@ -82,7 +81,7 @@ def _note(job: Job, where: str, key: str, decider: str, values: tuple[Any, ...])
     known = type(section).model_fields
     if value == known[key].default or decided in values:
         return None
-    return f"{where}.{key}: {_told(value)}: has no effect {_when(known[decider].alias or decider, decided, values)}"
+    return f"{where}.{key}: {_written(value)}: has no effect {_when(known[decider].alias or decider, decided, values)}"
 
 
 def _when(decider: str, decided: Any, values: tuple[Any, ...]) -> str:
@@ -101,21 +100,21 @@ def _pace(runner: Runner) -> list[str]:
 
 
 def _selection(job: Job) -> list[str]:
-    """Tell what of selection nobody heeds: all of it without a coordinator, or what another selector would."""
+    """Note what of selection nobody heeds: all of it without a coordinator, or what another selector would."""
     runner, chosen = job.runner, job.runner.client_selector
     runners, selectors = _given("runner", runner, COORDINATED), _given("selector", job.selector)
     if not runner.with_coordinator:
         idle = [*runners.values(), *selectors.values()]
         have = "have" if len(idle) > 1 else "has"
         return [f"{', '.join(idle)}: {have} no effect without with_coordinator"] if idle else []
-    found = []
+    notes = []
     if chosen == "all" and "clients_per_round" in runners:
-        found = [f"{runners['clients_per_round']}: has no effect with client_selector all; use another, or your own"]
+        notes = [f"{runners['clients_per_round']}: has no effect with client_selector all; use another, or your own"]
     if "." in chosen:  # of one's own: it may read any key
-        return found
-    return found + [
-        f"{told}: has no effect with client_selector {chosen}, only with {OF_SELECTOR[key]}"
-        for key, told in selectors.items()
+        return notes
+    return notes + [
+        f"{given}: has no effect with client_selector {chosen}, only with {OF_SELECTOR[key]}"
+        for key, given in selectors.items()
         if OF_SELECTOR.get(key, chosen) != chosen
     ]
 
@@ -124,10 +123,10 @@ def _given(where: str, section: BaseModel, keys: Iterable[str] = ()) -> dict[str
     """Return the keys of a section, or some of them, that have another value than left out, as `where.key: value`."""
     fields = type(section).model_fields
     values = {key: getattr(section, key) for key in keys or fields}
-    return {key: f"{where}.{key}: {_told(value)}" for key, value in values.items() if value != fields[key].default}
+    return {key: f"{where}.{key}: {_written(value)}" for key, value in values.items() if value != fields[key].default}
 
 
-def _told(value: Any) -> Any:
+def _written(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -135,16 +134,18 @@ def _commands(runner: Runner, allow: Allow | None) -> list[str]:
     command = runner.pipe_command
     if command is None:
         return []
-    told = f"runner.pipe_command: {command!r}: "
+    subject = f"runner.pipe_command: {command!r}: "
     if runner.reader_type not in PIPED and runner.infer_reader_type not in PIPED:
-        return [f"{told}has no effect without reader_type {' or '.join(PIPED)}"]
+        return [f"{subject}has no effect without reader_type {' or '.join(PIPED)}"]
     if allow is None or allow.commands:
         return []
-    return [f"{told}is not run without --allow-commands; the built-in reader reads the files, as lines user,item,label"]
+    return [
+        f"{subject}is not run without --allow-commands; the built-in reader reads the files, as lines user,item,label"
+    ]
 
 
 def _readers(runner: Runner) -> list[str]:
-    """Tell where the built-in reader stands in for one that was not named."""
+    """Note where the built-in reader stands in for one that was not named."""
     return [
         f"runner.{kind}: {reader}: without {lacking} the built-in reader reads lines user,item,label"
         for kind, path in (("reader_type", "train_reader_path"), ("infer_reader_type", "infer_reader_path"))
@@ -154,11 +155,11 @@ def _readers(runner: Runner) -> list[str]:
 
 
 def _held_out(job: Job) -> list[str]:
-    """Tell which clients have no held-out samples where others do, and which files are nobody's."""
+    """Note which clients have no held-out samples where others do, and which files are nobody's."""
     try:
         clients, files = client_files_of(job), test_files_of(job)
     except DataError:
-        return []  # told as a mistake, or the data is on other machines
+        return []  # a mistake of its own, or the data is on other machines
     if job.runner.test_data_dir is None:
         return []
     without = [client for client in clients if client not in files]
@@ -178,3 +179,8 @@ def _dumps(runner: Runner) -> list[str]:
     if not runner.need_dump or runner.dump_fields or runner.dump_param:
         return []
     return ["runner.need_dump: True: there is nothing to dump; name dump_fields or dump_param"]
+
+
+def _distillation(job: Job) -> list[str]:
+    given = [] if job.public_data is not None else _given("distillation", job.distillation).values()
+    return [f"{key_and_value}: has no effect without distillation.public_data" for key_and_value in given]

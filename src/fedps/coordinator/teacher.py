@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.config import Job
-from fedps.config.sections.distillation import Distillation
+from fedps.config.sections.rounds import Distillation
 from fedps.data.public import Public
 from fedps.errors import RefusedError
 from fedps.types import ClientId, Values

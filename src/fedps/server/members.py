@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from fedps.access.roster import Membership
-from fedps.config.merging import bounded
-from fedps.types import ClientId
+from fedps.types import ClientId, bounded
 from fedps.wire.messages import Barrier
 
 TRAINED, EVALUATED = STAGES = ("trained", "evaluated")  # of an epoch, in their order

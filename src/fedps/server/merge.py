@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.config.merging import bounded
-from fedps.types import NO_KEYS, Keys, Rows, Values
+from fedps.types import NO_KEYS, Keys, Rows, Values, bounded
 
 
 class Contribution(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.access.conversation import MAX_NAME
-from fedps.config.checks.selection import MAX_SHARE
+from fedps.config.checks.rounds import MAX_SHARE
 from fedps.errors import RefusedError
 from fedps.server.gate import Offer, size_of
 from fedps.server.members import Member

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedps.config import Job, TableParameters
-from fedps.config.sections import distillation
+from fedps.config.checks.rounds import shared_by_mistake
 from fedps.errors import JobError
 from fedps.models.network import EmbeddingLayer, Network
 from fedps.training.rules import table_rule
@@ -72,7 +72,7 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     local_dense = _resolve("runner.local_dense", runner.local_dense, dense, sparse, mistakes)
     own_settings = _resolve("table_parameters", list(tables), sparse, dense, mistakes)
     mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
-    mistakes = mistakes or distillation.shared(
+    mistakes = mistakes or shared_by_mistake(
         job, [n for n in columns if n not in local], [n for n in others if n not in local_dense]
     )
     if mistakes:

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.config import Job, Optimizer
-from fedps.config.merging import ADAMS, AVERAGED
+from fedps.config.sections.runner import AVERAGED
+from fedps.config.sections.training import ADAMS
 
 Rates = NDArray[np.float64]  # for each of some batches, the share of the rules' learning rates to take
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedps.config import Job, Runner
-from fedps.config.job import HyperParameters
+from fedps.config.sections.training import HyperParameters
 from fedps.data.read.own import flat_config, read_own
 from fedps.data.read.reader import Skipped
 from fedps.errors import DataError, JobError

@@ -1,1 +1,60 @@
-"""What is checked of a job: single sections, and one against another."""
+"""What no single key of a job shows: paths that are not there, counts, names and modes that do not fit together."""
+
+from collections.abc import Callable, Collection
+
+from fedps.config.checks import data, rounds, training
+from fedps.config.job import Job
+
+
+def mistakes_of(job: Job, wrong: Collection[str] = ()) -> list[str]:
+    """Return one sentence per mistake across keys.
+
+    Args:
+        job: the job; where the file's own value was wrong, something else stands in its place.
+        wrong: the keys where that is so; what hangs on one of them is not judged.
+    """
+
+    def judged(key: str) -> bool:
+        return not any(key == w or key.startswith(f"{w}.") for w in wrong)
+
+    return [m for keys, check in CHECKS if all(map(judged, keys)) for m in check(job)]
+
+
+CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
+    # the keys that a check looks at, and the check
+    (("runner.train_data_dir",), data.train_folder),
+    (("runner.test_data_dir", "runner.train_data_dir", "runner.worker_num"), data.test_folder),
+    (("runner.worker_num", "runner.train_data_dir"), data.workers),
+    (("runner.train_reader_path", "runner.infer_reader_path"), data.readers),
+    (("runner.warmup_model_path",), data.warm_start),
+    (("runner.infer_start_epoch", "runner.infer_end_epoch"), data.epochs),
+    (("runner.worker_num", "runner.train_data_dir", "runner.clients_per_round"), rounds.clients),
+    (("runner.client_selector",), rounds.selector),
+    (("runner.client_selector", "selector.deadline"), rounds.deadline),
+    (("runner.client_selector", "runner.clients_per_round", "selector.candidates"), rounds.candidates),
+    (
+        ("runner.train_data_dir", "runner.split_file_list", "selector.tags", "selector.only", "selector.never"),
+        rounds.tags,
+    ),
+    (
+        ("runner.with_coordinator", "runner.test_data_dir", "runner.eval_every", "runner.target", "runner.patience"),
+        rounds.ending,
+    ),
+    (
+        ("simulation", "selector", "runner.with_coordinator", "runner.train_data_dir", "runner.worker_num"),
+        rounds.traces,
+    ),
+    (("distillation.public_data",), rounds.public_data),
+    (("distillation", "runner.with_coordinator", "hyper_parameters.loss"), rounds.distillation),
+    (("runner.model",), training.class_path),
+    (("runner.local_sparse", "runner.remote_sparse", "runner.local_dense"), training.places),
+    (("hyper_parameters.fc_layers", "hyper_parameters.mode", "runner.model"), training.layers),
+    (("hyper_parameters", "runner.model"), training.unknown),
+    (("hyper_parameters.loss", "runner.train_batch_size"), training.pairs),
+    (("hyper_parameters.optimizer.proximal", "runner.sync_mode"), training.proximal),
+    (("server_optimizer.class", "runner.sync_mode", "runner.geo_merge"), training.server_optimizer),
+    (
+        (*(f"hyper_parameters.optimizer.{k}" for k in ("class", "beta1", "beta2")), "table_parameters"),
+        training.momentum,
+    ),
+)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from fedps.config import Job
-from fedps.config.checks.selection import unfit
+from fedps.config.checks.rounds import unfit
 from fedps.errors import FedpsError
 
 State = Literal["JOIN", "WAIT", "FINISH"]

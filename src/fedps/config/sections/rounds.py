@@ -1,11 +1,14 @@
-"""How a coordinator's selector chooses clients, as a job says it."""
+"""What a coordinator does beside opening rounds: it selects clients, simulates devices, and distills predictions."""
 
 import math
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from fedps.config.kinds import Count, Positive, Seconds, Section, Word, number
+from fedps.config.sections import Count, Fraction, Positive, Seconds, Section, Word, number, word
+
+LARGEST = 1 << 17  # samples: as many rows as an array of a message may have
 
 
 def _names_of_tags(value: Any) -> Any:
@@ -19,31 +22,29 @@ class SelectorSettings(Section):
     """How clients are selected; each key tells which selectors heed it."""
 
     candidates: Count | None = Field(
-        None, description="power_of_choice: clients drawn to choose among; left out: twice those that join"
+        None, description="power_of_choice: clients sampled to choose among; left out: twice those that are picked"
     )
     over_selection: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False), BeforeValidator(number)] = Field(
-        1.0, description="join this many times clients_per_round; the round goes on when clients_per_round are done"
+        1.0, description="pick this many times clients_per_round; the round closes when clients_per_round have reported"
     )
     deadline: Seconds | None = Field(
-        None, description="seconds a round may take: fedcs picks who fits in; who reports later is left behind"
+        None, description="seconds a round may take: fedcs picks who fits in, and stragglers are left behind"
     )
     timeout: Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)] = Field(
         60.0, description="seconds a selector may take to decide, then the run stops; 0: no limit, for debugging"
     )
-    exploration: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
+    exploration: Fraction = Field(
         0.9, description="oort: share of picks that go to clients that never trained, in the first round"
     )
     exploration_decay: Annotated[Positive, Field(le=1)] = Field(
-        0.98, description="oort: the share is multiplied by this each round"
+        0.98, description="oort: that share is multiplied by this each round"
     )
-    exploration_floor: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
-        0.2, description="oort: and does not fall below this"
-    )
+    exploration_floor: Fraction = Field(0.2, description="oort: and does not fall below this")
     alpha: Annotated[float, Field(ge=0, le=100), BeforeValidator(number)] = Field(
-        2.0, description="oort: how hard clients slower than the preferred duration are penalised"
+        2.0, description="oort: exponent of the penalty on clients slower than the preferred duration"
     )
     cutoff: Annotated[Positive, Field(le=1)] = Field(
-        0.95, description="oort: clients of at least this share of the last pick's utility are drawn from; 1: the best"
+        0.95, description="oort: clients of at least this share of the last pick's utility are sampled; 1: the best"
     )
     pacer_step: Seconds | None = Field(
         None, description="oort: seconds that the preferred duration starts at and grows by; left out: the median"
@@ -65,3 +66,29 @@ class SelectorSettings(Section):
     def picks(self, wanted: int) -> int:
         """Return how many clients to pick, for `wanted` to report."""
         return math.ceil(round(wanted * self.over_selection, 6))
+
+
+class Simulation(Section):
+    """Simulated devices: clients train for real, and report what it would have taken on devices of given traces."""
+
+    traces: Path | None = Field(
+        None, description="file of devices by client, made by `fedps data traces`; left out: nothing is simulated"
+    )
+
+
+class Distillation(Section):
+    """Clients that share no weights learn from each other's predictions of public users and items."""
+
+    public_data: Path | None = Field(
+        None, description="file of lines user,item,label that all clients may know; left out: no distillation"
+    )
+    samples: Annotated[Count, Field(le=LARGEST)] = Field(
+        100_000, description="pairs of a public user and a public item to score a round, 4 bytes each up and 4 down"
+    )
+    passes: Count = Field(
+        3, description="epochs a round on public samples and on soft targets, before a client's own data"
+    )
+    teacher: Annotated[Literal["mean", "weighted", "stacked"], BeforeValidator(word)] = Field(
+        "mean", description="mean of the clients' logits, weighted by their samples, or stacked to fit public labels"
+    )
+    temperature: Positive = Field(1.0, description="the teacher's logits are divided by it; over 1 softens them")

@@ -1,0 +1,98 @@
+"""Checks of data and of saved epochs: folders, clients, readers."""
+
+from pathlib import Path
+
+from fedps.config.files import client_files_of, clients_there, files_in, takes_any_ending, test_files_of
+from fedps.config.job import Job
+from fedps.errors import DataError
+
+
+def train_folder(job: Job) -> list[str]:
+    """Say that there is no training data."""
+    runner = job.runner
+    ending = takes_any_ending(runner.reader_type, runner.pipe_command)
+    return _folder("runner.train_data_dir", runner.train_data_dir, ending, "e.g. DIR/train")
+
+
+def test_folder(job: Job) -> list[str]:
+    """Say that there is no held-out data, or none of a client."""
+    runner = job.runner
+    if runner.test_data_dir is None:
+        return []
+    ending = takes_any_ending(runner.infer_reader_type, runner.pipe_command)
+    without = "e.g. DIR/test, or leave the key out to train without held-out samples"
+    return _folder("runner.test_data_dir", runner.test_data_dir, ending, without) or _nobodys_test_files(job)
+
+
+def _folder(key: str, folder: Path, any_ending: bool, remedy: str) -> list[str]:
+    subject = f"{key}: {str(folder)!r}: "
+    try:
+        if not folder.is_dir():
+            return [subject + "there is no such folder; prepare data with `fedps data prepare movielens --out DIR`"]
+        if not files_in(folder, any_ending):
+            kind = "file" if any_ending else "<client>.csv"
+            return [subject + f"holds no {kind}; name the folder that does, {remedy}"]
+    except OSError as error:
+        return [subject + f"cannot be read: {error.strerror}; name a folder that can"]
+    return []
+
+
+def _nobodys_test_files(job: Job) -> list[str]:
+    try:
+        client_files_of(job)
+    except DataError:
+        return []  # the training folder's own mistake
+    try:
+        test_files_of(job)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def workers(job: Job) -> list[str]:
+    """Say that there are not as many clients as workers."""
+    runner, clients = job.runner, clients_there(job)
+    if runner.worker_num is None or not clients or runner.worker_num == len(clients):
+        return []
+    if runner.split_file_list and runner.worker_num < len(clients):
+        return []
+    count = f"{len(clients)} clients" if len(clients) > 1 else "1 client"
+    named = f"{clients[0]} … {clients[-1]}" if len(clients) > 1 else clients[0]
+    fewer = ", set split_file_list" if runner.worker_num < len(clients) else ""
+    return [
+        f"runner.worker_num: {runner.worker_num}: {runner.train_data_dir} holds {count} ({named}); use {len(clients)},"
+        f" leave the key out{fewer}, or prepare the data for {runner.worker_num} clients"
+    ]
+
+
+def readers(job: Job) -> list[str]:
+    """Say which readers cannot be modules."""
+    return [
+        f"runner.{key}: {path!r}: write the name of a module, e.g. my_reader for my_reader.py beside the job file"
+        for key in ("train_reader_path", "infer_reader_path")
+        if (path := getattr(job.runner, key)) is not None and not all(part.isidentifier() for part in path.split("."))
+    ]
+
+
+def warm_start(job: Job) -> list[str]:
+    """Say that the epoch to start from is not there."""
+    folder = job.runner.warmup_model_path
+    try:
+        if folder is None or folder.is_dir():
+            return []
+    except OSError:
+        pass  # its name is too long, say
+    return [
+        f"runner.warmup_model_path: {str(folder)!r}: there is no such folder; name that of a saved epoch, e.g."
+        " RUN_DIR/model/2, or leave the key out"
+    ]
+
+
+def epochs(job: Job) -> list[str]:
+    """Say that no epoch lies between the first and the last to infer."""
+    start, end = job.runner.infer_start_epoch, job.runner.infer_end_epoch
+    if end is None or start < end:
+        return []
+    return [
+        f"runner.infer_end_epoch: {end}: is the epoch before which to end, so it must be above infer_start_epoch {start}"
+    ]

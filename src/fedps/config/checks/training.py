@@ -1,0 +1,108 @@
+"""Checks of what is trained: the network, where its parameters live, and what its optimizers can do in a mode."""
+
+from itertools import combinations
+
+from fedps.config.classes import is_class_path
+from fedps.config.job import Job
+from fedps.config.mistakes import nearest, shown
+from fedps.config.sections.runner import MERGED
+
+
+def class_path(job: Job) -> list[str]:
+    """Say that the network cannot be a class."""
+    path = job.runner.model
+    if path is None or is_class_path(path):
+        return []
+    return [f"runner.model: {path!r}: write module.Class, e.g. net.MyNet for class MyNet of net.py"]
+
+
+def places(job: Job) -> list[str]:
+    """Say which parameters are to live in two places."""
+    return [
+        f"runner.{one}: {name!r}: is in {other} too; keep it in one of them"
+        for one, other in combinations(("local_sparse", "remote_sparse", "local_dense"), 2)
+        for name in sorted(set(getattr(job.runner, one)) & set(getattr(job.runner, other)))
+    ]
+
+
+def layers(job: Job) -> list[str]:
+    """Say that the MLP's input cannot be halved between user and item."""
+    hyper = job.hyper_parameters
+    if job.runner.model is not None or hyper.mode == "NCF_GMF" or hyper.fc_layers[0] % 2 == 0:
+        return []
+    return [
+        f"hyper_parameters.fc_layers: {shown(list(hyper.fc_layers))}: the first size is user row + item row, equally"
+        f" long: make it even, e.g. {hyper.fc_layers[0] + 1}"
+    ]
+
+
+def unknown(job: Job) -> list[str]:
+    """Say which keys no built-in network has."""
+    if job.runner.model is not None:
+        return []
+    extra = job.hyper_parameters.model_extra or {}
+    return [
+        f"hyper_parameters.{key}: {shown(extra[key])}: the built-in networks have no such key;"
+        f" {nearest(f'hyper_parameters.{key}')}"
+        for key in sorted(extra)
+    ]
+
+
+def pairs(job: Job) -> list[str]:
+    """Say that a batch cannot be pairs."""
+    size = job.runner.train_batch_size
+    if job.hyper_parameters.loss != "bpr" or size % 2 == 0:
+        return []
+    return [
+        f"runner.train_batch_size: {size}: with loss bpr a batch is pairs of samples: make it even, e.g. {size + 1}"
+    ]
+
+
+def proximal(job: Job) -> list[str]:
+    """Say that there is no client whose steps a proximal term could hold back."""
+    mu, mode = job.hyper_parameters.optimizer.proximal, job.runner.sync_mode
+    if mode not in ("sync", "async") or not mu:
+        return []
+    return [
+        f"hyper_parameters.optimizer.proximal: {mu}: in {mode} the servers optimize, which know no windows; leave"
+        " the key out, or use sync_mode geo or round"
+    ]
+
+
+def server_optimizer(job: Job) -> list[str]:
+    """Say that there is no merged change that servers could optimize by."""
+    name, mode, merge = job.server_optimizer.name, job.runner.sync_mode, job.runner.geo_merge
+    if name == "none" or mode == "round" or (mode == "geo" and merge in MERGED):
+        return []
+    if mode == "geo":
+        return [
+            f"server_optimizer.class: {name}: geo_merge {merge} applies each push as it comes, and merges nothing that an"
+            f" optimizer could take; leave the class out, or use geo_merge {', '.join(MERGED[:-1])} or {MERGED[-1]}"
+        ]
+    return [
+        f"server_optimizer.class: {name}: in {mode} the servers optimize by hyper_parameters.optimizer; leave the class"
+        " out, or use sync_mode geo or round"
+    ]
+
+
+def momentum(job: Job) -> list[str]:
+    """Say where adam's momentum would grow for ever in rows that get no gradient."""
+    job_wide = job.hyper_parameters.optimizer
+    mistakes = _endless("hyper_parameters.optimizer", job_wide.name, job_wide.beta1, job_wide.beta2)
+    for name, table in job.table_parameters.items():
+        own = table.optimizer
+        if own.name or own.beta1 is not None or own.beta2 is not None:
+            beta1 = job_wide.beta1 if own.beta1 is None else own.beta1
+            beta2 = job_wide.beta2 if own.beta2 is None else own.beta2
+            mistakes += _endless(f"table_parameters.{name}.optimizer", own.name or job_wide.name, beta1, beta2)
+    return mistakes
+
+
+def _endless(key: str, name: str, beta1: float, beta2: float) -> list[str]:
+    limit = beta2**0.5
+    if name != "adam" or beta1 < limit:
+        return []
+    return [
+        f"{key}.beta1: {beta1}: must be below {limit:.4g}, the root of beta2 {beta2}, where adam's momentum dies away;"
+        " lower beta1, raise beta2, or use class lazy_adam"
+    ]

@@ -1,1 +1,0 @@
-"""The original's job files, key by key."""

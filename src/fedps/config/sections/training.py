@@ -1,0 +1,114 @@
+"""What is trained, and how: the network, and the rules by which gradients and merged changes move its parameters.
+
+`training.rules` makes the rules of tables of what the job says here; `table.rules` has their formulas.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from fedps.config.sections import Count, Fraction, Positive, Rate, Section, Share, lower, number, word
+
+OptimizerName = Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"]  # of `types.RuleName`
+ADAMS: tuple[OptimizerName, ...] = ("adam", "lazy_adam", "shared_adam")
+Epsilon = Annotated[Positive, Field(lt=1)]
+
+
+class Optimizer(Section):
+    """How gradients change parameters, on clients and on servers alike."""
+
+    name: Annotated[OptimizerName, BeforeValidator(lower)] = Field(
+        "adam", alias="class", description="adam is torch.optim.Adam of the whole table, computed lazily"
+    )
+    learning_rate: Rate = Field(0.001, description="step size")
+    shared_learning_rate: Rate | None = Field(
+        None,
+        description="step size of shared values; left out: learning_rate, for adam × √clients (at most √10) where they are averaged",
+    )
+    private_learning_rate: Rate | None = Field(
+        None, description="step size of private values; left out: learning_rate, for adam × √workers"
+    )
+    beta1: Share = Field(0.9, description="Adam: decay of the first moment, the mean gradient")
+    beta2: Share = Field(0.999, description="Adam: decay of the second moment, the mean squared gradient")
+    epsilon: Epsilon = Field(1e-8, description="added to the denominator")
+    initial_g2: Positive = Field(3.0, description="row_adagrad: sum of squared gradients that a row starts with")
+    weight_decay: Share = Field(
+        0.0, description="L2: this share of a value is added to its gradient, at steps where it has one"
+    )
+    proximal: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), BeforeValidator(number)] = Field(
+        0.0, description="geo, round: FedProx µ, which pulls shared values back towards what was last received"
+    )
+    schedule: Annotated[Literal["constant", "linear", "cosine", "step"], BeforeValidator(word)] = Field(
+        "constant", description="how learning rates change over the job's epochs"
+    )
+    warmup: Share = Field(0.0, description="share of the job in which learning rates rise from 0")
+    final: Fraction = Field(0.0, description="linear, cosine: share of the learning rates left at the end")
+    step_epochs: Count = Field(5, description="step: epochs between two changes of the learning rates")
+    step_factor: Annotated[Positive, Field(le=1)] = Field(
+        0.5, description="step: what the learning rates are multiplied with then"
+    )
+
+
+class TableOptimizer(Section):
+    """What one table has otherwise; what is left out is that of `hyper_parameters.optimizer`."""
+
+    name: Annotated[OptimizerName | None, BeforeValidator(lower)] = Field(
+        None, alias="class", description="how gradients change this table's rows"
+    )
+    learning_rate: Rate | None = Field(None, description="step size; taken as it stands for private rows too")
+    beta1: Share | None = Field(None, description="Adam: decay of the first moment")
+    beta2: Share | None = Field(None, description="Adam: decay of the second moment")
+    epsilon: Epsilon | None = Field(None, description="added to the denominator")
+    initial_g2: Positive | None = Field(
+        None, description="row_adagrad: sum of squared gradients that a row starts with"
+    )
+    weight_decay: Share | None = Field(None, description="L2: this share of a value is added to its gradient")
+
+
+class TableParameters(Section):
+    """What one embedding has of its own."""
+
+    optimizer: TableOptimizer = Field(TableOptimizer(), description="how gradients change this table's rows")
+    initial_range: Positive | None = Field(
+        None, description="rows start uniform in ±this; left out: as the network says"
+    )
+
+
+class HyperParameters(Section):
+    """The model and its optimizer. With `runner.model`, further keys are passed to the user's class by name."""
+
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="constants")
+
+    optimizer: Optimizer = Field(Optimizer(), description="how gradients change parameters")
+    num_users: Count = Field(6040, description="user ids run from 0 to this, exclusive")
+    num_items: Count = Field(3706, description="item ids run from 0 to this, exclusive")
+    mf_dim: Count = Field(8, description="size of a user's or item's embedding in matrix factorization")
+    mode: Annotated[Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF"], BeforeValidator(word)] = Field(
+        "NCF_MLP", description="the built-in network"
+    )
+    fc_layers: tuple[Count, ...] = Field((64, 32, 16, 8), min_length=2, description="sizes of the MLP, input first")
+    loss: Annotated[Literal["bce", "bpr"], BeforeValidator(word)] = Field(
+        "bce", description="cross-entropy of each sample, or of pairs: a positive above a negative of its user"
+    )
+
+
+class ServerOptimizer(Section):
+    """How servers apply what the clients' changes were merged to.
+
+    Reddi et al., "Adaptive Federated Optimization", ICLR 2021, algorithm 2; momentum is FedAvgM (Hsu et al.,
+    arXiv:1909.06335).
+    """
+
+    name: Annotated[Literal["none", "momentum", "adagrad", "adam", "yogi"], BeforeValidator(lower)] = Field(
+        "none", alias="class", description="geo, round: none adds the merged change; the others take it for a gradient"
+    )
+    learning_rate: Rate | None = Field(
+        None, description="step size; left out: 0.1 for momentum and adagrad, 0.01 for adam and yogi"
+    )
+    beta1: Share | None = Field(
+        None, description="decay of the first moment, the mean change; left out: 0.9, 0 for adagrad"
+    )
+    beta2: Share = Field(0.99, description="adam, yogi: decay of the second moment, the mean squared change")
+    tau: Annotated[Positive, Field(ge=1e-30, lt=1)] = Field(
+        1e-3, description="adagrad, adam, yogi: added to the root of the second moment, which starts at its square"
+    )
