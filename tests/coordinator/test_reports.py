@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fedps.coordinator.coordinator import Coordinator
-from fedps.coordinator.reports import LEAST_RATE, MAX_COUNT, MAX_LOSS, MOST, check
+from fedps.coordinator.reports import LEAST_RATE, MAX_COUNT, MAX_LOSS, RANGES, check
 from fedps.coordinator.selectors import BUILT_IN, Turn, choose, make_selector
 from fedps.errors import RefusedError
 from fedps.types import ClientId, ClientInfo
@@ -55,11 +55,11 @@ lies: dict[str, st.SearchStrategy[Any]] = {
 hostile = st.one_of(*(st.builds(replace, st.just(HONEST), **{field: value}) for field, value in lies.items()))
 within_bounds = st.builds(
     ClientInfo,
-    compute_capacity=numbers(MOST["compute_capacity"]),
-    bandwidth=numbers(MOST["bandwidth"]),
+    compute_capacity=numbers(RANGES["compute_capacity"][1]),
+    bandwidth=numbers(RANGES["bandwidth"][1]),
     samples=counts(),
     trained=counts(),
-    seconds=numbers(MOST["seconds"]),
+    seconds=numbers(RANGES["seconds"][1]),
     loss=st.none() | st.sampled_from([-MAX_LOSS, MAX_LOSS]) | st.floats(-MAX_LOSS, MAX_LOSS),
     auc=st.none() | st.floats(0, 1),
     users=st.just(MAX_COUNT),

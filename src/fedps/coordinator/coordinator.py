@@ -20,7 +20,7 @@ from fedps.config.shared import shared_part
 from fedps.coordinator.members import Member, Members
 from fedps.coordinator.planner import Planner
 from fedps.coordinator.reports import Scores, check, read_scores
-from fedps.coordinator.resuming import Memory, Saved
+from fedps.coordinator.resuming import Checkpoint, Memory
 from fedps.coordinator.round import Clock, RealClock, Round
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector, state_of
 from fedps.coordinator.selectors.strategy import STATES
@@ -185,7 +185,7 @@ class Coordinator:
         if self.round.restored and not any(m.assignment for m in self.members.here.values()):
             self._begin_anew()
         if 1 <= self.round.number <= self.job.runner.epochs:
-            self._merge()
+            self._evaluate()
         strategies = self._select(waiting)
         self.round = Round(self.round.number + 1)
         self._assign(waiting, strategies)
@@ -194,14 +194,14 @@ class Coordinator:
             self._report(events.Selected(self.round.number, joined, idle, finished, time.monotonic() - began))
         self._save()
 
-    def _merge(self) -> None:
+    def _evaluate(self) -> None:
         """Merge the figures and the predictions of the round that ends, and see whether the job ends with it."""
         round_, reported = self.round.number, self.round.reported(self.members.here)
         self._say(
             f"last_round_total_fl_clients_num: {self.members.expected}, has recved fl client num: {len(reported)}"
         )
         ended = self._planner.stopping.reason
-        figures = self._planner.merge(round_, list(reported.values()))
+        figures = self._planner.evaluate(round_, list(reported.values()))
         self._report(events.Round(round_, *figures.values()))
         self._say(f"fl-ps > round {round_}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
         if self.teacher and (ensemble := self.teacher.teach(round_, _predictions(reported))):
@@ -285,9 +285,9 @@ class Coordinator:
 
     def _save(self) -> None:
         stopping = self._planner.stopping
-        saved = Saved(
+        checkpoint = Checkpoint(
             self.round.number,
-            self.members.saved(),
+            self.members.records(),
             self.job.runner.client_selector,
             state_of(self._planner.selector),
             stopping.best,
@@ -295,7 +295,7 @@ class Coordinator:
             stopping.reason,
             self._clock.now,
         )
-        self._memory.write(saved, self._planner.history.take_news())
+        self._memory.write(checkpoint, self._planner.history.take_news())
 
     def _resume(self) -> None:
         """Take up what an earlier process of this coordinator left, or that of the run whose model this job starts from."""
@@ -304,18 +304,18 @@ class Coordinator:
         found = ours or (Memory(warm.parent.parent).read() if warm else None)  # RUN_DIR of RUN_DIR/model/2
         if found is None:
             return
-        saved, turns = found
-        learned = "with" if self._planner.resume(saved, turns) else "without"
+        checkpoint, turns = found
+        learned = "with" if self._planner.resume(checkpoint, turns) else "without"
         if ours:
-            self._restore(saved)
+            self._restore(checkpoint)
         else:
-            self._planner.begin_anew(saved.round)
-        self._say(f"fl-ps > coordinator goes on after round {saved.round}, {learned} the selector's state")
+            self._planner.begin_anew(checkpoint.round)
+        self._say(f"fl-ps > coordinator goes on after round {checkpoint.round}, {learned} the selector's state")
 
-    def _restore(self, saved: Saved) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> None:
         """Take up where an earlier process of this coordinator was."""
-        self.round, self._clock.now = Round(saved.round, restored=True), saved.clock
-        self.members.restore(saved.members)
+        self.round, self._clock.now = Round(checkpoint.round, restored=True), checkpoint.clock
+        self.members.restore(checkpoint.members)
         self._planner.history.take_news()  # it lies in the folder already
 
     def _begin_anew(self) -> None:

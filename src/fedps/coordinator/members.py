@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from fedps.access.roster import Membership
 from fedps.coordinator.reports import Scores
-from fedps.coordinator.resuming import SavedMember
+from fedps.coordinator.resuming import MemberRecord
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment
 
@@ -87,13 +87,13 @@ class Members(Membership[Member]):
         if (member := self.get(client)) is not None:
             member.ticket = None
 
-    def saved(self) -> dict[ClientId, SavedMember]:
+    def records(self) -> dict[ClientId, MemberRecord]:
         """Return what another process needs in order to go on with these."""
         clients = self._absent | self.lost | self.left | self.here
-        return {client: SavedMember(m.instance, m.assignment) for client, m in clients.items()}
+        return {client: MemberRecord(m.instance, m.assignment) for client, m in clients.items()}
 
-    def restore(self, saved: Mapping[ClientId, SavedMember]) -> None:
+    def restore(self, records: Mapping[ClientId, MemberRecord]) -> None:
         """Take up who took part in an earlier process: each goes on where it was when it comes."""
-        for client, was in saved.items():
-            member = Member(was.instance, was.assignment)
+        for client, record in records.items():
+            member = Member(record.instance, record.assignment)
             (self.left if member.finished else self._absent)[client] = member

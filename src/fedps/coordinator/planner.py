@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fedps.config import Job, Runner
 from fedps.coordinator.members import Member
-from fedps.coordinator.resuming import STATE, Saved
+from fedps.coordinator.resuming import STATE, Checkpoint, Line
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, Turn, Turns, choose
 from fedps.errors import JobError
 from fedps.metrics import Histogram
@@ -32,9 +32,9 @@ class Planner:
         self._job, self.selector = job, selector
         self.history, self.stopping = History(), Stopping(job.runner)
 
-    def merge(self, round_: int, members: Sequence[Member]) -> dict[str, float | None]:
+    def evaluate(self, round_: int, members: Sequence[Member]) -> dict[str, float | None]:
         """Return the merged figures of a round, and see whether they end the job."""
-        figures = merged(members)
+        figures = merge(members)
         self.stopping.look(round_, figures)
         return figures
 
@@ -73,18 +73,22 @@ class Planner:
         wanted = self._job.runner.clients_per_round or math.ceil(round(joined / factor, 6))
         return min(joined, wanted) if factor > 1 else joined
 
-    def resume(self, saved: Saved, turns: Iterable[tuple[ClientId, Turn]]) -> bool:
+    def resume(self, checkpoint: Checkpoint, turns: Iterable[Line]) -> bool:
         """Go on from there; return whether the selector did too.
 
         Raises:
             JobError: the selector does not take its state.
         """
         self.history = History(turns)
-        self.stopping.best, self.stopping.since, self.stopping.reason = saved.best, saved.since, saved.end
-        if saved.state is None or saved.selector != self._job.runner.client_selector:
+        self.stopping.best, self.stopping.since, self.stopping.reason = (
+            checkpoint.best,
+            checkpoint.since,
+            checkpoint.end,
+        )
+        if checkpoint.state is None or checkpoint.selector != self._job.runner.client_selector:
             return False
         try:
-            self.selector.load_state(saved.state)
+            self.selector.load_state(checkpoint.state)
         except Exception as error:  # whatever the user's own code raises
             name = type(self.selector).__name__
             raise JobError(
@@ -98,7 +102,7 @@ class Planner:
         self.stopping = Stopping(self._job.runner)
 
 
-def merged(members: Sequence[Member]) -> dict[str, float | None]:
+def merge(members: Sequence[Member]) -> dict[str, float | None]:
     """Merge one round's figures over all clients, exactly: sums, and histograms laid together.
 
     What a client says of its training counts only if it was to train. All numbers are within the bounds of `reports`,
@@ -167,9 +171,9 @@ class History:
         turns: to begin with, each client's in their order.
     """
 
-    def __init__(self, turns: Iterable[tuple[ClientId, Turn]] = ()) -> None:
+    def __init__(self, turns: Iterable[Line] = ()) -> None:
         self._turns: dict[ClientId, Turns] = {}
-        self._news: list[tuple[ClientId, Turn]] = []
+        self._news: list[Line] = []
         for client, turn in turns:
             self._note(client, turn)
 
@@ -187,7 +191,7 @@ class History:
         """Note that a client has not reported a round it was picked for."""
         self._note(client, Turn(round_, late=True))
 
-    def take_news(self) -> list[tuple[ClientId, Turn]]:
+    def take_news(self) -> list[Line]:
         """Return what was noted since this was last asked for, to be saved."""
         news, self._news = self._news, []
         return news

@@ -22,22 +22,23 @@ from fedps.types import ClientId
 from fedps.wire.messages import Assignment
 
 STATE, TURNS = "coordinator.json", "turns.jsonl"
-LINES, LINE = msgspec.json.Decoder(tuple[ClientId, Turn]), msgspec.json.Encoder()
+Line = tuple[ClientId, Turn]
+DECODER, ENCODER = msgspec.json.Decoder(Line), msgspec.json.Encoder()
 
 
-class SavedMember(msgspec.Struct, frozen=True):
+class MemberRecord(msgspec.Struct, frozen=True):
     """One client: the process that speaks for it, and the answer to its last report."""
 
     instance: str
     assignment: Assignment | None = None
 
 
-class Saved(msgspec.Struct, frozen=True, omit_defaults=True):
+class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """What `coordinator.json` holds.
 
     Args:
         round: the one that was open.
-        members: all clients but those that were lost.
+        members: all clients that took part.
         selector: the job's word for it.
         state: what the selector returned.
         best, since, end: as `planner.Stopping` has them.
@@ -47,7 +48,7 @@ class Saved(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     round: int
-    members: dict[ClientId, SavedMember]
+    members: dict[ClientId, MemberRecord]
     selector: str
     state: Any = None
     best: float | None = None
@@ -67,14 +68,14 @@ class Memory:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._before = 0  # as in `Saved`
+        self._before = 0  # as in `Checkpoint`
         self._length = 0  # bytes of whole lines of turns; a line that a dying process cut off is overwritten
 
     def begin_anew(self, rounds: int) -> None:
         """Note that rounds are counted from 1 again, after so many."""
         self._before += rounds
 
-    def read(self) -> tuple[Saved, list[tuple[ClientId, Turn]]] | None:
+    def read(self) -> tuple[Checkpoint, list[Line]] | None:
         """Return the state and all turns, each client's in their order; None if there is no state.
 
         Raises:
@@ -83,18 +84,18 @@ class Memory:
         if self._folder is None or not (path := self._folder / STATE).exists():
             return None
         try:
-            saved = msgspec.json.decode(path.read_bytes(), type=Saved)
-            turns = [(client, turn) for client, ts in saved.history.items() for turn in ts]
+            checkpoint = msgspec.json.decode(path.read_bytes(), type=Checkpoint)
+            turns = [(client, turn) for client, ts in checkpoint.history.items() for turn in ts]
             path = self._folder / TURNS
             lines = path.read_bytes() if path.exists() else b""
-            self._before, self._length = saved.before, lines.rfind(b"\n") + 1
-            for client, turn in LINES.decode_lines(lines[: self._length]):
+            self._before, self._length = checkpoint.before, lines.rfind(b"\n") + 1
+            for client, turn in DECODER.decode_lines(lines[: self._length]):
                 turns.append((client, turn._replace(round=turn.round - self._before)))
         except (OSError, msgspec.MsgspecError) as error:
             raise JobError(f"{path}: is no coordinator's state: {error}; remove it to begin without") from error
-        return saved, turns
+        return checkpoint, turns
 
-    def write(self, saved: Saved, news: Sequence[tuple[ClientId, Turn]]) -> None:
+    def write(self, checkpoint: Checkpoint, news: Sequence[Line]) -> None:
         """Write a state, and the turns that are new in it; what was there stays whole until they are.
 
         Raises:
@@ -104,11 +105,13 @@ class Memory:
             return
         path = self._folder / TURNS
         try:
-            lines = LINE.encode_lines((client, turn._replace(round=turn.round + self._before)) for client, turn in news)
+            lines = ENCODER.encode_lines(
+                (client, turn._replace(round=turn.round + self._before)) for client, turn in news
+            )
             if lines:
                 append(path, lines, self._length)
                 self._length += len(lines)
             path = self._folder / STATE  # which syncs the other's name, too
-            write_whole(path, msgspec.json.encode(msgspec.structs.replace(saved, before=self._before)))
+            write_whole(path, msgspec.json.encode(msgspec.structs.replace(checkpoint, before=self._before)))
         except OSError as error:
             raise FedpsError(f"{path}: the coordinator's state cannot be written: {error.strerror}") from error

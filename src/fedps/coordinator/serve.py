@@ -1,7 +1,5 @@
 """Run the coordinator in the foreground, behind a listener, until all clients have left."""
 
-import asyncio
-import signal
 from pathlib import Path
 from typing import TextIO
 
@@ -10,20 +8,13 @@ from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.net.listener import serve
-
-LOOK = 0.05  # seconds between two looks at whether the job is over
+from fedps.net.listener import serve_to_the_end
 
 
 def run_coordinator(
-    job: Job,
-    bind: str,
-    report: Report,
-    log: TextIO | None = None,
-    selector: ClientSelectorBase | None = None,
-    stay: bool = False,
-    run_dir: Path | None = None,
-) -> None:
+    job: Job, bind: str, report: Report, log: TextIO | None = None, selector: ClientSelectorBase | None = None,
+    stay: bool = False, run_dir: Path | None = None,
+) -> None:  # fmt: skip
     """Coordinate a job until every client has come and left, or SIGTERM.
 
     Args:
@@ -40,22 +31,6 @@ def run_coordinator(
         Exception: what the selector raised.
     """
     coordinator = Coordinator(job, report, log, selector, run_dir)
-    asyncio.run(_serve(coordinator, bind, report, stay))
+    serve_to_the_end(coordinator, bind, lambda address: report(events.Ready(address)), stay)
     coordinator.close()
     report(events.Stopped())
-
-
-async def _serve(coordinator: Coordinator, bind: str, report: Report, stay: bool) -> None:
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-
-    async def look() -> None:
-        while coordinator.failure is None and (stay or not coordinator.over):
-            await asyncio.sleep(LOOK)
-        stop.set()
-
-    looking = asyncio.create_task(look())
-    try:
-        await serve(coordinator, bind, coordinator.limits, lambda address: report(events.Ready(address)), stop)
-    finally:
-        looking.cancel()

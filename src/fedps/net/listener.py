@@ -5,6 +5,7 @@ An asyncio server holds a thousand idle streams at little cost, where a thread p
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,7 +14,7 @@ import grpc
 import grpc.aio
 
 from fedps.errors import JobError
-from fedps.net.service import Connection, Service
+from fedps.net.service import Connection, Role, Service
 from fedps.wire.frame import Limits
 
 METHOD = "/fedps.Shard/Talk"
@@ -141,6 +142,36 @@ async def _read(requests: AsyncIterator[bytes], connection: Connection, outbox: 
         failure = error
     outbox.put(None)
     return failure
+
+
+def serve_to_the_end(role: Role, bind: str, ready: Callable[[str], None], stay: bool) -> None:
+    """Listen until SIGTERM, until a role cannot go on, or has nobody left to serve unless it is to stay.
+
+    Args:
+        role: who answers.
+        bind: `host:port`; port 0 takes a free one.
+        ready: told the real address, once connections are taken.
+        stay: go on when nobody is left.
+
+    Raises:
+        JobError: the address cannot be bound.
+    """
+
+    async def end(stop: asyncio.Event) -> None:
+        while role.failure is None and (stay or not role.over):
+            await asyncio.sleep(TICK)
+        stop.set()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        ending = asyncio.create_task(end(stop))
+        try:
+            await serve(role, bind, role.limits, ready, stop)
+        finally:
+            ending.cancel()
+
+    asyncio.run(run())
 
 
 async def serve(

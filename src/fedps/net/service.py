@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from fedps.wire.frame import Limits
+
 
 class Connection(Protocol):
     """One peer's connection, seen from the answering side."""
@@ -22,3 +24,21 @@ class Service(Protocol):
 
     def tick(self, now: float) -> None:
         """Look at deadlines. `now`: seconds, monotonic."""
+
+
+class Role(Service, Protocol):
+    """A service that comes to an end: a server, a coordinator.
+
+    Attributes:
+        limits: what one peer may send.
+    """
+
+    limits: Limits
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it cannot go on, None while it can."""
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nobody left to serve."""

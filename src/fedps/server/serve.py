@@ -1,16 +1,12 @@
 """Run one server in the foreground: a parameter server behind a listener, until it is told to stop."""
 
-import asyncio
-import signal
 from pathlib import Path
 
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.net.listener import serve
+from fedps.net.listener import serve_to_the_end
 from fedps.server.server import ParameterServer
-
-LOOK = 0.05  # seconds between two looks at whether to end
 
 
 def run_server(
@@ -33,27 +29,10 @@ def run_server(
         DataError: the epoch to start from cannot be read, or one cannot be saved.
     """
     server = ParameterServer(job, shard, run_dir, report)
-    asyncio.run(_serve(server, bind, report, stay))
+    serve_to_the_end(server, bind, lambda address: report(events.Ready(address)), stay)
     if server.failure is not None:
         raise server.failure
     if keep:
         server.finish()
     server.refusals.flush()
     report(events.Stopped(server.refusals.total))
-
-
-async def _serve(server: ParameterServer, bind: str, report: Report, stay: bool) -> None:
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    ending = asyncio.create_task(_end(server, stop, stay))
-    try:
-        await serve(server, bind, server.limits, lambda address: report(events.Ready(address)), stop)
-    finally:
-        ending.cancel()
-
-
-async def _end(server: ParameterServer, stop: asyncio.Event, stay: bool) -> None:
-    """Stop a server that cannot go on or, unless it is to stay, has nobody left to serve."""
-    while not (server.failure or (server.over and not stay)):
-        await asyncio.sleep(LOOK)
-    stop.set()
