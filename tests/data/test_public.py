@@ -17,7 +17,7 @@ def test_pairs_of_a_round_are_the_same_everywhere_and_other_ones_in_the_next(mak
     for ours, theirs in zip(first, same.of_round(1), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     codes = first.user * ITEMS + first.item
-    assert len(np.unique(codes)) == one.drawn == 40 and codes.min() >= 0 and codes.max() < USERS * ITEMS
+    assert len(np.unique(codes)) == one.round_size == 40 and codes.min() >= 0 and codes.max() < USERS * ITEMS
     other = one.of_round(2)
     assert not np.array_equal(codes, other.user * ITEMS + other.item)
 
@@ -27,7 +27,7 @@ def test_all_pairs_are_drawn_where_there_are_no_more_and_have_the_files_labels(
 ) -> None:
     public = Public(distilling(make_job, tmp_path))
     pairs, place = public.of_round(7), np.arange(USERS * ITEMS)
-    assert public.drawn == USERS * ITEMS
+    assert public.round_size == USERS * ITEMS
     np.testing.assert_array_equal(pairs.user * ITEMS + pairs.item, place)
     np.testing.assert_array_equal(pairs.label, np.where(place % 2, np.nan, place % 4 == 0))
 

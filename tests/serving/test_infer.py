@@ -13,7 +13,7 @@ from fedps.data.read.client import read_held_out
 from fedps.errors import DataError, FedpsError, JobError
 from fedps.models.build import build
 from fedps.serving.infer import infer, load_weights
-from fedps.serving.predictions import logits_of, scored
+from fedps.serving.predictions import logits_of, measure
 from fedps.types import Samples
 from tests.conftest import MakeJob
 
@@ -77,7 +77,7 @@ def test_ranks_survive_scores_whose_probabilities_round_to_one(gmf_job: Job, tmp
 def test_the_batch_size_changes_nothing(batch_size: int, make_job: MakeJob) -> None:
     job = make_job()
     test = every_sample(job)
-    due, found = (scored(test, logits_of(build(job), test, size)).measures for size in (100, batch_size))
+    due, found = (measure(test, logits_of(build(job), test, size)).measures for size in (100, batch_size))
     for name, close in (("users", 0), ("hr@10", 1e-4), ("ndcg@10", 1e-4), ("auc", 1e-4)):
         assert found[name] == pytest.approx(due[name], abs=close)
 
@@ -94,7 +94,7 @@ def test_dropout_is_off_while_scoring(make_job: MakeJob) -> None:
 
     model = Noisy()
     test = every_sample(make_job())
-    first, second = (scored(test, logits_of(model, test, 4096)).measures for _ in range(2))
+    first, second = (measure(test, logits_of(model, test, 4096)).measures for _ in range(2))
     assert first == second
 
 

@@ -58,7 +58,7 @@ class Teacher:
     @property
     def pairs(self) -> int:
         """How many pairs a round is about."""
-        return self._public.drawn
+        return self._public.round_size
 
     def targets_of(self, round_: int) -> list[Values]:
         """Return the targets, if they are of this round; else nothing."""

@@ -1,4 +1,4 @@
-"""Public samples: what all clients and the coordinator may know, and the pairs that a round is about."""
+"""Public samples: what all clients and the coordinator may know, and the pairs that a round of distillation is about."""
 
 import zlib
 
@@ -21,7 +21,7 @@ class Public:
 
     Attributes:
         samples: all of them, in the file's order.
-        drawn: pairs that a round is about.
+        round_size: how many pairs a round is about.
 
     Raises:
         DataError: the file cannot be read, a line is malformed or an id out of range; names file and line.
@@ -39,15 +39,16 @@ class Public:
         self._labelled, first = np.unique(user * len(self._items) + item, return_index=True)
         self._label = self.samples.label[first]
         self._seed, self._pairs = job.runner.seed, len(self._users) * len(self._items)
-        self.drawn = min(job.distillation.samples, self._pairs)
+        self.round_size = min(job.distillation.samples, self._pairs)
 
     def of_round(self, round_: int) -> Samples:
-        """Draw the pairs that a round is about, of all public users and all public items; the same everywhere.
+        """Draw the pairs that a round is about, of all public users and all public items; everybody draws the same.
 
-        Their labels are NaN where the file has none.
+        Returns:
+            `round_size` samples; their labels are NaN where the file has none.
         """
         draw = np.random.default_rng((self._seed, DRAW, round_))
-        places = np.sort(draw.choice(self._pairs, self.drawn, replace=False))
+        places = np.sort(draw.choice(self._pairs, self.round_size, replace=False))
         user, item = np.divmod(places, len(self._items))
         return Samples(self._users[user], self._items[item], self._labels_of(places))
 

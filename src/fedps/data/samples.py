@@ -1,6 +1,7 @@
 """One client's data, coded for its local tables: columns of ids become columns of slots, once.
 
-Shuffles and draws are streams of (job seed, client, epoch): any machine draws the same.
+A client's table has a row for each id in its data; a *slot* is an id's place among them. Shuffles and draws are streams
+of (job seed, client, epoch): any machine draws the same.
 """
 
 import zlib
@@ -18,7 +19,10 @@ DRAW, PAIR = (zlib.crc32(purpose) for purpose in (b"fedps.client.negatives", b"f
 
 
 class ClientData:
-    """The training and held-out samples of one client.
+    """The training and held-out samples of one client, and the order in which an epoch goes through them.
+
+    Where negatives are drawn, the samples of a pass are laid out as each positive, then its negatives; several passes
+    stand end to end, so that one can be drawn while another is trained.
 
     Args:
         train: training samples.
@@ -56,8 +60,8 @@ class ClientData:
             ids = getattr(train, column)
             held_out = getattr(self.test, column)
             others = held_out if public is None else np.concatenate([held_out, getattr(public, column)])
-            self.keys[column], self.slots[column], there = coded(ids, others)
-            self.test_slots[column] = there[: len(held_out)]
+            self.keys[column], self.slots[column], slots = encode(ids, others)
+            self.test_slots[column] = slots[: len(held_out)]
         self._passes, self._now, self._size = 1, 0, len(train.label)
         self._each = negatives or 0
         try:
@@ -71,7 +75,7 @@ class ClientData:
         return 2 * len(self._pairs) if self._pairs else self._size
 
     def hold(self, passes: int) -> None:
-        """Keep the samples of so many passes at a time: an order is good until that many more have been drawn."""
+        """Keep the samples of so many passes at a time: an order is good until `passes` more have been drawn."""
         if self._history is None or passes <= self._passes:
             return
         more = passes - self._passes
@@ -101,19 +105,19 @@ class ClientData:
     def distinct(self, column: str, samples: Order) -> Slots:
         """Return the distinct slots of some training samples, int32 sorted."""
         slots, rows = self.slots[column].take(samples), len(self.keys[column])
-        if len(slots) * 64 < rows:
+        if len(slots) * 64 < rows:  # few of many: to go over all rows would take longer
             return np.unique(slots)
-        there = np.zeros(rows, np.bool_)
-        there[slots] = True
-        return np.flatnonzero(there).astype(np.int32)
+        occurs = np.zeros(rows, np.bool_)
+        occurs[slots] = True
+        return np.flatnonzero(occurs).astype(np.int32)
 
     def _lay_out(self, num_items: int) -> History:
         """Lay the samples out anew, each positive and then its negatives, and return what may be drawn.
 
         All items become keys, for any may be drawn.
         """
-        kept, each = np.flatnonzero(self.train.label > 0), self._each
-        user, item = self.slots["user"][kept], np.asarray(self.train.item)[kept].astype(np.int32)
+        positive, each = np.flatnonzero(self.train.label > 0), self._each
+        user, item = self.slots["user"][positive], np.asarray(self.train.item)[positive].astype(np.int32)
         if not len(user):
             raise DataError("runner.negatives: the training data has no positive (label 1); leave the key out")
         history = History(user, item, len(self.keys["user"]), num_items)
@@ -124,16 +128,16 @@ class ClientData:
             )
         self.keys["item"] = np.arange(num_items)
         self.test_slots["item"] = np.asarray(self.test.item).astype(np.int32)
-        label = np.zeros((len(kept), 1 + each), np.float32)
+        label = np.zeros((len(positive), 1 + each), np.float32)
         label[:, 0] = 1
         self.slots = {"user": np.repeat(user, 1 + each), "item": np.repeat(item, 1 + each)}
         self._size = label.size
-        users = np.repeat(np.asarray(self.train.user)[kept], 1 + each)
+        users = np.repeat(np.asarray(self.train.user)[positive], 1 + each)
         self.train = Samples(users, cast(Keys, self.slots["item"]), label.reshape(-1))  # an item is its own slot
         return history
 
     def _draw(self, epoch: int) -> int:
-        """Draw an epoch's negatives in place of those of the oldest pass that is held, and return its first sample."""
+        """Draw an epoch's negatives in place of those of the oldest pass that is kept; return the pass's first sample."""
         assert self._history is not None  # noqa: S101
         self._now = (self._now + 1) % self._passes
         first = self._now * self._size
@@ -145,18 +149,25 @@ class ClientData:
         return first
 
 
-def coded(ids: NDArray[np.int64], more: NDArray[np.int64]) -> tuple[Keys, Slots, Slots]:
-    """Return the distinct ids of both, int64[n] sorted, and the place there of each of `ids` and of `more`, int32.
+def encode(ids: NDArray[np.int64], more: NDArray[np.int64]) -> tuple[Keys, Slots, Slots]:
+    """Code ids as places among all distinct ones.
 
     Ids are counted off in an array over their range, unless that would be far larger than the data: then they are sorted.
+
+    Args:
+        ids: int64[n], 0 or more.
+        more: int64[m], 0 or more.
+
+    Returns:
+        The distinct ids of both, int64 sorted; the places there of `ids`, int32[n], and of `more`, int32[m].
     """
     reach = 1 + int(max(ids.max(initial=-1), more.max(initial=-1)))
     if reach > 4 * (len(ids) + len(more)) + (1 << 20):
         keys = np.unique(np.concatenate([ids, more])).astype(np.int64)
         return keys, np.searchsorted(keys, ids).astype(np.int32), np.searchsorted(keys, more).astype(np.int32)
-    there = np.zeros(reach, np.bool_)
-    there[ids] = there[more] = True
-    keys = np.flatnonzero(there)
+    occurs = np.zeros(reach, np.bool_)
+    occurs[ids] = occurs[more] = True
+    keys = np.flatnonzero(occurs)
     place = np.empty(reach, np.int32)
     place[keys] = np.arange(len(keys), dtype=np.int32)
     return keys, place[ids], place[more]

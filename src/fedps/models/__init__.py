@@ -1,1 +1,1 @@
-"""Networks and the measures of what they learn; `metrics` is plain numpy, the rest needs torch."""
+"""Networks and their losses; `network`, which describes one, is plain numpy, the rest needs torch."""

@@ -32,6 +32,9 @@ _GENERATOR = threading.Lock()  # torch has one generator for all threads
 def build(job: Job) -> nn.Module:
     """Make the job's network; the same job gives the same weights.
 
+    Returns:
+        A module that maps user int64[B] and item int64[B] to logits float32[B].
+
     Raises:
         JobError: `runner.model` names no class that can be made from `hyper_parameters`, or one that does not
             map user int64[B] and item int64[B] to logits [B], or whose own loss is none.
@@ -59,10 +62,9 @@ def _find(path: str, folder: Path) -> type[nn.Module]:
     Raises:
         JobError: there is none, or it is no network.
     """
-    found = load_class(path, folder, "runner.model")
-    if not issubclass(found, nn.Module):
+    network: type[nn.Module] = load_class(path, folder, "runner.model")
+    if not issubclass(network, nn.Module):
         raise JobError(f"runner.model: {path!r}: is no network; derive it from torch.nn.Module")
-    network: type[nn.Module] = found
     return network
 
 
@@ -74,24 +76,30 @@ def _arguments(path: str, network: type[nn.Module], job: Job) -> dict[str, objec
     """
     hyper = job.hyper_parameters
     own = dict(hyper.model_extra or {})
-    there = {n: getattr(hyper, n) for n in type(hyper).model_fields if n != "optimizer"} | own
-    wanted = inspect.signature(network).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in wanted.values()):
-        return there
-    missing = [
-        n for n, p in wanted.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and n not in there
-    ]
-    mistakes = [f"hyper_parameters.{n}: is missing: {path} needs it; there are {', '.join(there)}" for n in missing] + [
-        f"hyper_parameters.{n}: {own[n]!r}: {path} takes no such argument; it takes {', '.join(wanted) or 'none'}"
-        for n in sorted(set(own) - set(wanted))
+    values = {n: getattr(hyper, n) for n in type(hyper).model_fields if n != "optimizer"} | own
+    takes = inspect.signature(network).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        return values
+    needs = [n for n, p in takes.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    mistakes = [
+        f"hyper_parameters.{n}: is missing: {path} needs it; there are {', '.join(values)}"
+        for n in needs
+        if n not in values
+    ] + [
+        f"hyper_parameters.{n}: {own[n]!r}: {path} takes no such argument; it takes {', '.join(takes) or 'none'}"
+        for n in sorted(set(own) - set(takes))
     ]
     if mistakes:
         raise JobError(mistakes)
-    return {n: value for n, value in there.items() if n in wanted}
+    return {n: value for n, value in values.items() if n in takes}
 
 
 def _check_forward(path: str, model: nn.Module) -> None:
-    """Call the network once, on two samples, so that a wrong form is told before anything starts."""
+    """Call the network once, on two samples, so that a wrong form is an error before anything starts.
+
+    Raises:
+        JobError: it fails, returns no logits float32[B], or changes buffers in training.
+    """
     ids = torch.zeros(2, dtype=torch.int64)
     training = model.training
     model.eval()
@@ -104,8 +112,8 @@ def _check_forward(path: str, model: nn.Module) -> None:
         ) from error
     _check_buffers(path, model)
     if not isinstance(logits, torch.Tensor) or logits.shape != (2,) or not logits.is_floating_point():
-        found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise JobError(f"runner.model: {path}: forward(user, item) returns {found}; logits of shape [B] are due")
+        what = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise JobError(f"runner.model: {path}: forward(user, item) returns {what}; logits of shape [B] are due")
     model.train(training)
 
 
@@ -140,9 +148,10 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def describe(model: nn.Module) -> Network:
-    """Describe a network.
+    """Describe a network: every `nn.Embedding` that an input column looks up is a table, all other parameters are dense.
 
-    Every `nn.Embedding` that is looked up by an input column is a table; all other parameters are dense.
+    Args:
+        model: as built; with a class attribute `row_init`, parameter's name → `Init`, if it states how rows start.
     """
     modules = {f"{name}.weight": name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
     columns = _columns(model, modules)
@@ -172,46 +181,46 @@ def aliases(model: nn.Module) -> dict[str, str]:
     The original counts layers in order of creation: `embedding_k.w_0`, `linear_k.w_0` (weight), `linear_k.b_0` (bias).
     The model must be whole, as built: training takes its embeddings out.
     """
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for kind, word in ((nn.Embedding, "embedding"), (nn.Linear, "linear")):
         layers = [(name, m) for name, m in model.named_modules() if isinstance(m, kind)]
         for k, (name, layer) in enumerate(layers):
-            there = dict(layer.named_parameters(recurse=False))
+            own = dict(layer.named_parameters(recurse=False))
             prefix = f"{name}." if name else ""
             parts = (("w_0", "weight"), ("b_0", "bias"))
-            found |= {f"{word}_{k}.{short}": f"{prefix}{part}" for short, part in parts if part in there}
-    return found
+            names |= {f"{word}_{k}.{short}": f"{prefix}{part}" for short, part in parts if part in own}
+    return names
 
 
 def _tied(model: nn.Module, columns: Mapping[str, str]) -> list[str]:
-    """Find embeddings whose weight another parameter uses too: kept under one name, it would leave under the other."""
+    """Name embeddings whose weight another parameter uses too: kept under one name, it would leave under the other."""
     every = list(model.named_parameters(remove_duplicate=False))
-    found = []
+    mistakes = []
     for name in columns:
         weight = model.get_parameter(name)
         also = [other for other, w in every if other != name and w is weight]
         if also:
-            found.append(
+            mistakes.append(
                 f"runner.model: {name} and {', '.join(also)} are one and the same tensor; give each module its own, so"
                 " that it has one place"
             )
-    return found
+    return mistakes
 
 
 @torch.no_grad()
 def _columns(model: nn.Module, modules: Mapping[str, str]) -> dict[str, str]:
-    """Find which input column looks up each embedding, by calling the model once on two marked rows.
+    """Find which input column looks up each embedding, by calling the model once on marked samples.
 
     An embedding that is called with something else (a position, a derived id) is trained as a dense tensor.
     """
     marks = {"user": torch.tensor([0, 1, 1]), "item": torch.tensor([1, 0, 1])}
-    seen: dict[str, set[str]] = {}
+    seen: dict[str, set[str]] = {}  # by embedding the columns it was called with; "" is none of them
 
     def watch(name: str) -> object:
         def note(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             ids = args[0]
-            found = [c for c, mark in marks.items() if ids.shape == mark.shape and torch.equal(ids, mark)]
-            seen.setdefault(name, set()).add(found[0] if found else "")
+            same = (c for c, mark in marks.items() if ids.shape == mark.shape and torch.equal(ids, mark))
+            seen.setdefault(name, set()).add(next(same, ""))
 
         return note
 
@@ -221,7 +230,7 @@ def _columns(model: nn.Module, modules: Mapping[str, str]) -> dict[str, str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: next(iter(found)) for name, found in seen.items() if len(found) == 1 and found != {""}}
+    return {name: next(iter(columns)) for name, columns in seen.items() if len(columns) == 1 and columns != {""}}
 
 
 @torch.no_grad()

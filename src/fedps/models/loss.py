@@ -22,11 +22,11 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def pairwise(logits: Tensor, label: Tensor) -> Tensor:
-    """Return the mean of -log σ(positive - negative) over pairs (BPR, Rendle et al., UAI 2009).
+    """Return the mean of -log σ(positive - negative) over pairs (BPR: Rendle et al., UAI 2009, section 4).
 
     Args:
         logits: float32[2M], two by two a positive and a negative of its user.
-        label: theirs; not needed, as the order tells which is which.
+        label: float32[2M], theirs; not needed, as the order tells which is which.
     """
     return functional.softplus(logits[1::2] - logits[0::2]).mean()
 
@@ -54,16 +54,16 @@ def check_loss(path: str, model: nn.Module) -> None:
     if loss is None:
         return
     logits = torch.zeros(2, requires_grad=True)
-    told = f"runner.model: {path}: loss(logits, label)"
+    where = f"runner.model: {path}: loss(logits, label)"
     try:
-        found = loss(logits, torch.tensor([1.0, 0.0]))  # the order of a pair
+        value = loss(logits, torch.tensor([1.0, 0.0]))  # the order of a pair
     except Exception as error:  # whatever the user's own code raises
-        raise JobError(f"{told} fails on two samples: {type(error).__name__}: {error}") from error
-    if not isinstance(found, Tensor) or found.shape != () or not found.is_floating_point():
-        what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise JobError(f"{told} returns {what}; one number is due, the mean over the batch")
-    if not found.requires_grad or not torch.isfinite(found):
+        raise JobError(f"{where} fails on two samples: {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.shape != () or not value.is_floating_point():
+        what = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise JobError(f"{where} returns {what}; one number is due, the mean over the batch")
+    if not value.requires_grad or not torch.isfinite(value):
         raise JobError(
-            f"{told} returns {float(found.detach())} on two samples{'' if found.requires_grad else ', cut off from the logits'};"
+            f"{where} returns {float(value.detach())} on two samples{'' if value.requires_grad else ', cut off from the logits'};"
             " a finite number is due, computed from the logits by torch"
         )

@@ -1,10 +1,10 @@
 """Neural collaborative filtering (He et al., WWW 2017): three networks that score a user with an item.
 
-Sizes and starts are those of PaddleRec's `models/recall/ncf`. Every network takes user int64[B] and item
-int64[B] and returns logits float32[B]; the sigmoid belongs to the loss. Embeddings are created in the order
-in which the original's aliases count: `embedding_0.w_0` is the user table, `embedding_1.w_0` the item table; in
-`NcfNeuMf` 0 and 1 are those of the product, 2 and 3 those of the layers. `row_init` states where each table's
-rows start, for servers that make rows without the model.
+Sizes and starts are those of PaddleRec's `models/recall/ncf`. Every network takes user int64[B] and item int64[B] and
+returns logits float32[B]; the sigmoid belongs to the loss. Embeddings are created in the order in which the original's
+aliases count: `embedding_0.w_0` is the user table, `embedding_1.w_0` the item table; in `NcfNeuMf` 0 and 1 are those of the
+product, 2 and 3 those of the layers. `row_init` states where each table's rows start, for servers that make rows without
+the model.
 """
 
 import math
@@ -21,7 +21,7 @@ ROW_START = Init("normal", 0.0, 0.01)
 
 
 class NcfMlp(nn.Module):
-    """User row and item row end to end, through layers of ReLU, to one logit.
+    """User row and item row end to end, through layers of ReLU, to one logit (section 3.3).
 
     Args:
         num_users: rows of the user table.
@@ -47,7 +47,7 @@ class NcfMlp(nn.Module):
 
 
 class NcfGmf(nn.Module):
-    """User row times item row, component by component, and a weighted sum of it.
+    """Generalized matrix factorization: the weighted sum of user row times item row (section 3.2).
 
     Args:
         num_users: rows of the user table.
@@ -71,7 +71,7 @@ class NcfGmf(nn.Module):
 
 
 class NcfNeuMf(nn.Module):
-    """Both of the above side by side, each with its own tables, under one last layer.
+    """Both of the above side by side, each with its own tables, under one last layer (section 3.4).
 
     Args:
         num_users: rows of the user tables.
@@ -100,6 +100,7 @@ class NcfNeuMf(nn.Module):
 
 
 def _table(rows: int, dim: int) -> nn.Embedding:
+    """Return an embedding float32[rows, dim] with the start that `row_init` states."""
     table = nn.Embedding(rows, dim)
     nn.init.normal_(table.weight, ROW_START.a, ROW_START.b)
     return table

@@ -9,7 +9,15 @@ from fedps.types import Init, Values
 
 
 class EmbeddingLayer(msgspec.Struct, frozen=True):
-    """An embedding that an input column looks up: its parameter's and module's names, [rows, dim], how rows start."""
+    """An embedding that an input column looks up.
+
+    Attributes:
+        name: its parameter's.
+        module: its module's.
+        column: `user` or `item`.
+        shape: rows, and floats of a row.
+        init: how rows start.
+    """
 
     name: str
     module: str

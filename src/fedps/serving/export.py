@@ -1,7 +1,7 @@
 """From a run's folder to one file: the trained model, with its own parameter names and full shapes.
 
-The servers' shards of one epoch are joined; a row that nobody touched is where it would have
-started. Tables private to clients are left out unless asked for, and their files are not even opened.
+The servers' shards of one epoch are joined; a row that nobody touched is where it would have started. Tables private to
+clients are left out unless the caller wants them, and their files are not even opened.
 """
 
 from importlib.metadata import version
@@ -48,13 +48,14 @@ def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool
 
 
 def _shared(run_dir: Path, wanted: int | None) -> tuple[int, Tensors]:
+    """Return an epoch, the last that is whole if none is wanted, and what the servers saved of it."""
     if not run_dir.is_dir():
         raise JobError(f"{run_dir}: there is no such run folder; a run's last line names it")
     folder = _model_folder(run_dir)
-    there = epochs.numbers(folder)
-    if wanted is not None and wanted not in there:
-        raise JobError(f"--epoch {wanted}: {run_dir} has saved {', '.join(map(str, there)) or 'none'}")
-    for epoch in reversed(there) if wanted is None else [wanted]:
+    numbers = epochs.numbers(folder)
+    if wanted is not None and wanted not in numbers:
+        raise JobError(f"--epoch {wanted}: {run_dir} has saved {', '.join(map(str, numbers)) or 'none'}")
+    for epoch in reversed(numbers) if wanted is None else [wanted]:
         if epochs.find_whole(folder / str(epoch)):
             return epoch, {n: tensor(t) for n, t in epochs.read_model(folder / str(epoch)).items()}
     raise DataError(f"{folder}: holds no whole save; the run, or one of its servers, ended before")

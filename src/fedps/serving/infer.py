@@ -1,8 +1,8 @@
 """Score a whole model on the held-out samples of all clients: weights from a file, or the epochs that a run has saved.
 
-What a run's clients do apart (`evaluate`), done in one place: the same candidates, the same measures. Private tables are
-read where they lie. So epochs of a model with private tables are scored where those are: all clients' on one machine, or
-a client's own samples on its own.
+What a run's clients do apart, done in one place: the same candidates, the same measures. Private tables are read where
+they lie. So epochs of a model with private tables are scored where those are: all clients' on one machine, or a client's
+own samples on its own.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from fedps.data.read.client import read_held_out
 from fedps.errors import DataError, JobError
 from fedps.metrics import probabilities
 from fedps.models.build import build
-from fedps.serving.predictions import logits_of, scored, tell_progress, write_predictions
+from fedps.serving.predictions import logits_of, measure, print_progress, write_predictions
 from fedps.serving.saved_network import SavedNetwork
 from fedps.storage import epochs
 from fedps.types import Samples
@@ -43,7 +43,7 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
     test = Samples.joined(list(read_held_out(job, allow).values()))
     model = build(job)
     load_weights(model, weights)
-    return {"weights": str(weights), **scored(test, logits_of(model, test, job.runner.infer_batch_size)).measures}
+    return {"weights": str(weights), **measure(test, logits_of(model, test, job.runner.infer_batch_size)).measures}
 
 
 def infer_epochs(
@@ -71,21 +71,21 @@ def infer_epochs(
         DataError: a file is torn or cannot be read or written.
     """
     folder = _folder(job, run_dir)
-    chosen = _chosen(job, folder, run_dir)
-    files = _files(job, folder, chosen, out)
+    numbers = _choose(job, folder, run_dir)
+    files = _files(folder, numbers, out)
     tests = read_held_out(job, allow)
     network = SavedNetwork(job)
-    found = []
-    for epoch, file in zip(chosen, files, strict=True):
+    results = []
+    for epoch, file in zip(numbers, files, strict=True):
         home = run_dir / "private" if run_dir else epochs.find_private(folder / str(epoch))
         network.load(folder / str(epoch))
-        result = network.score(tests, epoch, home)
-        scores = probabilities(result.logits)
+        samples, logits, measures = network.score(tests, epoch, home)
+        predictions = probabilities(logits)
         if log is not None:
-            tell_progress(log, epoch, result.samples, scores, job.runner.infer_batch_size, job.runner.print_interval)
-        write_predictions(file, result.samples, scores)
-        found.append({"epoch": epoch, **result.measures, "predictions": str(file)})
-    return {"model": str(folder), "epochs": found}
+            print_progress(log, epoch, samples, predictions, job.runner.infer_batch_size, job.runner.print_interval)
+        write_predictions(file, samples, predictions)
+        results.append({"epoch": epoch, **measures, "predictions": str(file)})
+    return {"model": str(folder), "epochs": results}
 
 
 def _folder(job: Job, run_dir: Path | None) -> Path:
@@ -102,45 +102,49 @@ def _folder(job: Job, run_dir: Path | None) -> Path:
     return folder
 
 
-def _chosen(job: Job, folder: Path, run_dir: Path | None) -> list[int]:
+def _choose(job: Job, folder: Path, run_dir: Path | None) -> list[int]:
     """Return the epochs to score, of this run if several have saved here; they count from 1, and 0 too is the first."""
     first, end = max(job.runner.infer_start_epoch, 1), job.runner.infer_end_epoch
-    there = epochs.numbers(folder)
+    saved = epochs.numbers(folder)
     if run_dir is not None:
-        there = [e for e in there if _is_of(folder / str(e), run_dir)] or there
-    told = f"{folder} holds epochs {', '.join(map(str, there))}" if there else f"{folder} holds no saved epoch"
-    if not there and epochs.is_epoch(folder):
-        told = f"{folder} is itself a saved epoch: name the folder above it"
+        saved = [e for e in saved if _is_of(folder / str(e), run_dir)] or saved
+    holds = f"{folder} holds epochs {', '.join(map(str, saved))}" if saved else f"{folder} holds no saved epoch"
+    if not saved and epochs.is_epoch(folder):
+        holds = f"{folder} is itself a saved epoch: name the folder above it"
     if end is None:
-        chosen = [e for e in there if e >= first and epochs.find_whole(folder / str(e))]
+        numbers = [e for e in saved if e >= first and epochs.find_whole(folder / str(e))]
     else:
-        chosen = list(range(first, end))
-        if missing := [e for e in chosen if e not in there or not epochs.find_whole(folder / str(e))]:
-            raise JobError(f"runner.infer_end_epoch: {end}: epoch {missing[0]} is not saved, or not whole; {told}")
-    if not chosen:
-        raise JobError(f"runner.infer_start_epoch: {first}: no saved epoch from there on before the end; {told}")
-    return chosen
+        numbers = list(range(first, end))
+        if missing := [e for e in numbers if e not in saved or not epochs.find_whole(folder / str(e))]:
+            raise JobError(f"runner.infer_end_epoch: {end}: epoch {missing[0]} is not saved, or not whole; {holds}")
+    if not numbers:
+        raise JobError(f"runner.infer_start_epoch: {first}: no saved epoch from there on before the end; {holds}")
+    return numbers
 
 
 def _is_of(folder: Path, run_dir: Path) -> bool:
-    """Whether a saved epoch was written by a run."""
+    """Tell whether a saved epoch was written by a run."""
     run = epochs.find_first(folder).facts.run if epochs.is_epoch(folder) else None
     return run is not None and Path(run).resolve() == run_dir.resolve()
 
 
-def _files(job: Job, folder: Path, chosen: list[int], out: Path | None) -> list[Path]:
+def _files(folder: Path, numbers: list[int], out: Path | None) -> list[Path]:
     """Return where each epoch's predictions go."""
-    if out is not None and out.suffix == ".csv":
-        if len(chosen) > 1:
-            raise JobError(
-                f"--predictions {out}: is one file for {len(chosen)} epochs; name a folder, or choose one epoch"
-            )
-        return [out]
-    return [(out or folder.parent) / f"predictions-{epoch}.csv" for epoch in chosen]
+    if out is None or out.suffix != ".csv":
+        return [(out or folder.parent) / f"predictions-{epoch}.csv" for epoch in numbers]
+    if len(numbers) > 1:
+        raise JobError(
+            f"--predictions {out}: is one file for {len(numbers)} epochs; name a folder, or choose one epoch"
+        )
+    return [out]
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Put a file's tensors into a model's parameters.
+
+    Args:
+        model: takes float32 values; tensors of other precision are converted.
+        path: a safetensors file.
 
     Raises:
         JobError: no such file, or names or shapes that do not fit (all at once).
@@ -152,25 +156,25 @@ def load_weights(model: nn.Module, path: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: is no safetensors file, or torn: {error}") from error
-    wanted = dict(model.named_parameters())
-    mistakes = _misfits(wanted, tensors, path)
-    if mistakes:
+    weights = dict(model.named_parameters())
+    if mistakes := _misfits(weights, tensors, path):
         raise JobError(mistakes)
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(tensors[name])
+        for name, weight in weights.items():
+            weight.copy_(tensors[name])
 
 
-def _misfits(wanted: Mapping[str, torch.Tensor], there: Mapping[str, torch.Tensor], path: Path) -> list[str]:
-    found = []
-    for name, parameter in wanted.items():
-        if name not in there:
-            found.append(
-                f"{path}: lacks {name}; it holds {', '.join(sorted(there)) or 'nothing'}"
-                " (what is private to clients is exported only on request)"
+def _misfits(weights: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], path: Path) -> list[str]:
+    holds = ", ".join(sorted(tensors)) or "nothing"
+    mistakes = []
+    for name, weight in weights.items():
+        if name not in tensors:
+            mistakes.append(
+                f"{path}: lacks {name}; it holds {holds} (what is private to clients is exported only on request)"
             )
-        elif there[name].shape != parameter.shape:
-            found.append(
-                f"{path}: {name} has shape {tuple(there[name].shape)}; the job's network has {tuple(parameter.shape)}"
+        elif tensors[name].shape != weight.shape:
+            mistakes.append(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}; the job's network has {tuple(weight.shape)}"
             )
-    return found + [f"{path}: {name} is no parameter of the job's network" for name in sorted(set(there) - set(wanted))]
+    strange = sorted(set(tensors) - set(weights))
+    return mistakes + [f"{path}: {name} is no parameter of the job's network" for name in strange]

@@ -20,8 +20,14 @@ LINES = 20  # of an epoch, at most, where batches are many
 COLUMNS = ("user", "item", "label", "prediction")
 
 
-class Scored(NamedTuple):
-    """Held-out samples, their logits float32[n], and the measures of these by name."""
+class Scores(NamedTuple):
+    """What a network made of held-out samples.
+
+    Attributes:
+        samples: n of them.
+        logits: float32[n].
+        measures: `users`, `samples`, `loss` (mean cross-entropy), `auc`, `hr@10` and `ndcg@10`.
+    """
 
     samples: Samples
     logits: Values
@@ -49,17 +55,21 @@ def _ids(column: NDArray[np.int64]) -> torch.Tensor:
     return torch.from_numpy(column.astype(np.int64))
 
 
-def scored(test: Samples, logits: Values) -> Scored:
-    """Measure samples that have been scored, by the job's protocol and by the mean cross-entropy.
+def measure(test: Samples, logits: Values) -> Scores:
+    """Measure the logits of held-out samples.
+
+    Args:
+        test: n samples, in groups of candidates; there must be some.
+        logits: float32[n].
 
     Raises:
         FedpsError: a logit is not finite.
     """
-    found, exact = evaluate(logits, test), logits.astype(np.float64)
+    sums, exact = evaluate(logits, test), logits.astype(np.float64)
     loss = np.mean(np.logaddexp(0, exact) - test.label * exact)
-    measures: dict[str, object] = {"users": found.users, "samples": len(test.label), "loss": float(loss)}
-    measures |= {"auc": found.histogram.auc(), "hr@10": found.hits / found.users, "ndcg@10": found.ndcg / found.users}
-    return Scored(test, logits, measures)
+    measures: dict[str, object] = {"users": sums.users, "samples": len(test.label), "loss": float(loss)}
+    measures |= {"auc": sums.histogram.auc(), "hr@10": sums.hits / sums.users, "ndcg@10": sums.ndcg / sums.users}
+    return Scores(test, logits, measures)
 
 
 def write_predictions(path: Path, samples: Samples, scores: Values) -> None:
@@ -87,7 +97,7 @@ def write_predictions(path: Path, samples: Samples, scores: Values) -> None:
         ) from error
 
 
-def tell_progress(log: TextIO, epoch: int, samples: Samples, scores: Values, size: int, every: int) -> None:
+def print_progress(log: TextIO, epoch: int, samples: Samples, scores: Values, size: int, every: int) -> None:
     """Print the original's line every so many batches: `epoch: 1, batch_id: 50, auc: 0.75`, the AUC of all so far.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from fedps.config import Job
 from fedps.errors import JobError
 from fedps.models.build import build, describe
-from fedps.serving.predictions import Scored, logits_of, scored
+from fedps.serving.predictions import Scores, logits_of, measure
 from fedps.storage import epochs
 from fedps.storage.tables import SavedTable, tensor
 from fedps.training.parameters import read_parameters
@@ -17,7 +17,14 @@ from fedps.types import ClientId, Samples, TableName
 
 
 class SavedNetwork:
-    """The job's network, which takes on saved epochs, and in them one client after the other."""
+    """The job's network, which takes on saved epochs, and in them one client after the other.
+
+    Args:
+        job: names the network, and which of its tables are private.
+
+    Raises:
+        JobError: the network cannot be made, or a table's name matches nothing.
+    """
 
     def __init__(self, job: Job) -> None:
         self._model, self._size = build(job), job.runner.infer_batch_size
@@ -29,20 +36,23 @@ class SavedNetwork:
     def load(self, folder: Path) -> None:
         """Take on what the servers saved.
 
+        Args:
+            folder: of the saved epoch.
+
         Raises:
             JobError: it is of another model; all mistakes at once.
             DataError: a file is missing or torn.
         """
-        there = epochs.read_model(folder)
+        saved = epochs.read_model(folder)
         own = {*(e.spec.name for e in self._parameters.embeddings if e.private), *self._parameters.private_dense}
-        self._private = [name for name in self._weights if name in own and name not in there]
-        self._check(there, [n for n in self._weights if n not in self._private], folder)
-        if extra := sorted(set(there) - set(self._weights)):
+        self._private = [name for name in self._weights if name in own and name not in saved]
+        self._check(saved, [n for n in self._weights if n not in self._private], folder)
+        if extra := sorted(set(saved) - set(self._weights)):
             raise JobError(f"{folder}: {', '.join(extra)} is no parameter of the job's network: of another model?")
-        for name, table in there.items():
+        for name, table in saved.items():
             self._weights[name].copy_(torch.from_numpy(tensor(table)))
 
-    def score(self, tests: Mapping[ClientId, Samples], epoch: int, home: Path | None) -> Scored:
+    def score(self, tests: Mapping[ClientId, Samples], epoch: int, home: Path | None) -> Scores:
         """Score each client's samples with its own private rows.
 
         Args:
@@ -52,6 +62,8 @@ class SavedNetwork:
 
         Raises:
             JobError: a client's private rows are not there, or not those of its samples.
+            DataError: a file of theirs is torn.
+            FedpsError: a logit is not finite.
         """
         places = {c: epochs.private_save(home / c, epoch) if home and self._private else None for c in tests}
         missing = [client for client, place in places.items() if place is None]
@@ -66,14 +78,15 @@ class SavedNetwork:
             if place := places[client]:
                 self._take_on(test, place)
             logits.append(logits_of(self._model, test, self._size))
-        return scored(Samples.joined(list(tests.values())), np.concatenate(logits))
+        return measure(Samples.joined(list(tests.values())), np.concatenate(logits))
 
     @torch.no_grad()
     def _take_on(self, test: Samples, place: Path) -> None:
-        there = epochs.read_private(place)
-        self._check(there, self._private, place)
+        """Take on one client's private parameters; of tables the rows that it has, others' rows stay as they were."""
+        saved = epochs.read_private(place)
+        self._check(saved, self._private, place)
         for name in self._private:
-            table, weight = there[name], self._weights[name]
+            table, weight = saved[name], self._weights[name]
             if table.spec.kind == "dense":
                 weight.copy_(torch.from_numpy(tensor(table)))
                 continue
@@ -86,14 +99,14 @@ class SavedNetwork:
                 )
             weight[torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
 
-    def _check(self, there: Mapping[TableName, SavedTable], names: list[TableName], folder: Path) -> None:
+    def _check(self, saved: Mapping[TableName, SavedTable], names: list[TableName], folder: Path) -> None:
         """Make sure that a save has these parameters, in the network's shapes."""
         specs = {e.spec.name: e.spec for e in self._parameters.embeddings}
         mistakes = []
         for name in names:
-            shape, table = tuple(self._weights[name].shape), there.get(name)
+            shape, table = tuple(self._weights[name].shape), saved.get(name)
             if table is None:
-                mistakes.append(f"{folder}: lacks {name}; it holds {', '.join(sorted(there)) or 'nothing'}")
+                mistakes.append(f"{folder}: lacks {name}; it holds {', '.join(sorted(saved)) or 'nothing'}")
             elif table.spec.shape != shape or (table.spec.kind == "sparse") != (name in specs):
                 mistakes.append(f"{folder}: {name} has shape {table.spec.shape}; the job's network has {shape}")
         if mistakes:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedps.config.files import files_in
-from fedps.data.prepare.synth import plant, synthesize
+from fedps.data.prepare.synth import draw_factors, synthesize
 from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
 
@@ -42,7 +42,7 @@ def auc(scores: NDArray[np.float64]) -> float:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_planted_taste_tells_clearly_more_than_popularity(seed: int, tmp_path: Path) -> None:
+def test_the_factors_taste_tells_clearly_more_than_popularity(seed: int, tmp_path: Path) -> None:
     users, items = 400, 400
     synthesize(tmp_path / "out", users, items, 40, seed=seed)
     train = [read_samples(f, users, items) for f in files_in(tmp_path / "out" / "train")]
@@ -51,8 +51,8 @@ def test_the_planted_taste_tells_clearly_more_than_popularity(seed: int, tmp_pat
     user = np.concatenate([t.user for t in test])[::100]
     candidates = np.concatenate([t.item for t in test]).reshape(-1, 100)
     popularity = np.bincount(taken, minlength=items).astype(float)[candidates]
-    planted = plant(users, items, np.random.default_rng(seed))
-    taste = np.stack([planted.score(u)[row] for u, row in zip(user.tolist(), candidates, strict=True)])
+    factors = draw_factors(users, items, np.random.default_rng(seed))
+    taste = np.stack([factors.score(u)[row] for u, row in zip(user.tolist(), candidates, strict=True)])
     assert 0.6 < auc(popularity) < 0.75
     assert auc(taste) > auc(popularity) + 0.12
 

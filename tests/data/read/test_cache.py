@@ -9,7 +9,7 @@ import pytest
 
 from fedps.config import Allow
 from fedps.data.read.by_job import read_by_job
-from fedps.data.read.cache import FOLDER, MARK, cached, keep
+from fedps.data.read.cache import FOLDER, MARK, keep, recall
 from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
 from fedps.types import Samples
@@ -35,9 +35,9 @@ def kept(file: Path) -> list[Path]:
 
 
 def test_what_is_kept_is_what_was_read(file: Path) -> None:
-    assert cached(file, 10, 10) is None
+    assert recall(file, 10, 10) is None
     keep(file, read_samples(file, 10, 10))
-    assert listed(cached(file, 10, 10)) == listed(read_samples(file, 10, 10))
+    assert listed(recall(file, 10, 10)) == listed(read_samples(file, 10, 10))
     [place] = kept(file)
     assert [stat.S_IMODE(p.stat().st_mode) for p in (place, place.parent)] == [0o600, 0o700]
 
@@ -45,17 +45,17 @@ def test_what_is_kept_is_what_was_read(file: Path) -> None:
 def test_a_file_that_changed_is_read_anew(file: Path) -> None:
     keep(file, read_samples(file, 10, 10))
     os.utime(file, ns=(1, 1))
-    assert cached(file, 10, 10) is None
+    assert recall(file, 10, 10) is None
     keep(file, read_samples(file, 10, 10))
     assert len(kept(file)) == 1, "the older one is gone"
     file.write_text(LINES.replace("3,4,0", "3,4,0\n3,6,1"))
-    assert cached(file, 10, 10) is None
+    assert recall(file, 10, 10) is None
 
 
 def test_another_jobs_limits_are_checked(file: Path) -> None:
     keep(file, read_samples(file, 10, 10))
-    assert cached(file, 3, 10) is None
-    assert cached(file, 10, 5) is None
+    assert recall(file, 3, 10) is None
+    assert recall(file, 10, 5) is None
 
 
 @pytest.mark.parametrize(
@@ -69,23 +69,23 @@ def test_a_strange_file_there_is_not_used(numbers: list[int], file: Path) -> Non
     keep(file, read_samples(file, 10, 10))
     [place] = kept(file)
     place.write_bytes(np.array(numbers, "<i4").tobytes())
-    assert cached(file, 10, 10) is None
+    assert recall(file, 10, 10) is None
     place.write_bytes(np.array([MARK, 1, 2, 3, 1], "<i4").tobytes())
-    assert listed(cached(file, 10, 10)) == [[2], [3], [1]], "the control"
+    assert listed(recall(file, 10, 10)) == [[2], [3], [1]], "the control"
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"not numbers"])
 def test_bytes_that_are_no_numbers_are_not_used(content: bytes, file: Path) -> None:
     keep(file, read_samples(file, 10, 10))
     kept(file)[0].write_bytes(content)
-    assert cached(file, 10, 10) is None
+    assert recall(file, 10, 10) is None
 
 
 def test_a_truncated_one_is_not_used(file: Path) -> None:
     keep(file, read_samples(file, 10, 10))
     [place] = kept(file)
     place.write_bytes(place.read_bytes()[:-4])
-    assert cached(file, 10, 10) is None
+    assert recall(file, 10, 10) is None
 
 
 def test_a_job_reads_the_same_twice_and_its_mistakes_too(make_job: MakeJob, file: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_job_reads_the_same_twice_and_its_mistakes_too(make_job: MakeJob, file
     file.write_text(LINES + "1,x,0\n")
     for _ in range(2):
         assert read_by_job(job, "train", [file], Allow()).skipped.lines == 1
-    assert cached(file, 120, 220) is None
+    assert recall(file, 120, 220) is None
     with pytest.raises(DataError, match="line 4"):
         read_by_job(make_job(train_data_dir=str(file.parent), test_data_dir=None), "train", [file], Allow())
 

@@ -30,13 +30,20 @@ COLUMNS = ("user", "movie", "rating", "time")
 
 
 class Form(NamedTuple):
-    """How a data set names its files, and separates and counts their fields; the zip code is a user's fifth."""
+    """How a data set names its files, and separates and counts their fields; the zip code is a user's fifth.
+
+    Attributes:
+        ratings, users, movies: names of files.
+        between: separates the fields of a rating.
+        within: separates those of a user and of a movie.
+        movie_fields: how many a movie has.
+    """
 
     ratings: str
-    between: str  # fields of ratings
+    between: str
     users: str
     movies: str
-    within: str  # fields of users and movies
+    within: str
     movie_fields: int
 
 
@@ -45,15 +52,21 @@ ML_100K = Form("u.data", "\t", "u.user", "u.item", "|", 24)
 
 
 class Ratings(NamedTuple):
-    """The file's rows: user, movie and time int64[n], as published."""
+    """The rows of a file of ratings, as published; int64[n] each, the time in seconds since 1970."""
 
     user: Ids
     movie: Ids
     time: Ids
 
 
-class Held(NamedTuple):
-    """What is held out: test_item int64[num_users], negatives int64[num_users, 99] or None, and where from."""
+class HoldOut(NamedTuple):
+    """What is held out for testing.
+
+    Attributes:
+        test_item: int64[num_users], each user's.
+        negatives: int64[num_users, 99], or None to draw them.
+        origin: where the test items come from: a file's name, or `latest`.
+    """
 
     test_item: Ids
     negatives: Ids | None
@@ -86,12 +99,12 @@ def prepare(
     users, user = np.unique(ratings.user, return_inverse=True)
     movies, item = _by_appearance(ratings.movie)
     history = History(user, item, len(users), len(movies))
-    held = _hold_out(archive.path, form, history, (user, item, ratings.time), test_rating, test_negatives)
-    order = np.flatnonzero(item != held.test_item[user])
+    test = _hold_out(archive.path, form, history, (user, item, ratings.time), test_rating, test_negatives)
+    order = np.flatnonzero(item != test.test_item[user])
     order = order[np.argsort(user[order], kind="stable")]
     data = Interactions(
-        user[order], item[order], held.test_item, held.negatives, _zip_codes(archive, form, users), len(movies),
-        archive.path.resolve().name, _titles(archive, form, movies), users, test_origin=held.origin,
+        user[order], item[order], test.test_item, test.negatives, _zip_codes(archive, form, users), len(movies),
+        archive.path.resolve().name, _titles(archive, form, movies), users, test_origin=test.origin,
     )  # fmt: skip
     return prepared.write(out, data, split or Split(), per_positive, seed)
 
@@ -156,29 +169,28 @@ def _by_appearance(movie: Ids) -> tuple[Ids, Ids]:
 
 def _hold_out(
     path: Path, form: Form, history: History, rows: tuple[Ids, Ids, Ids], rating: Path | None, negatives: Path | None
-) -> Held:
+) -> HoldOut:
     """Choose what is held out: by the files that are given, else by those that lie beside, else each user's latest."""
-    if rating is None and negatives is None and form is ML_1M:
-        found = _beside(path, history)
-        if found is not None:
-            return found
+    if rating is None and negatives is None and form is ML_1M and (test := _published(path, history)):
+        return test
     test_item = _latest(*rows) if rating is None else published.read_positives(rating, history)
     drawn = None if negatives is None else published.read_negatives(negatives, test_item, history)
-    return Held(test_item, drawn, rating.name if rating else "latest")
+    return HoldOut(test_item, drawn, rating.name if rating else "latest")
 
 
-def _beside(path: Path, history: History) -> Held | None:
+def _published(path: Path, history: History) -> HoldOut | None:
+    """Return what the files that lie beside the source hold out, None if there are none or they do not fit it."""
     files = published.beside(path.parent)
     if files is None:
         return None
     try:
         test_item = published.read_positives(files[0], history)
-        held = Held(test_item, published.read_negatives(files[1], test_item, history), files[0].name)
+        test = HoldOut(test_item, published.read_negatives(files[1], test_item, history), files[0].name)
     except MisfitError as error:
         print(f"not used, for it does not fit {path}: {error}", file=sys.stderr)
         return None
     print(f"held out as published: {files[0]} and {files[1].name}", file=sys.stderr)
-    return held
+    return test
 
 
 def _latest(user: Ids, item: Ids, time: Ids) -> Ids:

@@ -18,13 +18,22 @@ EVEN = 1e6  # an alpha beyond which nothing changes but rounding
 
 
 def by_zip_code(zip_codes: Sequence[str]) -> dict[str, Users]:
-    """Group users by the first digit of their zip code, as the quick start does; those with a letter stand apart."""
+    """Group users by the first digit of their zip code, as the original's quick start does.
+
+    Args:
+        zip_codes: one a user; those that begin with no digit make a client of their own, `letter`.
+    """
     kinds = np.array([code[0] if code[:1].isascii() and code[:1].isdigit() else LETTERS for code in zip_codes])
     return {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
 
 
 def iid(users: int, clients: int, rng: np.random.Generator) -> list[Users]:
-    """Deal users out at random, equally many each.
+    """Deal users out at random, equally many each (one more to the first, where they do not come out even).
+
+    Args:
+        users: how many there are.
+        clients: how many shares to make.
+        rng: the stream.
 
     Raises:
         DataError: fewer than one client, or more than users.
@@ -36,7 +45,13 @@ def iid(users: int, clients: int, rng: np.random.Generator) -> list[Users]:
 def dirichlet(labels: Sequence[str], clients: int, alpha: float, rng: np.random.Generator) -> list[Users]:
     """Deal each label's users out by shares from Dirichlet(alpha): small alpha, few labels a client.
 
-    Hsu et al., "Measuring the effects of non-identical data distribution", 2019, section 3.1.
+    Hsu et al., "Measuring the effects of non-identical data distribution", arXiv:1909.06335, section 3.1.
+
+    Args:
+        labels: one a user.
+        clients: how many shares to make.
+        alpha: concentration.
+        rng: the stream.
 
     Raises:
         DataError: fewer than one client, more than users, or alpha not above 0.
@@ -53,6 +68,12 @@ def dirichlet(labels: Sequence[str], clients: int, alpha: float, rng: np.random.
 
 def quantity(users: int, clients: int, alpha: float, rng: np.random.Generator) -> list[Users]:
     """Deal users out in unequal numbers, shares from Dirichlet(alpha) (Li et al., ICDE 2022, section 4.3).
+
+    Args:
+        users: how many there are.
+        clients: how many shares to make.
+        alpha: concentration; the smaller, the more unequal.
+        rng: the stream.
 
     Raises:
         DataError: fewer than one client, more than users, or alpha not above 0.
@@ -72,21 +93,21 @@ def own(clients: Mapping[str, Sequence[int] | Users], users: int) -> dict[str, U
     Raises:
         DataError: a name that no file can have, a client without users, or a user with no client or with two.
     """
-    found = {name: np.sort(np.asarray(part, np.int64)) for name, part in clients.items()}
-    for name, part in found.items():
+    shares = {name: np.sort(np.asarray(part, np.int64)) for name, part in clients.items()}
+    for name, part in shares.items():
         if not NAME.fullmatch(name):
             raise DataError(f"client {name!r}: must be a name of letters, digits, '-', '_' and '.', not '.' first")
         if not len(part):
             raise DataError(f"client {name!r}: has no users; leave it out")
         if part[0] < 0 or part[-1] >= users:
             raise DataError(f"client {name!r}: user {part[0] if part[0] < 0 else part[-1]} is not in [0, {users})")
-    counts = np.bincount(np.concatenate([*found.values(), np.empty(0, np.int64)]), minlength=users)
-    for wrong, told in ((counts == 0, "has no client"), (counts > 1, "has more than one place")):
+    counts = np.bincount(np.concatenate([*shares.values(), np.empty(0, np.int64)]), minlength=users)
+    for wrong, what in ((counts == 0, "has no client"), (counts > 1, "has more than one place")):
         if wrong.any():
             raise DataError(
-                f"user {int(np.argmax(wrong))} {told} ({int(wrong.sum())} such users); give each one client"
+                f"user {int(np.argmax(wrong))} {what} ({int(wrong.sum())} such users); give each one client"
             )
-    return found
+    return shares
 
 
 def _check(users: int, clients: int, alpha: float = 1.0) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 from fedps.data.negatives import History, Ids
 from fedps.data.prepare.source import lines, read_file, whole
 from fedps.errors import DataError
+from fedps.metrics import CANDIDATES
 
-NEGATIVES = 99
+NEGATIVES = CANDIDATES - 1
 
 
 class MisfitError(DataError):
@@ -21,11 +22,11 @@ class MisfitError(DataError):
 
 def beside(folder: Path) -> tuple[Path, Path] | None:
     """Return the published test files (positives, negatives) in a folder's `ncf`, None unless both are there."""
-    found = []
+    files = []
     for kind in ("rating", "negative"):
         names = [folder / "ncf" / f"ml-1m.test.{kind}{end}" for end in ("", ".gz")]
-        found += [n for n in names if n.is_file()][:1]
-    return (found[0], found[1]) if len(found) == 2 else None
+        files += [n for n in names if n.is_file()][:1]
+    return (files[0], files[1]) if len(files) == 2 else None
 
 
 def read_positives(path: Path, history: History) -> Ids:

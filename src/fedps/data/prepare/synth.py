@@ -21,22 +21,28 @@ TASTE = 2.0  # how much agreement counts beside popularity
 SPREAD = 0.8  # of the logarithm of activity and popularity
 
 
-class Planted(NamedTuple):
-    """What is hidden in the data: taste float64[users, 4], kind float64[items, 4], popular float64[items]."""
+class Factors(NamedTuple):
+    """The hidden factors of a twin.
+
+    Attributes:
+        taste: float64[users, 4].
+        kind: float64[items, 4].
+        popular: float64[items], the logarithm of an item's popularity.
+    """
 
     taste: NDArray[np.float64]
     kind: NDArray[np.float64]
     popular: NDArray[np.float64]
 
     def score(self, user: int) -> NDArray[np.float64]:
-        """Return the log of how much a user wants each item: float64[items]."""
+        """Return the logarithm of how much a user wants each item: float64[items]."""
         return np.asarray(self.popular + TASTE * (self.kind @ self.taste[user]) / FACTORS**0.5)
 
 
-def plant(users: int, items: int, rng: np.random.Generator) -> Planted:
+def draw_factors(users: int, items: int, rng: np.random.Generator) -> Factors:
     """Draw users' tastes, items' kinds and popularity; the first draws of a twin."""
     taste, kind = rng.normal(size=(users, FACTORS)), rng.normal(size=(items, FACTORS))
-    return Planted(taste, kind, rng.normal(0, SPREAD, items))
+    return Factors(taste, kind, rng.normal(0, SPREAD, items))
 
 
 def synthesize(
@@ -63,10 +69,10 @@ def synthesize(
             " and one item a user are needed"
         )
     rng = prepared.stream(seed)
-    planted = plant(users, items, rng)
+    factors = draw_factors(users, items, rng)
     most = items - TEST_NEGATIVES - 1
     counts = np.clip(per_user * rng.lognormal(-(SPREAD**2) / 2, SPREAD, users), 2, most).astype(int)
-    chosen = [_choose(planted.score(u), counts[u], rng) for u in range(users)]
+    chosen = [_choose(factors.score(u), counts[u], rng) for u in range(users)]
     held_out = np.array([rng.choice(c) for c in chosen])
     user = np.repeat(np.arange(users), counts)
     item = np.concatenate(chosen)

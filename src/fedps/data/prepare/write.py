@@ -36,9 +36,11 @@ class Interactions:
         test_item: int64[num_users], each user's held-out item.
         test_negatives: int64[num_users, 99], or None to draw them.
         zip_codes: one a user.
+        num_items: item ids run from 0 to this, exclusive.
+        source: where it came from.
         titles: item titles by item id, if known.
         user_ids: int64[num_users], the source's own ids, sorted; None if it has none.
-        source: where it came from.
+        synthetic: whether it was made up.
         test_origin: how test items were chosen: a file's name, `latest` or `drawn`.
     """
 
@@ -62,7 +64,13 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Split:
-    """How users become clients: zipcode, iid, dirichlet or quantity, into so many clients."""
+    """How users become clients.
+
+    Attributes:
+        kind: zipcode, iid, dirichlet or quantity, see `partition`.
+        clients: into so many; zipcode makes one of each first digit.
+        alpha: skew of dirichlet and quantity.
+    """
 
     kind: str = "zipcode"
     clients: int = 10
@@ -224,16 +232,16 @@ def _shares(data: Interactions, clients: Mapping[str, Ids]) -> Iterator[tuple[st
 
 def _names(folder: Path, data: Interactions) -> dict[str, str]:
     """Write the titles of items, and the source's ids of users where they do not run from 1 without a gap."""
-    found = {}
+    files = {}
     if data.titles:
-        found["items"] = "items.csv"
+        files["items"] = "items.csv"
         items = pa.table({"item": np.arange(len(data.titles)), "title": list(data.titles)})
         arrow.write_csv(items, folder / "items.csv")
     if data.user_ids is not None and (data.user_ids[0], data.user_ids[-1]) != (1, data.num_users):
-        found["users"] = "users.csv"
+        files["users"] = "users.csv"
         users = pa.table({"user": np.arange(data.num_users), "id": data.user_ids})
         arrow.write_csv(users, folder / "users.csv")
-    return found
+    return files
 
 
 def _write(path: Path, users: Ids, items: Ids) -> None:

@@ -23,7 +23,7 @@ from threading import Event
 from typing import Literal, NamedTuple
 
 from fedps.config import Allow, Job
-from fedps.data.read.cache import cached, keep
+from fedps.data.read.cache import keep, recall
 from fedps.data.read.command import Command, StoppedError
 from fedps.data.read.own import CLASSES, read_own
 from fedps.data.read.pipe import read_pipe
@@ -142,9 +142,9 @@ def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Sam
     hyper = job.hyper_parameters
 
     def read(path: Path, skipped: Skipped | None, stop: Event) -> Samples:
-        kept = cached(path, hyper.num_users, hyper.num_items)
-        if kept is not None:
-            return kept
+        samples = recall(path, hyper.num_users, hyper.num_items)
+        if samples is not None:
+            return samples
         samples = read_samples(path, hyper.num_users, hyper.num_items, skipped)
         if skipped is None or not skipped.lines:
             keep(path, samples)

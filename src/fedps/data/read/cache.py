@@ -20,7 +20,7 @@ MARK = 0x53504446  # "FDPS"; another number for another form
 LARGEST = np.iinfo(np.int32).max
 
 
-def cached(path: Path, num_users: int, num_items: int) -> Samples | None:
+def recall(path: Path, num_users: int, num_items: int) -> Samples | None:
     """Return a file's samples from the cache, ids as int32; None if they are not there, or not fit to be used.
 
     Args:

@@ -32,7 +32,7 @@ exit "$code"
 """
 BLOCK = 1 << 21  # bytes handed on at once
 MOST = 1 << 32  # bytes of one file's output: a command that prints without end is stopped
-TOLD = 2000  # bytes of standard error that an error repeats
+TAIL = 2000  # bytes of standard error that an error repeats
 GLANCE = 0.1  # seconds between two looks at whether to go on
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
@@ -72,10 +72,10 @@ def run(command: Command, path: Path, stop: Event | None = None) -> Generator[by
     """
     where = f"{path}: pipe_command {command.text!r}"
     _check_readable(path)
-    told = " ".join([command.text, *map(shlex.quote, command.arguments)])
+    line = " ".join([command.text, *map(shlex.quote, command.arguments)])
     try:
         process = subprocess.Popen(  # noqa: S603  (the user's own command, allowed by --allow-commands)
-            ["/bin/sh", "-c", SHELL, "sh", told, str(path.absolute())],
+            ["/bin/sh", "-c", SHELL, "sh", line, str(path.absolute())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=command.folder,
             env=_environment(), start_new_session=True,
         )  # fmt: skip
@@ -101,8 +101,8 @@ def _check_readable(path: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
-    return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])}
+    ours = {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
+    return ours | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])}
 
 
 class _Tail:
@@ -112,7 +112,7 @@ class _Tail:
         self._bytes = b""
 
     def add(self, chunk: bytes) -> None:
-        self._bytes = (self._bytes + chunk)[-TOLD:]
+        self._bytes = (self._bytes + chunk)[-TAIL:]
 
     def shown(self) -> str:
         text = self._bytes.decode("utf-8", "replace").strip()
@@ -172,27 +172,27 @@ def _silent(where: str, silence: float, tail: _Tail) -> str:
 
 def _whole_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Join pieces into blocks of about `BLOCK` bytes that end with a line end."""
-    held: list[bytes] = []
+    block: list[bytes] = []
     size = 0
     for piece in pieces:
-        held.append(piece)
+        block.append(piece)
         size += len(piece)
         if size >= BLOCK and b"\n" in piece:
-            whole, end, rest = b"".join(held).rpartition(b"\n")
+            whole, end, rest = b"".join(block).rpartition(b"\n")
             yield whole + end
-            held, size = [rest], len(rest)
+            block, size = [rest], len(rest)
     if size:
-        yield b"".join(held)
+        yield b"".join(block)
 
 
 def _wait(process: subprocess.Popen[bytes], where: str, limit: float) -> int:
     """Return the exit code, and leave the process to be reaped, so that its group's number stays its own."""
     ends = time.monotonic() + limit
-    while not (found := os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)):
+    while not (end := os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)):
         if time.monotonic() > ends:
             raise DataError(f"{where}: has closed its output, and does not end within {limit:g} seconds")
         time.sleep(0.002)
-    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
 
 
 def _why(code: int) -> str:

@@ -32,7 +32,7 @@ from fedps.types import Samples
 CLASSES = {"DataLoader": "Reader", "RecDataset": "RecDataset"}
 FORM = "yield user, item and label, a whole number each"
 AT_ONCE = 4096  # samples
-LINES = 12  # of a traceback that are told
+LINES = 12  # of a traceback that an error repeats
 
 
 def read_own(
@@ -53,29 +53,29 @@ def read_own(
         JobError: there is no such module or class.
         DataError: the class raises, or yields what is no sample; names class, sample and cause.
     """
-    found = load_class(f"{module}.{CLASSES[kind]}", job.folder, key)
+    reader = load_class(f"{module}.{CLASSES[kind]}", job.folder, key)
     name = f"{key}: {module}.{CLASSES[kind]}"
-    judge = _Judge(name, job.hyper_parameters.num_users, job.hyper_parameters.num_items, skipped)
+    intake = _Intake(name, job.hyper_parameters.num_users, job.hyper_parameters.num_items, skipped)
     batch: list[Any] = []
     try:
-        samples = _samples(found, kind, [str(file) for file in files], flat_config(job), name)
+        samples = _samples(reader, kind, [str(file) for file in files], flat_config(job), name)
         while True:
             batch = []
             batch.extend(islice(samples, AT_ONCE))  # if it raises, those before are in the batch
             if not batch:
                 break
-            judge.add(batch)
+            intake.add(batch)
     except DataError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
-        raise DataError(_told(name, judge.number + len(batch), error)) from error
-    if not judge.good:
+        raise DataError(_failure(name, intake.number + len(batch), error)) from error
+    if not intake.good:
         raise DataError(f"{name}: yields no sample of {', '.join(f.name for f in files)}")
-    return samples_of(judge.good)
+    return samples_of(intake.good)
 
 
-class _Judge:
-    """Takes in samples as a user's own class yields them.
+class _Intake:
+    """Takes in samples as a user's own class yields them, as numbers or as mistakes.
 
     Args:
         name: of the class, for messages.
@@ -103,14 +103,14 @@ class _Judge:
         if mistake is None:
             self.good.extend(values)
             return
-        told = f"{self._name}: sample {number}: {sample!r:.100}: {mistake}"
+        message = f"{self._name}: sample {number}: {sample!r:.100}: {mistake}"
         if self._skipped is None:
-            raise DataError(told)
-        self._skipped.add(told)
+            raise DataError(message)
+        self._skipped.add(message)
 
 
 def flat_config(job: Job) -> dict[str, Any]:
-    """Return the job as a reader sees it: dotted keys, e.g. `runner.train_batch_size`, and `config_abs_dir`."""
+    """Return the job as a reader sees it: values by dotted key, e.g. `runner.train_batch_size`, and `config_abs_dir`."""
     flat: dict[str, Any] = {}
     stack: list[tuple[str, Any]] = [("", job.model_dump(mode="json", by_alias=True))]
     while stack:
@@ -122,18 +122,18 @@ def flat_config(job: Job) -> dict[str, Any]:
     return flat | {"config_abs_dir": str(job.folder)}
 
 
-def _samples(found: Any, kind: str, files: list[str], config: dict[str, Any], name: str) -> Iterator[Any]:
+def _samples(reader: Any, kind: str, files: list[str], config: dict[str, Any], name: str) -> Iterator[Any]:
     if kind == "RecDataset":
-        dataset = found(files, config)
+        dataset = reader(files, config)
         if hasattr(dataset, "init"):
             dataset.init()
         return _iterate(dataset)
-    reader = found()
-    if hasattr(reader, "init"):
-        reader.init(config)
-    if not hasattr(reader, "dataloader"):
+    loader = reader()
+    if hasattr(loader, "init"):
+        loader.init(config)
+    if not hasattr(loader, "dataloader"):
         raise DataError(f"{name}: has no method dataloader(file_list); add it, or use reader_type RecDataset")
-    made = reader.dataloader(files)
+    made = loader.dataloader(files)
     return _iterate(made() if callable(made) else made)
 
 
@@ -179,17 +179,18 @@ def _whole(part: Any) -> int | None:
 def _in_bulk(batch: list[Any]) -> NDArray[np.int64] | None:
     """Return a batch as int64[B, 3]; None if that takes a look at each sample."""
     try:
-        found = np.array(batch)
+        rows = np.array(batch)
     except (ValueError, TypeError):  # of different forms
         return None
-    if found.dtype.kind not in "iu" or found.size != len(COLUMNS) * len(batch) or found.shape[1] != len(COLUMNS):
+    if rows.dtype.kind not in "iu" or rows.size != len(COLUMNS) * len(batch) or rows.shape[1] != len(COLUMNS):
         return None
-    return found.reshape(len(batch), len(COLUMNS)).astype(np.int64)
+    return rows.reshape(len(batch), len(COLUMNS)).astype(np.int64)
 
 
-def _told(name: str, number: int, error: BaseException) -> str:
+def _failure(name: str, number: int, error: BaseException) -> str:
+    """Return what the user's own code raised, with the end of its traceback from their own file on."""
     lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
     ours = [k for k, line in enumerate(lines) if f'"{__file__}"' in line]
-    shown = lines[ours[-1] + 2 :] if ours and lines[ours[-1] + 2 :] else lines  # from the user's own file on
+    shown = lines[ours[-1] + 2 :] if ours and lines[ours[-1] + 2 :] else lines
     text = "\n".join(shown[-LINES:])
     return f"{name}: after {number} samples: {type(error).__name__}: {error}\n{text}"

@@ -64,14 +64,14 @@ class _Text:
 
     def read(self, block: bytes) -> Samples:
         """Return the samples of the next block, which holds whole lines."""
-        found = self._in_bulk(block)
-        if found is None:
-            found = self._line_by_line(block)
+        samples = self._in_bulk(block)
+        if samples is None:
+            samples = self._line_by_line(block)
         self._line += block.count(b"\n")
-        return found
+        return samples
 
     def _in_bulk(self, block: bytes) -> Samples | None:
-        """Return the samples of a block if all of it is as it should be."""
+        """Return the samples of a block if all of it is as it should be, else None."""
         if not block.endswith(b"\n") or b"x" in block or b"X" in block:  # Arrow reads 0x10 as 16
             return None
         try:
@@ -96,10 +96,10 @@ class _Text:
             if mistake is None:
                 good.extend(map(int, values))
                 continue
-            told = f"{self.where}, line {number} of its output: {line[:80]!r}: {mistake}"
+            message = f"{self.where}, line {number} of its output: {line[:80]!r}: {mistake}"
             if self._skipped is None:
-                raise DataError(told)
-            self._skipped.add(told)
+                raise DataError(message)
+            self._skipped.add(message)
         return samples_of(good)
 
     def _values(self, line: bytes) -> tuple[list[str], str | None]:

@@ -77,15 +77,15 @@ class QueueDataset:
             DataError: no files were set, a file cannot be read, the command fails, or a line is malformed.
         """
         rest: Samples | None = None
-        for samples in self._passes():
-            held = Samples.joined([rest, samples]) if rest is not None else samples
-            whole = len(held.label) // self._size * self._size
-            yield from cut(held, np.arange(whole), self._size)
-            rest = held.at(slice(whole, None))
+        for samples in self._by_file():
+            samples = samples if rest is None else Samples.joined([rest, samples])
+            whole = len(samples.label) // self._size * self._size  # batches go on over the ends of files
+            yield from cut(samples, np.arange(whole), self._size)
+            rest = samples.at(slice(whole, None))
         if rest is not None and len(rest.label):
             yield rest
 
-    def _passes(self) -> Iterator[Samples]:
+    def _by_file(self) -> Iterator[Samples]:
         """Yield the samples of one file after the other."""
         if not self._files:
             raise DataError("the dataset has no files; call set_filelist first")
@@ -122,7 +122,7 @@ class InmemoryDataset(QueueDataset):
         Raises:
             DataError: as for `batches` of a QueueDataset.
         """
-        self._samples = Samples.joined(list(self._passes()))
+        self._samples = Samples.joined(list(self._by_file()))
         self._order = np.arange(len(self._samples.label))
 
     def release_memory(self) -> None:
