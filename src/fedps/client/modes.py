@@ -105,7 +105,7 @@ class Exchange:
             after: the step or window that is to be applied first; -1: none.
         """
         learner = self._learner
-        wanted = {name: slots[learner.column(name)] for name in learner.shared}
+        wanted = {name: slots[table.column] for name, table in learner.shared.items()}
         keys = {name: learner.tables[name].keys[s] for name, s in wanted.items()}
         dense = dict.fromkeys(learner.parameters.dense, NO_KEYS)
         return Pull(self._shards.pull(keys | dense, after), wanted)
@@ -126,7 +126,10 @@ class Exchange:
         """Return for each column that looks up shared rows the window's distinct slots, sorted."""
         learner, pieces = self._learner, window.pieces
         samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return {column: learner.data.distinct(column, samples) for column in set(map(learner.column, learner.shared))}
+        return {
+            column: learner.data.distinct(column, samples)
+            for column in {table.column for table in learner.shared.values()}
+        }
 
 
 class EachBatch(Exchange):
@@ -289,5 +292,5 @@ def pull_all(learner: Learner, shards: Shards, timeout: float) -> None:
         RefusedError, WireError: a server refuses, or answers with other rows.
     """
     exchange = Exchange(learner, shards, timeout)
-    slots = {learner.column(n): np.arange(len(t.keys), dtype=np.int32) for n, t in learner.shared.items()}
+    slots = {t.column: np.arange(len(t.keys), dtype=np.int32) for t in learner.shared.values()}
     exchange.write(exchange.pull(slots, -1))

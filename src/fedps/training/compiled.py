@@ -19,37 +19,31 @@ class Compiled:
     Args:
         library: the step.
         data: what is trained on.
-        tables: the learner's tables by name, with the input column of each, as the program numbers them.
-        here: names of the tables that are trained here; the servers train the others.
-        dense: shared and private dense parameters, and for each whether they are trained here.
-        places: for each parameter, which of the two it belongs to, and where it begins there.
+        tables: the learner's tables by name, as the program numbers them.
+        dense: its shared and its private dense parameters.
+        names: of all dense parameters, as the program numbers them.
         pairwise: the loss is that of pairs (`models/loss.py`).
     """
 
     def __init__(
-        self, library: Library, data: ClientData, tables: Mapping[TableName, tuple[LocalTable, str]],
-        here: Sequence[TableName], dense: Sequence[tuple[LocalDense, bool]], places: Sequence[tuple[int, int]],
-        pairwise: bool = False,
+        self, library: Library, data: ClientData, tables: Mapping[TableName, LocalTable],
+        dense: Sequence[LocalDense], names: Sequence[TableName], pairwise: bool = False,
     ) -> None:  # fmt: skip
-        self._library, self._data, self._names = library, data, list(tables)
-        self._tables = [table for table, _ in tables.values()]
+        self._library, self._data, self._pairwise = library, data, pairwise
+        self._names, self._tables, self._dense = list(tables), list(tables.values()), dense
         self._views = [
-            TableView(t.raw, t.spec.dim, t.spec.rule, name in here, t.anchor, t.proximal)
-            for name, (t, _) in tables.items()
+            TableView(t.raw, t.spec.dim, t.spec.rule, t.optimizes, t.anchor, t.proximal) for t in self._tables
         ]
-        self._columns = [column for _, column in tables.values()]
-        self._dense = [one for one, _ in dense]
-        self._dense_views = [
-            DenseView(d.raw, len(d.values), d.rule, trains, d.anchor, d.proximal) for d, trains in dense
-        ]
-        self._places = np.array(places or [(0, 0)], np.int64).T.copy()
-        self._batches, self._pairwise = 0, pairwise
+        self._dense_views = [DenseView(d.raw, len(d.values), d.rule, d.optimizes, d.anchor, d.proximal) for d in dense]
+        places = [(k, d.places[name].start) for name in names for k, d in enumerate(dense) if name in d.places]
+        self._places = np.array(places or [(0, 0)], np.int64).T.copy()  # which of the two, and where it begins there
+        self._batches = 0
 
     def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
         self._steps_in()
-        slots = [self._data.slots[column] for column in self._columns]
-        found = self._library.train(
+        slots = [self._data.slots[table.column] for table in self._tables]
+        losses, scores, counts = self._library.train(
             self._views,
             slots,
             self._dense_views,
@@ -61,15 +55,14 @@ class Compiled:
             rates,
             self._pairwise,
         )
-        self._batches += len(found[0])
-        share = float(rates[len(found[0]) - 1])
+        self._batches += len(losses)
+        share = float(rates[len(losses) - 1])
         for table, view in zip(self._tables, self._views, strict=True):
             table.steps = view.steps
             table.set_rate(share)
         for one, its in zip(self._dense, self._dense_views, strict=True):
             one.steps = its.steps
             one.set_rate(share)
-        losses, scores, counts = found
         return Steps(losses, scores, Histogram(*counts))
 
     def gradients(self) -> Gradients:
@@ -84,7 +77,7 @@ class Compiled:
 
     def score(self) -> Values:
         """Return the logits of all held-out samples, float32[n], on the rows as they stand."""
-        slots = [self._data.test_slots[column] for column in self._columns]
+        slots = [self._data.test_slots[table.column] for table in self._tables]
         order = np.arange(len(slots[0]) if slots else 0, dtype=np.int32)
         return self._library.score(self._views, slots, self._dense_views, self._places, order)
 

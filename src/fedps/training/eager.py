@@ -7,7 +7,7 @@ and the private ones), so that pulling, pushing and optimizing them is one array
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ from fedps.errors import JobError
 from fedps.metrics import Histogram
 from fedps.models.loss import LOSSES, own_loss
 from fedps.training.engine import Gradients, Steps
-from fedps.training.parameters import Parameters
 from fedps.training.rates import Rates
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import COLUMNS, ClientId, Slots, TableName, Values
@@ -42,15 +41,14 @@ class CompactRows(nn.Module):
         return functional.embedding(self.index, self.rows)
 
 
-class Found(NamedTuple):
-    """One batch: loss, scores float32[B], each table's distinct slots and row gradients, flat dense gradients."""
+class Backward(NamedTuple):
+    """One batch: loss, scores float32[B], each table's distinct slots and their gradients, flat gradients of each dense."""
 
     loss: float
     scores: Values
     slots: dict[TableName, Slots]
     rows: dict[TableName, Values]
-    dense: Values
-    private_dense: Values
+    dense: list[Values]
 
 
 class Eager:
@@ -58,11 +56,10 @@ class Eager:
 
     Args:
         model: the network, as built; its embeddings are taken out, its dense parameters become views.
-        parameters: which is which.
+        modules: where in it the embedding of each table is.
         data: what is trained on.
         tables: the learner's tables by name.
-        dense, private_dense: its dense parameters.
-        local: whether shared values are trained here too, or only on servers.
+        dense: its shared and its private dense parameters.
         gpu: train on CUDA.
         batch: samples scored at once, if that is enough to be fast.
         loss: the built-in loss, if the network has none of its own.
@@ -72,63 +69,55 @@ class Eager:
     """
 
     def __init__(
-        self, model: nn.Module, parameters: Parameters, data: ClientData, tables: Mapping[TableName, LocalTable],
-        dense: LocalDense, private_dense: LocalDense, local: bool, gpu: bool, batch: int,
-        loss: str = "bce",
+        self, model: nn.Module, modules: Mapping[TableName, str], data: ClientData,
+        tables: Mapping[TableName, LocalTable], dense: Sequence[LocalDense], gpu: bool, batch: int, loss: str = "bce",
     ) -> None:  # fmt: skip
         self._device = cuda() if gpu else torch.device("cpu")
-        self._model, self._data, self._tables, self._local = model, data, tables, local
-        self._dense, self._private_dense, self._batch = dense, private_dense, batch
-        self._columns = {e.spec.name: e.column for e in parameters.embeddings}
-        self._private = {e.spec.name for e in parameters.embeddings if e.private}
+        self._model, self._data, self._tables, self._dense, self._batch = model, data, tables, dense, batch
         self._loss = own_loss(model) or LOSSES[loss]
-        self._compact: dict[str, CompactRows] = {}
-        for embedding in parameters.embeddings:
-            compact = CompactRows()
-            model.set_submodule(embedding.module, compact)
-            self._compact[embedding.spec.name] = compact
+        self._compact = {name: CompactRows() for name in tables}
+        for name, compact in self._compact.items():
+            model.set_submodule(modules[name], compact)
         weights = dict(model.named_parameters())
-        self._shared_weights = [weights[n] for n in parameters.dense]
-        self._private_weights = [weights[n] for n in parameters.private_dense]
+        self._weights = [[weights[name] for name in flat.places] for flat in dense]
         if self._device.type == "cpu":
-            _attach(self._shared_weights, dense.values)
-            _attach(self._private_weights, private_dense.values)
+            for tensors, flat in zip(self._weights, dense, strict=True):
+                for tensor, view in _views(tensors, flat.values):
+                    tensor.data = view
         else:
             model.to(self._device)
-        self._found: Found | None = None
+        self._last: Backward  # batch
 
     def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
         losses, scores, histogram = [], [], Histogram()
         for start, share in zip(range(0, len(samples), size), rates.tolist(), strict=True):
             self._set_rate(share)
-            found = self._found = self._step(samples[start : start + size])
-            losses.append(found.loss)
-            scores.append(found.scores)
-            if not math.isfinite(found.loss):
+            step = self._last = self._backward(samples[start : start + size])
+            losses.append(step.loss)
+            scores.append(step.scores)
+            if not math.isfinite(step.loss):
                 break
-            histogram.add(found.scores, self._data.train.label[samples[start : start + size]])
+            histogram.add(step.scores, self._data.train.label[samples[start : start + size]])
             for name, table in self._tables.items():
-                if self._local or name in self._private:
-                    table.train(found.slots[name], found.rows[name])
-            if self._local:
-                self._dense.train(found.dense)
-            if len(found.private_dense):
-                self._private_dense.train(found.private_dense)
+                if table.optimizes:
+                    table.train(step.slots[name], step.rows[name])
+            for flat, gradient in zip(self._dense, step.dense, strict=True):
+                if flat.optimizes and flat.places:
+                    flat.train(gradient)
         return Steps(np.array(losses), np.concatenate(scores), histogram)
 
     def _set_rate(self, share: float) -> None:
         for table in self._tables.values():
             table.set_rate(share)
-        self._dense.set_rate(share)
-        self._private_dense.set_rate(share)
+        for flat in self._dense:
+            flat.set_rate(share)
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""
-        found = self._found
-        assert found is not None  # noqa: S101  (whoever asks has trained)
-        shared = {n: (found.slots[n], found.rows[n]) for n in self._tables if not (self._local or n in self._private)}
-        return Gradients(shared, found.dense)
+        last = self._last
+        rows = {n: (last.slots[n], last.rows[n]) for n, table in self._tables.items() if not table.optimizes}
+        return Gradients(rows, last.dense[0])
 
     @torch.no_grad()
     def score(self) -> Values:
@@ -138,7 +127,7 @@ class Eager:
         rows, pieces = {n: np.ascontiguousarray(t.values) for n, t in self._tables.items()}, []
         for start in range(0, len(test.label), size):
             cut = slice(start, start + size)
-            index = {n: self._data.test_slots[column][cut] for n, column in self._columns.items()}
+            index = {n: self._data.test_slots[table.column][cut] for n, table in self._tables.items()}
             self._load(rows, index)
             pieces.append(self._model(*self._ids(test.user[cut], test.item[cut])).float().cpu().numpy())
         self._model.train()
@@ -148,28 +137,27 @@ class Eager:
         """Return rows as they are now, float32[U, dim]."""
         return table.read(slots)
 
-    def _step(self, samples: Order) -> Found:
+    def _backward(self, samples: Order) -> Backward:
         data = self._data
         distinct = {c: np.unique(data.slots[c][samples], return_inverse=True) for c in COLUMNS}
-        slots = {n: distinct[c][0] for n, c in self._columns.items()}
+        slots = {n: distinct[table.column][0] for n, table in self._tables.items()}
         rows = {n: table.read(slots[n]) for n, table in self._tables.items()}
-        leaves = self._load(rows, {n: distinct[c][1] for n, c in self._columns.items()})
+        leaves = self._load(rows, {n: distinct[table.column][1] for n, table in self._tables.items()})
         for leaf in leaves:
             leaf.requires_grad_()
         logits = self._model(*self._ids(data.train.user[samples], data.train.item[samples]))
         loss = self._loss(logits, torch.from_numpy(data.train.label[samples]).to(self._device))
-        wanted = [*leaves, *self._shared_weights, *self._private_weights]
-        found = torch.autograd.grad(loss, wanted, allow_unused=True)
-        whole = [g if g is not None else torch.zeros_like(w) for g, w in zip(found, wanted, strict=True)]
-        of_rows, of_dense = whole[: len(leaves)], whole[len(leaves) :]
-        cut = len(self._shared_weights)
-        return Found(
+        shared, private = self._weights
+        wanted = [*leaves, *shared, *private]
+        some = torch.autograd.grad(loss, wanted, allow_unused=True)
+        every = [g if g is not None else torch.zeros_like(w) for g, w in zip(some, wanted, strict=True)]
+        ends = len(leaves), len(leaves) + len(shared)
+        return Backward(
             float(loss.detach()),
             torch.sigmoid(logits.detach()).cpu().numpy(),
             slots,
-            {name: g.cpu().numpy() for name, g in zip(self._compact, of_rows, strict=True)},
-            _flat(of_dense[:cut]),
-            _flat(of_dense[cut:]),
+            {name: g.cpu().numpy() for name, g in zip(self._compact, every[: ends[0]], strict=True)},
+            [_flat(every[ends[0] : ends[1]]), _flat(every[ends[1] :])],
         )
 
     def _ids(self, *columns: NDArray[Any]) -> list[torch.Tensor]:
@@ -181,8 +169,9 @@ class Eager:
             compact.rows = torch.from_numpy(rows[name]).to(self._device)
             compact.index = torch.from_numpy(index[name].astype(np.int64)).to(self._device)
         if self._device.type != "cpu":
-            _copy(self._shared_weights, self._dense.values)
-            _copy(self._private_weights, self._private_dense.values)
+            for tensors, flat in zip(self._weights, self._dense, strict=True):
+                for tensor, view in _views(tensors, flat.values):
+                    tensor.data.copy_(view)
         return [compact.rows for compact in self._compact.values()]
 
 
@@ -210,19 +199,11 @@ def cuda() -> torch.device:
     return torch.device("cuda")
 
 
-def _attach(tensors: list[nn.Parameter], flat: Values) -> None:
-    """Make dense parameters views of a flat vector, float32[n]."""
+def _views(tensors: list[nn.Parameter], flat: Values) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+    """Yield dense parameters, each with its own part of a flat vector, float32[n], in its shape."""
     at = 0
     for tensor in tensors:
-        tensor.data = torch.from_numpy(flat[at : at + tensor.numel()]).view(tensor.shape)
-        at += tensor.numel()
-
-
-@torch.no_grad()
-def _copy(tensors: list[nn.Parameter], flat: Values) -> None:
-    at = 0
-    for tensor in tensors:
-        tensor.copy_(torch.from_numpy(flat[at : at + tensor.numel()]).view(tensor.shape))
+        yield tensor, torch.from_numpy(flat[at : at + tensor.numel()]).view(tensor.shape)
         at += tensor.numel()
 
 

@@ -5,13 +5,14 @@ The modes move shared values in and out of it.
 """
 
 import numpy as np
+from msgspec.structs import replace
 
 from fedps.config import Job
 from fedps.data.samples import ClientData, Order
 from fedps.models.network import Plan
 from fedps.native.compiler import cache_folder
 from fedps.training.engine import Engine, Gradients, Steps
-from fedps.training.parameters import Embedding, Parameters, read_parameters
+from fedps.training.parameters import Parameters, read_parameters
 from fedps.training.rates import Rates
 from fedps.training.rules import dense_rule, job_rule
 from fedps.training.tables import LocalDense, LocalTable
@@ -35,7 +36,8 @@ class Learner:
     Attributes:
         parameters: the network's, sorted by where they live.
         rule: of shared rows that have no other of their own.
-        tables: every sparse table, private or shared, in the network's order.
+        tables: every sparse table, in the network's order.
+        shared, private: those whose rows come from the servers, and those that never leave this client.
         dense, private_dense: the dense tensors that come from the servers, and those that never leave this client.
         engine: takes the steps.
         rate: the share of its learning rate that the last batch took.
@@ -52,60 +54,44 @@ class Learner:
         self.data, self.rate = data, 1.0
         starts, proximal = plan.network.starts(), job.hyper_parameters.optimizer.proximal
         rule, own = dense_rule(self.rule), dense_rule(job_rule(job, private=True))
-        shared = {n: starts[n] for n in self.parameters.dense}
-        self.dense = LocalDense(rule if local_optimizer else ADD, shared, proximal)
-        self.private_dense = LocalDense(own, {n: starts[n] for n in self.parameters.private_dense})
-        self.tables = {
-            e.spec.name: LocalTable(self._own_spec(e), data.keys[e.column], 0.0 if e.private else proximal)
-            for e in self.parameters.embeddings
-        }
-        self._columns = {e.spec.name: e.column for e in self.parameters.embeddings}
+        self.dense = LocalDense(
+            rule if local_optimizer else ADD, {n: starts[n] for n in self.parameters.dense}, local_optimizer, proximal
+        )
+        self.private_dense = LocalDense(own, {n: starts[n] for n in self.parameters.private_dense}, optimizes=True)
+        self.shared: dict[TableName, LocalTable] = {}
+        self.private: dict[TableName, LocalTable] = {}
+        for e in self.parameters.embeddings:
+            optimizes = e.private or local_optimizer
+            spec = e.spec if optimizes else replace(e.spec, rule=ADD)
+            table = LocalTable(spec, data.keys[e.column], e.column, optimizes, 0.0 if e.private else proximal)
+            (self.private if e.private else self.shared)[spec.name] = table
+        every = self.shared | self.private
+        self.tables = {e.spec.name: every[e.spec.name] for e in self.parameters.embeddings}
         self.engine: Engine = self.engine_on(data)
 
     def engine_on(self, data: ClientData) -> Engine:
         """Return what takes steps on samples of the same ids, and so changes this learner's tables."""
-        return self._compiled(self._plan, self._job, data) if self._plan.library else self._eager(self._job, data)
+        return self._compiled(data) if self._plan.library else self._eager(data)
 
-    def _compiled(self, plan: Plan, job: Job, data: ClientData) -> Engine:
+    def _compiled(self, data: ClientData) -> Engine:
         from fedps.native.library import Library  # noqa: PLC0415
         from fedps.training.compiled import Compiled  # noqa: PLC0415  (only one of the two is needed)
 
-        optimized = [*self.private, *(self.shared if self._local else ())]
-        tables = {name: (table, self._columns[name]) for name, table in self.tables.items()}
-        kinds = (self.dense, self._local), (self.private_dense, True)
-        places = [
-            (kind, one.places[name].start)
-            for name, _ in plan.network.dense
-            for kind, (one, _) in enumerate(kinds)
-            if name in one.places
-        ]
-        pairwise = job.hyper_parameters.loss == "bpr"
-        return Compiled(Library(cache_folder() / plan.library), data, tables, optimized, kinds, places, pairwise)
+        library = Library(cache_folder() / self._plan.library)
+        names = [name for name, _ in self._plan.network.dense]
+        pairwise = self._job.hyper_parameters.loss == "bpr"
+        return Compiled(library, data, self.tables, (self.dense, self.private_dense), names, pairwise)
 
-    def _eager(self, job: Job, data: ClientData) -> Engine:
+    def _eager(self, data: ClientData) -> Engine:
         from fedps.models.build import build  # noqa: PLC0415
         from fedps.training.eager import Eager  # noqa: PLC0415  (imports torch)
 
-        runner = job.runner
+        modules = {e.spec.name: e.module for e in self.parameters.embeddings}
+        runner, loss = self._job.runner, self._job.hyper_parameters.loss
         return Eager(
-            build(job), self.parameters, data, self.tables, self.dense, self.private_dense, self._local,
-            gpu=runner.use_gpu, batch=runner.infer_batch_size, loss=job.hyper_parameters.loss,
+            build(self._job), modules, data, self.tables, (self.dense, self.private_dense),
+            gpu=runner.use_gpu, batch=runner.infer_batch_size, loss=loss,
         )  # fmt: skip
-
-    def _own_spec(self, embedding: Embedding) -> TableSpec:
-        spec = embedding.spec
-        rule = spec.rule if embedding.private or self._local else ADD
-        return TableSpec(spec.name, spec.kind, spec.shape, rule, spec.init, spec.seed)
-
-    @property
-    def shared(self) -> dict[TableName, LocalTable]:
-        """The tables whose rows come from the servers."""
-        return {e.spec.name: self.tables[e.spec.name] for e in self.parameters.embeddings if not e.private}
-
-    @property
-    def private(self) -> dict[TableName, LocalTable]:
-        """The tables that never leave this client."""
-        return {e.spec.name: self.tables[e.spec.name] for e in self.parameters.embeddings if e.private}
 
     def server_specs(self, seed: int, changes: Rule = ADD) -> list[TableSpec]:
         """Return the shared tables as the servers keep them.
@@ -123,10 +109,6 @@ class Learner:
                 for n in self.parameters.dense
             ),
         ]
-
-    def column(self, table: TableName) -> str:
-        """Return the input column that looks up a table."""
-        return self._columns[table]
 
     def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
         """Take a step on each batch; what the servers train only gets its gradients.

@@ -20,6 +20,8 @@ class LocalTable:
     Args:
         spec: the table; its rule is the client's own optimizer.
         keys: int64[n], sorted and unique: all ids this client will ever look up.
+        column: the input that looks them up.
+        optimizes: steps here change the rows; False: they only leave gradients, which the servers apply.
         proximal: FedProx μ: pulls rows back towards what was last received.
 
     Attributes:
@@ -28,8 +30,8 @@ class LocalTable:
         anchor: float32[n, dim], rows as the servers last sent them; None without a proximal term.
     """
 
-    def __init__(self, spec: TableSpec, keys: Keys, proximal: float = 0.0) -> None:
-        self.spec, self.keys, self.proximal = spec, keys, proximal
+    def __init__(self, spec: TableSpec, keys: Keys, column: str, optimizes: bool, proximal: float = 0.0) -> None:
+        self.spec, self.keys, self.column, self.optimizes, self.proximal = spec, keys, column, optimizes, proximal
         self.rule, self.steps = spec.rule, 0
         self._block = np.zeros((len(keys), rules.width(spec.rule, spec.dim)), np.float32)
         self.values[:] = initial_rows(spec, keys)
@@ -94,6 +96,7 @@ class LocalDense:
     Args:
         rule: the client's own optimizer.
         starts: the tensors' initial values, float32[size] each.
+        optimizes: as for a table.
         proximal: FedProx μ: pulls them back towards what was last received.
 
     Attributes:
@@ -103,13 +106,15 @@ class LocalDense:
         anchor: float32[1, n], the tensors as the servers last sent them; None without a proximal term.
     """
 
-    def __init__(self, rule: Rule, starts: Mapping[TableName, Values], proximal: float = 0.0) -> None:
+    def __init__(
+        self, rule: Rule, starts: Mapping[TableName, Values], optimizes: bool, proximal: float = 0.0
+    ) -> None:  # fmt: skip
         ends = np.cumsum([start.size for start in starts.values()], dtype=np.int64).tolist()
         self.places = {
             name: slice(end - start.size, end) for (name, start), end in zip(starts.items(), ends, strict=True)
         }
         self._size = ends[-1] if ends else 0
-        self.rule, self._own, self.steps, self.proximal = rule, rule, 0, proximal
+        self.rule, self._own, self.steps, self.optimizes, self.proximal = rule, rule, 0, optimizes, proximal
         self._block = np.zeros((1, rules.width(rule, self._size)), np.float32)
         self.anchor: Values | None = np.zeros((1, self._size), np.float32) if proximal else None
         self.write(starts)
