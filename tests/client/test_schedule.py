@@ -12,7 +12,7 @@ from fedps.data.read.client import read_client
 from fedps.errors import JobError
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
-from fedps.training.rates import rates_at
+from fedps.training.rules import rates_at
 from fedps.types import ClientId
 from tests.conftest import MakeJob
 

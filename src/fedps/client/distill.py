@@ -16,7 +16,7 @@ from fedps.data.public import Public
 from fedps.data.samples import ClientData, Order
 from fedps.errors import FedpsError
 from fedps.training.learner import Learner
-from fedps.training.rates import Rates, rates_at
+from fedps.training.rules import Rates, rates_at
 from fedps.types import COLUMNS, ClientId, Samples, Values
 from fedps.wire.messages import Assignment
 

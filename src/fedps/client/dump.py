@@ -16,8 +16,8 @@ them are this client's: where a client is a single person, a dump is that person
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -57,20 +57,16 @@ def open_dump(
         return None
     _check_names(job, learner)
     shown, current = allow.private_dump, _parameters(learner)
-    own = {name: str(learner.parameters.real_name(name)) for name in runner.dump_param}
-    mine = {*learner.private, *learner.parameters.private_dense}
-    kept_fields = [name for name in runner.dump_fields if shown or not _is_private_field(name, learner)]
-    kept_param = {name: current[real] for name, real in own.items() if shown or real not in mine}
-    out = [n for n in (*runner.dump_fields, *runner.dump_param) if n not in kept_fields and n not in kept_param]
-    if out:
-        print(
-            f"dump: {', '.join(out)} left out: private to this client; --allow-private-dump writes it",
-            file=log or sys.stderr,
-        )
-    if not kept_fields and not kept_param:
+    real = {name: str(learner.parameters.real_name(name)) for name in runner.dump_param}
+    private = {*learner.private, *learner.parameters.private_dense}
+    fields = {n: _field(n, learner.data) for n in runner.dump_fields if shown or not _is_private_field(n, learner)}
+    param = {name: current[own] for name, own in real.items() if shown or own not in private}
+    if out := [n for n in (*runner.dump_fields, *runner.dump_param) if n not in fields and n not in param]:
+        note = f"dump: {', '.join(out)} left out: private to this client; --allow-private-dump writes it"
+        print(note, file=log or sys.stderr)
+    if not fields and not param:
         return None
-    folder = runner.dump_fields_path or run_dir / "dump"
-    return Dump(folder, number, {n: _field(n, learner.data) for n in kept_fields}, kept_param)
+    return Dump(runner.dump_fields_path or run_dir / "dump", number, fields, param)
 
 
 class Dump:
@@ -91,13 +87,11 @@ class Dump:
         self._file: IO[str] | None = None
         self._path = folder
         self._line = "".join(f"\t{name}:1:%s" for name in fields) + "\n"
-        try:
+        with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".part-{number:03d}"
             probe.write_bytes(b"")
             probe.unlink()
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def begin(self, epoch: int) -> None:
         """Start an epoch's file, counted from 0; one of an earlier run is replaced.
@@ -106,11 +100,9 @@ class Dump:
             DataError: it cannot be made.
         """
         self._path = self._folder / f"epoch_{epoch}" / f"part-{self._number:03d}-{0:05d}"
-        try:
+        with self._writing():
             self._path.parent.mkdir(exist_ok=True)
             self._file = os.fdopen(os.open(self._path, NEW_FILE, 0o600), "w", BUFFER, encoding="utf-8")
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def batch(self, number: int, batch: Order, scores: Values) -> None:
         """Write one batch, after its step.
@@ -126,14 +118,12 @@ class Dump:
         file = self._file
         if file is None:
             return
-        try:
+        with self._writing():
             if self._fields:
                 columns = [texts(batch, scores) for texts in self._fields.values()]
                 file.write("".join(map(self._line.__mod__, zip(*columns, strict=True))))
             for name, current in self._param.items():
                 file.write(f"(0,{number},{name}){_joined(current())}\n")
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def end(self) -> None:
         """Close the epoch's file.
@@ -142,32 +132,35 @@ class Dump:
             DataError: the disk is full, or the file cannot be written.
         """
         file, self._file = self._file, None
-        try:
+        with self._writing():
             if file is not None:
                 file.close()
-        except OSError as error:
-            raise self._unwritable(error) from error
 
-    def _unwritable(self, error: OSError) -> DataError:
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(OSError):
-                file.close()
-        return DataError(
-            f"runner.dump_fields_path: {self._path}: cannot be written: {error.strerror or error}; free space, name"
-            " another folder, or set need_dump to false"
-        )
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Close the file and say what to do, if it cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            file, self._file = self._file, None
+            if file is not None:
+                with suppress(OSError):
+                    file.close()
+            raise DataError(
+                f"runner.dump_fields_path: {self._path}: cannot be written: {error.strerror or error}; free space, name"
+                " another folder, or set need_dump to false"
+            ) from error
 
 
 def _parameters(learner: Learner) -> dict[str, Current]:
     """Return how to read each parameter, by the model's own names."""
-    found: dict[str, Current] = {}
+    current: dict[str, Current] = {}
     for name, table in learner.tables.items():
-        found[name] = lambda table=table: table.values  # type: ignore[misc]
+        current[name] = lambda table=table: table.values  # type: ignore[misc]
     for flat in (learner.dense, learner.private_dense):
         for name, place in flat.places.items():
-            found[name] = lambda flat=flat, place=place: flat.values[place]  # type: ignore[misc]
-    return found
+            current[name] = lambda flat=flat, place=place: flat.values[place]  # type: ignore[misc]
+    return current
 
 
 def _check_names(job: Job, learner: Learner) -> None:

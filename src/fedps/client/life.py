@@ -135,23 +135,29 @@ class FLClient:
         self.report(events.Done(sent, received, sum(c.retries for c in self._channels)))
 
     def next_assignment(self) -> Assignment:
-        """Report what came of the last round, and return what to do in the next."""
+        """Report what came of the last round, and return what to do in the next.
+
+        Raises:
+            LostError: the coordinator is gone for longer than it may be.
+            RefusedError: it refuses the report.
+        """
         self.assignment = self._rounds.next(self.trained, self.evaluated, self._bandwidth)
         self.trained = self.evaluated = None
         return self.assignment
 
     def callback_initialize_model_params(self) -> None:
         """Read the client's data and build the model, with its tables as they start."""
-        public = Public(self.job) if self.job.public_data else None
-        samples = public.samples if public else None
-        self.data = read_client(self.job, self.client, self.allow, self.report, self.log, samples)
-        held_out = len(self.data.test_slots["user"]) // CANDIDATES
-        self.report(events.Data(len(self.data), held_out))
-        mode = self.job.runner.sync_mode
+        public, local = (
+            Public(self.job) if self.job.public_data else None,
+            self.job.runner.sync_mode in ("geo", "round"),
+        )
+        known = public.samples if public else None
+        self.data = read_client(self.job, self.client, self.allow, self.report, self.log, known)
+        self.report(events.Data(len(self.data), len(self.data.test_slots["user"]) // CANDIDATES))
         plan = self._plan or make_plan(self.job)
         how = "compiled code" if plan.library else f"torch ({plan.reason})"
         print("\n".join([*plan.notes, f"training steps: by {how}"]), file=self.log, flush=True)
-        self.learner = Learner(plan, self.job, self.data, local_optimizer=mode in ("geo", "round"))
+        self.learner = Learner(plan, self.job, self.data, local)
         if not plan.library:
             from fedps.training.eager import prepare_torch  # noqa: PLC0415  (workers with a compiled step do without torch)
 
@@ -191,8 +197,8 @@ class FLClient:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
         self.report(events.EvaluateBegin(self.assignment.round))
         self.pull_all()
-        self.evaluated = found = evaluate(self.learner.score(), self.data.test)
-        self.report(events.Evaluated(self.assignment.round, *found))
+        self.evaluated = sums = evaluate(self.learner.score(), self.data.test)
+        self.report(events.Evaluated(self.assignment.round, *sums))
 
     def callback_save_model(self) -> None:
         """Save what is private to `private/<client>/<round>/`; what is shared, the servers save."""
@@ -258,8 +264,4 @@ def network(job: Job, servers: Sequence[str], coordinator: str | None = None) ->
     limits = Limits(message_bytes=job.limits.message_mib << 20)
     deadline = job.runner.start_timeout + job.runner.step_timeout
     addresses = [*servers, coordinator or ""]  # the last has the number -1
-
-    def reach(number: int, hello: Hello) -> Channel:
-        return Channel(addresses[number], hello, limits, deadline)
-
-    return reach
+    return lambda number, hello: Channel(addresses[number], hello, limits, deadline)

@@ -7,17 +7,17 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
+from msgspec.structs import replace
 
 from fedps.client.trainer import Trained
 from fedps.config import Job, Runner
 from fedps.errors import JobError, WireError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.metrics import Evaluation, Histogram
+from fedps.metrics import Counts, Evaluation
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel
 from fedps.net.shards import Shards
@@ -95,25 +95,24 @@ class Coordinated:
         return due
 
     def _info(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> ClientInfo:
-        facts: dict[str, Any] = {"device_type": f"{platform.system()} {platform.machine()}", "samples": self._samples}
         if trained is not None and trained.seconds > 0:
             self._speed = trained.samples / trained.seconds
-        facts |= {"compute_capacity": self._speed, "bandwidth": bandwidth}
+        device = f"{platform.system()} {platform.machine()}"
+        info = ClientInfo(device, self._speed, bandwidth, self._samples)
         if trained is not None:
-            facts |= {"trained": trained.samples, "seconds": trained.seconds}
-            facts |= {"loss": trained.loss, "auc": trained.histogram.auc()}
+            info = replace(
+                info, trained=trained.samples, seconds=trained.seconds, loss=trained.loss, auc=trained.histogram.auc()
+            )
         if evaluated is not None:
-            facts |= {"users": evaluated.users, "hits": evaluated.hits, "ndcg": evaluated.ndcg}
-        return ClientInfo(**facts)
+            info = replace(info, users=evaluated.users, hits=evaluated.hits, ndcg=evaluated.ndcg)
+        return info
 
 
-def _histograms(trained: Trained | None, evaluated: Evaluation | None) -> list[NDArray[np.int64]]:
-    return [counts for found in (trained, evaluated) for counts in _counts(found.histogram if found else None)]
-
-
-def _counts(histogram: Histogram | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    empty = np.empty(0, np.int64)
-    return (histogram.positives, histogram.negatives) if histogram else (empty, empty)
+def _histograms(*of: Trained | Evaluation | None) -> list[Counts]:
+    """Return the counts of positives and of negatives, int64[4096] each, and empty ones where there is no histogram."""
+    none = np.empty(0, np.int64)
+    pairs = [(none, none) if one is None else (one.histogram.positives, one.histogram.negatives) for one in of]
+    return [counts for pair in pairs for counts in pair]
 
 
 class Simulated:

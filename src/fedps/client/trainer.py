@@ -8,8 +8,8 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from fedps.client.dump import Dump
+from fedps.client.meters import Meter, StepTimer
 from fedps.client.modes import Mode
-from fedps.client.timer import StepTimer
 from fedps.client.windows import Passes, batches_of
 from fedps.config import Job
 from fedps.config.checks.rounds import unfit
@@ -20,7 +20,7 @@ from fedps.events.events import Report
 from fedps.metrics import Histogram
 from fedps.training.engine import Steps
 from fedps.training.learner import Learner
-from fedps.training.rates import Rates, rates_at
+from fedps.training.rules import Rates, rates_at
 from fedps.types import ClientId, Values
 
 
@@ -181,45 +181,3 @@ class Trainer:
 
     def _say(self, *lines: str) -> None:
         print(*lines, sep="\n", file=self._log, flush=True)
-
-
-class Meter:
-    """Loss and AUC of one round's training, and of the batches since the last print.
-
-    AUC is cumulative over the process, as the original prints it.
-
-    Attributes:
-        total, round: score histograms, of the process and of this round.
-        batches, samples: of this round so far.
-        loss: summed over this round's samples.
-    """
-
-    def __init__(self) -> None:
-        self.total, self.round = Histogram(), Histogram()
-        self.batches = self.samples = 0
-        self.loss = self._recent = 0.0
-        self._recent_batches = 0
-
-    def begin_round(self) -> None:
-        """Forget the last round's sums."""
-        self.round, self.batches, self.samples, self.loss = Histogram(), 0, 0, 0.0
-
-    def add(self, samples: int, steps: Steps, size: int) -> None:
-        """Take in the steps of some samples in batches of `size`."""
-        batches, left = len(steps.losses), samples % size
-        sizes = np.full(batches, size)
-        if left:
-            sizes[-1] = left
-        self.batches += batches
-        self.samples += samples
-        self.loss += float(steps.losses @ sizes)
-        self._recent += float(steps.losses.sum())
-        self._recent_batches += batches
-        self.total.merge(steps.histogram)
-        self.round.merge(steps.histogram)
-
-    def recent(self) -> float:
-        """Return the mean loss of the batches since the last call."""
-        loss = self._recent / self._recent_batches
-        self._recent, self._recent_batches = 0.0, 0
-        return loss

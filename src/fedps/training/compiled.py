@@ -8,7 +8,7 @@ from fedps.data.samples import ClientData, Order
 from fedps.metrics import Histogram
 from fedps.native.library import DenseView, Library, TableView
 from fedps.training.engine import Gradients, Steps
-from fedps.training.rates import Rates
+from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import Slots, TableName, Values
 

@@ -21,7 +21,7 @@ from fedps.errors import JobError
 from fedps.metrics import Histogram
 from fedps.models.loss import LOSSES, own_loss
 from fedps.training.engine import Gradients, Steps
-from fedps.training.rates import Rates
+from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import COLUMNS, ClientId, Slots, TableName, Values
 

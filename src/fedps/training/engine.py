@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fedps.data.samples import Order
 from fedps.metrics import Histogram
-from fedps.training.rates import Rates
+from fedps.training.rules import Rates
 from fedps.training.tables import LocalTable
 from fedps.types import Slots, TableName, Values
 

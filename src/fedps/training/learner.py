@@ -13,8 +13,7 @@ from fedps.models.network import Plan
 from fedps.native.compiler import cache_folder
 from fedps.training.engine import Engine, Gradients, Steps
 from fedps.training.parameters import Parameters, read_parameters
-from fedps.training.rates import Rates
-from fedps.training.rules import dense_rule, job_rule
+from fedps.training.rules import Rates, dense_rule, job_rule
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import NO_KEYS, Keys, Rule, Slots, TableName, TableSpec, Values
 

@@ -1,6 +1,6 @@
 """Make a plan: build the network by torch, describe it, trace and compile its step, and try that on a few samples."""
 
-from collections.abc import Mapping
+import math
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.models.build import build, describe
 from fedps.models.loss import own_loss
-from fedps.models.network import Network, Plan
+from fedps.models.network import Plan
 from fedps.native.compiler import CompileError, compiled
 from fedps.native.lower import NotLoweredError, lower
 from fedps.native.source import write
@@ -43,20 +43,14 @@ def plan_network(job: Job) -> Plan:
             raise NotLoweredError("two parameters are one tensor")
         if own_loss(model) is not None:
             raise NotLoweredError("the network has a loss of its own")
-        library = compiled(write(lower(model, _tables(network), _sizes(network))), notes)
+        tables = {e.name: (e.column, e.shape[1]) for e in network.embeddings}
+        sizes = {name: math.prod(shape) for name, shape in network.dense}
+        library = compiled(write(lower(model, tables, sizes)), notes)
         plan = Plan(network, library.name, notes=tuple(notes))
         _try(plan, job)
     except (NotLoweredError, CompileError, OSError) as error:
         return Plan(network, reason=f"{error} (a compiled step is {FASTER} times as fast)", notes=tuple(notes))
     return plan
-
-
-def _tables(network: Network) -> Mapping[str, tuple[str, int]]:
-    return {e.name: (e.column, e.shape[1]) for e in network.embeddings}
-
-
-def _sizes(network: Network) -> Mapping[str, int]:
-    return {name: int(np.prod(shape)) for name, shape in network.dense}
 
 
 def _try(plan: Plan, job: Job) -> None:
@@ -79,9 +73,9 @@ def _try(plan: Plan, job: Job) -> None:
     assert isinstance(one.engine, Compiled) and isinstance(other.engine, Eager)  # noqa: S101
     for start in range(0, SAMPLES, BATCH):
         batch = np.arange(start, min(start + BATCH, SAMPLES), dtype=np.int32)
-        found = [learner.train(batch, BATCH) for learner in (one, other)]
+        steps = [learner.train(batch, BATCH) for learner in (one, other)]
         gradients = [learner.gradients() for learner in (one, other)]
-        pairs = [(found[0].scores, found[1].scores), (gradients[0].dense, gradients[1].dense)]
+        pairs = [(steps[0].scores, steps[1].scores), (gradients[0].dense, gradients[1].dense)]
         pairs += [(gradients[0].rows[n][1], gradients[1].rows[n][1]) for n in gradients[0].rows]
         for a, b in pairs:
             if a.shape != b.shape or not np.allclose(

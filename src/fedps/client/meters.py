@@ -1,15 +1,61 @@
-"""Where a training loop's time goes, for `dataset_debug`: reading and steps, in the original's lines."""
+"""What is measured of a client's training: loss and AUC, and where its time goes."""
 
 import time
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from fedps.client.windows import Window
+from fedps.metrics import Histogram
+from fedps.training.engine import Steps
 
 EVERY = 100  # batches between two reports, as in the original
 
 
+class Meter:
+    """Loss and AUC of one round's training, and of the batches since the last print.
+
+    AUC is cumulative over the process, as the original prints it.
+
+    Attributes:
+        total, round: score histograms, of the process and of this round.
+        batches, samples: of this round so far.
+        loss: summed over this round's samples.
+    """
+
+    def __init__(self) -> None:
+        self.total, self.round = Histogram(), Histogram()
+        self.batches = self.samples = 0
+        self.loss = self._recent = 0.0
+        self._recent_batches = 0
+
+    def begin_round(self) -> None:
+        """Forget the last round's sums."""
+        self.round, self.batches, self.samples, self.loss = Histogram(), 0, 0, 0.0
+
+    def add(self, samples: int, steps: Steps, size: int) -> None:
+        """Take in the steps of some samples in batches of `size`."""
+        batches, left = len(steps.losses), samples % size
+        sizes = np.full(batches, size)
+        if left:
+            sizes[-1] = left
+        self.batches += batches
+        self.samples += samples
+        self.loss += float(steps.losses @ sizes)
+        self._recent += float(steps.losses.sum())
+        self._recent_batches += batches
+        self.total.merge(steps.histogram)
+        self.round.merge(steps.histogram)
+
+    def recent(self) -> float:
+        """Return the mean loss of the batches since the last call."""
+        loss = self._recent / self._recent_batches
+        self._recent, self._recent_batches = 0.0, 0
+        return loss
+
+
 class StepTimer:
-    r"""Times a loop over windows: what the iterator takes is reading, the rest of the loop is the step.
+    r"""Times a loop over windows, for `dataset_debug`: what the iterator takes is reading, the rest is the step.
 
         timer = StepTimer()
         for window in timer.reading(windows):

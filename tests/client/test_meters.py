@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fedps.client.timer import StepTimer
+from fedps.client.meters import StepTimer
 from fedps.client.windows import Window
 
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedps.training.rates import clients_at_once, rate_of
-from fedps.training.rules import job_rule
+from fedps.training.rules import clients_at_once, job_rule, rate_of
 from tests.conftest import MakeJob
 
 
