@@ -23,20 +23,37 @@ HELP = """fedps trains one recommender over many owners of data who keep their d
 app = App(name="fedps", help=HELP, version=__version__, help_format="plaintext", suppress_keyboard_interrupt=False)
 
 
-def flag(word: str, least: int | None = None) -> Parameter:
-    """Return a flag, with - and _ alike in its name; `least` is the smallest number it takes."""
+def flag(word: str, said: str, least: int | None = None) -> Parameter:
+    """Return a flag with its help, - and _ alike in its name; `least` is the smallest number it takes."""
     forms = dict.fromkeys(f"--{form}" for form in (word, word.replace("_", "-"), word.replace("-", "_")))
-    return Parameter(name=list(forms), negative="", validator=None if least is None else Number(gte=least))
+    least_of = None if least is None else Number(gte=least)
+    return Parameter(name=list(forms), help=said, negative="", validator=least_of)
 
 
 Switch = Parameter(negative="", show_default=False)
-JobFile = Annotated[Path | None, Parameter(name=["--job", "-m"], show_default=False)]
-Override = Annotated[list[str] | None, Parameter(name=["-o", "--override"], negative="")]
-AsJson = Annotated[bool, Switch, Parameter(name="--json")]
-RunDir = Annotated[Path | None, flag("run_dir")]
-LogDir = Annotated[Path | None, flag("log_dir")]
-AllowCommands = Annotated[bool, Switch, flag("allow-commands")]
-AllowDump = Annotated[bool, Switch, flag("allow-private-dump")]
+JobFile = Annotated[
+    Path | None,
+    Parameter(name=["--job", "-m"], show_default=False, help="The job file (YAML); the same for all roles of a run."),
+]
+Override = Annotated[
+    list[str] | None,
+    Parameter(name=["-o", "--override"], negative="", help="key=value, set over the job file; may be repeated."),
+]
+AsJson = Annotated[bool, Switch, flag("json", "Print what came of it as one JSON object, and nothing else.")]
+RunDir = Annotated[
+    Path | None,
+    flag(
+        "run_dir",
+        "Folder of the run: events, model, what is private (default runs/<job>, to which `run` adds the time).",
+    ),
+]
+LogDir = Annotated[
+    Path | None, flag("log_dir", "Folder for a copy of what roles print (`run`: default log in the run's folder).")
+]
+AllowCommands = Annotated[bool, Switch, flag("allow-commands", "Let the job's pipe_command run.")]
+AllowDump = Annotated[
+    bool, Switch, flag("allow-private-dump", "Let what is private to a client be dumped, on the client's machine.")
+]
 
 
 def main() -> None:

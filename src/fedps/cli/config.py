@@ -13,10 +13,6 @@ def show(job: JobFile = None, *, override: Override = None) -> None:
     """Print the job as it will run: every key with its value, where that came from, and what it means.
 
     The output is a job file for the same job.
-
-    Args:
-        job: The job file (YAML).
-        override: key=value, set over the job file; may be repeated.
     """
     from fedps.config import describe  # noqa: PLC0415
 
@@ -25,11 +21,6 @@ def show(job: JobFile = None, *, override: Override = None) -> None:
 
 @config_app.command
 def check(job: JobFile = None, *, override: Override = None) -> None:
-    """Say whether a job is right, or all that is wrong with it.
-
-    Args:
-        job: The job file (YAML).
-        override: key=value, set over the job file; may be repeated.
-    """
+    """Say whether a job is right, or all that is wrong with it."""
     note_job(load(job, override or []))
     print(f"{job}: no mistakes")

@@ -18,42 +18,49 @@ app.command(data_app)
 data_app.command(prepare_app)
 data_app.command(synth_app)
 
-Partition = Literal["zipcode", "iid", "dirichlet", "quantity"]
-Clients = Annotated[int | None, flag("clients", least=1)]
-Alpha = Annotated[float | None, Parameter(validator=Number(gt=0))]
-Negatives = Annotated[int, flag("negatives", least=0)]
-Seed = Annotated[int, flag("seed", least=0)]
+Out = Annotated[Path, flag("out", "Folder to make.")]
+Partition = Annotated[
+    Literal["zipcode", "iid", "dirichlet", "quantity"], flag("partition", "How users become clients.")
+]
+Clients = Annotated[
+    int | None,
+    flag("clients", "Number of clients (10; not for zipcode, which makes one of each first digit).", least=1),
+]
+Alpha = Annotated[
+    float | None,
+    Parameter(validator=Number(gt=0), help="Skew of dirichlet and quantity (0.5); small is skewed."),
+]
+Negatives = Annotated[int, flag("negatives", "Sampled negatives for each positive.", least=0)]
+Seed = Annotated[int, flag("seed", "Of all draws.", least=0)]
 Law = Literal["lognormal", "pareto", "same"]
+SPREADS = "lognormal, pareto (of the time a sample takes) or same (for all)"
+SPREAD = "0 is none; 1 is a factor of 27 between the slowest and the fastest twentieth (lognormal)."
 
 
 @prepare_app.command(name="movielens")
 def prepare_movielens(
     *,
-    out: Path,
-    source: str | None = None,
+    out: Out,
+    source: Annotated[
+        str | None,
+        flag("source", "ml-1m.zip, ml-100k.zip, their folder, or a URL (default $FEDPS_DATA, then the publisher)."),
+    ] = None,
     partition: Partition = "zipcode",
     clients: Clients = None,
     alpha: Alpha = None,
     negatives: Negatives = 4,
-    test_negatives: Annotated[Path | None, flag("test-negatives")] = None,
-    test_rating: Annotated[Path | None, flag("test-rating")] = None,
+    test_negatives: Annotated[
+        Path | None, flag("test-negatives", "Published test negatives; drawn if left out.")
+    ] = None,
+    test_rating: Annotated[
+        Path | None, flag("test-rating", "Published test positives; each user's latest if left out.")
+    ] = None,
     seed: Seed = 0,
-    or_synthetic: Annotated[bool, Switch, flag("or-synthetic")] = False,
+    or_synthetic: Annotated[
+        bool, Switch, flag("or-synthetic", "Make a synthetic twin, and say so loudly, where real data cannot be had.")
+    ] = False,
 ) -> None:
-    """Prepare MovieLens in the NCF split (leave one out, 99 test negatives).
-
-    Args:
-        out: Folder to make.
-        source: ml-1m.zip, ml-100k.zip, a folder of their files, or a URL (default $FEDPS_DATA, then the publisher).
-        partition: How users become clients.
-        clients: Number of clients (10; not for zipcode, which makes one of each first digit).
-        alpha: Skew of dirichlet and quantity (0.5); small is skewed.
-        negatives: Sampled negatives for each positive.
-        test_negatives: Published test negatives; drawn if left out.
-        test_rating: Published test positives; each user's latest if left out.
-        seed: Of all draws.
-        or_synthetic: Make a synthetic twin, and say so loudly, where the real data cannot be had.
-    """
+    """Prepare MovieLens in the NCF split (leave one out, 99 test negatives)."""
     from fedps.data.prepare.movielens import prepare  # noqa: PLC0415
     from fedps.data.prepare.synth import synthesize  # noqa: PLC0415
     from fedps.errors import DataError  # noqa: PLC0415
@@ -75,29 +82,17 @@ def prepare_movielens(
 @synth_app.command(name="movielens")
 def synth_movielens(
     *,
-    out: Path,
-    users: Annotated[int, flag("users", least=1)] = 6040,
-    items: Annotated[int, flag("items", least=1)] = 3706,
-    per_user: Annotated[int, flag("per-user", least=1)] = 165,
+    out: Out,
+    users: Annotated[int, flag("users", "Number of users.", least=1)] = 6040,
+    items: Annotated[int, flag("items", "Number of items.", least=1)] = 3706,
+    per_user: Annotated[int, flag("per-user", "Interactions of a user on average.", least=1)] = 165,
     partition: Partition = "zipcode",
     clients: Clients = None,
     alpha: Alpha = None,
     negatives: Negatives = 4,
     seed: Seed = 0,
 ) -> None:
-    """Make a synthetic twin of MovieLens with planted taste.
-
-    Args:
-        out: Folder to make.
-        users: Number of users.
-        items: Number of items.
-        per_user: Interactions of a user on average.
-        partition: How users become clients.
-        clients: Number of clients (10; not for zipcode, which makes one of each first digit).
-        alpha: Skew of dirichlet and quantity (0.5); small is skewed.
-        negatives: Sampled negatives for each positive.
-        seed: Of all draws.
-    """
+    """Make a synthetic twin of MovieLens with planted taste."""
     from fedps.data.prepare.synth import synthesize  # noqa: PLC0415
 
     _describe(synthesize(out, users, items, per_user, _split(partition, clients, alpha), negatives, seed), out)
@@ -106,38 +101,25 @@ def synth_movielens(
 @data_app.command(name="traces")
 def traces(
     *,
-    out: Path,
-    clients: Clients = None,
-    data: Path | None = None,
+    out: Annotated[Path, flag("out", "File to write; one that is there is replaced.")],
+    clients: Annotated[
+        int | None, flag("clients", "Number of clients, named 0, 1, …; instead of --data.", least=1)
+    ] = None,
+    data: Annotated[Path | None, flag("data", "Folder of prepared data, whose clients get a trace each.")] = None,
     seed: Seed = 0,
-    speed: Law = "lognormal",
-    speed_median: float = 5_000.0,
-    speed_spread: float = 1.0,
-    bandwidth: Law = "lognormal",
-    bandwidth_median: float = 500_000.0,
-    bandwidth_spread: float = 1.0,
-    online: float = 1.0,
-    stretch: float = 14_400.0,
-    dropout: float = 0.0,
+    speed: Annotated[Law, flag("speed", f"How training speeds are spread: {SPREADS}.")] = "lognormal",
+    speed_median: Annotated[float, flag("speed-median", "Samples a second.")] = 5_000.0,
+    speed_spread: Annotated[float, flag("speed-spread", SPREAD)] = 1.0,
+    bandwidth: Annotated[Law, flag("bandwidth", "How bandwidths are spread, likewise.")] = "lognormal",
+    bandwidth_median: Annotated[float, flag("bandwidth-median", "Bytes a second.")] = 500_000.0,
+    bandwidth_spread: Annotated[float, flag("bandwidth-spread", SPREAD)] = 1.0,
+    online: Annotated[float, flag("online", "Share of the day in which a client can be picked; 1: always.")] = 1.0,
+    stretch: Annotated[float, flag("stretch", "Mean seconds for which it then stays.")] = 14_400.0,
+    dropout: Annotated[float, flag("dropout", "Probability that a client drops out of a round.")] = 0.0,
 ) -> None:
     """Make up simulated devices for simulation.traces of a job, with heavy tails as phones have them.
 
     Example: fedps data traces --data .data/ml-1m --online 0.5 --dropout 0.05 --out traces.json
-
-    Args:
-        out: File to write; one that is there is replaced.
-        clients: Number of clients, named 0, 1, …; instead of --data.
-        data: Folder of prepared data, whose clients get a trace each.
-        seed: Of all draws.
-        speed: How training speeds are spread: lognormal, pareto (of the time a sample takes) or same (for all).
-        speed_median: Samples a second.
-        speed_spread: 0 is none; 1 is a factor of 27 between the slowest and the fastest twentieth (lognormal).
-        bandwidth: How bandwidths are spread.
-        bandwidth_median: Bytes a second.
-        bandwidth_spread: The same for bandwidths.
-        online: Share of the day in which a client can be picked; 1: always.
-        stretch: Mean seconds for which it then stays.
-        dropout: Probability that a client drops out of a round.
     """
     from fedps.simulation.generate import Population, Spread, make_traces  # noqa: PLC0415
     from fedps.simulation.traces import write_traces  # noqa: PLC0415

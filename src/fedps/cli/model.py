@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+from cyclopts import Parameter
+
 from fedps.cli.app import AllowCommands, AsJson, JobFile, Override, RunDir, Switch, app, flag, load, note_job, tell
 from fedps.errors import JobError
 
@@ -12,27 +14,26 @@ from fedps.errors import JobError
 def infer(
     job: JobFile = None,
     *,
-    weights: Path | None = None,
+    weights: Annotated[
+        Path | None,
+        flag("weights", "A safetensors file with the model's own parameter names, as `fedps export` writes it."),
+    ] = None,
     run_dir: RunDir = None,
-    predictions: Annotated[Path | None, flag("predictions")] = None,
+    predictions: Annotated[
+        Path | None,
+        flag("predictions", "Folder for predictions-<epoch>.csv, or a file .csv (default beside the saved epochs)."),
+    ] = None,
     override: Override = None,
     allow_commands: AllowCommands = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate saved epochs, or given weights, on a job's held-out samples: AUC, HR@10, NDCG@10.
 
+    The epochs are those of --run_dir, or of the job's infer_load_path or model_save_path, from infer_start_epoch on.
+
     Example: fedps infer examples/quickstart.yaml --run_dir runs/quickstart-... --predictions predictions.csv
 
     Example: fedps infer examples/quickstart.yaml --weights model/model.safetensors
-
-    Args:
-        job: The job file (YAML); its infer_start_epoch and infer_end_epoch say which epochs.
-        weights: A safetensors file with the model's own parameter names, as `fedps export` writes it.
-        run_dir: The run whose epochs are meant, where the job's infer_load_path or model_save_path names none.
-        predictions: Folder for predictions-<epoch>.csv, or a file .csv for one epoch (default beside the saved epochs).
-        override: key=value, set over the job file; may be repeated.
-        allow_commands: Let the job's pipe_command run.
-        as_json: Print one JSON object.
     """
     if weights is not None and (run_dir is not None or predictions is not None):
         other = "--run_dir" if run_dir is not None else "--predictions"
@@ -55,22 +56,16 @@ def infer(
 
 @app.command
 def export(
-    run_dir: Path,
+    run_dir: Annotated[Path, Parameter(help="The run's folder.")],
     *,
-    out: Path,
-    epoch: int | None = None,
-    private: Annotated[bool, Switch] = False,
-    format: Literal["safetensors"] = "safetensors",  # noqa: A002  (the flag's name)
+    out: Annotated[Path, flag("out", "Folder to write model.safetensors to.")],
+    epoch: Annotated[int | None, flag("epoch", "Which saved epoch (default the last).")] = None,
+    private: Annotated[
+        bool, Switch, flag("private", "Join the clients' private tables too, where they lie in the run folder.")
+    ] = False,
+    format: Annotated[Literal["safetensors"], flag("format", "The file's form.")] = "safetensors",  # noqa: A002
 ) -> None:
-    """Write a run's model as one file, names and shapes as in the network.
-
-    Args:
-        run_dir: The run's folder.
-        out: Folder to write model.safetensors to.
-        epoch: Which saved epoch (default the last).
-        private: Join the clients' private tables too, where they lie in the run folder.
-        format: The file's form.
-    """
+    """Write a run's model as one file, names and shapes as in the network."""
     from fedps.serving.export import export_run  # noqa: PLC0415
 
     print(f"{format}: {export_run(run_dir, out, epoch, private)}")

@@ -1,0 +1,273 @@
+"""`fedps run`: all roles of a job on this machine; `fedps server`, `coordinator`, `worker`: one, on its own machine.
+
+The flags are those of the original's launcher.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from cyclopts import Parameter
+
+from fedps.cli.app import (
+    FAILED,
+    AllowCommands,
+    AllowDump,
+    AsJson,
+    JobFile,
+    LogDir,
+    Override,
+    RunDir,
+    Switch,
+    app,
+    flag,
+    load,
+    named,
+    note,
+    note_job,
+)  # fmt: skip
+from fedps.errors import JobError
+
+BUILT_IN = ("static_fl_trainer.py", "static_ps_trainer.py")  # the original's trainers: ours does what they do
+Words = Annotated[
+    str,
+    Parameter(
+        name="[SCRIPT.py] JOB.yaml", negative="",
+        help="The job file (or -m), and a training script of your own, if you have one; what it takes comes after --.",
+    ),
+]  # fmt: skip
+WorkerNum = Annotated[
+    int | None, flag("worker_num", "Number of clients in all, where neither job nor data here says so.")
+]
+Servers = flag("servers", "host:port of every server, in the order of their numbers (`run`: default free ports).")
+Coordinators = flag(
+    "coordinators", "host:port where the coordinator listens, if there is one (`run`: default a free port)."
+)
+Stay = Annotated[bool, Switch, flag("stay", "Go on when all clients have left, until SIGTERM.")]
+Hidden = Parameter(show=False)
+
+
+@app.command
+def run(
+    *words: Words,
+    job: JobFile = None,
+    override: Override = None,
+    worker_num: WorkerNum = None,
+    workers: Annotated[
+        str | None, flag("workers", "host:port,… of workers; only their number counts: none listens.")
+    ] = None,
+    server_num: Annotated[int | None, flag("server_num", "Number of servers.")] = None,
+    servers: Annotated[str | None, Servers] = None,
+    coordinator_num: Annotated[
+        int | None,
+        flag("coordinator_num", "1: a coordinator decides each round who trains; 0: none (default as in the job)."),
+    ] = None,
+    coordinators: Annotated[str | None, Coordinators] = None,
+    run_dir: RunDir = None,
+    log_dir: LogDir = None,
+    in_process: Annotated[
+        bool, Switch, flag("in-process", "Run everything in this one process, so that a breakpoint works anywhere.")
+    ] = False,
+    allow_commands: AllowCommands = False,
+    allow_private_dump: AllowDump = False,
+    as_json: AsJson = False,
+    heter_worker_num: Annotated[str | None, flag("heter_worker_num", ""), Hidden] = None,
+    heter_workers: Annotated[str | None, flag("heter_workers", ""), Hidden] = None,
+    heter_devices: Annotated[str | None, flag("heter_devices", ""), Hidden] = None,
+    http_port: Annotated[str | None, flag("http_port", ""), Hidden] = None,
+) -> None:
+    """Run a job: start servers and one worker a client, train, evaluate, save.
+
+    Example: fedps run examples/quickstart.yaml --server_num=2 -o runner.geo_step=50
+
+    Example: fedps run my_training.py -m job.yaml --servers=127.0.0.1:10000 -- --what my_training.py takes
+
+    What a job file may say: fedps config show examples/quickstart.yaml
+    """
+    from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
+
+    request = read_words(words, job)
+    _answer_original(heter_worker_num, heter_workers, heter_devices, http_port)
+    counts = read_counts(worker_num, workers, server_num, servers, coordinator_num, coordinators)
+    if workers is not None:
+        note("--workers: only their number counts: workers dial out and never listen; all run on this machine")
+    if in_process:
+        _check_in_process(request, log_dir, counts)
+    else:
+        check_here(counts)
+    resolved = load(request.job, [*(override or []), *counts.overrides()])
+    from fedps.config import Allow  # noqa: PLC0415
+    from fedps.launch.launcher import Orders  # noqa: PLC0415
+    from fedps.launch.launcher import run as launch  # noqa: PLC0415
+
+    allow = Allow(commands=allow_commands, private_dump=allow_private_dump)
+    note_job(resolved, allow)
+    orders = Orders(log_dir, counts.server_at, counts.coordinator_at, allow, request.script, request.args)
+    summary = launch(resolved, run_dir, in_process, as_json, orders)
+    if summary["status"] != "ok":
+        raise SystemExit(FAILED)
+
+
+@app.command
+def server(
+    job: JobFile = None,
+    *,
+    servers: Annotated[str, Servers],
+    shard: Annotated[
+        int | None, flag("shard", "This server's number, from 0; left out where there is one.", least=0)
+    ] = None,
+    worker_num: WorkerNum = None,
+    override: Override = None,
+    run_dir: RunDir = None,
+    log_dir: LogDir = None,
+    stay: Stay = False,
+) -> None:
+    """Be one server of a job, until every client has come and left.
+
+    Example: fedps server job.yaml --shard 0 --servers 10.0.0.1:10000,10.0.0.2:10000 --worker_num 10
+    """
+    from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
+
+    counts = read_counts(servers=servers, worker_num=worker_num)
+    last = len(counts.server_at) - 1
+    number = 0 if shard is None and last == 0 else shard
+    if number is None or number > last:
+        raise JobError(f"--shard {number}: name the server to be, from 0 to {last}, as numbered by --servers {servers}")
+    at = _fixed("--servers", counts.server_at[number])
+    check_here(counts._replace(server_at=(at,)))
+    from fedps.launch.one_role import serve_here  # noqa: PLC0415
+
+    serve_here(_here(job, override, counts).job, number, at, run_dir, log_dir, stay)
+
+
+@app.command
+def coordinator(
+    job: JobFile = None,
+    *,
+    coordinators: Annotated[str, Coordinators],
+    worker_num: WorkerNum = None,
+    override: Override = None,
+    run_dir: RunDir = None,
+    log_dir: LogDir = None,
+    stay: Stay = False,
+) -> None:
+    """Be the coordinator of a job, until every client has come and left.
+
+    Example: fedps coordinator job.yaml --coordinators 10.0.0.1:10001 --worker_num 10
+    """
+    from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
+
+    counts = read_counts(coordinators=coordinators, worker_num=worker_num)
+    check_here(counts)
+    at = _fixed("--coordinators", counts.coordinator_at)
+    from fedps.launch.one_role import coordinate_here  # noqa: PLC0415
+
+    coordinate_here(_here(job, override, counts).job, at, run_dir, log_dir, stay)
+
+
+@app.command
+def worker(
+    job: JobFile = None,
+    *,
+    servers: Annotated[str, Servers],
+    client: Annotated[str | None, flag("client", "The client's name, that of its data file.")] = None,
+    worker_id: Annotated[
+        int | None,
+        flag("worker_id", "The worker's number, from 0; alone, it names the client where all data is here.", least=0),
+    ] = None,
+    coordinators: Annotated[str | None, Coordinators] = None,
+    worker_num: WorkerNum = None,
+    override: Override = None,
+    run_dir: RunDir = None,
+    log_dir: LogDir = None,
+    allow_commands: AllowCommands = False,
+    allow_private_dump: AllowDump = False,
+) -> None:
+    """Be the worker of one client, whose data is on this machine.
+
+    Example: fedps worker job.yaml --client hospital-north --servers 10.0.0.1:10000 --worker_num 10
+    """
+    from fedps.config import Allow  # noqa: PLC0415
+    from fedps.launch.addresses import read_counts  # noqa: PLC0415
+    from fedps.launch.one_role import find_client, work_here  # noqa: PLC0415
+
+    counts = read_counts(servers=servers, coordinators=coordinators, worker_num=worker_num)
+    for at in counts.server_at:
+        _fixed("--servers", at)
+    here = _here(job, override, counts)
+    if here.job.runner.with_coordinator and counts.coordinator_at is None:
+        raise JobError("runner.with_coordinator: true: where is the coordinator? give --coordinators host:port")
+    name, number = find_client(here, client, worker_id)
+    allow = Allow(commands=allow_commands, private_dump=allow_private_dump)
+    work_here(here.job, name, number, counts.server_at, counts.coordinator_at, run_dir, log_dir, allow)
+
+
+class Request(NamedTuple):
+    """What the words without a flag ask `fedps run` for."""
+
+    job: Path | None
+    script: Path | None = None
+    args: tuple[str, ...] = ()
+
+
+def read_words(words: tuple[str, ...], job: Path | None) -> Request:
+    """Tell the job file, the script and the script's own arguments apart.
+
+    Raises:
+        JobError: two job files, a script that is not there, or a word that is none of these.
+    """
+    script, rest = None, list[str]()
+    for word in words:
+        path = Path(word)
+        if path.suffix in (".yaml", ".yml") and not rest and (script is None or job is None):
+            if job is not None:
+                raise JobError(f"{word}: is a second job file beside {job}; give one")
+            job = path
+        elif path.suffix == ".py" and script is None:
+            script = path
+        else:
+            rest.append(word)
+    if script is None and rest:
+        raise JobError(f"{rest[0]!r}: is neither a job file (.yaml, .yml) nor a training script (.py)")
+    if script is not None and not script.is_file():
+        if script.name not in BUILT_IN:
+            raise JobError(f"{script}: there is no such script; correct the path")
+        note(f"{script}: is not there; the built-in trainer does its work")
+        script, rest = None, []
+    return Request(named(job), script, tuple(rest))
+
+
+def _answer_original(num: str | None, workers: str | None, devices: str | None, port: str | None) -> None:
+    """Answer the original's flags that have nothing to switch here."""
+    for name, value in (("heter_worker_num", num), ("heter_workers", workers)):
+        if value is not None:
+            raise JobError(f"--{name} {value}: there are no heter workers here: all workers are alike; leave it out")
+    if devices is not None:
+        note(f"--heter_devices {devices}: has no effect: there are no heter workers here")
+    if port is not None:
+        note(f"--http_port {port}: has no effect: roles find each other without a server of their own")
+
+
+def _check_in_process(request: Request, log_dir: Path | None, counts: Any) -> None:
+    if request.script is not None:
+        raise JobError(f"--in-process and {request.script} contradict each other: a script runs once per role")
+    if log_dir is not None:
+        raise JobError(
+            f"--in-process and --log_dir {log_dir} contradict each other: without it, logs are in the run folder"
+        )
+    if counts.server_at or counts.coordinator_at:
+        note("--servers, --coordinators: only their number counts: in one process nobody listens")
+
+
+def _here(job: Path | None, override: list[str] | None, counts: Any) -> Any:
+    """Return the job as one role reads it, where not all data need be."""
+    from fedps.launch.one_role import load_here  # noqa: PLC0415
+
+    here = load_here(named(job), [*(override or []), *counts.overrides()])
+    note_job(here.job)
+    return here
+
+
+def _fixed(flag_: str, at: Any) -> Any:
+    if at.port == 0:
+        raise JobError(f"{flag_} {at}: nobody could find a free port; name one")
+    return at
