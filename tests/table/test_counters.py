@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedps.table import kernels, rules
 from fedps.table.dense import DenseTable
 from fedps.table.sparse import SparseTable
-from fedps.types import RULES, Init, Keys, Rule, RuleName, TableSpec, Values
+from fedps.types import NO_KEYS, RULES, Init, Keys, Rule, RuleName, TableSpec, Values
 
 ROWS, DIM, STEPS = 6, 4, 40
 EVERY: Keys = np.arange(ROWS)
@@ -95,7 +95,7 @@ def test_a_rows_own_counter_ends_at_its_largest_number(name: RuleName) -> None:
     table.seed(np.ones((1, DIM), np.float32))
     rules.counters(table.spec.rule, table.block)[:] = rules.LAST
     twin = table.block.copy()
-    table.push(np.ones((1, DIM), np.float32))
+    table.push(NO_KEYS, np.ones((1, DIM), np.float32))
     rules.apply(table.spec.rule, twin, np.ones((1, DIM), np.float32), 1)
     for found in (table.block, twin):
         assert rules.counters(table.spec.rule, found).tolist() == [[rules.LAST]]

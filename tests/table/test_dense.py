@@ -6,7 +6,7 @@ import torch
 
 from fedps.errors import TableError
 from fedps.table.dense import DenseTable
-from fedps.types import Rule, TableSpec, Values
+from fedps.types import NO_KEYS, Rule, TableSpec, Values
 
 SPEC = TableSpec("bias", "dense", (2, 3), Rule("adam", 0.01))
 
@@ -60,7 +60,7 @@ def test_pushes_are_torchs_adam() -> None:
     for gradient in rng.normal(size=(30, 1, 6)).astype(np.float32):
         weight.grad = torch.from_numpy(gradient)
         optimizer.step()
-        table.push(gradient)
+        table.push(NO_KEYS, gradient)
     np.testing.assert_allclose(table.pull(), weight.detach().numpy(), atol=1e-5)
     assert table.steps == 30
 
@@ -68,5 +68,5 @@ def test_pushes_are_torchs_adam() -> None:
 def test_a_scalar_is_a_tensor_of_one() -> None:
     table = DenseTable(TableSpec("scale", "dense", ()))
     table.seed(np.ones((1, 1), np.float32))
-    table.push(np.ones((1, 1), np.float32))
+    table.push(NO_KEYS, np.ones((1, 1), np.float32))
     np.testing.assert_array_equal(table.pull(), [[2.0]])

@@ -1,4 +1,4 @@
-"""One dense tensor with its optimizer state: a table with a single row."""
+"""One dense tensor with its optimizer state: a table with a single row, and the calls of `sparse.SparseTable`."""
 
 import numpy as np
 
@@ -50,17 +50,6 @@ class DenseTable:
             self.block[:, self._seeded : end] = values[:, self._seeded - first :]
             self._seeded = end
 
-    def load(self, block: Values, steps: int) -> None:
-        """Take over the tensor with its state, float32[1, width]; starts that are offered later do not count.
-
-        Raises:
-            TableError: it is of another width.
-        """
-        if block.shape != self.block.shape:
-            raise TableError(f"table {self.spec.name!r}: {block.shape} floats, but {self.block.shape} are due")
-        self.block[:] = block
-        self._seeded, self.steps = self.spec.dim, steps
-
     def pull(self, keys: Keys = NO_KEYS) -> Values:
         """Return the floats that keys name (`TableSpec.span`), float32[1, n], a copy.
 
@@ -72,8 +61,46 @@ class DenseTable:
         first, end = self.spec.span(keys)
         return self.block[:, first:end].copy()
 
-    def push(self, values: Values, rate: float = 1.0) -> None:
-        """Apply the rule. `values`: float32[1, dim]; `rate`: the share of its learning rate to take."""
+    def push(self, keys: Keys, values: Values, rate: float = 1.0) -> None:
+        """Apply the rule to the whole tensor.
+
+        Args:
+            keys: none.
+            values: float32[1, dim].
+            rate: the share of the rule's learning rate to take.
+
+        Raises:
+            TableError: the values are of another shape.
+        """
+        self._check_shape(values, self.spec.dim)
         self.steps += 1
         self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
         kernels.change(self.block, ONLY, values, self._constants, self._rule, self.steps)
+
+    def missing(self, keys: Keys) -> int:
+        """Return 0: a tensor is made whole when it is declared, unlike rows."""
+        return 0
+
+    def make(self, keys: Keys) -> None:
+        """Do nothing, as nothing is missing."""
+
+    def export(self, changed: bool = False) -> tuple[Keys, Values]:
+        """Return no keys and the tensor with its state, float32[1, width], a copy; it is always saved whole."""
+        return NO_KEYS, self.block.copy()
+
+    def mark_saved(self) -> None:
+        """Do nothing: see `export`."""
+
+    def load(self, keys: Keys, block: Values, steps: int) -> None:
+        """Take over the tensor with its state, as `export` gave them; starts that are offered later do not count.
+
+        Raises:
+            TableError: it is of another width.
+        """
+        self._check_shape(block, self.block.shape[1])
+        self.block[:] = block
+        self._seeded, self.steps = self.spec.dim, steps
+
+    def _check_shape(self, block: Values, floats: int) -> None:
+        if block.shape != (1, floats):  # compiled loops check no bounds
+            raise TableError(f"table {self.spec.name!r}: {block.shape} floats, but {(1, floats)} are due")

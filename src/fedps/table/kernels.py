@@ -2,6 +2,10 @@
 
 numba compiles each once and keeps the machine code beside the package (or in the user's cache). Arrays that come off
 the wire are read-only views; signatures name them so, which writable arrays fit too.
+
+No loop checks bounds. Who calls one has seen to it that slots lie within the block, that no slot comes twice in a push,
+and that values have a row a slot: a wrong width would overwrite other rows. A row is `[w | state]`, as `rules` has it; of
+Adam `[w | m | v | counter]`, the counter being a uint32 in the place of the last float.
 """
 
 from typing import Any
@@ -24,7 +28,8 @@ _i8r = types.Array(types.int64, 1, "C", readonly=True)
 _f8r = types.Array(types.float64, 1, "C", readonly=True)
 EMPTY = 0  # the index holds slot + 1, so that untouched memory means: nothing here
 LEARNING_RATE = 0  # its place among a rule's constants
-AHEAD = 16  # entries of the index asked for before their turn
+AHEAD = 16  # entries of the index asked for before their turn, so that waits for memory overlap
+# A rule's number is its place in `RULES`.
 ADD, SGD, ADAGRAD, ROW_ADAGRAD, LAZY_ADAM, SHARED_ADAM, ADAM, FED_MOMENTUM, FED_ADAGRAD, FED_ADAM, FED_YOGI = range(
     len(RULES)
 )
@@ -73,9 +78,16 @@ def prefetch(typing_context: Any, array: Any, row: Any) -> Any:
     return types.void(array, row), generate
 
 
+# The index (`sparse.Index`) is many small hash tables, its parts, in one array of entries (id, slot + 1). An id's part comes
+# from the upper 16 bits of its mixed bits, its place there from the lower 31; from that place on it is looked for entry by
+# entry, around the end of the part to its start (linear probing), until it or an empty entry is met. Nothing is ever
+# removed and no part gets full, so an id that is there stands before the first empty entry, and every search ends.
+
+
 @compiled(types.int64(_i8r, _i8p, _i8w, _i8w, _i8w, types.int64))
 def find(keys, entries, starts, masks, out, parts):  # type: ignore[no-untyped-def]
     """Write each key's slot to `out`, -1 where there is none; return how many there are none of."""
+    # First all places, then what stands there: the second loop can ask for memory ahead.
     for i in range(len(keys)):
         h = spread(keys[i])
         part = np.int64(h >> np.uint64(48)) & (parts - 1)
@@ -85,7 +97,7 @@ def find(keys, entries, starts, masks, out, parts):  # type: ignore[no-untyped-d
         if i + AHEAD < len(keys):
             prefetch(entries, out[i + AHEAD])
         at = out[i]
-        if entries[at, 1] != EMPTY and entries[at, 0] != keys[i]:
+        if entries[at, 1] != EMPTY and entries[at, 0] != keys[i]:  # another id's: probe on, which is rare
             part = np.int64(spread(keys[i]) >> np.uint64(48)) & (parts - 1)
             start, mask = starts[part], masks[part]
             while entries[at, 1] != EMPTY and entries[at, 0] != keys[i]:
@@ -97,7 +109,7 @@ def find(keys, entries, starts, masks, out, parts):  # type: ignore[no-untyped-d
 
 @compiled(types.void(_i8r, _i8r, _i8p, _i8w, _i8w, types.int64))
 def insert(keys, slots, entries, starts, masks, parts):  # type: ignore[no-untyped-def]
-    """Enter new keys with their slots; there is room (see `sparse.Index`)."""
+    """Enter keys that are not there, with their slots; each part has room for its own."""
     for i in range(len(keys)):
         h = spread(keys[i])
         part = np.int64(h >> np.uint64(48)) & (parts - 1)
@@ -121,14 +133,17 @@ def gather(block, slots, out):  # type: ignore[no-untyped-def]
 
 @compiled(types.void(_f4w, _i8r, _f8r, _f8r, types.int64))
 def settle_adam(block, slots, c, tail, step):  # type: ignore[no-untyped-def]
-    """`rules.settle` at slots. c: lr, beta1, beta2, epsilon; tail: `rules.momentum_tail`."""
+    """`rules.settle` at slots: bring rows to `step` by the moves they have missed since their last push.
+
+    c: as `constants` gives them; tail: `rules.momentum_tail`.
+    """
     lr, b1, b2, eps = c[0], c[1], c[2], c[3]
     dim = (block.shape[1] - 1) // 3
     ratio, end = b1 / np.sqrt(b2), len(tail) - 1
     counters = block.view(np.uint32)
     for i in range(len(slots)):
         row, counter = block[slots[i]], counters[slots[i], 3 * dim]
-        behind = np.int64(np.int32(np.uint32(step) - counter))  # modulo 2^32, as in `rules.settle`
+        behind = np.int64(np.int32(np.uint32(step) - counter))  # a difference modulo 2^32, as in `rules.settle`
         if counter > 0 and behind > 0:
             w, ms, vs = row[:dim], row[dim : 2 * dim], row[2 * dim : 3 * dim]
             missed, last = np.float64(behind), np.float64(step - behind)
@@ -144,7 +159,8 @@ def settle_adam(block, slots, c, tail, step):  # type: ignore[no-untyped-def]
 
 
 # One loop over rows a rule. Parts of a row are cut out as slices and counted from 0: LLVM makes vector code of that, and
-# none of `row[dim + j]`, which is four times slower.
+# none of `row[dim + j]`, which is four times slower. Constants are rounded to float32 outside of loops, as numpy does in
+# `rules`; powers of steps are taken in float64.
 
 
 @inlined
@@ -192,6 +208,7 @@ def _row_adagrad(block, slots, values, c):  # type: ignore[no-untyped-def]
 
 @inlined
 def _adam(block, slots, values, c, own, step):  # type: ignore[no-untyped-def]
+    # own: rows count their own pushes (lazy_adam); else they note the table's, and were settled to `step` - 1.
     b1, b2, eps = np.float32(c[1]), np.float32(c[2]), np.float32(c[3])
     one1, one2, dim = np.float32(1 - c[1]), np.float32(1 - c[2]), values.shape[1]
     decay = np.float32(c[5])
@@ -225,6 +242,7 @@ def _shared_adam(block, slots, values, c):  # type: ignore[no-untyped-def]
             g = values[i, j] + decay * row[j]
             mean += g
             square += g * g
+        # The state is m, v, counter; each component moves by an m of its own, of which the mean is kept.
         counter = counters[slots[i], dim + 2]
         n = np.float64(counter) + (counter < LAST)
         counters[slots[i], dim + 2] = np.uint32(n)

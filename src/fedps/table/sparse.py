@@ -1,7 +1,11 @@
 """Rows by id: made when first asked for, any int64 id, growing without a stop.
 
-Rows stand in one block of virtual memory reserved at the start and touched as it fills, so growth never copies them.
+Rows stand in one block of virtual memory reserved at the start and touched as it fills, so growth never copies them. A
+row's slot is its place there, in the order in which rows were made; it never changes, and no row is ever removed.
 The index from id to slot is cut in many small hash tables that double one by one, so no single push waits long.
+
+Under the rule `adam` a row that is not pushed goes on moving by its momentum. That is made up for when it is next read,
+pushed or saved (`rules.settle`), so that a push costs what it touches. Whoever reads rows settles them first.
 """
 
 import mmap
@@ -19,7 +23,7 @@ from fedps.types import RULES, Keys, TableSpec, Values
 
 PARTS = 256  # small hash tables of the index
 FIRST_SIZE = 16  # entries of each at the start
-RESERVED_ROWS = 1 << 24
+RESERVED_ROWS = 1 << 24  # of a table: address space is reserved for so many, whatever it declares
 MAP_NORESERVE = 0x4000  # Linux: address space now, memory when touched
 
 
@@ -43,7 +47,9 @@ class Index:
     """
 
     def __init__(self, rows: int) -> None:
-        room = PARTS * FIRST_SIZE + 8 * max(rows, PARTS * FIRST_SIZE)  # a quarter full at worst, twice for old places
+        # A part has just doubled at worst, so it is over a quarter full: 4 entries a row. The places that parts have left
+        # are each half of the next, together no more than what is in use: twice that. Memory comes as it is touched.
+        room = PARTS * FIRST_SIZE + 8 * max(rows, PARTS * FIRST_SIZE)
         self._memory = _reserved_memory(2 * room * 8)
         self._entries: Keys = np.frombuffer(self._memory, np.int64, 2 * room).reshape(-1, 2)
         self._starts = np.arange(0, PARTS * FIRST_SIZE, FIRST_SIZE)
@@ -67,6 +73,7 @@ class Index:
         kernels.insert(keys, slots, self._entries, self._starts, self._masks, PARTS)
 
     def _grow(self, part: int, needed: int) -> None:
+        """Move a part behind all others, to a place of twice its size or more, with the entries that it has."""
         start, size = int(self._starts[part]), int(self._masks[part]) + 1
         old_place = self._entries[start : start + size]
         old = old_place[old_place[:, 1] != kernels.EMPTY]
@@ -159,7 +166,7 @@ class SparseTable:
         self.steps += 1
         self._changed[slots] = True
         self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
-        self._settle(slots, self.steps - 1)
+        self._settle(slots, self.steps - 1)  # up to the step before this one, which `change` then takes
         kernels.change(self._block, slots, values, self._constants, self._rule, self.steps)
 
     def export(self, changed: bool = False) -> tuple[Keys, Values]:
@@ -189,13 +196,9 @@ class SparseTable:
         self.steps = steps
 
     def _check_shape(self, keys: Keys, rows: Values, floats: int) -> None:
-        if rows.shape != (
-            len(keys),
-            floats,
-        ):  # compiled loops check no bounds: a wrong width would overwrite other rows
-            raise TableError(
-                f"table {self.spec.name!r}: rows have shape {rows.shape}, but {(len(keys), floats)} is due"
-            )
+        due = (len(keys), floats)
+        if rows.shape != due:  # compiled loops check no bounds: a wrong width would overwrite other rows
+            raise TableError(f"table {self.spec.name!r}: rows have shape {rows.shape}, but {due} is due")
 
     def _settle(self, slots: Keys, step: int) -> None:
         if self.spec.rule.name == "adam":
@@ -212,9 +215,10 @@ class SparseTable:
             self._take(missing * row_bytes(self.spec))
             new = keys[slots < 0]
             made = np.arange(self._rows, self._rows + missing)
+            rows = slice(self._rows, self._rows + missing)
             if started:
-                self._block[made[0] : made[0] + missing, : self.spec.dim] = initial_rows(self.spec, new)
-            self._ids[made[0] : made[0] + missing] = new
+                self._block[rows, : self.spec.dim] = initial_rows(self.spec, new)
+            self._ids[rows] = new
             self._index.insert(new, made)
             self._rows += missing
             slots[slots < 0] = made

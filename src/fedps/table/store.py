@@ -9,7 +9,7 @@ from fedps.errors import TableError
 from fedps.table import rules
 from fedps.table.dense import DenseTable
 from fedps.table.sparse import SparseTable, unbounded
-from fedps.types import MAX_FLOATS, NO_KEYS, Keys, TableName, TableSpec, Values
+from fedps.types import MAX_FLOATS, Keys, TableName, TableSpec, Values
 
 
 class Store:
@@ -69,8 +69,7 @@ class Store:
 
     def missing(self, name: TableName, keys: Keys) -> int:
         """Return how many rows of a table a pull of these keys would make."""
-        table = self._table(name)
-        return table.missing(keys) if isinstance(table, SparseTable) else 0
+        return self._table(name).missing(keys)
 
     def make(self, name: TableName, keys: Keys) -> None:
         """Make the rows of a table that are new, so that a later push of these keys finds them there.
@@ -78,17 +77,15 @@ class Store:
         Raises:
             TableError: there is no room for them.
         """
-        table = self._table(name)
-        if isinstance(table, SparseTable):
-            table.make(keys)
+        self._table(name).make(keys)
 
     def push(self, name: TableName, keys: Keys, values: Values, rate: float = 1.0) -> None:
-        """Apply the table's rule to rows (dense: to the whole tensor), at this share of its learning rate."""
-        table = self._table(name)
-        if isinstance(table, SparseTable):
-            table.push(keys, values, rate)
-        else:
-            table.push(values, rate)
+        """Apply the table's rule to rows (dense: to the whole tensor), at this share of its learning rate.
+
+        Raises:
+            TableError: no such table, no room for new rows, or values of another shape.
+        """
+        self._table(name).push(keys, values, rate)
 
     def export(self, changed: bool = False) -> dict[TableName, tuple[TableSpec, Keys, Values]]:
         """Return every table's spec, keys and rows with state, for saving.
@@ -96,11 +93,7 @@ class Store:
         Args:
             changed: of sparse tables only the rows pushed since `mark_saved`.
         """
-        saved = {}
-        for name, table in self._tables.items():
-            keys, block = table.export(changed) if isinstance(table, SparseTable) else (NO_KEYS, table.block.copy())
-            saved[name] = (table.spec, keys, block)
-        return saved
+        return {name: (table.spec, *table.export(changed)) for name, table in self._tables.items()}
 
     def steps(self) -> dict[TableName, int]:
         """Return how many pushes each table has had."""
@@ -113,8 +106,7 @@ class Store:
     def mark_saved(self) -> None:
         """Count all rows as saved."""
         for table in self._tables.values():
-            if isinstance(table, SparseTable):
-                table.mark_saved()
+            table.mark_saved()
 
     def load(self, name: TableName, keys: Keys, block: Values, steps: int) -> None:
         """Take over a table's rows with their state (dense: the tensor), as `export` gave them, after `steps` pushes.
@@ -122,11 +114,7 @@ class Store:
         Raises:
             TableError: no such table, no room for the rows, or they are of another width.
         """
-        table = self._table(name)
-        if isinstance(table, SparseTable):
-            table.load(keys, block, steps)
-        else:
-            table.load(block, steps)
+        self._table(name).load(keys, block, steps)
 
     def _table(self, name: TableName) -> SparseTable | DenseTable:
         try:
