@@ -1,12 +1,11 @@
 """Who is connected under which name, who takes part, and for whom there is room."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from fedps.access.conversation import Conversation, Refusals
-from fedps.access.roster import GREETING_TIMEOUT, SPARE_GUESTS, Membership, Roster
+from fedps.access.roster import GREETING_TIMEOUT, SPARE_GUESTS, Membership, Participant, Roster
 from fedps.errors import RefusedError
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits, decode, encode
@@ -109,7 +108,7 @@ def test_invented_names_push_out_older_guests_and_never_a_member() -> None:
     invented = [Peer(host, f"invented {n}") for n in range(1000)]
     last = Peer(host, "b")
     assert not member.hung_up and last.welcome and not last.hung_up
-    assert len(host.roster) <= 1 + 2 + SPARE_GUESTS
+    assert len(host.roster.connected) <= 1 + 2 + SPARE_GUESTS
     assert [p.hung_up for p in invented[:3]] == [True] * 3
 
 
@@ -139,16 +138,10 @@ def test_a_newer_process_ends_an_older_for_good() -> None:
     assert Peer(host, "a", "new").welcome
 
 
-@dataclass
-class Member:
-    instance: str
-    lost_at: float | None = None
-
-
-def joined(expected: int, *clients: ClientId) -> Membership[Member]:
-    members = Membership[Member](expected)
+def joined(expected: int, *clients: ClientId) -> Membership[Participant]:
+    members = Membership[Participant](expected)
     for client in clients:
-        members.admit(client, "p", lambda: Member("p"))
+        members.admit(client, "p", lambda: Participant("p"))
     return members
 
 
@@ -158,10 +151,10 @@ def test_a_process_given_up_as_lost_goes_on_where_it_was_and_another_begins_anew
     members.disconnect(A, "p", 1.0)
     members.lose(A)
     assert members.get(A) is None
-    assert members.admit(A, "p", lambda: Member("p")) is before
+    assert members.admit(A, "p", lambda: Participant("p")) is before
     assert before is not None and before.lost_at is None
     members.lose(A)
-    assert members.admit(A, "q", lambda: Member("q")) is not before
+    assert members.admit(A, "q", lambda: Participant("q")) is not before
     assert members.known == {A, B}
 
 
@@ -177,7 +170,7 @@ def test_who_is_lost_is_waited_for_and_who_left_is_not() -> None:
     members = joined(2, A)
     members.leave(A)
     assert not members.over(0.0, 5.0), "one has not come yet"
-    members.admit(B, "p", lambda: Member("p"))
+    members.admit(B, "p", lambda: Participant("p"))
     assert members.complete and not members.over(0.0, 5.0)
     members.disconnect(B, "p", 10.0)
     members.lose(B)
@@ -189,8 +182,8 @@ def test_members_and_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedps.access.roster.MAX_MEMBERS", 5)
     members = joined(2, *(ClientId(str(n)) for n in range(5)))
     with pytest.raises(RefusedError, match="5 clients take part"):
-        members.admit(A, "p", lambda: Member("p"))
+        members.admit(A, "p", lambda: Participant("p"))
     for n in range(20):
         members.leave(next(iter(members.here)))
-        members.admit(ClientId(f"more {n}"), "p", lambda: Member("p"))
+        members.admit(ClientId(f"more {n}"), "p", lambda: Participant("p"))
     assert (len(members), len(members.left)) == (5, 5)

@@ -44,10 +44,10 @@ def candidate(client: ClientId, *tables: TableSpec) -> Candidate:
 def test_the_first_word_is_chosen_and_more_than_half_outvote_it() -> None:
     ballot = Ballot()
     first, second, third = candidate(A, WRONG), candidate(B, ROWS), candidate(C, ROWS)
-    assert ballot.vote(first, 3) == Verdict(admitted=(first,))
+    assert ballot.vote(first, 3) == Verdict([first])
     assert ballot.vote(second, 3) == Verdict()
     assert ballot.chosen == frozenset({WRONG})
-    assert ballot.vote(third, 3) == Verdict((ROWS,), (A,), (second, third))
+    assert ballot.vote(third, 3) == Verdict([second, third], [], (ROWS,), [A])
     assert ballot.chosen == frozenset({ROWS}) and not ballot.waiting
 
 
@@ -55,10 +55,10 @@ def test_at_the_deadline_most_words_hold_and_a_tie_is_the_first_ones() -> None:
     for backers, refused in (((B,), True), ((B, C), False)):
         ballot = Ballot()
         ballot.vote(candidate(A, WRONG), 9)
-        waiting = tuple(candidate(client, ROWS) for client in backers)
+        waiting = [candidate(client, ROWS) for client in backers]
         for one in waiting:
             ballot.vote(one, 9)
-        assert ballot.close() == (Verdict(refused=waiting) if refused else Verdict((ROWS,), (A,), waiting))
+        assert ballot.close() == (Verdict(refused=waiting) if refused else Verdict(waiting, [], (ROWS,), [A]))
         assert ballot.close() == Verdict(), "it is decided once"
 
 

@@ -10,10 +10,10 @@ from fedps.server.gate import BufferGate, WindowGate, make_gate
 from fedps.server.merge import Contribution, buffered, staleness
 from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
-from fedps.types import ClientId
-from fedps.wire.messages import Barrier, Done, Leave, Pull, Refused, Values
+from fedps.types import ClientId, Rule, TableSpec
+from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Refused, Values
 from tests.conftest import MakeJob
-from tests.server.callers import ROWS, Caller, ones, push
+from tests.server.callers import BIAS, ROWS, Caller, ones, push
 
 
 @pytest.fixture
@@ -107,12 +107,18 @@ def test_its_size_is_half_of_the_workers_where_the_job_names_none(make_job: Make
             gate.offer(ClientId("a"), 0, one, 0.0)
             assert gate.clock == 0
         assert gate.close(set(), 0.0) is not None
-        assert gate.rest() is None
+        assert gate.rest() == {}
     assert isinstance(make_gate(make_job(geo_merge="adaptive").runner), WindowGate)
 
 
-def test_tables_that_are_made_anew_lose_what_is_in_the_buffer() -> None:
-    gate = BufferGate(2)
-    gate.offer(ClientId("a"), 0, {ROWS.name: Contribution(np.array([1]), ones(1), 1.0)}, 0.0)
-    gate.clear()
-    assert gate.rest() is None
+def test_tables_that_are_made_anew_lose_what_is_in_the_buffer(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(sync_mode="geo", geo_merge="buffered", buffer=2)
+    server = ParameterServer(job, 0, tmp_path / "run", lambda event: None)
+    server.members.expect(3)
+    wrong = TableSpec("rows", "sparse", (100, 4), Rule("sgd"), ROWS.init)
+    Caller(server, "wrong").join(wrong, BIAS).ask(*push(1, [3], ones(1)))
+    assert server.shard.gate is not None and server.shard.gate.held > 0
+    right = [Caller(server, name) for name in "ab"]
+    tickets = [caller.send(Join((ROWS, BIAS), 0)) for caller in right]
+    assert [caller.answers(ticket) for caller, ticket in zip(right, tickets, strict=True)] == [[Done()], [Done()]]
+    assert (server.shard.gate.held, server._budget.used, server.shard.gate.rest()) == (0, 0, {})

@@ -208,7 +208,7 @@ def test_pulls_of_a_closed_connection_are_dropped(make_job: MakeJob, tmp_path: P
             bad.send(Pull(("rows",), after=2), np.arange(100))
         bad.connection.closed()
     assert (server._budget.used, server.shard._waiting) == (0, {})
-    assert len(server.roster) == 0
+    assert server.roster.connected == [] and not server.roster._strangers
 
 
 def test_a_client_has_one_connection_and_one_request_at_a_barrier(make_job: MakeJob, tmp_path: Path) -> None:

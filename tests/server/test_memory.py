@@ -38,9 +38,10 @@ def test_a_budget_bounds_each_and_all() -> None:
     assert budget.used == 0
 
 
-def test_rows_are_made_as_long_as_memory_is_really_free() -> None:
+def test_rows_are_made_as_long_as_memory_is_really_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free = [800 * MIB]
-    room = Room(lambda: free[0])
+    monkeypatch.setattr(memory, "free_memory", lambda: free[0])
+    room = Room()
     room.take(300 * MIB)
     free[0] = 500 * MIB
     room.take(300 * MIB)
@@ -48,6 +49,10 @@ def test_rows_are_made_as_long_as_memory_is_really_free() -> None:
     assert room.fits(90 * MIB)
     with pytest.raises(TableError, match="no room in this server's memory"):
         room.take(110 * MIB)
+    room.promised = 50 * MIB  # to pushes that are not merged: a merge must not fail halfway
+    with pytest.raises(TableError, match="no room"):
+        room.take(60 * MIB)
+    room.promised = 0
     room.take(90 * MIB)
     assert room.taken == 690 * MIB
 
@@ -113,8 +118,8 @@ def test_a_push_whose_rows_find_no_room_is_refused_whole(
     server = make_server(make_job, tmp_path, mode=mode)
     other = TableSpec("other", "sparse", (100, 4), Rule("add"))
     a, b = (Caller(server, name).join(replace_rule(HUGE), other, BIAS) for name in "ab")
-    server.shard._room._free = lambda: server.shard._room.at_start // 8  # from now on nothing is left
-    server.shard._room._left = 0
+    small(server.shard._room.at_start // memory.RESERVE)  # from now on nothing is left
+    server.shard._room._granted = 0
 
     def said(sequence: int, keys: list[int]) -> Push | object:
         message = Push(("other", "rows", "bias"), sequence, 0)

@@ -6,7 +6,8 @@ clients, whether they are connected just now or not. Times are seconds of a mono
 """
 
 from collections.abc import Callable, Mapping
-from typing import Generic, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
 
 from fedps.access.conversation import MAX_NAME, Conversation
 from fedps.config.shared import first_difference
@@ -17,6 +18,7 @@ from fedps.wire.messages import PROTOCOL, Hello
 GREETING_TIMEOUT = 10.0  # seconds a connection may stay without saying who it is
 SPARE_GUESTS = 64  # greeted connections beyond one for each expected client
 MAX_MEMBERS = 4096  # clients at once, and names remembered of those that went
+MAX_PROCESSES = 16  # remembered of a name
 
 
 class Roster:
@@ -40,12 +42,11 @@ class Roster:
     ) -> None:  # fmt: skip
         self._job, self._shared, self._role, self._patience = job, shared, role, patience
         self._most_strangers, self._most_guests = connections // 2, expected + SPARE_GUESTS
-        # Dictionaries keep the order of arrival: the oldest is the first to go where there are too many.
+        # Dictionaries keep the order of arrival: where there are too many, the oldest is the first to go.
         self._strangers: dict[Conversation, None] = {}
         self._guests: dict[Conversation, float] = {}  # when each has greeted
         self._named: dict[ClientId, Conversation] = {}  # guests and members
-        self._newest: dict[ClientId, str] = {}  # the last process that greeted, also of clients that are away
-        self._superseded: dict[tuple[ClientId, str], None] = {}
+        self._processes: dict[ClientId, list[str]] = {}  # that greeted, the newest last, also of clients that are away
 
     def open(self, conversation: Conversation) -> Conversation:
         """Take in a connection that has not said who it is."""
@@ -108,23 +109,19 @@ class Roster:
         for conversation in [*self._strangers, *self._named.values()]:
             conversation.hang_up()
 
-    def __len__(self) -> int:
-        """Return how many connections there are, strangers counted."""
-        return len(self._strangers) + len(self._named)
-
     def _supersede(self, client: ClientId, instance: str) -> None:
         """Make a process the newest of its client, unless it has been before."""
-        if (client, instance) in self._superseded:
+        processes = self._processes.pop(client, [])
+        self._processes[client] = processes  # behind all others: what is oldest is forgotten first
+        _forget_oldest(self._processes)
+        if instance in processes[:-1]:
             raise RefusedError(
                 "superseded",
                 f"a newer process speaks for client {client!r}, and this one must end: give each worker its own client",
             )
-        before = self._newest.pop(client, instance)
-        self._newest[client] = instance  # behind all others: what is oldest is forgotten first
-        _forget_oldest(self._newest)
-        if before != instance:
-            self._superseded[client, before] = None
-            _forget_oldest(self._superseded)
+        if instance not in processes:
+            processes.append(instance)
+            del processes[:-MAX_PROCESSES]
 
     def _end(self, older: Conversation, instance: str) -> None:
         """Hang up on an older connection; if another process has it, it is told to end."""
@@ -134,16 +131,17 @@ class Roster:
         older.hang_up()
 
 
-class Participant(Protocol):
-    """What a membership must know of a member.
+@dataclass
+class Participant:
+    """What a membership knows of a client that takes part.
 
     Attributes:
-        instance: the process that speaks for the client.
-        lost_at: when its connection broke, None while it is connected.
+        instance: the process that speaks for it.
+        lost_at: when its connection broke; None while it is connected.
     """
 
     instance: str
-    lost_at: float | None
+    lost_at: float | None = field(default=None, kw_only=True)
 
 
 M = TypeVar("M", bound=Participant)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedps.access.roster import Membership
+from fedps.access.roster import Membership, Participant
 from fedps.coordinator.reports import Scores
 from fedps.coordinator.resuming import MemberRecord
 from fedps.types import ClientId, ClientInfo
@@ -11,25 +11,21 @@ from fedps.wire.messages import Assignment
 
 
 @dataclass
-class Member:
+class Member(Participant):
     """One client that takes part.
 
     Attributes:
-        instance: the process that speaks for it.
         assignment: the answer to its last report, None before the first.
         ticket: of its report that waits for an answer, None while it trains or is away.
         info, scores: its last report.
         behind: it kept the others waiting for too long; its next report brings it back.
-        lost_at: when its connection broke, seconds, monotonic; None while connected.
     """
 
-    instance: str
     assignment: Assignment | None = None
     ticket: int | None = None
     info: ClientInfo = field(default_factory=ClientInfo)
     scores: Scores = field(default_factory=Scores)
     behind: bool = False
-    lost_at: float | None = None
 
     @property
     def round(self) -> int:

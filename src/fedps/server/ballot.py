@@ -8,6 +8,7 @@ thus neither keeps the others out nor adds tables to theirs. Where it stays unde
 A ballot only decides. What follows for tables, members and connections is the server's to do.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedps.access.conversation import Conversation
@@ -27,11 +28,6 @@ class Candidate(NamedTuple):
     join: Join
 
     @property
-    def client(self) -> ClientId:
-        """Who asks to join."""
-        return self.conversation.known
-
-    @property
     def declared(self) -> Declaration:
         """The tables it declares, in any order."""
         return frozenset(self.join.tables)
@@ -41,16 +37,16 @@ class Verdict(NamedTuple):
     """What a vote decides.
 
     Attributes:
-        tables: take the place of the tables there are; None: these stay.
-        outvoted: clients that declared those, and take part no more.
         admitted: whose Join is granted.
         refused: whose Join is not.
+        tables: they take the place of the tables there are; None: these stay.
+        outvoted: clients that declared those, and take part no more.
     """
 
+    admitted: Sequence[Candidate] = ()
+    refused: Sequence[Candidate] = ()
     tables: tuple[TableSpec, ...] | None = None
-    outvoted: tuple[ClientId, ...] = ()
-    admitted: tuple[Candidate, ...] = ()
-    refused: tuple[Candidate, ...] = ()
+    outvoted: Sequence[ClientId] = ()
 
 
 class Ballot:
@@ -72,12 +68,12 @@ class Ballot:
         Raises:
             RefusedError: most clients declare otherwise, this one did before, or its last Join waits still.
         """
-        client, declared = candidate.client, candidate.declared
+        client, declared = candidate.conversation.known, candidate.declared
         if self.chosen in (None, declared):
             self.chosen = declared
             self.waiting.pop(client, None)
             self._note(client, declared)
-            return Verdict(admitted=(candidate,))
+            return Verdict([candidate])
         if client in self.waiting:
             raise RefusedError("order", "your last Join waits for the other clients' word")
         # Half of the expected clients cannot be outvoted, and who is in by a declaration cannot vote against it.
@@ -85,28 +81,21 @@ class Ballot:
             raise self.mismatch(declared)
         self._note(client, declared)
         self.waiting[client] = candidate
-        if 2 * len(self._backers(declared)) > expected:
-            return self._elect(declared)
-        return Verdict()
-
-    def withdraw(self, client: ClientId) -> None:
-        """Forget what a client declared."""
-        self.waiting.pop(client, None)
-        self._votes.pop(client, None)
-
-    def forget(self, conversation: Conversation) -> None:
-        """Forget a candidate whose connection is gone; its word goes with it."""
-        candidate = self.waiting.get(conversation.client or ClientId(""))
-        if candidate is not None and candidate.conversation is conversation:
-            self.withdraw(candidate.client)
+        return self._elect(declared) if 2 * len(self._backers(declared)) > expected else Verdict()
 
     def close(self) -> Verdict:
         """End a vote that stays undecided: what most clients declare holds, and in a tie what is chosen."""
-        said = list(dict.fromkeys(self._votes.values()))
-        most = max(said, key=lambda d: (len(self._backers(d)), d == self.chosen), default=self.chosen)
-        if self.waiting and most is not None and most != self.chosen:
-            return self._elect(most)
-        return Verdict(refused=self._take_waiting(None))
+        if not self.waiting:
+            return Verdict()
+        said = dict.fromkeys(self._votes.values())
+        most = max(said, key=lambda d: (len(self._backers(d)), d == self.chosen))
+        return self._elect(most) if most != self.chosen else Verdict(refused=self._dismiss())
+
+    def forget(self, conversation: Conversation) -> None:
+        """Forget a candidate whose connection is gone; its word goes with it."""
+        for client in [c for c, candidate in self.waiting.items() if candidate.conversation is conversation]:
+            del self.waiting[client]
+            self._votes.pop(client, None)
 
     def mismatch(self, declared: Declaration) -> RefusedError:
         """Return a refusal that names a table in which a declaration differs from the one that is chosen."""
@@ -117,20 +106,20 @@ class Ballot:
         )
 
     def _elect(self, declared: Declaration) -> Verdict:
-        outvoted, self.chosen = tuple(self._backers(self.chosen)), declared
+        outvoted, self.chosen = self._backers(self.chosen), declared
         for client in outvoted:
-            self.withdraw(client)
-        admitted = self._take_waiting(declared)
-        return Verdict(admitted[0].join.tables, outvoted, admitted, self._take_waiting(None))
+            del self._votes[client]
+        admitted = [candidate for candidate in self.waiting.values() if candidate.declared == declared]
+        for candidate in admitted:
+            del self.waiting[candidate.conversation.known]
+        return Verdict(admitted, self._dismiss(), admitted[0].join.tables, outvoted)
 
-    def _take_waiting(self, declared: Declaration | None) -> tuple[Candidate, ...]:
-        """Take out who waits with this declaration, or with any; whoever is not let in has no word any more."""
-        taken = tuple(c for c in self.waiting.values() if declared in (None, c.declared))
-        for candidate in taken:
-            del self.waiting[candidate.client]
-            if declared is None:
-                self.withdraw(candidate.client)
-        return taken
+    def _dismiss(self) -> list[Candidate]:
+        """Take out who waits; its word does not count any more."""
+        dismissed, self.waiting = self.waiting, {}
+        for client in dismissed:
+            self._votes.pop(client, None)
+        return list(dismissed.values())
 
     def _backers(self, declared: Declaration | None) -> list[ClientId]:
         """Return who declared this, in the order of their first words."""

@@ -17,13 +17,6 @@ from fedps.wire.messages import Barrier
 Answer = Callable[[], None]
 
 
-class Standing(NamedTuple):
-    """A request of who stands at a barrier, and how to answer it."""
-
-    conversation: Conversation
-    answer: Answer
-
-
 class Opening(NamedTuple):
     """A barrier that is about to open.
 
@@ -52,7 +45,7 @@ class Barriers:
     def __init__(self, job: Job, members: Members) -> None:
         self._job, self._members = job, members
         self.epoch = 0
-        self._standing: dict[ClientId, Standing] = {}
+        self._standing: dict[ClientId, tuple[Conversation, Answer]] = {}  # by whose requests to answer
         self._since: float | None = None  # when the first of those that stand came
         self._round_began = 0.0
 
@@ -78,15 +71,13 @@ class Barriers:
         if member.barrier is not None and (member.barrier != barrier or client in self._standing):
             raise RefusedError("order", f"client {client!r} stands at a barrier: wait for its answer")
         member.barrier, member.suspended, member.progress = barrier, False, now
-        self._standing[client] = Standing(conversation, answer)
+        self._standing[client] = conversation, answer
         if self._since is None:
             self._since = now
 
     def forget(self, conversation: Conversation) -> None:
         """Drop a request whose connection is gone; its member still stands there, and says so again when it is back."""
-        client = conversation.client or ClientId("")
-        if client in self._standing and self._standing[client].conversation is conversation:
-            del self._standing[client]
+        self._standing = {c: standing for c, standing in self._standing.items() if standing[0] is not conversation}
 
     def opening(self) -> Opening | None:
         """Return the barrier that opens now that nobody active is missing; None if somebody is.
@@ -116,8 +107,8 @@ class Barriers:
         if opening.stage == EVALUATED:
             self._round_began = now
         self._since = now if self._members.at_barrier else None
-        for standing in [self._standing.pop(client) for client in opening.clients if client in self._standing]:
-            standing.answer()
+        for _, answer in [self._standing.pop(client) for client in opening.clients if client in self._standing]:
+            answer()
 
     def absent(self, complete_at: float, now: float) -> list[ClientId]:
         """Return whom those at a barrier wait for no longer: silent for `step_timeout`, counted from when all had come."""

@@ -16,7 +16,8 @@ from fedps.types import ClientId, Rows, TableName
 MAX_AHEAD = 2  # windows a client may be ahead of the open one: it trains one while the last is merged
 
 Merge = Callable[[Sequence[Contribution]], Rows]
-Offer = Mapping[TableName, Contribution]
+Offer = Mapping[TableName, Contribution]  # one client's push, whole
+Changes = dict[TableName, Merged]
 
 
 class Gate(Protocol):
@@ -25,34 +26,29 @@ class Gate(Protocol):
     Attributes:
         clock: the step, window or version now open.
         ahead: how far beyond it a push may be.
+        lockstep: whether all pushes of a clock are merged together: one of a closed clock comes too late to count, and
+            nothing is merged before all expected clients have come.
         opened_at: time (s, monotonic) of the open window's first push; None while it is empty.
-        lockstep: whether nothing is merged before all expected clients have come.
         held: bytes of the pushes that are not merged.
     """
 
     clock: int
     ahead: int
-    opened_at: float | None
     lockstep: bool
+    opened_at: float | None
     held: int
 
-    def late(self, clock: int) -> bool:
-        """Whether a push of this clock comes too late to count."""
-
     def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
-        """Take one client's whole push."""
-
-    def clear(self) -> None:
-        """Forget all pushes that are not merged: their tables are gone."""
+        """Take one client's whole push of a clock."""
 
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Return the active clients that are waited for."""
 
-    def close(self, active: set[ClientId], now: float) -> dict[TableName, Merged] | None:
+    def close(self, active: set[ClientId], now: float) -> Changes | None:
         """Merge what is due and open the next clock; None if nothing is due."""
 
-    def rest(self) -> dict[TableName, Merged] | None:
-        """Merge what is left when all clients stand at a barrier; None if nothing is."""
+    def rest(self) -> Changes:
+        """Merge what is left when all clients stand at a barrier."""
 
 
 def make_gate(runner: Runner) -> Gate | None:
@@ -90,10 +86,6 @@ class WindowGate:
         self._combine = combine
         self._offers: dict[int, dict[ClientId, Offer]] = {}
 
-    def late(self, clock: int) -> bool:
-        """Whether this clock is closed."""
-        return clock < self.clock
-
     def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
         """Take one client's whole push of a clock."""
         offers = self._offers.setdefault(clock, {})
@@ -102,15 +94,11 @@ class WindowGate:
         if self.opened_at is None:
             self.opened_at = now
 
-    def clear(self) -> None:
-        """Forget all pushes that are not merged: their tables are gone."""
-        self._offers, self.opened_at, self.held = {}, None, 0
-
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Return the active clients whose push of the open clock is not in."""
         return active - set(self._offers.get(self.clock, ()))
 
-    def close(self, active: set[ClientId], now: float) -> dict[TableName, Merged] | None:
+    def close(self, active: set[ClientId], now: float) -> Changes | None:
         """Merge the open clock and open the next, if every active client is in; None otherwise.
 
         A clock that all have skipped (a server that fell behind the others, whose clients went on) changes nothing.
@@ -123,8 +111,9 @@ class WindowGate:
         self.opened_at = now if self._offers else None
         return _merged([offers[c] for c in sorted(offers)], self._combine)
 
-    def rest(self) -> None:
+    def rest(self) -> Changes:
         """Nothing: who stands at a barrier is not waited for, so its window is closed."""
+        return {}
 
 
 class BufferGate:
@@ -146,42 +135,34 @@ class BufferGate:
         self._size = size
         self._offers: list[Offer] = []
 
-    def late(self, clock: int) -> bool:
-        """Never: a push of any version counts."""
-        return False
-
     def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
         """Take a push that started from version `clock`."""
         share = merge.staleness(self.clock - clock)
         self._offers.append({table: change._replace(weight=share) for table, change in push.items()})
         self.held += size_of(push)
 
-    def clear(self) -> None:
-        """Forget all pushes that are not merged: their tables are gone."""
-        self._offers, self.held = [], 0
-
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Nobody."""
         return set()
 
-    def close(self, active: set[ClientId], now: float) -> dict[TableName, Merged] | None:
+    def close(self, active: set[ClientId], now: float) -> Changes | None:
         """Merge the buffer if it is full; None otherwise."""
         return self.rest() if len(self._offers) >= self._size else None
 
-    def rest(self) -> dict[TableName, Merged] | None:
-        """Merge what is in the buffer; None if it is empty."""
+    def rest(self) -> Changes:
+        """Merge what is in the buffer; an empty one makes no version."""
         if not self._offers:
-            return None
+            return {}
         offers, self._offers, self.held = self._offers, [], 0
         self.clock += 1
         return _merged(offers, merge.buffered)
 
 
-def _merged(pushes: Sequence[Offer], combine: Merge) -> dict[TableName, Merged]:
+def _merged(pushes: Sequence[Offer], combine: Merge) -> Changes:
     """Combine the pushes table by table; clients on different parts of a schedule take the median of their rates."""
     tables = dict.fromkeys(table for push in pushes for table in push)
     found = {table: [push[table] for push in pushes if table in push] for table in tables}
-    return {table: Merged(combine(changes), median(c.rate for c in changes)) for table, changes in found.items()}
+    return {table: Merged(combine(found[table]), median(c.rate for c in found[table])) for table in tables}
 
 
 def size_of(push: Offer) -> int:

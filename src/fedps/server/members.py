@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from fedps.access.roster import Membership
+from fedps.access.roster import Membership, Participant
 from fedps.types import ClientId, bounded
 from fedps.wire.messages import Barrier
 
@@ -17,11 +17,10 @@ TRAINED, EVALUATED = STAGES = ("trained", "evaluated")  # of an epoch, in their 
 
 
 @dataclass
-class Member:
+class Member(Participant):
     """One client at this shard.
 
     Attributes:
-        instance: the process that speaks for the client.
         samples: of a pass over its data; 0 if it does not say.
         waits_from: the first clock at which the others wait for it.
         sequence: its last push that was accepted; each is applied once, however often it comes.
@@ -31,10 +30,8 @@ class Member:
         last_barrier: the last one that opened for it.
         suspended: it was silent past the deadline; its next push or barrier brings it back.
         pulled: bytes of rows that its pulls have made.
-        lost_at: when its connection broke, None while connected.
     """
 
-    instance: str
     samples: int = 0
     waits_from: int = 0
     sequence: int = 0
@@ -44,17 +41,9 @@ class Member:
     last_barrier: Barrier | None = None
     suspended: bool = False
     pulled: int = 0
-    lost_at: float | None = None
 
     def accept(self, sequence: int, clock: int, late: bool, now: float) -> None:
-        """Note that a push was taken.
-
-        Args:
-            sequence: of the push.
-            clock: its own, or the open one if it came late; before, nobody waits for this member.
-            late: whether it came too late to count.
-            now: the time.
-        """
+        """Note that a push was taken; before `clock`, its own or the open one if it came late, nobody waits for this member."""
         self.sequence, self.progress, self.suspended = sequence, now, False
         if late:
             self.late, self.waits_from = sequence, clock

@@ -4,14 +4,14 @@ Clients choose how many rows they pull, how large their pushes are and when they
 take all of a machine's memory; so there is one for each connection, and one for the server as a whole.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from pathlib import Path
 
 import psutil
 
 from fedps.errors import RefusedError, TableError
 
-LOOK_EVERY = 256 << 20  # bytes of new rows between two looks at what is free
+GRANT = 256 << 20  # bytes of new rows between two looks at what is free
 RESERVE = 8  # rows are made until this part of the memory that was free at the start is left
 
 
@@ -64,25 +64,24 @@ class Budget:
 class Room:
     """Memory for rows: a table asks for it before it makes any.
 
-    What is free is looked at now and then, for a machine's memory is not this server's alone.
-
-    Args:
-        free: returns the bytes that are free.
+    A machine's memory is not this server's alone. So what is free is looked at now and then, and of that a part is granted.
 
     Attributes:
-        taken: bytes that rows were made in, since the start.
+        at_start: bytes that were free when the server began.
+        taken: bytes that rows were made in since.
+        promised: bytes that pushes which are taken but not merged may need; a merge must not fail halfway.
     """
 
-    def __init__(self, free: Callable[[], int] | None = None) -> None:
-        self._free = free or free_memory
-        self.at_start = self._free()
-        self.taken = self._left = 0
+    def __init__(self) -> None:
+        self.at_start = free_memory()
+        self.taken = self.promised = self._granted = 0
 
     def fits(self, size: int) -> bool:
-        """Whether so many bytes may be taken."""
-        if size > self._left:
-            self._left = min(self._free() - self.at_start // RESERVE, max(size, LOOK_EVERY))
-        return size <= self._left
+        """Whether so many bytes may be taken, beside those promised."""
+        size += self.promised
+        if size > self._granted:
+            self._granted = min(free_memory() - self.at_start // RESERVE, max(size, GRANT))
+        return size <= self._granted
 
     def take(self, size: int) -> None:
         """Take room for new rows.
@@ -95,7 +94,7 @@ class Room:
                 f"{size} bytes of new rows find no room in this server's memory, of which {self.at_start // RESERVE} bytes"
                 " stay free: use more servers, or one with more memory"
             )
-        self._left -= size
+        self._granted -= size
         self.taken += size
 
 

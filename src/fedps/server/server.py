@@ -30,9 +30,8 @@ from fedps.server.memory import Budget, free_memory
 from fedps.server.requests import HalfPush
 from fedps.server.shard import Shard
 from fedps.storage.epochs import witnesses
-from fedps.wire.compress import Form, to_bf16, to_fp16
 from fedps.wire.frame import HELD_MESSAGES, Frame, Limits
-from fedps.wire.messages import Barrier, Census, Counted, Done, Hello, Join, Leave, Pull, Push, Seed, Values, Welcome
+from fedps.wire.messages import Barrier, Census, Counted, Done, Hello, Join, Leave, Pull, Push, Seed, Welcome
 
 Array = NDArray[Any]
 
@@ -95,7 +94,8 @@ class ParameterServer:
     def forget(self, conversation: Conversation) -> None:
         """Drop all that was kept for a connection; its client has time to come back."""
         client = self.roster.forget(conversation)
-        self._drop_half(conversation)
+        if (half := self._halves.pop(conversation, None)) is not None:
+            half.drop()
         self._asking.pop(conversation, None)
         self.shard.forget(conversation)
         self.barriers.forget(conversation)
@@ -177,6 +177,7 @@ class ParameterServer:
         for conversation, ticket, join in verdict.admitted:
             self.members.join(conversation.known, conversation.instance, join.clock, join.samples)
             self.roster.enter(conversation)
+            self._halves.setdefault(conversation, HalfPush(self._budget))
             conversation.reply(ticket, Done(self.clock))
         for candidate in verdict.refused:
             candidate.conversation.refuse(candidate.ticket, self.ballot.mismatch(candidate.declared))
@@ -187,7 +188,7 @@ class ParameterServer:
         Raises:
             RefusedError: it is not acceptable, and nor are the parts before it; so with TableError and WireError.
         """
-        member = self._member(conversation)
+        member, half = self._member(conversation), self._halves[conversation]  # there since it joined
         requests.check_push(push, member, self.shard, self.limits)
         if push.sequence <= member.sequence:
             # A repeat after a reconnect. It was applied when it first came, and is answered as it was then.
@@ -196,26 +197,17 @@ class ParameterServer:
             raise RefusedError("order", f"client {conversation.client!r} stands at a barrier: wait for its answer")
         try:
             part = requests.read_push(push, arrays, self.shard, self.limits)
-            whole = self._half(conversation).add(push, part, self.shard)
+            whole = half.add(push, part, self.shard)
             if whole is None:
                 return Done(self.clock)
             requests.check_whole(whole, self.shard)
             late = self.shard.push(conversation.known, push, whole, now)
         except (RefusedError, TableError, WireError):
-            self._drop_half(conversation)
+            half.drop()
             raise
         member.accept(push.sequence, self.clock if late else push.clock, late, now)
         self.advance(now)
         return Done(self.clock, late)
-
-    def _half(self, conversation: Conversation) -> HalfPush:
-        if conversation not in self._halves:
-            self._halves[conversation] = HalfPush(self._budget)
-        return self._halves[conversation]
-
-    def _drop_half(self, conversation: Conversation) -> None:
-        if (half := self._halves.pop(conversation, None)) is not None:
-            half.drop()
 
     def _pull(self, conversation: Conversation, ticket: int, pull: Pull, arrays: Sequence[Array]) -> None:
         """Check a pull, and answer it once the window it asks for is merged.
@@ -238,18 +230,11 @@ class ParameterServer:
     ) -> None:
         """Send the rows; called from another client's turn too, so that what goes wrong is this client's alone."""
         try:
-            values = self.shard.pull(member, pull, arrays)
+            rows, values = self.shard.pull(member, pull, arrays)
         except TableError as error:
             conversation.refuse(ticket, error)
-            return
-        if pull.form == "none":
-            conversation.reply(ticket, Values(pull.tables, clock=self.clock), values)
-            return
-        halved, spec = to_fp16 if pull.form == "fp16" else to_bf16, self.shard.store.spec
-        sparse = [spec(table).kind == "sparse" for table in pull.tables]  # tensors are few, and stay as they are
-        forms: list[Form] = [pull.form if rows else "none" for rows in sparse]
-        packed = [halved(v) if rows else v for v, rows in zip(values, sparse, strict=True)]
-        conversation.reply(ticket, Values(pull.tables, tuple(forms), self.clock), packed)
+        else:
+            conversation.reply(ticket, rows, values)
 
     def _answer_census(self) -> None:
         """Tell those that ask how many samples a client has on average, once all have joined."""

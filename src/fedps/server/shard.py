@@ -4,7 +4,7 @@ What comes here was checked whole (see `requests`); the one thing that can still
 out before a push is taken, never while one is applied: a push is applied whole or not at all.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +14,18 @@ from fedps.access.conversation import Conversation
 from fedps.config import Job
 from fedps.errors import RefusedError, TableError
 from fedps.events.events import Report
-from fedps.server.gate import Offer, make_gate, size_of
+from fedps.server.gate import Changes, Offer, make_gate, size_of
 from fedps.server.members import Member, Members
 from fedps.server.memory import Budget, Room
 from fedps.server.merge import Contribution, Merged
 from fedps.server.saving import Saver, make_store, start_from
 from fedps.table.sparse import RESERVED_ROWS, row_bytes
-from fedps.table.store import Store, unfit
-from fedps.types import ClientId, Keys, Rows, TableName, TableSpec, Values
+from fedps.table.store import Store, dense_bytes, unfit
+from fedps.types import ClientId, Keys, Rows, TableName, TableSpec
+from fedps.wire.compress import Array, Form, to_bf16, to_fp16
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Pull, Push
+from fedps.wire.messages import Values as Answer
 
 MERGE = "merge"  # for whom pushes are kept
 
@@ -49,6 +51,7 @@ class Shard:
         optimizes: whether pushes are gradients, which the tables' rules apply.
         store: the tables, none before the first declaration.
         gate: keeps pushes until their window closes; None where each is applied at once.
+        unsaved: whether something was applied since the last save.
 
     Raises:
         DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
@@ -58,15 +61,15 @@ class Shard:
         runner = job.runner
         self.number, self.count = number, runner.server_num
         self.optimizes = runner.sync_mode in ("sync", "async")
-        self.store, self.gate = Store(), make_gate(runner)
+        self.store, self.gate, self._runner = Store(), make_gate(runner), runner
         mean = runner.sync_mode == "geo" and runner.geo_merge == "mean"
         self._scale = np.float32(1 / (runner.worker_num or 1) if mean else 1)  # of each change that is applied at once
         self._saver, self._warm = Saver(job, number, run_dir, report), start_from(job, number, report)
-        self._unsaved = False
+        self.unsaved = False
         self._limits, self._budget, self._room = limits, budget, Room()
         # One client's pulls leave half of the memory to the others, unless there are none.
         self._most_pulled = self._room.at_start // (2 if (runner.worker_num or 1) > 1 else 1)
-        self._may_fill = set[TableName]()  # tables that may be asked for more rows than they have place for
+        self._boundless = set[TableName]()  # tables with more ids than places for rows
         self._growth = 0.0  # bytes of new rows that a byte of a push makes at most
         self._waiting: dict[Conversation, list[Waiting]] = {}
 
@@ -75,15 +78,17 @@ class Shard:
         """The step, window or version now open; 0 where pushes are applied at once."""
         return self.gate.clock if self.gate else 0
 
-    def check(self, tables: Iterable[TableSpec]) -> None:
-        """Check that tables can be made.
+    def check(self, tables: Sequence[TableSpec]) -> None:
+        """Check that tables can be made: a vote for them must not fail once it is won.
 
         Raises:
-            TableError: one cannot, or not from the epoch that the job starts from.
+            TableError: one cannot, or not from the epoch that the job starts from, or there is no memory for tensors.
         """
         for spec in tables:
             if fault := unfit(spec) or (self._warm and self._warm.misfit(spec)):
                 raise TableError(f"table {spec.name!r}: {fault}")
+        if not self._room.fits(dense_bytes(tables)):
+            raise TableError("there is no room in this server's memory for tensors of this size")
 
     def declare(self, tables: tuple[TableSpec, ...]) -> None:
         """Make the tables, in place of those there are; what was pushed to these is forgotten.
@@ -91,13 +96,11 @@ class Shard:
         Raises:
             TableError: a table cannot be made, or there is no memory for it; those there are stay.
         """
-        self.store = make_store(tables, self._warm, self._room.take)
+        self.store, self.gate = make_store(tables, self._warm, self._room.take), make_gate(self._runner)
         sparse = [t for t in tables if t.kind == "sparse"]
-        self._may_fill = {t.name for t in sparse if t.shape[0] > RESERVED_ROWS}
+        self._boundless = {t.name for t in sparse if t.shape[0] > RESERVED_ROWS}
         self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)
-        if self.gate:
-            self.gate.clear()
-            self._budget.keep(MERGE, 0, "")
+        self._count_held()
 
     def push(self, client: ClientId, push: Push, offer: Offer, now: float) -> bool:
         """Apply a push, or keep it until its window closes; return whether it came too late to count.
@@ -107,15 +110,16 @@ class Shard:
             RefusedError: too much is kept already.
         """
         if self.gate is None:
-            self._make_rows(offer, size_of(offer))
+            self._secure_rows(offer)
             self._apply({name: Merged(self._scaled(change), push.rate) for name, change in offer.items()})
             return False
-        if self.gate.late(push.clock):
+        if self.gate.lockstep and push.clock < self.gate.clock:
             return True
-        size = self.gate.held + size_of(offer)
-        self._make_rows(offer, size)
-        self._budget.keep(MERGE, size, "pushes that are not merged", self._limits.total_bytes)
+        held = self.gate.held + size_of(offer)
+        self._budget.keep(MERGE, held, "pushes that are not merged", self._limits.total_bytes)
+        self._secure_rows(offer)
         self.gate.offer(client, push.clock, offer, now)
+        self._count_held()
         return False
 
     def merge(self, members: Members, now: float) -> None:
@@ -129,14 +133,14 @@ class Shard:
     def merge_rest(self) -> None:
         """Merge what a gate still keeps when all stand at a barrier."""
         if self.gate:
-            self._take_in(self.gate.rest() or {})
+            self._take_in(self.gate.rest())
 
     def is_merged(self, clock: int) -> bool:
         """Whether the pushes of a clock have been applied."""
         return self.gate is None or clock < self.gate.clock
 
-    def pull(self, member: Member, pull: Pull, arrays: Sequence[Keys]) -> list[Values]:
-        """Return the rows that a member asks for, making those that are new.
+    def pull(self, member: Member, pull: Pull, arrays: Sequence[Keys]) -> tuple[Answer, Sequence[Array]]:
+        """Return the rows that a member asks for as they travel, making those that are new.
 
         Raises:
             TableError: nobody has seeded a tensor yet, or there is no room for new rows.
@@ -149,7 +153,13 @@ class Shard:
         before = self._room.taken
         values = [self.store.pull(table, keys) for table, keys in wanted]
         member.pulled += self._room.taken - before
-        return values
+        if pull.form == "none":
+            return Answer(pull.tables, clock=self.clock), values
+        halved = to_fp16 if pull.form == "fp16" else to_bf16
+        sparse = [self.store.spec(table).kind == "sparse" for table in pull.tables]  # tensors stay as they are
+        forms: list[Form] = [pull.form if rows else "none" for rows in sparse]
+        packed = [halved(v) if rows else v for v, rows in zip(values, sparse, strict=True)]
+        return Answer(pull.tables, tuple(forms), self.clock), packed
 
     def wait(self, conversation: Conversation, after: int, size: int, answer: Callable[[], None]) -> None:
         """Call `answer` once clock `after` is merged, unless the connection is gone by then.
@@ -176,29 +186,28 @@ class Shard:
             DataError: they cannot be written; earlier saves stay as they were.
         """
         self._saver.save(self.store, epoch, witnesses)
-        self._unsaved = False
+        self.unsaved = False
 
-    @property
-    def unsaved(self) -> bool:
-        """Whether something was applied since the last save."""
-        return self._unsaved
+    def _secure_rows(self, offer: Offer) -> None:
+        """See to it that a push's new rows find room: promise it, or make them now where that might not be kept.
 
-    def _make_rows(self, offer: Offer, size: int) -> None:
-        """Make a push's new rows now, where they may find no room later; `size`: bytes of this push and those kept."""
-        tight = not self._room.fits(int(size * self._growth))
+        Raises:
+            TableError: there is none.
+        """
+        tight = not self._room.fits(int(size_of(offer) * self._growth))
         for name, change in offer.items():
-            if tight or name in self._may_fill:
+            if tight or name in self._boundless:
                 self.store.make(name, change.keys)
 
     def _scaled(self, change: Contribution) -> Rows:
         values = change.values if self._scale == 1 else change.values * self._scale
         return Rows(change.keys, values)
 
-    def _take_in(self, merged: Mapping[TableName, Merged]) -> None:
+    def _take_in(self, merged: Changes) -> None:
         """Apply what was merged, and answer the pulls that waited for it."""
+        self._room.promised = 0  # now it is kept
         self._apply(merged)
-        if self.gate:
-            self._budget.keep(MERGE, self.gate.held, "")
+        self._count_held()
         ready = list[Waiting]()
         for conversation, waiting in list(self._waiting.items()):
             ready += [w for w in waiting if self.is_merged(w.after)]
@@ -206,13 +215,19 @@ class Shard:
         for pull in ready:  # last: an answer may go wrong, and must find all else in order
             pull.answer()
 
-    def _apply(self, merged: Mapping[TableName, Merged]) -> None:
-        for name, (rows, rate) in merged.items():
+    def _apply(self, changes: Changes) -> None:
+        for name, (rows, rate) in changes.items():
             self.store.push(name, rows.keys, rows.values, rate)
-        self._unsaved = self._unsaved or bool(merged)
+        self.unsaved = self.unsaved or bool(changes)
+
+    def _count_held(self) -> None:
+        held = self.gate.held if self.gate else 0
+        self._room.promised = int(held * self._growth)
+        self._budget.keep(MERGE, held, "")
 
     def _keep(self, waiting: list[Waiting], conversation: Conversation) -> None:
         self._budget.keep(conversation, sum(w.size for w in waiting), "pulls that wait")
-        self._waiting[conversation] = waiting
-        if not waiting:
-            del self._waiting[conversation]
+        if waiting:
+            self._waiting[conversation] = waiting
+        else:
+            self._waiting.pop(conversation, None)

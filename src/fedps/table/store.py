@@ -40,7 +40,7 @@ class Store:
                     f"table {spec.name!r} is {self._tables[spec.name].spec} here, not {spec}: another job's model?"
                 )
         new = [spec for spec in specs if spec.name not in self._tables]
-        self._take(sum(4 * rules.width(spec.rule, spec.dim) for spec in new if spec.kind == "dense"))
+        self._take(dense_bytes(new))
         for spec in new:
             self._tables[spec.name] = SparseTable(spec, take=self._take) if spec.kind == "sparse" else DenseTable(spec)
 
@@ -121,6 +121,11 @@ class Store:
             return self._tables[name]
         except KeyError:
             raise TableError(f"no table {name!r} here; there are {', '.join(self._tables) or 'none'}") from None
+
+
+def dense_bytes(specs: Iterable[TableSpec]) -> int:
+    """Return the bytes that the dense tensors among some tables take, with their state."""
+    return sum(4 * rules.width(spec.rule, spec.dim) for spec in specs if spec.kind == "dense")
 
 
 def unfit(spec: TableSpec) -> str | None:
