@@ -33,8 +33,7 @@ from fedps.metrics import CANDIDATES, Evaluation, evaluate
 from fedps.models.network import Plan
 from fedps.net.channel import Channel
 from fedps.net.compressing import compression_of
-from fedps.net.inprocess import LocalChannel
-from fedps.net.shards import Shards
+from fedps.net.shards import Shards, Transport
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.training.rules import server_rule
@@ -42,7 +41,7 @@ from fedps.types import ClientId
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Assignment, Hello
 
-Connect = Callable[[int, Hello], Channel | LocalChannel]
+Connect = Callable[[int, Hello], Transport]
 COORDINATOR = -1  # the number under which `Connect` reaches the coordinator
 Key = Literal["initialize_model_params", "init_worker", "train", "infer", "save_model", "finish"]
 KEYS: tuple[Key, ...] = get_args(Key)
@@ -97,7 +96,7 @@ class FLClient:
         self._bandwidth, self._joined = 0.0, False
         self._simulated = Simulated(job, client, report) if job.traces is not None else None
         self._distiller: Distiller | None = None
-        self._channels: list[Channel | LocalChannel] = []
+        self._channels: list[Transport] = []
         self._handlers: dict[str, Handler] = {key: getattr(FLClient, f"callback_{key}") for key in KEYS}
         for key, handler in (handlers or {}).items():
             self.register_handlers(key, handler)

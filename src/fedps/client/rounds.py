@@ -18,9 +18,7 @@ from fedps.errors import JobError, WireError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.metrics import Counts, Evaluation
-from fedps.net.channel import Channel
-from fedps.net.inprocess import LocalChannel
-from fedps.net.shards import Shards
+from fedps.net.shards import Shards, Transport
 from fedps.simulation.device import Device
 from fedps.simulation.traces import read_traces
 from fedps.training.learner import Learner
@@ -61,7 +59,7 @@ class Coordinated:
     """
 
     def __init__(
-        self, channel: Channel | LocalChannel, samples: int, log: TextIO, report: Report,
+        self, channel: Transport, samples: int, log: TextIO, report: Report,
         amend: Callable[[ClientInfo], ClientInfo] | None = None,
         learn: Callable[[int, Values], None] | None = None,
     ) -> None:  # fmt: skip

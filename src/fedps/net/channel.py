@@ -52,6 +52,8 @@ class Channel:
         self._credentials = credentials
         self.address, self._hello, self.limits, self._patience = address, hello, limits, patience
         self.bytes_sent = self.bytes_received = self.retries = 0
+        # Guards what callers and the reader share: the session, the futures, the queue of the stream now open. Futures are
+        # resolved outside of it, for whoever waits on one may go on with a request at once.
         self._lock = threading.Lock()
         self._caller = Caller(limits)
         self._futures: dict[int, Future[Frame]] = {}
@@ -82,7 +84,7 @@ class Channel:
                 future.set_exception(error)
                 return future
             self._futures[ticket] = future
-            if self._greeted:
+            if self._greeted:  # else it goes out with all that is unanswered, once the server has greeted
                 self._send(data)
         return future
 
@@ -130,7 +132,9 @@ class Channel:
                     f"no server answers at {self.address} for {self._patience:g} s ({reason}); is it started, and is"
                     " the address right?"
                 )
-            self._closed.wait(pause * random.uniform(0.5, 1.0))
+            self._closed.wait(
+                pause * random.uniform(0.5, 1.0)
+            )  # so that clients of a server that is back do not all come at once
             pause = min(2 * pause, LONGEST_PAUSE)
             self.retries += self._welcome.done() and not self._closed.is_set()
 
@@ -139,7 +143,7 @@ class Channel:
         with self._lock:
             if self._closed.is_set():
                 return "closed", False
-            self._outgoing = queue.SimpleQueue()
+            self._outgoing = queue.SimpleQueue()  # what the broken stream had not sent is unanswered, and said again
             greeter = Caller(self.limits)
             self._send(greeter.request(self._hello)[1])
             self._replies = talk(_drain(self._outgoing))

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fedps.errors import FedpsError, LostError, RefusedError
-from fedps.net.service import Service
+from fedps.net.listener import Service
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Hello, Refused, Request
 from fedps.wire.session import Caller
@@ -29,6 +29,7 @@ class LocalServer:
     """
 
     def __init__(self, service: Service) -> None:
+        # Services are called by one thread at a time. A reply may make a client call again from within: hence reentrant.
         self.service, self.lock = service, threading.RLock()
         self.failure: Exception | None = None
         self.channels: list[LocalChannel] = []
@@ -111,10 +112,8 @@ class LocalChannel:
         self.bytes_received += len(data)
         try:
             frame = self._caller.receive(data)
-        except (
-            FedpsError
-        ) as error:  # the whole connection is refused; it must not reach whoever made the service say so
-            self._end(error)
+        except FedpsError as error:
+            self._end(error)  # the whole connection is refused; that is not for whoever made the service say so
             return
         if frame is None:
             return  # answers what was asked before a reconnect, which does not happen here

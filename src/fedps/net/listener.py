@@ -1,6 +1,7 @@
 """The server's door: one bidirectional gRPC stream a connection, raw bytes, no generated code.
 
-An asyncio server holds a thousand idle streams at little cost, where a thread pool would pin a thread to each.
+An asyncio server holds a thousand idle streams at little cost, where a thread pool would pin a thread to each. Whoever
+answers is a `Service`: it is handed connections and bytes, all from one thread, and knows nothing of gRPC.
 """
 
 import asyncio
@@ -8,13 +9,12 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
 from fedps.errors import JobError
-from fedps.net.service import Connection, Role, Service
 from fedps.wire.frame import Limits
 
 METHOD = "/fedps.Shard/Talk"
@@ -25,6 +25,44 @@ IDLE = [  # milliseconds: sockets that never speak HTTP/2, or hold no stream, do
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 60_000),
 ]
+
+
+class Connection(Protocol):
+    """One peer's connection, seen from the answering side."""
+
+    def received(self, data: bytes) -> None:
+        """Take one message; whatever is wrong with it is answered, never raised."""
+
+    def closed(self) -> None:
+        """The peer is gone; nothing can be sent any more."""
+
+
+class Service(Protocol):
+    """Answers messages. All calls come from one thread."""
+
+    def opened(self, send: Callable[[bytes | None], None], peer: str) -> Connection:
+        """Begin a connection. `send` may be called at any later time, from the same thread; None hangs up."""
+
+    def tick(self, now: float) -> None:
+        """Look at deadlines. `now`: seconds, monotonic."""
+
+
+class Role(Service, Protocol):
+    """A service that comes to an end: a server, a coordinator.
+
+    Attributes:
+        limits: what one peer may send.
+    """
+
+    limits: Limits
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it cannot go on, None while it can."""
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nobody left to serve."""
 
 
 def options(limits: Limits) -> list[tuple[str, int]]:

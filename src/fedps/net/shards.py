@@ -22,7 +22,7 @@ from fedps.wire.messages import Values as Answer
 from fedps.wire.pieces import Piece, Room, cut_rows, cut_tensors, placement
 
 
-class Channel(Protocol):
+class Transport(Protocol):
     """A connection to one shard, however messages travel: `net.channel` over gRPC, `net.inprocess` within a process.
 
     Attributes:
@@ -117,7 +117,7 @@ class Shards:
     """
 
     def __init__(
-        self, channels: Sequence[Channel], specs: Sequence[TableSpec], timeout: float = 300.0,
+        self, channels: Sequence[Transport], specs: Sequence[TableSpec], timeout: float = 300.0,
         compression: Compression = NOTHING,
     ) -> None:  # fmt: skip
         self._channels, self._timeout = channels, timeout
