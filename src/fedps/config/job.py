@@ -27,7 +27,9 @@ class Allow(NamedTuple):
 class LimitSettings(Section):
     """What one peer may ask for."""
 
-    message_mib: Annotated[Count, Field(le=1024)] = Field(64, description="MiB of one message")
+    message_mib: Annotated[Count, Field(le=1024)] = Field(
+        64, description="MiB of one message; all dense tensors of a server may have 6 times as many"
+    )
 
 
 class Job(Section):

@@ -57,10 +57,10 @@ def lower(model: nn.Module, tables: Mapping[str, tuple[str, int]], dense: Mappin
     Raises:
         NotLoweredError: it cannot be expressed; says why.
     """
-    found = {_Reader(_trace(model, mode), tables, dense).program() for mode in (True, False)}
-    if len(found) != 1:
+    programs = {_Reader(_trace(model, mode), tables, dense).program() for mode in (True, False)}
+    if len(programs) != 1:
         raise NotLoweredError("it computes otherwise in training than in evaluation")
-    return op.without_dead(found.pop())
+    return op.without_dead(programs.pop())
 
 
 def _trace(model: nn.Module, training: bool) -> fx.Graph:
@@ -179,18 +179,18 @@ class _Reader:
         return self._meaning[argument]
 
     def _value(self, argument: Any) -> int:
-        found = self._of(argument)
-        if not isinstance(found, int):
+        value = self._of(argument)
+        if not isinstance(value, int):
             raise NotLoweredError("it computes with a parameter or an id as with a sample's value")
-        return found
+        return value
 
     def _width(self, value: int) -> int:
         return self._operations[value].width
 
-    def _parameter(self, found: Meaning) -> int:
-        if not isinstance(found, Weight) or found.name not in self._numbers:
+    def _parameter(self, weight: Meaning) -> int:
+        if not isinstance(weight, Weight) or weight.name not in self._numbers:
             raise NotLoweredError("it uses an embedding otherwise than by looking up rows")
-        return self._numbers[found.name]
+        return self._numbers[weight.name]
 
     # `read_x` reads a call of torch's `x`: it returns our operation, or says why there is none.
 

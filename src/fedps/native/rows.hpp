@@ -9,7 +9,8 @@
 
 namespace fedps {
 
-// A row's counter of pushes is no float: its 4 bytes are those of a uint32 (`rules.counters`).
+// A row's counter of pushes is no float: its 4 bytes are those of a uint32 (`rules.counters`). It is moved as bits: a small
+// one, taken for a float, is a denormal, which arithmetic here flushes to zero.
 inline uint32_t counter(const float* at) {
   uint32_t n;
   std::memcpy(&n, at, sizeof n);

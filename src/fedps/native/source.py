@@ -204,12 +204,12 @@ class _Writer:
 
     def _parts(self, number: int, parts: tuple[int, ...]) -> list[tuple[int, Place]]:
         """Return a concatenation's parts, each with its place there."""
-        at, found = self._places[number], []
+        at, places = self._places[number], list[tuple[int, Place]]()
         column = at.column
         for part in parts:
-            found.append((part, Place(at.array, column, at.stride)))
+            places.append((part, Place(at.array, column, at.stride)))
             column += self._operations[part].width
-        return found
+        return places
 
 
 def _places(program: Program) -> list[Place]:

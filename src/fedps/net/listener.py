@@ -188,7 +188,7 @@ def serve_to_the_end(role: Role, bind: str, ready: Callable[[str], None], stay: 
     Args:
         role: who answers.
         bind: `host:port`; port 0 takes a free one.
-        ready: told the real address, once connections are taken.
+        ready: called with the real address, once connections are taken.
         stay: go on when nobody is left.
 
     Raises:
@@ -222,7 +222,7 @@ async def serve(
         service: who answers.
         bind: `host:port`; port 0 takes a free one.
         limits: what one peer may send.
-        ready: told the real address, once connections are taken.
+        ready: called with the real address, once connections are taken.
         stop: set it to end.
         credentials: of TLS; None: connections are in the clear.
 

@@ -62,7 +62,7 @@ class PullTicket:
         self.clocks: dict[int, int] = {}
 
     def result(self, timeout: float) -> dict[TableName, Values]:
-        """Wait and return float32[U, dim] for each table, in the order of the keys asked for (dense: [1, dim]); to be read only.
+        """Wait and return float32[U, dim] for each table, in the order of its keys (dense: [1, dim]); to be read only.
 
         Raises:
             LostError: no answer within `timeout` seconds.
@@ -150,7 +150,7 @@ class Shards:
         """Declare the tables everywhere and take part; return the clock to begin at.
 
         Args:
-            samples: of a pass over the client's data, told where clients train in step.
+            samples: of a pass over the client's data, where clients train in step.
         """
         welcomes = [_wait(c.welcome, self._timeout, "Hello").message for c in self._channels]
         clock = max(w.clock for w in welcomes if isinstance(w, Welcome))

@@ -198,22 +198,22 @@ def unpack(form: Form, arrays: Sequence[Array], shape: tuple[int, int]) -> Value
             return arrays[0]
         case "low_rank":
             left, right = arrays
-            _due(form, (len(left), len(right)), shape)
+            _check_shape(form, (len(left), len(right)), shape)
             if left.shape[1] != right.shape[1] or left.shape[1] > min(shape):
                 raise WireError(f"factors of shapes {left.shape} and {right.shape} for a matrix of {shape}")
             return from_low_rank(left, right)
         case "int8":
-            _due(form, arrays[1].shape, shape)
-            _due("int8 scales", arrays[0].shape, shape[:1])
+            _check_shape(form, arrays[1].shape, shape)
+            _check_shape("int8 scales", arrays[0].shape, shape[:1])
             return from_int8(arrays[0], arrays[1])
         case "bf16":
-            _due(form, arrays[0].shape, shape)
+            _check_shape(form, arrays[0].shape, shape)
             return from_bf16(arrays[0])
         case "fp16":
-            _due(form, arrays[0].shape, shape)
+            _check_shape(form, arrays[0].shape, shape)
             return arrays[0].astype(np.float32)
 
 
-def _due(what: str, found: tuple[int, ...], due: tuple[int, ...]) -> None:
-    if found != due:
-        raise WireError(f"values as {what} of shape {found}, due {due}")
+def _check_shape(what: str, shape: tuple[int, ...], due: tuple[int, ...]) -> None:
+    if shape != due:
+        raise WireError(f"values as {what} of shape {shape}, due {due}")

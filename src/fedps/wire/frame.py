@@ -231,9 +231,9 @@ def _check_arrays(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
             due = [KEYS] * 4 + [LINE] * logits
         case Assignment(targets_of=round_):
             due = [LINE] * (round_ > 0)
-    found = [(CODES[a.dtype], a.ndim) for a in arrays]
-    if found != due:
-        raise WireError(f"{type(message).__name__} with arrays {found}, due (type, dimensions) {due}")
+    brought = [(CODES[a.dtype], a.ndim) for a in arrays]
+    if brought != due:
+        raise WireError(f"{type(message).__name__} with arrays {brought}, due (type, dimensions) {due}")
     if len(set(tables)) != len(tables):
         raise WireError(f"{type(message).__name__} names a table twice")
 

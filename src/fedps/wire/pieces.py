@@ -127,11 +127,11 @@ def misfits(specs: Sequence[TableSpec], shards: int, message_mib: int) -> list[s
         shards: servers of the job.
         message_mib: `limits.message_mib`.
     """
-    found = []
+    mistakes = []
     for spec in specs:
         if spec.dim > MAX_FLOATS:
             key, what = ("local_sparse", "rows") if spec.kind == "sparse" else ("local_dense", "a tensor")
-            found.append(
+            mistakes.append(
                 f"runner.{key}: {spec.name} has {what} of {spec.dim} floats, and servers hold {MAX_FLOATS} at most: make it"
                 " smaller, or name it here to keep it on the clients"
             )
@@ -141,19 +141,19 @@ def misfits(specs: Sequence[TableSpec], shards: int, message_mib: int) -> list[s
         mine = [name for name, its in placed.items() if its == shard]
         size = sum(sizes[name] for name in mine)
         if size > DENSE_MESSAGES * (message_mib << 20):
-            found.append(
+            mistakes.append(
                 f"limits.message_mib: {message_mib}: server {shard} is to hold {', '.join(mine)}, {size / 2**20:.0f} MiB of a"
                 f" push, and keeps {DENSE_MESSAGES * message_mib} MiB of it: raise it to {-(-size // (DENSE_MESSAGES << 20))}, or"
                 " let more servers share them (runner.server_num)"
             )
         if tables + len(mine) > most:
-            found.append(
+            mistakes.append(
                 f"runner.server_num: {shards}: server {shard} is to hold {tables} tables and {len(mine)} tensors, and"
                 f" servers hold {most} at most: raise it, or keep some on the clients (runner.local_sparse, local_dense)"
             )
     if width(specs) > message_mib << 19:
-        found.append(
+        mistakes.append(
             f"limits.message_mib: {message_mib}: one row of each table is {width(specs) / 2**20:.1f} MiB, over half a message:"
             f" raise it to {-(-width(specs) >> 19)}"
         )
-    return found
+    return mistakes
