@@ -14,7 +14,7 @@ from fedps.errors import JobError
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch, Orders
 from fedps.launch.local import processes as roles
-from fedps.launch.local.scripts import RoleSpec
+from fedps.launch.local.role import RoleSpec
 from fedps.script import Role
 from tests.launch.runs import WORKERS, events, fedps, write_job
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedps.errors import JobError
-from fedps.launch.addresses import Address, Counts, _listed, check_here, is_here, read_counts
+from fedps.launch.addresses import Address, RoleFlags, _listed, check_here, is_here, read_counts
 
 HOSTS = st.sampled_from(["127.0.0.1", "localhost", "a-b.example", "::1", "fe80::1"])
 SEED = ",".join(f"127.0.0.1:{port}" for port in range(9000, 9010))
@@ -46,7 +46,7 @@ def test_a_wrong_list_is_told_with_its_flag_and_the_form(text: str, said: str) -
 
 def test_the_original_command_line_is_read() -> None:
     counts = read_counts(10, SEED, 1, "127.0.0.1:10000", 1, "127.0.0.1:10001")
-    assert counts == Counts(10, 1, 1, (Address("127.0.0.1", 10000),), Address("127.0.0.1", 10001))
+    assert counts == RoleFlags(10, 1, 1, (Address("127.0.0.1", 10000),), Address("127.0.0.1", 10001))
     assert counts.overrides() == ["runner.worker_num=10", "runner.server_num=1", "runner.with_coordinator=true"]
 
 
@@ -95,7 +95,7 @@ def test_this_machine_is_known_by_its_names_and_addresses() -> None:
 
 
 def test_roles_elsewhere_are_told_with_the_command_to_start_them() -> None:
-    counts = Counts(
+    counts = RoleFlags(
         server_at=(Address("127.0.0.1", 1), Address("192.0.2.1", 2)), coordinator_at=Address("192.0.2.1", 3)
     )
     with pytest.raises(JobError) as error:
@@ -112,12 +112,12 @@ def test_a_taken_port_is_named_with_its_role() -> None:
         taken.listen()
         at = Address(*taken.getsockname())
         with pytest.raises(JobError) as error:
-            check_here(Counts(server_at=(Address("127.0.0.1", 0), at), coordinator_at=at))
+            check_here(RoleFlags(server_at=(Address("127.0.0.1", 0), at), coordinator_at=at))
     assert error.value.mistakes == [
         f"{role}: cannot listen on {at}: Address already in use; choose another port, or end who has it"
         for role in ("server 1", "coordinator")
     ]
-    check_here(Counts(server_at=(at,), coordinator_at=Address("127.0.0.1", 0)))
+    check_here(RoleFlags(server_at=(at,), coordinator_at=Address("127.0.0.1", 0)))
 
 
 def test_who_listens_everywhere_is_called_on_the_loopback() -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from fedps.config import Allow, load_job
+from fedps.config import load_job
 from fedps.errors import JobError
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch, Orders, sigterm_as_interrupt
 from fedps.launch.local import processes as roles
-from fedps.launch.local.scripts import Scripted
+from fedps.launch.local.role import RoleSpec
+from fedps.launch.local.scripts import start_script
 from tests.launch.runs import WORKERS, events, write_job
 
 SELECTOR = """
@@ -144,7 +145,8 @@ def test_a_server_that_does_not_end_is_named_with_its_log_and_killed(
     )
     job = load_job(write_job(tmp_path, start_timeout=0.3, step_timeout=0.3))
     run = Launch(job, make_run_folder(job, tmp_path / "run"), time.time(), True)
-    server = run._watch.add(Scripted(tmp_path / "deaf.py", (), tmp_path, tmp_path, Allow()).server(0, ""))
+    spec = RoleSpec("server", 0, tmp_path / "job.yaml", tmp_path)
+    server = run._watch.add(start_script(spec, tmp_path / "serverlog.0", tmp_path / "deaf.py"))
     while "deaf" not in server.log.read_text():
         time.sleep(0.05)
     monkeypatch.setattr(run, "_in_processes", run._end_listeners)

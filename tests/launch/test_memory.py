@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedps.config import Allow
-from fedps.launch.local.memory import SHARE, Memory
-from fedps.launch.local.scripts import Scripted
+from fedps.launch.local.processes import stop
+from fedps.launch.local.role import RoleSpec
+from fedps.launch.local.scripts import start_script
+from fedps.launch.watch import SHARE, Memory
 
 COST = 0.05  # seconds that the PSS of a process takes
 PAGE = 2**20
@@ -18,15 +19,16 @@ def test_living_roles_are_weighed_and_dead_ones_passed_over(tmp_path: Path) -> N
     (tmp_path / "wait.py").write_text("import time; time.sleep(60)")
     (tmp_path / "end.py").write_text("")
     living, dead = (
-        Scripted(tmp_path / s, (), tmp_path, tmp_path, Allow()).coordinator("") for s in ("wait.py", "end.py")
+        start_script(
+            RoleSpec("server", number, tmp_path / "job.yaml", tmp_path), tmp_path / f"log.{number}", tmp_path / script
+        )
+        for number, script in enumerate(("wait.py", "end.py"))
     )
     dead.process.join(10)
-    dead.name = "1"
     rss, pss = Memory().look([living, dead])
-    for role in (living, dead):
-        role.stop()
-    assert rss.keys() == {("coordinator", "0")}
-    assert rss["coordinator", "0"] > 0
+    stop([living, dead])
+    assert rss.keys() == {("server", "0")}
+    assert rss["server", "0"] > 0
     assert pss is not None and pss > 0
 
 
@@ -50,7 +52,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     machine = Machine()
     clock = SimpleNamespace(monotonic=lambda: machine.now, thread_time=lambda: machine.spent)
-    monkeypatch.setattr("fedps.launch.local.memory.time", clock)
+    monkeypatch.setattr("fedps.launch.watch.time", clock)
     monkeypatch.setattr("psutil.Process", lambda pid: machine)
     monkeypatch.setattr("sys.platform", "linux")
     yield machine

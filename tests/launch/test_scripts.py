@@ -1,45 +1,89 @@
-"""A script's part travels in its environment, whole or not at all."""
+"""A script's processes: told their part, ended with all they start, and heard to the last word."""
 
+import json
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fedps.config import Allow
-from fedps.errors import JobError
-from fedps.launch.local.scripts import ROLES, RoleSpec, read_role
+from fedps.events.events import Note
+from fedps.launch.local.processes import Child, stop
+from fedps.launch.local.role import RoleSpec
+from fedps.launch.local.scripts import last_words, start_script
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0,"), min_size=1, max_size=9)
-PARTS = st.builds(
-    RoleSpec, st.sampled_from(ROLES), st.integers(0, 99), st.just(Path("/a/job.yaml")), st.just(Path("/a")), TEXT, TEXT,
-    st.lists(TEXT, max_size=3).map(tuple), TEXT, st.builds(Allow, st.booleans(), st.booleans()),
-    st.none() | st.just(Path("/a/plan")), st.integers(0, 99),
-)  # fmt: skip
+ECHO = """
+import json, os, sys
+from multiprocessing.connection import Connection
+from fedps.events.events import Note, encode
+told = {k: v for k, v in os.environ.items() if k.startswith("FEDPS_")}
+Connection(int(told["FEDPS_PIPE"])).send_bytes(encode(Note(json.dumps({"told": told, "args": sys.argv[1:]}))))
+print("a word")
+"""
 
 
-@given(PARTS)
-def test_what_is_told_is_read_the_same(part: RoleSpec) -> None:
-    assert read_role(part.environ()) == part
+def start(tmp_path: Path, text: str, role: str, number: int, **facts: Any) -> Child:
+    (tmp_path / "script.py").write_text(text)
+    spec = RoleSpec(role, number, tmp_path / "job.yaml", tmp_path, allow=Allow(commands=True), **facts)
+    return start_script(spec, tmp_path / f"{role}log.{number}", tmp_path / "script.py", ("--lr", "3"))
 
 
-def test_a_script_started_by_itself_is_told_how_to_start_it() -> None:
-    with pytest.raises(JobError, match=r"start it with `fedps run SCRIPT\.py -m JOB\.yaml`"):
-        read_role({"PATH": "/bin"})
+def test_each_role_is_told_its_part(tmp_path: Path) -> None:
+    roles = [
+        start(tmp_path, ECHO, "server", 1, bind="a:1"),
+        start(tmp_path, ECHO, "coordinator", 0, bind="a:2"),
+        start(tmp_path, ECHO, "worker", 4, client="north", servers=("a:1", "b:1"), coordinator="a:2"),
+    ]
+    assert [(role.kind, role.name) for role in roles] == [("server", "1"), ("coordinator", "0"), ("worker", "north")]
+    heard = [json.loads(event.note) for role in roles if isinstance(event := role.read(), Note)]
+    for role in roles:
+        role.process.join(10)
+        assert role.read() is None
+        assert role.log.read_text() == "a word\n"
+    stop(roles)
+    told = [h["told"] for h in heard]
+    assert [(t["FEDPS_ROLE"], t["FEDPS_ID"], t["FEDPS_BIND"]) for t in told] == [
+        ("server", "1", "a:1"), ("coordinator", "0", "a:2"), ("worker", "4", ""),
+    ]  # fmt: skip
+    assert (told[2]["FEDPS_CLIENT"], told[2]["FEDPS_SERVERS"], told[2]["FEDPS_COORDINATOR"]) == (
+        "north",
+        "a:1,b:1",
+        "a:2",
+    )
+    assert told[0]["FEDPS_ALLOW"] == "commands"
+    assert heard[0]["args"] == ["--lr", "3"]
+
+
+def test_what_a_script_starts_ends_with_it(tmp_path: Path) -> None:
+    text = (
+        f"import subprocess, time\nsubprocess.Popen([{sys.executable!r}, '-c', 'import time; time.sleep(60)'])\n"
+        "print('up', flush=True)\ntime.sleep(60)"
+    )
+    role = start(tmp_path, text, "coordinator", 0, bind="a:1")
+    deadline = time.monotonic() + 20
+    while "up" not in role.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    family = psutil.Process(role.process.pid).children()
+    assert len(family) == 1
+    stop([role])
+    assert role.process.exitcode == -15
+    assert not psutil.wait_procs(family, timeout=10)[1]
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("log", "last", "first"),
     [
-        ("FEDPS_ID", "one"),
-        ("FEDPS_ROLE", "king"),
-        ("FEDPS_PIPE", ""),
-        ("FEDPS_ALLOW", "everything"),
-        ("FEDPS_JOB", None),
+        ("hello\nTraceback (most recent call last):\n  File\nValueError: bad\n", "ValueError: bad", "Traceback"),
+        ("x\n" * 50 + "  File\nSyntaxError: invalid syntax\n", "SyntaxError: invalid syntax", "x"),
+        ("", "", ""),
     ],
 )
-def test_variables_that_make_no_sense_are_refused(name: str, value: str | None) -> None:
-    there = RoleSpec("worker", 1, Path("/a/job.yaml"), Path("/a")).environ()
-    there = {k: v for k, v in there.items() if k != name} | ({name: value} if value is not None else {})
-    with pytest.raises(JobError, match="leave them to it"):
-        read_role(there)
+def test_last_words(log: str, last: str, first: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(log)
+    reason, told = last_words(tmp_path / "log")
+    assert reason == last
+    assert told.startswith(first)
+    assert len(told.splitlines()) <= 10

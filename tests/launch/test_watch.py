@@ -11,7 +11,7 @@ import pytest
 
 from fedps.events import events
 from fedps.events.events import Entry, Event, Failed, encode
-from fedps.launch.local.processes import Role
+from fedps.launch.local.processes import Child
 from fedps.launch.watch import Watch
 from tests.conftest import MakeJob
 
@@ -45,10 +45,10 @@ class Scene:
     def __init__(self, job: Any, scripted: bool = False) -> None:
         self.watch, self.ends, self.stubs = Watch(job, scripted), dict[str, Connection](), dict[str, Stub]()
 
-    def add(self, kind: str, name: str) -> Role:
+    def add(self, kind: str, name: str) -> Child:
         ours, theirs = Pipe()
         self.ends[f"{kind} {name}"], self.stubs[f"{kind} {name}"] = theirs, Stub()
-        return self.watch.add(Role(kind, name, self.stubs[f"{kind} {name}"], ours, Path(f"{kind}log.{name}")))
+        return self.watch.add(Child(kind, name, self.stubs[f"{kind} {name}"], ours, Path(f"{kind}log.{name}")))
 
     def tell(self, who: str, *told: Event) -> list[Entry]:
         """Let a role tell something; return what the watch hears."""

@@ -87,7 +87,7 @@ class Failed(Event, frozen=True):
         """Tell of an exception; a mistake of the user's is told whole by its sentence and needs no traceback."""
         reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
         trace = "" if isinstance(error, JobError | DataError) else "".join(traceback.format_exception(error))
-        return cls(reason, trace, isinstance(error, JobError))
+        return cls(printable(reason), printable(trace), isinstance(error, JobError))
 
 
 class Stopped(Event, frozen=True):

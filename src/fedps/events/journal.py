@@ -39,11 +39,11 @@ class Journal:
 
 def line(entry: Entry) -> bytes:
     """Return an entry as JSON: time, role and id first, then the event's kind and its own facts."""
-    told = {"time": entry.time, "role": entry.role, "id": entry.id, **facts(entry.event)}
+    fields = {"time": entry.time, "role": entry.role, "id": entry.id, **facts(entry.event)}
     try:
-        text = msgspec.json.encode(told)
+        text = msgspec.json.encode(fields)
     except UnicodeEncodeError:
-        text = msgspec.json.encode(printable(told))
+        text = msgspec.json.encode(printable(fields))
     return msgspec.json.format(text, indent=0)  # on one line, with spaces
 
 

@@ -227,7 +227,7 @@ class Ledger:
             case events.FirstBatch():
                 self._first_batch[who] = now
             case events.Assigned():
-                self._assigned(who, event)
+                self._assign(who, event)
             case events.Simulated(round=round_, fate=fate) if fate:
                 self._tally(round_).dropped.append(who)
                 self._first -= {who} if round_ == 1 else set()
@@ -253,13 +253,13 @@ class Ledger:
                 self.failed[who] = error
                 self._past[who] = math.inf
 
-    def _assigned(self, who: str, told: events.Assigned) -> None:
-        tally = self._tally(told.round)
-        tally.wait = min(tally.wait, told.seconds)
-        if told.round == 1 and told.state == "JOIN":
+    def _assign(self, who: str, assignment: events.Assigned) -> None:
+        tally = self._tally(assignment.round)
+        tally.wait = min(tally.wait, assignment.seconds)
+        if assignment.round == 1 and assignment.state == "JOIN":
             self._first.add(who)
-        takes_part = told.state == "JOIN" or (told.state == "WAIT" and told.evaluate)
-        self._past[who] = told.round - 1 if takes_part else told.round
+        takes_part = assignment.state == "JOIN" or (assignment.state == "WAIT" and assignment.evaluate)
+        self._past[who] = assignment.round - 1 if takes_part else assignment.round
 
     def _client(self, who: str) -> dict[str, Any]:
         return self._clients.setdefault(who, {"samples": None, "test_users": None, "first_epoch_auc": {}})

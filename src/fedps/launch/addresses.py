@@ -34,7 +34,7 @@ class Address(NamedTuple):
         return self._replace(host=loopback.get(self.host, self.host))
 
 
-class Counts(NamedTuple):
+class RoleFlags(NamedTuple):
     """How many of each role the flags ask for, None where they leave it open, and where those listen, if they say so."""
 
     workers: int | None = None
@@ -45,16 +45,16 @@ class Counts(NamedTuple):
 
     def overrides(self) -> list[str]:
         """Return them as `-o` would say them."""
-        said = {"worker_num": self.workers, "server_num": self.servers}
-        found = [f"runner.{key}={count}" for key, count in said.items() if count is not None]
+        counts = {"worker_num": self.workers, "server_num": self.servers}
+        overrides = [f"runner.{key}={count}" for key, count in counts.items() if count is not None]
         switch = {None: [], 0: ["runner.with_coordinator=false"]}
-        return found + switch.get(self.coordinators, ["runner.with_coordinator=true"])
+        return overrides + switch.get(self.coordinators, ["runner.with_coordinator=true"])
 
 
 def read_counts(
     worker_num: int | None = None, workers: str | None = None, server_num: int | None = None,
     servers: str | None = None, coordinator_num: int | None = None, coordinators: str | None = None,
-) -> Counts:  # fmt: skip
+) -> RoleFlags:  # fmt: skip
     """Read the six flags that say who takes part.
 
     Raises:
@@ -80,7 +80,7 @@ def read_counts(
     if mistakes:
         raise JobError(mistakes)
     server_at, coordinator_at = tuple(lists["server"] or ()), next(iter(lists["coordinator"] or ()), None)
-    return Counts(
+    return RoleFlags(
         workers=_count(worker_num, lists["worker"]),
         servers=_count(server_num, lists["server"]),
         coordinators=_count(coordinator_num, lists["coordinator"]),
@@ -98,24 +98,24 @@ def is_here(host: str) -> bool:
     if host in ANY:
         return True
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+        theirs = {info[4][0] for info in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError) as error:
         raise JobError(f"host {host!r}: is not known here ({error}); correct it, or write its IP address") from None
     ours = {a.address.partition("%")[0] for group in psutil.net_if_addrs().values() for a in group}
-    return any(str(ip) in ours or ipaddress.ip_address(str(ip).partition("%")[0]).is_loopback for ip in found)
+    return any(str(ip) in ours or ipaddress.ip_address(str(ip).partition("%")[0]).is_loopback for ip in theirs)
 
 
-def check_here(counts: Counts) -> None:
+def check_here(flags: RoleFlags) -> None:
     """Make sure that every role that shall listen can do so on this machine, now.
 
     Raises:
         JobError: one lies elsewhere, nobody knows its host, or its port is taken; says how to start it there.
     """
     mistakes = []
-    for shard, at in enumerate(counts.server_at):
+    for shard, at in enumerate(flags.server_at):
         mistakes += _misplaced(f"server {shard}", at, f"fedps server JOB.yaml --shard {shard} --servers …")
-    if counts.coordinator_at is not None:
-        at = counts.coordinator_at
+    if flags.coordinator_at is not None:
+        at = flags.coordinator_at
         mistakes += _misplaced("coordinator", at, f"fedps coordinator JOB.yaml --coordinators {at}")
     if mistakes:
         raise JobError(mistakes)

@@ -90,7 +90,7 @@ def _work(
     def work(client: ClientId) -> None:
         report = reports("worker", client)
 
-        def told(event: Event) -> None:
+        def note(event: Event) -> None:
             if isinstance(event, events.Assigned | events.FirstBatch):
                 begun.add(client)
             report(event)
@@ -99,7 +99,7 @@ def _work(
             number = clients.index(client)
             with (run_dir / "log" / f"workerlog.{number}").open("a", encoding="utf-8") as log:
                 FLClient(
-                    job, client, [], run_dir, told, connect=connect, log=log, allow=allow, handlers=handlers,
+                    job, client, [], run_dir, note, connect=connect, log=log, allow=allow, handlers=handlers,
                     number=number, plan=plan,
                 ).run()  # fmt: skip
         except Exception as error:

@@ -19,12 +19,11 @@ from fedps.events.journal import Journal
 from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address
 from fedps.launch.folder import discard, make_log_folder, make_run_folder
-from fedps.launch.local import processes
-from fedps.launch.local.memory import Memory
-from fedps.launch.local.processes import BuiltIn, Starter
-from fedps.launch.local.scripts import Scripted
+from fedps.launch.local.processes import prepare_fork_server, start_check, start_role, stop_fork_server
+from fedps.launch.local.role import RoleSpec
+from fedps.launch.local.scripts import start_script
 from fedps.launch.progress import Progress
-from fedps.launch.watch import LISTENERS, Watch
+from fedps.launch.watch import LISTENERS, Memory, Watch
 from fedps.models.network import Plan
 from fedps.pages.report import write_report
 from fedps.storage.whole import PUBLIC, write_whole
@@ -78,7 +77,7 @@ def run(
     began = time.time()
     plan = None if in_process else find_plan(job)
     if not in_process:
-        processes.prepare_fork_server(torch=plan is None)  # first of all: it imports while everything else begins
+        prepare_fork_server(torch=plan is None)  # first of all: it imports while everything else begins
     try:
         if orders.log_dir is not None:
             make_log_folder(orders.log_dir)
@@ -86,7 +85,7 @@ def run(
         return Launch(job, folder, began, as_json, orders, plan).run(in_process)
     finally:
         if not in_process:
-            processes.stop_fork_server()
+            stop_fork_server()
 
 
 class Launch:
@@ -135,24 +134,26 @@ class Launch:
 
     def _in_processes(self) -> None:
         """Start servers and the coordinator, then the workers; listen until these have left, and end the others."""
-        job, watch, starter = self._job, self._watch, self._starter()
+        job, orders, watch = self._job, self._orders, self._watch
         self._check_network()
-        for shard, at in enumerate(self._orders.server_at or (ANYWHERE,) * job.runner.server_num):
-            watch.add(starter.server(shard, str(at)))
+        for shard, at in enumerate(orders.server_at or (ANYWHERE,) * job.runner.server_num):
+            self._start("server", shard, bind=str(at))
         if job.runner.with_coordinator:
-            watch.add(starter.coordinator(str(self._orders.coordinator_at or ANYWHERE)))
-        check_held_out(job, self._orders.allow)  # while they come up
+            self._start("coordinator", 0, bind=str(orders.coordinator_at or ANYWHERE))
+        check_held_out(job, orders.allow)  # while they come up
         plan = self._await_listeners()
         servers, coordinator = self._addresses()
         self._progress.introduce(servers, coordinator)
         for number, client in enumerate(self._clients):
-            watch.add(starter.worker(number, client, servers, coordinator, plan))
+            self._start(
+                "worker", number, client=client, servers=tuple(servers), coordinator=coordinator or "", plan=plan
+            )
         while watch.open("worker"):
             self._listen(0.2)
             self._look()
             watch.check_begun()
-            for told in watch.hung():
-                self._take(told)
+            for entry in watch.hung():
+                self._take(entry)
         self._end_listeners()
 
     def _in_process(self) -> None:
@@ -168,16 +169,19 @@ class Launch:
             self._progress.say(f"{failed.error}\n{failed.traceback}".rstrip())
             raise RoleError("a role", failed.error, failed.traceback) from error
 
-    def _starter(self) -> Starter:
-        orders = self._orders
+    def _start(self, role: str, number: int, **facts: Any) -> None:
+        """Start a built-in role, or the user's script in its place."""
+        orders, log = self._orders, self._log_dir / f"{role}log.{number}"
+        spec = RoleSpec(role, number, self._folder / "job.yaml", self._folder, allow=orders.allow, **facts)
         if orders.script is None:
-            return BuiltIn(self._job, self._folder, self._log_dir, orders.allow)
-        return Scripted(orders.script, orders.script_args, self._folder, self._log_dir, orders.allow)
+            self._watch.add(start_role(spec, log, self._job))
+        else:
+            self._watch.add(start_script(spec, log, orders.script, orders.script_args))
 
     def _check_network(self) -> None:
         """Look for mistakes that only the network shows: here if it was planned before, else in a process with torch."""
         if self._found is None:
-            self._watch.add(processes.start_check(self._job, self._log_dir))
+            self._watch.add(start_check(self._job, self._log_dir / "checklog.0"))
         else:
             self._take(stamp("check", "0", described(self._found, self._job)))
 
@@ -224,18 +228,18 @@ class Launch:
                 self._listen(0.2)
 
     def _listen(self, timeout: float) -> None:
-        for told in self._watch.listen(timeout):
-            self._take(told)
+        for entry in self._watch.listen(timeout):
+            self._take(entry)
 
-    def _take(self, told: Entry) -> None:
-        self._ledger.take(told)
-        self._journal.write(told)
-        self._progress.take(told)
-        match told.event:
+    def _take(self, entry: Entry) -> None:
+        self._ledger.take(entry)
+        self._journal.write(entry)
+        self._progress.take(entry)
+        match entry.event:
             case events.Checked():
-                self._checked = told.event
+                self._checked = entry.event
             case Failed():
-                self._failed(told.role, told.id, told.event)
+                self._failed(entry.role, entry.id, entry.event)
 
     def _failed(self, kind: str, name: str, failed: Failed) -> None:
         """Stop the run, or go on without a worker once all have begun to train."""

@@ -57,13 +57,13 @@ def load_here(path: Path, overrides: Sequence[str] = ()) -> Partial:
     try:
         return Partial(load_job(path, overrides), counted=count is None)
     except JobError as error:
-        told = error.mistakes
+        mistakes = error.mistakes
     if not isinstance(count, int) or not isinstance(runner.get("train_data_dir"), str):
-        no_data = [m for m in told if m.startswith(tuple(f"{folder}: " for folder in FOLDERS))]
+        no_data = [m for m in mistakes if m.startswith(tuple(f"{folder}: " for folder in FOLDERS))]
         if count is None and no_data:
-            told = [m for m in told if m not in no_data]
-            told.append(f"runner.worker_num: is missing, and no data here shows it ({no_data[0]}); {SAY}")
-        raise JobError(told)
+            mistakes = [m for m in mistakes if m not in no_data]
+            mistakes.append(f"runner.worker_num: is missing, and no data here shows it ({no_data[0]}); {SAY}")
+        raise JobError(mistakes)
     return Partial(load_job(path, overrides, elsewhere=ELSEWHERE), counted=False)
 
 
@@ -177,7 +177,7 @@ def wait_for(role: str, at: Address, deadline: float) -> bool:
         at: the address.
         deadline: when to give up, seconds of the monotonic clock.
     """
-    said = -SAY_EVERY
+    spoke = -SAY_EVERY  # time of the last word, seconds of the monotonic clock
     while True:
         try:
             socket.create_connection(at, timeout=max(TRY_EVERY, min(SAY_EVERY, deadline - time.monotonic()))).close()
@@ -185,9 +185,9 @@ def wait_for(role: str, at: Address, deadline: float) -> bool:
             now = time.monotonic()
             if now > deadline:
                 return False
-            if now - said >= SAY_EVERY:
+            if now - spoke >= SAY_EVERY:
                 print(f"waiting for {role} {at} …", flush=True)
-                said = now
+                spoke = now
             time.sleep(TRY_EVERY)
         else:
             return True
@@ -222,8 +222,8 @@ def words(role: str, event: Event) -> str | None:
             return f"{role} has stopped"
         case events.Done(bytes_sent=sent, bytes_received=received):
             return f"{role} is done: {sent:,} bytes sent, {received:,} received"
-    said = trouble(event)
-    return None if said is None else f"{role}: {said}"
+    sentence = trouble(event)
+    return None if sentence is None else f"{role}: {sentence}"
 
 
 @contextmanager
@@ -245,11 +245,11 @@ def _stage(
         try:
             yield folder, report
         except Exception as error:
-            told = Failed.of(error)
-            report(told)
+            failed = Failed.of(error)
+            report(failed)
             if isinstance(error, JobError | DataError):
                 raise
-            raise RoleError(who, told.error, "" if isinstance(error, LostError) else told.traceback) from None
+            raise RoleError(who, failed.error, "" if isinstance(error, LostError) else failed.traceback) from None
 
 
 def _reporter(role: str, name: str, journal: Journal) -> Report:

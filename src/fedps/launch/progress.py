@@ -108,8 +108,8 @@ class Progress:
                 self.say(
                     f"{entry.role} {entry.id}: {count} events of its progress were left out, as they were not read in time"
                 )
-            case event if (said := trouble(event)) is not None:
-                self.say(f"{entry.role} {entry.id}: {said}")
+            case event if sentence := trouble(event):
+                self.say(f"{entry.role} {entry.id}: {sentence}")
 
     def _advance(self, who: str, at: float, event: events.Progress) -> None:
         last = self._last.get(who)

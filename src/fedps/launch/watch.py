@@ -1,19 +1,25 @@
-"""The watch over the processes of a run: what they tell, and what is told of one that died, hangs, or never came up."""
+"""The watch over the processes of a run: what they report, who of them died, hangs, or never came up, and what they weigh."""
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
+
+import psutil
 
 from fedps.config import Job
 from fedps.errors import RoleError
 from fedps.events import events
 from fedps.events.events import Entry, Failed, stamp
 from fedps.launch.addresses import Address
-from fedps.launch.local.processes import PATIENCE, Role, stop
+from fedps.launch.local.processes import PATIENCE, Child, stop
 from fedps.launch.local.scripts import last_words
 
+SHARE = 0.01  # of a core, which reading PSS may take
+GROWTH = 1.1  # by which resident memory may grow before PSS is read all the same
 LISTENERS = ("coordinator", "server")  # in the order in which they end
-ORDER = ("check", "worker", *LISTENERS)  # the same of all: nobody misses one that has ended before
+ORDER = ("check", "worker", *LISTENERS)  # of all roles: nobody misses one that has ended before
+Rss = dict[tuple[str, str], float]  # resident memory by a role's kind and name, MiB
 
 
 class Watch:
@@ -30,21 +36,21 @@ class Watch:
 
     def __init__(self, job: Job, scripted: bool) -> None:
         self._runner, self._scripted = job.runner, scripted
-        self.roles: list[Role] = []
+        self.roles: list[Child] = []
         self.addresses: dict[tuple[str, str], str] = {}
-        self._began = 0.0  # when the first worker was started
-        self._told: set[tuple[str, str, type]] = set()  # of roles: started, done or failed
-        self._heard: dict[str, float] = {}  # when a worker last said anything
+        self._began = 0.0  # time, s, monotonic, of the first worker's start
+        self._milestones: set[tuple[str, str, type]] = set()  # which roles have started, are done, or have failed
+        self._spoke: dict[str, float] = {}  # time, s, monotonic, of each worker's last event
         self._silent: set[str] = set()  # clients that the others go on without
 
-    def add(self, role: Role) -> Role:
+    def add(self, role: Child) -> Child:
         """Watch one more role."""
         if role.kind == "worker" and not self._began:
             self._began = time.monotonic()
         self.roles.append(role)
         return role
 
-    def open(self, kind: str) -> list[Role]:
+    def open(self, kind: str) -> list[Child]:
         """Return the roles of a kind that may have more to tell."""
         return [role for role in self.roles if role.kind == kind and role.open]
 
@@ -64,11 +70,11 @@ class Watch:
         """Yield a failure for each worker that is silent though all others are done: nobody waits for it any longer."""
         now, left = time.monotonic(), self.open("worker")
         if len(left) < sum(role.kind == "worker" for role in self.roles) and all(
-            now - self._heard.get(role.name, now) > self._patience(role.name) for role in left
+            now - self._spoke.get(role.name, now) > self._patience(role.name) for role in left
         ):
             for role in left:
-                said = f"hangs: it has said nothing for long, and all others are done; its log is {role.log}"
-                yield self._noted(stamp("worker", role.name, Failed(said)))
+                error = f"hangs: it has said nothing for long, and all others are done; its log is {role.log}"
+                yield self._noted(stamp("worker", role.name, Failed(error)))
 
     def late(self) -> str | None:
         """Return which server or coordinator does not listen yet, None if all do."""
@@ -83,7 +89,7 @@ class Watch:
         """
         if time.monotonic() - self._began > self._runner.start_timeout:
             for role in self.open("worker"):
-                if ("worker", role.name, events.Started) not in self._told:
+                if ("worker", role.name, events.Started) not in self._milestones:
                     raise self.overdue(f"worker {role.name}")
 
     def overdue(self, who: str) -> RoleError:
@@ -94,7 +100,7 @@ class Watch:
 
     def working(self) -> bool:
         """Whether a worker is left that has not failed."""
-        return any(("worker", role.name, Failed) not in self._told for role in self.open("worker"))
+        return any(("worker", role.name, Failed) not in self._milestones for role in self.open("worker"))
 
     def stop(self) -> None:
         """End all processes that are left: workers first, then the coordinator, then servers."""
@@ -108,11 +114,11 @@ class Watch:
 
     def _noted(self, entry: Entry) -> Entry:
         if entry.role == "worker":
-            self._heard[entry.id] = time.monotonic()
+            self._spoke[entry.id] = time.monotonic()
             self._silent.discard(entry.id)
         match entry.event:
             case events.Started() | events.Done() | Failed():
-                self._told.add((entry.role, entry.id, type(entry.event)))
+                self._milestones.add((entry.role, entry.id, type(entry.event)))
             case events.Lost(client=client) | events.LeftBehind(client=client) | events.Suspended(client=client):
                 self._silent.add(client)
             case events.Ready(address=address):
@@ -120,20 +126,53 @@ class Watch:
                 self.addresses[entry.role, entry.id] = str(Address(host.strip("[]"), int(port)).reachable)
         return entry
 
-    def _end_of(self, role: Role) -> Failed | None:
-        """Return what to tell of a role whose pipe has ended; None if it had said all, or may have ended."""
+    def _end_of(self, role: Child) -> Failed | None:
+        """Return how a role has failed whose pipe has ended; None if it has said so itself, or had nothing left to do."""
         role.process.join(PATIENCE)
         code, who = role.process.exitcode, (role.kind, role.name)
-        if role.kind == "worker" and (*who, Failed) in self._told:
+        if role.kind == "worker" and (*who, Failed) in self._milestones:
             return None
-        if code:
-            # a script's last words are in its log, and nobody else's
+        if code:  # a built-in role has reported what went wrong, if it could; a script's last words are in its log
             reason, trace = last_words(role.log) if self._scripted and code > 0 else ("", "")
             died = reason or (f"died with signal {-code}" if code < 0 else f"ended with exit code {code}")
             return Failed(f"{died}; its log is {role.log}", trace)
-        if role.kind == "worker" and (*who, events.Done) not in self._told:
+        if role.kind == "worker" and (*who, events.Done) not in self._milestones:
             return Failed("ended without training; a script calls fedps.init().run(), or .client().run() in workers")
         if role.kind in LISTENERS and (self.open("worker") or who not in self.addresses):
             remedy = "; a script calls fedps.init().run() in every role" if self._scripted else ""
             return Failed(f"ended before the workers did{remedy}")
         return None
+
+
+class Memory:
+    """Reads what processes hold in memory: resident (RSS) at every look, and their shares of it (PSS) now and then.
+
+    For PSS the system goes through all pages of a process, milliseconds for each: read at every look, it would take
+    some percent of the cores. It is read as often as `SHARE` allows, and when memory has grown.
+    """
+
+    def __init__(self) -> None:
+        self._due, self._read_at = 0.0, 0.0  # time, s, monotonic, and the resident memory, MiB, of the last reading
+
+    def look(self, roles: Sequence[Child]) -> tuple[Rss, float | None]:
+        """Return each role's resident memory, and the proportional sum of all with this process, None if not due; MiB."""
+        processes = {(role.kind, role.name): role.process.pid for role in roles if role.open}
+        rss = {who: size for who, pid in processes.items() if (size := _mib(pid, "rss")) is not None}
+        total = sum(rss.values())
+        if time.monotonic() < self._due and total < self._read_at * GROWTH:
+            return rss, None
+        began = time.thread_time()
+        pss = sum(_mib(pid, "pss") or 0.0 for pid in [None, *processes.values()])
+        self._due, self._read_at = time.monotonic() + (time.thread_time() - began) / SHARE, total
+        return rss, pss
+
+
+def _mib(pid: int | None, kind: str) -> float | None:
+    """Return a process's memory, this one's if `pid` is None; None if it has ended. Where there is no PSS, it is RSS."""
+    try:
+        process = psutil.Process(pid)
+        full = kind == "pss" and sys.platform == "linux"
+        size: int = process.memory_full_info().pss if full else process.memory_info().rss
+    except psutil.Error:
+        return None
+    return size / 2**20

@@ -1,7 +1,4 @@
-"""What the processes of a run do from start to end: each enters, plays its role, and tells the launcher of it.
-
-Each role imports its own room, so that servers and the coordinator are up before torch is loaded, and never load it.
-"""
+"""What the processes of a run do from start to end: each enters, plays its role, and reports to the launcher."""
 
 import os
 import signal
@@ -16,46 +13,18 @@ from queue import Queue
 
 from msgspec.structs import replace
 
-from fedps.config import Allow, Job
+from fedps.config import Job
 from fedps.errors import JobError
 from fedps.events.events import Checked, Dropped, Event, Failed, Progress, Report, Started, encode
-from fedps.types import ClientId
+from fedps.launch.local.role import Role, RoleSpec
 
 MOST_WAITING = 1000  # events; beyond them, news of progress is left out
 
 
-def serve_shard(pipe: Connection, log: str, job_json: str, run_dir: str, shard: int, bind: str) -> None:
-    """Live as a server, until told to stop."""
+def play(pipe: Connection, log: str, job_json: str, spec: RoleSpec) -> None:
+    """Live a built-in role's whole life."""
     outbox = _enter(pipe, log)
-    from fedps.server.serve import run_server  # noqa: PLC0415
-
-    _live(lambda report: run_server(_job(job_json), shard, bind, Path(run_dir), report), outbox)
-
-
-def coordinate(pipe: Connection, log: str, job_json: str, run_dir: str, bind: str) -> None:
-    """Live as the coordinator, until told to stop."""
-    outbox = _enter(pipe, log)
-    from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
-
-    _live(lambda report: run_coordinator(_job(job_json), bind, report, stay=True, run_dir=Path(run_dir)), outbox)
-
-
-def train_client(
-    pipe: Connection, log: str, job_json: str, run_dir: str, number: int, client: str, servers: list[str],
-    coordinator: str | None, allow: Allow, plan: str,
-) -> None:  # fmt: skip
-    """Live as the worker of one client."""
-    outbox = _enter(pipe, log)
-    from fedps.client.life import FLClient  # noqa: PLC0415
-    from fedps.training.plan import read_plan  # noqa: PLC0415
-
-    _live(
-        lambda report: FLClient(
-            _job(job_json), ClientId(client), servers, Path(run_dir), report, coordinator=coordinator, allow=allow,
-            number=number, plan=read_plan(Path(plan)) if plan else None,
-        ).run(),
-        outbox,
-    )  # fmt: skip
+    _live(lambda report: Role(spec, _job(job_json), report).run(), outbox)
 
 
 def check_network(pipe: Connection, log: str, job_json: str) -> None:
@@ -63,18 +32,18 @@ def check_network(pipe: Connection, log: str, job_json: str) -> None:
     outbox = _enter(pipe, log)
     from fedps.training.plan import described, keep_plan, make_plan  # noqa: PLC0415
 
-    def look(report: Report) -> None:
+    def check(report: Report) -> None:
         try:
             plan = make_plan(job := _job(job_json))
             report(replace(described(plan, job), plan=str(keep_plan(plan) or "")))
         except JobError as error:
             report(Checked(error.mistakes))
 
-    _live(look, outbox)
+    _live(check, outbox)
 
 
 def attach(pipe: Connection) -> "Outbox":
-    """Leave Ctrl-C to the launcher, end when it ends, and return how to tell it what happens here."""
+    """Leave Ctrl-C to the launcher, end when it ends, and return what takes events to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=[pipe], daemon=True).start()
     outbox = Outbox(pipe)

@@ -13,11 +13,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedps.config import Allow, Job
+from fedps.config import Job
 from fedps.errors import FedpsError
 from fedps.events.events import Event, Failed, decode
-from fedps.launch.local import entry as lives
-from fedps.types import ClientId
+from fedps.launch.local import entry
+from fedps.launch.local.role import RoleSpec
 
 PRELOAD = ("fedps.launch.local.preload", "fedps.cli")  # the command's module, which each process names as its main one
 PRELOAD_TORCH = "FEDPS_PRELOAD_TORCH"  # environment variable by which the fork server knows
@@ -25,7 +25,7 @@ PATIENCE = 10.0  # seconds a role gets to stop by itself
 
 
 class Process(Protocol):
-    """What a role needs of its process, which may be one of `multiprocessing` or a script's."""
+    """What the launcher asks of a process: one of `multiprocessing`, or a script's."""
 
     @property
     def pid(self) -> int | None:
@@ -48,8 +48,8 @@ class Process(Protocol):
         """Wait for its end, at most `timeout` seconds."""
 
 
-class Role:
-    """One process of a run.
+class Child:
+    """One process of a run, as the launcher has it.
 
     Attributes:
         kind, name: e.g. `worker`, "3".
@@ -71,81 +71,29 @@ class Role:
             self.open = False
             return None
 
-    def stop(self) -> None:
-        """Ask the process to end, then end it."""
-        stop([self])
+
+def start_role(spec: RoleSpec, log: Path, job: Job) -> Child:
+    """Start a built-in role; what it prints goes to `log`."""
+    method = "forkserver" if spec.role == "worker" else "spawn"
+    return _start(method, spec.role, spec.name, log, entry.play, job, spec)
 
 
-class Starter(Protocol):
-    """Starts the roles of one run."""
-
-    def server(self, shard: int, bind: str) -> Role:
-        """Start one server, which listens on `bind`."""
-
-    def coordinator(self, bind: str) -> Role:
-        """Start the coordinator, which listens on `bind`."""
-
-    def worker(
-        self, number: int, client: ClientId, servers: list[str], coordinator: str | None, plan: Path | None
-    ) -> Role:
-        """Start the worker of one client; `plan`: the file of the job's network, made ready, if it was kept."""
-
-
-class BuiltIn:
-    """Starts the built-in roles.
-
-    Args:
-        job: the resolved job.
-        run_dir: the run's folder.
-        log_dir: the folder of the roles' logs.
-        allow: what the person who started the run allows.
-    """
-
-    def __init__(self, job: Job, run_dir: Path, log_dir: Path, allow: Allow) -> None:
-        self._job, self._run_dir, self._log_dir, self._allow = (
-            job.model_dump_json(by_alias=True),
-            run_dir,
-            log_dir,
-            allow,
-        )
-
-    def server(self, shard: int, bind: str) -> Role:
-        """Start one server, which listens on `bind`."""
-        log = self._log_dir / f"serverlog.{shard}"
-        facts = (self._job, str(self._run_dir), shard, bind)
-        return _start("spawn", "server", str(shard), log, lives.serve_shard, facts)
-
-    def coordinator(self, bind: str) -> Role:
-        """Start the coordinator, which listens on `bind`."""
-        log = self._log_dir / "coordinatorlog.0"
-        return _start("spawn", "coordinator", "0", log, lives.coordinate, (self._job, str(self._run_dir), bind))
-
-    def worker(
-        self, number: int, client: ClientId, servers: list[str], coordinator: str | None, plan: Path | None
-    ) -> Role:
-        """Start the worker of one client."""
-        log = self._log_dir / f"workerlog.{number}"
-        facts = (self._job, str(self._run_dir), number, client, servers, coordinator, self._allow, str(plan or ""))
-        return _start("forkserver", "worker", client, log, lives.train_client, facts)
-
-
-def start_check(job: Job, log_dir: Path) -> Role:
+def start_check(job: Job, log: Path) -> Child:
     """Start the process that looks for mistakes which only the job's network shows."""
-    facts = (job.model_dump_json(by_alias=True),)
-    return _start("forkserver", "check", "0", log_dir / "checklog.0", lives.check_network, facts)
+    return _start("forkserver", "check", "0", log, entry.check_network, job)
 
 
-def stop(roles: Sequence[Role]) -> None:
+def stop(children: Sequence[Child]) -> None:
     """Ask processes to end, all at once, and after `PATIENCE` seconds end those that do not."""
     for end in ("terminate", "kill"):
-        alive = [role.process for role in roles if role.process.is_alive()]
+        alive = [child.process for child in children if child.process.is_alive()]
         deadline = time.monotonic() + PATIENCE
         for process in alive:
             getattr(process, end)()
         for process in alive:
             process.join(max(0.0, deadline - time.monotonic()))
-    for role in roles:
-        role.pipe.close()
+    for child in children:
+        child.pipe.close()
 
 
 def prepare_fork_server(torch: bool) -> None:
@@ -177,10 +125,13 @@ def _fork_server() -> Any:
     return forkserver._forkserver
 
 
-def _start(method: str, kind: str, name: str, log: Path, life: Callable[..., None], facts: tuple[Any, ...]) -> Role:
+def _start(
+    method: str, kind: str, name: str, log: Path, life: Callable[..., None], job: Job, *facts: RoleSpec
+) -> Child:
     context: Any = get_context(method)
     ours, theirs = context.Pipe()
-    process = context.Process(target=life, args=(theirs, str(log), *facts), name=f"fedps {kind} {name}")
+    args = (theirs, str(log), job.model_dump_json(by_alias=True), *facts)
+    process = context.Process(target=life, args=args, name=f"fedps {kind} {name}")
     process.start()
     theirs.close()
-    return Role(kind, name, process, ours, log)
+    return Child(kind, name, process, ours, log)

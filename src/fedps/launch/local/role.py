@@ -1,0 +1,186 @@
+"""One role of a run, and what its process is to do: the same for a built-in role and for a user's script.
+
+The launcher hands a built-in role its `RoleSpec`; a script reads it from environment variables, so that it needs no
+flags of ours (`fedps.script` lists them).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedps.config import Allow, Job
+from fedps.errors import JobError
+from fedps.events.events import Report
+from fedps.types import ClientId
+
+if TYPE_CHECKING:
+    from fedps.client.life import FLClient
+    from fedps.coordinator.selectors import ClientSelectorBase
+
+PREFIX = "FEDPS_"
+ROLES = ("server", "coordinator", "worker")
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """What one process is to do.
+
+    Args:
+        role: `server`, `coordinator` or `worker` (FEDPS_ROLE).
+        number: of the role, from 0 (FEDPS_ID).
+        job: file of the resolved job (FEDPS_JOB).
+        run_dir: the run's folder (FEDPS_RUN_DIR).
+        client: whom a worker trains for (FEDPS_CLIENT).
+        bind: `host:port` on which a server or the coordinator listens (FEDPS_BIND).
+        servers: `host:port` of every server; a worker's (FEDPS_SERVERS).
+        coordinator: `host:port` of the coordinator, if there is one; a worker's (FEDPS_COORDINATOR).
+        allow: what the person who started the run allows (FEDPS_ALLOW).
+        plan: file of the job's network, made ready by the launcher; a worker's (FEDPS_PLAN).
+        pipe: file descriptor of a script's socket to the launcher (FEDPS_PIPE).
+    """
+
+    role: str
+    number: int
+    job: Path
+    run_dir: Path
+    client: str = ""
+    bind: str = ""
+    servers: tuple[str, ...] = ()
+    coordinator: str = ""
+    allow: Allow = field(default_factory=Allow)
+    plan: Path | None = None
+    pipe: int = -1
+
+    @property
+    def name(self) -> str:
+        """The role's id: a worker's is that of its client."""
+        return self.client or str(self.number)
+
+    def environ(self) -> dict[str, str]:
+        """Return the variables that say this."""
+        values = {
+            "ROLE": self.role,
+            "ID": str(self.number),
+            "JOB": str(self.job),
+            "RUN_DIR": str(self.run_dir),
+            "CLIENT": self.client,
+            "BIND": self.bind,
+            "SERVERS": ",".join(self.servers),
+            "COORDINATOR": self.coordinator,
+            "ALLOW": ",".join(name for name, allowed in self.allow._asdict().items() if allowed),
+            "PLAN": str(self.plan or ""),
+            "PIPE": str(self.pipe),
+        }
+        return {PREFIX + name: value for name, value in values.items()}
+
+
+def read_role(environ: Mapping[str, str] | None = None) -> RoleSpec:
+    """Read what this process is to do from its environment.
+
+    Raises:
+        JobError: the script was not started by `fedps run`, or the variables make no sense.
+    """
+    variables = os.environ if environ is None else environ
+    if PREFIX + "ROLE" not in variables:
+        raise JobError(
+            "this script was started by itself: start it with `fedps run SCRIPT.py -m JOB.yaml`, once for all roles"
+        )
+    try:
+        role, number, job, run_dir, pipe = (variables[PREFIX + n] for n in ("ROLE", "ID", "JOB", "RUN_DIR", "PIPE"))
+        client, bind, servers, coordinator, allow, plan = (
+            variables.get(PREFIX + n, "") for n in ("CLIENT", "BIND", "SERVERS", "COORDINATOR", "ALLOW", "PLAN")
+        )
+        if role not in ROLES:
+            raise ValueError(f"FEDPS_ROLE {role!r} is none of {', '.join(ROLES)}")
+        return RoleSpec(
+            role, int(number), Path(job), Path(run_dir), client, bind, tuple(filter(None, servers.split(","))), coordinator,
+            Allow(**dict.fromkeys(filter(None, allow.split(",")), True)), Path(plan) if plan else None, int(pipe),
+        )  # fmt: skip
+    except (KeyError, ValueError, TypeError) as error:
+        raise JobError(f"the FEDPS_ variables are not those of `fedps run`: {error}; leave them to it") from None
+
+
+class Role:
+    """One role of a run; a training script plays it step by step, or as it is built in.
+
+    Args:
+        spec: what the process is to do.
+        job: the resolved job.
+        report: where events go.
+
+    Attributes:
+        name: `server`, `coordinator` or `worker`.
+        number: of the role, from 0.
+        run_dir: the run's folder.
+    """
+
+    def __init__(self, spec: RoleSpec, job: Job, report: Report) -> None:
+        self._spec, self.job, self._report = spec, job, report
+        self.name, self.number, self.run_dir = spec.role, spec.number, spec.run_dir
+
+    def is_server(self) -> bool:
+        """Whether this is a server."""
+        return self.name == "server"
+
+    def is_coordinator(self) -> bool:
+        """Whether this is the coordinator."""
+        return self.name == "coordinator"
+
+    def is_worker(self) -> bool:
+        """Whether this is a client's worker."""
+        return self.name == "worker"
+
+    def run(self) -> None:
+        """Live the role's whole life, as it is built in."""
+        if self.is_worker():
+            self.client().run()
+        else:
+            self.run_server() if self.is_server() else self.run_coordinator()
+
+    def run_server(self) -> None:
+        """Serve until the launcher says stop.
+
+        Raises:
+            JobError: this is no server, or its address cannot be bound.
+        """
+        self._must_be("server", "run_server")
+        from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
+
+        run_server(self.job, self.number, self._spec.bind, self.run_dir, self._report)
+
+    def run_coordinator(self, selector: "ClientSelectorBase | None" = None) -> None:
+        """Coordinate until the launcher says stop.
+
+        Args:
+            selector: decides who trains; by default the job's `client_selector`.
+
+        Raises:
+            JobError: this is no coordinator, or its address cannot be bound.
+            Exception: what the selector raised.
+        """
+        self._must_be("coordinator", "run_coordinator")
+        from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
+
+        run_coordinator(self.job, self._spec.bind, self._report, selector=selector, stay=True, run_dir=self.run_dir)
+
+    def client(self) -> "FLClient":
+        """Return the worker's life: register your handlers, then call its `run`.
+
+        Raises:
+            JobError: this is no worker.
+        """
+        self._must_be("worker", "client")
+        from fedps.client.life import FLClient  # noqa: PLC0415
+        from fedps.training.plan import read_plan  # noqa: PLC0415
+
+        spec, name = self._spec, ClientId(self._spec.client)
+        return FLClient(
+            self.job, name, spec.servers, self.run_dir, self._report, coordinator=spec.coordinator or None,
+            allow=spec.allow, number=spec.number, plan=read_plan(spec.plan) if spec.plan else None,
+        )  # fmt: skip
+
+    def _must_be(self, role: str, call: str) -> None:
+        if self.name != role:
+            raise JobError(f"role.{call}(): this process is {self.name} {self.number}; ask role.is_{role}() first")
