@@ -46,13 +46,14 @@ def _compare(folder: Path, rows: int, mode: str, repeats: int) -> list[Figure]:
     specs = _specs(rows)
     store = make_store(specs, None)
     _push(store, rows, 1)
-    saver = Saver(job, 0, folder, lambda event: None)
-    saver.save(store, 1)
-    epoch = [1]
+    saver, epoch = Saver(job, 0, folder), [0]
 
     def save() -> None:
         epoch[0] += 1
-        saver.save(store, epoch[0])
+        saver.copy(store, epoch[0])
+        saver.write()
+
+    save()
 
     saving = _median(save, repeats, lambda: _push(store, rows, 100))
     last = folder / "model" / str(epoch[0])

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
@@ -182,7 +182,9 @@ async def _read(requests: AsyncIterator[bytes], connection: Connection, outbox: 
     return failure
 
 
-def serve_to_the_end(role: Role, bind: str, ready: Callable[[str], None], stay: bool) -> None:
+def serve_to_the_end(
+    role: Role, bind: str, ready: Callable[[str], None], stay: bool, last: Callable[[], Awaitable[None]] | None = None
+) -> None:
     """Listen until SIGTERM, until a role cannot go on, or has nobody left to serve unless it is to stay.
 
     Args:
@@ -190,6 +192,7 @@ def serve_to_the_end(role: Role, bind: str, ready: Callable[[str], None], stay: 
         bind: `host:port`; port 0 takes a free one.
         ready: called with the real address, once connections are taken.
         stay: go on when nobody is left.
+        last: awaited when all connections are closed.
 
     Raises:
         JobError: the address cannot be bound.
@@ -208,6 +211,8 @@ def serve_to_the_end(role: Role, bind: str, ready: Callable[[str], None], stay: 
             await serve(role, bind, role.limits, ready, stop)
         finally:
             ending.cancel()
+            if last is not None:
+                await last()
 
     asyncio.run(run())
 

@@ -22,6 +22,20 @@ from fedps.table.sparse import unbounded
 from fedps.table.store import Store
 from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
 
+Work = Callable[[], None]
+Done = Callable[[Exception | None], None]
+Beside = Callable[[Work, Done], None]  # lets work be done elsewhere, and says in the caller's own turn how it went
+
+
+def at_once(work: Work, done: Done) -> None:
+    """Do work here and now: where nobody else has to be answered meanwhile."""
+    try:
+        work()
+    except Exception as error:
+        done(error)
+    else:
+        done(None)
+
 
 class Saver:
     """Writes one server's tables to `<model folder>/<epoch>/server-<shard>`, as the job's `save_mode` says.
@@ -29,46 +43,58 @@ class Saver:
     `all`: every row with its optimizer state. `base`: values only. `delta`: the rows changed since the last save, with
     state; it names that save, and the first one of a run is whole.
 
+    A large table takes seconds to save. So both steps may run in another thread, one after the other: `copy` while the
+    tables stand still, `write`, which takes most of the time, while they are in use again.
+
     Args:
-        job, shard, run_dir, report: as for the server.
+        job, shard, run_dir: as for the server.
     """
 
-    def __init__(self, job: Job, shard: int, run_dir: Path, report: Report) -> None:
-        self._mode, self._report, self._shard = job.runner.save_mode, report, shard
+    def __init__(self, job: Job, shard: int, run_dir: Path) -> None:
+        self._mode, self._shard = job.runner.save_mode, shard
         self._folder = job.runner.model_save_path or run_dir / "model"
         self._facts = Facts(
             job.runner.server_num, shard=shard, job=job.name, mode=self._mode, run=str(run_dir.absolute())
         )
         self._last: Base | None = None  # the save that the next delta builds on
         self._of: Store | None = None  # whose it is
+        self._tables: Tables = {}  # what is copied and not written yet
+        self._began = 0.0
 
-    def save(self, store: Store, epoch: int, witnesses: tuple[str, ...] = ()) -> None:
-        """Write one epoch.
+    def copy(self, store: Store, epoch: int, witnesses: tuple[str, ...] = ()) -> None:
+        """Copy the tables as they are at the end of an epoch; pushes from now on belong to the next save.
 
         Args:
             store: the tables.
             epoch: counted from 1.
             witnesses: what tells this run from others, see `storage.epochs`.
+        """
+        self._began = time.perf_counter()
+        base = self._last if self._mode == "delta" and self._of is store else None
+        if base is not None and base.epoch == epoch:
+            base = None  # a delta may not take the place of the save it builds on
+        self._tables, self._of = store.export(changed=base is not None), store
+        self._facts = replace(
+            self._facts, epoch=epoch, base=base, steps=store.steps(), rates=store.rates(), witnesses=witnesses
+        )
+        store.mark_saved()
+
+    def write(self) -> None:
+        """Write what was copied.
 
         Raises:
             DataError: the files cannot be written; earlier saves stay as they were.
         """
-        delta = self._mode == "delta"
-        began = time.perf_counter()
-        base = self._last if delta and self._of is store else None
-        if base is not None and base.epoch == epoch:
-            base = None  # a delta may not take the place of the save it builds on
-        tables: Tables = store.export(changed=base is not None)
+        tables, self._tables = self._tables, {}
         if self._mode == "base":
             tables = {name: _values_only(*table) for name, table in tables.items()}
-        folder = self._folder / str(epoch)
-        facts = replace(
-            self._facts, epoch=epoch, base=base, steps=store.steps(), rates=store.rates(), witnesses=witnesses
-        )
-        check = save_shard(folder, self._shard, tables, facts)
-        store.mark_saved()
-        self._last, self._of = Base(epoch, check), store
-        self._report(events.Saved(epoch, str(folder), time.perf_counter() - began))
+        epoch = self._facts.epoch or 0
+        self._last = Base(epoch, save_shard(self._folder / str(epoch), self._shard, tables, self._facts))
+
+    def saved(self) -> events.Saved:
+        """Return the event of what was written last."""
+        epoch = self._facts.epoch or 0
+        return events.Saved(epoch, str(self._folder / str(epoch)), time.perf_counter() - self._began)
 
 
 class WarmStart:

@@ -1,11 +1,13 @@
 """Run one server in the foreground: a parameter server behind a listener, until it is told to stop."""
 
+import asyncio
 from pathlib import Path
 
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.net.listener import serve_to_the_end
+from fedps.server.saving import Done, Work, at_once
 from fedps.server.server import ParameterServer
 
 
@@ -29,10 +31,38 @@ def run_server(
         DataError: the epoch to start from cannot be read, or one cannot be saved.
     """
     server = ParameterServer(job, shard, run_dir, report)
-    serve_to_the_end(server, bind, lambda address: report(events.Ready(address)), stay)
+    saves = server.shard.beside = _InThread()
+    serve_to_the_end(server, bind, lambda address: report(events.Ready(address)), stay, saves.finish)
     if server.failure is not None:
         raise server.failure
     if keep:
+        server.shard.beside = at_once  # nobody has to be answered any more
         server.finish()
     server.refusals.flush()
     report(events.Stopped(server.refusals.total))
+
+
+class _InThread:
+    """Lets work be done in a thread, so that the loop goes on; how it went is told in the loop's own turn."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, work: Work, done: Done) -> None:
+        """Begin work, and call `done` when it has ended."""
+        task = asyncio.get_running_loop().create_task(self._do(work, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self) -> None:
+        """Wait until all work has ended, what follows on it too."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _do(self, work: Work, done: Done) -> None:
+        try:
+            await asyncio.to_thread(work)
+        except Exception as error:
+            done(error)
+        else:
+            done(None)

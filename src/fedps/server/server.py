@@ -19,12 +19,12 @@ from fedps.access.conversation import Conversation, Refusals, Send
 from fedps.access.roster import Roster
 from fedps.config import Job
 from fedps.config.shared import shared_part
-from fedps.errors import DataError, RefusedError, TableError, WireError
+from fedps.errors import RefusedError, TableError, WireError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.server import requests
 from fedps.server.ballot import Ballot, Candidate, Verdict
-from fedps.server.barriers import Barriers
+from fedps.server.barriers import Barriers, Opening
 from fedps.server.members import TRAINED, Member, Members
 from fedps.server.memory import Budget, free_memory
 from fedps.server.requests import HalfPush
@@ -58,7 +58,8 @@ class ParameterServer:
     def __init__(self, job: Job, shard: int, run_dir: Path, report: Report, limits: Limits | None = None) -> None:
         runner = job.runner
         self.job, self.report, self.limits = job, report, limits or limits_of(job)
-        self.failure: DataError | None = None
+        self.failure: Exception | None = None
+        self._saving = False
         self.refusals = Refusals(report)
         self.members = Members(expected=runner.worker_num or 1)
         self.roster = Roster(
@@ -249,33 +250,44 @@ class ParameterServer:
     def advance(self, now: float) -> None:
         """Close every window and barrier that is complete, and answer those who waited for it.
 
+        A barrier at which an epoch ends opens when that is saved; until then all others are served on.
+
         Raises:
-            DataError: an epoch cannot be saved; the server cannot go on, and earlier saves stay as they were.
+            DataError: as for `_save`.
         """
         if not self._complete_at and self.members.complete:
             self._complete_at = now
         self._answer_census()
         self.shard.merge(self.members, now)
-        opening = self.barriers.opening()
+        opening = None if self._saving else self.barriers.opening()
         if opening is None:
             return
         if opening.stage == TRAINED:
             self.shard.merge_rest()
-            if opening.epoch is not None:
-                self.save(opening.epoch)
-        self.barriers.open(opening, self.clock, now)
+        if opening.epoch is None:
+            self.barriers.open(opening, self.clock, now)
+        else:
+            self._save(opening.epoch, opening)
 
-    def save(self, epoch: int) -> None:
-        """Write this shard's tables.
+    def _save(self, epoch: int, opening: Opening | None = None) -> None:
+        """Save this shard's tables, then open the barrier that waits for it.
 
         Raises:
-            DataError: they cannot be written; the server cannot go on, and earlier saves stay as they were.
+            DataError: they cannot be written; the server cannot go on, and earlier saves stay as they were. Where saves
+                run beside the server, `failure` says so later.
         """
-        try:
-            self.shard.save(epoch, witnesses(self.members.processes))
-        except DataError as error:
-            self.failure = error
-            raise
+
+        def saved(error: Exception | None) -> None:
+            self._saving, self.failure = False, error
+            if opening is not None and error is None:
+                now = time.monotonic()
+                self.barriers.open(opening, self.clock, now)
+                self.advance(now)
+
+        self._saving = True
+        self.shard.save(epoch, witnesses(self.members.processes), saved)
+        if self.failure is not None:
+            raise self.failure
 
     def finish(self) -> None:
         """Save what was trained since the last save, as far as the epoch under way has come.
@@ -285,7 +297,7 @@ class ParameterServer:
         """
         if self.shard.unsaved and self.barriers.epoch < self.job.runner.epochs:
             self.shard.merge_rest()
-            self.save(self.barriers.next_epoch)
+            self._save(self.barriers.next_epoch)
 
     def tick(self, now: float) -> None:
         """Enforce the deadlines. `now`: seconds, monotonic."""

@@ -18,7 +18,7 @@ from fedps.server.gate import Changes, Offer, make_gate, size_of
 from fedps.server.members import Member, Members
 from fedps.server.memory import Budget, Room
 from fedps.server.merge import Contribution, Merged
-from fedps.server.saving import Saver, make_store, start_from
+from fedps.server.saving import Beside, Done, Saver, at_once, make_store, start_from
 from fedps.table.sparse import RESERVED_ROWS, row_bytes
 from fedps.table.store import Store, dense_bytes, unfit
 from fedps.types import ClientId, Keys, Rows, TableName, TableSpec
@@ -64,8 +64,10 @@ class Shard:
         self.store, self.gate, self._runner = Store(), make_gate(runner), runner
         mean = runner.sync_mode == "geo" and runner.geo_merge == "mean"
         self._scale = np.float32(1 / (runner.worker_num or 1) if mean else 1)  # of each change that is applied at once
-        self._saver, self._warm = Saver(job, number, run_dir, report), start_from(job, number, report)
-        self.unsaved = False
+        self.beside: Beside = at_once
+        self._saver, self._warm, self._report = Saver(job, number, run_dir), start_from(job, number, report), report
+        self.unsaved = self._copying = False
+        self._held_back: list[tuple[int, Changes]] = []  # pushes that came meanwhile, with their bytes
         self._limits, self._budget, self._room = limits, budget, Room()
         # One client's pulls leave half of the memory to the others, unless there are none.
         self._most_pulled = self._room.at_start // (2 if (runner.worker_num or 1) > 1 else 1)
@@ -100,6 +102,7 @@ class Shard:
         sparse = [t for t in tables if t.kind == "sparse"]
         self._boundless = {t.name for t in sparse if t.shape[0] > RESERVED_ROWS}
         self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)
+        self._held_back = []
         self._count_held()
 
     def push(self, client: ClientId, push: Push, offer: Offer, now: float) -> bool:
@@ -109,22 +112,24 @@ class Shard:
             TableError: there is no room for its new rows; nothing is applied.
             RefusedError: too much is kept already.
         """
-        if self.gate is None:
+        if self.gate is None and not self._copying:
             self._secure_rows(offer)
-            self._apply({name: Merged(self._scaled(change), push.rate) for name, change in offer.items()})
+            self._apply(self._changes(push, offer))
             return False
-        if self.gate.lockstep and push.clock < self.gate.clock:
+        if self.gate and self.gate.lockstep and push.clock < self.gate.clock:
             return True
-        held = self.gate.held + size_of(offer)
-        self._budget.keep(MERGE, held, "pushes that are not merged", self._limits.total_bytes)
+        self._budget.keep(MERGE, self._held + size_of(offer), "pushes that are not merged", self._limits.total_bytes)
         self._secure_rows(offer)
-        self.gate.offer(client, push.clock, offer, now)
+        if self.gate:
+            self.gate.offer(client, push.clock, offer, now)
+        else:
+            self._held_back.append((size_of(offer), self._changes(push, offer)))
         self._count_held()
         return False
 
     def merge(self, members: Members, now: float) -> None:
         """Close every window whose pushes are in, and answer the pulls that waited for it."""
-        while self.gate and (members.complete or not self.gate.lockstep):
+        while self.gate and not self._copying and (members.complete or not self.gate.lockstep):
             merged = self.gate.close(members.active(self.gate.clock), now)
             if merged is None:
                 break
@@ -136,8 +141,8 @@ class Shard:
             self._take_in(self.gate.rest())
 
     def is_merged(self, clock: int) -> bool:
-        """Whether the pushes of a clock have been applied."""
-        return self.gate is None or clock < self.gate.clock
+        """Whether the pushes of a clock have been applied, and rows can be read."""
+        return not self._copying and (self.gate is None or clock < self.gate.clock)
 
     def pull(self, member: Member, pull: Pull, arrays: Sequence[Keys]) -> tuple[Answer, Sequence[Array]]:
         """Return the rows that a member asks for as they travel, making those that are new.
@@ -179,14 +184,38 @@ class Shard:
         """Drop the pulls that wait for a connection."""
         self._keep([], conversation)
 
-    def save(self, epoch: int, witnesses: tuple[str, ...]) -> None:
-        """Write the tables as they are at the end of an epoch; arguments as for `Saver.save`.
+    def save(self, epoch: int, witnesses: tuple[str, ...], done: Done) -> None:
+        """Save the tables as they are at the end of an epoch, beside all else.
 
-        Raises:
-            DataError: they cannot be written; earlier saves stay as they were.
+        While they are copied they stand still: a push is kept as if its window were open, and a pull waits as if its
+        window were not merged. Then they are in use again, and the copy is written. New rows may be made all the time:
+        they stand behind those that are copied.
+
+        Args:
+            epoch: as for `Saver.copy`.
+            witnesses: the same.
+            done: called last, in the server's own turn, with what went wrong or None.
         """
-        self._saver.save(self.store, epoch, witnesses)
-        self.unsaved = False
+
+        def copied(error: Exception | None) -> None:
+            held_back, self._held_back, self._copying = self._held_back, [], False
+            self._room.promised = 0  # now it is kept
+            for _, changes in held_back:
+                self._apply(changes)
+            self._take_in({})
+            if error is None:
+                self.beside(self._saver.write, written)
+            else:
+                done(error)
+
+        def written(error: Exception | None) -> None:
+            if error is None:
+                self._report(self._saver.saved())
+            done(error)
+
+        store = self.store  # of the clients that stand at the barrier, whatever a vote decides meanwhile
+        self._copying, self.unsaved = True, False
+        self.beside(lambda: self._saver.copy(store, epoch, witnesses), copied)
 
     def _secure_rows(self, offer: Offer) -> None:
         """See to it that a push's new rows find room: promise it, or make them now where that might not be kept.
@@ -198,6 +227,10 @@ class Shard:
         for name, change in offer.items():
             if tight or name in self._boundless:
                 self.store.make(name, change.keys)
+
+    def _changes(self, push: Push, offer: Offer) -> Changes:
+        """Return a push as it is applied alone."""
+        return {name: Merged(self._scaled(change), push.rate) for name, change in offer.items()}
 
     def _scaled(self, change: Contribution) -> Rows:
         values = change.values if self._scale == 1 else change.values * self._scale
@@ -220,10 +253,14 @@ class Shard:
             self.store.push(name, rows.keys, rows.values, rate)
         self.unsaved = self.unsaved or bool(changes)
 
+    @property
+    def _held(self) -> int:
+        """Bytes of the pushes that are not applied yet."""
+        return self.gate.held if self.gate else sum(size for size, _ in self._held_back)
+
     def _count_held(self) -> None:
-        held = self.gate.held if self.gate else 0
-        self._room.promised = int(held * self._growth)
-        self._budget.keep(MERGE, held, "")
+        self._room.promised = int(self._held * self._growth)
+        self._budget.keep(MERGE, self._held, "")
 
     def _keep(self, waiting: list[Waiting], conversation: Conversation) -> None:
         self._budget.keep(conversation, sum(w.size for w in waiting), "pulls that wait")
