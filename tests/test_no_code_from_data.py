@@ -27,11 +27,11 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 # A pipe's `recv` unpickles. The launcher's pipes carry bytes; only a new process's arguments are pickled, by
 # multiprocessing itself, from parent to child.
-PIPES = {"launch/roles.py", "launch/launcher.py", "launch/lives.py", "launch/script_roles.py", "script.py"}
+LOCAL = "launch/local/"
+PIPES = {"launch/watch.py", f"{LOCAL}processes.py", f"{LOCAL}entry.py", f"{LOCAL}scripts.py", "script.py"}
 # Who may start a program: the one place that runs `pipe_command`, if a flag allows it, a script's own processes, the
-# compiler of our own generated text, and the benchmarks, which start us.
-PROGRAMS = {"data/command.py", "launch/script_roles.py", "native/compiler.py"}
-BENCHMARKS = "bench/"
+# compiler of our own generated text.
+PROGRAMS = {"data/read/command.py", f"{LOCAL}scripts.py", "native/compiler.py"}
 
 
 def findings(text: str) -> list[str]:
@@ -59,13 +59,13 @@ def test_the_package_calls_nothing_that_runs_data() -> None:
     found = {name: f for name, text in texts.items() if (f := findings(text))}
     starting = {name for name, f in found.items() if f == ["subprocess"]}
     assert set(found) == starting
-    assert {name for name in starting if not name.startswith(BENCHMARKS)} == PROGRAMS
+    assert starting == PROGRAMS
 
 
 def test_only_the_launcher_has_pipes_to_other_processes() -> None:
     texts = {str(p.relative_to(SOURCE)): p.read_text(encoding="utf-8") for p in SOURCE.rglob("*.py")}
     having = {name for name, text in texts.items() if "multiprocessing" in imports(text)}
-    assert {name for name in having if not name.startswith(BENCHMARKS)} == PIPES
+    assert having == PIPES
 
 
 @pytest.mark.parametrize(
