@@ -59,6 +59,26 @@ def test_a_run_ends_before_it_begins(change: Callable[[Path], None], said: str, 
     assert not (tmp_path / "run").exists()
 
 
+NO_SAMPLES = {
+    "item,title,year\n1,2\n": "line 2: '1,2': has 2 fields; a line is user,item,label",
+    "user_id,item_id,rating\n1,2,5\n": "line 2: '1,2,5': label 5 is neither 0 nor 1",
+    "user_id,item_id,rating\nu1,B22,1\n": "line 2: 'u1,B22,1': user 'u1' is no whole number of at most 18 digits",
+    "1\t2\t1\n": r"line 1: '1\t2\t1': has 1 field; a line is user,item,label",
+    "": "holds no sample; a client needs at least one line user,item,label",
+}
+
+
+@pytest.mark.parametrize("text", NO_SAMPLES, ids=NO_SAMPLES.values())
+def test_a_training_file_of_something_else_ends_a_run_before_it_begins(text: str, tmp_path: Path) -> None:
+    job = write_job(tmp_path)
+    (tmp_path / "data" / "train" / "1.csv").write_text(text)
+    with pytest.raises(DataError) as caught:
+        run(load_job(job), tmp_path / "run", in_process=True)
+    assert str(caught.value).endswith(NO_SAMPLES[text])
+    assert str(caught.value).startswith(f"{tmp_path / 'data' / 'train' / '1.csv'}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_with_processes_ends_before_it_begins(tmp_path: Path) -> None:
     job = write_job(tmp_path)
     mix_users(tmp_path / "data" / "test")

@@ -24,7 +24,7 @@ from fedps.wire.messages import (
     Values,
     Welcome,
 )
-from fedps.wire.session import Caller, Peer
+from fedps.wire.session import GREETING_BYTES, Caller, Peer
 from tests.wire.frames import KEYS, REQUESTS, ROWS
 
 LIMITS = Limits()
@@ -68,6 +68,17 @@ def test_nothing_but_join_is_heard_before_join(message: Message) -> None:
         say(peer, message)
     say(peer, JOIN, Done())
     say(peer, message)
+
+
+def test_a_stranger_may_not_send_more_than_a_greeting_takes() -> None:
+    peer = Peer(LIMITS)
+    hello = encode(
+        1, Hello("job", "7", "process", shared={f"key {k}": "0123abcd" for k in range(GREETING_BYTES // 16)})
+    )
+    assert len(hello) < LIMITS.message_bytes
+    with pytest.raises(LimitError, match=f"a Hello has at most {GREETING_BYTES}"):
+        peer.receive(hello)
+    say(peer, HELLO, Welcome(0, 1, 0))
 
 
 def test_hello_is_said_once() -> None:

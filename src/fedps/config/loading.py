@@ -14,18 +14,12 @@ from fedps.config.files import clients_there
 from fedps.config.job import Job, section
 from fedps.config.mistakes import sentence, shown
 from fedps.config.original import TABLE_KEYS, Remarks, drop_sections, rename, translate
+from fedps.config.sections.runner import Runner
 from fedps.config.sections.training import TableParameters
 from fedps.config.source import parse, read
 from fedps.errors import JobError
 
-PATHS = (
-    "train_data_dir",
-    "test_data_dir",
-    "dump_fields_path",
-    "model_save_path",
-    "warmup_model_path",
-    "infer_load_path",
-)
+PATHS = [name for name, field in Runner.model_fields.items() if field.annotation in (Path, Path | None)]  # of runner
 
 
 def load_job(path: Path, overrides: Sequence[str] = (), elsewhere: Collection[str] = ()) -> Job:

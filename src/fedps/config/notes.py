@@ -100,7 +100,7 @@ def _pace(runner: Runner) -> list[str]:
 
 
 def _selection(job: Job) -> list[str]:
-    """Note what of selection nobody heeds: all of it without a coordinator, or what another selector would."""
+    """Note what of selection nobody uses: all of it without a coordinator, or what another selector would."""
     runner, chosen = job.runner, job.runner.client_selector
     runners, selectors = _given("runner", runner, COORDINATED), _given("selector", job.selector)
     if not runner.with_coordinator:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of
-from fedps.data.read.client import check_held_out
+from fedps.data.read.client import check_files
 from fedps.errors import DataError, JobError, RoleError
 from fedps.events import events
 from fedps.events.events import Closed, Entry, Failed, stamp
@@ -140,7 +140,7 @@ class Launch:
             self._start("server", shard, bind=str(at))
         if job.runner.with_coordinator:
             self._start("coordinator", 0, bind=str(orders.coordinator_at or ANYWHERE))
-        check_held_out(job, orders.allow)  # while they come up
+        check_files(job, orders.allow)  # while they come up
         plan = self._await_listeners()
         servers, coordinator = self._addresses()
         self._progress.introduce(servers, coordinator)
@@ -159,7 +159,7 @@ class Launch:
     def _in_process(self) -> None:
         from fedps.launch.inprocess import run_in_process  # noqa: PLC0415  (may import torch into this process)
 
-        check_held_out(self._job, self._orders.allow)
+        check_files(self._job, self._orders.allow)
         plan = make_plan(self._job)
         self._take(stamp("check", "0", described(plan, self._job)))
         try:

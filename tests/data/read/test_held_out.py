@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedps.config import Allow, Job
-from fedps.data.read.client import check_held_out, read_client
+from fedps.data.read.client import check_files, read_client
 from fedps.errors import DataError
 from fedps.models.build import build
 from fedps.serving.infer import infer
@@ -54,7 +54,7 @@ def read_for_training(job: Job, _: Path) -> None:
 
 
 def check_at_start(job: Job, _: Path) -> None:
-    check_held_out(job, Allow())
+    check_files(job, Allow())
 
 
 def score_weights(job: Job, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ class RecDataset:
     allow = Allow(commands=True)
     with pytest.raises(DataError, match=r"3\.csv: samples 1 to 100 are of several users, 0 and 1"):
         read_client(job, CLIENT, allow)
-    check_held_out(job, allow)  # runs nothing of the user's
+    check_files(job, allow)  # runs nothing of the user's
     with pytest.raises(DataError, match=r"3\.csv: samples 1 to 100 are of several users, 0 and 1"):
         infer(job, weights(job, tmp_path), allow)
 
@@ -122,6 +122,6 @@ def test_a_folder_of_nobody_is_refused_by_all_who_read_it(make_job: MakeJob, tmp
 
 
 def test_prepared_files_are_groups(make_job: MakeJob) -> None:
-    check_held_out(make_job(), Allow())
+    check_files(make_job(), Allow())
     test = read_client(make_job(), CLIENT).test
     assert len(test.label) % 100 == 0 < len(test.label)

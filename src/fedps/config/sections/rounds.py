@@ -19,7 +19,7 @@ def _names_of_tags(value: Any) -> Any:
 
 
 class SelectorSettings(Section):
-    """How clients are selected; each key tells which selectors heed it."""
+    """How clients are selected; each key says which selectors use it."""
 
     candidates: Count | None = Field(
         None, description="power_of_choice: clients sampled to choose among; left out: twice those that are picked"

@@ -30,7 +30,7 @@ class Runner(Section):
     """What is run: mode, data, length, and who waits how long."""
 
     sync_mode: Annotated[Literal["geo", "sync", "async", "round"], BeforeValidator(word)] = Field(
-        "geo", description="when clients and servers exchange values: a window of batches, each batch, or a round"
+        "geo", description="when clients and servers exchange values: after a window of batches, each batch, or a round"
     )
     geo_step: Count = Field(10, description="geo: local steps of a window, in batches; pace may scale them")
     pace: Annotated[Literal["together", "own"], BeforeValidator(word)] = Field(
@@ -53,7 +53,8 @@ class Runner(Section):
     )
     compression_rank: Count = Field(4, description="low_rank: rank to which a tensor, or a push's rows, are cut")
     compression_feedback: bool | None = Field(
-        None, description="add to a row's next push what compression took from the last; left out: with topk, low_rank"
+        None,
+        description="error feedback: a push carries what compression took from the last; left out: topk, low_rank do",
     )
     pull_compression: Annotated[Literal["none", "fp16", "bf16"], BeforeValidator(word)] = Field(
         "none", description="precision of the rows that clients pull"
@@ -75,11 +76,11 @@ class Runner(Section):
         "all", description="coordinator: who scores its held-out samples after a round; after the last one, all do"
     )
     seed: Annotated[Whole, Field(lt=2**32)] = Field(
-        0, description="of all random draws: starts, shuffles, negatives, …"
+        0, description="of all random draws: initial values, orders, negatives, …"
     )
     shuffle: bool = Field(True, description="draw a new sample order each epoch")
     negatives: Count | None = Field(
-        None, description="negatives sampled anew a positive and epoch; left out: the file's own, each time the same"
+        None, description="negatives sampled a positive, anew each epoch; left out: the file's own, each time the same"
     )
     worker_num: Count | None = Field(None, description="clients; left out: one per data file")
     server_num: Annotated[Count, Field(le=256)] = Field(1, description="servers, each with a shard of every table")

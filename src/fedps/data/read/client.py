@@ -8,6 +8,7 @@ import numpy as np
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of, test_files_of
 from fedps.data.read.by_job import Reading, Side, read_by_job, runs_users_code
+from fedps.data.read.reader import check_first
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
 from fedps.events import events
@@ -67,16 +68,19 @@ def read_held_out(job: Job, allow: Allow = Allow()) -> dict[ClientId, Samples]: 
     return {client: _read_test(job, files, allow).samples for client, files in test_files_of(job).items()}
 
 
-def check_held_out(job: Job, allow: Allow) -> None:
-    """Make sure, before anybody trains, that the held-out files are what they should be, and that clients have some.
+def check_files(job: Job, allow: Allow) -> None:
+    """Make sure, before anybody trains, that training files begin rightly, and that held-out ones are right throughout.
 
     Files that the user's own class or command reads are left to each client, which reads them once.
 
     Raises:
-        DataError: as for `read_held_out`.
+        DataError: a training file holds no sample, or its first is malformed; else as for `read_held_out`.
     """
-    files = test_files_of(job)
-    for mine in files.values() if not runs_users_code(job, "test", allow) else ():
+    runner, hyper, held_out = job.runner, job.hyper_parameters, test_files_of(job)
+    if runner.bad_lines == "error" and not runs_users_code(job, "train", allow):
+        for file in (file for mine in client_files_of(job).values() for file in mine):
+            check_first(file, hyper.num_users, hyper.num_items)
+    for mine in held_out.values() if not runs_users_code(job, "test", allow) else ():
         _read_test(job, mine, allow)
 
 

@@ -17,6 +17,7 @@ from fedps.types import Samples
 COLUMNS = list(Samples._fields)
 UNNAMED = ["0", "1", "2"]
 FORM = "a line is user,item,label"
+EMPTY = "holds no sample; a client needs at least one line user,item,label"
 NUMBER = re.compile(r"-?[0-9]{1,18}")  # all fit int64
 Column = NDArray[np.int64]
 LONGEST = 1 << 12  # characters of a line that are looked at; a binary file may have no line ends
@@ -62,6 +63,20 @@ def read_samples(path: Path, num_users: int, num_items: int, skipped: Skipped | 
     except pa.ArrowInvalid as error:
         why = str(error)
     return _line_by_line(path, num_users, num_items, why, skipped)
+
+
+def check_first(path: Path, num_users: int, num_items: int) -> None:
+    """Make sure that a file begins as one of samples does; the rest is left to who reads it.
+
+    Raises:
+        DataError: it holds no sample, or the first is malformed; arguments and errors as for `read_samples`.
+    """
+    try:
+        where, row = next(_rows(path), (str(path), None))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if mistake := EMPTY if row is None else _mistake_in_row(row, num_users, num_items):
+        raise DataError(f"{where}: {mistake}")
 
 
 def in_range(user: Column, item: Column, label: Column, num_users: int, num_items: int) -> bool:
@@ -118,10 +133,7 @@ def _line_by_line(path: Path, num_users: int, num_items: int, why: str, skipped:
     """Read the slow way; say what is wrong with the first bad line, or count bad lines and keep the others."""
     good = array("q")
     for where, row in _rows(path):
-        if len(row) != len(COLUMNS):
-            mistake: str | None = f"has {len(row)} field{'s' * (len(row) != 1)}; {FORM}"
-        else:
-            mistake = mistake_in(row, num_users, num_items)
+        mistake = _mistake_in_row(row, num_users, num_items)
         if mistake is None:
             good.extend(map(int, row))
         elif skipped is None:
@@ -130,10 +142,16 @@ def _line_by_line(path: Path, num_users: int, num_items: int, why: str, skipped:
             skipped.add(f"{where}: {mistake}")
     if not good:
         first = f"; all lines were skipped, the first: {skipped.first}" if skipped and skipped.lines else ""
-        raise DataError(f"{path}: holds no sample; a client needs at least one line user,item,label{first}")
+        raise DataError(f"{path}: {EMPTY}{first}")
     if skipped is None or not skipped.lines:
         raise DataError(f"{path}: cannot be read: {why}")
     return samples_of(good)
+
+
+def _mistake_in_row(row: list[str], num_users: int, num_items: int) -> str | None:
+    if len(row) != len(COLUMNS):
+        return f"has {len(row)} field{'s' * (len(row) != 1)}; {FORM}"
+    return mistake_in(row, num_users, num_items)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
