@@ -55,24 +55,15 @@ class Ready(Event, frozen=True):
 
 
 class Checked(Event, frozen=True):
-    """The job's network was looked at: the mistakes found, or where its parameters live and by what steps they train.
+    """The job's network was looked at: the mistakes found, or where its parameters live and by what steps they train."""
 
-    Args:
-        mistakes: sentences for people; without any the job can run.
-        private, shared: names of parameters.
-        engine: `compiled` or `torch`.
-        reason: why it is torch.
-        notes: what was found amiss in the cache of compiled steps, and mended.
-        plan: file of the network made ready; empty if it was not kept.
-    """
-
-    mistakes: list[str]
-    private: list[str] = []
+    mistakes: list[str]  # sentences for people; without any the job can run
+    private: list[str] = []  # names of parameters, as those that are shared
     shared: list[str] = []
-    engine: str = ""
-    reason: str | None = None
-    notes: list[str] = []
-    plan: str = ""
+    engine: str = ""  # `compiled` or `torch`
+    reason: str | None = None  # why it is torch
+    notes: list[str] = []  # what was found amiss in the cache of compiled steps, and mended
+    plan: str = ""  # file of the network made ready; empty if it was not kept
 
 
 class Failed(Event, frozen=True):
@@ -104,19 +95,11 @@ class Closed(Event, frozen=True):
 
 
 class Read(Event, frozen=True):
-    """A client has read its `train` or `test` samples.
-
-    Args:
-        side: which.
-        files: names, without folders.
-        reader: by what, in a few words.
-        samples: how many.
-        seconds: how long it took.
-    """
+    """A client has read its `train` or `test` samples."""
 
     side: str
-    files: list[str]
-    reader: str
+    files: list[str]  # names, without folders
+    reader: str  # by what, in a few words
     samples: int
     seconds: float
 
@@ -142,7 +125,7 @@ class Data(Event, frozen=True):
 
 
 class Assigned(Event, frozen=True):
-    """A client was told what to do in a round, `seconds` after it had reported the last one."""
+    """A client has got its assignment for a round, `seconds` after its report of the last one."""
 
     round: int
     state: Literal["JOIN", "WAIT", "FINISH"]
@@ -161,23 +144,14 @@ class FirstBatch(Event, frozen=True):
 
 
 class Progress(Event, frozen=True):
-    """How far a client's training has come: batches and samples of this epoch.
-
-    Args:
-        epoch: from 0.
-        batch: batches done.
-        batches: batches in all.
-        samples: samples done.
-        loss: mean of the batches since the last such event.
-        auc: of all the process has trained.
-    """
+    """How far a client's training has come: batches and samples of this epoch."""
 
     epoch: int
-    batch: int
-    batches: int
-    samples: int
-    loss: float
-    auc: float
+    batch: int  # batches done
+    batches: int  # batches in all
+    samples: int  # samples done
+    loss: float  # mean of the batches since the last such event
+    auc: float  # of all the process has trained
 
 
 class Dropped(Event, frozen=True):
@@ -187,23 +161,14 @@ class Dropped(Event, frozen=True):
 
 
 class EpochEnd(Event, frozen=True):
-    """What a client's training of an epoch came to.
-
-    Args:
-        epoch: from 0.
-        samples: trained.
-        loss: mean over samples.
-        auc: of all the process has trained.
-        histogram: of the epoch's scores.
-        late: pushes that came after their step or window was closed: what they changed is lost.
-    """
+    """What a client's training of an epoch came to."""
 
     epoch: int
     samples: int
-    loss: float
-    auc: float
-    histogram: Histogram
-    late: int = 0
+    loss: float  # mean over samples
+    auc: float  # of all the process has trained
+    histogram: Histogram  # of the epoch's scores
+    late: int = 0  # pushes that came after their step or window was closed: what they changed is lost
 
 
 class EvaluateBegin(Event, frozen=True):

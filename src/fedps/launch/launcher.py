@@ -94,7 +94,7 @@ class Launch:
     def __init__(
         self, job: Job, folder: Path, began: float, as_json: bool, orders: Orders = PLAIN, plan: Plan | None = None
     ) -> None:
-        self._found = plan  # of a built-in network, made by an earlier run
+        self._plan = plan  # of a built-in network, made by an earlier run
         self._job, self._folder, self._as_json, self._orders = job, folder, as_json, orders
         self._log_dir = (orders.log_dir or folder / "log").resolve()
         self._clients = list(client_files_of(job))
@@ -180,10 +180,10 @@ class Launch:
 
     def _check_network(self) -> None:
         """Look for mistakes that only the network shows: here if it was planned before, else in a process with torch."""
-        if self._found is None:
+        if self._plan is None:
             self._watch.add(start_check(self._job, self._log_dir / "checklog.0"))
         else:
-            self._take(stamp("check", "0", described(self._found, self._job)))
+            self._take(stamp("check", "0", described(self._plan, self._job)))
 
     def _await_listeners(self) -> Path | None:
         """Wait until the network is checked, and all servers and the coordinator listen; return the plan's file, if kept.

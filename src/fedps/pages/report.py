@@ -10,7 +10,7 @@ from fedps.events.journal import read_journal
 from fedps.storage.whole import PUBLIC, write_whole
 
 Points = Sequence[tuple[float, float]]
-Event = Mapping[str, Any]
+Record = Mapping[str, Any]
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 560, 260, 56, 24, 28  # of a plot, pixels
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa8822", "#66ccee", "#aa3377", "#888888", "#0099aa", "#cc6600", "#7755cc")
 NAMES = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "auc": "AUC", "loss": "training loss", "train_auc": "training AUC"}
@@ -57,11 +57,11 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def facts(summary: Event) -> dict[str, str]:
+def facts(summary: Record) -> dict[str, str]:
     """Return what a summary says, in words for people."""
     moved, faults = summary["bytes"], {k.replace("_", " "): v for k, v in summary["faults"].items() if v}
-    found = {name: f"{summary['metrics'][k]:.4f}" for k, name in NAMES.items() if summary["metrics"][k] is not None}
-    found |= {
+    words = {name: f"{summary['metrics'][k]:.4f}" for k, name in NAMES.items() if summary["metrics"][k] is not None}
+    words |= {
         "samples/s": f"{summary['samples_per_second']:,.0f}",
         "seconds": f"{summary['wall_seconds']:.1f} in all: start {summary['start_seconds'] or 0:.1f},"
         f" training {summary['train_seconds']:.1f}, evaluation {summary['eval_seconds']:.1f}",
@@ -72,8 +72,8 @@ def facts(summary: Event) -> dict[str, str]:
     }
     if timed := _timed(summary["rounds"]):
         last = timed[-1]
-        found["simulated clock"] = f"{hours(last['simulated_clock'])} for {last['round']} rounds on simulated devices"
-    return found | ({"faults": "; ".join(f"{k}: {v}" for k, v in faults.items())} if faults else {})
+        words["simulated clock"] = f"{hours(last['simulated_clock'])} for {last['round']} rounds on simulated devices"
+    return words | ({"faults": "; ".join(f"{k}: {v}" for k, v in faults.items())} if faults else {})
 
 
 def hours(seconds: float) -> str:
@@ -120,7 +120,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _by_worker(progress: Sequence[Event], key: str) -> dict[str, list[tuple[float, float]]]:
+def _by_worker(progress: Sequence[Record], key: str) -> dict[str, list[tuple[float, float]]]:
     lines: dict[str, list[tuple[float, float]]] = {}
     for e in progress:
         if e[key] is not None:
@@ -128,15 +128,15 @@ def _by_worker(progress: Sequence[Event], key: str) -> dict[str, list[tuple[floa
     return lines
 
 
-def _by_epoch(rounds: Sequence[Event], key: str) -> list[tuple[float, float]]:
+def _by_epoch(rounds: Sequence[Record], key: str) -> list[tuple[float, float]]:
     return [(r["round"], r[key]) for r in rounds if r[key] is not None]
 
 
-def _timed(rounds: Sequence[Event]) -> list[Event]:
+def _timed(rounds: Sequence[Record]) -> list[Record]:
     """Return the rounds that passed on a simulated clock."""
     return [r for r in rounds if r.get("simulated_clock") is not None]
 
 
-def _rows(summary: Event) -> dict[str, str]:
+def _rows(summary: Record) -> dict[str, str]:
     roles = f"{summary['workers']} workers, {summary['servers']} server(s){', a coordinator' * summary['coordinator']}"
     return {"mode": summary["mode"], "roles": roles, "samples": f"{summary['samples']:,}", **facts(summary)}

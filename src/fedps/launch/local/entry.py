@@ -64,7 +64,8 @@ class Outbox:
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._waiting = pipe, Queue[bytes]()
         self._lock, self._dropped = threading.Lock(), 0
-        threading.Thread(target=self._send, daemon=True).start()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
 
     def report(self, event: Event) -> None:
         """Put an event in the queue."""
@@ -79,7 +80,8 @@ class Outbox:
 
     def close(self) -> None:
         """Wait until all that was reported is on its way."""
-        self._waiting.join()
+        if self._thread.is_alive():  # which it is not in a process that a script has forked
+            self._waiting.join()
 
     def _send(self) -> None:
         while True:
