@@ -1,6 +1,7 @@
 """When a step is compiled and when it is not, and what is kept of it."""
 
 import hashlib
+import html
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from fedps.config import Job
 from fedps.errors import JobError
 from fedps.launch.inprocess import run_in_process
+from fedps.launch.launcher import run
 from fedps.native import compiler
 from fedps.training.plan import find_plan, make_plan
 from tests.conftest import MakeJob
@@ -100,6 +102,24 @@ def test_without_a_compiler_torch_trains(make_job: MakeJob, monkeypatch: pytest.
     run_in_process(job, tmp_path / "run", into(events), plan=plan)
     assert sum(e["event"] == "epoch_end" for e in events) == 10
     assert "by torch (no C++ compiler" in (tmp_path / "run" / "log" / "workerlog.0").read_text()
+
+
+def test_people_are_told_that_torch_trains_and_why(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.delenv("CXX", raising=False)
+    summary = run(make_job(), tmp_path / "run", in_process=True)
+    reason = summary["engine"]["reason"]
+    assert summary["engine"]["steps"] == "torch"
+    assert reason.startswith("no C++ compiler: none of c++")
+    assert reason.endswith("install one (a compiled step is 4 to 7 times as fast)")
+    said = capsys.readouterr().err
+    assert f"training steps by torch, not compiled: {reason}" in said
+    assert said.count(reason) == 2, "as it begins, and in the closing table"
+    assert reason in html.unescape((tmp_path / "run" / "report.html").read_text())
 
 
 def test_a_compiler_that_fails_is_named(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

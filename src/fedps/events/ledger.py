@@ -148,6 +148,7 @@ class Ledger:
         self._clients: dict[str, dict[str, Any]] = {}
         self._samples = self._sent = self._received = self._retries = self._rejected = self._late = 0
         self._memory: dict[str, float] = defaultdict(float)
+        self._engine: dict[str, str | None] = {"steps": None, "reason": None}  # compiled or torch, and why torch
 
     def take(self, entry: Entry) -> None:
         """Add one event to the sums."""
@@ -157,6 +158,8 @@ class Ledger:
             self._lost.discard(entry.id)
             self._take_worker(entry.id, entry.time, entry.event)
         match entry.event:
+            case events.Checked(mistakes=[], engine=engine, reason=reason):
+                self._engine = {"steps": engine, "reason": reason or None}
             case events.Clock(round=round_, seconds=seconds, clock=clock):
                 self._tally(round_).clock = (seconds, clock)
             case events.LeftBehind(client=client):
@@ -197,6 +200,7 @@ class Ledger:
             "workers": runner.worker_num,
             "servers": runner.server_num,
             "coordinator": runner.with_coordinator,
+            "engine": self._engine,
             "start_seconds": max(started.values()) - self._began if started else None,
             "train_seconds": train,
             "eval_seconds": self._evaluation.length,

@@ -70,6 +70,8 @@ def facts(summary: Record) -> dict[str, str]:
         ),
         "memory": f"{summary['memory_mib']['sum_pss']:,.0f} MiB in all (summed PSS)",
     }
+    if reason := summary["engine"]["reason"]:
+        words["training steps"] = f"by torch, not compiled: {reason}"
     if timed := _timed(summary["rounds"]):
         last = timed[-1]
         words["simulated clock"] = f"{hours(last['simulated_clock'])} for {last['round']} rounds on simulated devices"
