@@ -71,15 +71,36 @@ def test_what_a_machine_has_its_own_way_is_not_compared(override: str, tmp_path:
 
 
 def test_the_same_job_in_two_folders_is_the_same(tmp_path: Path) -> None:
+    runner = FULL["runner"] | {"model": "net.Net"}
+    tree = {"runner": runner, "hyper_parameters": {"num_users": 9, "start": "{workspace}/rows.npy"}}
+    one, two = load(tmp_path / "one", tree), load(tmp_path / "two", tree)
+    assert shared_part(one) == shared_part(two)
+    other = load(tmp_path / "two", tree, "hyper_parameters.start='{workspace}/others.npy'")
+    assert first_difference(shared_part(one), shared_part(other)) == "hyper_parameters.start"
+
+
+def test_a_public_file_may_lie_anywhere_but_must_be_there_for_all(tmp_path: Path) -> None:
     tree = FULL | {"distillation": {"public_data": "public.csv"}}
-    tree["hyper_parameters"] = FULL["hyper_parameters"] | {"start": "{workspace}/rows.npy"}
-    tree["runner"] = FULL["runner"] | {"model": "net.Net"}
     one, two = load(tmp_path / "one", tree), load(tmp_path / "two", tree, "distillation.public_data=./public.csv")
     assert shared_part(one) == shared_part(two)
     without = load(tmp_path / "two", tree, "distillation.public_data=null")
     assert first_difference(shared_part(one), shared_part(without)) == "distillation.public_data"
-    other = load(tmp_path / "two", tree, "hyper_parameters.start='{workspace}/others.npy'")
-    assert first_difference(shared_part(one), shared_part(other)) == "hyper_parameters.start"
+
+
+def test_clients_that_distill_may_have_networks_of_their_own(tmp_path: Path) -> None:
+    distills = ["distillation.public_data=public.csv"]
+    ours = shared_part(load(tmp_path, FULL, *distills))
+    other = [
+        "hyper_parameters.fc_layers=[8, 4]",
+        "table_parameters={}",
+        "runner.local_dense=[bias]",
+        "runner.model=a.B",
+    ]
+    assert shared_part(load(tmp_path, FULL, *distills, *other)) == ours
+    longer = shared_part(load(tmp_path, FULL, *distills, "runner.epochs=9"))
+    assert first_difference(ours, longer) == "runner.epochs"
+    shares_weights = shared_part(load(tmp_path, FULL))
+    assert first_difference(shares_weights, ours) == first_difference(ours, shares_weights) == distills[0].split("=")[0]
 
 
 def test_tables_and_keys_that_one_side_lacks_are_named(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ LOCAL = frozenset(
         "runner.start_timeout", "selector.timeout",
     }
 )  # fmt: skip
+NETWORK = (  # where clients distill, they share predictions alone, and each may have a network of its own
+    "hyper_parameters.", "table_parameters.", "runner.model", "runner.local_sparse", "runner.remote_sparse",
+    "runner.local_dense",
+)  # fmt: skip
 PLACES = (
     "simulation.traces",
     "distillation.public_data",
@@ -40,12 +44,18 @@ def shared_part(job: Job) -> dict[str, str]:
     A digest is 8 hexadecimal digits: enough to notice a mistake, and no secret, since few values can be meant.
     """
     values = job.model_dump(mode="json", by_alias=True)
-    return {key: _digest(value, values["folder"]) for key, value in _leaves(job, values) if key not in LOCAL}
+    own = NETWORK if job.public_data else ()
+    shared = {key: value for key, value in _leaves(job, values) if key not in LOCAL and not key.startswith(own)}
+    return {key: _digest(value, values["folder"]) for key, value in shared.items()}
 
 
 def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
-    """Return the first key in which two jobs differ, as `shared_part` digested them; None if they agree."""
-    return next((key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)), None)
+    """Return the first key in which two jobs differ, as `shared_part` digested them; None if they agree.
+
+    A key that both have comes first: one that only one has may follow from it.
+    """
+    in_both = [key for key in ours if key in theirs]
+    return next((key for key in [*in_both, *ours, *theirs] if ours.get(key) != theirs.get(key)), None)
 
 
 def _leaves(section: BaseModel, values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
