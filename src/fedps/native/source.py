@@ -42,11 +42,11 @@ class Place(NamedTuple):
 
     def value(self) -> str:
         """Return a pointer to the value of a block's first sample."""
-        return f"w.v{self.array} + {self.column}" if self.column else f"w.v{self.array}"
+        return f"v{self.array} + {self.column}" if self.column else f"v{self.array}"
 
     def gradient(self) -> str:
         """Return the same of its gradient."""
-        return self.value().replace("w.v", "w.d", 1)
+        return self.value().replace("v", "d", 1)
 
 
 def write(program: Program) -> str:
@@ -72,28 +72,23 @@ class _Writer:
             self._forward += self._apply(number, operation)
         for number in reversed(range(len(self._operations))):
             self._backward += self._back(number, self._operations[number])
-        arrays = sorted({p.array for p in self._places})
-        sizes = {a: next(p.stride for p in self._places if p.array == a) for a in arrays}
-        out = self._places[last]
+        sizes = {place.array: place.stride for place in self._places}
+        arrays = [f"alignas(64) float v{a}[BLOCK * {sizes[a]}], d{a}[BLOCK * {sizes[a]}];" for a in sorted(sizes)]
+        rows, out = list(enumerate(self._program.tables)), self._places[last]
+        find = (f"begin_rows<{dim}>(c.tables[{k}], order, n, batch, places[{k}].data());" for k, dim in rows)
         return TEXT.format(
-            arrays="\n".join(
-                f"  alignas(64) float v{a}[BLOCK * {sizes[a]}], d{a}[BLOCK * {sizes[a]}];" for a in arrays
-            ),
-            members="\n".join(f"  {m}" for m in self._members),
-            tables=len(self._program.tables),
-            begin_rows=_lines(
-                f"begin_rows<{dim}>(c.tables[{k}], order, n, batch, w.places[{k}].data());"
-                for k, dim in enumerate(self._program.tables)
-            ),
+            tables=len(rows),
+            stride=out.stride,
+            members=_lines([*arrays, *self._members], "  "),
+            logit=out.value(),
+            slope=out.gradient(),
             begin=_lines(self._begin),
+            find_rows=_lines(find),
             forward=_lines(self._forward),
             backward=_lines(self._backward),
             end=_lines(self._end),
-            end_rows=_lines(f"end_rows<{dim}>(c.tables[{k}]);" for k, dim in enumerate(self._program.tables)),
-            read_rows="".join(READ.format(number=k, dim=dim) for k, dim in enumerate(self._program.tables)),
-            z=out.value(),
-            d=out.gradient(),
-            stride=out.stride,
+            change_rows=_lines(f"end_rows<{dim}>(c.tables[{k}]);" for k, dim in rows),
+            read_rows="".join(READ.format(number=k, dim=dim) for k, dim in rows),
         )
 
     def _apply(self, number: int, operation: Operation) -> list[str]:
@@ -105,9 +100,9 @@ class _Writer:
                 a, size = self._places[x], self._operations[x].width
                 self._members.append(f"Linear<{size}, {width}, {_bool(transposed)}> layer{number};")
                 named = f"{_at('block', weight)}, {_at('block', bias) if bias >= 0 else 'nullptr'}"
-                self._begin.append(f"w.layer{number}.begin({named});")
-                self._end.append(f"w.layer{number}.end({named.replace('block', 'gradient')});")
-                return [f"w.layer{number}.apply<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
+                self._begin.append(f"layer{number}.begin({named});")
+                self._end.append(f"layer{number}.end({named.replace('block', 'gradient')});")
+                return [f"layer{number}.apply<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
             case op.Unary(function, x, width, numbers):
                 a, body = self._places[x], _with(UNARY[function][0], numbers)
                 return [
@@ -123,9 +118,9 @@ class _Writer:
             case op.Column(function, x, parameter, width):
                 a = self._places[x]
                 self._members.append(f"Column<{width}, {self._program.parameters[parameter]}> column{number};")
-                self._begin.append(f"w.column{number}.begin({_at('block', parameter)});")
-                self._end.append(f"w.column{number}.end({_at('gradient', parameter)});")
-                return [f"w.column{number}.{function}<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
+                self._begin.append(f"column{number}.begin({_at('block', parameter)});")
+                self._end.append(f"column{number}.end({_at('gradient', parameter)});")
+                return [f"column{number}.{function}<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
             case op.Sum(x):
                 a = self._places[x]
                 return [
@@ -146,12 +141,12 @@ class _Writer:
         dy = y.gradient()
         match operation:
             case op.Lookup(table, dim):
-                places = f"w.places[{table}].data() + i"
+                places = f"places[{table}].data() + i"
                 return [f"look_up_back<{dim}, {y.stride}>(c.tables[{table}], {places}, m, {dy});"]
             case op.Linear(x):
                 a, add = self._places[x], self._adds(x)
                 sizes = f"{a.stride}, {y.stride}, {add}"
-                return [f"w.layer{number}.back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
+                return [f"layer{number}.back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
             case op.Unary(function, x, width, numbers):
                 a, add, body = self._places[x], self._adds(x), _with(UNARY[function][1], numbers)
                 return [
@@ -164,7 +159,7 @@ class _Writer:
             case op.Column(function, x):
                 a, add = self._places[x], self._adds(x)
                 sizes = f"{a.stride}, {y.stride}, {add}"
-                return [f"w.column{number}.{function}_back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
+                return [f"column{number}.{function}_back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
             case op.Sum(x):
                 a, add, width = self._places[x], self._adds(x), self._operations[x].width
                 return [f"sum_columns_back<{width}, {a.stride}, {y.stride}, {add}>(m, {dy}, {a.gradient()});"]
@@ -244,8 +239,8 @@ def _bool(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(f"    {line}" for line in lines)
+def _lines(lines: Iterable[str], indent: str = "    ") -> str:
+    return "\n".join(indent + line for line in lines)
 
 
 TEXT = """\
@@ -254,79 +249,40 @@ using namespace fedps;
 
 namespace {{
 
-struct Work {{
-{arrays}
+struct Network {{
+  static constexpr int TABLES = {tables}, STRIDE = {stride};
 {members}
-  std::vector<int32_t> places[{tables}];
-}};
+  std::vector<int32_t> places[TABLES];
 
-void begin(Work& w, const Call& c) {{
+  float* logit() {{ return {logit}; }}
+  float* slope() {{ return {slope}; }}
+  void begin([[maybe_unused]] const Call& c) {{
 {begin}
-  (void)w, (void)c;
-}}
-
-void forward(Work& w, const Call& c, const int32_t* order, int m) {{
+  }}
+  void find_rows(const Call& c, const int32_t* order, int64_t n, int32_t batch) {{
+{find_rows}
+    (void)c, (void)order, (void)n, (void)batch;
+  }}
+  void forward(const Call& c, const int32_t* order, int m) {{
 {forward}
-}}
-
-void backward(Work& w, const Call& c, int64_t i, int m) {{
+    (void)c, (void)order;
+  }}
+  void backward(const Call& c, int64_t i, int m) {{
 {backward}
-  (void)w, (void)c, (void)i, (void)m;
-}}
-
-std::unique_ptr<Work> make_work(const Call& c) {{
-  auto w = std::make_unique<Work>();  // all zeros, as the padding must be
-  for (auto& places : w->places) places.resize(c.batch);
-  return w;
-}}
+    (void)c, (void)i, (void)m;
+  }}
+  void end([[maybe_unused]] const Call& c) {{
+{end}
+  }}
+  void change_rows([[maybe_unused]] const Call& c) {{
+{change_rows}
+  }}
+}};
 
 }}  // namespace
 
-extern "C" int64_t fedps_train(const Call* call) {{
-  const Call& c = *call;
-  const FlushDenormals flush;
-  auto work = make_work(c);
-  Work& w = *work;
-  double full[{tables} + 2];
-  for (int k = 0; k < {tables}; ++k) full[k] = c.tables[k].rule.lr;
-  for (int k = 0; k < 2; ++k) full[{tables} + k] = c.dense[k].rule.lr;
-  const auto head = c.pairwise ? pairwise<{stride}> : cross_entropy<{stride}>;
-  int64_t done = 0;
-  for (int64_t at = 0; at < c.samples; at += c.batch, ++done) {{
-    const int64_t n = std::min(c.batch, c.samples - at);
-    const int32_t* order = c.order + at;
-    const int32_t batch = static_cast<int32_t>(c.first + done);
-    set_rates(c, {tables}, full, c.rates[done]);
-    for (int k = 0; k < 2; ++k) std::memset(c.dense[k].gradient, 0, sizeof(float) * c.dense[k].size);
-{begin_rows}
-    begin(w, c);
-    double loss = 0;
-    for (int64_t i = 0; i < n; i += BLOCK) {{
-      const int m = static_cast<int>(std::min<int64_t>(BLOCK, n - i));
-      forward(w, c, order + i, m);
-      loss += head(m, n, {z}, order + i, c.label, {d}, c.scores + at + i, c.counts);
-      backward(w, c, i, m);
-    }}
-    c.losses[done] = loss / static_cast<double>(n);
-    if (!std::isfinite(loss)) return done + 1;
-{end}
-{end_rows}
-    for (int k = 0; k < 2; ++k) end_dense(c.dense[k]);
-  }}
-  return done;
-}}
-
-extern "C" void fedps_score(const Call* call) {{
-  const Call& c = *call;
-  auto work = make_work(c);
-  Work& w = *work;
-  begin(w, c);
-  for (int64_t i = 0; i < c.samples; i += BLOCK) {{
-    const int m = static_cast<int>(std::min<int64_t>(BLOCK, c.samples - i));
-    forward(w, c, c.order + i, m);
-    for (int s = 0; s < m; ++s) c.scores[i + s] = ({z})[s * {stride}];
-  }}
-}}
+extern "C" int64_t fedps_train(const Call* call) {{ return train<Network>(*call); }}
+extern "C" void fedps_score(const Call* call) {{ score<Network>(*call); }}
 {read_rows}"""
 READ = """
 extern "C" void fedps_read_{number}(Table* table, const int32_t* slots, int64_t count, float* out) {{

@@ -1,10 +1,70 @@
-// A training step as loops over small blocks of samples. The generated file (see source.py) includes this one and says,
-// in the order of the network's operations, which of these to call with which sizes; all sizes but the number of
-// samples are known when it is compiled.
+// A training step as loops over small blocks of samples. The generated file (see source.py) includes this one and has a
+// `Network`: its arrays, and in the order of its operations which loops to call with which sizes. All sizes but the number
+// of samples are known when it is compiled.
 //
 // A value is float[BLOCK * stride]: a row a sample, its columns padded with zeros to whole vectors. Its gradient lies in
 // an array of the same form. What stands in rows behind the last sample of a block is never used.
+#pragma once
 
 #include "layers.hpp"
 #include "losses.hpp"
 #include "rows.hpp"
+
+namespace fedps {
+
+template <class Network>
+std::unique_ptr<Network> make_network(const Call& c) {
+  auto network = std::make_unique<Network>();  // all zeros, as the padding must be
+  for (auto& places : network->places) places.resize(c.batch);
+  return network;
+}
+
+// Train batch after batch; return how many. It ends at a loss that is not finite, before that batch has changed anything.
+template <class Network>
+int64_t train(const Call& c) {
+  const FlushDenormals flush;
+  auto made = make_network<Network>(c);
+  Network& w = *made;
+  double full[Network::TABLES + 2];
+  for (int k = 0; k < Network::TABLES; ++k) full[k] = c.tables[k].rule.lr;
+  for (int k = 0; k < 2; ++k) full[Network::TABLES + k] = c.dense[k].rule.lr;
+  const auto head = c.pairwise ? pairwise<Network::STRIDE> : cross_entropy<Network::STRIDE>;
+  int64_t done = 0;
+  for (int64_t at = 0; at < c.samples; at += c.batch, ++done) {
+    const int64_t n = std::min(c.batch, c.samples - at);
+    const int32_t* order = c.order + at;
+    const int32_t batch = static_cast<int32_t>(c.first + done);
+    set_rates(c, Network::TABLES, full, c.rates[done]);
+    for (int k = 0; k < 2; ++k) std::memset(c.dense[k].gradient, 0, sizeof(float) * c.dense[k].size);
+    w.find_rows(c, order, n, batch);
+    w.begin(c);
+    double loss = 0;
+    for (int64_t i = 0; i < n; i += BLOCK) {
+      const int m = static_cast<int>(std::min<int64_t>(BLOCK, n - i));
+      w.forward(c, order + i, m);
+      loss += head(m, n, w.logit(), order + i, c.label, w.slope(), c.scores + at + i, c.counts);
+      w.backward(c, i, m);
+    }
+    c.losses[done] = loss / static_cast<double>(n);
+    if (!std::isfinite(loss)) return done + 1;
+    w.end(c);
+    w.change_rows(c);
+    for (int k = 0; k < 2; ++k) end_dense(c.dense[k]);
+  }
+  return done;
+}
+
+// Write each sample's logit to `scores`.
+template <class Network>
+void score(const Call& c) {
+  auto made = make_network<Network>(c);
+  Network& w = *made;
+  w.begin(c);
+  for (int64_t i = 0; i < c.samples; i += BLOCK) {
+    const int m = static_cast<int>(std::min<int64_t>(BLOCK, c.samples - i));
+    w.forward(c, c.order + i, m);
+    for (int s = 0; s < m; ++s) c.scores[i + s] = w.logit()[s * Network::STRIDE];
+  }
+}
+
+}  // namespace fedps
