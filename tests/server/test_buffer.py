@@ -117,8 +117,8 @@ def test_tables_that_are_made_anew_lose_what_is_in_the_buffer(make_job: MakeJob,
     server.members.expect(3)
     wrong = TableSpec("rows", "sparse", (100, 4), Rule("sgd"), ROWS.init)
     Caller(server, "wrong").join(wrong, BIAS).ask(*push(1, [3], ones(1)))
-    assert server.shard.gate is not None and server.shard.gate.held > 0
+    assert server.shard.gate is not None and server.shard.gate.bytes > 0
     right = [Caller(server, name) for name in "ab"]
     tickets = [caller.send(Join((ROWS, BIAS), 0)) for caller in right]
     assert [caller.answers(ticket) for caller, ticket in zip(right, tickets, strict=True)] == [[Done()], [Done()]]
-    assert (server.shard.gate.held, server._budget.used, server.shard.gate.rest()) == (0, 0, {})
+    assert (server.shard.gate.bytes, server._budget.used, server.shard.gate.rest()) == (0, 0, {})

@@ -281,3 +281,14 @@ def test_members_and_remembered_names_are_bounded(
         Caller(server, f"more {n}").join().ask(Leave())
     assert len(server.members.left) == 5
     assert len(server.members) == 4
+
+
+def test_invented_names_that_greet_and_never_join_fill_no_server(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job, tmp_path)
+    good = Caller(server, "good").join()
+    invented = [Caller(server, f"invented {n}") for n in range(1000)]
+    other = Caller(server, "other").join()
+    assert len(server.roster.connected) < 200 and invented[0].hung_up
+    server.tick(time.monotonic() + 1000)
+    assert all(caller.hung_up for caller in invented)
+    assert not good.hung_up and not other.hung_up, "who takes part is not hung up on for being quiet"

@@ -156,7 +156,7 @@ def test_what_is_kept_for_all_clients_together_is_bounded(make_job: MakeJob, tmp
     assert state(server) == before
     for caller in (b, c, d):
         caller.connection.closed()
-    assert server._budget.used == server.shard.gate.held  # type: ignore[union-attr]
+    assert server._budget.used == server.shard.gate.bytes  # type: ignore[union-attr]
     a.ask(Leave())
     server.tick(1e12)  # the others are lost, and the window is merged without them
     assert (server.clock, server._budget.used) == (1, 0)

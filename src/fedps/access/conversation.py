@@ -142,14 +142,14 @@ class Refusals:
     def __init__(self, report: Report) -> None:
         self.total = 0
         self._report = report
-        self._told, self._began = 0, 0.0  # of this period
+        self._reported, self._began = 0, 0.0  # of this period
         self._sums: dict[tuple[str, str], tuple[int, str]] = {}  # by peer and kind: how many, and the last reason
 
     def add(self, who: str, kind: str, reason: str) -> None:
         """Count a refusal; `who`: the client, or the address of a stranger."""
         self.total += 1
-        if self._told < BURST:
-            self._told += 1
+        if self._reported < BURST:
+            self._reported += 1
             self._report(events.Refused(who, kind, reason))
             return
         full = len(self._sums) >= MAX_SUMS  # strangers have as many addresses as they like
@@ -160,7 +160,7 @@ class Refusals:
         """Begin a new period if one is over. `now`: seconds, monotonic."""
         if now - self._began > PERIOD:
             self.flush()
-            self._told, self._began = 0, now
+            self._reported, self._began = 0, now
 
     def flush(self) -> None:
         """Tell the sums of what was not told one by one."""

@@ -87,8 +87,8 @@ class Ballot:
         """End a vote that stays undecided: what most clients declare holds, and in a tie what is chosen."""
         if not self.waiting:
             return Verdict()
-        said = dict.fromkeys(self._votes.values())
-        most = max(said, key=lambda d: (len(self._backers(d)), d == self.chosen))
+        declarations = dict.fromkeys(self._votes.values())
+        most = max(declarations, key=lambda d: (len(self._backers(d)), d == self.chosen))
         return self._elect(most) if most != self.chosen else Verdict(refused=self._dismiss())
 
     def forget(self, conversation: Conversation) -> None:
@@ -123,7 +123,7 @@ class Ballot:
 
     def _backers(self, declared: Declaration | None) -> list[ClientId]:
         """Return who declared this, in the order of their first words."""
-        return [client for client, said in self._votes.items() if said == declared]
+        return [client for client, vote in self._votes.items() if vote == declared]
 
     def _note(self, client: ClientId, declared: Declaration) -> None:
         if client in self._votes or len(self._votes) < MAX_VOTES:

@@ -86,11 +86,12 @@ class Barriers:
         evaluate. But who has trained an epoch further than the others waits until these have trained it, too.
         """
         if self._since is None:
-            return None  # nobody stands anywhere: so with every push
+            return None  # nobody stands anywhere, as most of the time: this is asked after every push
         active = {client: m for client, m in self._members.here.items() if not m.suspended}
         standing = {client: m.barrier for client, m in active.items() if m.barrier is not None}
         if not self._members.complete or not standing or len(standing) < len(active):
             return None
+        # All active members stand somewhere now, so the model stands still until somebody is let go.
         trained = {client: b.epoch for client, b in standing.items() if b.stage == TRAINED}
         behind = [client for client, epoch in trained.items() if epoch <= self.epoch]
         if len(trained) == len(standing):
@@ -102,6 +103,7 @@ class Barriers:
 
     def open(self, opening: Opening, clock: int, now: float) -> None:
         """Open a barrier, and answer those that stood there; the others wait for them again from `clock` on."""
+        # Members first, answers last: an answer may bring the next request, which must find the barrier open.
         self.epoch = opening.epoch or self.epoch
         self._members.release(opening.clients, clock)
         if opening.stage == EVALUATED:
@@ -150,6 +152,8 @@ class Barriers:
 
     def _ending(self, claims: list[int]) -> int:
         """Return the epoch that ends: the next one; a later one only if every member, silent ones too, has come to it."""
+        # A round is skipped when all its clients were lost before its end, and came back for the next: rare, and no single
+        # client can bring it about, for the earliest claim decides.
         skipped = min(claims) if len(claims) == len(self._members) else 0
         return max(self.next_epoch, skipped)
 

@@ -29,14 +29,14 @@ class Gate(Protocol):
         lockstep: whether all pushes of a clock are merged together: one of a closed clock comes too late to count, and
             nothing is merged before all expected clients have come.
         opened_at: time (s, monotonic) of the open window's first push; None while it is empty.
-        held: bytes of the pushes that are not merged.
+        bytes: of the pushes that are not merged.
     """
 
     clock: int
     ahead: int
     lockstep: bool
     opened_at: float | None
-    held: int
+    bytes: int
 
     def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
         """Take one client's whole push of a clock."""
@@ -81,15 +81,16 @@ class WindowGate:
     lockstep = True
 
     def __init__(self, combine: Merge) -> None:
-        self.clock = self.held = 0
+        self.clock = self.bytes = 0
         self.opened_at: float | None = None  # also where a clock ahead of the open one got its first push
         self._combine = combine
         self._offers: dict[int, dict[ClientId, Offer]] = {}
 
     def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
         """Take one client's whole push of a clock."""
+        # Of two pushes for one clock the later counts: a client's clock moves on with each, so no honest one sends two.
         offers = self._offers.setdefault(clock, {})
-        self.held += size_of(push) - size_of(offers.get(client, {}))
+        self.bytes += size_of(push) - size_of(offers.get(client, {}))
         offers[client] = push
         if self.opened_at is None:
             self.opened_at = now
@@ -103,13 +104,14 @@ class WindowGate:
 
         A clock that all have skipped (a server that fell behind the others, whose clients went on) changes nothing.
         """
+        # Without a push of any clock nothing is due, though nobody be missing: clocks move on by pushes alone.
         if not self._offers or self.missing(active):
             return None
         offers = self._offers.pop(self.clock, {})
         self.clock += 1
-        self.held -= sum(map(size_of, offers.values()))
+        self.bytes -= sum(map(size_of, offers.values()))
         self.opened_at = now if self._offers else None
-        return _merged([offers[c] for c in sorted(offers)], self._combine)
+        return _merged([offers[c] for c in sorted(offers)], self._combine)  # float32 sums depend on the order
 
     def rest(self) -> Changes:
         """Nothing: who stands at a barrier is not waited for, so its window is closed."""
@@ -131,15 +133,15 @@ class BufferGate:
     lockstep = False
 
     def __init__(self, size: int) -> None:
-        self.clock = self.held = 0
+        self.clock = self.bytes = 0
         self._size = size
         self._offers: list[Offer] = []
 
     def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
         """Take a push that started from version `clock`."""
-        share = merge.staleness(self.clock - clock)
+        share = merge.staleness(self.clock - clock)  # no push is ahead of the version, so this is at most 1
         self._offers.append({table: change._replace(weight=share) for table, change in push.items()})
-        self.held += size_of(push)
+        self.bytes += size_of(push)
 
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Nobody."""
@@ -153,7 +155,7 @@ class BufferGate:
         """Merge what is in the buffer; an empty one makes no version."""
         if not self._offers:
             return {}
-        offers, self._offers, self.held = self._offers, [], 0
+        offers, self._offers, self.bytes = self._offers, [], 0
         self.clock += 1
         return _merged(offers, merge.buffered)
 
@@ -161,8 +163,8 @@ class BufferGate:
 def _merged(pushes: Sequence[Offer], combine: Merge) -> Changes:
     """Combine the pushes table by table; clients on different parts of a schedule take the median of their rates."""
     tables = dict.fromkeys(table for push in pushes for table in push)
-    found = {table: [push[table] for push in pushes if table in push] for table in tables}
-    return {table: Merged(combine(found[table]), median(c.rate for c in found[table])) for table in tables}
+    pushed = {table: [push[table] for push in pushes if table in push] for table in tables}
+    return {table: Merged(combine(pushed[table]), median(c.rate for c in pushed[table])) for table in tables}
 
 
 def size_of(push: Offer) -> int:

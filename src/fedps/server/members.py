@@ -60,6 +60,7 @@ class Members(Membership[Member]):
         Raises:
             RefusedError: there are too many members.
         """
+        # A client says Join again on every connection. While it is here, that changes nothing: its clock and its pushes go on.
         here = self.get(client)
         member = self.admit(client, instance, lambda: Member(instance))
         if member is not here:  # new, or back after it was given up: the others have gone on without it

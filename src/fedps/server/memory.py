@@ -40,6 +40,7 @@ class Budget:
         Raises:
             RefusedError: that passes a bound; what was kept before still is.
         """
+        # To keep less than before is always possible: what is given back must never be refused.
         each, before = self._each if each is None else each, self._kept.get(owner, 0)
         if size == before:
             return

@@ -4,7 +4,7 @@ Every way of merging is a factor on a sum: `change[row] = factor[row] * sum over
 A dense tensor is a table with one row that every client pushes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,13 +48,11 @@ class Stack(NamedTuple):
         keys: int64[R], empty for a dense tensor.
         places: where each contribution's rows stand among them.
         total: float32[R, dim], sum of values.
-        touched: float32[R, 1], how many clients pushed the row.
     """
 
     keys: Keys
     places: list[NDArray[np.int64] | slice]
     total: Values
-    touched: Values
 
 
 def mean(contributions: Sequence[Contribution]) -> Rows:
@@ -66,7 +64,7 @@ def mean(contributions: Sequence[Contribution]) -> Rows:
 def heat(contributions: Sequence[Contribution]) -> Rows:
     """Average each row over the clients that changed it (FedSubAvg, Ding et al., NeurIPS 2022, eq. 5)."""
     stack = _stack(contributions)
-    return Rows(stack.keys, stack.total / stack.touched)
+    return Rows(stack.keys, stack.total / _by_row(stack, [1] * len(contributions)))
 
 
 def adaptive(contributions: Sequence[Contribution]) -> Rows:
@@ -78,9 +76,7 @@ def adaptive(contributions: Sequence[Contribution]) -> Rows:
     stack = _stack(contributions)
     if len(contributions) == 1:
         return Rows(stack.keys, stack.total)  # who is alone agrees with itself
-    squares = np.zeros_like(stack.touched)
-    for at, (_, values, *_) in zip(stack.places, contributions, strict=True):
-        squares[at] += np.einsum("rd,rd->r", values, values)[:, None]
+    squares = _by_row(stack, [np.einsum("rd,rd->r", c.values, c.values)[:, None] for c in contributions])
     norm = np.square(stack.total).sum(axis=1, keepdims=True)
     factor = np.clip(squares / np.maximum(norm, 1e-12), 1 / len(contributions), 1.0)
     return Rows(stack.keys, stack.total * factor.astype(np.float32))
@@ -107,28 +103,31 @@ def weighted_mean(contributions: Sequence[Contribution], over: str = "participan
             of those that changed the row.
     """
     weights = bounded([c.weight for c in contributions])
-    pairs = list(zip(contributions, weights, strict=True))
-    stack = _stack([Contribution(c.keys, c.values * np.float32(weight), 1.0) for c, weight in pairs])
-    if over == "participants":
-        return Rows(stack.keys, stack.total / np.float32(sum(weights)))
-    share = [Contribution(c.keys, np.full((len(c.values), 1), weight, np.float32), 1.0) for c, weight in pairs]
-    return Rows(stack.keys, stack.total / _stack(share).total)
+    pairs = zip(contributions, weights, strict=True)
+    stack = _stack([c._replace(values=c.values * np.float32(weight)) for c, weight in pairs])
+    whole = np.float32(sum(weights)) if over == "participants" else _by_row(stack, np.array(weights, np.float32))
+    return Rows(stack.keys, stack.total / whole)
 
 
 def _stack(contributions: Sequence[Contribution]) -> Stack:
     first = contributions[0]
     if len(contributions) == 1:  # one worker, or a window that the others have left: there is nothing to lay over
-        return Stack(first.keys, [slice(None)], first.values, np.ones((len(first.values), 1), np.float32))
+        return Stack(first.keys, [slice(None)], first.values)
     keys = _union([c.keys for c in contributions])
-    shape = len(keys) or max(len(c.values) for c in contributions), first.values.shape[1]
-    total, touched = np.zeros(shape, np.float32), np.zeros((shape[0], 1), np.float32)
+    total = np.zeros((len(keys) or len(first.values), first.values.shape[1]), np.float32)
     places = list[NDArray[np.int64] | slice]()
     for of_one, values, *_ in contributions:
-        at: NDArray[np.int64] | slice = np.searchsorted(keys, of_one) if len(keys) else slice(len(values))
-        total[at] += values
-        touched[at] += 1
-        places.append(at)
-    return Stack(keys, places, total, touched)
+        places.append(np.searchsorted(keys, of_one) if len(keys) else slice(len(values)))
+        total[places[-1]] += values
+    return Stack(keys, places, total)
+
+
+def _by_row(stack: Stack, summands: Iterable[Values | float | np.float32]) -> Values:
+    """Add up for each row what its contributions bring, a number or float32[U, 1] each; returns float32[R, 1]."""
+    sums = np.zeros((len(stack.total), 1), np.float32)
+    for at, of_one in zip(stack.places, summands, strict=True):
+        sums[at] += of_one
+    return sums
 
 
 def _union(keys: Sequence[Keys]) -> Keys:

@@ -58,6 +58,7 @@ def check_push(push: Push, member: Member, shard: Shard, limits: Limits) -> None
         raise RefusedError("too_large", f"{push.parts} parts pass the limit of {limits.parts} parts a push")
     if not 0 <= push.part < push.parts:
         raise RefusedError("malformed", f"part {push.part} of {push.parts}: parts are counted from 0")
+    # Sequences have no gaps: so one number says which pushes were applied, and repeats are known after a reconnect.
     if push.sequence > member.sequence + 1:
         raise RefusedError("stale", f"push {push.sequence} follows {member.sequence}: one in between is missing")
     if shard.gate and push.clock > shard.gate.clock + shard.gate.ahead:
@@ -86,7 +87,7 @@ def read_push(push: Push, arrays: Sequence[Array], shard: Shard, limits: Limits)
             [values] = packed
         if form != "none":
             values = values.reshape(-1, spec.dim) if spec.kind == "sparse" else values.reshape(1, -1)
-        _check_values(spec, keys, values)
+        _check_values(spec, keys, values)  # as they come out: a packed NaN is one only then
         offer[table] = Contribution(keys, values, push.weight, push.rate)
     return offer
 
@@ -119,6 +120,7 @@ class HalfPush:
         if push.part == 0:
             self.drop()  # said again from the start
             self._first = push
+        # Parts come in order on one connection, and all say the same of their push: a part of another is a fault.
         first = self._first
         if first is None or push.part != self._next or _facts(push) != _facts(first):
             raise RefusedError(
@@ -150,6 +152,7 @@ class HalfPush:
 
 def check_whole(offer: Offer, shard: Shard) -> None:
     """Check that a push carries every table of its shard, so that a window merges the same clients everywhere."""
+    # A table left out would count as one more client without it; worse, clients could merge by different sets of tables.
     absent = sorted(set(shard.store.names()) - offer.keys())
     if absent:
         raise RefusedError("mismatch", f"a push carries every table of its shard; {', '.join(absent)} is missing")
@@ -175,6 +178,7 @@ def check_pull(pull: Pull, arrays: Sequence[Array], shard: Shard, limits: Limits
             f"an answer of {size} bytes passes the limit of {limits.message_bytes} bytes a message: pull fewer rows, or"
             " raise limits.message_mib",
         )
+    # A pull for a window that may never open would wait for ever.
     if shard.gate and pull.after > shard.gate.clock + shard.gate.ahead:
         raise RefusedError("stale", f"after {pull.after} is too far ahead of clock {shard.gate.clock}")
     return size

@@ -35,7 +35,7 @@ from fedps.wire.messages import Barrier, Census, Counted, Done, Hello, Join, Lea
 
 Array = NDArray[Any]
 
-HELD_SHARE = 4  # this part of the memory that is free at the start may be kept for all connections together
+WAITING_SHARE = 4  # this part of the memory that is free at the start may be kept for all connections together
 
 
 class ParameterServer:
@@ -112,6 +112,8 @@ class ParameterServer:
             DataError: an epoch cannot be saved; the server cannot go on.
         """
         now, ticket = time.monotonic(), frame.ticket
+        # The session has let through only what may be said now: all but Hello and Join come from one that has joined, on
+        # this very connection. Whether it still takes part is asked where it matters (`_member`).
         match frame.message:
             case Hello() as hello:
                 self.roster.greet(conversation, hello, now)
@@ -159,6 +161,7 @@ class ParameterServer:
         """
         self._first_at = self._first_at or now
         requests.check_declaration(candidate.join, self.limits)
+        # Only tables that can be made may be voted for: a vote that is won must not fail.
         if self.ballot.chosen is None:
             self.shard.declare(candidate.join.tables)
         elif candidate.declared != self.ballot.chosen:
@@ -171,7 +174,7 @@ class ParameterServer:
         if verdict.tables is not None:
             self.shard.declare(verdict.tables)
         for client in verdict.outvoted:
-            self.members.expel(client)
+            self.members.expel(client)  # before its connection goes: it is not lost, it never took part
             self.refusals.add(client, "mismatch", "most clients declare other tables")
             if connection := self.roster.connection(client):
                 connection.hang_up()
@@ -192,10 +195,12 @@ class ParameterServer:
         member, half = self._member(conversation), self._halves[conversation]  # there since it joined
         requests.check_push(push, member, self.shard, self.limits)
         if push.sequence <= member.sequence:
-            # A repeat after a reconnect. It was applied when it first came, and is answered as it was then.
+            # A repeat after a reconnect. It was applied when it first came, and is answered as it was then: who is not
+            # told that its push came late would go on with a clock that is closed, and lose the next window too.
             return Done(self.clock, late=push.sequence == member.late)
         if member.barrier is not None:
             raise RefusedError("order", f"client {conversation.client!r} stands at a barrier: wait for its answer")
+        # Until here nothing has changed; from here on a fault spoils the whole push, with the parts that came before.
         try:
             part = requests.read_push(push, arrays, self.shard, self.limits)
             whole = half.add(push, part, self.shard)
@@ -206,6 +211,7 @@ class ParameterServer:
         except (RefusedError, TableError, WireError):
             half.drop()
             raise
+        # Nothing can be refused any more: the push counts, and is never taken again.
         member.accept(push.sequence, self.clock if late else push.clock, late, now)
         self.advance(now)
         return Done(self.clock, late)
@@ -258,6 +264,8 @@ class ParameterServer:
         if not self._complete_at and self.members.complete:
             self._complete_at = now
         self._answer_census()
+        # Windows before barriers: the last push of an epoch closes its window before the model is saved. And the save before
+        # anybody is let go: what is saved is what all have trained, and what all will evaluate.
         self.shard.merge(self.members, now)
         opening = None if self._saving else self.barriers.opening()
         if opening is None:
@@ -336,5 +344,5 @@ class ParameterServer:
 def limits_of(job: Job) -> Limits:
     """Return what clients of a job may ask of this process."""
     size = job.limits.message_mib << 20
-    held = HELD_MESSAGES * size
-    return Limits(message_bytes=size, held_bytes=held, total_bytes=max(held, free_memory() // HELD_SHARE))
+    each = HELD_MESSAGES * size
+    return Limits(message_bytes=size, held_bytes=each, total_bytes=max(each, free_memory() // WAITING_SHARE))

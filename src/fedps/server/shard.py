@@ -98,12 +98,13 @@ class Shard:
         Raises:
             TableError: a table cannot be made, or there is no memory for it; those there are stay.
         """
+        # New tables, a new gate: nothing that was pushed to the old ones may reach these.
         self.store, self.gate = make_store(tables, self._warm, self._room.take), make_gate(self._runner)
         sparse = [t for t in tables if t.kind == "sparse"]
         self._boundless = {t.name for t in sparse if t.shape[0] > RESERVED_ROWS}
         self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)
         self._held_back = []
-        self._count_held()
+        self._count_unmerged()
 
     def push(self, client: ClientId, push: Push, offer: Offer, now: float) -> bool:
         """Apply a push, or keep it until its window closes; return whether it came too late to count.
@@ -118,13 +119,15 @@ class Shard:
             return False
         if self.gate and self.gate.lockstep and push.clock < self.gate.clock:
             return True
-        self._budget.keep(MERGE, self._held + size_of(offer), "pushes that are not merged", self._limits.total_bytes)
+        self._budget.keep(
+            MERGE, self._unmerged + size_of(offer), "pushes that are not merged", self._limits.total_bytes
+        )
         self._secure_rows(offer)
         if self.gate:
             self.gate.offer(client, push.clock, offer, now)
         else:
             self._held_back.append((size_of(offer), self._changes(push, offer)))
-        self._count_held()
+        self._count_unmerged()
         return False
 
     def merge(self, members: Members, now: float) -> None:
@@ -223,6 +226,7 @@ class Shard:
         Raises:
             TableError: there is none.
         """
+        # What is kept unmerged is bounded in bytes, and a byte of a push makes `growth` bytes of rows at most.
         tight = not self._room.fits(int(size_of(offer) * self._growth))
         for name, change in offer.items():
             if tight or name in self._boundless:
@@ -240,7 +244,7 @@ class Shard:
         """Apply what was merged, and answer the pulls that waited for it."""
         self._room.promised = 0  # now it is kept
         self._apply(merged)
-        self._count_held()
+        self._count_unmerged()
         ready = list[Waiting]()
         for conversation, waiting in list(self._waiting.items()):
             ready += [w for w in waiting if self.is_merged(w.after)]
@@ -254,13 +258,13 @@ class Shard:
         self.unsaved = self.unsaved or bool(changes)
 
     @property
-    def _held(self) -> int:
+    def _unmerged(self) -> int:
         """Bytes of the pushes that are not applied yet."""
-        return self.gate.held if self.gate else sum(size for size, _ in self._held_back)
+        return self.gate.bytes if self.gate else sum(size for size, _ in self._held_back)
 
-    def _count_held(self) -> None:
-        self._room.promised = int(self._held * self._growth)
-        self._budget.keep(MERGE, self._held, "")
+    def _count_unmerged(self) -> None:
+        self._room.promised = int(self._unmerged * self._growth)
+        self._budget.keep(MERGE, self._unmerged, "")
 
     def _keep(self, waiting: list[Waiting], conversation: Conversation) -> None:
         self._budget.keep(conversation, sum(w.size for w in waiting), "pulls that wait")

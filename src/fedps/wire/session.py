@@ -56,7 +56,7 @@ class Peer:
         self.instance: str | None = None
         self.ticket = 0  # of the request now handled, so that a refusal can name it
         self._limits, self._state = limits, State.NEW
-        self._asked = 0  # the ticket of the last Hello or Join: only its answer leads on
+        self._handshake = 0  # the ticket of the last Hello or Join: only its answer leads on
 
     @property
     def greeted(self) -> bool:
@@ -80,18 +80,18 @@ class Peer:
             if self.client is not None:
                 raise RefusedError("order", f"this connection already speaks for client {self.client!r}")
             self.client, self.instance = ClientId(message.client), message.instance
-            self._state, self._asked = State.GREETING, frame.ticket
+            self._state, self._handshake = State.GREETING, frame.ticket
         elif self.client is None:
             raise RefusedError("order", f"{type(message).__name__} before Hello")
         elif isinstance(message, Join) and self._before_all is State.JOINED:
-            self._state, self._asked = State.JOINING, frame.ticket
+            self._state, self._handshake = State.JOINING, frame.ticket
         elif self._state is not self._before_all:
             raise RefusedError("order", f"{type(message).__name__} before Join")
         return frame
 
     def reply(self, ticket: int, message: Message, arrays: Arrays = ()) -> bytes:
         """Return the bytes that answer a request."""
-        if ticket == self._asked:
+        if ticket == self._handshake:
             self._state = ANSWERED.get((self._state, type(message)), self._state)
         if self._state is State.NEW:
             self.client = self.instance = None  # a refused name gives no right to speak in it
