@@ -59,7 +59,7 @@ def test_pieces_are_the_tensors_in_their_order(shapes: list[tuple[int, ...]], mo
         for number, piece in pieces[spec.name].items():
             first, end = spec.span(piece.keys)
             assert (first, piece.shape) == (at, (1, end - first))
-            assert np.array_equal(np.arange(spec.dim)[piece.at[1]], np.arange(first, end))
+            assert np.array_equal(np.arange(spec.dim)[None][piece.at], np.arange(first, end)[None])
             assert sides(spec, piece.keys)[0] <= MATRIX_ROWS
             assert before <= number <= before + 1, "no message is empty, and none is come back to"
             held[number], before, at = held.get(number, 0) + end - first, number, end

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedps.errors import LostError, WireError
 from fedps.net.compressing import NOTHING, Compression, Compressor
 from fedps.types import Keys, Rows, TableName, TableSpec, Values
-from fedps.wire.compress import ARRAYS, plain, unpack
+from fedps.wire.compress import ARRAYS, Array, Form, plain, unpack
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Barrier, Census, Counted, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
 from fedps.wire.messages import Values as Answer
@@ -71,7 +71,7 @@ class PullTicket:
         """
         out = {name: np.empty(shape, np.float32) for name, shape in self._shapes.items()}
         for shard, future, pieces in self._requests:
-            frame, tables = _wait(future, timeout, "Pull"), tuple(piece.table for piece in pieces)
+            frame, tables = _wait(future, timeout, "Pull"), _tables(pieces)
             answer = frame.message
             if not isinstance(answer, Answer) or answer.tables != tables:
                 raise WireError(f"Pull of {tables} was answered by {answer}")
@@ -91,8 +91,8 @@ class PullTicket:
 class PushTicket:
     """A push under way to all shards."""
 
-    def __init__(self, futures: Sequence["Future[Frame]"], who: str) -> None:
-        self._futures, self._who = futures, who
+    def __init__(self, futures: Sequence["Future[Frame]"]) -> None:
+        self._futures = futures
 
     def result(self, timeout: float) -> Done:
         """Wait until every shard has taken the push; `late` if any says so, `clock` the furthest.
@@ -101,7 +101,7 @@ class PushTicket:
             LostError: no answer within `timeout` seconds.
             RefusedError: a server refused.
         """
-        answers = [_wait(f, timeout, self._who).message for f in self._futures]
+        answers = [_wait(f, timeout, "Push").message for f in self._futures]
         done = [a for a in answers if isinstance(a, Done)]
         return Done(max(d.clock for d in done), any(d.late for d in done))
 
@@ -184,7 +184,7 @@ class Shards:
         requests = []
         for shard, channel in enumerate(self._channels):
             for pieces in self._messages(wanted, shard):
-                pull = Pull(tuple(piece.table for piece in pieces), after, self._answer_form)
+                pull = Pull(_tables(pieces), after, self._answer_form)
                 requests.append((shard, channel.request(pull, [piece.keys for piece in pieces]), pieces))
         return PullTicket(requests, {n: self._shape(n, keys) for n, keys in wanted.items()})
 
@@ -205,13 +205,10 @@ class Shards:
         for shard, channel in enumerate(self._channels):
             messages, at_clock = self._messages(keys, shard), clock if isinstance(clock, int) else clock[shard]
             for part, pieces in enumerate(messages):
-                packed = [self._compressor.pack(p.table, p.keys, changes[p.table].values[p.at], shard) for p in pieces]
-                forms = tuple(form for form, _ in packed) if any(form != "none" for form, _ in packed) else ()
-                tables = tuple(piece.table for piece in pieces)
-                message = Push(tables, self._sequence, at_clock, weight, part, len(messages), forms, rate)
-                arrays = [a for piece, (_, values) in zip(pieces, packed, strict=True) for a in (piece.keys, *values)]
-                futures.append(channel.request(message, arrays))
-        return PushTicket(futures, "Push")
+                forms, arrays = self._pack(pieces, changes, shard)
+                push = Push(_tables(pieces), self._sequence, at_clock, weight, part, len(messages), forms, rate)
+                futures.append(channel.request(push, arrays))
+        return PushTicket(futures)
 
     def barrier(self, epoch: int, stage: str) -> int:
         """Wait, without limit of time, until every client is here; return the clock to go on from."""
@@ -253,10 +250,26 @@ class Shards:
                 pieces = self._tensors[shard][name]
             else:
                 pieces = cut_rows(self._specs[name], keys, most, shard, len(self._channels))
-            messages += [[] for _ in range(max(pieces) + 1 - len(messages))]
             for number, piece in pieces.items():
+                while number >= len(messages):
+                    messages.append([])
                 messages[number].append(piece)
         return [pieces for pieces in messages if pieces] or [[]]
+
+    def _pack(
+        self, pieces: Sequence[Piece], changes: Mapping[TableName, Rows], shard: int
+    ) -> tuple[tuple[Form, ...], list[Array]]:  # fmt: skip
+        """Return the forms and the arrays of one message of a push; no forms where nothing is packed."""
+        forms, arrays = list[Form](), list[Array]()
+        for table, keys, at, _ in pieces:
+            form, values = self._compressor.pack(table, keys, changes[table].values[at], shard)
+            forms.append(form)
+            arrays += [keys, *values]
+        return (tuple(forms) if any(form != "none" for form in forms) else ()), arrays
+
+
+def _tables(pieces: Sequence[Piece]) -> tuple[TableName, ...]:
+    return tuple([piece.table for piece in pieces])
 
 
 def _wait(future: "Future[Frame]", timeout: float | None, what: str) -> Frame:

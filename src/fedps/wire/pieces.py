@@ -111,8 +111,9 @@ def cut_tensors(specs: Sequence[TableSpec], most: int) -> dict[TableName, dict[i
             size -= size % columns if columns <= most else 0
             if size:
                 end = first + size
-                keys = NO_KEYS if size == spec.dim else np.array([first, end])
-                pieces[spec.name][number] = Piece(spec.name, keys, np.s_[:, first:end], (1, size))
+                whole = size == spec.dim
+                keys, at = (NO_KEYS, np.s_[:]) if whole else (np.array([first, end]), np.s_[:, first:end])
+                pieces[spec.name][number] = Piece(spec.name, keys, at, (1, size))
                 first, room = end, room - size
             if first < spec.dim:
                 number, room = number + 1, most
