@@ -22,8 +22,7 @@ from fedps.coordinator.planner import Planner
 from fedps.coordinator.reports import Scores, check, read_scores
 from fedps.coordinator.resuming import Checkpoint, Memory
 from fedps.coordinator.round import Clock, RealClock, Round
-from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, make_selector, state_of
-from fedps.coordinator.selectors.strategy import STATES
+from fedps.coordinator.selectors import STATES, ClientSelectorBase, FLStrategy, make_selector, state_of
 from fedps.coordinator.teacher import Prediction, make_teacher
 from fedps.errors import RefusedError
 from fedps.events import events
@@ -172,11 +171,11 @@ class Coordinator:
         """Go on to the next round, once nobody of the open one is waited for."""
         here = self.members.here
         self.round.look_for_quorum(here, self._planner.quorum, now)
-        waiting = self.members.waiting
-        if self.failure is not None or not self.members.complete or not waiting or self.round.pending(here):
+        if self.failure is not None or not self.members.complete or self.round.pending(here):
             return
         try:
-            self._decide(waiting)
+            if waiting := self.members.waiting:
+                self._decide(waiting)
         except Exception as error:  # of the user's own code, or of the disk
             self.failure = error
 
@@ -307,16 +306,12 @@ class Coordinator:
         checkpoint, turns = found
         learned = "with" if self._planner.resume(checkpoint, turns) else "without"
         if ours:
-            self._restore(checkpoint)
+            self.round, self._clock.now = Round(checkpoint.round, restored=True), checkpoint.clock
+            self.members.restore(checkpoint.members)
+            self._planner.history.take_news()  # it lies in the folder already
         else:
             self._planner.begin_anew(checkpoint.round)
         self._say(f"fl-ps > coordinator goes on after round {checkpoint.round}, {learned} the selector's state")
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Take up where an earlier process of this coordinator was."""
-        self.round, self._clock.now = Round(checkpoint.round, restored=True), checkpoint.clock
-        self.members.restore(checkpoint.members)
-        self._planner.history.take_news()  # it lies in the folder already
 
     def _begin_anew(self) -> None:
         """Count rounds from 1 again: all clients' processes are new ones, and so is what they train."""

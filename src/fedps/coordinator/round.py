@@ -15,7 +15,6 @@ from fedps.types import ClientId
 
 GRACE = 0.5  # seconds that a round's last report is waited for after one: most come together, when the servers' barrier opens
 
-
 Here = Mapping[ClientId, Member]
 
 

@@ -15,11 +15,11 @@ from fedps.coordinator.selectors.oort import Oort
 from fedps.coordinator.selectors.plain import AllClients, BySamples, RandomClients, RoundRobin
 from fedps.coordinator.selectors.power_of_choice import PowerOfChoice
 from fedps.coordinator.selectors.selector import ClientSelectorBase, Turn, Turns, choose, state_of
-from fedps.coordinator.selectors.strategy import FLStrategy, State
+from fedps.coordinator.selectors.strategy import STATES, FLStrategy, State
 from fedps.errors import JobError
 
 __all__ = [
-    "BUILT_IN", "AllClients", "BySamples", "ClientSelectorBase", "FLStrategy", "FedCS", "Oort", "PowerOfChoice",
+    "BUILT_IN", "STATES", "AllClients", "BySamples", "ClientSelectorBase", "FLStrategy", "FedCS", "Oort", "PowerOfChoice",
     "RandomClients", "RoundRobin", "State", "Turn", "Turns", "choose", "make_selector", "state_of",
 ]  # fmt: skip
 
