@@ -107,6 +107,60 @@ def test_a_script_and_what_it_takes(job: Path, launch: Room, monkeypatch: pytest
         assert launch.args[0].name == "job"
 
 
+TRAINER = "import paddle\nfrom utils.static_ps.reader_helper import get_reader\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("static_fl_trainer.py", TRAINER),
+        ("static_ps_trainer.py", "import paddle\n"),
+        ("my_trainer.py", TRAINER),
+    ],
+)
+def test_a_trainer_of_paddlerec_that_is_there_is_stood_in_for(
+    name: str, text: str,
+    job: Path, launch: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    script = tmp_path / name
+    script.write_text(text)
+    assert here(monkeypatch, "run", script, "-m", job) == 0
+    assert launch.args[4].script is None
+    assert capsys.readouterr().err.count("the built-in trainer does its work") == 1
+    script.write_text("import fedps\n" + text)
+    assert here(monkeypatch, "run", script, "-m", job) == 0
+    assert launch.args[4].script == script, "one that was written for fedps runs, whatever its name"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-m", "JOB", "-o", "runner.epochs=5", "runner.print_interval=7"],
+        ["-o=runner.epochs=5", "runner.print_interval=7", "-m", "JOB"],
+        ["--override", "runner.epochs=5", "runner.print_interval=7", "JOB"],
+    ],
+    ids=["last", "=", "word"],
+)
+def test_an_override_may_have_many_settings_as_the_original_takes_them(
+    flags: list[str], job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(job) if f == "JOB" else f for f in flags]
+    assert here(monkeypatch, "run", "../../../tools/static_ps_trainer.py", *words) == 0
+    given = launch.args[0].runner
+    assert (given.epochs, given.print_interval) == (5, 7)
+
+
+def test_flags_of_newer_launchers(
+    job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = ["--trainer_num=2", "--trainers=127.0.0.1:9000,127.0.0.1:9001", "--run_mode=ps", "--config_yaml", str(job)]
+    assert here(monkeypatch, "run", *newer, "-bf16", "True") == 0
+    assert launch.args[0].runner.worker_num == 2
+    told = capsys.readouterr().err
+    assert "note: -bf16 True: has no effect" in told
+    assert told.count("note:") == 2
+
+
 @pytest.mark.parametrize("flag", ["--heter_devices=cpu;cpu", "--http_port=8080"])
 def test_flags_of_the_original_without_a_meaning_get_one_note(
     flag: str, job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,7 @@
 """The root of the command line, what its commands share, and how they end."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +24,10 @@ HELP = """fedps trains one recommender over many owners of data who keep their d
 app = App(name="fedps", help=HELP, version=__version__, help_format="plaintext", suppress_keyboard_interrupt=False)
 
 
-def flag(word: str, said: str, least: int | None = None) -> Parameter:
-    """Return a flag with its help, - and _ alike in its name; `least` is the smallest number it takes."""
-    forms = dict.fromkeys(f"--{form}" for form in (word, word.replace("_", "-"), word.replace("-", "_")))
+def flag(word: str, said: str, least: int | None = None, also: str | None = None) -> Parameter:
+    """Return a flag with its help, - and _ alike in its name; `least` is the smallest number it takes, `also` its alias."""
+    words = [word, also or word]
+    forms = dict.fromkeys(f"--{form}" for w in words for form in (w, w.replace("_", "-"), w.replace("-", "_")))
     least_of = None if least is None else Number(gte=least)
     return Parameter(name=list(forms), help=said, negative="", validator=least_of)
 
@@ -33,12 +35,23 @@ def flag(word: str, said: str, least: int | None = None) -> Parameter:
 Switch = Parameter(negative="", show_default=False)
 JobFile = Annotated[
     Path | None,
-    Parameter(name=["--job", "-m"], show_default=False, help="The job file (YAML); the same for all roles of a run."),
-]
+    Parameter(
+        name=["--job", "-m", "--config_yaml"], show_default=False,
+        help="The job file (YAML); the same for all roles of a run.",
+    ),
+]  # fmt: skip
 Override = Annotated[
     list[str] | None,
-    Parameter(name=["-o", "--override"], negative="", help="key=value, set over the job file; may be repeated."),
+    Parameter(name=["-o", "--override"], negative="", help="key=value …, set over the job file; may be repeated."),
 ]
+HOSTS = "For several machines, start `fedps server`, `fedps coordinator` and `fedps worker`, each on its own."
+DEVICES = "Training runs on the CPU; on CUDA with -o runner.use_gpu=true."
+GO_ON = "Go on from a run's saved epoch with -o runner.warmup_model_path=RUN_DIR/model/EPOCH."
+ELSEWHERE = dict.fromkeys(("resume", "checkpoint", "warm_start"), GO_ON)  # flags of other launchers
+ELSEWHERE |= dict.fromkeys(("ips", "host", "hosts", "master", "nnodes", "node_rank", "rank", "nproc_per_node"), HOSTS)
+ELSEWHERE |= dict.fromkeys(("gpus", "gpu", "devices", "device", "xpus", "selected_gpus"), DEVICES)
+OVERRIDES = ("-o", "--override")
+SETTING = re.compile(r"\w+(\.\w+)+=")
 AsJson = Annotated[bool, Switch, flag("json", "Print what came of it as one JSON object, and nothing else.")]
 RunDir = Annotated[
     Path | None,
@@ -59,10 +72,10 @@ AllowDump = Annotated[
 def main() -> None:
     """Run the command line; errors that fedps raises on purpose are told without a traceback."""
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
+        app(_an_override_each(sys.argv[1:]), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         command = " ".join(["fedps", *(error.command_chain or [])])
-        code = _fail(str(error))
+        code = _fail(_remedied(error))
         print(f"see `{command} --help`", file=sys.stderr)
         sys.exit(code)
     except RoleError as error:
@@ -72,6 +85,29 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _an_override_each(words: list[str]) -> list[str]:
+    """Write `-o a.b=1 c.d=2`, as the original's trainers take it, as `-o a.b=1 -o c.d=2`; words after -- stay."""
+    written: list[str] = []
+    opened = False  # -o, and since then nothing but settings
+    for k, word in enumerate(words):
+        if word == "--":
+            return written + words[k:]
+        setting = bool(SETTING.match(word))
+        if setting and opened and written[-1] not in OVERRIDES:
+            written.append("-o")
+        opened = word.startswith(OVERRIDES) or (opened and setting)
+        written.append(word)
+    return written
+
+
+def _remedied(error: CycloptsError) -> str:
+    """Return what is wrong with the words, and for flags of other launchers what to write here."""
+    token = getattr(error, "token", None)
+    flag_, said = token.value.partition("=")[0] if token is not None else "", str(error)
+    remedy = ELSEWHERE.get(flag_.lstrip("-").replace("-", "_"))
+    return f"{said.partition(' Did you mean')[0]} {remedy}" if remedy and said.startswith("Unknown option") else said
 
 
 def named(job: Path | None) -> Path:

@@ -3,6 +3,7 @@
 The flags are those of the original's launcher.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -28,6 +29,9 @@ from fedps.cli.app import (
 from fedps.errors import JobError
 
 BUILT_IN = ("static_fl_trainer.py", "static_ps_trainer.py")  # the original's trainers: ours does what they do
+SCORING = ("static_infer.py", "static_ps_infer.py", "evaluate.py")  # the original's tools that `fedps infer` stands for
+ITS_TOOL = re.compile(r"^\s*(?:from|import)\s+utils\.static_ps\b", re.MULTILINE)  # what only they import
+OURS = re.compile(r"^\s*(?:from|import)\s+fedps\b", re.MULTILINE)
 Words = Annotated[
     str,
     Parameter(
@@ -36,7 +40,8 @@ Words = Annotated[
     ),
 ]  # fmt: skip
 WorkerNum = Annotated[
-    int | None, flag("worker_num", "Number of clients in all, where neither job nor data here says so.")
+    int | None,
+    flag("worker_num", "Number of clients in all, where neither job nor data here says so.", also="trainer_num"),
 ]
 Servers = flag("servers", "host:port of every server, in the order of their numbers (`run`: default free ports).")
 Coordinators = flag(
@@ -53,7 +58,8 @@ def run(
     override: Override = None,
     worker_num: WorkerNum = None,
     workers: Annotated[
-        str | None, flag("workers", "host:port,… of workers; only their number counts: none listens.")
+        str | None,
+        flag("workers", "host:port,… of workers; only their number counts: none listens.", also="trainers"),
     ] = None,
     server_num: Annotated[int | None, flag("server_num", "Number of servers.")] = None,
     servers: Annotated[str | None, Servers] = None,
@@ -74,6 +80,8 @@ def run(
     heter_workers: Annotated[str | None, flag("heter_workers", ""), Hidden] = None,
     heter_devices: Annotated[str | None, flag("heter_devices", ""), Hidden] = None,
     http_port: Annotated[str | None, flag("http_port", ""), Hidden] = None,
+    run_mode: Annotated[str | None, flag("run_mode", ""), Hidden] = None,
+    bf16: Annotated[str | None, Parameter(name=["-bf16", "--pure_bf16"]), Hidden] = None,
 ) -> None:
     """Run a job: start servers and one worker a client, train, evaluate, save.
 
@@ -86,7 +94,7 @@ def run(
     from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
 
     request = read_words(words, job)
-    _answer_original(heter_worker_num, heter_workers, heter_devices, http_port)
+    _answer_original(heter_worker_num, heter_workers, heter_devices, http_port, run_mode, bf16)
     counts = read_counts(worker_num, workers, server_num, servers, coordinator_num, coordinators)
     if workers is not None:
         note("--workers: only their number counts: workers dial out and never listen; all run on this machine")
@@ -228,16 +236,41 @@ def read_words(words: tuple[str, ...], job: Path | None) -> Request:
             rest.append(word)
     if script is None and rest:
         raise JobError(f"{rest[0]!r}: is neither a job file (.yaml, .yml) nor a training script (.py)")
-    if script is not None and not script.is_file():
-        if script.name not in BUILT_IN:
-            raise JobError(f"{script}: there is no such script; correct the path")
-        note(f"{script}: is not there; the built-in trainer does its work")
-        script, rest = None, []
+    if script is not None and (why := _built_in(script)):
+        if rest:
+            raise JobError(f"{rest[0]!r}: is nothing that the built-in trainer takes ({script} {why}); leave it out")
+        note(f"{script}: {why}; the built-in trainer does its work")
+        script = None
     return Request(named(job), script, tuple(rest))
 
 
-def _answer_original(num: str | None, workers: str | None, devices: str | None, port: str | None) -> None:
+def _built_in(script: Path) -> str | None:
+    """Say why the built-in trainer does a script's work; None if the script is the user's own.
+
+    Raises:
+        JobError: there is no such script, or it does not train.
+    """
+    there = script.is_file()
+    text = script.read_text("utf-8", "replace") if there else ""
+    if OURS.search(text):
+        return None
+    if script.name in SCORING:
+        raise JobError(f"{script}: scores a model that was trained; write `fedps infer JOB.yaml`")
+    if script.name in BUILT_IN:
+        return "is PaddleRec's" if there else "is not there"
+    if not there:
+        raise JobError(f"{script}: there is no such script; correct the path")
+    return "is made for PaddleRec (it imports utils.static_ps)" if ITS_TOOL.search(text) else None
+
+
+def _answer_original(
+    num: str | None, workers: str | None, devices: str | None, port: str | None, mode: str | None, bf16: str | None
+) -> None:
     """Answer the original's flags that have nothing to switch here."""
+    if mode not in (None, "ps"):
+        raise JobError(f"--run_mode {mode}: there is no other mode than ps here; leave it out")
+    if bf16 not in (None, "False"):
+        note(f"-bf16 {bf16}: has no effect: training is in float32; runner.compression: bf16 sends half the bytes")
     for name, value in (("heter_worker_num", num), ("heter_workers", workers)):
         if value is not None:
             raise JobError(f"--{name} {value}: there are no heter workers here: all workers are alike; leave it out")
