@@ -159,3 +159,12 @@ def test_floats_that_a_tensor_has_not_are_no_answer(keys: list[int], make_job: M
     answer = caller.ask(Pull(("tall",)), np.array(keys))
     assert isinstance(answer, Refused)
     assert answer.kind == "bad_keys"
+
+
+def test_a_parameter_that_is_one_number_is_a_tensor_too(make_job: MakeJob, tmp_path: Path) -> None:
+    server = ParameterServer(make_job(sync_mode="async"), 0, tmp_path / "run", lambda event: None)
+    scale = TableSpec("scale", "dense", (), Rule("add"))
+    caller = Caller(server, "7").join(ROWS, BIAS, scale)
+    assert isinstance(caller.ask(Seed("scale"), np.full((1, 1), 2, np.float32)), Done)
+    ticket = caller.send(Pull(("scale",)), NO_KEYS)
+    assert [r.arrays[0].tolist() for r in caller.replies if r.ticket == ticket] == [[[2.0]]]

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedps.errors import LimitError, RefusedError, WireError
+from fedps.types import TableSpec
 from fedps.wire.frame import Limits, decode, encode
 from fedps.wire.messages import (
     Barrier,
@@ -176,6 +177,15 @@ def test_too_large_a_request_is_not_sent_and_takes_no_ticket() -> None:
         caller.request(Seed("bias"), [np.zeros((1, 100), np.float32)])
     assert caller.unanswered() == []
     assert caller.request(Leave())[0] == 1
+
+
+def test_tables_that_no_header_holds_are_refused_before_they_are_sent() -> None:
+    caller = Caller(Limits(header_bytes=1000))
+    tables = tuple(TableSpec(f"t{k}" + "x" * 50, "sparse", (9, 1)) for k in range(9))
+    with pytest.raises(LimitError, match=r"Join with a header of .* limit of 1000 bytes: use fewer tables"):
+        caller.request(Join(tables, 0))
+    assert caller.unanswered() == []
+    caller.request(Join(tables[:2], 0))
 
 
 def test_after_a_reconnect_join_is_said_first_and_its_second_answer_is_passed_over() -> None:
