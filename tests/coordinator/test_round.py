@@ -4,7 +4,7 @@ import pytest
 
 from fedps.coordinator.members import Member
 from fedps.coordinator.round import GRACE, RealClock, Round
-from fedps.simulation.clock import SimulatedClock
+from fedps.simulation.traces import SimulatedClock
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment
 

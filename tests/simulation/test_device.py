@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from fedps.simulation.clock import SimulatedClock
 from fedps.simulation.device import Device
-from fedps.simulation.traces import Trace
+from fedps.simulation.traces import SimulatedClock, Trace
 from fedps.types import ClientId, ClientInfo
 
 A, B, C = ClientId("a"), ClientId("b"), ClientId("c")

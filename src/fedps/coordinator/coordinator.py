@@ -27,8 +27,7 @@ from fedps.coordinator.teacher import Prediction, make_teacher
 from fedps.errors import RefusedError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.simulation.clock import SimulatedClock
-from fedps.simulation.traces import read_traces
+from fedps.simulation.traces import SimulatedClock, read_traces
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Assignment, Hello, RoundReport, Welcome

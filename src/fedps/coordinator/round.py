@@ -19,7 +19,7 @@ Here = Mapping[ClientId, Member]
 
 
 class Clock(Protocol):
-    """What rounds are timed by: `RealClock`, or `simulation.clock.SimulatedClock`.
+    """What rounds are timed by: `RealClock`, or `simulation.traces.SimulatedClock`.
 
     Attributes:
         now: seconds since the first round began; what a restarted coordinator goes on from.
