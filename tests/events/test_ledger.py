@@ -111,8 +111,53 @@ def test_a_run_that_never_trained_has_a_summary_of_the_same_form(make_job: MakeJ
     found = empty.summary(1.0, "server 0: died")
     assert found.keys() == full.summary(20.0, None).keys()
     assert (found["status"], found["error"]) == ("failed", "server 0: died")
-    assert (found["samples"], found["samples_per_second"], found["rounds"]) == (0, 0.0, [])
+    assert (found["samples"], found["samples_per_second"], found["rounds"]) == (0, None, [])
     assert set(found["metrics"].values()) == {None}
+
+
+def test_what_is_not_known_is_none_not_zero(make_job: MakeJob) -> None:
+    ledger = Ledger(make_job(), began=8.0)
+    ledger.take(worker("a", 10.0, events.EpochBegin(0)))
+    found = ledger.summary(20.0, "launcher: stopped by a signal")
+    assert {*found["bytes"].values(), *found["memory_mib"].values(), found["samples_per_second"]} == {None}
+
+
+def of_one_client(make_job: MakeJob, loss: float, hits: float, scores: list[float]) -> dict[str, Any]:
+    """Return the summary of a client whose one epoch ended so, with 20 users held out."""
+    ledger = Ledger(make_job(), began=0.0)
+    ledger.take(worker("a", 1.0, events.EpochBegin(0)))
+    ledger.take(worker("a", 2.0, events.EpochEnd(0, 100, loss, 0.9, histogram(scores, [1, 0]))))
+    ledger.take(worker("a", 3.0, events.Evaluated(1, 20, hits, hits / 2, histogram(scores, [1, 0]))))
+    return ledger.summary(4.0, None)
+
+
+def test_a_model_that_has_learned_is_not_warned_of(make_job: MakeJob) -> None:
+    found = of_one_client(make_job, 0.4, 10.0, [0.9, 0.1])
+    assert (found["status"], found["warnings"]) == ("ok", [])
+
+
+@pytest.mark.parametrize(
+    ("loss", "hits", "scores", "named"),
+    [
+        (1.5, 10.0, [0.9, 0.1], ["loss"]),
+        (0.4, 2.0, [0.9, 0.1], ["HR@10"]),
+        (0.4, 10.0, [0.5, 0.5], ["AUC", "training AUC"]),
+        (0.4, 10.0, [0.1, 0.9], ["AUC", "training AUC"]),
+    ],
+)
+def test_a_loss_beyond_reason_and_figures_of_chance_are_warned_of(
+    loss: float, hits: float, scores: list[float], named: list[str], make_job: MakeJob
+) -> None:
+    found = of_one_client(make_job, loss, hits, scores)
+    assert found["status"] == "ok"
+    assert [warning.rsplit(":", 1)[0].rpartition(" ")[0] for warning in found["warnings"]] == named
+
+
+@pytest.mark.parametrize("loss", [3.5e16, inf, float("nan")])
+def test_a_job_that_diverged_has_failed(loss: float, make_job: MakeJob) -> None:
+    found = of_one_client(make_job, loss, 2.0, [0.5, 0.5])
+    assert found["status"] == "failed"
+    assert found["error"].startswith("the training has diverged: ")
 
 
 def test_faults_and_memory_are_kept(make_job: MakeJob) -> None:
@@ -132,7 +177,7 @@ def test_faults_and_memory_are_kept(make_job: MakeJob) -> None:
     assert found["memory_mib"] == {
         "worker_max_rss": 100.0,
         "server_max_rss": 50.0,
-        "coordinator_max_rss": 0.0,
+        "coordinator_max_rss": None,
         "sum_pss": 200.0,
     }
 

@@ -74,3 +74,14 @@ def test_the_page_names_the_coordinator_and_logs_that_lie_elsewhere(summary: dic
         assert ('href="log/"' in page) is link
         assert ("&lt;elsewhere&gt;" in page) is not link
         assert "1 server(s), a coordinator" in page
+
+
+def test_what_is_not_known_is_left_out(summary: dict[str, Any], tmp_path: Path) -> None:
+    assert facts(summary) == {"seconds": "1.0 in all"}
+    (tmp_path / "events.jsonl").write_text("")
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert ">samples" not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_warnings_are_told(summary: dict[str, Any]) -> None:
+    assert facts({**summary, "warnings": ["one", "two"]})["warnings"] == "one; two"

@@ -8,17 +8,25 @@ events come, and none that is missing, brings it down: a user's script may leave
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event
-from fedps.metrics import Histogram
+from fedps.metrics import CANDIDATES, Histogram
 
 MOST_OPEN = 64  # rounds; who lies further behind is not waited for
+UNTRAINED = math.log(2)  # loss of a model that gives every sample, or order of a pair, a probability of one half
+BEYOND_REASON, DIVERGED = 2, 1000  # times that: a loss to warn of, and one that no trained model has
+CHANCE = {  # figures of a model that ranks at random
+    "auc": ("AUC", 0.5),
+    "train_auc": ("training AUC", 0.5),
+    "hr@10": ("HR@10", 10 / CANDIDATES),
+    "ndcg@10": ("NDCG@10", sum(1 / math.log2(place + 1) for place in range(1, 11)) / CANDIDATES),
+}
+SLACK = 0.005  # by which a figure has to be better than chance
 
 
 class Sum:
@@ -147,7 +155,9 @@ class Ledger:
         self._first: set[str] = set()  # clients that the coordinator picked for round 1
         self._clients: dict[str, dict[str, Any]] = {}
         self._samples = self._sent = self._received = self._retries = self._rejected = self._late = 0
-        self._memory: dict[str, float] = defaultdict(float)
+        self._done: set[str] = set()  # clients that have said what they sent
+        self._not_finite: str | None = None  # whose loss was no number, and when
+        self._memory: dict[str, float] = {}  # the largest weight seen, MiB
         self._engine: dict[str, str | None] = {"steps": None, "reason": None}  # compiled or torch, and why torch
 
     def take(self, entry: Entry) -> None:
@@ -176,8 +186,9 @@ class Ledger:
     def weigh(self, rss: Mapping[tuple[str, str], float], pss: float | None) -> None:
         """Note one look at memory, MiB: each role's resident set, and the proportional sum of all if it was read."""
         for (kind, _), size in rss.items():
-            self._memory[kind] = max(self._memory[kind], size)
-        self._memory["pss"] = max(self._memory["pss"], pss or 0.0)
+            self._memory[kind] = max(self._memory.get(kind, 0.0), size)
+        if pss is not None:
+            self._memory["pss"] = max(self._memory.get("pss", 0.0), pss)
 
     def started(self) -> dict[str, float]:
         """Return the times of the first batches, of all or of those picked for round 1; nothing while one is missing."""
@@ -187,15 +198,20 @@ class Ledger:
         return {who: times[who] for who in self._first} if self._first <= times.keys() else {}
 
     def summary(self, now: float, error: str | None) -> dict[str, Any]:
-        """Return the summary as `summary.json` holds it."""
+        """Return the summary as `summary.json` holds it; a figure that is not known is None.
+
+        A job whose loss has left all reason has failed, whatever its roles say.
+        """
         runner, train = self._job.runner, self._training.length
         evaluated = [r for r, tally in self._open.items() if tally.evaluations]
         rounds = sorted([*self.rounds, *map(self._figures, evaluated)], key=lambda figures: figures["round"])
         last = rounds[-1] if rounds else {}
-        started = self.started()
+        started, told = self.started(), bool(self._done) and self._begun.keys() <= self._done
+        error = error or self._diverged(rounds)
         return {
             "status": "failed" if error else "ok",
             "error": error,
+            "warnings": doubts(last),
             "mode": runner.sync_mode,
             "workers": runner.worker_num,
             "servers": runner.server_num,
@@ -206,13 +222,16 @@ class Ledger:
             "eval_seconds": self._evaluation.length,
             "wall_seconds": now - self._began,
             "samples": self._samples,
-            "samples_per_second": self._samples / train if train else 0.0,
+            "samples_per_second": self._samples / train if train else None,
             "rounds": rounds,
             "metrics": {k: last.get(k) for k in ("loss", "auc", "train_auc", "hr@10", "ndcg@10")},
             "clients": dict(sorted(self._clients.items())),
-            "bytes": {"sent_by_clients": self._sent, "received_by_clients": self._received},
-            "memory_mib": {f"{k}_max_rss": round(self._memory[k], 1) for k in ("worker", "server", "coordinator")}
-            | {"sum_pss": round(self._memory["pss"], 1)},
+            "bytes": {
+                "sent_by_clients": self._sent if told else None,
+                "received_by_clients": self._received if told else None,
+            },
+            "memory_mib": {f"{k}_max_rss": self._weight(k) for k in ("worker", "server", "coordinator")}
+            | {"sum_pss": self._weight("pss")},
             "faults": {
                 "rejected_messages": self._rejected,
                 "late_pushes": self._late,
@@ -237,7 +256,9 @@ class Ledger:
                 self._first -= {who} if round_ == 1 else set()
             case events.EpochBegin(epoch=epoch):
                 self._begun[who], self._past[who] = now, epoch
-            case events.EpochEnd(epoch=epoch, samples=samples, late=late):
+            case events.EpochEnd(epoch=epoch, samples=samples, loss=loss, late=late):
+                if not math.isfinite(loss):
+                    self._not_finite = f"client {who}: the loss of epoch {epoch + 1} is {loss}"
                 begun = self._begun.get(who, now)
                 self._late += late
                 self._training.add(begun, now)
@@ -252,10 +273,22 @@ class Ledger:
             case events.Done(bytes_sent=sent, bytes_received=received, retries=retries):
                 self._sent, self._received = self._sent + sent, self._received + received
                 self._retries += retries
+                self._done.add(who)
                 self._past[who] = math.inf
             case events.Failed(error=error):
                 self.failed[who] = error
                 self._past[who] = math.inf
+
+    def _diverged(self, rounds: Sequence[Mapping[str, Any]]) -> str | None:
+        """Say why what was trained is no model, or None."""
+        loss = next((figures["loss"] for figures in reversed(rounds) if figures["loss"] is not None), 0.0)
+        what = self._not_finite
+        if what is None and loss > DIVERGED * UNTRAINED:
+            what = f"the loss is {loss:.4g}, over {DIVERGED:,} times that of a model that has learned nothing"
+        return what and f"the training has diverged: {what}; lower hyper_parameters.optimizer.learning_rate"
+
+    def _weight(self, kind: str) -> float | None:
+        return round(self._memory[kind], 1) if kind in self._memory else None
 
     def _assign(self, who: str, assignment: events.Assigned) -> None:
         tally = self._tally(assignment.round)
@@ -293,3 +326,21 @@ class Ledger:
     def _figures(self, round_: int) -> dict[str, Any]:
         tally = self._open[round_]
         return tally.figures(round_) | (tally.simulated() if self._job.traces else {})
+
+
+def doubts(figures: Mapping[str, Any]) -> list[str]:
+    """Say what in the last round's figures makes one doubt that the model has learned anything, a sentence each."""
+    said, loss = [], figures.get("loss")
+    if loss is not None and loss > BEYOND_REASON * UNTRAINED:
+        said.append(
+            f"loss {loss:.4g}: a model that has learned nothing has about {UNTRAINED:.2f};"
+            " lower hyper_parameters.optimizer.learning_rate"
+        )
+    for key, (name, chance) in CHANCE.items():
+        value = figures.get(key)
+        if value is not None and value < chance + SLACK:
+            said.append(
+                f"{name} {value:.4f}: no better than chance, {chance:.4g}; look at the labels, at what the network returns"
+                " (logits), and at the learning rate"
+            )
+    return said

@@ -134,8 +134,11 @@ class Progress:
         """Print the closing table; the last line is the run folder."""
         table = Table(title=f"{self._job.name}: {summary['status']}", show_header=False)
         for name, value in facts(summary).items():
-            table.add_row(name, value)
+            if name != "warnings":  # these are sentences: each has a line of its own
+                table.add_row(name, value)
         self._console.print(table)
+        for warning in summary["warnings"]:
+            self.say(f"warning: {warning}")
         if summary["error"]:
             self.say(f"failed: {summary['error']}")
         self.say(f"run folder: {folder}")

@@ -58,23 +58,26 @@ def write_report(run_dir: Path) -> Path:
 
 
 def facts(summary: Record) -> dict[str, str]:
-    """Return what a summary says, in words for people."""
-    moved, faults = summary["bytes"], {k.replace("_", " "): v for k, v in summary["faults"].items() if v}
+    """Return what a summary says, in words for people; what is not known is left out."""
+    faults = {k.replace("_", " "): v for k, v in summary["faults"].items() if v}
     words = {name: f"{summary['metrics'][k]:.4f}" for k, name in NAMES.items() if summary["metrics"][k] is not None}
-    words |= {
-        "samples/s": f"{summary['samples_per_second']:,.0f}",
-        "seconds": f"{summary['wall_seconds']:.1f} in all: start {summary['start_seconds'] or 0:.1f},"
-        f" training {summary['train_seconds']:.1f}, evaluation {summary['eval_seconds']:.1f}",
-        "sent / received by clients": " / ".join(
-            f"{moved[f'{way}_by_clients'] / 2**20:,.1f} MiB" for way in ("sent", "received")
-        ),
-        "memory": f"{summary['memory_mib']['sum_pss']:,.0f} MiB in all (summed PSS)",
-    }
+    if summary["samples_per_second"] is not None:
+        words["samples/s"] = f"{summary['samples_per_second']:,.0f}"
+    parts = {"start": "start_seconds", "training": "train_seconds", "evaluation": "eval_seconds"}
+    spent = [f"{part} {summary[key]:.1f}" for part, key in parts.items() if summary[key]]
+    words["seconds"] = f"{summary['wall_seconds']:.1f} in all" + f": {', '.join(spent)}" * bool(spent)
+    moved, memory = list(summary["bytes"].values()), summary["memory_mib"]["sum_pss"]
+    if None not in moved:
+        words["sent / received by clients"] = " / ".join(f"{size / 2**20:,.1f} MiB" for size in moved)
+    if memory is not None:
+        words["memory"] = f"{memory:,.0f} MiB in all (summed PSS)"
     if reason := summary["engine"]["reason"]:
         words["training steps"] = f"by torch, not compiled: {reason}"
     if timed := _timed(summary["rounds"]):
         last = timed[-1]
         words["simulated clock"] = f"{hours(last['simulated_clock'])} for {last['round']} rounds on simulated devices"
+    if summary["warnings"]:
+        words["warnings"] = "; ".join(summary["warnings"])
     return words | ({"faults": "; ".join(f"{k}: {v}" for k, v in faults.items())} if faults else {})
 
 
@@ -141,4 +144,5 @@ def _timed(rounds: Sequence[Record]) -> list[Record]:
 
 def _rows(summary: Record) -> dict[str, str]:
     roles = f"{summary['workers']} workers, {summary['servers']} server(s){', a coordinator' * summary['coordinator']}"
-    return {"mode": summary["mode"], "roles": roles, "samples": f"{summary['samples']:,}", **facts(summary)}
+    samples = {"samples": f"{summary['samples']:,}"} if summary["samples"] else {}
+    return {"mode": summary["mode"], "roles": roles, **samples, **facts(summary)}
