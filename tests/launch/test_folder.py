@@ -1,5 +1,6 @@
 """The run folder: made whole, never over another run, and taken back without touching what others put there."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,34 @@ def test_it_holds_the_resolved_job(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job(epochs=3)
     folder = make_run_folder(job, tmp_path / "deep" / "run")
     assert load_job(folder / "job.yaml") == job
-    assert sorted(p.name for p in folder.iterdir()) == ["job.yaml", "log", "private"]
+    assert sorted(p.name for p in folder.iterdir()) == ["events.jsonl", "job.yaml", "log", "private"]
+
+
+def test_runs_that_begin_in_one_second_have_a_folder_each(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-120000")
+    job = make_job()
+    with ThreadPoolExecutor(8) as pool:
+        folders = {folder.name for folder in pool.map(lambda _: make_run_folder(job, None), range(8))}
+    name = "job-20260101-120000"
+    assert folders == {name, *(f"{name}-{k}" for k in range(2, 9))}
+
+
+def test_of_runs_that_begin_at_once_in_a_named_folder_one_alone_has_it(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job()
+
+    def begin(_: int) -> bool:
+        try:
+            make_run_folder(job, tmp_path / "run")
+        except JobError as error:
+            assert "already: another run?" in str(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(begin, range(8))) == 1
 
 
 def test_without_a_name_it_is_runs_job_and_time(
@@ -35,7 +63,7 @@ def test_without_a_name_it_is_runs_job_and_time(
 def test_another_run_is_not_overwritten(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job()
     make_run_folder(job, tmp_path / "run")
-    with pytest.raises(JobError, match=r"holds job\.yaml already: another run\? choose another folder"):
+    with pytest.raises(JobError, match=r"holds job\.yaml, events\.jsonl already: another run\? choose another folder"):
         make_run_folder(job, tmp_path / "run")
 
 

@@ -3,7 +3,9 @@
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,9 +15,10 @@ from fedps.config.shared import first_difference, shared_part
 from fedps.config.source import read
 from fedps.errors import JobError
 
+JOURNAL = "events.jsonl"
 OURS = (
     "job.yaml",
-    "events.jsonl",
+    JOURNAL,
     "summary.json",
     "coordinator.json",
     "turns.jsonl",
@@ -30,21 +33,23 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
 
     Args:
         job: the job.
-        run_dir: where; None takes `runs/<job>-<time>`.
+        run_dir: where; None takes `runs/<job>-<time>`, or `…-2` and so on where another run has taken that.
 
     Raises:
         JobError: it cannot be written, or holds another run, or something else of those names.
     """
-    folder = (run_dir or Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
-    try:
-        if there := [name for name in OURS if _holds_something(folder / name)]:
-            raise JobError(f"--run_dir {folder}: holds {', '.join(there)} already: another run? choose another folder")
-        (folder / "log").mkdir(parents=True, exist_ok=True)
-        (folder / "private").mkdir(exist_ok=True)
-        job.save(folder / "job.yaml")
-    except OSError as error:
-        raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
-    return folder
+    base, taken = (run_dir or Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve(), ""
+    for folder in [base] if run_dir else _names(base):
+        try:
+            taken = _claim(folder)
+            if not taken:
+                (folder / "log").mkdir(exist_ok=True)
+                (folder / "private").mkdir(exist_ok=True)
+                job.save(folder / "job.yaml")
+                return folder
+        except OSError as error:
+            raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
+    raise JobError(f"--run_dir {base}: holds {taken} already: another run? choose another folder")
 
 
 def make_log_folder(log_dir: Path) -> Path:
@@ -90,12 +95,34 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
 
 def discard(folder: Path) -> None:
     """Take back what `make_run_folder` made, of a run that never began; all else stays, and what it found was empty."""
-    for name in ("job.yaml", "events.jsonl"):
+    for name in ("job.yaml", JOURNAL):
         (folder / name).unlink(missing_ok=True)
     for name in ("log", "private"):
         shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _claim(folder: Path) -> str:
+    """Make a folder this run's own; return what another run has there, nothing if it is ours now.
+
+    Runs that begin at once may all find it empty; one alone makes the journal's file.
+    """
+    if there := [name for name in OURS if _holds_something(folder / name)]:
+        return ", ".join(there)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / JOURNAL).touch(exist_ok=False)
+    except FileExistsError:
+        return JOURNAL
+    return ""
+
+
+def _names(base: Path) -> Iterator[Path]:
+    """Yield a folder's name, and further ones for those that find it taken."""
+    yield base
+    for number in count(2):
+        yield base.with_name(f"{base.name}-{number}")
 
 
 def _other_run(folder: Path, why: str) -> JobError:
