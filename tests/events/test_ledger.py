@@ -140,7 +140,7 @@ def test_a_model_that_has_learned_is_not_warned_of(make_job: MakeJob) -> None:
     ("loss", "hits", "scores", "named"),
     [
         (1.5, 10.0, [0.9, 0.1], ["loss"]),
-        (0.4, 2.0, [0.9, 0.1], ["HR@10"]),
+        (0.4, 1.8, [0.9, 0.1], ["HR@10", "NDCG@10"]),
         (0.4, 10.0, [0.5, 0.5], ["AUC", "training AUC"]),
         (0.4, 10.0, [0.1, 0.9], ["AUC", "training AUC"]),
     ],

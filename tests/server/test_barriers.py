@@ -81,16 +81,38 @@ def test_rounds_that_nobody_came_to_the_end_of_are_skipped_by_all_together(make_
     assert saved(events) == [1, 3, 4]
 
 
-def test_barriers_stand_where_the_job_evaluates(make_job: MakeJob, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("runner", "due"),
+    [
+        ({"eval_every": 2}, [2, 4, 5]),
+        ({"eval_every": 0}, [5]),
+        ({"save_every": 3}, [3, 5]),
+        ({"save_every": 0}, [5]),
+        ({"with_coordinator": True, "eval_every": 2}, [1, 2, 3, 4, 5]),
+        ({"with_coordinator": True, "save_every": 2}, [2, 4, 5]),
+    ],
+)
+def test_clients_meet_after_every_epoch_and_servers_save_where_it_is_due(
+    runner: dict[str, object], due: list[int], make_job: MakeJob, tmp_path: Path
+) -> None:
     events: Events = []
-    server = make_server(make_job, tmp_path, events, clients=1, epochs=5, eval_every=2)
+    server = make_server(make_job, tmp_path, events, clients=1, epochs=5, **runner)
     caller = Caller(server, "a").join()
-    for epoch in (1, 3, 6):
-        refused = caller.ask(Barrier(epoch, "trained"))
-        assert isinstance(refused, Refused) and refused.kind == "malformed"
-    for epoch in (2, 4, 5):
+    refused = caller.ask(Barrier(6, "trained"))
+    assert isinstance(refused, Refused) and refused.kind == "malformed"
+    for epoch in range(1, 6):
         meet(epoch, caller)
-    assert saved(events) == [2, 4, 5]
+    assert saved(events) == due
+
+
+def test_a_job_that_ends_early_is_saved_as_the_epoch_that_ended(make_job: MakeJob, tmp_path: Path) -> None:
+    events: Events = []
+    server = make_server(make_job, tmp_path, events, clients=1, epochs=5, save_every=0, with_coordinator=True)
+    caller = Caller(server, "a").join()
+    caller.ask(*push(1, [3], ones(1)))
+    meet(1, caller)
+    server.finish()
+    assert saved(events) == [1]
 
 
 @pytest.mark.parametrize("epochs", [1, 10**9])

@@ -93,7 +93,7 @@ class FLClient:
         self._plan = plan
         self.evaluated: Evaluation | None = None
         self._rounds: Rounds = Schedule(job.runner)
-        self._bandwidth, self._joined = 0.0, False
+        self._bandwidth, self._joined, self._unsaved = 0.0, False, False
         self._simulated = Simulated(job, client, report) if job.traces is not None else None
         self._distiller: Distiller | None = None
         self._channels: list[Transport] = []
@@ -126,6 +126,8 @@ class FLClient:
             self._do("init_worker")
             while self.next_assignment().state != "FINISH":
                 self._round()
+            if self._unsaved:  # the job ends before its last round
+                private_rows.save(self.learner, self.run_dir, self.client, self.assignment.round - 1)
             self._do("finish")
         finally:
             for channel in self._channels:
@@ -233,8 +235,7 @@ class FLClient:
             self._train()
         elif self._simulated:
             self._simulated.device.rest()
-        if self.job.runner.meets_after(due.round):
-            self._meet()
+        self._meet()
 
     def _train(self) -> Trained | None:
         """Train a round; with public samples, first on what the others made of them, and last say what this client does."""
@@ -247,11 +248,20 @@ class FLClient:
         return self.trained
 
     def _meet(self) -> None:
-        """Meet the others, evaluate one and the same model, save what is private, and go on together."""
+        """Meet the others, evaluate one and the same model, save what is private, and go on together.
+
+        What evaluating and saving do to this client's values is done after every epoch, so that neither changes what is
+        learned.
+        """
         self.shards.barrier(self.assignment.round, "trained")
+        self.learner.settle_private()
         if self.assignment.evaluate:
             self._do("infer")
-        self._do("save_model")
+        elif self._mode.lead:
+            self.pull_all()  # the next window's lead is trained on these values
+        self._unsaved = not self.job.runner.saves_after(self.assignment.round)
+        if not self._unsaved:
+            self._do("save_model")
         self._mode.start_at(self.shards.barrier(self.assignment.round, "evaluated"))
 
     def _do(self, key: Key) -> None:

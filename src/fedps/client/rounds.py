@@ -34,7 +34,7 @@ class Rounds(Protocol):
 
 
 class Schedule:
-    """No coordinator: every client trains in every epoch, and all meet where the job evaluates."""
+    """No coordinator: every client trains in every epoch."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner, self._round = runner, 0
@@ -43,7 +43,7 @@ class Schedule:
         """Return JOIN for the next epoch, FINISH after the last."""
         self._round += 1
         done = self._round > self._runner.epochs
-        return Assignment(self._round, "FINISH" if done else "JOIN", 0, self._runner.meets_after(self._round))
+        return Assignment(self._round, "FINISH" if done else "JOIN", 0, self._runner.evaluates_after(self._round))
 
 
 class Coordinated:

@@ -54,7 +54,7 @@ class Planner:
         """Return a strategy as it is sent, with what it leaves out filled in from the job."""
         runner, last = self._job.runner, round_ == self._job.runner.epochs
         joins = strategy.next_state == "JOIN"
-        due = last or (runner.eval_every > 0 and round_ % runner.eval_every == 0)
+        due = runner.evaluates_after(round_)
         return Assignment(
             round_,
             strategy.next_state,

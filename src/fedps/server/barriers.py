@@ -1,4 +1,4 @@
-"""Where clients meet after an epoch: at `trained` (servers save one and the same model), then at `evaluated` (go on).
+"""Where clients meet after an epoch: at `trained` (servers settle and save one and the same model), then at `evaluated` (go on).
 
 A barrier opens once all active members stand at one. Which epoch ends there follows from the job's own order of
 barriers, never from what a client claims: a claim names a folder, and ends the saves of all epochs before it.
@@ -23,7 +23,7 @@ class Opening(NamedTuple):
     Attributes:
         stage: which.
         clients: for whom.
-        epoch: the epoch that ends here and is to be saved, None if none does.
+        epoch: the epoch that ends here, None if none does.
     """
 
     stage: str
@@ -35,7 +35,7 @@ class Barriers:
     """The barriers of one shard.
 
     Args:
-        job: its epochs, and after which of them clients meet.
+        job: its epochs; clients meet after each.
         members: who takes part.
 
     Attributes:
@@ -52,8 +52,7 @@ class Barriers:
     @property
     def next_epoch(self) -> int:
         """The epoch that ends next by the job's order; after the last, the last."""
-        runner = self._job.runner
-        return next((e for e in range(self.epoch + 1, runner.epochs) if runner.meets_after(e)), runner.epochs)
+        return min(self.epoch + 1, self._job.runner.epochs)
 
     def stand(self, conversation: Conversation, member: Member, barrier: Barrier, answer: Answer, now: float) -> None:
         """Let a member stand at a barrier; `answer` is called when it opens.
@@ -144,8 +143,6 @@ class Barriers:
                 f"barrier {barrier.stage!r} of epoch {barrier.epoch}: stages are {', '.join(STAGES)}, epochs run from 1 to"
                 f" {runner.epochs}",
             )
-        if not runner.meets_after(barrier.epoch):
-            raise RefusedError("malformed", f"clients do not meet after epoch {barrier.epoch}: see runner.eval_every")
         # Where a coordinator leads, rounds that nobody came to the end of are none here: see `_ending`.
         if not runner.with_coordinator and barrier.epoch > self.next_epoch:
             raise RefusedError("stale", f"epoch {barrier.epoch} cannot have ended: the next is {self.next_epoch}")

@@ -259,7 +259,7 @@ class ParameterServer:
         A barrier at which an epoch ends opens when that is saved; until then all others are served on.
 
         Raises:
-            DataError: as for `_save`.
+            DataError: as for `_end_epoch`.
         """
         if not self._complete_at and self.members.complete:
             self._complete_at = now
@@ -275,10 +275,10 @@ class ParameterServer:
         if opening.epoch is None:
             self.barriers.open(opening, self.clock, now)
         else:
-            self._save(opening.epoch, opening)
+            self._end_epoch(opening.epoch, opening)
 
-    def _save(self, epoch: int, opening: Opening | None = None) -> None:
-        """Save this shard's tables, then open the barrier that waits for it.
+    def _end_epoch(self, epoch: int, opening: Opening | None = None) -> None:
+        """Settle this shard's tables, and save them if that is due, then open the barrier that waits for it.
 
         Raises:
             DataError: they cannot be written; the server cannot go on, and earlier saves stay as they were. Where saves
@@ -293,19 +293,20 @@ class ParameterServer:
                 self.advance(now)
 
         self._saving = True
-        self.shard.save(epoch, witnesses(self.members.processes), saved)
+        save = opening is None or self.job.runner.saves_after(epoch)
+        self.shard.end_epoch(epoch, witnesses(self.members.processes), saved, save)
         if self.failure is not None:
             raise self.failure
 
     def finish(self) -> None:
-        """Save what was trained since the last save, as far as the epoch under way has come.
+        """Save what was trained since the last save, as the epoch under way or, where none is, as the one that ended last.
 
         Raises:
             DataError: it cannot be written.
         """
         if self.shard.unsaved and self.barriers.epoch < self.job.runner.epochs:
             self.shard.merge_rest()
-            self._save(self.barriers.next_epoch)
+            self._end_epoch(self.barriers.next_epoch if self.shard.moved else self.barriers.epoch)
 
     def tick(self, now: float) -> None:
         """Enforce the deadlines. `now`: seconds, monotonic."""

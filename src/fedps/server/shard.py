@@ -52,6 +52,7 @@ class Shard:
         store: the tables, none before the first declaration.
         gate: keeps pushes until their window closes; None where each is applied at once.
         unsaved: whether something was applied since the last save.
+        moved: whether something was applied since the last epoch ended.
 
     Raises:
         DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
@@ -66,7 +67,7 @@ class Shard:
         self._scale = np.float32(1 / (runner.worker_num or 1) if mean else 1)  # of each change that is applied at once
         self.beside: Beside = at_once
         self._saver, self._warm, self._report = Saver(job, number, run_dir), start_from(job, number, report), report
-        self.unsaved = self._copying = False
+        self.unsaved = self.moved = self._copying = False
         self._held_back: list[tuple[int, Changes]] = []  # pushes that came meanwhile, with their bytes
         self._limits, self._budget, self._room = limits, budget, Room()
         # One client's pulls leave half of the memory to the others, unless there are none.
@@ -187,16 +188,18 @@ class Shard:
         """Drop the pulls that wait for a connection."""
         self._keep([], conversation)
 
-    def save(self, epoch: int, witnesses: tuple[str, ...], done: Done) -> None:
-        """Save the tables as they are at the end of an epoch, beside all else.
+    def end_epoch(self, epoch: int, witnesses: tuple[str, ...], done: Done, save: bool) -> None:
+        """Bring the tables up to date at the end of an epoch, and save them, beside all else.
 
-        While they are copied they stand still: a push is kept as if its window were open, and a pull waits as if its
+        Whether an epoch is saved or not, its rows are settled: rounding makes it count when that is done, and saving shall
+        not change what is learned. While tables are settled or copied they stand still: a push is kept as if its window were open, and a pull waits as if its
         window were not merged. Then they are in use again, and the copy is written. New rows may be made all the time:
         they stand behind those that are copied.
 
         Args:
             epoch: as for `Saver.copy`.
             witnesses: the same.
+            save: whether the epoch is saved.
             done: called last, in the server's own turn, with what went wrong or None.
         """
 
@@ -206,7 +209,7 @@ class Shard:
             for _, changes in held_back:
                 self._apply(changes)
             self._take_in({})
-            if error is None:
+            if error is None and save:
                 self.beside(self._saver.write, written)
             else:
                 done(error)
@@ -217,8 +220,8 @@ class Shard:
             done(error)
 
         store = self.store  # of the clients that stand at the barrier, whatever a vote decides meanwhile
-        self._copying, self.unsaved = True, False
-        self.beside(lambda: self._saver.copy(store, epoch, witnesses), copied)
+        self._copying, self.moved, self.unsaved = True, False, self.unsaved and not save
+        self.beside((lambda: self._saver.copy(store, epoch, witnesses)) if save else store.settle, copied)
 
     def _secure_rows(self, offer: Offer) -> None:
         """See to it that a push's new rows find room: promise it, or make them now where that might not be kept.
@@ -255,7 +258,7 @@ class Shard:
     def _apply(self, changes: Changes) -> None:
         for name, (rows, rate) in changes.items():
             self.store.push(name, rows.keys, rows.values, rate)
-        self.unsaved = self.unsaved or bool(changes)
+        self.unsaved, self.moved = self.unsaved or bool(changes), self.moved or bool(changes)
 
     @property
     def _unmerged(self) -> int:

@@ -181,6 +181,10 @@ class SparseTable:
         slots = slots[np.argsort(self._ids[slots])]
         return self._ids[slots], self._block[slots]
 
+    def settle(self) -> None:
+        """Bring all rows up to date where the rule moves them without a push."""
+        self._settle(np.arange(self._rows), self.steps)
+
     def mark_saved(self) -> None:
         """Count all rows as saved."""
         self._changed[: self._rows] = False

@@ -103,6 +103,12 @@ class Store:
         """Return the learning rate that each table took last: what is still owed to its rows is paid at it."""
         return {name: table.rate for name, table in self._tables.items()}
 
+    def settle(self) -> None:
+        """Bring the rows of every table up to date, as saving them does."""
+        for table in self._tables.values():
+            if isinstance(table, SparseTable):
+                table.settle()
+
     def mark_saved(self) -> None:
         """Count all rows as saved."""
         for table in self._tables.values():

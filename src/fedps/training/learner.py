@@ -134,9 +134,13 @@ class Learner:
 
         Shared rows count as they were pulled: momentum that a client still owes them is no part of the servers' model.
         """
+        self.settle_private()
+        return self.engine.score()
+
+    def settle_private(self) -> None:
+        """Bring all private rows up to date; rounding makes it count when that is done, so it is at each epoch's end."""
         for table in self.private.values():
             table.settle()
-        return self.engine.score()
 
     def forget_shared_state(self) -> None:
         """Drop the optimizer state of shared values."""

@@ -72,6 +72,9 @@ class Runner(Section):
     epochs: Count = Field(2, description="passes over each client's data")
     print_interval: Count = Field(50, description="batches between two lines of a worker's log")
     eval_every: Whole = Field(1, description="epochs between two evaluations; 0: only at the end")
+    save_every: Whole | None = Field(
+        None, description="epochs between two saves; 0: only at the end; left out: as eval_every, with a coordinator 1"
+    )
     eval_clients: Annotated[Literal["all", "joined"], BeforeValidator(word)] = Field(
         "all", description="coordinator: who scores its held-out samples after a round; after the last one, all do"
     )
@@ -156,9 +159,16 @@ class Runner(Section):
         """Return how many of so many clients train in a round with a selector that picks."""
         return self.clients_per_round or (clients + 1) // 2
 
-    def meets_after(self, epoch: int) -> bool:
-        """Return whether all clients meet after an epoch, for servers to save it and clients to evaluate one model."""
+    def evaluates_after(self, epoch: int) -> bool:
+        """Return whether held-out samples are scored after an epoch."""
+        return self._falls_due(epoch, self.eval_every)
+
+    def saves_after(self, epoch: int) -> bool:
+        """Return whether an epoch is saved."""
         every = 1 if self.with_coordinator else self.eval_every
+        return self._falls_due(epoch, every if self.save_every is None else self.save_every)
+
+    def _falls_due(self, epoch: int, every: int) -> bool:
         return epoch == self.epochs or (every > 0 and epoch % every == 0)
 
     @property
