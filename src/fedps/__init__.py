@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fedps.client.life import FLClient
     from fedps.config import Job, load_job
     from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
-    from fedps.data.scripts.multislot import MultiSlotDataGenerator
+    from fedps.data.scripts.multislot import MultiSlotDataGenerator, MultiSlotStringDataGenerator
     from fedps.script import Role, init
     from fedps.types import ClientInfo
 
@@ -22,13 +22,14 @@ PLACES = {
     "FLStrategy": "fedps.coordinator.selectors",
     "Job": "fedps.config",
     "MultiSlotDataGenerator": "fedps.data.scripts.multislot",
+    "MultiSlotStringDataGenerator": "fedps.data.scripts.multislot",
     "Role": "fedps.script",
     "init": "fedps.script",
     "load_job": "fedps.config",
 }
 __all__ = [
-    "ClientInfo", "ClientSelectorBase", "FLClient", "FLStrategy", "Job", "MultiSlotDataGenerator", "Role", "init",
-    "load_job",
+    "ClientInfo", "ClientSelectorBase", "FLClient", "FLStrategy", "Job", "MultiSlotDataGenerator",
+    "MultiSlotStringDataGenerator", "Role", "init", "load_job",
 ]  # fmt: skip
 
 
@@ -36,3 +37,7 @@ def __getattr__(name: str) -> Any:
     if name not in PLACES:
         raise AttributeError(f"module 'fedps' has no attribute {name!r}")
     return getattr(importlib.import_module(PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

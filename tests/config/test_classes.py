@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import fedps
 from fedps.config.classes import is_class_path, load_class
 from fedps.errors import JobError
 
@@ -55,3 +56,9 @@ def test_a_wrong_path_says_what_there_is(path: str, said: str, folder: Path) -> 
 
 def test_the_form_of_a_path() -> None:
     assert [is_class_path(p) for p in ("a.B", "a.b.C", "a", "", "a..B", "a/b.C", "a.B\n")] == [True] * 2 + [False] * 5
+
+
+def test_the_package_shows_its_public_names() -> None:
+    names = {name for name in dir(fedps) if not name.startswith("_")}
+    assert set(fedps.__all__) == set(fedps.PLACES) <= names
+    assert all(getattr(fedps, name) is not None for name in fedps.__all__)

@@ -37,6 +37,11 @@ def test_paths_count_from_the_job_files_folder(write: Write, tmp_path: Path, mon
     assert (runner.train_data_dir, runner.test_data_dir) == (tmp_path / "train", tmp_path / "test")
 
 
+def test_a_job_is_named_by_text_or_by_path(write: Write) -> None:
+    path = write()
+    assert load_job(str(path)) == load_job(path)
+
+
 def test_nothing_changes_after_loading(write: Write) -> None:
     job = load_job(write())
     with pytest.raises(ValidationError, match="frozen"):

@@ -22,7 +22,7 @@ from fedps.errors import JobError
 PATHS = [name for name, field in Runner.model_fields.items() if field.annotation in (Path, Path | None)]  # of runner
 
 
-def load_job(path: Path, overrides: Sequence[str] = (), elsewhere: Collection[str] = ()) -> Job:
+def load_job(path: Path | str, overrides: Sequence[str] = (), elsewhere: Collection[str] = ()) -> Job:
     """Read a job file.
 
     Args:
@@ -33,6 +33,7 @@ def load_job(path: Path, overrides: Sequence[str] = (), elsewhere: Collection[st
     Raises:
         JobError: all mistakes, each with key, value and remedy.
     """
+    path = Path(path)
     return resolve(path, *read_tree(path, overrides), elsewhere)
 
 

@@ -97,6 +97,66 @@ if __name__ == "__main__":
     assert_same(told(job)[0], told(make_job())[0])
 
 
+PADDLES = """
+import sys
+import yaml
+import six
+import paddle.distributed.fleet as fleet
+from paddle.distributed.fleet import MultiSlotDataGenerator
+
+class Reader(fleet.MultiSlotDataGenerator):
+    def init(self, config):
+        self.slots = ["user_id", "item_id", "label"]
+
+    def generate_sample(self, line):
+        def reader():
+            yield [(name, [int(v)]) for name, v in zip(self.slots, line.strip().split(","))]
+        return reader
+
+if __name__ == "__main__":
+    sys.path.append(sys.argv[2])
+    import common_ps
+    r = Reader()
+    r.init(common_ps.YamlHelper().load_yaml(sys.argv[1]))
+    r.run_from_stdin()
+"""
+ITERABLE = """
+from __future__ import print_function
+import numpy as np
+from paddle.io import IterableDataset
+
+class RecDataset(IterableDataset):
+    def __init__(self, file_list, config):
+        super(RecDataset, self).__init__()
+        self.file_list = file_list
+
+    def __iter__(self):
+        for file in self.file_list:
+            with open(file, "r") as rf:
+                for line in rf:
+                    yield [np.array([int(v)]) for v in line.strip().split(",")]
+"""
+
+
+def test_the_originals_readers_run_unchanged_on_the_originals_files(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "queuedataset_reader.py").write_text(PADDLES)
+    (tmp_path / "movielens_reader.py").write_text(ITERABLE)
+    plain = told(make_job())[0]
+    shards = tmp_path / "shards"
+    shutil.copytree(make_job().runner.train_data_dir, shards)
+    for file in shards.glob("*.csv"):
+        file.write_text("0,1,2\n" + file.read_text())  # as pandas writes what has no names
+    for kind, pipe in (("QueueDataset", "python queuedataset_reader.py"), ("RecDataset", None), (None, None)):
+        job = make_job(
+            train_data_dir=str(shards), reader_type=kind, pipe_command=pipe, train_reader_path="movielens_reader"
+        )
+        for column, expected in zip(told(job)[0].train, plain.train, strict=True):
+            np.testing.assert_array_equal(column, expected)
+    assert not {"paddle", "paddle.io", "six"} & set(sys.modules), (
+        "nobody else takes the stand-ins for what is installed"
+    )
+
+
 def test_files_dealt_out_are_read_in_order_however_many_at_once(make_job: MakeJob) -> None:
     parts = [told(make_job(), client=ClientId(c))[0].train for c in ("3", "4", "5")]
     for threads in (1, 2, 8):

@@ -55,6 +55,18 @@ def test_forms_of_the_same_sample(sample: str, beside: str, tmp_path: Path) -> N
     assert [column.dtype.name for column in samples] == ["int64", "int64", "float32"]
 
 
+HEADER = "[np.array([0]), np.array([1]), np.array([2])]"
+
+
+def test_a_header_of_column_numbers_is_left_out_once_a_file(tmp_path: Path) -> None:
+    assert read(tmp_path, yielding(HEADER, "3, 4, 1", "0, 1, 2", "5, 6, 0")).user.tolist() == [3, 5]
+
+
+def test_more_headers_than_files_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"sample 3: .*label 2 is neither 0 nor 1"):
+        read(tmp_path, yielding(HEADER, HEADER, HEADER, "3, 4, 1"))
+
+
 def test_a_dataset_is_given_files_and_job_and_may_have_init(tmp_path: Path) -> None:
     code = """
 class RecDataset:

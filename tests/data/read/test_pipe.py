@@ -75,6 +75,17 @@ def test_a_command_runs_in_its_folder_by_this_python_without_proxies(
     assert plain(read_pipe(tmp_path / "c.csv", arguments, 10, 20)) == [[1], [3], [0]]
 
 
+@pytest.mark.parametrize("printed", ["1 0 1 1 1 2\\n1 3 1 4 1 0\\n", "1 0 1 1 1 2\\n"])
+def test_a_header_of_column_numbers_is_left_out_where_it_comes_first(printed: str, tmp_path: Path) -> None:
+    if "3" in printed:
+        assert plain(read(tmp_path, f"printf '{printed}'")) == [[3], [4], [0]]
+    else:
+        with pytest.raises(DataError, match="prints no sample"):
+            read(tmp_path, f"printf '{printed}'")
+    with pytest.raises(DataError, match=r"line 2 of its output.*label 2 is neither 0 nor 1"):
+        read(tmp_path, f"printf '1 3 1 4 1 0\\n{printed}'")
+
+
 def test_many_blocks_are_read_in_order(tmp_path: Path) -> None:
     count = 2 * BLOCK // len("1 1 1 1 1 1\n") + 7
     samples = read(tmp_path, f"yes '1 1 1 1 1 1' | head -n {count}; echo 1 2 1 3 1 0")

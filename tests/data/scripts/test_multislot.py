@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedps.data.scripts.multislot import MultiSlotDataGenerator
+from fedps.data.scripts.multislot import MultiSlotDataGenerator, MultiSlotStringDataGenerator
 
 
 class Words(MultiSlotDataGenerator):
@@ -49,6 +49,24 @@ def test_an_iterator_will_do_and_a_line_may_have_no_sample(monkeypatch: pytest.M
 
     assert text(Words(make), "a\nb\na\n", monkeypatch) == "2 1 2\n2 1 2\n"
     assert text(Words(make), "", monkeypatch) == ""
+
+
+def test_values_that_are_texts_are_written_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strings(MultiSlotStringDataGenerator):
+        def generate_sample(self, line: str | None) -> Any:
+            return iter([[("words", (line or "").split()), ("label", ["1"])]])
+
+    assert text(Strings(), "1926 08 17\n", monkeypatch) == "3 1926 08 17 1 1\n"
+    with pytest.raises(ValueError, match=r"slot 'words': .*at least one"):
+        text(Strings(), "\n", monkeypatch)
+
+
+def test_a_script_may_write_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(Words):
+        def _gen_str(self, sample: list[Any]) -> str:
+            return f"{len(sample)}!\n"
+
+    assert text(Own(lambda line: iter([[("a", [1])]])), "x\n", monkeypatch) == "1!\n"
 
 
 def test_batches_are_handed_over_whole(monkeypatch: pytest.MonkeyPatch) -> None:

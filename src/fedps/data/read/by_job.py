@@ -13,7 +13,6 @@ the file in its cache (`cache`), whose ids are int32. So here QueueDataset saves
 script of one's own it does (`scripts.datasets`).
 """
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,12 +27,11 @@ from fedps.data.read.command import Command, StoppedError
 from fedps.data.read.own import CLASSES, read_own
 from fedps.data.read.pipe import read_pipe
 from fedps.data.read.reader import Skipped, read_samples
+from fedps.data.scripts.stand_ins import copy_to
 from fedps.errors import DataError
 from fedps.types import Samples
 
 PIPED = ("QueueDataset", "InmemoryDataset")
-COMMON = Path(__file__).parents[1] / "scripts" / "common_ps.py"
-COMMON_NAMES = ("common_ps.py", "common.py")  # by which the original's readers import it, the newer and the older ones
 DENIED = "pipe_command is not run without --allow-commands; files are read as user,item,label"
 Side = Literal["train", "test"]
 ReadFile = Callable[[Path, Skipped | None, Event], Samples]
@@ -162,18 +160,20 @@ def _read_command(job: Job, files: Sequence[Path], text: str) -> tuple[list[Samp
     """Run the job's command on each file.
 
     A command that ends with a Python script, as the original's do, is given the original's two arguments: the path of
-    the job (here resolved), and of a folder with the module that such scripts import. Others run as they stand.
+    the job (here resolved), and of a folder with the module that such scripts import; what else they import stands on
+    its path, if it is not installed. Others run as they stand.
     """
     hyper = job.hyper_parameters
     with tempfile.TemporaryDirectory(prefix="fedps-") as folder:
-        arguments: tuple[str, ...] = ()
+        arguments, modules = tuple[str, ...](), None
         if text.rstrip().endswith(".py"):
             resolved = Path(folder) / "job.yaml"
             job.save(resolved)
-            for name in COMMON_NAMES:
-                shutil.copy(COMMON, Path(folder) / name)
+            modules = Path(folder) / "modules"
+            modules.mkdir()
+            copy_to(Path(folder), modules)
             arguments = (str(resolved), folder)
-        command = Command(text, job.folder, job.runner.start_timeout, arguments)
+        command = Command(text, job.folder, job.runner.start_timeout, arguments, modules)
 
         def read(path: Path, skipped: Skipped | None, stop: Event) -> Samples:
             return read_pipe(path, command, hyper.num_users, hyper.num_items, skipped, stop)

@@ -45,12 +45,14 @@ class Command(NamedTuple):
         folder: where it runs.
         silence: seconds without output after which it is killed.
         arguments: put behind the text.
+        modules: a folder in which its Python looks for modules, too.
     """
 
     text: str
     folder: Path
     silence: float
     arguments: tuple[str, ...] = ()
+    modules: Path | None = None
 
 
 class StoppedError(DataError):
@@ -77,7 +79,7 @@ def run(command: Command, path: Path, stop: Event | None = None) -> Generator[by
         process = subprocess.Popen(  # noqa: S603  (the user's own command, allowed by --allow-commands)
             ["/bin/sh", "-c", SHELL, "sh", line, str(path.absolute())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=command.folder,
-            env=_environment(), start_new_session=True,
+            env=_environment(command.modules), start_new_session=True,
         )  # fmt: skip
     except (OSError, ValueError) as error:  # the latter of a NUL in the command
         raise DataError(f"{where}: cannot start: {getattr(error, 'strerror', None) or error}") from error
@@ -100,8 +102,10 @@ def _check_readable(path: Path) -> None:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _environment() -> dict[str, str]:
+def _environment(modules: Path | None) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
+    if modules is not None:
+        ours["PYTHONPATH"] = os.pathsep.join([*filter(None, [ours.get("PYTHONPATH")]), str(modules)])
     return ours | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])}
 
 

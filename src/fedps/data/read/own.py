@@ -10,7 +10,8 @@
         def __iter__(self): ...                  # yields samples
 
 A sample is user, item and label, in this order: numbers, arrays or lists of one number; or a dict of them by name. All
-samples are read once, before training, and kept as arrays; so the last short batch is trained on, too.
+samples are read once, before training, and kept as arrays; so the last short batch is trained on, too. A header 0,1,2,
+that the class takes for a sample, is left out, one a file.
 """
 
 import traceback
@@ -25,7 +26,8 @@ from numpy.typing import NDArray
 
 from fedps.config import Job
 from fedps.config.classes import load_class
-from fedps.data.read.reader import COLUMNS, Skipped, in_range, mistake_in, samples_of
+from fedps.data.read.reader import COLUMNS, UNNAMED, Skipped, in_range, mistake_in, samples_of
+from fedps.data.scripts.stand_ins import standing_in
 from fedps.errors import DataError
 from fedps.types import Samples
 
@@ -53,9 +55,11 @@ def read_own(
         JobError: there is no such module or class.
         DataError: the class raises, or yields what is no sample; names class, sample and cause.
     """
-    reader = load_class(f"{module}.{CLASSES[kind]}", job.folder, key)
+    with standing_in():
+        reader = load_class(f"{module}.{CLASSES[kind]}", job.folder, key)
     name = f"{key}: {module}.{CLASSES[kind]}"
-    intake = _Intake(name, job.hyper_parameters.num_users, job.hyper_parameters.num_items, skipped)
+    limits = job.hyper_parameters.num_users, job.hyper_parameters.num_items
+    intake = _Intake(name, limits, len(files), skipped)
     batch: list[Any] = []
     try:
         samples = _samples(reader, kind, [str(file) for file in files], flat_config(job), name)
@@ -79,11 +83,13 @@ class _Intake:
 
     Args:
         name: of the class, for messages.
-        num_users, num_items, skipped: as for `read_own`.
+        limits: numbers of users and of items; ids lie below.
+        files: that many headers may be among the samples.
+        skipped: as for `read_own`.
     """
 
-    def __init__(self, name: str, num_users: int, num_items: int, skipped: Skipped | None) -> None:
-        self._name, self._limits, self._skipped = name, (num_users, num_items), skipped
+    def __init__(self, name: str, limits: tuple[int, int], files: int, skipped: Skipped | None) -> None:
+        self._name, self._limits, self._headers, self._skipped = name, limits, files, skipped
         self.good, self.number = array("q"), 0
 
     def add(self, batch: list[Any]) -> None:
@@ -98,6 +104,9 @@ class _Intake:
 
     def _add_one(self, number: int, sample: Any) -> None:
         values, mistake = _values(sample)
+        if self._headers and list(map(str, values)) == UNNAMED:
+            self._headers -= 1
+            return
         if mistake is None:
             mistake = mistake_in([str(v) for v in values], *self._limits)
         if mistake is None:

@@ -15,11 +15,12 @@ import pyarrow as pa
 from pyarrow import csv as arrow
 
 from fedps.data.read.command import Command, run
-from fedps.data.read.reader import COLUMNS, LONGEST, Skipped, in_range, mistake_in, samples_of
+from fedps.data.read.reader import COLUMNS, LONGEST, UNNAMED, Skipped, in_range, mistake_in, samples_of
 from fedps.errors import DataError
 from fedps.types import Samples
 
 FIELDS = [f"{part}_{column}" for column in COLUMNS for part in ("count", "value")]
+HEADER = b"".join(b"1 %s " % name.encode() for name in UNNAMED).rstrip()  # of a file that the command took for a sample
 FORM = "a line is `1 <user> 1 <item> 1 <label>`"
 
 
@@ -63,7 +64,9 @@ class _Text:
         self._limits, self._skipped = (num_users, num_items), skipped
 
     def read(self, block: bytes) -> Samples:
-        """Return the samples of the next block, which holds whole lines."""
+        """Return the samples of the next block, which holds whole lines; a header comes first of all, if there is one."""
+        if self._line == 0 and block.lstrip().startswith(HEADER) and block.split(b"\n", 1)[0].split() == HEADER.split():
+            self._line, block = 1, block.split(b"\n", 1)[1]
         samples = self._in_bulk(block)
         if samples is None:
             samples = self._line_by_line(block)

@@ -7,6 +7,7 @@ but the standard library, so that a command is up in a few hundredths of a secon
 
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 Slot = tuple[str, list[int | float]]
 Sample = Iterable[Slot]  # name and values, in the same order for all samples
@@ -78,10 +79,10 @@ class MultiSlotDataGenerator:
         """Write samples, `batch_size_` after the other, as `generate_batch` leaves them."""
         for start in range(0, len(samples), self.batch_size_):
             batch = _iterate(self.generate_batch(samples[start : start + self.batch_size_]))
-            sys.stdout.write("".join([self._text(list(sample)) for sample in batch if sample is not None]))
+            sys.stdout.write("".join([self._gen_str(list(sample)) for sample in batch if sample is not None]))
 
-    def _text(self, sample: list[Slot]) -> str:
-        """Return a sample as a line of text."""
+    def _gen_str(self, sample: list[Slot]) -> str:
+        """Return a sample as a line of text; the name is the original's, for scripts that have their own."""
         names, texts = [], []
         for slot in sample:
             if not isinstance(slot, (tuple, list)) or len(slot) != 2:
@@ -91,22 +92,34 @@ class MultiSlotDataGenerator:
             if type(values) is list and len(values) == 1 and type(values[0]) is int:  # by far the most
                 texts.append(f"1 {values[0]}")
             else:
-                texts.append(_slot_text(name, values))
+                texts.append(self._slot(name, values))
         if names != self._names:
             if self._names or not names:
                 raise ValueError(f"sample {sample!r:.100}: its slots are not those of the first one, {self._names}")
             self._names = names
         return " ".join(texts) + "\n"
 
+    def _slot(self, name: str, values: list[int | float]) -> str:
+        """Return a slot as text, `<count> <v1> … <vcount>`."""
+        for value in _filled(name, values):
+            if not isinstance(value, (int, float)):
+                raise ValueError(f"slot {name!r}: {value!r:.100} is neither int nor float")
+        return f"{len(values)} {' '.join(map(str, values))}"
+
+
+class MultiSlotStringDataGenerator(MultiSlotDataGenerator):
+    """The same of values that are texts already, `[(name, ["1926", …]), …]`, which it does not look at."""
+
+    def _slot(self, name: str, values: list[Any]) -> str:
+        return " ".join([str(len(_filled(name, values))), *values])
+
 
 def _iterate(generator: Generator) -> Iterable[Sample | None]:
     return generator() if callable(generator) else generator
 
 
-def _slot_text(name: str, values: list[int | float]) -> str:
+def _filled(name: str, values: list[Any]) -> list[Any]:
+    """Return a slot's values, if there are some."""
     if not isinstance(values, (list, tuple)) or not values:
         raise ValueError(f"slot {name!r}: {values!r:.100}: must be a list of at least one number; pad empty slots")
-    for value in values:
-        if not isinstance(value, (int, float)):
-            raise ValueError(f"slot {name!r}: {value!r:.100} is neither int nor float")
-    return f"{len(values)} {' '.join(map(str, values))}"
+    return values
