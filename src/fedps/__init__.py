@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
     from fedps.data.scripts.multislot import MultiSlotDataGenerator, MultiSlotStringDataGenerator
     from fedps.script import Role, init
-    from fedps.types import ClientInfo
+    from fedps.types import ClientInfo, ClientInfoAttr
 
 __version__ = "0.1.0"
 PLACES = {
     "ClientInfo": "fedps.types",
+    "ClientInfoAttr": "fedps.types",
     "ClientSelectorBase": "fedps.coordinator.selectors",
     "FLClient": "fedps.client.life",
     "FLStrategy": "fedps.coordinator.selectors",
@@ -28,7 +29,7 @@ PLACES = {
     "load_job": "fedps.config",
 }
 __all__ = [
-    "ClientInfo", "ClientSelectorBase", "FLClient", "FLStrategy", "Job", "MultiSlotDataGenerator",
+    "ClientInfo", "ClientInfoAttr", "ClientSelectorBase", "FLClient", "FLStrategy", "Job", "MultiSlotDataGenerator",
     "MultiSlotStringDataGenerator", "Role", "init", "load_job",
 ]  # fmt: skip
 

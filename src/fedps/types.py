@@ -7,6 +7,7 @@ keys; where only some of its floats are meant, two keys say which: the first one
 
 import math
 from collections.abc import Sequence
+from enum import StrEnum, auto
 from statistics import median
 from typing import Any, Literal, NamedTuple, NewType, get_args
 
@@ -87,6 +88,14 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (int(keys[0]), int(keys[1])) if len(keys) else (0, self.dim)
 
 
+class ClientInfoAttr(StrEnum):
+    """What the original's selectors ask a client's report for: `clients_info[client][ClientInfoAttr.BANDWIDTH]`."""
+
+    DEVICE_TYPE = auto()
+    COMPUTE_CAPACITY = auto()
+    BANDWIDTH = auto()
+
+
 class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client reports of itself and of its last round: its claims, measured by itself.
 
@@ -122,6 +131,12 @@ class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ndcg: float = 0.0
     available: bool = True
     dropped: bool = False
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a field by its name. Raises KeyError: there is none."""
+        if name not in self.__struct_fields__:
+            raise KeyError(name)
+        return getattr(self, name)
 
 
 class Samples(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, choose, make_selector
 from fedps.errors import FedpsError, JobError
-from fedps.types import ClientId, ClientInfo
+from fedps.types import ClientId, ClientInfo, ClientInfoAttr
 from tests.conftest import MakeJob
 
 CLIENTS = {ClientId(name): ClientInfo(samples=10) for name in "abcd"}
@@ -44,6 +44,47 @@ def test_words_and_strategies_are_followed_and_the_rest_waits(make_job: MakeJob)
     }
 
 
+class AsInTheOriginal(ClientSelectorBase):
+    """Chooses the fast, in the forms of the original's selectors."""
+
+    def __init__(self, fl_clients_info_mp: Any) -> None:
+        super().__init__(fl_clients_info_mp)
+
+    def select(self) -> Any:
+        self.parse_from_string()
+        assert self.fl_strategy == {}
+        for client_id in self.clients_info:
+            strategy = FLStrategy()
+            strategy.iteration_num = 99
+            strategy.client_id = 0
+            fast = self.clients_info[client_id][ClientInfoAttr.COMPUTE_CAPACITY] > 1
+            strategy.next_state = FLStrategy.JOIN if fast else FLStrategy.WAIT
+            self.fl_strategy[int(client_id)] = strategy
+        return self.fl_strategy
+
+
+def test_a_selector_in_the_originals_form_works(make_job: MakeJob) -> None:
+    selector = AsInTheOriginal(make_job(with_coordinator=True))
+    for round_ in (1, 2):
+        infos = {ClientId(str(k)): ClientInfo(samples=1, compute_capacity=float(k)) for k in range(4)}
+        found = choose(selector, round_, infos)
+        assert {c: (s.next_state, s.iteration_num) for c, s in found.items()} == {
+            "0": ("WAIT", 99),
+            "1": ("WAIT", 99),
+            "2": ("JOIN", 99),
+            "3": ("JOIN", 99),
+        }
+
+
+def test_fields_that_are_none_are_no_fields() -> None:
+    info = ClientInfo(device_type="phone", bandwidth=3.0)
+    assert (info[ClientInfoAttr.DEVICE_TYPE], info[ClientInfoAttr.BANDWIDTH], info["samples"]) == ("phone", 3.0, 0)
+    with pytest.raises(KeyError, match="__init__"):
+        info["__init__"]
+    with pytest.raises(AttributeError, match="iterations"):
+        FLStrategy().iterations = 3  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
@@ -53,6 +94,8 @@ def test_words_and_strategies_are_followed_and_the_rest_waits(make_job: MakeJob)
         ({"a": "WAIT"}, "selected nobody"),
         ({"a": "FINISH"}, "selected nobody"),
         ({"z": "JOIN"}, "named client 'z' in round 3; there are 'a', 'b', 'c', 'd'"),
+        ({7: "JOIN"}, "named client '7' in round 3; there are 'a', 'b', 'c', 'd'"),
+        ({True: "JOIN"}, "named client True in round 3"),
         ({"a": "join"}, "for client 'a': 'join': say one of JOIN, WAIT, FINISH"),
         ({"a": 1}, "for client 'a': 1: say one of"),
         ({"a": FLStrategy("RUN")}, "say one of JOIN, WAIT, FINISH"),  # type: ignore[arg-type]

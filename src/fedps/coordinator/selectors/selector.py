@@ -1,5 +1,6 @@
 """A selector: the class to subclass, and how it is asked: in its own time, on copies of the reports, its answer checked."""
 
+import operator
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -51,6 +52,7 @@ class ClientSelectorBase(ABC):
         clients_info: the last report of every client that can take part, by the client's own name.
         history: by client, the rounds it was picked for and what came of them, oldest first, 32 at most.
         round: the round to decide on, counted from 1.
+        fl_strategy: empty before each round, for `select` to fill and return, as the original's selectors do.
     """
 
     def __init__(self, job: Job) -> None:
@@ -58,6 +60,7 @@ class ClientSelectorBase(ABC):
         self.clients_info: dict[ClientId, ClientInfo] = {}
         self.history: dict[ClientId, Turns] = {}
         self.round = 0
+        self.fl_strategy: dict[Any, FLStrategy | State | Mapping[str, Any]] = {}
 
     def parse_from_string(self) -> None:  # noqa: B027  (kept for selectors written for the original)
         """Do nothing: reports come parsed. The original's selectors call this first."""
@@ -142,10 +145,12 @@ def choose(
             f" train in round {round_}; there are {', '.join(map(repr, clients))}"
         )
     selector.clients_info, selector.history, selector.round = dict(offered), dict(history or {}), round_
+    selector.fl_strategy = {}
     answer: Any = _within_its_time(selector, selector.select)
     name = type(selector).__name__
     if not isinstance(answer, Mapping):
         raise FedpsError(f"{name}.select() returned {type(answer).__name__} in round {round_}; return client: state")
+    answer = {_name(client): said for client, said in answer.items()}
     unknown = [client for client in answer if client not in clients and client not in known]
     if unknown:
         raise FedpsError(
@@ -162,6 +167,12 @@ def choose(
             f"{name}.select() selected nobody in round {round_}: let one client JOIN at least, or all FINISH to end the job"
         )
     return strategies
+
+
+def _name(client: Any) -> Any:
+    """Return a client's name as text, where it is a whole number, as all are in the original."""
+    whole = hasattr(client, "__index__") and not isinstance(client, bool)
+    return str(operator.index(client)) if whole else client
 
 
 def state_of(selector: ClientSelectorBase) -> Any:

@@ -16,7 +16,7 @@ MAX_EXTRA = 4096  # bytes of `extra`, as JSON
 MAX_COUNT = 2**31 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # what is asked for may be set field by field; a field that there is not is an error
 class FLStrategy:
     """What one client shall do in a round.
 
@@ -28,6 +28,7 @@ class FLStrategy:
         deadline: seconds after which the others go on without this client; None takes the job's `selector.deadline`.
         extra: what your own handlers shall know, as JSON has it; they find it in `client.assignment.extra`.
         geo_step: batches of a window in this round, in sync_mode geo; None takes the job's.
+        client_id: not looked at, as in the original: the key of the answer says whose strategy it is.
     """
 
     JOIN: ClassVar[State] = "JOIN"
@@ -41,6 +42,7 @@ class FLStrategy:
     deadline: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     geo_step: int | None = None
+    client_id: Any = None
 
 
 FIELDS = tuple(f.name for f in fields(FLStrategy))

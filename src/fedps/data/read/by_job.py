@@ -27,7 +27,7 @@ from fedps.data.read.command import Command, StoppedError
 from fedps.data.read.own import CLASSES, read_own
 from fedps.data.read.pipe import read_pipe
 from fedps.data.read.reader import Skipped, read_samples
-from fedps.data.scripts.stand_ins import copy_to
+from fedps.data.read.stand_ins import copy_to
 from fedps.errors import DataError
 from fedps.types import Samples
 

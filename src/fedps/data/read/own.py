@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from fedps.config import Job
 from fedps.config.classes import load_class
 from fedps.data.read.reader import COLUMNS, UNNAMED, Skipped, in_range, mistake_in, samples_of
-from fedps.data.scripts.stand_ins import standing_in
+from fedps.data.read.stand_ins import standing_in
 from fedps.errors import DataError
 from fedps.types import Samples
 

@@ -8,6 +8,7 @@ imports little.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,7 @@ class YamlHelper:
 
 def __getattr__(name: str) -> Any:
     """Return one of fedps's own names, such as `MultiSlotDataGenerator`, that the original has in `fleet`."""
-    import fedps  # noqa: PLC0415
-
+    fedps = import_module("fedps")
     if name not in fedps.__all__:
         raise AttributeError(f"{name}: is not installed; fedps stands in for what readers import, and has no {name!r}")
     return getattr(fedps, name)
