@@ -57,7 +57,7 @@ def test_the_original_command_line_with_a_coordinator_ends_by_itself(tmp_path: P
     lines = [f for f in (tmp_path / "data" / "train").glob("*.csv") for _ in f.read_text().splitlines()]
     assert summary["samples"] == 2 * len(lines)
     assert summary["faults"] == {
-        "rejected_messages": 0, "late_pushes": 0, "retries": 0, "lost_workers": [], "restarts": 0,
+        "rejected_messages": 0, "late_pushes": 0, "left_behind": [], "retries": 0, "lost_workers": [], "restarts": 0,
     }  # fmt: skip
     logs = ["coordinatorlog.0", "serverlog.0", "serverlog.1", *(f"workerlog.{k}" for k in range(WORKERS))]
     there = {p.name for p in log.iterdir()} - {"checklog.0"}  # written if no earlier run has planned this network

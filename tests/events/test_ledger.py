@@ -164,6 +164,8 @@ def test_faults_and_memory_are_kept(make_job: MakeJob) -> None:
     ledger = Ledger(make_job(), began=0.0)
     ledger.take(worker("7", 1.0, events.Failed("out of luck")))
     ledger.take(Entry(1.0, "server", "0", events.Refused("8", "stale", "too late")))
+    ledger.take(Entry(1.0, "server", "0", events.Suspended("6", 1, "silent")))
+    ledger.take(Entry(1.0, "coordinator", "0", events.LeftBehind("5", 1, "past its deadline")))
     ledger.take(Entry(1.0, "server", "0", events.Lost("8", "gone")))
     ledger.take(Entry(1.0, "server", "0", events.Lost("9", "gone")))
     ledger.take(worker("9", 2.0, events.FirstBatch()))  # it came back
@@ -172,7 +174,7 @@ def test_faults_and_memory_are_kept(make_job: MakeJob) -> None:
     ledger.weigh({("worker", "1"): 10.0}, 20.0)
     found = ledger.summary(2.0, None)
     assert found["faults"] == {
-        "rejected_messages": 1, "late_pushes": 2, "retries": 0, "lost_workers": ["7", "8"], "restarts": 0,
+        "rejected_messages": 1, "late_pushes": 2, "left_behind": ["5", "6"], "retries": 0, "lost_workers": ["7", "8"], "restarts": 0,
     }  # fmt: skip
     assert found["memory_mib"] == {
         "worker_max_rss": 100.0,

@@ -9,7 +9,7 @@ import pytest
 
 from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
-from fedps.wire.messages import Barrier, Done
+from fedps.wire.messages import Alive, Barrier, Done
 from tests.conftest import MakeJob
 from tests.events.kept import into
 from tests.server.callers import Caller, ones, push
@@ -84,3 +84,45 @@ def test_one_that_was_left_behind_and_is_in_time_again_loses_nothing(make_job: M
     assert server.clock == 1, "it is waited for again"
     done = slow.ask(*push(2, [1], ones(1), 1))
     assert isinstance(done, Done) and not done.late and server.clock == 2
+
+
+def suspended(events: list[Any]) -> list[str]:
+    return [e["client"] for e in events if e["event"] == "suspended"]
+
+
+@pytest.mark.parametrize("at", ["a window", "a barrier"])
+def test_one_that_is_at_work_is_not_silent_for_as_long_as_a_job_may_ask_of_it(
+    at: str, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Any] = []
+    server = served(make_job, tmp_path, events, step_timeout=10.0)
+    a, b, busy = (Caller(server, name).join() for name in ("a", "b", "busy"))
+    for caller in (a, b):
+        caller.send(*push(1, [1], ones(1), 0) if at == "a window" else (Barrier(1, "trained"),))
+    began = time.monotonic()
+    for seconds in range(0, 590, 8):
+        monkeypatch.setattr("time.monotonic", lambda now=began + seconds: now)
+        assert isinstance(busy.ask(Alive()), Done)
+        server.tick(time.monotonic())
+        assert suspended(events) == []
+    for seconds in range(590, 650, 8):
+        monkeypatch.setattr("time.monotonic", lambda now=began + seconds: now)
+        busy.ask(Alive())
+        server.tick(time.monotonic())
+    assert suspended(events) == ["busy"], "words without a push count for so long, and no longer"
+
+
+def test_one_that_worked_and_then_fell_silent_is_left_behind(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Any] = []
+    server = served(make_job, tmp_path, events, step_timeout=10.0)
+    a, b, busy = (Caller(server, name).join() for name in ("a", "b", "busy"))
+    for caller in (a, b):
+        caller.send(*push(1, [1], ones(1), 0))
+    began = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: began + 9)
+    busy.ask(Alive())
+    for seconds, due in ((18, []), (20, ["busy"])):
+        server.tick(began + seconds)
+        assert suspended(events) == due

@@ -13,6 +13,7 @@ from fedps.types import ClientInfo, Rule, TableSpec
 from fedps.wire.compress import Form, to_bf16, to_fp16, to_int8, to_low_rank
 from fedps.wire.frame import MAGIC, encode
 from fedps.wire.messages import (
+    Alive,
     Assignment,
     Barrier,
     Census,
@@ -51,6 +52,7 @@ REQUESTS: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Barrier(1, "trained"), ()),
     (Join(SPECS, 3, samples=900), ()),
     (Census(), ()),
+    (Alive(), ()),
     (Leave(), ()),
     (RoundReport(2, ClientInfo("Linux", 1e5, 1e8, 900, 900, 0.5, 0.4, 0.8, 9, 4.0, 2.5)), (KEYS,) * 4),
     (RoundReport(2, ClientInfo(samples=9), logits=True), (*(KEYS,) * 4, ROWS[0])),

@@ -185,7 +185,9 @@ class FLClient:
         self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
         mean = cache(self.shards.mean_samples) if runner.in_step else None  # asked once: it stays the same
-        self.trainer = Trainer(self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean)
+        self.trainer = Trainer(
+            self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean, self.shards.alive
+        )
 
     def callback_train(self) -> None:
         """Train the round's batches, in the job's mode."""

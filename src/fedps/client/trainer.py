@@ -23,6 +23,8 @@ from fedps.training.learner import Learner
 from fedps.training.rules import Rates, rates_at
 from fedps.types import ClientId, Values
 
+SIGNS = 4  # of life, that the servers get in `step_timeout`: being busy is no silence
+
 
 class Trained(NamedTuple):
     """What one round of training came to.
@@ -57,11 +59,12 @@ class Trainer:
         log: takes lines for people.
         dump: takes each batch, if the job dumps.
         mean: returns how many samples the clients have on average, where all go through a pass together (`pace`).
+        alive: tells the servers that this client is at work; called several times in `step_timeout`, as training goes on.
     """
 
     def __init__(
         self, job: Job, client: ClientId, learner: Learner, mode: Mode, report: Report, log: TextIO,
-        dump: Dump | None = None, mean: Callable[[], float] | None = None,
+        dump: Dump | None = None, mean: Callable[[], float] | None = None, alive: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._job, self._runner, self._client, self._learner, self._mode = job, job.runner, client, learner, mode
         self._report, self._log, self._dump = report, log, dump
@@ -69,6 +72,9 @@ class Trainer:
         self._meter, self._first = Meter(), True
         self._timer = StepTimer() if job.runner.dataset_debug else None
         self._epoch = self._batches = 0  # of this round: its number from 0, how many batches it has
+        self._alive, self._every = alive, job.runner.step_timeout / SIGNS  # seconds between two signs of life
+        self._sign_at = 0.0  # when the last was given, seconds
+        self._at_once = 1  # batches that take less time than lies between two signs
         self._rate = 0.0  # of this round: the share of the job's rates to take; 0: as the job's schedule says
 
     def train(
@@ -134,14 +140,25 @@ class Trainer:
             while len(piece):
                 at = self._until_said() * size
                 part, piece = piece[:at], piece[at:]
-                self._seen(part, self._learner.train(part, size, self._rates(batches_of(len(part), size))), size)
+                began = time.monotonic()
+                steps = self._learner.train(part, size, self._rates(batches_of(len(part), size)))
+                self._give_sign(len(steps.losses), began)
+                self._seen(part, steps, size)
+
+    def _give_sign(self, batches: int, began: float) -> None:
+        """Give a sign of life if one is due, and see from batches just trained how many fit between two."""
+        now = time.monotonic()
+        self._at_once = max(1, int(batches * self._every / max(now - began, 1e-9)))
+        if now - self._sign_at > self._every:
+            self._sign_at = now
+            self._alive()
 
     def _until_said(self) -> int:
         """Return how many batches may be trained in one go."""
         if self._first or self._dump or self._timer:
             return 1
         every = self._runner.print_interval
-        return every - self._meter.batches % every
+        return min(every - self._meter.batches % every, self._at_once)
 
     def _rates(self, batches: int) -> Rates:
         """Return the share of their rates that tables take for the next batches."""

@@ -149,6 +149,7 @@ class Ledger:
         self._past: dict[str, float] = {}  # the last round of which nothing more comes, by client
         self._silent: set[str] = set()  # clients that a server goes on without, and of which nothing was heard since
         self._lost: set[str] = set()  # those of them whose connection broke
+        self._left_behind: set[str] = set()  # clients that others went on without at least once
         self._begun: dict[str, float] = {}  # when a client began to train or evaluate
         self._training, self._evaluation = Spans(), Spans()
         self._first_batch: dict[str, float] = {}
@@ -174,8 +175,10 @@ class Ledger:
                 self._tally(round_).clock = (seconds, clock)
             case events.LeftBehind(client=client):
                 self._past[client] = math.inf
+                self._left_behind.add(client)
             case events.Suspended(client=client):
                 self._silent.add(client)
+                self._left_behind.add(client)
             case events.Lost(client=client):
                 self._silent.add(client)
                 self._lost.add(client)
@@ -235,6 +238,7 @@ class Ledger:
             "faults": {
                 "rejected_messages": self._rejected,
                 "late_pushes": self._late,
+                "left_behind": sorted(self._left_behind),
                 "retries": self._retries,
                 "lost_workers": sorted(self._lost | self.failed.keys()),
                 "restarts": 0,

@@ -17,7 +17,7 @@ from fedps.net.compressing import NOTHING, Compression, Compressor
 from fedps.types import Keys, Rows, TableName, TableSpec, Values
 from fedps.wire.compress import ARRAYS, Array, Form, plain, unpack
 from fedps.wire.frame import Frame, Limits
-from fedps.wire.messages import Barrier, Census, Counted, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
+from fedps.wire.messages import Alive, Barrier, Census, Counted, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
 from fedps.wire.messages import Values as Answer
 from fedps.wire.pieces import Piece, Room, cut_rows, cut_tensors, placement
 
@@ -209,6 +209,11 @@ class Shards:
                 push = Push(_tables(pieces), self._sequence, at_clock, weight, part, len(messages), forms, rate)
                 futures.append(channel.request(push, arrays))
         return PushTicket(futures)
+
+    def alive(self) -> None:
+        """Tell every server that this client is at work; no answer is waited for."""
+        for channel in self._channels:
+            channel.request(Alive())
 
     def barrier(self, epoch: int, stage: str) -> int:
         """Wait, without limit of time, until every client is here; return the clock to go on from."""

@@ -69,7 +69,8 @@ class Barriers:
             raise RefusedError("stale", f"{barrier} lies behind {member.last_barrier}, which this client has passed")
         if member.barrier is not None and (member.barrier != barrier or client in self._standing):
             raise RefusedError("order", f"client {client!r} stands at a barrier: wait for its answer")
-        member.barrier, member.suspended, member.progress = barrier, False, now
+        member.barrier = barrier
+        member.act(now)
         self._standing[client] = conversation, answer
         if self._since is None:
             self._since = now

@@ -26,6 +26,8 @@ class Member(Participant):
         sequence: its last push that was accepted; each is applied once, however often it comes.
         late: its last push that came after its window was closed.
         progress: when it last pushed or came to a barrier, 0.0 if it never did.
+        busy_since: when it first said since then that it is at work; None if it did not.
+        alive: when it last said so, 0.0 if it never did.
         barrier: where it stands now.
         last_barrier: the last one that opened for it.
         suspended: it was silent past the deadline; its next push or barrier brings it back.
@@ -37,6 +39,8 @@ class Member(Participant):
     sequence: int = 0
     late: int = 0
     progress: float = 0.0
+    busy_since: float | None = None
+    alive: float = 0.0
     barrier: Barrier | None = None
     last_barrier: Barrier | None = None
     suspended: bool = False
@@ -44,11 +48,23 @@ class Member(Participant):
 
     def accept(self, sequence: int, clock: int, late: bool, now: float) -> None:
         """Note that a push was taken; before `clock`, its own or the open one if it came late, nobody waits for this member."""
-        self.sequence, self.progress, self.suspended = sequence, now, False
+        self.sequence = sequence
+        self.act(now)
         if late:
             self.late, self.waits_from = sequence, clock
         else:
             self.waits_from = max(self.waits_from, clock)
+
+    def act(self, now: float) -> None:
+        """Note that it has pushed or come to a barrier."""
+        self.progress, self.busy_since, self.suspended = now, None, False
+
+    def work(self, now: float, most: float) -> None:
+        """Note that it says it is at work; by word alone a member gains `most` seconds, until it acts."""
+        if self.busy_since is None:
+            self.busy_since = now
+        if now - self.busy_since <= most:
+            self.alive = now
 
 
 class Members(Membership[Member]):
@@ -102,8 +118,12 @@ class Members(Membership[Member]):
         return [
             client
             for client, m in self.here.items()
-            if m.barrier is None and not m.suspended and now - max(m.progress, since) > patience
+            if m.barrier is None and not m.suspended and now - max(m.progress, m.alive, since) > patience
         ]
+
+    def silent(self, clients: Iterable[ClientId], since: float, now: float, patience: float) -> list[ClientId]:
+        """Return which of those that a window waits for have not even said that they work, counted from `since` on."""
+        return [client for client in sorted(clients) if now - max(self.here[client].alive, since) > patience]
 
     def suspend(self, client: ClientId) -> None:
         """Wait for a member no longer, until it pushes or comes to a barrier."""

@@ -31,10 +31,11 @@ from fedps.server.requests import HalfPush
 from fedps.server.shard import Shard
 from fedps.storage.epochs import witnesses
 from fedps.wire.frame import HELD_MESSAGES, Frame, Limits
-from fedps.wire.messages import Barrier, Census, Counted, Done, Hello, Join, Leave, Pull, Push, Seed, Welcome
+from fedps.wire.messages import Alive, Barrier, Census, Counted, Done, Hello, Join, Leave, Pull, Push, Seed, Welcome
 
 Array = NDArray[Any]
 
+BUSY = 60  # times step_timeout: how long a client may say that it is at work, and push nothing
 WAITING_SHARE = 4  # this part of the memory that is free at the start may be kept for all connections together
 
 
@@ -134,6 +135,9 @@ class ParameterServer:
                 self._pull(conversation, ticket, pull, frame.arrays)
             case Push() as push:
                 conversation.reply(ticket, self._push(conversation, push, frame.arrays, now))
+            case Alive():
+                self._member(conversation).work(now, BUSY * self.job.runner.step_timeout)
+                conversation.reply(ticket, Done(self.clock))
             case Barrier() as barrier:
                 member, opened = self._member(conversation), lambda: conversation.reply(ticket, Done(self.clock))
                 self.barriers.stand(conversation, member, barrier, opened, now)
@@ -330,8 +334,8 @@ class ParameterServer:
     def _leave_the_silent_behind(self, now: float) -> None:
         gate, silent = self.shard.gate, self.barriers.absent(self._complete_at, now)
         if gate and gate.opened_at is not None:
-            waited = now - max(gate.opened_at, self._complete_at)
-            silent += gate.missing(self.members.active(gate.clock)) if waited > self.job.runner.step_timeout else ()
+            missing, since = gate.missing(self.members.active(gate.clock)), max(gate.opened_at, self._complete_at)
+            silent += self.members.silent(missing, since, now, self.job.runner.step_timeout)
         late = self.barriers.stragglers(self._complete_at, now)
         for client in dict.fromkeys([*late, *silent]):
             self.members.suspend(client)

@@ -1,7 +1,7 @@
 """The messages, one frozen struct a verb. Arrays travel beside a message, in the order its docstring names.
 
 A worker's connection to one shard: `Hello` → `Welcome`, `Join` → `Done`, then any of `Seed`, `Census`, `Pull`, `Push`,
-`Barrier`, and `Leave` at the end. Every request carries a ticket (in the frame, see `frame`); its reply carries the
+`Alive`, `Barrier`, and `Leave` at the end. Every request carries a ticket (in the frame, see `frame`); its reply carries the
 same ticket, and replies may come in another order than the requests: a `Pull` or a `Barrier` waits at the server
 until what it waits for has happened. A request that cannot be served is answered by `Refused`.
 
@@ -120,6 +120,10 @@ class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, om
     rate: float = 1.0
 
 
+class Alive(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Say that this client is at work on its next push or barrier, which may take it longer than others; answered by Done."""
+
+
 class Barrier(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Pause until every member is here; answered by Done. `epoch` counts finished epochs, from 1, and only grows.
 
@@ -197,6 +201,6 @@ KINDS = {
     "stale": "a sequence, clock or round that lies behind or too far ahead",
 }
 
-Request = Hello | Join | Seed | Census | Pull | Push | Barrier | Leave | RoundReport
+Request = Hello | Join | Seed | Census | Pull | Push | Alive | Barrier | Leave | RoundReport
 Reply = Welcome | Counted | Values | Assignment | Done | Refused
 Message = Request | Reply

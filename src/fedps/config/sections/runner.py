@@ -151,7 +151,9 @@ class Runner(Section):
     use_gpu: bool = Field(False, description="train by torch on CUDA")
     start_timeout: Seconds = Field(120.0, description="seconds to wait for a role to come up")
     step_timeout: Seconds = Field(
-        60.0, description="seconds after which a silent client is left behind; a window must take less"
+        60.0,
+        description="seconds after which a silent client is left behind; while it trains it is not silent, for up to 60 times"
+        " as long",
     )
     reconnect_timeout: Seconds = Field(10.0, description="seconds a lost connection may take to come back")
 
