@@ -71,6 +71,13 @@ def test_shards_are_joined_and_untouched_rows_stand_at_their_start(run: Path, tm
     np.testing.assert_array_equal(found["predict.weight"], np.full((1, 4), 101.0, np.float32))
 
 
+def test_the_same_export_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    found = {export_run(run, tmp_path / str(k), private=True).read_bytes() for k in range(20)}
+    assert len(found) == 1
+    with safe_open(tmp_path / "0" / "model.safetensors", "numpy") as file:
+        assert file.metadata().keys() == {"format", "fedps", "epoch"}
+
+
 def test_private_rows_are_joined_on_request(run: Path, tmp_path: Path) -> None:
     found = load_file(export_run(run, tmp_path / "out", private=True))
     due = initial_rows(USERS, np.arange(6))

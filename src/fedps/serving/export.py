@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from fedps.config.source import read
 from fedps.errors import DataError, JobError
 from fedps.storage import epochs
+from fedps.storage.snapshot import packed
 from fedps.storage.tables import SavedTable, join, tensor
 from fedps.storage.whole import make_folder, write_whole
 from fedps.types import TableName
@@ -41,7 +41,7 @@ def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool
     path = out / "model.safetensors"
     try:
         make_folder(out)
-        write_whole(path, save(tables, metadata))
+        write_whole(path, packed(dict(sorted(tables.items())), metadata))
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}; choose another --out") from error
     return path

@@ -43,7 +43,7 @@ def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -
     arrays = {}
     for table, (_, keys, block) in tables.items():
         arrays[f"{table}/keys"], arrays[f"{table}/rows"] = np.ascontiguousarray(keys), np.ascontiguousarray(block)
-    payload = _tensors(arrays)
+    payload = packed(arrays)
     specs = {table: msgspec.to_builtins(spec) for table, (spec, _, _) in tables.items()}
     manifest = {"format": FORMAT, "sha256": _digest(payload), "facts": dict(facts), "tables": specs}
     check = _check(manifest)
@@ -60,6 +60,27 @@ def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -
             f"cannot save to {folder}: {error}; free space, or choose another --run_dir or runner.model_save_path"
         ) from error
     return check
+
+
+def packed(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> list[bytes | memoryview]:
+    """Return a safetensors file in pieces, the arrays' own memory among them: they may be larger than what is free.
+
+    The same content gives the same bytes, which the library's own writer does not promise of metadata.
+    """
+    header, at = dict[str, object](), 0
+    if metadata:
+        header["__metadata__"] = metadata
+    for name, array in arrays.items():
+        end = at + array.nbytes
+        header[name] = {"dtype": DTYPES[array.dtype], "shape": array.shape, "data_offsets": (at, end)}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [
+        len(text).to_bytes(8, "little"),
+        text,
+        *(array.reshape(-1).view(np.uint8).data for array in arrays.values()),
+    ]
 
 
 def stems(folder: Path, name: str) -> list[str]:
@@ -145,22 +166,6 @@ def _with_counters(spec: TableSpec, block: Values) -> Values:
 def _check(manifest: Mapping[str, object]) -> str:
     """Return the SHA-256 of what a manifest says, as it reads back from JSON."""
     return hashlib.sha256(json.dumps(json.loads(json.dumps(manifest)), sort_keys=True).encode()).hexdigest()
-
-
-def _tensors(arrays: Mapping[str, NDArray[Any]]) -> list[bytes | memoryview]:
-    """Return a safetensors file in pieces, the arrays' own memory among them: they may be larger than what is free."""
-    header, at = dict[str, object](), 0
-    for name, array in arrays.items():
-        end = at + array.nbytes
-        header[name] = {"dtype": DTYPES[array.dtype], "shape": array.shape, "data_offsets": (at, end)}
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return [
-        len(text).to_bytes(8, "little"),
-        text,
-        *(array.reshape(-1).view(np.uint8).data for array in arrays.values()),
-    ]
 
 
 def _digest(payload: Sequence[bytes | memoryview]) -> str:
