@@ -94,11 +94,12 @@ def test_in_process_gives_the_numbers_of_processes_and_export_and_infer_agree(
         assert found[key] == pytest.approx(apart["metrics"][key], abs=1e-6)
 
 
-def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_in_order_and_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
     process = start_and_wait_for_training(tmp_path / "run", write_long_job(tmp_path, with_coordinator=True))
     family = descendants(process)
     assert len(family) >= WORKERS + 2
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == 130
     assert gone(family)

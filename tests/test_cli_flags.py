@@ -1,8 +1,11 @@
 """Flags and their ends: what each command hands to its room, and the exit codes; no room does any work here."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from fedps import __version__
 from fedps.cli import FAILED, INTERRUPTED, WRONG
+from fedps.cli.app import signals_as_interrupt
 from fedps.config import Allow, Job
 from fedps.data.prepare.write import Split
 from fedps.errors import DataError, LostError, RoleError
@@ -311,3 +315,34 @@ def test_one_role_in_the_foreground(
     assert stage.args[1:] == due
     runner = stage.args[0].runner
     assert (runner.epochs, runner.worker_num, runner.with_coordinator) == (5, 2, any("coord" in w for w in command))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_interrupt_and_are_given_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), signals_as_interrupt():
+        os.kill(os.getpid(), number)
+        signal.pause()
+    assert signal.getsignal(number) == before
+
+
+def test_in_another_thread_signals_are_left_alone() -> None:
+    done = []
+
+    def inside() -> None:
+        with signals_as_interrupt():
+            done.append(True)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        with signals_as_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,6 +1,7 @@
 """Whole runs as people start them: real processes, watched from outside."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -27,9 +28,17 @@ def start(*args: object, out: Path | None = None) -> subprocess.Popen[str]:
     """Start a command; what it says goes to `out`, or to pipes."""
     command = [*FEDPS, *map(str, args)]
     if out is None:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
+        )
     with out.open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_signals)
+
+
+def heed_signals() -> None:
+    """Let a process that a test starts heed signals, which one that runs in the background may have inherited as ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def write_job(folder: Path, hyper: Mapping[str, object] | None = None, **runner: Any) -> Path:

@@ -1,9 +1,7 @@
 """The launcher and its processes: what fails in one of them, and what the run makes of it. One fork server does for all."""
 
-import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ from fedps.config import load_job
 from fedps.errors import JobError
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_run_folder
-from fedps.launch.launcher import Launch, Orders, sigterm_as_interrupt
+from fedps.launch.launcher import Launch, Orders
 from fedps.launch.local import processes as roles
 from fedps.launch.local.role import RoleSpec
 from fedps.launch.local.scripts import start_script
@@ -155,24 +153,3 @@ def test_a_server_that_does_not_end_is_named_with_its_log_and_killed(
     assert found["error"].startswith("server 0: has not ended 0.6 s after the last worker, and was killed; its log is ")
     assert str(server.log) in found["error"]
     assert server.process.exitcode == -signal.SIGKILL
-
-
-def test_sigterm_interrupts_and_is_given_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_in_another_thread_signals_are_left_alone() -> None:
-    done = []
-
-    def inside() -> None:
-        with sigterm_as_interrupt():
-            done.append(True)
-
-    thread = threading.Thread(target=inside)
-    thread.start()
-    thread.join()
-    assert done

@@ -2,7 +2,10 @@
 
 import json
 import re
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,7 +75,8 @@ AllowDump = Annotated[
 def main() -> None:
     """Run the command line; errors that fedps raises on purpose are told without a traceback."""
     try:
-        app(_an_override_each(sys.argv[1:]), exit_on_error=False, print_error=False)
+        with signals_as_interrupt():
+            app(_an_override_each(sys.argv[1:]), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         command = " ".join(["fedps", *(error.command_chain or [])])
         code = _fail(_remedied(error))
@@ -108,6 +112,25 @@ def _remedied(error: CycloptsError) -> str:
     flag_, said = token.value.partition("=")[0] if token is not None else "", str(error)
     remedy = ELSEWHERE.get(flag_.lstrip("-").replace("-", "_"))
     return f"{said.partition(' Did you mean')[0]} {remedy}" if remedy and said.startswith("Unknown option") else said
+
+
+@contextmanager
+def signals_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM, and SIGHUP where it is not ignored (nohup), as Ctrl-C: what a command has begun ends in order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {}
+    with suppress(ValueError):  # not the main thread: signals are somebody else's
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, there in before.items():
+            signal.signal(number, there)
 
 
 def named(job: Path | None) -> Path:

@@ -90,6 +90,9 @@ def run(
     Example: fedps run my_training.py -m job.yaml --servers=127.0.0.1:10000 -- --what my_training.py takes
 
     What a job file may say: fedps config show examples/quickstart.yaml
+
+    Ctrl-C, SIGTERM or SIGHUP stops all roles. Shells let a command in the background (`fedps run … &`) ignore Ctrl-C: stop
+    it by `kill PID`, which sends SIGTERM; `nohup` keeps it running when the terminal closes.
     """
     from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
 

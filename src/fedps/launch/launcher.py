@@ -1,10 +1,7 @@
 """A run from start to end: servers, coordinator, workers, one loop that watches them, and a folder that tells what happened."""
 
 import json
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,7 +110,7 @@ class Launch:
             DataError: the same for held-out files that cannot be scored.
         """
         interrupted = False
-        with self._progress, sigterm_as_interrupt():
+        with self._progress:
             try:
                 self._in_process() if in_process else self._in_processes()
             except RoleError as error:
@@ -276,21 +273,3 @@ class Launch:
         if self._as_json:
             print(json.dumps(summary), flush=True)
         return summary
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C: stop all roles in order."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

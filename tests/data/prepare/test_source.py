@@ -17,6 +17,7 @@ import pytest
 from fedps.data.prepare import source
 from fedps.data.prepare.source import download, locate
 from fedps.errors import DataError
+from tests.launch.runs import heed_signals
 
 
 def packed() -> bytes:
@@ -136,7 +137,9 @@ def test_a_download_over_the_limit_leaves_nothing(
 
 def test_an_interrupted_download_leaves_nothing(publisher: Publisher, tmp_path: Path) -> None:
     code = f"from fedps.data.prepare.source import download; download('{publisher.url}/stalls.zip')"
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ, stderr=subprocess.PIPE, preexec_fn=heed_signals
+    )
     try:
         assert publisher.halfway.wait(60)
         process.send_signal(signal.SIGINT)

@@ -43,8 +43,9 @@ def check_network(pipe: Connection, log: str, job_json: str) -> None:
 
 
 def attach(pipe: Connection) -> "Outbox":
-    """Leave Ctrl-C to the launcher, end when it ends, and return what takes events to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and a closed terminal to the launcher, end when it ends, and return what takes events to it."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=[pipe], daemon=True).start()
     outbox = Outbox(pipe)
     outbox.report(Started(os.getpid()))

@@ -7,6 +7,7 @@ opens a connection or starts a thread, which would not survive a fork.
 import email.parser  # which the versions of packages are read with
 import mmap  # data that was read before is mapped
 import os
+import signal
 
 import grpc._channel  # which grpc imports with the first connection
 import numpy.ma  # and numpy where it is first asked for distinct values
@@ -17,6 +18,8 @@ import fedps.launch.local.entry
 import fedps.training.compiled
 
 __all__ = ["email", "fedps", "grpc", "mmap", "numpy"]
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a closed terminal; Ctrl-C a fork server ignores by itself
 
 if "FEDPS_PRELOAD_TORCH" in os.environ:
     import torch
