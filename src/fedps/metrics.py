@@ -63,6 +63,10 @@ class Histogram:
         self.positives += np.bincount(bucket[positive], minlength=BUCKETS)
         self.negatives += np.bincount(bucket[~positive], minlength=BUCKETS)
 
+    def __len__(self) -> int:
+        """Return how many scores were counted."""
+        return int(self.positives.sum() + self.negatives.sum())
+
     def merge(self, other: "Histogram") -> None:
         """Count in what another histogram counted."""
         self.positives += other.positives
@@ -132,21 +136,47 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(logits: Values, test: Samples) -> Evaluation:
-    """Rank held-out samples by their logits, and count their probabilities.
+    """Rank held-out samples by their logits, if they are groups of candidates, and count their probabilities.
 
     Logits keep apart what probabilities near 0 or 1 round together.
 
     Args:
         logits: float32[n].
-        test: n samples, in groups of `CANDIDATES`; there may be none.
+        test: n samples; there may be none.
 
     Raises:
         FedpsError: a logit is not finite.
     """
     histogram = Histogram()
     histogram.add(probabilities(logits), test.label)
+    if misfit(test):
+        return Evaluation(0, 0.0, 0.0, histogram)
     sums = rank_metrics(logits.reshape(-1, CANDIDATES), test.item.reshape(-1, CANDIDATES))
     return Evaluation(*sums, histogram)
+
+
+def misfit(test: Samples) -> str:
+    """Say why held-out samples are no groups of one user's candidates, its positive first; empty if they are.
+
+    HR@10 and NDCG@10 are places of a positive among its own user's negatives; of other groups they would mean nothing.
+    """
+    groups, left = divmod(len(test.label), CANDIDATES)
+    user, label = (column[: groups * CANDIDATES].reshape(groups, CANDIDATES) for column in (test.user, test.label))
+    bad = (user != user[:, :1]).any(axis=1) | (label[:, 0] != 1) | label[:, 1:].any(axis=1)
+    first = int(np.argmax(bad)) if bad.any() else groups
+    if first == groups and not left:
+        return ""
+    start = first * CANDIDATES
+    group = test.at(slice(start, start + CANDIDATES))
+    return f"samples {start + 1} to {start + len(group.label)} {_fault(group.user, group.label)}"
+
+
+def _fault(user: Keys, label: Values) -> str:
+    if label[0] != 1:
+        return "begin with a negative"
+    if (user != user[0]).any():
+        return f"are of several users, {user[0]} and {user[user != user[0]][0]} for two"
+    return "hold more than one positive" if label[1:].any() else f"are only {len(label)}"
 
 
 def probabilities(logits: Values) -> Values:

@@ -1,11 +1,13 @@
 """Which files are whose: by name, or dealt out in natural order."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fedps.config import Job, Runner, files, load_job, notes_of
 from fedps.config.files import client_files_of, clients_there, files_in
+from fedps.config.sections.training import HyperParameters
 from fedps.errors import DataError, JobError
 from fedps.types import ClientId
 
@@ -161,3 +163,29 @@ def test_clients_without_held_out_files_and_files_of_nobody_are_noted(tmp_path: 
         "runner.test_data_dir: has no file of 4 clients (2, 3, 4, …) which are not evaluated",
         "runner.test_data_dir: has 1 files of nobody (stranger.csv) which are not read",
     ]
+
+
+def test_sizes_come_from_the_manifest_beside_the_data(small_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"runner: {{train_data_dir: {small_data / 'train'}}}\n")
+
+    def hyper(*overrides: str) -> HyperParameters:
+        return load_job(path, [f"hyper_parameters.{o}" for o in overrides]).hyper_parameters
+
+    assert (hyper().num_users, hyper().num_items) == (120, 220)
+    with pytest.raises(JobError, match=r"num_items: 219: .*manifest\.json says 220; use that, or leave the key out"):
+        hyper("num_items=219")
+    more = load_job(path, ["hyper_parameters.num_items=3706"])
+    assert (more.hyper_parameters.num_users, more.hyper_parameters.num_items) == (120, 3706)
+    assert notes_of(more) == [
+        "hyper_parameters.num_items: 3706: the data's manifest says 220: 3486 items have no sample"
+    ]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"num_users": "7", "num_items": true}', '{"num_users": -1}'])
+def test_a_manifest_of_something_else_says_no_sizes(text: str, small_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    shutil.copytree(small_data / "train", tmp_path / "train")
+    (tmp_path / "job.yaml").write_text("runner: {train_data_dir: train}\n")
+    hyper = load_job(tmp_path / "job.yaml").hyper_parameters
+    assert (hyper.num_users, hyper.num_items) == (6040, 3706)

@@ -179,7 +179,7 @@ def test_every_key_says_what_it_means() -> None:
         ("hyper_parameters.frobnicate=3", "the built-in networks have no such key; there are optimizer, num_users"),
         ("runner.worker_num=5", "holds 3 clients (0 … north); use 3, leave the key out, or prepare the data for 5"),
         ("runner.train_data_dir=nowhere", "there is no such folder; prepare data with `fedps data prepare"),
-        ("runner.test_data_dir=.", "holds no <client>.csv; name the folder that does"),
+        ("runner.test_data_dir=.", "holds no <client>.csv; `fedps data prepare` fills it; name the folder that does"),
         ("runner.train_data_dir=~nobody-is-called-so/x", "there is no such folder"),
         ("runner.train_data_dir=" + "x" * 300, "cannot be read: File name too long; name a folder that can"),
         ("runner.model=Net", "runner.model: 'Net': write module.Class, e.g. net.MyNet for class MyNet of net.py"),

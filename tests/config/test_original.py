@@ -29,13 +29,13 @@ def mistakes(write: Write, *overrides: str, text: str = MINIMAL) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "coordinator", "local", "remote"),
     [
-        ("config_fl", False, (), ()),
-        ("config_fl_coordinator", True, (), ()),
+        ("config_fl", False, None, ()),
+        ("config_fl_coordinator", True, None, ()),
         ("config_fl_split", False, ("embedding_0.w_0",), ("embedding_1.w_0",)),
     ],
 )
 def test_the_quick_starts_file_loads(
-    name: str, coordinator: bool, local: tuple[str, ...], remote: tuple[str, ...], write: Write, tmp_path: Path
+    name: str, coordinator: bool, local: tuple[str, ...] | None, remote: tuple[str, ...], write: Write, tmp_path: Path
 ) -> None:
     text = (EXAMPLES / f"{name}.yaml").read_text().replace("../.data/ml-1m/", "")
     job, notes = load(write, text=text)
@@ -46,7 +46,9 @@ def test_the_quick_starts_file_loads(
     assert (runner.need_dump, runner.dump_fields) == (True, ("item_input", "user_input"))
     assert (runner.infer_batch_size, runner.infer_start_epoch, runner.infer_end_epoch) == (1, 1, 3)
     assert (hyper.optimizer.name, hyper.optimizer.learning_rate, hyper.mode) == ("adam", 0.001, "NCF_MLP")
-    assert len(notes) == len(set(notes)) == (3 if coordinator else 2)
+    assert len(notes) == len(set(notes)) == 2 + coordinator + (local is None)
+    shared_there = [note for note in notes if "user rows stay with their clients; PaddlePaddle shares all" in note]
+    assert len(shared_there) == (local is None)
 
 
 def test_the_three_forms_differ_as_the_quick_starts_do() -> None:

@@ -83,7 +83,8 @@ def test_the_bytes_of_an_upload(tmp_path: Path) -> None:
     def with_runner(**keys: Any) -> Job:
         return job.model_copy(update={"runner": job.runner.model_copy(update=keys)})
 
-    assert upload_bytes(job) == (6040 + 3706) * 32 * 4
+    assert upload_bytes(job) == 3706 * 32 * 4, "user rows stay, as nothing else is said"
+    assert upload_bytes(with_runner(local_sparse=())) == (6040 + 3706) * 32 * 4
     assert upload_bytes(with_runner(local_sparse=("mlp_user.weight",))) == 3706 * 32 * 4
     assert upload_bytes(with_runner(model="net.Net")) == 0
     assert upload_bytes(make_job(tmp_path, upload_mib=2.0)) == 2 * MIB

@@ -1,4 +1,4 @@
-"""Held-out files that cannot be scored end a run before anybody trains, and name the file and the remedy."""
+"""Data is looked at before anybody trains: what cannot be read ends the run, what is not as usual is said."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,11 +39,8 @@ def hold_nothing(folder: Path) -> None:
 
 
 REFUSALS = [
-    (mix_users, "1.csv: samples 1 to 100 begin with a negative; "),
-    (eat_the_first_line, "1.csv: samples 1 to 100 begin with a negative; "),
-    (label_anything, "0.csv: samples 1 to 100 begin with a negative; "),
     (hold_one_file_for_all, "test': holds test_data.csv, and nothing of clients 0, 1, 2; "),
-    (hold_nothing, "holds no <client>.csv; "),
+    (hold_nothing, "holds no <client>.csv; `fedps data prepare` fills it; "),
 ]
 
 
@@ -57,6 +54,38 @@ def test_a_run_ends_before_it_begins(change: Callable[[Path], None], said: str, 
     assert f"runner.test_data_dir: {tmp_path / 'data' / 'test'}" in str(caught.value).replace("'", "")
     assert str(caught.value).endswith("or leave the key out to train without held-out samples")
     assert not (tmp_path / "run").exists()
+
+
+LABELLED: dict[Callable[[Path], None], str] = {
+    mix_users: "1.csv: samples 1 to 100 begin with a negative; so loss and AUC are given, but no HR@10",
+    eat_the_first_line: "1.csv: samples 1 to 100 begin with a negative; so loss and AUC are given, but no HR@10",
+    label_anything: "2.csv: samples 1 to 100 begin with a negative; so loss and AUC are given, but no HR@10",
+}
+
+
+@pytest.mark.parametrize("change", LABELLED)
+def test_labelled_lines_give_loss_and_auc_and_it_is_said_why_no_ranks(
+    change: Callable[[Path], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job(tmp_path)
+    change(tmp_path / "data" / "test")
+    figures = run(load_job(job), tmp_path / "run", in_process=True)["metrics"]
+    assert LABELLED[change] in capfd.readouterr().err
+    assert 0 < figures["auc"] < 1
+    assert (figures["hr@10"] is None) == (change is label_anything), "of the other clients it is known"
+
+
+def test_clicks_alone_get_negatives_and_it_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    job = write_job(tmp_path)
+    for file in (tmp_path / "data" / "train").iterdir():
+        file.write_text("".join(f"{line}\n" for line in file.read_text().splitlines() if line.endswith(",1")))
+    clicks = sum(len(file.read_text().splitlines()) for file in (tmp_path / "data" / "train").iterdir())
+    summary = run(load_job(job), tmp_path / "run", in_process=True)
+    assert "note: runner.negatives: 4, as the training data holds positives (label 1) alone" in capfd.readouterr().err
+    assert summary["samples"] == 5 * clicks
+    summary = run(load_job(job, ["runner.negatives=0"]), tmp_path / "off", in_process=True)
+    assert "note: runner.negatives: 0: the training data holds positives (label 1) alone" in capfd.readouterr().err
+    assert summary["samples"] == clicks
 
 
 NO_SAMPLES = {
@@ -81,21 +110,22 @@ def test_a_training_file_of_something_else_ends_a_run_before_it_begins(text: str
 
 def test_a_run_with_processes_ends_before_it_begins(tmp_path: Path) -> None:
     job = write_job(tmp_path)
-    mix_users(tmp_path / "data" / "test")
+    (tmp_path / "data" / "test" / "1.csv").write_text("0,1,5\n")
     ended = fedps("run", job, "--run_dir", tmp_path / "run")
     assert ended.returncode == 2, ended.stderr
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert f"{tmp_path}/data/test/1.csv: samples 1 to 100 begin with a negative; " in line
+    assert f"{tmp_path}/data/test/1.csv, line 1: '0,1,5': label 5 is neither 0 nor 1" in line
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_whose_own_reader_yields_no_groups_ends_before_an_epoch(tmp_path: Path) -> None:
+def test_a_run_whose_own_reader_yields_no_groups_has_no_ranks(tmp_path: Path) -> None:
     job = write_job(tmp_path, infer_reader_type="RecDataset", infer_reader_path="mine")
     (tmp_path / "mine.py").write_text(
         "class RecDataset:\n    def __init__(self, files, config): pass\n"
         "    def __iter__(self): return iter([(0, 1, 0)] * 200)\n"
     )
     summary = run(load_job(job), tmp_path / "run", in_process=True)
-    assert summary["status"] == "failed"
-    assert "samples 1 to 100 begin with a negative" in summary["error"]
-    assert not any(e["event"] in ("trained", "evaluated") for e in events(tmp_path / "run"))
+    assert (summary["status"], summary["metrics"]["hr@10"]) == ("ok", None)
+    told = [e for e in events(tmp_path / "run") if e["event"] == "note"]
+    assert all("samples 1 to 100 begin with a negative" in str(e["note"]) for e in told)
+    assert len(told) == 3

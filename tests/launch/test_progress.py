@@ -83,7 +83,7 @@ def test_what_is_private_and_what_is_shared_is_told(make_job: MakeJob, monkeypat
     for private, told in (["user"], "user"), ([], "nothing"):
         checked = events.Checked([], private, ["item", "bias"], "torch", "no compiler")
         text = shown(make_job, [Entry(0.0, "check", "0", checked)], monkeypatch)
-        assert f"private: {told}; shared: item, bias" in text
+        assert f"leaves the clients: item, bias; stays with each client: {told}" in text
         assert "training steps by torch, not compiled: no compiler" in text
 
 

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from torch import nn
 
 from fedps.config import Job
 from fedps.errors import JobError
-from fedps.models.build import build
+from fedps.models.build import build, describe
 from fedps.models.loss import cross_entropy, own_loss
 from fedps.models.ncf import NcfGmf, NcfMlp, NcfNeuMf
+from fedps.models.network import built_in
 from tests.conftest import MakeJob
 
 NET = """
@@ -113,6 +115,13 @@ def test_a_mode_names_a_built_in_network(mode: str, network: type[nn.Module], ma
     model = build(make_job({"mode": mode, "mf_dim": 4}))
     assert type(model) is network
     assert model(torch.tensor([119]), torch.tensor([219])).shape == (1,)
+
+
+@pytest.mark.parametrize("mode", ["NCF_MLP", "NCF_GMF", "NCF_NeuMF"])
+def test_a_built_in_network_is_described_without_being_made(mode: str, make_job: MakeJob) -> None:
+    job = make_job({"mode": mode, "mf_dim": 6})
+    made = describe(build(job))
+    assert msgspec.structs.replace(made, start=b"") == built_in(job.hyper_parameters)
 
 
 def test_the_seed_fixes_the_start(make_job: MakeJob) -> None:

@@ -183,14 +183,46 @@ def placed(parameters: Parameters) -> dict[str, bool]:
         ({"local_sparse": ["embedding_0.w_0", "embedding_2.w_0"], "remote_sparse": [], "local_dense": []}, {*USERS}),
         ({"local_sparse": [*USERS, *ITEMS], "remote_sparse": [], "local_dense": []}, {*USERS, *ITEMS}),
         (NEITHER | {"local_dense": []}, set()),
+        ({"local_sparse": None, "remote_sparse": [], "local_dense": []}, {*USERS}),
+        ({"local_sparse": None, "remote_sparse": [*USERS, *ITEMS], "local_dense": []}, set()),
         ({"local_sparse": [], "remote_sparse": [*USERS, *ITEMS], "local_dense": []}, set()),
         ({"local_sparse": USERS[:1], "remote_sparse": [USERS[1], *ITEMS], "local_dense": []}, {USERS[0]}),
     ],
-    ids=["names", "aliases", "all local", "no list", "all remote", "one of two user tables, said of both"],
+    ids=[
+        "names",
+        "aliases",
+        "all local",
+        "none is private",
+        "no list",
+        "all named as shared",
+        "all remote",
+        "one of two user tables, said of both",
+    ],
 )
 def test_what_the_lists_say_is_what_stays(runner: dict[str, Any], private: set[str], make_job: MakeJob) -> None:
     job = job_of(make_job, **runner)
     assert {name for name, stays in placed(read_parameters(describe(build(job)), job)).items() if stays} == private
+
+
+class Towers(nn.Module):
+    """Looks users up twice, by names that tell nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Embedding(120, 4), nn.Embedding(120, 4), nn.Embedding(220, 4)
+
+    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = ((self.a(user) + self.b(user)) * self.c(item)).sum(1)
+        return logits
+
+
+def test_user_rows_of_ones_own_network_stay_unless_they_are_named_as_shared(make_job: MakeJob) -> None:
+    default = read_parameters(describe(Towers()), make_job(local_sparse=None))
+    assert placed(default) == {"a.weight": True, "b.weight": True, "c.weight": False}
+    said = read_parameters(
+        describe(Towers()), make_job(local_sparse=["b.weight"], remote_sparse=["a.weight", "c.weight"])
+    )
+    assert placed(said) == {"a.weight": False, "b.weight": True, "c.weight": False}
 
 
 class Tied(nn.Module):

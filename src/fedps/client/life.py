@@ -29,7 +29,7 @@ from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.metrics import CANDIDATES, Evaluation, evaluate
+from fedps.metrics import CANDIDATES, Evaluation, evaluate, misfit
 from fedps.models.network import Plan
 from fedps.net.channel import Channel
 from fedps.net.compressing import compression_of
@@ -154,7 +154,8 @@ class FLClient:
         )
         known = public.samples if public else None
         self.data = read_client(self.job, self.client, self.allow, self.report, self.log, known)
-        self.report(events.Data(len(self.data), len(self.data.test_slots["user"]) // CANDIDATES))
+        test = self.data.test
+        self.report(events.Data(len(self.data), 0 if misfit(test) else len(test.label) // CANDIDATES))
         plan = self._plan or make_plan(self.job)
         how = "compiled code" if plan.library else f"torch ({plan.reason})"
         print("\n".join([*plan.notes, f"training steps: by {how}"]), file=self.log, flush=True)

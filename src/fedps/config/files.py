@@ -4,6 +4,7 @@ Files stand in natural order, so that every machine lists and deals them alike (
 own listing differs from host to host).
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -95,6 +96,16 @@ def files_in(folder: Path, any_ending: bool = False) -> list[Path]:
     with os.scandir(folder) as entries:
         files = [Path(e.path) for e in entries if e.is_file() and not e.name.startswith(".")]
     return sorted((f for f in files if any_ending or f.suffix == ".csv"), key=lambda f: (_natural(f.stem), f.name))
+
+
+def sizes_of_data(job: Job) -> dict[str, int]:
+    """Return `num_users` and `num_items` as the manifest beside prepared data has them; empty where there is none."""
+    try:
+        manifest = json.loads((job.runner.train_data_dir.parent / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # torn, or of somebody else: the files' ids are checked all the same
+        return {}
+    sizes = {key: manifest.get(key) for key in ("num_users", "num_items")} if isinstance(manifest, dict) else {}
+    return {key: size for key, size in sizes.items() if type(size) is int and size > 0}
 
 
 def takes_any_ending(reader: str | None, command: str | None) -> bool:

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from fedps.config.checks import mistakes_of
 from fedps.config.checks.rounds import SELECTORS
-from fedps.config.files import clients_there
+from fedps.config.files import clients_there, sizes_of_data
 from fedps.config.job import Job, section
 from fedps.config.mistakes import sentence, shown
 from fedps.config.original import TABLE_KEYS, Remarks, drop_sections, rename, translate
@@ -77,6 +77,8 @@ def resolve(path: Path, tree: dict[str, Any], remarks: Remarks, elsewhere: Colle
         places = [_names(e["loc"]) for e in errors]
         wrong = {".".join(names) for names in places}
         job = Job.model_validate(_mended(tree, places))
+    if "runner.train_data_dir" not in {*wrong, *elsewhere}:
+        job = _take_sizes(job)
     found += mistakes_of(job, {*wrong, *elsewhere})
     found += _beside(path, job)
     if found:
@@ -202,6 +204,13 @@ def _mended(tree: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str
     tree = {"name": "", "folder": ".", **tree}
     tree["runner"] = {"train_data_dir": ".", **tree.get("runner", {})}
     return tree
+
+
+def _take_sizes(job: Job) -> Job:
+    """Take from the data's manifest what the job leaves out of `num_users` and `num_items`."""
+    hyper = job.hyper_parameters
+    sizes = {key: size for key, size in sizes_of_data(job).items() if key not in hyper.model_fields_set}
+    return job.model_copy(update={"hyper_parameters": hyper.model_copy(update=sizes)}) if sizes else job
 
 
 def _count_workers(job: Job) -> Job:

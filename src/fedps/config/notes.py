@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedps.config.files import client_files_of, files_in, test_files_of
+from fedps.config.files import client_files_of, files_in, sizes_of_data, test_files_of
 from fedps.config.job import Allow, Job
 from fedps.config.sections.runner import LOCKSTEP, Runner
 from fedps.config.sections.training import ADAMS
@@ -69,6 +69,7 @@ def notes_of(job: Job, allow: Allow | None = None) -> list[str]:
         *_selection(job),
         *_commands(runner, allow),
         *_readers(runner),
+        *_sizes(job),
         *_held_out(job),
         *_dumps(runner),
         *_distillation(job),
@@ -151,6 +152,15 @@ def _readers(runner: Runner) -> list[str]:
         for kind, path in (("reader_type", "train_reader_path"), ("infer_reader_type", "infer_reader_path"))
         if (reader := getattr(runner, kind)) is not None
         and getattr(runner, lacking := "pipe_command" if reader in PIPED else path) is None
+    ]
+
+
+def _sizes(job: Job) -> list[str]:
+    """Note rows that no user or item of the data has."""
+    return [
+        f"hyper_parameters.{key}: {given}: the data's manifest says {size}: {given - size} {key[4:]} have no sample"
+        for key, size in sizes_of_data(job).items()
+        if (given := getattr(job.hyper_parameters, key)) > size
     ]
 
 

@@ -141,11 +141,22 @@ def translate(tree: Tree, remarks: Remarks) -> None:
         _switch_off(runner)
         _window(runner, remarks)
         _empty_paths(runner, remarks)
+        _shared_tables(runner, remarks)
     tables = tree.get("table_parameters")
     if isinstance(tables, dict):
         for name, table in tables.items():
             if isinstance(table, dict):
                 _Table(f"table_parameters.{name}", table, remarks).translate()
+
+
+def _shared_tables(runner: Tree, remarks: Remarks) -> None:
+    """Tell who brings a file of the original, which names both readers, that user rows are not shared here."""
+    of_original = runner.get("train_reader_path") and runner.get("infer_reader_path")
+    if of_original and runner.get("local_sparse") is None and not runner.get("remote_sparse"):
+        remarks.notes.append(
+            "runner.local_sparse, remote_sparse: neither is given: user rows stay with their clients; PaddlePaddle shares"
+            " all tables then, as local_sparse: [] does here"
+        )
 
 
 def _switch_off(runner: Tree) -> None:

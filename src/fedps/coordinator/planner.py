@@ -123,7 +123,7 @@ def merge(members: Sequence[Member]) -> dict[str, float | None]:
     return {
         "loss": loss / trained if trained else None,
         "train_auc": training.auc() if trained else None,
-        "auc": held_out.auc() if users else None,
+        "auc": held_out.auc() if len(held_out) else None,
         "hr@10": math.fsum(i.hits for i in infos) / users if users else None,
         "ndcg@10": math.fsum(i.ndcg for i in infos) / users if users else None,
     }

@@ -124,7 +124,7 @@ class ClientData:
         if not history.left.all():
             raise DataError(
                 f"runner.negatives: user {self.keys['user'][history.left == 0][0]} has taken all {num_items} items, so none"
-                " is left to draw; leave this user out, or leave the key out"
+                " is left to draw; leave this user out, or set runner.negatives: 0"
             )
         self.keys["item"] = np.arange(num_items)
         self.test_slots["item"] = np.asarray(self.test.item).astype(np.int32)

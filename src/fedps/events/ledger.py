@@ -116,7 +116,7 @@ class Tally:
             # the last to report waits for the coordinator alone, all others for each other too
             "coordinator_seconds": self.wait if math.isfinite(self.wait) else 0.0,
             "loss": self._loss.mean(self._samples),
-            "auc": self._held_out.auc() if self._users else None,
+            "auc": self._held_out.auc() if len(self._held_out) else None,
             "train_auc": self._training.auc(),
             "hr@10": self._hits.mean(self._users),
             "ndcg@10": self._ndcg.mean(self._users),

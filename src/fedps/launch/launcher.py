@@ -137,7 +137,7 @@ class Launch:
             self._start("server", shard, bind=str(at))
         if job.runner.with_coordinator:
             self._start("coordinator", 0, bind=str(orders.coordinator_at or ANYWHERE))
-        check_files(job, orders.allow)  # while they come up
+        self._check_files()  # while they come up
         plan = self._await_listeners()
         servers, coordinator = self._addresses()
         self._progress.introduce(servers, coordinator)
@@ -156,7 +156,7 @@ class Launch:
     def _in_process(self) -> None:
         from fedps.launch.inprocess import run_in_process  # noqa: PLC0415  (may import torch into this process)
 
-        check_files(self._job, self._orders.allow)
+        self._check_files()
         plan = make_plan(self._job)
         self._take(stamp("check", "0", described(plan, self._job)))
         try:
@@ -165,6 +165,10 @@ class Launch:
             failed = Failed.of(error)
             self._progress.say(f"{failed.error}\n{failed.traceback}".rstrip())
             raise RoleError("a role", failed.error, failed.traceback) from error
+
+    def _check_files(self) -> None:
+        for note in check_files(self._job, self._orders.allow):
+            self._progress.say(f"note: {note}")
 
     def _start(self, role: str, number: int, **facts: Any) -> None:
         """Start a built-in role, or the user's script in its place."""

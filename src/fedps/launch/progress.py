@@ -93,8 +93,8 @@ class Progress:
     def take(self, entry: Entry) -> None:
         """Show one event."""
         match entry.event:
-            case events.Checked(mistakes=[], private=private, shared=shared, reason=reason, notes=notes):
-                self.say(f"private: {', '.join(private) or 'nothing'}; shared: {', '.join(shared)}")
+            case events.Checked(mistakes=[], reason=reason, notes=notes) as checked:
+                self.say(places(checked))
                 if reason:
                     self.say(f"training steps by torch, not compiled: {reason}")
                 for note in notes:
@@ -166,6 +166,14 @@ class Progress:
                 )  # fmt: skip
         table.caption = f"{self._all.rate:,.0f} samples/s in all" if self._last else "starting"
         return table
+
+
+def places(checked: events.Checked) -> str:
+    """Say which parameters leave the clients and which stay, in this order."""
+    return (
+        f"leaves the clients: {', '.join(checked.shared) or 'nothing'}; stays with each client:"
+        f" {', '.join(checked.private) or 'nothing'}"
+    )
 
 
 def trouble(event: Event) -> str | None:

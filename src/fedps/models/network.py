@@ -1,10 +1,12 @@
 """What a federation must know of a network, without the network: its parameters, how they start and train. No torch here."""
 
 import math
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 
+from fedps.config.sections.training import HyperParameters
 from fedps.types import Init, Values
 
 
@@ -49,6 +51,28 @@ class Network(msgspec.Struct, frozen=True):
         sizes = [math.prod(shape) for _, shape in self.dense]
         ends = np.cumsum(sizes)
         return {name: every[end - n : end] for (name, _), n, end in zip(self.dense, sizes, ends, strict=True)}
+
+
+def built_in(hyper: HyperParameters) -> Network:
+    """Describe a built-in network as `models.ncf` makes it, without making it: all but the dense parameters' start."""
+    parts = {"NCF_MLP": ("mlp",), "NCF_GMF": ("mf",), "NCF_NeuMF": ("mf", "mlp")}[hyper.mode]
+    widths = {"mlp": hyper.fc_layers[0] // 2, "mf": hyper.mf_dim}
+    rows = {"user": hyper.num_users, "item": hyper.num_items}
+    tables = [
+        EmbeddingLayer(f"{part}_{of}.weight", f"{part}_{of}", of, (rows[of], widths[part]), Init("normal", 0.0, 0.01))
+        for part in parts
+        for of in rows
+    ]
+    shapes: dict[str, tuple[int, ...]] = {}
+    if "mlp" in parts:
+        for k, (inputs, outputs) in enumerate(pairwise(hyper.fc_layers)):
+            shapes |= {f"mlp.{2 * k}.weight": (outputs, inputs), f"mlp.{2 * k}.bias": (outputs,)}
+    last = sum({"mlp": hyper.fc_layers[-1], "mf": hyper.mf_dim}[part] for part in parts)
+    shapes |= {"predict.weight": (1, last), "predict.bias": (1,)}
+    aliases = {f"embedding_{k}.w_0": table.name for k, table in enumerate(tables)}
+    for k, name in enumerate(list(shapes)[::2]):
+        aliases |= {f"linear_{k}.w_0": name, f"linear_{k}.b_0": name.replace("weight", "bias")}
+    return Network(tuple(tables), tuple(shapes.items()), aliases, (), b"")
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -26,7 +26,8 @@ class Scores(NamedTuple):
     Attributes:
         samples: n of them.
         logits: float32[n].
-        measures: `users`, `samples`, `loss` (mean cross-entropy), `auc`, `hr@10` and `ndcg@10`.
+        measures: `users`, `samples`, `loss` (mean cross-entropy), `auc`, `hr@10` and `ndcg@10`; the
+            last two are None where the samples are no groups of candidates.
     """
 
     samples: Samples
@@ -59,7 +60,7 @@ def measure(test: Samples, logits: Values) -> Scores:
     """Measure the logits of held-out samples.
 
     Args:
-        test: n samples, in groups of candidates; there must be some.
+        test: n samples; there must be some.
         logits: float32[n].
 
     Raises:
@@ -68,7 +69,8 @@ def measure(test: Samples, logits: Values) -> Scores:
     sums, exact = evaluate(logits, test), logits.astype(np.float64)
     loss = np.mean(np.logaddexp(0, exact) - test.label * exact)
     measures: dict[str, object] = {"users": sums.users, "samples": len(test.label), "loss": float(loss)}
-    measures |= {"auc": sums.histogram.auc(), "hr@10": sums.hits / sums.users, "ndcg@10": sums.ndcg / sums.users}
+    ranks = {"hr@10": sums.hits / sums.users, "ndcg@10": sums.ndcg / sums.users} if sums.users else {}
+    measures |= {"auc": sums.histogram.auc(), "hr@10": None, "ndcg@10": None, **ranks}
     return Scores(test, logits, measures)
 
 

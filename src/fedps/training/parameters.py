@@ -5,7 +5,8 @@ Every `nn.Embedding` that is looked up by an input column is a *sparse* table; a
 a parameter's own: `embedding_0.w_0` (the k-th embedding in order of creation), `linear_0.w_0` and `linear_0.b_0` (weight
 and bias of the k-th linear layer).
 
-What no list names goes to the servers, unless the lists show that it may have been forgotten. Then nothing is guessed:
+With neither `local_sparse` nor `remote_sparse` given, the embeddings that the user column looks up are private. All else
+that no list names goes to the servers, unless the lists show that it may have been forgotten. Then nothing is guessed:
 the job is refused. That is so for an embedding that `remote_sparse`, once it names any, leaves out of both lists; and
 for one that shares its input column with a private one (of two user tables, one listed and one not).
 """
@@ -67,10 +68,12 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     sparse = {name: name for name in columns} | {a: own for a, own in network.aliases.items() if own in columns}
     dense = {name: name for name in others} | {a: own for a, own in network.aliases.items() if own in others}
     mistakes = list(network.tied)
-    local = _resolve("runner.local_sparse", runner.local_sparse, sparse, dense, mistakes)
+    local = _resolve("runner.local_sparse", runner.local_sparse or (), sparse, dense, mistakes)
     remote = _resolve("runner.remote_sparse", runner.remote_sparse, sparse, dense, mistakes)
     local_dense = _resolve("runner.local_dense", runner.local_dense, dense, sparse, mistakes)
     own_settings = _resolve("table_parameters", list(tables), sparse, dense, mistakes)
+    if runner.users_stay:
+        local = {name: name for name, column in columns.items() if column == "user"}
     mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
     mistakes = mistakes or shared_by_mistake(
         job, [n for n in columns if n not in local], [n for n in others if n not in local_dense]

@@ -15,7 +15,7 @@ import msgspec
 from fedps.config import Job
 from fedps.errors import JobError
 from fedps.events.events import Checked
-from fedps.models.network import Plan
+from fedps.models.network import Plan, built_in
 from fedps.native import compiler
 from fedps.native.compiler import CompileError, cache_folder
 from fedps.storage.whole import write_whole
@@ -63,6 +63,19 @@ def make_plan(job: Job) -> Plan:
     if plan.library and job.runner.model is None:
         keep_plan(plan, _file(job))
     return plan
+
+
+def look_at(job: Job) -> Checked:
+    """Say where a job's parameters would live, without compiling anything; only a network of one's own needs torch.
+
+    Raises:
+        JobError: the network cannot be built, or does not fit the job.
+    """
+    if job.runner.model is None:
+        return described(Plan(built_in(job.hyper_parameters)), job)
+    from fedps.models.build import build, describe  # noqa: PLC0415  (imports torch)
+
+    return described(Plan(describe(build(job))), job)
 
 
 def keep_plan(plan: Plan, name: str = "") -> Path | None:

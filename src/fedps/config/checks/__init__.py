@@ -25,6 +25,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.train_data_dir",), data.train_folder),
     (("runner.test_data_dir", "runner.train_data_dir", "runner.worker_num"), data.test_folder),
     (("runner.worker_num", "runner.train_data_dir"), data.workers),
+    (("runner.train_data_dir", "hyper_parameters.num_users", "hyper_parameters.num_items"), data.sizes),
     (("runner.train_reader_path", "runner.infer_reader_path"), data.readers),
     (("runner.warmup_model_path",), data.warm_start),
     (("runner.infer_start_epoch", "runner.infer_end_epoch"), data.epochs),

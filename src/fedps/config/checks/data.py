@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fedps.config.files import client_files_of, clients_there, files_in, takes_any_ending, test_files_of
+from fedps.config.files import client_files_of, clients_there, files_in, sizes_of_data, takes_any_ending, test_files_of
 from fedps.config.job import Job
 from fedps.errors import DataError
 
@@ -31,7 +31,7 @@ def _folder(key: str, folder: Path, any_ending: bool, remedy: str) -> list[str]:
             return [subject + "there is no such folder; prepare data with `fedps data prepare movielens --out DIR`"]
         if not files_in(folder, any_ending):
             kind = "file" if any_ending else "<client>.csv"
-            return [subject + f"holds no {kind}; name the folder that does, {remedy}"]
+            return [subject + f"holds no {kind}; `fedps data prepare` fills it; name the folder that does, {remedy}"]
     except OSError as error:
         return [subject + f"cannot be read: {error.strerror}; name a folder that can"]
     return []
@@ -62,6 +62,16 @@ def workers(job: Job) -> list[str]:
     return [
         f"runner.worker_num: {runner.worker_num}: {runner.train_data_dir} holds {count} ({named}); use {len(clients)},"
         f" leave the key out{fewer}, or prepare the data for {runner.worker_num} clients"
+    ]
+
+
+def sizes(job: Job) -> list[str]:
+    """Say that the network has fewer users or items than the data's manifest."""
+    return [
+        f"hyper_parameters.{key}: {given}: {job.runner.train_data_dir.parent / 'manifest.json'} says {size}; use that, or"
+        " leave the key out"
+        for key, size in sizes_of_data(job).items()
+        if (given := getattr(job.hyper_parameters, key)) < size
     ]
 
 

@@ -21,7 +21,7 @@ def places(job: Job) -> list[str]:
     return [
         f"runner.{one}: {name!r}: is in {other} too; keep it in one of them"
         for one, other in combinations(("local_sparse", "remote_sparse", "local_dense"), 2)
-        for name in sorted(set(getattr(job.runner, one)) & set(getattr(job.runner, other)))
+        for name in sorted(set(getattr(job.runner, one) or ()) & set(getattr(job.runner, other)))
     ]
 
 

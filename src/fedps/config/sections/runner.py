@@ -82,12 +82,17 @@ class Runner(Section):
         0, description="of all random draws: initial values, orders, negatives, …"
     )
     shuffle: bool = Field(True, description="draw a new sample order each epoch")
-    negatives: Count | None = Field(
-        None, description="negatives sampled a positive, anew each epoch; left out: the file's own, each time the same"
+    negatives: Whole | None = Field(
+        None,
+        description="negatives sampled a positive, anew each epoch; left out: the file's own, or 4 where it has positives"
+        " alone; 0: never",
     )
     worker_num: Count | None = Field(None, description="clients; left out: one per data file")
     server_num: Annotated[Count, Field(le=256)] = Field(1, description="servers, each with a shard of every table")
-    local_sparse: tuple[Word, ...] = Field((), description="private embeddings, which never leave the client")
+    local_sparse: tuple[Word, ...] | None = Field(
+        None,
+        description="private embeddings, which never leave the client; left out, with remote_sparse: those of users; []: none",
+    )
     remote_sparse: tuple[Word, ...] = Field(
         (), description="shared embeddings, on the servers (all that are not local)"
     )
@@ -172,6 +177,11 @@ class Runner(Section):
 
     def _falls_due(self, epoch: int, every: int) -> bool:
         return epoch == self.epochs or (every > 0 and epoch % every == 0)
+
+    @property
+    def users_stay(self) -> bool:
+        """Whether no list says where embeddings live: those that the user column looks up are private then."""
+        return self.local_sparse is None and not self.remote_sparse
 
     @property
     def lockstep(self) -> bool:

@@ -80,8 +80,10 @@ class HyperParameters(Section):
     model_config = ConfigDict(extra="allow", ser_json_inf_nan="constants")
 
     optimizer: Optimizer = Field(Optimizer(), description="how gradients change parameters")
-    num_users: Count = Field(6040, description="user ids run from 0 to this, exclusive")
-    num_items: Count = Field(3706, description="item ids run from 0 to this, exclusive")
+    num_users: Count = Field(
+        6040, description="user ids run from 0 to this, exclusive; left out: as manifest.json beside the data says"
+    )
+    num_items: Count = Field(3706, description="item ids run from 0 to this, exclusive; left out: as num_users")
     mf_dim: Count = Field(8, description="size of a user's or item's embedding in matrix factorization")
     mode: Annotated[Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF"], BeforeValidator(word)] = Field(
         "NCF_MLP", description="the built-in network"

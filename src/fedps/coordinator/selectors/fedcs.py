@@ -71,5 +71,6 @@ def upload_bytes(job: Job) -> float:
     widths = {"mlp": hyper.fc_layers[0] // 2, "mf": hyper.mf_dim}
     used = {"NCF_MLP": ("mlp",), "NCF_GMF": ("mf",), "NCF_NeuMF": ("mlp", "mf")}[hyper.mode]
     rows = {"user": hyper.num_users, "item": hyper.num_items}
-    shared = [(part, of) for part in used for of in rows if f"{part}_{of}.weight" not in runner.local_sparse]
+    private = [f"{part}_user.weight" for part in used] if runner.users_stay else runner.local_sparse or ()
+    shared = [(part, of) for part in used for of in rows if f"{part}_{of}.weight" not in private]
     return float(sum(rows[of] * widths[part] * FLOAT for part, of in shared))

@@ -8,13 +8,16 @@ import numpy as np
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of, test_files_of
 from fedps.data.read.by_job import Reading, Side, read_by_job, runs_users_code
-from fedps.data.read.reader import check_first
+from fedps.data.read.reader import read_first
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.metrics import CANDIDATES
-from fedps.types import ClientId, Samples
+from fedps.metrics import CANDIDATES, misfit
+from fedps.types import NO_SAMPLES, ClientId, Samples
+
+NEGATIVES = 4  # a positive, where the data has none: He et al., WWW 2017, section 4.3
+SMALL = 4 << 20  # bytes of a training file that is read throughout before anybody trains
 
 
 def read_client(
@@ -36,8 +39,7 @@ def read_client(
 
     Raises:
         JobError: the job names a reader that is not there.
-        DataError: the client has no files, one cannot be read, or held-out samples are not groups of candidates; names
-            file, line and reader.
+        DataError: the client has no files, or one cannot be read; names file, line and reader.
     """
     runner, hyper = job.runner, job.hyper_parameters
     files = client_files_of(job)
@@ -46,12 +48,14 @@ def read_client(
             f"runner.train_data_dir: no file of client {client!r} in {runner.train_data_dir}; there are {', '.join(files)}"
         )
     train, test = read_by_job(job, "train", files[client], allow), None
+    negatives, note = _negatives(job, train.samples)
+    train = train._replace(note="; ".join(filter(None, (train.note, note))))
     _tell(job, client, "train", train, report, log)
     if held_out := test_files_of(job).get(client):
         test = _read_test(job, held_out, allow)
         _tell(job, client, "test", test, report, log)
     return ClientData(
-        train.samples, test.samples if test else None, client, runner.seed, runner.shuffle, runner.negatives,
+        train.samples, test.samples if test else None, client, runner.seed, runner.shuffle, negatives,
         hyper.num_items, pairs=hyper.loss == "bpr", public=public,
     )  # fmt: skip
 
@@ -61,79 +65,86 @@ def read_held_out(job: Job, allow: Allow = Allow()) -> dict[ClientId, Samples]: 
 
     Raises:
         JobError: the job names no folder of held-out samples, or a reader that is not there.
-        DataError: no file belongs to a client, one cannot be read, or its samples are not groups of candidates.
+        DataError: no file belongs to a client, or one cannot be read.
     """
     if job.runner.test_data_dir is None:
         raise JobError("runner.test_data_dir: is missing; name the folder of held-out samples, e.g. DIR/test")
     return {client: _read_test(job, files, allow).samples for client, files in test_files_of(job).items()}
 
 
-def check_files(job: Job, allow: Allow) -> None:
-    """Make sure, before anybody trains, that training files begin rightly, and that held-out ones are right throughout.
+def check_files(job: Job, allow: Allow) -> list[str]:
+    """Make sure, before anybody trains, that data files are right: small ones throughout, large ones as they begin.
 
     Files that the user's own class or command reads are left to each client, which reads them once.
 
+    Returns:
+        What there is to say of them, each kind once.
+
     Raises:
-        DataError: a training file holds no sample, or its first is malformed; else as for `read_held_out`.
+        DataError: a training file holds no sample, or its first are malformed; else as for `read_held_out`.
     """
-    runner, hyper, held_out = job.runner, job.hyper_parameters, test_files_of(job)
-    if runner.bad_lines == "error" and not runs_users_code(job, "train", allow):
-        for file in (file for mine in client_files_of(job).values() for file in mine):
-            check_first(file, hyper.num_users, hyper.num_items)
+    notes: dict[str, list[ClientId]] = {}
+    held_out = test_files_of(job)
+    for client, mine in client_files_of(job).items() if not runs_users_code(job, "train", allow) else ():
+        notes.setdefault(_negatives(job, _begins(job, mine, allow))[1], []).append(client)
+    found = [f"{text} (clients {', '.join(c[:3])}{', …' if c[3:] else ''})" for text, c in notes.items() if text]
     for mine in held_out.values() if not runs_users_code(job, "test", allow) else ():
-        _read_test(job, mine, allow)
+        if said := _read_test(job, mine, allow).note:
+            found.append(said)
+    return found
 
 
-def check_groups(test: Samples, place: str) -> None:
-    """Make sure that held-out samples are groups of one user's candidates: its positive first, then its 99 negatives.
-
-    HR@10 and NDCG@10 are places of a positive among its own user's negatives; of other groups they would mean nothing.
-
-    Args:
-        test: the samples, with labels 0 and 1.
-        place: where they come from, for messages.
-
-    Raises:
-        DataError: they are not; names the place, the first such group's samples and what is wrong with it.
-    """
-    groups, left = divmod(len(test.label), CANDIDATES)
-    user, label = (column[: groups * CANDIDATES].reshape(groups, CANDIDATES) for column in (test.user, test.label))
-    bad = (user != user[:, :1]).any(axis=1) | (label[:, 0] != 1) | label[:, 1:].any(axis=1)
-    first = int(np.argmax(bad)) if bad.any() else groups
-    if first == groups and not left:
-        return
-    start = first * CANDIDATES
-    group = test.at(slice(start, start + CANDIDATES))
-    raise DataError(
-        f"runner.test_data_dir: {place}: samples {start + 1} to {start + len(group.label)} {_misfit(group)}; a held-out file"
-        f" has groups of {CANDIDATES} samples of one user, the positive first, then its {CANDIDATES - 1} negatives: prepare"
-        " it with `fedps data prepare`, or leave the key out to train without held-out samples"
-    )
+def _begins(job: Job, files: tuple[Path, ...], allow: Allow) -> Samples:
+    """Read a client's training files, of large ones the first lines."""
+    hyper = job.hyper_parameters
+    small = tuple(file for file in files if _size(file) <= SMALL)
+    large = [file for file in files if file not in small and job.runner.bad_lines == "error"]
+    parts = [read_first(file, hyper.num_users, hyper.num_items) for file in large]
+    return Samples.joined([*parts, read_by_job(job, "train", small, allow).samples] if small else parts or [NO_SAMPLES])
 
 
-def _misfit(group: Samples) -> str:
-    user, label = group.user, group.label
-    if label[0] != 1:
-        return "begin with a negative"
-    if (user != user[0]).any():
-        return f"are of several users, {user[0]} and {user[user != user[0]][0]} for two"
-    return "hold more than one positive" if label[1:].any() else f"are only {len(label)}"
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # who reads it says what is wrong
 
 
 def _read_test(job: Job, files: tuple[Path, ...], allow: Allow) -> Reading:
-    """Read a client's held-out files, and check the groups of each: none goes on in the next file."""
+    """Read a client's held-out files, and note where they cannot be ranked."""
     found = read_by_job(job, "test", files, allow)
-    places = list(map(str, files)) if len(files) == len(found.counts) else [found.reader]
-    ends = np.cumsum(found.counts).tolist()
-    for place, start, end in zip(places, [0, *ends], ends, strict=False):
-        try:
-            check_groups(found.samples.at(slice(start, end)), place)
-        except DataError as error:
-            if not found.skipped.lines:
-                raise
-            skipped = f"{found.skipped.lines} malformed lines were skipped, the first: {found.skipped.first}"
-            raise DataError(f"{error}; {skipped}") from error
-    return found
+    why = misfit(found.samples)
+    if not why:
+        return found
+    skipped = found.skipped
+    why += f", as {skipped.lines} malformed lines were skipped, the first: {skipped.first}" if skipped.lines else ""
+    note = (
+        f"runner.test_data_dir: {', '.join(map(str, files))}: {why}; so loss and AUC are given, but no HR@10 and NDCG@10,"
+        f" which need groups of {CANDIDATES} samples of one user, the positive first, then its {CANDIDATES - 1} negatives:"
+        " `fedps data prepare` makes them"
+    )
+    return found._replace(note="; ".join(filter(None, (found.note, note))))
+
+
+def _negatives(job: Job, samples: Samples) -> tuple[int | None, str]:
+    """Return how many negatives a positive gets in training, None for the file's own, and what there is to say of that.
+
+    A network that sees one label only learns to say it always.
+    """
+    each, labels = job.runner.negatives, set(np.unique(samples.label).tolist())
+    if each or len(labels) != 1:
+        return each or None, ""
+    if 0 in labels:
+        return None, "runner.train_data_dir: holds negatives (label 0) alone: nothing can be learned of what users like"
+    if each is None:
+        return (
+            NEGATIVES,
+            f"runner.negatives: {NEGATIVES}, as the training data holds positives (label 1) alone; 0: none",
+        )
+    return (
+        None,
+        "runner.negatives: 0: the training data holds positives (label 1) alone: the network learns to say 1 always",
+    )
 
 
 def _tell(job: Job, client: ClientId, side: Side, read: Reading, report: Report | None, log: TextIO | None) -> None:

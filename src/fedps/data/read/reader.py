@@ -4,6 +4,7 @@ import csv
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ FORM = "a line is user,item,label"
 EMPTY = "holds no sample; a client needs at least one line user,item,label"
 NUMBER = re.compile(r"-?[0-9]{1,18}")  # all fit int64
 Column = NDArray[np.int64]
+FIRST = 1000  # samples of a large file that are looked at before anybody trains
 LONGEST = 1 << 12  # characters of a line that are looked at; a binary file may have no line ends
 
 
@@ -65,18 +67,23 @@ def read_samples(path: Path, num_users: int, num_items: int, skipped: Skipped | 
     return _line_by_line(path, num_users, num_items, why, skipped)
 
 
-def check_first(path: Path, num_users: int, num_items: int) -> None:
-    """Make sure that a file begins as one of samples does; the rest is left to who reads it.
+def read_first(path: Path, num_users: int, num_items: int) -> Samples:
+    """Read a file's first thousand samples; the rest is left to who reads it.
 
     Raises:
-        DataError: it holds no sample, or the first is malformed; arguments and errors as for `read_samples`.
+        DataError: it holds no sample, or one of the first is malformed; arguments and errors as for `read_samples`.
     """
+    good = array("q")
     try:
-        where, row = next(_rows(path), (str(path), None))
+        for where, row in islice(_rows(path), FIRST):
+            if mistake := _mistake_in_row(row, num_users, num_items):
+                raise DataError(f"{where}: {mistake}")
+            good.extend(map(int, row))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if mistake := EMPTY if row is None else _mistake_in_row(row, num_users, num_items):
-        raise DataError(f"{where}: {mistake}")
+    if not good:
+        raise DataError(f"{path}: {EMPTY}")
+    return samples_of(good)
 
 
 def in_range(user: Column, item: Column, label: Column, num_users: int, num_items: int) -> bool:
