@@ -1,5 +1,6 @@
 """Which files are whose: by name, or dealt out in natural order."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -189,3 +190,62 @@ def test_a_manifest_of_something_else_says_no_sizes(text: str, small_data: Path,
     (tmp_path / "job.yaml").write_text("runner: {train_data_dir: train}\n")
     hyper = load_job(tmp_path / "job.yaml").hyper_parameters
     assert (hyper.num_users, hyper.num_items) == (6040, 3706)
+
+
+def loaded(tmp_path: Path) -> Job:
+    (tmp_path / "job.yaml").write_text("runner: {train_data_dir: train, test_data_dir: test}\n")
+    return load_job(tmp_path / "job.yaml")
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+@pytest.mark.parametrize("kind", ["a folder", "a dangling link", "a copy", "another copy", "no UTF-8"])
+def test_what_is_no_clients_file_is_named_at_once(kind: str, side: str, tmp_path: Path) -> None:
+    make(tmp_path / "train", "1.csv", "2.csv")
+    make(tmp_path / "test", "1.csv", "2.csv")
+    assert loaded(tmp_path).runner.worker_num == 2
+    where = tmp_path / side
+    match kind:
+        case "a folder":
+            (where / "3.csv").mkdir()
+            make(where / "3.csv", "part-0.csv")
+            said = "'3.csv' is a folder; put its parts into one file of that name"
+        case "a dangling link":
+            (where / "3.csv").symlink_to(tmp_path / "gone.csv")
+            said = "'3.csv' leads to no file; mend the link"
+        case "a copy":
+            make(where, "2 - Copy.csv")
+            said = "'2 - Copy.csv' is a copy of 2.csv"
+        case "another copy":
+            make(where, "2 (1).csv")
+            said = "'2 (1).csv' is a copy of 2.csv"
+        case _:
+            Path(os.fsdecode(os.fsencode(where) + b"/M\xfcnchen.csv")).write_text("1,2,1\n")
+            said = r"'M\udcfcnchen.csv' has a name that is no UTF-8"
+    with pytest.raises(JobError) as caught:
+        loaded(tmp_path)
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(f"runner.{side}_data_dir: {str(where)!r}: {said}")
+
+
+def test_what_is_like_a_copy_of_nobody_is_a_client(tmp_path: Path) -> None:
+    make(tmp_path / "train", "clinic (2).csv", "the copy.csv", "2.csv")
+    make(tmp_path / "test", "2.csv")
+    assert loaded(tmp_path).runner.worker_num == 3
+
+
+def test_a_folder_whose_name_is_no_utf8_is_a_mistake_of_the_job(tmp_path: Path) -> None:
+    home = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcnchen"))
+    home.mkdir()
+    make(home / "train", "1.csv")
+    make(home / "test", "1.csv")
+    with pytest.raises(JobError, match=r"folder: .*is no UTF-8, in which reports and logs are written"):
+        loaded(home)
+
+
+def test_held_out_files_that_fit_no_client_are_named_on_both_sides(tmp_path: Path) -> None:
+    make(tmp_path / "train", "0.csv", "1.csv", "2.csv")
+    make(tmp_path / "test", "0.csv", "01.csv", "02.csv")
+    assert notes_of(loaded(tmp_path))[-2:] == [
+        "runner.test_data_dir: has no file of 2 clients (1, 2) which are not evaluated",
+        "runner.test_data_dir: has 2 files of nobody (01.csv, 02.csv) which are not read",
+    ]

@@ -1,5 +1,6 @@
 """The run folder: made whole, never over another run, and taken back without touching what others put there."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -147,3 +148,13 @@ def test_other_files_in_the_folder_stay_when_a_run_is_taken_back(make_job: MakeJ
     (tmp_path / "run" / "notes.txt").write_text("mine")
     discard(make_run_folder(make_job(), tmp_path / "run"))
     assert [f.name for f in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_whose_name_no_report_could_say_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcnchen"))
+    for make in (lambda: make_run_folder(make_job(), folder), lambda: share_run_folder(make_job(), folder)):
+        with pytest.raises(JobError, match=r"--run_dir .*is no UTF-8, in which reports and logs are written"):
+            make()
+    with pytest.raises(JobError, match=r"--log_dir .*is no UTF-8"):
+        make_log_folder(folder)
+    assert not folder.exists()

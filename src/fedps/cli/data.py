@@ -43,7 +43,10 @@ def prepare_movielens(
     out: Out,
     source: Annotated[
         str | None,
-        flag("source", "ml-1m.zip, ml-100k.zip, their folder, or a URL (default $FEDPS_DATA, then the publisher)."),
+        flag(
+            "source",
+            "The zip file of ml-1m, ml-10m, ml-100k, ml-latest or ml-latest-small, its folder, or a URL (default $FEDPS_DATA, then the publisher).",
+        ),
     ] = None,
     partition: Partition = "zipcode",
     clients: Clients = None,

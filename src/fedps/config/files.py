@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedps.types import ClientId  # a name for `str`; with numpy beside it, which a look at a job does without
 
 Files = tuple[Path, ...]
+COPY = re.compile(r"(.+?)(?: - Copy(?: \(\d+\))?| \(\d+\)| copy(?: \d+)?)(\.[^.]+)?")  # as file managers name them
 
 
 def client_files_of(job: Job) -> "dict[ClientId, Files]":
@@ -96,6 +97,34 @@ def files_in(folder: Path, any_ending: bool = False) -> list[Path]:
     with os.scandir(folder) as entries:
         files = [Path(e.path) for e in entries if e.is_file() and not e.name.startswith(".")]
     return sorted((f for f in files if any_ending or f.suffix == ".csv"), key=lambda f: (_natural(f.stem), f.name))
+
+
+def strange_entries(folder: Path, any_ending: bool = False) -> dict[str, str]:
+    """Return what may be meant for a client's file in a folder and is none, by name: why, and what to do.
+
+    Raises:
+        OSError: the folder cannot be looked into.
+    """
+    with os.scandir(folder) as entries:
+        of_csv = {e.name: e for e in entries if not e.name.startswith(".") and (any_ending or e.name.endswith(".csv"))}
+    found: dict[str, str] = {}
+    for name, entry in of_csv.items():
+        copied = COPY.fullmatch(name)
+        if not is_utf8(name):
+            found[name] = "has a name that is no UTF-8, in which reports and logs are written; rename it"
+        elif entry.is_dir():
+            if name.endswith(".csv"):
+                found[name] = "is a folder; put its parts into one file of that name"
+        elif not entry.is_file():
+            found[name] = "leads to no file; mend the link, or take it away"
+        elif copied and f"{copied[1]}{copied[2]}" in of_csv:
+            found[name] = f"is a copy of {copied[1]}{copied[2]}, and would be a client of its own; take it away"
+    return found
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be written; names of files that no UTF-8 stands for cannot."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def sizes_of_data(job: Job) -> dict[str, int]:

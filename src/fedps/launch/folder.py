@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedps.config import Job
+from fedps.config.files import is_utf8
 from fedps.config.shared import first_difference, shared_part
 from fedps.config.source import read
 from fedps.errors import JobError
@@ -39,6 +40,7 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
         JobError: it cannot be written, or holds another run, or something else of those names.
     """
     base, taken = (run_dir or Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve(), ""
+    _check_name("--run_dir", base)
     for folder in [base] if run_dir else _names(base):
         try:
             taken = _claim(folder)
@@ -59,6 +61,7 @@ def make_log_folder(log_dir: Path) -> Path:
         JobError: it cannot be written.
     """
     folder = log_dir.resolve()
+    _check_name("--log_dir", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -79,6 +82,7 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
         JobError: it cannot be written, or holds a run of another job.
     """
     folder = (run_dir or Path("runs") / job.name).resolve()
+    _check_name("--run_dir", folder)
     try:
         (folder / "private").mkdir(parents=True, exist_ok=True)
         if not (folder / "job.yaml").exists():
@@ -123,6 +127,18 @@ def _names(base: Path) -> Iterator[Path]:
     yield base
     for number in count(2):
         yield base.with_name(f"{base.name}-{number}")
+
+
+def _check_name(flag: str, folder: Path) -> None:
+    """Refuse a folder whose name no report or log could say.
+
+    Raises:
+        JobError: its name is no UTF-8.
+    """
+    if not is_utf8(str(folder)):
+        raise JobError(
+            f"{flag} {str(folder)!r}: is no UTF-8, in which reports and logs are written; choose another folder"
+        )
 
 
 def _other_run(folder: Path, why: str) -> JobError:

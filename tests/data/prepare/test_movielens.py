@@ -193,8 +193,10 @@ CHANGES: list[tuple[dict[str, str | bytes | None], str]] = [
     ({"ratings.dat": "1::-2::3::4\n"}, r"ratings\.dat, line 1: movie '-2' is no whole number"),
     ({"ratings.dat": "1::0x2::3::4\n"}, r"ratings\.dat, line 1: movie '0x2' is no whole number"),
     ({"ratings.dat": "1::2::3::never\n"}, r"ratings\.dat, line 1: time 'never' is no whole number"),
-    ({"ratings.dat": "1::2::3.5::4\n"}, r"ratings\.dat, line 1: rating '3.5' is no whole number"),
-    ({"ratings.dat": "1::2::::4\n"}, r"ratings\.dat, line 1: rating '' is no whole number"),
+    ({"ratings.dat": "1::2::x::4\n"}, r"ratings\.dat, line 1: rating 'x' is no number from 0 on"),
+    ({"ratings.dat": "1::2::nan::4\n"}, r"ratings\.dat, line 1: rating 'nan' is no number from 0 on"),
+    ({"ratings.dat": "1::2::-1.5::4\n"}, r"ratings\.dat, line 1: rating '-1.5' is no number from 0 on"),
+    ({"ratings.dat": "1::2::::4\n"}, r"ratings\.dat, line 1: rating '' is no number from 0 on"),
     ({"ratings.dat": "1,2,3,4\n"}, r"ratings\.dat, line 1: '1,2,3,4': has 1 fields"),
     ({"ratings.dat": f"1::{2**63}::3::4\n"}, r"ratings\.dat, line 1: movie '9223372036854775808' is no whole"),
     (
@@ -262,3 +264,44 @@ def test_an_archive_of_something_else_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither ratings\.dat"):
         prepare(tmp_path / "out", str(tmp_path / "other.zip"))
     assert [p.name for p in tmp_path.iterdir()] == ["other.zip"]
+
+
+def latest(folder: Path, files: dict[str, str], header: str = "userId,movieId,rating,timestamp") -> Path:
+    """Write the tiny archive's ratings and titles as ml-latest has them, in half stars, without users."""
+    folder.mkdir()
+    ratings = [line.split("::") for line in files["ratings.dat"].splitlines()]
+    rows = [f"{user},{movie},{float(stars) - 0.5},{time}" for user, movie, stars, time in ratings]
+    (folder / "ratings.csv").write_text("\r\n".join([header, *rows]) + "\r\n")
+    titles = [line.split("::")[:2] for line in files["movies.dat"].splitlines()]
+    rows = [f'{movie},"{title}, The",Drama' for movie, title in titles]
+    (folder / "movies.csv").write_text("\n".join(["movieId,title,genres", *rows]) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_ml_latest_gives_the_same_samples(archive: MakeArchive, files: dict[str, str], tmp_path: Path) -> None:
+    split = Split("iid", 2)
+    prepare(tmp_path / "a", str(archive()), split)
+    prepare(tmp_path / "b", str(latest(tmp_path / "ml-latest", files)), split)
+    for side in ("train", "test"):
+        for file in files_in(tmp_path / "a" / side):
+            assert file.read_bytes() == (tmp_path / "b" / side / file.name).read_bytes()
+    assert "Léon (1994), The" in (tmp_path / "b" / "items.csv").read_text(encoding="utf-8")
+
+
+def test_half_stars_without_users_are_enough_where_nobody_asks_for_zip_codes(
+    archive: MakeArchive, files: dict[str, str], tmp_path: Path
+) -> None:
+    halves = files["ratings.dat"].replace("::3::", "::3.5::")
+    source = str(archive({"ratings.dat": halves, "users.dat": None}))
+    assert prepare(tmp_path / "out", source, Split("quantity", 2))["num_users"] == 6
+    for kind in ("zipcode", "dirichlet"):
+        with pytest.raises(DataError, match=r"holds no users\.dat, which tells .*; use --partition iid or quantity"):
+            prepare(tmp_path / "no", source, Split(kind, 2))
+
+
+def test_another_header_is_named(files: dict[str, str], tmp_path: Path) -> None:
+    folder = latest(tmp_path / "other", files, "user,item,rating,time")
+    with pytest.raises(
+        DataError, match=r"ratings\.csv, line 1: 'user,item,rating,time': is not MovieLens' header userId"
+    ):
+        prepare(tmp_path / "out", str(folder), Split("iid", 2))

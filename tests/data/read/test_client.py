@@ -187,8 +187,9 @@ def test_files_of_another_form_are_not_read_without_permission(make_job: MakeJob
     csv(tmp_path / "mine", a="3 4 1\n")
     command = "awk '{print 1,$1,1,$2,1,$3}'"
     job = make_job(
-        train_data_dir=str(tmp_path / "mine"), test_data_dir=None, reader_type="QueueDataset", pipe_command=command
-    )
+        train_data_dir=str(tmp_path / "mine"), test_data_dir=None, reader_type="QueueDataset", pipe_command=command,
+        negatives=0,
+    )  # fmt: skip
     with pytest.raises(DataError, match=r"a\.csv, line 1: '3 4 1': has 1 field; .*pass --allow-commands if"):
         told(job, Allow(), ClientId("a"))
     assert told(job, client=ClientId("a"))[0].train.item.tolist() == [4]

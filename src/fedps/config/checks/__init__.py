@@ -22,6 +22,7 @@ def mistakes_of(job: Job, wrong: Collection[str] = ()) -> list[str]:
 
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     # the keys that a check looks at, and the check
+    ((), data.texts),
     (("runner.train_data_dir",), data.train_folder),
     (("runner.test_data_dir", "runner.train_data_dir", "runner.worker_num"), data.test_folder),
     (("runner.worker_num", "runner.train_data_dir"), data.workers),

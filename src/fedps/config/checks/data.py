@@ -2,9 +2,28 @@
 
 from pathlib import Path
 
-from fedps.config.files import client_files_of, clients_there, files_in, sizes_of_data, takes_any_ending, test_files_of
+from fedps.config.files import (
+    client_files_of,
+    clients_there,
+    files_in,
+    is_utf8,
+    sizes_of_data,
+    strange_entries,
+    takes_any_ending,
+    test_files_of,
+)
 from fedps.config.job import Job
 from fedps.errors import DataError
+
+
+def texts(job: Job) -> list[str]:
+    """Say which names could not be written into reports and logs."""
+    places = {"name": job.name, "folder": job.folder} | {f"runner.{key}": value for key, value in job.runner}
+    return [
+        f"{key}: {str(value)!r}: is no UTF-8, in which reports and logs are written; rename the file or folder"
+        for key, value in places.items()
+        if isinstance(value, str | Path) and not is_utf8(str(value))
+    ]
 
 
 def train_folder(job: Job) -> list[str]:
@@ -29,12 +48,15 @@ def _folder(key: str, folder: Path, any_ending: bool, remedy: str) -> list[str]:
     try:
         if not folder.is_dir():
             return [subject + "there is no such folder; prepare data with `fedps data prepare movielens --out DIR`"]
+        strange = [f"{subject}{name!r} {why}" for name, why in sorted(strange_entries(folder, any_ending).items())]
         if not files_in(folder, any_ending):
             kind = "file" if any_ending else "<client>.csv"
-            return [subject + f"holds no {kind}; `fedps data prepare` fills it; name the folder that does, {remedy}"]
+            return strange or [
+                subject + f"holds no {kind}; `fedps data prepare` fills it; name the folder that does, {remedy}"
+            ]
     except OSError as error:
         return [subject + f"cannot be read: {error.strerror}; name a folder that can"]
-    return []
+    return strange
 
 
 def _nobodys_test_files(job: Job) -> list[str]:

@@ -1,6 +1,7 @@
 """MovieLens in the NCF split: leave one out, ids by first appearance.
 
-From the published archives (ml-1m, ml-100k), from one without most timestamps, or from a folder of the same files.
+From the published archives (ml-1m, ml-10m, ml-100k, ml-latest, ml-latest-small), from one without most timestamps, or from
+a folder of the same files. Stars are not looked at: whatever a user rated, it took.
 
 An item's id is its rank of first appearance in the ratings. A user's is the rank of the UserID among those with
 ratings: UserID - 1 in the published files, where UserIDs run from 1 without a gap, as NCF has it. Where they do not,
@@ -11,6 +12,7 @@ import io
 import re
 import sys
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -37,6 +39,7 @@ class Form(NamedTuple):
         between: separates the fields of a rating.
         within: separates those of a user and of a movie.
         movie_fields: how many a movie has.
+        header: the first line of ratings; empty if there is none. Movies have one too then, and quoted fields.
     """
 
     ratings: str
@@ -45,10 +48,13 @@ class Form(NamedTuple):
     movies: str
     within: str
     movie_fields: int
+    header: str = ""
 
 
 ML_1M = Form("ratings.dat", "::", "users.dat", "movies.dat", "::", 3)
 ML_100K = Form("u.data", "\t", "u.user", "u.item", "|", 24)
+ML_LATEST = Form("ratings.csv", ",", "users.csv", "movies.csv", ",", 3, "userId,movieId,rating,timestamp")
+STARS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,2})?")
 
 
 class Ratings(NamedTuple):
@@ -94,7 +100,7 @@ def prepare(
     Raises:
         DataError: a file is missing or not what it should be, or `out` holds something else.
     """
-    archive = Archive(locate(source))
+    archive, split = Archive(locate(source)), split or Split()
     form, ratings = _ratings(archive)
     users, user = np.unique(ratings.user, return_inverse=True)
     movies, item = _by_appearance(ratings.movie)
@@ -102,46 +108,61 @@ def prepare(
     test = _hold_out(archive.path, form, history, (user, item, ratings.time), test_rating, test_negatives)
     order = np.flatnonzero(item != test.test_item[user])
     order = order[np.argsort(user[order], kind="stable")]
+    zip_codes = _zip_codes(archive, form, users)
+    if not zip_codes and isinstance(split, Split) and split.kind in ("zipcode", "dirichlet"):
+        raise DataError(
+            f"{archive.path}: holds no {form.users}, which tells users' zip codes; use --partition iid or quantity"
+        )
     data = Interactions(
-        user[order], item[order], test.test_item, test.negatives, _zip_codes(archive, form, users), len(movies),
+        user[order], item[order], test.test_item, test.negatives, zip_codes, len(movies),
         archive.path.resolve().name, _titles(archive, form, movies), users, test_origin=test.origin,
     )  # fmt: skip
-    return prepared.write(out, data, split or Split(), per_positive, seed)
+    return prepared.write(out, data, split, per_positive, seed)
 
 
 def _ratings(archive: Archive) -> tuple[Form, Ratings]:
-    for form in (ML_1M, ML_100K):
+    for form in (ML_1M, ML_100K, ML_LATEST):
         payload = archive.read(form.ratings)
         if payload is not None:
-            return form, _table(payload, form.between, f"{archive.path}: {form.ratings}")
-    raise DataError(f"{archive.path}: holds neither ratings.dat (ML-1M) nor u.data (ML-100k)")
+            return form, _table(payload, form, f"{archive.path}: {form.ratings}")
+    raise DataError(
+        f"{archive.path}: holds neither ratings.dat (ML-1M, ML-10M) nor u.data (ML-100k) nor ratings.csv (ml-latest)"
+    )
 
 
-def _table(payload: bytes, between: str, origin: str) -> Ratings:
+def _table(payload: bytes, form: Form, origin: str) -> Ratings:
     if not payload.strip():
         raise DataError(f"{origin}: is empty")
-    if b"," in payload:  # a comma is about to mean a separator
-        _name_the_line(payload, between, origin, "holds a comma")
+    first = payload.partition(b"\n")[0].decode("latin-1").strip()
+    if form.header and first != form.header:
+        raise DataError(f"{origin}, line 1: {first[:60]!r}: is not MovieLens' header {form.header}")
+    if not form.header and b"," in payload:  # a comma is about to mean a separator
+        _name_the_line(payload, form, origin, "holds a comma")
     try:
         table = arrow.read_csv(
-            io.BytesIO(payload.replace(between.encode(), b",")), arrow.ReadOptions(column_names=COLUMNS),
-            arrow.ParseOptions(quote_char=False),
-            arrow.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.int64()), null_values=[]),
+            io.BytesIO(payload.replace(form.between.encode(), b",")),
+            arrow.ReadOptions(column_names=COLUMNS, skip_rows=bool(form.header)), arrow.ParseOptions(quote_char=False),
+            arrow.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.int64()) | {"rating": pa.float64()}, null_values=[]),
         )  # fmt: skip
     except pa.ArrowInvalid as error:
-        _name_the_line(payload, between, origin, str(error))
+        _name_the_line(payload, form, origin, str(error))
     user, movie, rating, time = (table[name].to_numpy() for name in COLUMNS)
-    if min(column.min() for column in (user, movie, rating)) < 0 or b"x" in payload or b"X" in payload:
-        _name_the_line(payload, between, origin, "holds a number below 0 or in hexadecimal")
+    if not len(user):
+        raise DataError(f"{origin}: holds no rating")
+    odd = min(user.min(), movie.min(), rating.min()) < 0 or not np.isfinite(rating).all()
+    if odd or b"x" in payload or b"X" in payload:
+        _name_the_line(payload, form, origin, "holds a number below 0, none, or one in hexadecimal")
     _check_once(user, movie, origin)
     return Ratings(user, movie, time)
 
 
-def _name_the_line(payload: bytes, between: str, origin: str, why: str) -> NoReturn:
+def _name_the_line(payload: bytes, form: Form, origin: str, why: str) -> NoReturn:
     """Find the first bad line the slow way, and say what is wrong with it."""
-    for where, fields in lines(payload, origin, between, len(COLUMNS)):
-        for text, name in zip(fields[:3], COLUMNS, strict=False):
+    for where, fields in islice(lines(payload, origin, form.between, len(COLUMNS)), bool(form.header), None):
+        for text, name in zip(fields[:2], COLUMNS, strict=False):
             whole(text, where, name)
+        if not STARS.fullmatch(fields[2].strip()):
+            raise DataError(f"{where}: rating {fields[2][:30]!r} is no number from 0 on")
         if not re.fullmatch(f"-?{NUMBER.pattern}", fields[3].strip()):  # times before 1970 are below 0
             raise DataError(f"{where}: time {fields[3][:30]!r} is no whole number")
     raise DataError(f"{origin}: cannot be read: {why}")
@@ -200,10 +221,10 @@ def _latest(user: Ids, item: Ids, time: Ids) -> Ids:
 
 
 def _zip_codes(archive: Archive, form: Form, users: Ids) -> list[str]:
-    """Return the zip codes of the users with ratings, matched by UserID: the file may have any order."""
+    """Return the zip codes of the users with ratings, matched by UserID: the file may have any order; none without it."""
     payload, origin = archive.read(form.users), f"{archive.path}: {form.users}"
-    if payload is None:
-        raise DataError(f"{archive.path}: holds no {form.users}, which tells users' zip codes")
+    if payload is None or form.header:
+        return []
     codes: dict[int, str] = {}
     for where, fields in lines(payload, origin, form.within, 5):
         user = whole(fields[0], where, "user")
@@ -221,6 +242,7 @@ def _titles(archive: Archive, form: Form, movies: Ids) -> list[str]:
     if payload is None:
         return []
     titles: dict[int, str] = {}
-    for where, fields in lines(payload, f"{archive.path}: {form.movies}", form.within, form.movie_fields):
+    origin, quoted = f"{archive.path}: {form.movies}", bool(form.header)
+    for where, fields in islice(lines(payload, origin, form.within, form.movie_fields, quoted), quoted, None):
         titles[whole(fields[0], where, "movie")] = fields[1]
     return [titles.get(movie, "") for movie in movies.tolist()]

@@ -4,6 +4,7 @@ A file is a zip archive, plain or gzipped text; nothing is unpacked to disk. A d
 always whole. Whatever is wrong with one is a `DataError` that names the file and, where there is one, the line.
 """
 
+import csv
 import gzip
 import hashlib
 import http.client
@@ -161,21 +162,29 @@ def read_file(path: Path) -> bytes:
     return payload.removeprefix(BOM)
 
 
-def lines(payload: bytes, origin: str, separator: str, count: int) -> Iterator[tuple[str, list[str]]]:
+def lines(
+    payload: bytes, origin: str, separator: str, count: int, quoted: bool = False
+) -> Iterator[tuple[str, list[str]]]:
     r"""Yield each line's place, for messages, and its fields; blank lines are passed over.
 
     Args:
-        payload: text, Latin-1 as MovieLens has it (so any byte is text); lines end with \n or \r\n.
+        payload: text, UTF-8 as the newer MovieLens has it, or else Latin-1 (so any byte is text); lines end with \n or \r\n.
         origin: the file's name.
         separator: between fields.
         count: how many fields a line has.
+        quoted: a field in quotes may hold the separator.
 
     Raises:
         DataError: a line has another number of fields.
     """
-    for number, line in enumerate(payload.decode("latin-1").split("\n"), 1):
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        text = payload.decode("latin-1")
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            fields = line.rstrip("\r").split(separator)
+            line = line.rstrip("\r")
+            fields = next(csv.reader([line], delimiter=separator)) if quoted else line.split(separator)
             if len(fields) != count:
                 raise DataError(
                     f"{origin}, line {number}: {line[:60]!r}: has {len(fields)} fields separated by {separator!r};"

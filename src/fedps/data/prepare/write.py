@@ -35,7 +35,7 @@ class Interactions:
         user, item: int64[n], training positives.
         test_item: int64[num_users], each user's held-out item.
         test_negatives: int64[num_users, 99], or None to draw them.
-        zip_codes: one a user.
+        zip_codes: one a user; none where the source has none.
         num_items: item ids run from 0 to this, exclusive.
         source: where it came from.
         titles: item titles by item id, if known.
