@@ -101,6 +101,16 @@ def test_another_shape_is_refused_with_both(make_job: MakeJob, tmp_path: Path) -
         warm(make_job(), tmp_path / "model" / "2")
 
 
+def test_rows_of_more_ids_are_taken_over_by_id_and_it_is_said_how_many(make_job: MakeJob, tmp_path: Path) -> None:
+    before = trained(make_job(), 3)
+    save(before, tmp_path / "private", 2)
+    after, told = warm(make_job({"num_users": 150}), tmp_path / "model" / "2")
+    assert after.private["mlp_user.weight"].spec.shape[0] == 150
+    one, other = (learner.private["mlp_user.weight"] for learner in (after, before))
+    np.testing.assert_array_equal(one.block, other.block)
+    assert told.endswith("3/2: rows are taken over by id; 30 new ids of mlp_user.weight start fresh\n")
+
+
 def test_a_torn_file_is_named(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job()
     save(learner_of(job), tmp_path / "private", 2)

@@ -152,9 +152,9 @@ def test_other_files_in_the_folder_stay_when_a_run_is_taken_back(make_job: MakeJ
 
 def test_a_folder_whose_name_no_report_could_say_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcnchen"))
-    for make in (lambda: make_run_folder(make_job(), folder), lambda: share_run_folder(make_job(), folder)):
+    for make in (make_run_folder, share_run_folder):
         with pytest.raises(JobError, match=r"--run_dir .*is no UTF-8, in which reports and logs are written"):
-            make()
+            make(make_job(), folder)
     with pytest.raises(JobError, match=r"--log_dir .*is no UTF-8"):
         make_log_folder(folder)
     assert not folder.exists()

@@ -164,9 +164,23 @@ def test_a_save_of_one_server_starts_two(make_job: MakeJob, tmp_path: Path) -> N
     assert odd.shard.store.pull("rows", np.array([3, 5])).tolist() == caller.rows(3, 5)
 
 
+def test_a_table_that_grew_takes_rows_over_by_id_and_says_how_many_are_new(make_job: MakeJob, tmp_path: Path) -> None:
+    caller = train(make_server(make_job(sync_mode="async"), tmp_path / "a"), [3, 4, 5])
+    heard: list[dict[str, object]] = []
+    job = warm(make_job, tmp_path / "a" / "model" / "1")
+    larger = replace(ROWS, shape=(130, 4))
+    other = Caller(make_server(job, tmp_path / "b", events=heard), "0").join(larger, BIAS)
+    assert other.rows(3, 4, 5) == caller.rows(3, 4, 5)
+    fresh = Caller(make_server(make_job(sync_mode="async"), tmp_path / "c"), "0").join(larger, BIAS)
+    assert other.rows(7, 129) == fresh.rows(7, 129)
+    (note,) = [str(event["note"]) for event in heard if event["event"] == "note"]
+    assert note.endswith("a/model/1: rows are taken over by id; 30 new ids of rows start fresh")
+
+
 @pytest.mark.parametrize(
     ("declared", "told"),
     [
+        ((TableSpec("rows", "sparse", (99, 4), Rule("add")), BIAS), "rows has shape 100 × 4 there and 99 × 4 in this"),
         (
             (TableSpec("rows", "sparse", (100, 5), Rule("add")), BIAS),
             "rows has shape 100 × 4 there and 100 × 5 in this",

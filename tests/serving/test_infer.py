@@ -123,6 +123,19 @@ def test_all_misfits_of_a_weights_file_are_told_at_once(gmf_job: Job, tmp_path: 
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
+def test_weights_of_a_smaller_catalogue_are_taken_over_by_id(make_job: MakeJob, tmp_path: Path) -> None:
+    path, job = scorer(tmp_path, torch.linspace(-3, 3, ITEMS)), make_job(GMF | {"num_items": ITEMS + 30})
+    model = build(job)
+    start = model.get_parameter("mf_item.weight").detach().clone()
+    assert load_weights(model, path) == {"mf_item.weight": 30}
+    grown = model.get_parameter("mf_item.weight")
+    assert torch.equal(grown[:ITEMS, 0], torch.linspace(-3, 3, ITEMS))
+    assert torch.equal(grown[ITEMS:], start[ITEMS:])
+    assert infer(job, path)["note"] == f"{path}: rows are taken over by id; 30 new ids of mf_item.weight start fresh"
+    with pytest.raises(JobError, match=r"mf_user\.weight has shape \(120, 1\); the job's network has \(120, 2\)"):
+        load_weights(build(make_job(GMF | {"mf_dim": 2})), path)
+
+
 def test_a_weights_file_that_is_not_there(gmf_job: Job, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"--weights .*none\.safetensors: there is no such file"):
         infer(gmf_job, tmp_path / "none.safetensors")

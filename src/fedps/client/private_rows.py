@@ -12,7 +12,7 @@ import numpy as np
 
 from fedps.errors import FedpsError, JobError
 from fedps.storage import epochs
-from fedps.storage.tables import SavedTable, fit_state, shape_misfit
+from fedps.storage.tables import SavedTable, fit_state, new_ids, said_of_new, shape_misfit
 from fedps.training.learner import Learner
 from fedps.training.tables import LocalTable
 from fedps.types import ClientId, TableName
@@ -70,6 +70,9 @@ def start_from(folder: Path, learner: Learner, client: ClientId, log: TextIO) ->
         print(f"warmup: {where} has no {', '.join(missing)} of client {client}: they start anew", file=log, flush=True)
     if place is not None:
         _take_over(learner, there, place)
+        grown = {n: k for n, t in learner.private.items() if n in there and (k := new_ids(t.spec, there[n]))}
+        if note := said_of_new(place, grown):
+            print(f"warmup: {note}", file=log, flush=True)
 
 
 def _take_over(learner: Learner, there: Mapping[TableName, SavedTable], place: Path) -> None:

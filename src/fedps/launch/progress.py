@@ -104,6 +104,8 @@ class Progress:
             case events.Selected(round=round_, selected=selected, waiting=waiting, finished=finished):
                 if out := len(waiting) + len(finished):
                     self.say(f"round {round_}: {len(selected)} clients train, {out} sit out")
+            case events.Note(note=note) if entry.role == "server":
+                self.say(note)
             case events.Dropped(count=count):
                 self.say(
                     f"{entry.role} {entry.id}: {count} events of its progress were left out, as they were not read in time"

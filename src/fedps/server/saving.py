@@ -4,7 +4,7 @@ Only the rows this server keeps are its concern: `storage.epochs` cuts them out 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from fedps.events.events import Report
 from fedps.storage.epochs import read_model, save_shard
 from fedps.storage.shards import Base, Facts
 from fedps.storage.snapshot import Tables
-from fedps.storage.tables import SavedTable, fit_state, shape_misfit
+from fedps.storage.tables import SavedTable, fit_state, new_ids, said_of_new, shape_misfit
 from fedps.table.sparse import unbounded
 from fedps.table.store import Store
 from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
@@ -120,6 +120,11 @@ class WarmStart:
     def misfit(self, spec: TableSpec) -> str | None:
         """Say why a declared table cannot start from this save, or None."""
         return shape_misfit(spec, self._shapes, self._folder)
+
+    def grown(self, tables: Iterable[TableSpec]) -> str:
+        """Say how many ids of declared tables were not there when the epoch was saved; empty if all were."""
+        new = {spec.name: count for spec in tables if (count := new_ids(spec, self._shapes[spec.name]))}
+        return said_of_new(self._folder, new)
 
     def fill(self, store: Store) -> None:
         """Put the saved rows into a store's tables, each of which must fit.

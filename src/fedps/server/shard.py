@@ -13,7 +13,7 @@ import numpy as np
 from fedps.access.conversation import Conversation
 from fedps.config import Job
 from fedps.errors import RefusedError, TableError
-from fedps.events.events import Report
+from fedps.events.events import Note, Report
 from fedps.server.gate import Changes, Offer, make_gate, size_of
 from fedps.server.members import Member, Members
 from fedps.server.memory import Budget, Room
@@ -101,6 +101,8 @@ class Shard:
         """
         # New tables, a new gate: nothing that was pushed to the old ones may reach these.
         self.store, self.gate = make_store(tables, self._warm, self._room.take), make_gate(self._runner)
+        if self._warm and self.number == 0 and (note := self._warm.grown(tables)):
+            self._report(Note(f"runner.warmup_model_path: {note}"))
         sparse = [t for t in tables if t.kind == "sparse"]
         self._boundless = {t.name for t in sparse if t.shape[0] > RESERVED_ROWS}
         self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)

@@ -5,7 +5,7 @@ they lie. So epochs of a model with private tables are scored where those are: a
 own samples on its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -22,7 +22,8 @@ from fedps.models.build import build
 from fedps.serving.predictions import logits_of, measure, print_progress, write_predictions
 from fedps.serving.saved_network import SavedNetwork
 from fedps.storage import epochs
-from fedps.types import Samples
+from fedps.storage.tables import said_of_new
+from fedps.types import Samples, TableName
 
 
 def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:  # noqa: B008  (a constant)
@@ -34,7 +35,7 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
         allow: what whoever started this allows the job's reader.
 
     Returns:
-        `weights`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10`.
+        `weights`, `note` where the network has ids that the file has not, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10`.
 
     Raises:
         JobError: no test folder, no such file, or a parameter that is missing, unknown or of another shape.
@@ -42,8 +43,13 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
     """
     test = Samples.joined(list(read_held_out(job, allow).values()))
     model = build(job)
-    load_weights(model, weights)
-    return {"weights": str(weights), **measure(test, logits_of(model, test, job.runner.infer_batch_size)).measures}
+    new = load_weights(model, weights)
+    fresh = {"note": said_of_new(weights, new)} if new else {}
+    return {
+        "weights": str(weights),
+        **fresh,
+        **measure(test, logits_of(model, test, job.runner.infer_batch_size)).measures,
+    }
 
 
 def infer_epochs(
@@ -139,12 +145,15 @@ def _files(folder: Path, numbers: list[int], out: Path | None) -> list[Path]:
     return [out]
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Put a file's tensors into a model's parameters.
+def load_weights(model: nn.Module, path: Path) -> dict[TableName, int]:
+    """Put a file's tensors into a model's parameters; rows of embeddings go by id, and new ids keep their start.
 
     Args:
         model: takes float32 values; tensors of other precision are converted.
         path: a safetensors file.
+
+    Returns:
+        By embedding how many of its ids the file does not have, where there are some.
 
     Raises:
         JobError: no such file, or names or shapes that do not fit (all at once).
@@ -157,14 +166,23 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: is no safetensors file, or torn: {error}") from error
     weights = dict(model.named_parameters())
-    if mistakes := _misfits(weights, tensors, path):
+    tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    new = {
+        TableName(name): rows
+        for name in tables & set(tensors)
+        if tensors[name].shape[1:] == weights[name].shape[1:] and (rows := len(weights[name]) - len(tensors[name])) > 0
+    }
+    if mistakes := _misfits(weights, tensors, new, path):
         raise JobError(mistakes)
     with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(tensors[name])
+        for name, tensor in tensors.items():
+            (weights[name][: len(tensor)] if name in new else weights[name]).copy_(tensor)
+    return new
 
 
-def _misfits(weights: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], path: Path) -> list[str]:
+def _misfits(
+    weights: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], grown: Collection[str], path: Path
+) -> list[str]:
     holds = ", ".join(sorted(tensors)) or "nothing"
     mistakes = []
     for name, weight in weights.items():
@@ -172,7 +190,7 @@ def _misfits(weights: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Te
             mistakes.append(
                 f"{path}: lacks {name}; it holds {holds} (what is private to clients is exported only on request)"
             )
-        elif tensors[name].shape != weight.shape:
+        elif tensors[name].shape != weight.shape and name not in grown:
             mistakes.append(
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}; the job's network has {tuple(weight.shape)}"
             )

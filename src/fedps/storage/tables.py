@@ -133,12 +133,25 @@ def shape_misfit(spec: TableSpec, there: Mapping[TableName, SavedTable], folder:
     table = there.get(spec.name)
     if table is None:
         return f"{folder}: holds no table {spec.name}, of shape {_shape(spec)} in this job; it holds {_list(there)}"
-    if (table.spec.kind, table.spec.shape) != (spec.kind, spec.shape):
+    # Rows go by id, so that a table may have more of them than were saved; the others have nowhere to go.
+    fits = table.spec.shape == spec.shape or (spec.kind == "sparse" and new_ids(spec, table) > 0)
+    if table.spec.kind != spec.kind or not fits:
         return (
             f"{folder}: {spec.name} has shape {_shape(table.spec)} there and {_shape(spec)} in this job:"
             " is it the folder of another model?"
         )
     return None
+
+
+def new_ids(spec: TableSpec, table: SavedTable) -> int:
+    """Return how many ids a table has beyond a saved one with rows of the same length; 0 if it has none."""
+    return max(spec.shape[0] - table.spec.shape[0], 0) if spec.shape[1:] == table.spec.shape[1:] else 0
+
+
+def said_of_new(folder: Path, new: Mapping[TableName, int]) -> str:
+    """Say how many new ids start fresh beside rows that were taken over; empty if none do."""
+    counts = ", ".join(f"{count} new ids of {name}" for name, count in new.items())
+    return f"{folder}: rows are taken over by id; {counts} start fresh" if counts else ""
 
 
 def _moved(table: SavedTable, later: int) -> Values:
