@@ -1,8 +1,10 @@
 """When a step is compiled and when it is not, and what is kept of it."""
 
+import errno
 import hashlib
 import html
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +182,28 @@ def test_a_cache_made_with_any_umask_is_closed(
     assert (plan.reason, plan.notes) == ("", ())
     assert (tmp_path / "deep" / "cache").stat().st_mode & 0o777 == 0o700
     assert {f.stat().st_mode & 0o777 for f in (tmp_path / "deep" / "cache").iterdir()} == {0o600}
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("fault", ["noexec", "full"])
+def test_a_disk_that_keeps_no_step_is_named_with_the_variable_that_leads_elsewhere(
+    fault: str, quick: None, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("FEDPS_CACHE", str(cache))
+    if fault == "full":
+        monkeypatch.setattr(compiler, "write_whole", full)
+    else:
+        monkeypatch.setattr(compiler, "fault_of", lambda library: "cannot be loaded: failed to map segment")
+    plan = make_plan(make_job())
+    assert plan.library == ""
+    word = "No space left" if fault == "full" else "failed to map segment.*noexec"
+    assert re.search(rf"{cache}.*{word}.*set FEDPS_CACHE to a folder elsewhere", plan.reason)
+    assert list(cache.glob("step-*")) == []
+
+
+def full(path: Path, payload: bytes) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def library_of(code: bytes, like: str) -> str:

@@ -1,8 +1,8 @@
 """Compile a step and keep it: a cache of libraries on disk, keyed by all that goes into one.
 
-The cache is `FEDPS_CACHE`, else `fedps` in the user's cache folder. It holds code that is loaded into workers. So it is
-kept closed to others, and a library is loaded only if it is, byte for byte, what a compiler once made for this key: its
-name is `step-<key>-<checksum>.so`. Whatever else lies there is discarded, and made again.
+A library of the cache (see `fedps.cache`) is loaded into workers. So it is loaded only if it is, byte for byte, what a
+compiler once made for this key: its name is `step-<key>-<checksum>.so`. Whatever else lies there is discarded, and made
+again.
 """
 
 import ctypes
@@ -11,54 +11,22 @@ import os
 import platform
 import re
 import shutil
-import stat
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
-from fedps.errors import FedpsError
-from fedps.storage.whole import CLOSED, make_folder, write_whole
+from fedps.cache import ELSEWHERE, CacheError, cache_folder
+from fedps.storage.whole import write_whole
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 HEADERS = Path(__file__).parent  # step.hpp, and what it includes
 LONGEST = 300.0  # seconds that a compiler may take
-OTHERS = stat.S_IWGRP | stat.S_IWOTH  # the right of others to write
 
 
-class CompileError(FedpsError):
+class CompileError(CacheError):
     """There is no library that can be used; the message says why."""
-
-
-def cache_folder(notes: list[str] | None = None) -> Path:
-    """Return the folder of the cache, made if it was not there.
-
-    Args:
-        notes: lets a folder that is open to others be closed, and takes a line if it was. What lay there may be anybody's:
-            all that could be loaded is discarded.
-
-    Raises:
-        CompileError: it cannot be made, is another user's, or is open to others.
-    """
-    named = os.environ.get("FEDPS_CACHE")
-    home = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedps"
-    try:
-        make_folder(home, CLOSED)
-        facts = home.stat()
-        if facts.st_uid == os.getuid() and facts.st_mode & OTHERS and notes is not None:
-            home.chmod(facts.st_mode & ~OTHERS & 0o7777)
-            for file in (*home.glob("step-*"), *home.glob("plan-*")):
-                file.unlink(missing_ok=True)
-            notes.append(f"{home}: others could write to it; it is closed to them now, and steps are compiled again")
-            facts = home.stat()
-    except OSError as error:
-        raise CompileError(f"{home}: no folder for compiled steps: {error}; name another by FEDPS_CACHE") from error
-    if facts.st_uid != os.getuid() or facts.st_mode & OTHERS:
-        raise CompileError(
-            f"{home}: others may write to it, and code is loaded from there: chmod go-w, or set FEDPS_CACHE"
-        )
-    return home
 
 
 def compiled(source: str, notes: list[str]) -> Path:
@@ -69,7 +37,8 @@ def compiled(source: str, notes: list[str]) -> Path:
         notes: takes a line for each file that was there and could not be used.
 
     Raises:
-        CompileError: there is no compiler, it fails, or the cache cannot be written.
+        CompileError: there is no compiler, it fails, or what it made cannot be kept or loaded.
+        CacheError: there is no folder for it.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -139,8 +108,13 @@ def _compile(compiler: str, source: str, folder: Path, key: str) -> Path:
             code = made.read_bytes()
         library = folder / f"step-{key}-{_checksum(code)}.so"
         write_whole(library, code)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
         raise CompileError(f"{compiler}: {error}") from error
+    except OSError as error:  # the disk is full, or read only
+        raise CompileError(f"{folder}: a compiled step cannot be kept there: {error}; {ELSEWHERE}") from error
+    if fault := fault_of(library):  # the disk may be mounted `noexec`
+        library.unlink(missing_ok=True)
+        raise CompileError(f"{library}: {fault}; if programs may not run from its disk (noexec), {ELSEWHERE}")
     return library
 
 

@@ -1,22 +1,27 @@
 """Compiled loops over rows: find or make the slot of an id, copy rows out, apply a rule in place.
 
-numba compiles each once and keeps the machine code beside the package (or in the user's cache). Arrays that come off
-the wire are read-only views; signatures name them so, which writable arrays fit too.
+numba compiles each once and keeps the machine code beside the package, as Python does its own; in the cache if that is
+read only; and in memory alone if neither can be written. Arrays that come off the wire are read-only views; signatures
+name them so, which writable arrays fit too.
 
 No loop checks bounds. Who calls one has seen to it that slots lie within the block, that no slot comes twice in a push,
 and that values have a row a slot: a wrong width would overwrite other rows. A row is `[w | state]`, as `rules` has it; of
 Adam `[w | m | v | counter]`, the counter being a uint32 in the place of the last float.
 """
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from fedps.cache import LOOPS, CacheError, cache_folder
 from fedps.table.rules import LAST
 from fedps.types import RULES, Rule
 
@@ -35,9 +40,31 @@ ADD, SGD, ADAGRAD, ROW_ADAGRAD, LAZY_ADAM, SHARED_ADAM, ADAM, FED_MOMENTUM, FED_
 )
 
 
+def choose_folder() -> bool:
+    """Choose where machine code is kept, and say whether there is such a folder."""
+    beside = Path(__file__).parent / "__pycache__"
+    if config.CACHE_DIR or os.access(beside if beside.exists() else beside.parent, os.W_OK | os.X_OK):
+        return True
+    try:
+        config.CACHE_DIR = str(cache_folder() / LOOPS)
+    except CacheError:
+        return False
+    return True
+
+
+KEPT = choose_folder()
+
+
 def compiled(signature: Any) -> Any:
     """Compile a loop for one signature, cached on disk, without the interpreter's lock."""
-    return njit(signature, cache=True, nogil=True, error_model="numpy")
+
+    def compile_loop(loop: Any) -> Any:
+        if KEPT:
+            with suppress(Exception):  # what was kept is torn, or the disk is full; a loop that is wrong fails below
+                return njit(signature, cache=True, nogil=True, error_model="numpy")(loop)
+        return njit(signature, nogil=True, error_model="numpy")(loop)
+
+    return compile_loop
 
 
 inlined = njit(nogil=True, error_model="numpy")  # a piece of a compiled loop, kept with it

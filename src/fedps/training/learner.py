@@ -7,10 +7,10 @@ The modes move shared values in and out of it.
 import numpy as np
 from msgspec.structs import replace
 
+from fedps.cache import cache_folder
 from fedps.config import Job
 from fedps.data.samples import ClientData, Order
 from fedps.models.network import Plan
-from fedps.native.compiler import cache_folder
 from fedps.training.engine import Engine, Gradients, Steps
 from fedps.training.parameters import Parameters, read_parameters
 from fedps.training.rules import Rates, dense_rule, job_rule

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
+from fedps.cache import CacheError, cache_folder
 from fedps.config import Job
 from fedps.errors import JobError
 from fedps.events.events import Checked
 from fedps.models.network import Plan, built_in
 from fedps.native import compiler
-from fedps.native.compiler import CompileError, cache_folder
 from fedps.storage.whole import write_whole
 from fedps.training.parameters import read_parameters
 from fedps.types import TableSpec
@@ -30,7 +30,7 @@ def find_plan(job: Job) -> Plan | None:
     """Return the plan of a job whose network is built in, if it was made before; this needs no torch."""
     if job.runner.model is not None or not _wanted(job):
         return None
-    with suppress(CompileError, OSError, msgspec.DecodeError, msgspec.ValidationError):
+    with suppress(CacheError, OSError, msgspec.DecodeError, msgspec.ValidationError):
         return read_plan(cache_folder() / _file(job))
     return None
 
@@ -82,7 +82,7 @@ def keep_plan(plan: Plan, name: str = "") -> Path | None:
     """Write a plan to the cache, under its content's name if it is given none; None if it cannot be written."""
     data = msgspec.msgpack.encode(msgspec.structs.replace(plan, notes=()))
     name = name or f"plan-{hashlib.sha256(data).hexdigest()[:32]}.bin"
-    with suppress(CompileError, OSError):
+    with suppress(CacheError, OSError):
         path = cache_folder() / name
         write_whole(path, data)
         return path

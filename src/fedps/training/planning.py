@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from fedps.cache import CacheError
 from fedps.config import Job
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
@@ -48,7 +49,7 @@ def plan_network(job: Job) -> Plan:
         library = compiled(write(lower(model, tables, sizes)), notes)
         plan = Plan(network, library.name, notes=tuple(notes))
         _try(plan, job)
-    except (NotLoweredError, CompileError, OSError) as error:
+    except (NotLoweredError, CacheError, OSError) as error:
         return Plan(network, reason=f"{error} (a compiled step is {FASTER} times as fast)", notes=tuple(notes))
     return plan
 

@@ -65,7 +65,7 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "home"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Publisher() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from fedps.cache import cache_folder
 from fedps.errors import DataError
 from fedps.storage.whole import CLOSED, make_folder, open_whole
 
@@ -58,7 +59,7 @@ def download(url: str) -> Path:
         DataError: it cannot be fetched, is cut off, over `LIMIT`, no zip archive, or not the one that is known.
     """
     name = PurePosixPath(re.split("[?#]", url)[0]).name
-    folder = Path.home() / ".cache" / "fedps" / hashlib.sha256(url.encode()).hexdigest()[:12]  # names may clash
+    folder = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:12]  # names may clash
     if (folder / name).is_file():
         return folder / name
     print(f"downloading {url}", file=sys.stderr)

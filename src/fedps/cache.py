@@ -1,0 +1,80 @@
+"""The folder of what is compiled: steps of networks, loops over rows, and beside them what was downloaded.
+
+It is `FEDPS_CACHE`; else `fedps` in the user's cache folder; else, for a user without a home or with one that is read
+only, `fedps-<uid>` among the temporary files. It holds code that is loaded: so it is used only if it is the user's own, and
+nobody else may write to it.
+"""
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from fedps.errors import FedpsError
+
+LOOPS = "loops"  # numba's folder in it
+ELSEWHERE = "set FEDPS_CACHE to a folder elsewhere"  # the remedy, whatever is wrong with it
+OTHERS = stat.S_IWGRP | stat.S_IWOTH  # the right of others to write
+
+
+class CacheError(FedpsError):
+    """There is no folder for what is compiled; the message says why."""
+
+
+def cache_folder(notes: list[str] | None = None) -> Path:
+    """Return the folder of the cache, made if it was not there.
+
+    Args:
+        notes: lets a folder that is open to others be closed, and takes a line if it was. What lay there may be anybody's:
+            all that could be loaded is discarded.
+
+    Raises:
+        CacheError: it cannot be made, is another user's, or is open to others.
+    """
+    if named := os.environ.get("FEDPS_CACHE"):
+        return _opened(Path(named), notes)
+    *others, last = _candidates()
+    for home in others:
+        with suppress(CacheError):
+            if os.access(_opened(home, notes), os.W_OK | os.X_OK):
+                return home
+    return _opened(last, notes, links=False)  # among temporary files a link may be anybody's
+
+
+def _candidates() -> Iterator[Path]:
+    """Yield where it may lie, the best first."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        yield Path(named) / "fedps"
+    else:
+        with suppress(RuntimeError):  # a user whom the system does not know has no home
+            yield Path.home() / ".cache" / "fedps"
+    yield Path(tempfile.gettempdir()) / f"fedps-{os.getuid()}"
+
+
+def _opened(home: Path, notes: list[str] | None, links: bool = True) -> Path:
+    """Make a folder fit to load code from, and return it; `links`: it may be one to a folder elsewhere."""
+    try:
+        for each in reversed([f for f in (home, *home.parents) if not f.exists()]):
+            each.mkdir(0o700, exist_ok=True)
+        facts = home.stat(follow_symlinks=links)
+        if facts.st_uid == os.getuid() and facts.st_mode & OTHERS and notes is not None:
+            _close(home, facts.st_mode)
+            notes.append(f"{home}: others could write to it; it is closed to them now, and steps are compiled again")
+            facts = home.stat(follow_symlinks=links)
+        if not home.is_dir():
+            raise NotADirectoryError("is a file")
+    except OSError as error:
+        raise CacheError(f"{home}: no folder for what is compiled: {error}; {ELSEWHERE}") from error
+    if facts.st_uid != os.getuid() or facts.st_mode & OTHERS:
+        raise CacheError(f"{home}: others may write to it, and code is loaded from there: chmod go-w, or {ELSEWHERE}")
+    return home
+
+
+def _close(home: Path, mode: int) -> None:
+    home.chmod(mode & ~OTHERS & 0o7777)
+    for file in (*home.glob("step-*"), *home.glob("plan-*")):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(home / LOOPS, ignore_errors=True)
