@@ -1,5 +1,6 @@
 """A connection that comes back by itself, on real sockets; servers are stopped, started, and killed."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -76,10 +77,42 @@ def test_a_server_that_is_not_there_is_named_when_patience_ends() -> None:
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_our_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://" + free_address())
+    for name in ("grpc_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://" + free_address())
     monkeypatch.delenv("no_proxy", raising=False)
     with served(EchoServer()) as address, dial(address, patience=2) as channel:
         assert isinstance(channel.welcome.result(WAIT).message, Welcome)
+
+
+def test_a_proxy_for_the_web_hears_nothing_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the address: the server of that name is asked directly, and not there."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("grpc_proxy", raising=False)
+        with dial("nowhere.invalid:1", patience=0.2) as channel:
+            with pytest.raises(LostError, match="asked directly, whatever http_proxy and no_proxy say: set grpc_proxy"):
+                channel.request(JOIN).result(WAIT)
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
+def test_a_proxy_for_grpc_is_asked_for_another_machine_and_named_where_it_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as proxy:
+        monkeypatch.setenv("grpc_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        proxy.settimeout(WAIT)
+        with dial("nowhere.invalid:1", patience=0.2) as channel:
+            with proxy.accept()[0] as peer:
+                assert peer.recv(100).startswith(b"CONNECT nowhere.invalid:1")
+            with pytest.raises(
+                LostError, match="through the proxy that grpc_proxy names, unless no_proxy names its host"
+            ):
+                channel.request(JOIN).result(WAIT)
 
 
 def test_a_server_may_come_later_than_its_clients() -> None:

@@ -5,6 +5,7 @@ breaks, it is opened again with growing pauses, Hello and the last Join are said
 order; the server answers a push it already has without applying it twice. A server that is not up yet is the same case.
 """
 
+import os
 import queue
 import random
 import threading
@@ -130,7 +131,7 @@ class Channel:
             if not self._closed.is_set() and time.monotonic() - since > self._patience:
                 raise LostError(
                     f"no server answers at {self.address} for {self._patience:g} s ({reason}); is it started, and is"
-                    " the address right?"
+                    f" the address right?{_path(self.address)}"
                 )
             self._closed.wait(
                 pause * random.uniform(0.5, 1.0)
@@ -201,10 +202,24 @@ class Channel:
 
 
 def _options(address: str, limits: Limits) -> list[tuple[str, int]]:
-    """Add to the common settings that an `http_proxy` of the environment is not asked for our own machine."""
+    """Add to the common settings that no proxy is asked but one for gRPC, and that not for our own machine."""
+    return [*options(limits), ("grpc.enable_http_proxy", int(_through_proxy(address)))]
+
+
+def _through_proxy(address: str) -> bool:
+    """Whether the environment wants gRPC to go through a proxy; `http_proxy` speaks of the web."""
     host = address.rpartition(":")[0]
     ours = host in ("localhost", "[::1]") or host.startswith("127.")
-    return [*options(limits), ("grpc.enable_http_proxy", 0 if ours else 1)]
+    return not ours and bool(os.environ.get("grpc_proxy"))  # noqa: SIM112  (as gRPC reads it)
+
+
+def _path(address: str) -> str:
+    """Say in an error what the environment's proxies have to do with it."""
+    if _through_proxy(address):
+        return "; it is asked through the proxy that grpc_proxy names, unless no_proxy names its host"
+    if os.environ.get("http_proxy") or os.environ.get("https_proxy"):
+        return "; it is asked directly, whatever http_proxy and no_proxy say: set grpc_proxy if it lies behind a proxy"
+    return ""
 
 
 def _drain(outgoing: "queue.SimpleQueue[bytes | None]") -> Iterator[bytes]:

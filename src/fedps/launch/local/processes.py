@@ -104,6 +104,7 @@ def prepare_fork_server(torch: bool) -> None:
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # ten workers share the cores; each keeps to one
+    os.environ.pop("grpc_proxy", None)  # all roles are on this machine, whatever their addresses
     os.environ.pop(PRELOAD_TORCH, None)
     if torch:
         os.environ[PRELOAD_TORCH] = "1"
