@@ -18,14 +18,20 @@ def slow(count: int) -> Iterator[Window]:
 def test_reading_is_told_in_the_originals_lines() -> None:
     timer, due = StepTimer(), []
     for number, _ in enumerate(timer.reading(slow(201)), 1):
+        with timer.step():
+            time.sleep(0.0005)
+        time.sleep(0.001)
         if timer.due():
             due.append(number)
     assert due == [100, 200]
     assert (timer.batches, timer.samples) == (201, 1005)
-    read, share, speed = timer.lines()
+    step, exchange, read, share, speed = timer.lines()
+    for line, name, least in ((step, "[0][step]", 0.0005), (exchange, "[1][exchange]", 0.001)):
+        assert line.startswith(f"op_name:{name}, op_mean_time:[0.0")
+        assert float(line.rpartition("[")[2].rstrip("s]")) >= least
     assert read.startswith("mean read time: 0.00")
     assert float(read.split()[-1].rstrip("s")) >= 0.001
-    assert 50 < float(share.removeprefix("IO percent: ")) <= 100
+    assert 0 < float(share.removeprefix("IO percent: ")) <= 100
     assert speed.endswith(" instances/s")
     assert float(speed.split()[0]) > 0
 

@@ -1,5 +1,6 @@
 """Job files: what is read, what is refused, and that all mistakes are told in one go."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,37 @@ def test_paths_count_from_the_job_files_folder(write: Write, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path / "elsewhere")
     runner = load_job(path).runner
     assert (runner.train_data_dir, runner.test_data_dir) == (tmp_path / "train", tmp_path / "test")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            "need_dump: true, dump_fields_path: in_the_way/dump",
+            "runner.dump_fields_path: .*in_the_way is no folder; .*need_dump",
+        ),
+        (
+            "model_save_path: in_the_way/model",
+            "runner.model_save_path: .*in_the_way is no folder; .* leave the key out",
+        ),
+    ],
+)
+def test_folders_that_cannot_be_made_are_mistakes_of_the_job(
+    write: Write, tmp_path: Path, keys: str, said: str
+) -> None:
+    (tmp_path / "in_the_way").write_text("")
+    [mistake] = mistakes(write(f"runner: {{train_data_dir: train, {keys}}}"))
+    assert re.match(said, mistake)
+    load_job(write("runner: {train_data_dir: train, dump_fields_path: in_the_way/dump}"))  # nothing is dumped
+
+
+@pytest.mark.parametrize("named", ["output", "output/1"])
+def test_a_save_of_paddlepaddle_is_named_for_what_it_is(write: Write, tmp_path: Path, named: str) -> None:
+    for table in ("000", "001"):
+        (tmp_path / "output" / "1" / table).mkdir(parents=True)
+        (tmp_path / "output" / "1" / table / "part-000-00000.gz").write_bytes(b"")
+    [mistake] = mistakes(write(f"runner: {{train_data_dir: train, warmup_model_path: {named}}}"))
+    assert "is a save of PaddlePaddle (its tables are folders 000, 001, …), which is not read here" in mistake
 
 
 def test_a_job_is_named_by_text_or_by_path(write: Write) -> None:

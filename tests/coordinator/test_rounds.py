@@ -181,6 +181,7 @@ def test_an_unknown_step_is_named(make_job: MakeJob, tmp_path: Path) -> None:
 def test_dataset_debug_times_reading_and_steps(make_job: MakeJob, tmp_path: Path) -> None:
     ran(make_job(dataset_debug=True, with_coordinator=True), tmp_path)
     log = (tmp_path / "run" / "log" / "workerlog.3").read_text()
+    assert "op_name:[0][step]" in log and "op_name:[1][exchange]" in log
     assert "mean read time" in log and "IO percent" in log and "instances/s" in log
 
 

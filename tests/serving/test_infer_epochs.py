@@ -128,6 +128,7 @@ def test_epochs_count_from_one_and_zero_is_the_first(run: Path, make_job: MakeJo
         ({"infer_start_epoch": 0, "infer_end_epoch": 1}, r"no saved epoch from there on before the end"),
         ({"infer_load_path": "RUN/nowhere"}, r"nowhere: there is no such folder of saved epochs"),
         ({"infer_load_path": "RUN/model/1"}, r"model/1 is itself a saved epoch: name the folder above it"),
+        ({"infer_load_path": "PADDLES"}, r"theirs: is a save of PaddlePaddle .*folders 000, 001"),
         ({"infer_load_path": "RUN/log"}, r"log holds no saved epoch"),
         ({"test_data_dir": None}, r"runner\.test_data_dir: is missing"),
     ],
@@ -136,7 +137,11 @@ def test_epochs_that_are_not_there_are_told(
     runner: dict[str, Any], told: str, run: Path, make_job: MakeJob, tmp_path: Path
 ) -> None:
     if path := runner.get("infer_load_path"):
-        runner = {**runner, "infer_load_path": path.replace("RUN", str(run))}
+        theirs = tmp_path / "theirs"
+        (theirs / "1" / "000").mkdir(parents=True)
+        (theirs / "1" / "000" / "part-000-00000.gz").write_bytes(b"")
+        path = path.replace("PADDLES", str(theirs)).replace("RUN", str(run))
+        runner = {**runner, "infer_load_path": path}
     with pytest.raises(JobError, match=told):
         infer_epochs(make_job(HYPER, **{**OWN, **runner}), run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -144,15 +144,15 @@ def named(job: Path | None) -> Path:
     return job
 
 
-def load(path: Path | None, overrides: list[str]) -> Any:
-    """Read a job file.
+def load(path: Path | None, overrides: list[str], elsewhere: tuple[str, ...] = ()) -> Any:
+    """Read a job file; folders of the keys `elsewhere` are not looked into.
 
     Raises:
         JobError: none was given, or it is wrong.
     """
     from fedps.config import load_job  # noqa: PLC0415
 
-    return load_job(named(path), overrides)
+    return load_job(named(path), overrides, elsewhere)
 
 
 def note(text: str) -> None:

@@ -38,7 +38,7 @@ def infer(
     if weights is not None and (run_dir is not None or predictions is not None):
         other = "--run_dir" if run_dir is not None else "--predictions"
         raise JobError(f"--weights and {other} contradict each other: one file of weights, or a run's saved epochs")
-    resolved = load(job, override or [])
+    resolved = load(job, override or [], ("runner.dump_fields_path", "runner.model_save_path"))  # it writes to neither
     from fedps.config import Allow  # noqa: PLC0415
 
     allow = Allow(commands=allow_commands)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -55,11 +56,13 @@ class Meter:
 
 
 class StepTimer:
-    r"""Times a loop over windows, for `dataset_debug`: what the iterator takes is reading, the rest is the step.
+    r"""Times a loop over windows, for `dataset_debug`: its iterator is reading, its body steps and exchanges with servers.
 
         timer = StepTimer()
         for window in timer.reading(windows):
             ...                                      # for each of its batches:
+            with timer.step():
+                ...                                  # whatever takes it: torch or compiled code
             if timer.due():
                 print(*timer.lines(), sep="\n", file=log)
 
@@ -70,7 +73,7 @@ class StepTimer:
         self.batches = self.samples = 0
         self._began = 0.0
         self._steps = 0
-        self._read = 0.0
+        self._read = self._stepped = self._body = 0.0
 
     def reading(self, windows: Iterable[Window]) -> Iterator[Window]:
         """Yield windows, and time how long each is waited for."""
@@ -85,7 +88,16 @@ class StepTimer:
             self._read += time.perf_counter() - began
             self.batches += window.batches
             self.samples += window.samples
+            began = time.perf_counter()
             yield window
+            self._body += time.perf_counter() - began
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Time a step: gathering rows, forward, backward and optimizer, in one."""
+        began = time.perf_counter()
+        yield
+        self._stepped += time.perf_counter() - began
 
     def due(self) -> bool:
         """Count a step, and say whether it is time for `lines` again: every `EVERY` steps.
@@ -96,11 +108,16 @@ class StepTimer:
         return self._steps % EVERY == 0
 
     def lines(self) -> list[str]:
-        """Return the original's lines: mean read time, share of reading, samples a second; none before the first batch."""
+        """Return the original's lines, none before the first batch: mean times of the parts, samples a second.
+
+        A window's exchange counts once the window has ended.
+        """
         if not self.batches:
             return []
         total = time.perf_counter() - self._began
         return [
+            f"op_name:[0][step], op_mean_time:[{self._stepped / max(self._steps, 1):f}s]",
+            f"op_name:[1][exchange], op_mean_time:[{max(self._body - self._stepped, 0.0) / self.batches:f}s]",
             f"mean read time: {self._read / self.batches:f}s",
             f"IO percent: {100 * self._read / total:f}",
             f"{self.samples / total:6.2f} instances/s",

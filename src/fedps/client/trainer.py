@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple, TextIO
 
 import numpy as np
@@ -141,7 +142,8 @@ class Trainer:
                 at = self._until_said() * size
                 part, piece = piece[:at], piece[at:]
                 began = time.monotonic()
-                steps = self._learner.train(part, size, self._rates(batches_of(len(part), size)))
+                with self._timer.step() if self._timer else nullcontext():
+                    steps = self._learner.train(part, size, self._rates(batches_of(len(part), size)))
                 self._give_sign(len(steps.losses), began)
                 self._seen(part, steps, size)
 

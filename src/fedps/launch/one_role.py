@@ -29,7 +29,7 @@ from fedps.launch.progress import trouble
 from fedps.types import ClientId
 
 FOLDERS = ("runner.train_data_dir", "runner.test_data_dir")
-ELSEWHERE = (*FOLDERS, "distillation.public_data")  # what servers do without
+ELSEWHERE = (*FOLDERS, "distillation.public_data", "runner.dump_fields_path")  # what servers do without
 SAY = "say how many clients take part in all: --worker_num=10, or runner.worker_num in the job file"
 SAY_EVERY, TRY_EVERY = 3.0, 0.2  # seconds
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedps.config import Allow, Job
+from fedps.config.checks.data import PADDLES, is_paddles
 from fedps.data.read.client import read_held_out
 from fedps.errors import DataError, JobError
 from fedps.metrics import probabilities
@@ -115,6 +116,8 @@ def _choose(job: Job, folder: Path, run_dir: Path | None) -> list[int]:
     if run_dir is not None:
         saved = [e for e in saved if _is_of(folder / str(e), run_dir)] or saved
     holds = f"{folder} holds epochs {', '.join(map(str, saved))}" if saved else f"{folder} holds no saved epoch"
+    if is_paddles(folder):
+        raise JobError(f"{folder}: {PADDLES}")
     if not saved and epochs.is_epoch(folder):
         holds = f"{folder} is itself a saved epoch: name the folder above it"
     if end is None:

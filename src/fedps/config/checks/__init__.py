@@ -29,6 +29,8 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.train_data_dir", "hyper_parameters.num_users", "hyper_parameters.num_items"), data.sizes),
     (("runner.train_reader_path", "runner.infer_reader_path"), data.readers),
     (("runner.warmup_model_path",), data.warm_start),
+    (("runner.dump_fields_path",), data.dumps),
+    (("runner.model_save_path",), data.saves),
     (("runner.infer_start_epoch", "runner.infer_end_epoch"), data.epochs),
     (("runner.worker_num", "runner.train_data_dir", "runner.clients_per_round"), rounds.clients),
     (("runner.client_selector",), rounds.selector),

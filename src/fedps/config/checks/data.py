@@ -1,5 +1,6 @@
-"""Checks of data and of saved epochs: folders, clients, readers."""
+"""Checks of data, of saved epochs and of dumps: folders, clients, readers."""
 
+import os
 from pathlib import Path
 
 from fedps.config.files import (
@@ -14,6 +15,8 @@ from fedps.config.files import (
 )
 from fedps.config.job import Job
 from fedps.errors import DataError
+
+PADDLES = "is a save of PaddlePaddle (its tables are folders 000, 001, …), which is not read here: train, and name an epoch of fedps"
 
 
 def texts(job: Job) -> list[str]:
@@ -107,17 +110,49 @@ def readers(job: Job) -> list[str]:
 
 
 def warm_start(job: Job) -> list[str]:
-    """Say that the epoch to start from is not there."""
+    """Say that the epoch to start from is not there, or not one of ours."""
     folder = job.runner.warmup_model_path
     try:
-        if folder is None or folder.is_dir():
+        if folder is None or (folder.is_dir() and not is_paddles(folder)):
             return []
+        if folder.is_dir():
+            return [f"runner.warmup_model_path: {str(folder)!r}: {PADDLES}, e.g. RUN_DIR/model/2, or leave the key out"]
     except OSError:
         pass  # its name is too long, say
     return [
         f"runner.warmup_model_path: {str(folder)!r}: there is no such folder; name that of a saved epoch, e.g."
         " RUN_DIR/model/2, or leave the key out"
     ]
+
+
+def is_paddles(folder: Path) -> bool:
+    """Whether a folder is, or holds, what PaddlePaddle saved."""
+    return any(next(folder.glob(f"{above}[0-9][0-9][0-9]/part-*"), None) for above in ("", "*/"))
+
+
+def dumps(job: Job) -> list[str]:
+    """Say that dumps cannot be written: the quick start's own file names another person's home."""
+    runner = job.runner
+    return (
+        _unwritable("runner.dump_fields_path", runner.dump_fields_path, ", or set need_dump to false")
+        * runner.need_dump
+    )
+
+
+def saves(job: Job) -> list[str]:
+    """Say that epochs cannot be saved."""
+    return _unwritable("runner.model_save_path", job.runner.model_save_path, ", or leave the key out")
+
+
+def _unwritable(key: str, folder: Path | None, remedy: str) -> list[str]:
+    """Say that a folder cannot be made or written to, from the first above it that is there."""
+    if folder is None:
+        return []
+    there = next(f for f in (folder, *folder.parents) if os.path.lexists(f))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    why = "may not be written to" if there.is_dir() else "is no folder"
+    return [f"{key}: {str(folder)!r}: cannot be written: {there} {why}; name another folder{remedy}"]
 
 
 def epochs(job: Job) -> list[str]:

@@ -138,7 +138,9 @@ class Runner(Section):
     example_count_method: Annotated[Literal["example", "word"], BeforeValidator(word)] = Field(
         "example", description="what the log counts of the data read: lines, or words between blanks"
     )
-    dataset_debug: bool = Field(False, description="time reading and each part of a step, for the worker's log")
+    dataset_debug: bool = Field(
+        False, description="time reading, steps and exchanges with servers, for the worker's log"
+    )
     need_dump: bool = Field(False, description="write dump_fields and dump_param to dump_fields_path")
     dump_fields_path: Path | None = Field(None, description="folder of dumps; left out: dump/ in the run folder")
     dump_fields: tuple[Word, ...] = Field((), description="inputs and results to dump, a line a sample")
