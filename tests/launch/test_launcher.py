@@ -1,7 +1,10 @@
 """The launcher and its processes: what fails in one of them, and what the run makes of it. One fork server does for all."""
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +67,20 @@ def test_a_selector_that_raises_stops_the_run_with_its_traceback(tmp_path: Path)
     assert 'mine.py", line ' in str(failed["traceback"])
     assert "RuntimeError: planted" in (tmp_path / "run" / "log" / "coordinatorlog.0").read_text()
     assert nobody_left(tmp_path / "run")
+
+
+def test_a_temporary_folder_of_a_long_path_holds_no_socket_and_stays_the_temporary_folder(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    program = (
+        "import tempfile; from fedps.launch.local import processes; processes.prepare_fork_server(torch=False);"
+        "processes.stop_fork_server(); print(tempfile.gettempdir())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"{folder}\n"), done.stderr
+    assert list(folder.iterdir()) == []
 
 
 def test_a_selector_that_cannot_be_made_starts_nobody(tmp_path: Path) -> None:

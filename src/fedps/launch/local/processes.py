@@ -6,21 +6,24 @@ end when their pipe does, so no process outlives the launcher, however it ends.
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedps.config import Job
-from fedps.errors import FedpsError
+from fedps.errors import FedpsError, JobError
 from fedps.events.events import Event, Failed, decode
 from fedps.launch.local import entry
 from fedps.launch.local.role import RoleSpec
 
 PRELOAD = ("fedps.launch.local.preload", "fedps.cli")  # the command's module, which each process names as its main one
 PRELOAD_TORCH = "FEDPS_PRELOAD_TORCH"  # environment variable by which the fork server knows
+LONGEST_SOCKET, SOCKET_NAME = 107, len("/pymp-12345678/listener-12345678")  # bytes of a path, and of its end
 PATIENCE = 10.0  # seconds a role gets to stop by itself
 
 
@@ -109,6 +112,7 @@ def prepare_fork_server(torch: bool) -> None:
     if torch:
         os.environ[PRELOAD_TORCH] = "1"
     get_context("forkserver").set_forkserver_preload([*PRELOAD])
+    _make_socket_folder()
     _fork_server().ensure_running()
 
 
@@ -118,6 +122,27 @@ def stop_fork_server() -> None:
     if server._forkserver_pid is not None:
         os.kill(server._forkserver_pid, signal.SIGKILL)
     server._stop()
+
+
+def _make_socket_folder() -> None:
+    """Let the fork server's socket lie in a folder with a short name: the system takes `LONGEST_SOCKET` bytes.
+
+    Raises:
+        JobError: there is none.
+    """
+    from multiprocessing import util  # noqa: PLC0415  (only where processes are started)
+
+    usual = tempfile.gettempdir()
+    try:
+        for folder in (usual, "/tmp", "/var/tmp"):  # noqa: S108  (it makes one of its own there, closed to others)
+            if len(os.fsencode(folder)) + SOCKET_NAME <= LONGEST_SOCKET:
+                tempfile.tempdir = folder
+                with suppress(OSError):
+                    util.get_temp_dir()  # one a process, made at the first call and removed at its end
+                    return
+    finally:
+        tempfile.tempdir = usual
+    raise JobError(f"TMPDIR {usual}: no socket can be made there or in /tmp; name a folder of a shorter path")
 
 
 def _fork_server() -> Any:
