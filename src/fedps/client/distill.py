@@ -16,7 +16,7 @@ from fedps.data.public import Public
 from fedps.data.samples import ClientData, Order
 from fedps.errors import FedpsError
 from fedps.training.learner import Learner
-from fedps.training.rules import Rates, rates_at
+from fedps.training.rules import rates_at
 from fedps.types import COLUMNS, ClientId, Samples, Values
 from fedps.wire.messages import Assignment
 
@@ -37,10 +37,14 @@ class Distiller:
         self._job, self._client, self._learner, self._public = job, client, learner, public
         self._data = self._coded(public.samples, public.of_round(0))
         self._engine = learner.engine_on(self._data)
-        self._taught = self._passes = 0
+        self._targets = self._passes = 0  # soft targets there are, and passes so far
 
     def take(self, round_: int, targets: Values) -> None:
-        """Take the teacher's word for the pairs of a round; `targets`: float32[S], probabilities.
+        """Take the teacher's soft targets for the pairs of a round, to be trained on from now on.
+
+        Args:
+            round_: whose pairs.
+            targets: float32[S], probabilities.
 
         Raises:
             FedpsError: another number of targets than of pairs, or one that is no probability.
@@ -59,21 +63,26 @@ class Distiller:
             getattr(self._data.train, column)[labelled:] = getattr(pairs, column)
             self._data.slots[column][labelled:] = self._slots(column, pairs)
         self._data.train.label[labelled:] = targets
-        self._taught = len(targets)
+        self._targets = len(targets)
 
-    def digest(self, told: Assignment) -> None:
+    def digest(self, due: Assignment) -> None:
         """Train on all public samples, and on the pairs that there are targets for, `passes` times.
+
+        Batches take the rate of the round's middle.
 
         Raises:
             FedpsError: the loss is not finite; names client and round.
         """
-        size = told.batch_size or self._job.runner.train_batch_size
+        runner, optimizer = self._job.runner, self._job.hyper_parameters.optimizer
+        size = due.batch_size or runner.train_batch_size
         for _ in range(self._job.distillation.passes):
             order = self._order()
-            loss = self._engine.train(order, size, self._rates(told, -(-len(order) // size))).losses[-1]
+            middle = np.full(-(-len(order) // size), due.round - 0.5)
+            rates = rates_at(optimizer, runner.epochs, middle, due.learning_rate)
+            loss = self._engine.train(order, size, rates).losses[-1]
             if not math.isfinite(loss):
                 raise FedpsError(
-                    f"client {self._client!r}: the loss on public samples is {loss} in round {told.round}; lower"
+                    f"client {self._client!r}: the loss on public samples is {loss} in round {due.round}; lower"
                     " hyper_parameters.optimizer.learning_rate"
                 )
 
@@ -102,13 +111,5 @@ class Distiller:
         """Return the next pass's order, from a stream of seed, client and pass."""
         self._passes += 1
         stream = (self._job.runner.seed, zlib.crc32(self._client.encode()), self._passes, ORDER)
-        return (
-            np.random.default_rng(stream).permutation(len(self._public.samples.label) + self._taught).astype(np.int32)
-        )
-
-    def _rates(self, told: Assignment, batches: int) -> Rates:
-        """Return the share of its rates that each batch takes: that of the round's middle."""
-        optimizer = self._job.hyper_parameters.optimizer
-        if told.learning_rate is not None:
-            return np.full(batches, told.learning_rate / optimizer.learning_rate)
-        return rates_at(optimizer, self._job.runner.epochs, np.full(batches, told.round - 0.5))
+        samples = len(self._public.samples.label) + self._targets
+        return np.random.default_rng(stream).permutation(samples).astype(np.int32)

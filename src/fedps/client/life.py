@@ -90,8 +90,8 @@ class FLClient:
         self.log, self.allow, self.number = log or sys.stdout, allow, number
         self._connect = connect or network(job, servers, coordinator)
         self.trained: Trained | None = None
-        self._plan = plan
         self.evaluated: Evaluation | None = None
+        self._plan = plan
         self._rounds: Rounds = Schedule(job.runner)
         self._bandwidth, self._joined, self._unsaved = 0.0, False, False
         self._simulated = Simulated(job, client, report) if job.traces is not None else None
@@ -148,26 +148,23 @@ class FLClient:
 
     def callback_initialize_model_params(self) -> None:
         """Read the client's data and build the model, with its tables as they start."""
-        public, local = (
-            Public(self.job) if self.job.public_data else None,
-            self.job.runner.sync_mode in ("geo", "round"),
-        )
+        job, public = self.job, Public(self.job) if self.job.public_data else None
         known = public.samples if public else None
-        self.data = read_client(self.job, self.client, self.allow, self.report, self.log, known)
+        self.data = read_client(job, self.client, self.allow, self.report, self.log, known)
         test = self.data.test
         self.report(events.Data(len(self.data), 0 if misfit(test) else len(test.label) // CANDIDATES))
-        plan = self._plan or make_plan(self.job)
+        plan = self._plan or make_plan(job)
         how = "compiled code" if plan.library else f"torch ({plan.reason})"
         print("\n".join([*plan.notes, f"training steps: by {how}"]), file=self.log, flush=True)
-        self.learner = Learner(plan, self.job, self.data, local)
+        self.learner = Learner(plan, job, self.data, local_optimizer=job.runner.sync_mode in ("geo", "round"))
         if not plan.library:
             from fedps.training.eager import prepare_torch  # noqa: PLC0415  (workers with a compiled step do without torch)
 
-            prepare_torch(self.job.runner.seed, self.client)
+            prepare_torch(job.runner.seed, self.client)
         if public:
-            self._distiller = Distiller(self.job, self.client, self.learner, public)
-        if self.job.runner.warmup_model_path is not None:
-            private_rows.start_from(self.job.runner.warmup_model_path, self.learner, self.client, self.log)
+            self._distiller = Distiller(job, self.client, self.learner, public)
+        if job.runner.warmup_model_path is not None:
+            private_rows.start_from(job.runner.warmup_model_path, self.learner, self.client, self.log)
 
     def callback_init_worker(self) -> None:
         """Connect to the servers and the coordinator, and get ready to train."""
@@ -175,8 +172,7 @@ class FLClient:
         hello = Hello(self.job.name, self.client, secrets.token_hex(8), shared=shared_part(self.job))
         self._channels = [self._connect(k, hello) for k in range(runner.server_num)]
         specs = self.learner.server_specs(runner.seed, server_rule(self.job.server_optimizer))
-        compression = compression_of(self.job, self.client)
-        self.shards = Shards(self._channels[:], specs, compression=compression)
+        self.shards = Shards(self._channels[:], specs, compression=compression_of(self.job, self.client))
         if runner.with_coordinator:
             channel = self._connect(COORDINATOR, replace(hello, to="coordinator"))
             self._channels.append(channel)
@@ -193,9 +189,7 @@ class FLClient:
     def callback_train(self) -> None:
         """Train the round's batches, in the job's mode."""
         due = self.assignment
-        self.trained = self.trainer.train(
-            due.round, due.iterations, learning_rate=due.learning_rate, batch_size=due.batch_size, window=due.geo_step
-        )
+        self.trained = self.trainer.train(due.round, due.iterations, due.learning_rate, due.batch_size, due.geo_step)
 
     def callback_infer(self) -> None:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
@@ -215,8 +209,8 @@ class FLClient:
 
     def pull_all(self) -> None:
         """Bring every shared row this client holds, and the dense weights, to the servers' values."""
-        runner, began, before = self.job.runner, time.perf_counter(), self.shards.bytes_received
-        pull_all(self.learner, self.shards, runner.start_timeout + runner.step_timeout)
+        began, before = time.perf_counter(), self.shards.bytes_received
+        pull_all(self.learner, self.shards, self.job.runner.start_timeout + self.job.runner.step_timeout)
         self._bandwidth = (self.shards.bytes_received - before) / (time.perf_counter() - began)
 
     def join(self) -> None:
@@ -232,12 +226,10 @@ class FLClient:
         due = self.assignment
         self.join()
         print(f"fl-ps > curr epoch idx: {due.round - 1}, {due.state}", file=self.log)
-        if due.state == "JOIN" and self._simulated:
-            self._simulated.train(due, self._train, self.learner, self.shards)
+        if self._simulated:
+            self._simulated.play(due, self._train, self.learner, self.shards)
         elif due.state == "JOIN":
             self._train()
-        elif self._simulated:
-            self._simulated.device.rest()
         self._meet()
 
     def _train(self) -> Trained | None:

@@ -1,8 +1,9 @@
 """When to pull and when to push: every mode is one of two ways through a window.
 
 *Each batch* (sync, async): pull the batch's rows, push its gradient; the server optimizes.
-*Each window* (geo, round): train a window of batches on local copies, push what changed. While that is merged, the next
-window's first batches (its lead) train on; what they change is added to the merged values when these have come.
+*Each window* (geo, round): train a window of batches on local copies, push what changed (round: FedAvg, McMahan et al.,
+AISTATS 2017, algorithm 1). While that is merged, the next window's first batches (its lead) train on; what they change is
+added to the merged values when these have come (much as delayed averaging does: Zhu et al., NeurIPS 2021).
 
 Either way at most one pull and one push are under way: window k + 1 is pulled while window k is pushed.
 """
@@ -22,6 +23,9 @@ from fedps.types import NO_KEYS, Rows, Slots, TableName, Values
 
 class Mode(Protocol):
     """What a trainer asks for at each window of a round, in the order given here; `finish` comes after the last.
+
+    All but `begin` and `end` may wait for servers, and raise LostError if one does not answer in time, RefusedError if
+    one refuses, WireError if one answers with other rows than were asked for.
 
     Attributes:
         window: batches of a window; None: all that a round has.
@@ -55,7 +59,7 @@ class Pull(NamedTuple):
 
 
 class Exchange:
-    """A client's traffic with the servers: at most one pull and one push are under way.
+    """A client's traffic with the servers: at most one pull and one push are under way. What is raised, see `Mode`.
 
     Args:
         learner: whose shared values come and go.
@@ -78,17 +82,13 @@ class Exchange:
 
         Returns:
             How many came after their step or window was closed: what they changed is lost.
-
-        Raises:
-            LostError: no answer in time.
-            RefusedError: a server refuses a push.
         """
-        self.confirm()
+        self._confirm()
         late, self._late = self._late, 0
         return late
 
-    def confirm(self) -> None:
-        """Wait until the push under way, if one is, has been received; what is raised, see `finish`."""
+    def _confirm(self) -> None:
+        """Wait until the push under way, if one is, has been received."""
         push, self._push = self._push, None
         if push is not None:
             done = push.result(self._timeout)
@@ -111,25 +111,18 @@ class Exchange:
         return Pull(self._shards.pull(keys | dense, after), wanted)
 
     def write(self, pull: Pull) -> None:
-        """Wait for what was asked for, and put it in the place of the learner's own values.
-
-        Raises:
-            LostError: no answer in time.
-            RefusedError, WireError: a server refuses, or answers with other rows.
-        """
+        """Wait for what was asked for, and put it in the place of the learner's own values."""
         values = pull.ticket.result(self._timeout)
         for name, slots in pull.slots.items():
             self._learner.tables[name].write(slots, values[name])
         self._learner.dense.write(values)
 
-    def slots_of(self, window: Window) -> dict[str, Slots]:
+    def _slots_of(self, window: Window) -> dict[str, Slots]:
         """Return for each column that looks up shared rows the window's distinct slots, sorted."""
-        learner, pieces = self._learner, window.pieces
+        pieces, data = window.pieces, self._learner.data
         samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return {
-            column: learner.data.distinct(column, samples)
-            for column in {table.column for table in learner.shared.values()}
-        }
+        columns = {table.column for table in self._learner.shared.values()}
+        return {column: data.distinct(column, samples) for column in columns}
 
 
 class EachBatch(Exchange):
@@ -150,11 +143,11 @@ class EachBatch(Exchange):
 
     def begin(self, window: Window) -> None:
         """Ask for the batch's rows."""
-        self._coming = self.pull(self.slots_of(window), self._clock - 1 if self._lockstep else -1)
+        self._coming = self.pull(self._slots_of(window), self._clock - 1 if self._lockstep else -1)
 
     def settle(self) -> None:
         """Wait until the last push has been received, and take the rows."""
-        self.confirm()
+        self._confirm()
         self.write(self._coming)
 
     def end(self, window: Window) -> None:
@@ -164,10 +157,9 @@ class EachBatch(Exchange):
         self._clock += 1
 
     def _gradients(self) -> dict[TableName, Rows]:
-        found, tables = self._learner.gradients(), self._learner.tables
-        rows = {name: Rows(tables[name].keys[slots], of_rows) for name, (slots, of_rows) in found.rows.items()}
-        dense = self._learner.dense.split(found.dense)
-        return rows | {name: Rows(NO_KEYS, values) for name, values in dense.items()}
+        learner, gradients = self._learner, self._learner.gradients()
+        rows = {name: Rows(learner.tables[name].keys[at], values) for name, (at, values) in gradients.rows.items()}
+        return rows | {name: Rows(NO_KEYS, values) for name, values in learner.dense.split(gradients.dense).items()}
 
 
 class Shared(NamedTuple):
@@ -186,7 +178,7 @@ class EachWindow(Exchange):
         lead: batches of a window that are trained while the last one is merged; 0 waits for the merge.
         gated: the servers merge a window's pushes together (False: each at once).
         versioned: each push says which version its values were pulled at (geo `buffered`), not its window.
-        residual: share of each change that waits and is added to the next push (geo `original`: 1 - 1/N), else 0.
+        residual: share of each change that waits and is added to the next push (geo `original`: 1 - 1/N, of N clients).
         fresh: drop optimizer state at each window's start (round).
         weight: the client's weight in a weighted mean, its samples.
     """
@@ -207,20 +199,17 @@ class EachWindow(Exchange):
 
     def begin(self, window: Window) -> None:
         """Ask for the window's rows, and mark where its lead begins."""
-        self._coming = self.pull(self.slots_of(window), self._clock - 1 if self._gated else -1)
+        self._coming = self.pull(self._slots_of(window), self._clock - 1 if self._gated else -1)
         self._before = self._copy() if window.lead else None
 
     def settle(self) -> None:
         """Wait until the last push has been received; take the rows, and add what the lead changed."""
         lead = None if self._before is None else self._change(self._before)
-        self.confirm()
+        self._confirm()
         self.write(self._coming)
         if self._share:
-            self._add(
-                Shared(
-                    {n: rows[self._coming.slots[n]] for n, rows in self._residual.rows.items()}, self._residual.dense
-                )
-            )
+            slots, residual = self._coming.slots, self._residual
+            self._add(Shared({name: rows[slots[name]] for name, rows in residual.rows.items()}, residual.dense))
         self._start = self._copy()
         if self._fresh:
             self._learner.forget_shared_state()
@@ -285,12 +274,7 @@ def build_mode(job: Job, learner: Learner, shards: Shards, samples: int) -> Mode
 
 
 def pull_all(learner: Learner, shards: Shards, timeout: float) -> None:
-    """Bring every shared row this client holds, and the dense weights, to the servers' values.
-
-    Raises:
-        LostError: no answer within `timeout` seconds.
-        RefusedError, WireError: a server refuses, or answers with other rows.
-    """
+    """Bring every shared row this client holds, and the dense weights, to the servers' values; what is raised, see `Mode`."""
     exchange = Exchange(learner, shards, timeout)
     slots = {t.column: np.arange(len(t.keys), dtype=np.int32) for t in learner.shared.values()}
     exchange.write(exchange.pull(slots, -1))

@@ -14,7 +14,6 @@ from fedps.errors import FedpsError, JobError
 from fedps.storage import epochs
 from fedps.storage.tables import SavedTable, fit_state, new_ids, said_of_new, shape_misfit
 from fedps.training.learner import Learner
-from fedps.training.tables import LocalTable
 from fedps.types import ClientId, TableName
 
 
@@ -81,16 +80,11 @@ def _take_over(learner: Learner, there: Mapping[TableName, SavedTable], place: P
     if faults:
         raise JobError([f"runner.warmup_model_path: {fault}" for fault in faults])
     for name, table in learner.private.items():
-        if name in there:
-            _fill(table, there[name])
+        if name in there:  # with the ids that both hold
+            block, steps = fit_state(there[name], table.spec)
+            _, own, saved = np.intersect1d(table.keys, there[name].keys, assume_unique=True, return_indices=True)
+            table.block[own] = block[saved]
+            table.steps = steps
     for name, at in learner.private_dense.places.items():
         if name in there:
             learner.private_dense.values[at] = there[name].values[0]
-
-
-def _fill(table: LocalTable, rows: SavedTable) -> None:
-    """Put saved rows into a table that has not trained; ids that it does not hold are passed over."""
-    block, steps = fit_state(rows, table.spec)
-    _, here, at = np.intersect1d(table.keys, rows.keys, assume_unique=True, return_indices=True)
-    table.block[here] = block[at]
-    table.steps = steps

@@ -137,10 +137,10 @@ class Simulated:
         self._size, self._report = job.runner.train_batch_size, report
         self._last: tuple[int, int] | None = None  # samples and bytes of the last round that was trained
 
-    def train(
+    def play(
         self, due: Assignment, train: Callable[[], Trained | None], learner: Learner, shards: Shards
     ) -> None:  # fmt: skip
-        """Train, if the device gets to the end of the round, and report how long it took the device.
+        """Train, if that is due and the device gets to the end of the round, and report how long it took the device.
 
         Args:
             due: what to do.
@@ -148,6 +148,9 @@ class Simulated:
             learner: what is trained.
             shards: counts the bytes that go to and come from the servers.
         """
+        if due.state != "JOIN":
+            self.device.rest()
+            return
         samples = due.iterations * (due.batch_size or self._size) or len(learner.data)
         deadline = due.deadline or math.inf
         fate = self.device.begin(due.round, samples, self._forecast(samples, learner), deadline)

@@ -76,7 +76,7 @@ class Trainer:
         self._alive, self._every = alive, job.runner.step_timeout / SIGNS  # seconds between two signs of life
         self._sign_at = 0.0  # when the last was given, seconds
         self._at_once = 1  # batches that take less time than lies between two signs
-        self._rate = 0.0  # of this round: the share of the job's rates to take; 0: as the job's schedule says
+        self._rate: float | None = None  # of this round: in place of the job's with its schedule
 
     def train(
         self, round_: int, iterations: int = 0, learning_rate: float | None = None, batch_size: int | None = None,
@@ -99,7 +99,7 @@ class Trainer:
         """
         if why := unfit(self._job, learning_rate, batch_size, window, iterations):
             raise JobError(f"an assignment's {why}")
-        self._rate = (learning_rate or 0.0) / self._job.hyper_parameters.optimizer.learning_rate
+        self._rate = learning_rate
         self._batches, windows = self._passes.cut(iterations, batch_size, window)
         began = self._begin(round_ - 1)
         if self._timer:
@@ -139,13 +139,13 @@ class Trainer:
         """Take the steps of some pieces, in parts that end where something is to be said of them."""
         for piece in pieces:
             while len(piece):
-                at = self._until_said() * size
+                at = self._until_report() * size
                 part, piece = piece[:at], piece[at:]
                 began = time.monotonic()
                 with self._timer.step() if self._timer else nullcontext():
                     steps = self._learner.train(part, size, self._rates(batches_of(len(part), size)))
                 self._give_sign(len(steps.losses), began)
-                self._seen(part, steps, size)
+                self._take_in(part, steps, size)
 
     def _give_sign(self, batches: int, began: float) -> None:
         """Give a sign of life if one is due, and see from batches just trained how many fit between two."""
@@ -155,7 +155,7 @@ class Trainer:
             self._sign_at = now
             self._alive()
 
-    def _until_said(self) -> int:
+    def _until_report(self) -> int:
         """Return how many batches may be trained in one go."""
         if self._first or self._dump or self._timer:
             return 1
@@ -163,13 +163,11 @@ class Trainer:
         return min(every - self._meter.batches % every, self._at_once)
 
     def _rates(self, batches: int) -> Rates:
-        """Return the share of their rates that tables take for the next batches."""
-        if self._rate:
-            return np.full(batches, self._rate)
+        """Return the share of their rates that tables take for the next batches: each that of its middle."""
         at = self._epoch + (self._meter.batches + 0.5 + np.arange(batches)) / self._batches
-        return rates_at(self._job.hyper_parameters.optimizer, self._runner.epochs, at)
+        return rates_at(self._job.hyper_parameters.optimizer, self._runner.epochs, at, self._rate)
 
-    def _seen(self, part: Order, steps: Steps, size: int) -> None:
+    def _take_in(self, part: Order, steps: Steps, size: int) -> None:
         """Take in what some steps came to, and say what is due of it."""
         meter, loss = self._meter, steps.losses[-1]
         if not math.isfinite(loss):

@@ -41,28 +41,20 @@ class Compiled:
 
     def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
-        self._steps_in()
+        self._take_over_steps()
         slots = [self._data.slots[table.column] for table in self._tables]
         losses, scores, counts = self._library.train(
-            self._views,
-            slots,
-            self._dense_views,
-            self._places,
-            samples,
-            self._data.train.label,
-            size,
-            self._batches + 1,
-            rates,
-            self._pairwise,
-        )
+            self._views, slots, self._dense_views, self._places, samples, self._data.train.label, size,
+            self._batches + 1, rates, self._pairwise,
+        )  # fmt: skip
         self._batches += len(losses)
         share = float(rates[len(losses) - 1])
         for table, view in zip(self._tables, self._views, strict=True):
             table.steps = view.steps
             table.set_rate(share)
-        for one, its in zip(self._dense, self._dense_views, strict=True):
-            one.steps = its.steps
-            one.set_rate(share)
+        for flat, dense_view in zip(self._dense, self._dense_views, strict=True):
+            flat.steps = dense_view.steps
+            flat.set_rate(share)
         return Steps(losses, scores, Histogram(*counts))
 
     def gradients(self) -> Gradients:
@@ -83,15 +75,15 @@ class Compiled:
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
-        number = next(k for k, one in enumerate(self._tables) if one is table)
+        number = next(k for k, each in enumerate(self._tables) if each is table)
         view, out = self._views[number], np.empty((len(slots), table.spec.dim), np.float32)
         view.steps, view.rule = table.steps, table.rule
         self._library.read(view, number, slots, out)
         return out
 
-    def _steps_in(self) -> None:
-        """Take over the steps that tables have had, which start anew with each federated round."""
+    def _take_over_steps(self) -> None:
+        """Go on counting from the steps that tables have had, which start anew with each federated round."""
         for table, view in zip(self._tables, self._views, strict=True):
             view.steps, view.rule = table.steps, table.spec.rule
-        for one, its in zip(self._dense, self._dense_views, strict=True):
-            its.steps = one.steps
+        for flat, dense_view in zip(self._dense, self._dense_views, strict=True):
+            dense_view.steps = flat.steps

@@ -149,15 +149,14 @@ class Eager:
         loss = self._loss(logits, torch.from_numpy(data.train.label[samples]).to(self._device))
         shared, private = self._weights
         wanted = [*leaves, *shared, *private]
-        some = torch.autograd.grad(loss, wanted, allow_unused=True)
-        every = [g if g is not None else torch.zeros_like(w) for g, w in zip(some, wanted, strict=True)]
+        gradients = torch.autograd.grad(loss, wanted, materialize_grads=True)  # zeros for what the loss does not use
         ends = len(leaves), len(leaves) + len(shared)
         return Backward(
             float(loss.detach()),
             torch.sigmoid(logits.detach()).cpu().numpy(),
             slots,
-            {name: g.cpu().numpy() for name, g in zip(self._compact, every[: ends[0]], strict=True)},
-            [_flat(every[ends[0] : ends[1]]), _flat(every[ends[1] :])],
+            {name: g.cpu().numpy() for name, g in zip(self._compact, gradients[: ends[0]], strict=True)},
+            [_flat(gradients[ends[0] : ends[1]]), _flat(gradients[ends[1] :])],
         )
 
     def _ids(self, *columns: NDArray[Any]) -> list[torch.Tensor]:
@@ -207,7 +206,7 @@ def _views(tensors: list[nn.Parameter], flat: Values) -> Iterator[tuple[nn.Param
         at += tensor.numel()
 
 
-def _flat(tensors: list[torch.Tensor]) -> Values:
+def _flat(tensors: Sequence[torch.Tensor]) -> Values:
     if not tensors:
         return np.empty(0, np.float32)
     return torch.cat([t.reshape(-1) for t in tensors]).cpu().numpy()

@@ -47,7 +47,7 @@ class Learner:
     """
 
     def __init__(self, plan: Plan, job: Job, data: ClientData, local_optimizer: bool) -> None:
-        self._plan, self._job, self._local = plan, job, local_optimizer
+        self._plan, self._job = plan, job
         self.parameters: Parameters = read_parameters(plan.network, job)
         self.rule: Rule = job_rule(job, private=False)
         self.data, self.rate = data, 1.0
@@ -99,14 +99,12 @@ class Learner:
             seed: the job's.
             changes: the rule by which they take changes; gradients they take by the job's optimizer.
         """
-        dense, shapes = dense_rule(self.rule), dict(self._plan.network.dense)
+        local, shapes = self.dense.optimizes, dict(self._plan.network.dense)
         sparse = [e.spec for e in self.parameters.embeddings if not e.private]
+        rule = changes if local else dense_rule(self.rule)
         return [
-            *(TableSpec(s.name, "sparse", s.shape, changes if self._local else s.rule, s.init, seed) for s in sparse),
-            *(
-                TableSpec(n, "dense", shapes[n], changes if self._local else dense, seed=seed)
-                for n in self.parameters.dense
-            ),
+            *(replace(spec, rule=changes if local else spec.rule, seed=seed) for spec in sparse),
+            *(TableSpec(name, "dense", shapes[name], rule, seed=seed) for name in self.parameters.dense),
         ]
 
     def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:

@@ -81,22 +81,18 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     if mistakes:
         raise JobError(mistakes)
 
-    def placed(embedding: EmbeddingLayer) -> Embedding:
+    def sparse_of(embedding: EmbeddingLayer) -> Embedding:
         name = embedding.name
         table = tables[own_settings[name]] if name in own_settings else TableParameters()
         rule = table_rule(job, table.optimizer, private=name in local)
-        spec = TableSpec(name, "sparse", embedding.shape, rule, _spread(table) or embedding.init, runner.seed)
+        edge = table.initial_range
+        init = embedding.init if edge is None else Init("uniform", -edge, edge)
+        spec = TableSpec(name, "sparse", embedding.shape, rule, init, runner.seed)
         return Embedding(spec, embedding.module, embedding.column, name in local)
 
     shared = tuple(n for n in others if n not in local_dense)
     private = tuple(n for n in others if n in local_dense)
-    return Parameters(tuple(map(placed, network.embeddings)), shared, private, network.aliases)
-
-
-def _spread(table: TableParameters) -> Init | None:
-    """Return the start that the job gives a table's rows, None if it gives none."""
-    edge = table.initial_range
-    return None if edge is None else Init("uniform", -edge, edge)
+    return Parameters(tuple(map(sparse_of, network.embeddings)), shared, private, network.aliases)
 
 
 def _resolve(
@@ -106,17 +102,17 @@ def _resolve(
 
     `there`: what may be written, and the own name it stands for; `elsewhere` the same of the other kind.
     """
-    found: dict[str, str] = {}
+    resolved: dict[str, str] = {}
     for name in names:
         own = there.get(name)
         if own is None:
             hint = _hint(key, name, there, elsewhere)
             mistakes.append(f"{key}: {name!r} matches no such parameter; {_listed(there)}{hint}")
-        elif own in found:
+        elif own in resolved:
             mistakes.append(f"{key}: {name!r} names {own} a second time; name each once; {_listed(there)}")
         else:
-            found[own] = name
-    return found
+            resolved[own] = name
+    return resolved
 
 
 def _hint(key: str, name: str, there: Mapping[str, str], elsewhere: Mapping[str, str]) -> str:

@@ -54,9 +54,8 @@ def make_plan(job: Job) -> Plan:
     Raises:
         JobError: the network cannot be built, or `use_gpu` finds no CUDA device.
     """
-    found = find_plan(job)
-    if found is not None:
-        return found
+    if (known := find_plan(job)) is not None:
+        return known
     from fedps.training.planning import plan_network  # noqa: PLC0415  (imports torch)
 
     plan = plan_network(job)
@@ -90,21 +89,21 @@ def keep_plan(plan: Plan, name: str = "") -> Path | None:
 
 
 def described(plan: Plan, job: Job) -> Checked:
-    """Say where a plan's parameters live, and by what steps are taken.
+    """Look for mistakes that only the network shows; say where its parameters live, and by what steps are taken.
 
     Raises:
         JobError: a table's name matches nothing, or a shared parameter passes what servers hold and messages carry.
     """
-    found, shapes = read_parameters(plan.network, job), dict(plan.network.dense)
-    shared = [e.spec for e in found.embeddings if not e.private]
-    shared += [TableSpec(name, "dense", shapes[name]) for name in found.dense]
+    parts, shapes = read_parameters(plan.network, job), dict(plan.network.dense)
+    shared = [e.spec for e in parts.embeddings if not e.private]
+    shared += [TableSpec(name, "dense", shapes[name]) for name in parts.dense]
     if mistakes := misfits(shared, job.runner.server_num, job.limits.message_mib):
         raise JobError(mistakes)
-    tables = {private: [e.spec.name for e in found.embeddings if e.private is private] for private in (True, False)}
+    tables = {private: [e.spec.name for e in parts.embeddings if e.private is private] for private in (True, False)}
     return Checked(
         mistakes=[],
-        private=[*tables[True], *found.private_dense],
-        shared=[*tables[False], *found.dense],
+        private=[*tables[True], *parts.private_dense],
+        shared=[*tables[False], *parts.dense],
         engine="compiled" if plan.library else "torch",
         reason=plan.reason,
         notes=list(plan.notes),

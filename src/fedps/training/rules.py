@@ -112,8 +112,8 @@ def clients_at_once(job: Job) -> int:
     return runner.picked(workers)
 
 
-def rates_at(optimizer: Optimizer, epochs: int, at: Rates) -> Rates:
-    """Return the share of the learning rates to take at each moment.
+def rates_at(optimizer: Optimizer, epochs: int, at: Rates, given: float | None = None) -> Rates:
+    """Return the share of the learning rates to take at each moment, float64[K].
 
     Warm-up multiplies what the schedule says: it rises from 0 to 1 over the first `warmup` of the job. A batch takes the
     rate of its middle, so that the first is not lost.
@@ -122,7 +122,10 @@ def rates_at(optimizer: Optimizer, epochs: int, at: Rates) -> Rates:
         optimizer: its `schedule`, `warmup`, `final`, `step_epochs` and `step_factor` count.
         epochs: of the job.
         at: float64[K], epochs since the job began.
+        given: the learning rate of a round, in place of the job's with its schedule.
     """
+    if given is not None:
+        return np.full(len(at), given / optimizer.learning_rate)
     done = np.clip(at / epochs, 0, 1)
     match optimizer.schedule:
         case "linear":
