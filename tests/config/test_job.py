@@ -60,6 +60,14 @@ def test_folders_that_cannot_be_made_are_mistakes_of_the_job(
     load_job(write("runner: {train_data_dir: train, dump_fields_path: in_the_way/dump}"))  # nothing is dumped
 
 
+def test_a_folder_one_too_high_names_the_one_below(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item,title\n1,Toy Story\n")
+    assert mistakes(write("runner: {train_data_dir: ., test_data_dir: .}")) == [
+        f"runner.{side}_data_dir: {str(tmp_path)!r}: clients' files lie one folder further down: name {str(tmp_path / side)!r}"
+        for side in ("train", "test")
+    ]
+
+
 @pytest.mark.parametrize("named", ["output", "output/1"])
 def test_a_save_of_paddlepaddle_is_named_for_what_it_is(write: Write, tmp_path: Path, named: str) -> None:
     for table in ("000", "001"):
@@ -187,6 +195,10 @@ def test_every_key_says_what_it_means() -> None:
         ("runner.shuffle=perhaps", "runner.shuffle: 'perhaps': must be true or false"),
         ("runner.sync_mode=off", "runner.sync_mode: False: put the word in quotes: YAML reads off, no"),
         ("runner.sync_mode=asinc", "did you mean 'async'?"),
+        ("runner.sync_mode=FedAvg", "did you mean 'round'?"),
+        ("runner.lr=0.1", "runner.lr: 0.1: there is no such key; did you mean 'hyper_parameters.optimizer.learning_rate'?"),
+        ("hyper_parameters.lr=0.1", "the built-in networks have no such key; did you mean 'hyper_parameters.optimizer.learning_rate'?"),
+        ("runner.print_period=5", "did you mean 'runner.print_interval'?"),
         ("runner.local_sparse=mlp_user.weight", "runner.local_sparse: 'mlp_user.weight': must be a list, such as [a, b]"),
         ("runner.local_sparse=[a, 3]", "runner.local_sparse[1]: 3: must be text; put it in quotes"),
         ("runner.test_data_dir=no", "runner.test_data_dir: False: must be the path of a folder"),

@@ -13,6 +13,12 @@ from fedps.config.source import inline
 TABLE = "table_parameters.NAME"
 FIELDS = dict(fields()) | dict(fields(TableParameters, f"{TABLE}."))
 SHOWN = 60  # characters of a value that are repeated
+MEANT = {  # the words of others, of keys and of values → ours
+    "lr": "learning_rate", "eta": "learning_rate", "print_period": "print_interval", "log_interval": "print_interval",
+    "batch_size": "train_batch_size", "rounds": "epochs", "num_rounds": "epochs", "local_steps": "round_iterations",
+    "embedding_dim": "mf_dim", "emb_dim": "mf_dim", "hidden_units": "fc_layers", "mu": "proximal",
+    "fedavg": "round", "fed_avg": "round", "fedsgd": "sync", "bsp": "sync", "asp": "async", "half_async": "async",
+}  # fmt: skip
 SAID = {  # pydantic's kind of error → our words
     "greater_than_equal": "must be at least {ge:g}",
     "greater_than": "must be above {gt:g}",
@@ -67,6 +73,7 @@ def shown(value: object) -> str:
 def nearest(key: str) -> str:
     """Ask whether a real key was meant, or list those of the section: for a key that is none."""
     above, _, last = key.rpartition(".")
+    last = MEANT.get(last.casefold(), last)
     beside = {k.rpartition(".")[2]: k for k in FIELDS if k.rpartition(".")[0] == above}
     elsewhere = sorted((k for k in FIELDS if k.endswith(f".{last}")), key=lambda k: _top(k) != _top(key))
     near = elsewhere or close(last, beside) or [FIELDS_BY_LAST[k] for k in close(last, FIELDS_BY_LAST, 0.8)]
@@ -93,7 +100,8 @@ def _wrong(error: ErrorDetails, key: str) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "literal_error":
         words = choices(FIELDS[key])
-        near = close(str(error["input"]), words)
+        said = str(error["input"]).casefold()
+        near = close(MEANT.get(said, said), words)
         return f"must be one of {', '.join(words)}" + (f" (did you mean {near[0]!r}?)" if near else "")
     if kind in SAID:
         return SAID[kind].format(**context, example=_example(key))

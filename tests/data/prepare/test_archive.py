@@ -157,3 +157,10 @@ def test_what_is_no_whole_number_is_named(text: str) -> None:
     with pytest.raises(DataError, match=r"f, line 3: user .* is no whole number"):
         whole(text, "f, line 3", "user")
     assert whole(" 007 ", "f, line 3", "user") == 7
+
+
+def test_a_file_that_was_never_packed_is_not_to_be_fetched_again(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,4.0,964982703\n")
+    with pytest.raises(DataError, match=r"is no zip archive.* the folder that this file lies in: ") as caught:
+        Archive(tmp_path / "ratings.csv").read("ratings.csv")
+    assert "fetch it again" not in str(caught.value)

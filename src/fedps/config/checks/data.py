@@ -51,6 +51,11 @@ def _folder(key: str, folder: Path, any_ending: bool, remedy: str) -> list[str]:
     try:
         if not folder.is_dir():
             return [subject + "there is no such folder; prepare data with `fedps data prepare movielens --out DIR`"]
+        below = folder / key.removeprefix("runner.").removesuffix("_data_dir")  # as prepared data has it
+        if below.is_dir() and files_in(below, any_ending):
+            if files_in(folder, any_ending):
+                return [subject + f"clients' files lie one folder further down: name {str(below)!r}"]
+            remedy = str(below)
         strange = [f"{subject}{name!r} {why}" for name, why in sorted(strange_entries(folder, any_ending).items())]
         if not files_in(folder, any_ending):
             kind = "file" if any_ending else "<client>.csv"

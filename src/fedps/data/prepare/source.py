@@ -124,7 +124,7 @@ class Archive:
                     raise DataError(f"{self.path}: holds {name} {len(members)} times; leave one")
                 return self._unpack(archive, members[0]) if members else None
         except TORN as error:
-            raise DataError(f"{self.path}: {_is_no_zip(self.path)}: {error}; fetch it again") from error
+            raise DataError(f"{self.path}: {_is_no_zip(self.path)}: {error}; {_remedy(self.path)}") from error
 
     def _unpack(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
         where = f"{self.path}: {member.filename}"
@@ -134,6 +134,12 @@ class Archive:
             raise DataError(f"{where} is packed by method {member.compress_type}; pack it with zip's own (deflate)")
         with archive.open(member) as stream:  # asked for one byte more than said, a false size cannot fill memory
             return stream.read(member.file_size + 1).removeprefix(BOM)
+
+
+def _remedy(path: Path) -> str:
+    """Say what to do about a file that is no archive: one that is not packed at all may be just what is meant."""
+    packed = path.suffix in ("", ".zip", ".gz", ".part")
+    return "fetch it again" if packed else f"name the archive, or the folder that this file lies in: {path.parent}"
 
 
 def _is_no_zip(path: Path) -> str:
