@@ -70,6 +70,14 @@ def test_epochs_are_saved_where_the_job_says(make_job: MakeJob, tmp_path: Path) 
     assert told.items() <= facts.items()
 
 
+@pytest.mark.parametrize(("readers", "mode"), [("owner", 0o600), ("group", 0o640), ("all", 0o644)])
+def test_an_epoch_is_saved_for_those_readers_whom_the_job_names(
+    readers: str, mode: int, make_job: MakeJob, tmp_path: Path
+) -> None:
+    train(make_server(make_job(sync_mode="async", epochs=1, model_readers=readers), tmp_path), [3])
+    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "model" / "1").iterdir()} == {mode}
+
+
 def test_a_delta_holds_what_changed_and_names_what_it_builds_on(make_job: MakeJob, tmp_path: Path) -> None:
     server = make_server(make_job(sync_mode="async", epochs=3, save_mode="delta"), tmp_path)
     caller = train(server, [3, 5], [5, 7], [9], tables=MOVING)

@@ -171,6 +171,13 @@ def test_the_file_is_its_owners_and_replaced_whole(run: Path, tmp_path: Path) ->
     assert load_file(path)["predict.weight"][0, 0] == 101.0
 
 
+def test_who_may_read_a_save_may_read_its_export_but_no_private_rows(run: Path, tmp_path: Path) -> None:
+    for file in (run / "model" / "2").iterdir():
+        file.chmod(0o640)
+    assert stat.S_IMODE(export_run(run, tmp_path / "out").stat().st_mode) == 0o640
+    assert stat.S_IMODE(export_run(run, tmp_path / "out", private=True).stat().st_mode) == 0o600
+
+
 def test_a_folder_that_cannot_be_made_is_told(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match="choose another --out"):

@@ -1,6 +1,8 @@
 """What is saved is there whole, or the damage is found."""
 
+import errno
 import json
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +41,21 @@ def test_tables_come_back_the_same(tmp_path: Path) -> None:
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["server-0.json", "server-0.safetensors"]
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
+
+
+def test_a_save_of_another_user_is_told_with_the_key_that_lets_others_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot.save(tmp_path, "server-0", filled().export(), {})
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(
+        DataError, match=r"server-0\.json: cannot be read: Permission denied.*runner\.model_readers: group"
+    ):
+        snapshot.load(tmp_path, "server-0")
 
 
 def test_a_save_never_touches_an_earlier_one(tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ from fedps.storage.epochs import read_model, save_shard
 from fedps.storage.shards import Base, Facts
 from fedps.storage.snapshot import Tables
 from fedps.storage.tables import SavedTable, fit_state, new_ids, said_of_new, shape_misfit
+from fedps.storage.whole import GROUP, PRIVATE, PUBLIC
 from fedps.table.sparse import unbounded
 from fedps.table.store import Store
 from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
 
+READERS = {"owner": PRIVATE, "group": GROUP, "all": PUBLIC}  # modes of files, by `runner.model_readers`
 Work = Callable[[], None]
 Done = Callable[[Exception | None], None]
 Beside = Callable[[Work, Done], None]  # lets work be done elsewhere, and says in the caller's own turn how it went
@@ -52,6 +54,7 @@ class Saver:
 
     def __init__(self, job: Job, shard: int, run_dir: Path) -> None:
         self._mode, self._shard = job.runner.save_mode, shard
+        self._readers = READERS[job.runner.model_readers]
         self._folder = job.runner.model_save_path or run_dir / "model"
         self._facts = Facts(
             job.runner.server_num, shard=shard, job=job.name, mode=self._mode, run=str(run_dir.absolute())
@@ -89,7 +92,7 @@ class Saver:
         if self._mode == "base":
             tables = {name: _values_only(*table) for name, table in tables.items()}
         epoch = self._facts.epoch or 0
-        self._last = Base(epoch, save_shard(self._folder / str(epoch), self._shard, tables, self._facts))
+        self._last = Base(epoch, save_shard(self._folder / str(epoch), self._shard, tables, self._facts, self._readers))
 
     def saved(self) -> events.Saved:
         """Return the event of what was written last."""

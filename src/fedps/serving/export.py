@@ -15,33 +15,35 @@ from fedps.errors import DataError, JobError
 from fedps.storage import epochs
 from fedps.storage.snapshot import packed
 from fedps.storage.tables import SavedTable, join, tensor
-from fedps.storage.whole import make_folder, write_whole
+from fedps.storage.whole import PRIVATE, PUBLIC, make_folder, write_whole
 from fedps.types import TableName
 
 Tensors = dict[TableName, NDArray[np.float32]]
 
 
 def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool = False) -> Path:
-    """Write `out/model.safetensors`, readable by its owner only; return its path.
+    """Write `out/model.safetensors`, readable by whoever may read the save; return its path.
 
     Args:
         run_dir: a run's folder.
         out: made if absent; an earlier export in it is replaced.
         epoch: which saved epoch, counted from 1; the last that is whole if None.
-        private: put in the clients' private tables too.
+        private: put in the clients' private tables too; then the file is its owner's alone.
 
     Raises:
         JobError: no such run or epoch, or private tables of which two clients hold the same row.
         DataError: nothing was saved, a save is torn or does not fit the others, or `out` cannot be written.
     """
     epoch, tables = _shared(run_dir, epoch)
+    mode = epochs.find_first(_model_folder(run_dir) / str(epoch)).record.stat().st_mode & PUBLIC
     if private:
         tables |= _private(run_dir, epoch)
+        mode = PRIVATE
     metadata = {"format": "pt", "fedps": version("fedps"), "epoch": str(epoch)}
     path = out / "model.safetensors"
     try:
         make_folder(out)
-        write_whole(path, packed(dict(sorted(tables.items())), metadata))
+        write_whole(path, packed(dict(sorted(tables.items())), metadata), mode)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}; choose another --out") from error
     return path

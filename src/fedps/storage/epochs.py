@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from fedps.errors import DataError
-from fedps.storage import snapshot
+from fedps.storage import snapshot, whole
 from fedps.storage.shards import Facts, SavedShard, find_shards, name_of, read_shard
 from fedps.storage.snapshot import Tables
 from fedps.storage.tables import SavedTable, checked, join, settled
@@ -41,7 +41,7 @@ def witnesses(instances: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(hashlib.sha256(name.encode()).hexdigest()[:16] for name in instances)[:MOST_WITNESSES])
 
 
-def save_shard(folder: Path, shard: int, tables: Tables, facts: Facts) -> str:
+def save_shard(folder: Path, shard: int, tables: Tables, facts: Facts, mode: int = whole.PRIVATE) -> str:
     """Write one server's part of an epoch; return its check. What it replaces goes once the epoch is whole.
 
     Args:
@@ -49,15 +49,16 @@ def save_shard(folder: Path, shard: int, tables: Tables, facts: Facts) -> str:
         shard: the server's number.
         tables: what it keeps.
         facts: what its record says.
+        mode: of the files.
 
     Raises:
         DataError: the files cannot be written; earlier saves stay as they were.
     """
-    check = snapshot.save(folder, name_of(shard), tables, msgspec.to_builtins(facts))
+    check = snapshot.save(folder, name_of(shard), tables, msgspec.to_builtins(facts), mode)
     with suppress(DataError, OSError):  # what is left over takes room, and does no harm
-        whole = find_whole(folder)
-        if whole and check in {part.check for part in whole}:
-            _remove_others(folder, [part.stem for part in whole])
+        parts = find_whole(folder) or []
+        if check in {part.check for part in parts}:
+            _remove_others(folder, [part.stem for part in parts])
     return check
 
 

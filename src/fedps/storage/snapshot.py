@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file as load_tensors
 
 from fedps.errors import DataError
-from fedps.storage.whole import make_folder, open_whole
+from fedps.storage.whole import PRIVATE, make_folder, open_whole
 from fedps.table import rules
 from fedps.types import Keys, TableName, TableSpec, Values
 
@@ -28,14 +28,15 @@ FORMAT = 2  # 1 had counters of pushes (`rules.counters`) as floats; it can stil
 DTYPES = {np.dtype("<i8"): "I64", np.dtype("<f4"): "F32"}  # of what is saved, in safetensors' words
 
 
-def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -> str:
-    """Write the next save of a name, readable by its owner only; return its check, which no other save has.
+def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object], mode: int = PRIVATE) -> str:
+    """Write the next save of a name; return its check, which no other save has.
 
     Args:
         folder: made if absent.
         name: of the saves; their files begin with it.
         tables: each table's spec, keys int64[n] (dense: empty) and rows with state, float32[n, width].
         facts: what else the manifest says, e.g. epoch, shard.
+        mode: of the files; by default their owner alone may read them.
 
     Raises:
         DataError: the files cannot be written; earlier saves stay as they were.
@@ -52,7 +53,7 @@ def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object]) -
         make_folder(folder)
         earlier = stems(folder, name)
         stem = f"{name}.{numbered(earlier[0])[1] + 1}" if earlier else name
-        with open_whole(folder / f"{stem}.safetensors", folder / f"{stem}.json") as (rows, record):
+        with open_whole(folder / f"{stem}.safetensors", folder / f"{stem}.json", mode=mode) as (rows, record):
             rows.writelines(payload)
             record.write(text.encode())
     except OSError as error:
@@ -138,6 +139,11 @@ def _readable(folder: Path, stem: str) -> Iterator[tuple[Path, Path]]:
         yield path, manifest_path
     except DataError:
         raise
+    except PermissionError as error:
+        raise DataError(
+            f"{error.filename or path}: cannot be read: {error.strerror}; who trains lets others read what is shared by"
+            " runner.model_readers: group, or all"
+        ) from error
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # whatever a hostile file makes the parsers raise

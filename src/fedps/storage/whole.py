@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-PRIVATE, PUBLIC = 0o600, 0o644  # modes of files, from which the umask may take
+PRIVATE, GROUP, PUBLIC = 0o600, 0o640, 0o644  # modes of files, from which the umask may take
 OPEN, CLOSED = 0o777, 0o700  # and of folders
 STALE = 3600.0  # seconds without a write after which a temporary file belongs to nobody
 

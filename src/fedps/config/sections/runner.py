@@ -146,6 +146,10 @@ class Runner(Section):
     dump_fields: tuple[Word, ...] = Field((), description="inputs and results to dump, a line a sample")
     dump_param: tuple[Word, ...] = Field((), description="parameters to dump, a line a batch")
     model_save_path: Path | None = Field(None, description="folder of saved epochs; left out: model/ in the run folder")
+    model_readers: Annotated[Literal["owner", "group", "all"], BeforeValidator(word)] = Field(
+        "owner",
+        description="who on this machine may read saved epochs and exports; what is private is the owner's alone",
+    )
     save_mode: Annotated[Literal["all", "delta", "base"], BeforeValidator(word)] = Field(
         "all",
         description="all: rows with optimizer state; delta: those changed since the last save; base: values only",
