@@ -1,4 +1,4 @@
-"""Samples kept beside their file: the same as the file's, never older, never trusted."""
+"""Samples that are kept: the same as their file's, never older, never trusted, and not beside the data."""
 
 import os
 import stat
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedps.cache import cache_folder
 from fedps.config import Allow
 from fedps.data.read.by_job import read_by_job
 from fedps.data.read.cache import FOLDER, MARK, keep, recall
@@ -16,6 +17,11 @@ from fedps.types import Samples
 from tests.conftest import MakeJob
 
 LINES = "1,2,1\n3,4,0\n1,5,0\n"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def listed(samples: Samples | None) -> list[list[float]] | None:
 
 
 def kept(file: Path) -> list[Path]:
-    return sorted((file.parent / FOLDER).glob("*"))
+    return sorted((cache_folder() / FOLDER).glob("*"))
 
 
 def test_what_is_kept_is_what_was_read(file: Path) -> None:
@@ -40,6 +46,31 @@ def test_what_is_kept_is_what_was_read(file: Path) -> None:
     assert listed(recall(file, 10, 10)) == listed(read_samples(file, 10, 10))
     [place] = kept(file)
     assert [stat.S_IMODE(p.stat().st_mode) for p in (place, place.parent)] == [0o600, 0o700]
+
+
+def test_nothing_is_written_beside_the_data_and_files_of_one_name_are_kept_apart(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / file.name
+    other.parent.mkdir()
+    other.write_text("7,7,1\n")
+    for each in (file, other):
+        keep(each, read_samples(each, 10, 10))
+    assert [f.name for f in file.parent.iterdir()] == [file.name]
+    assert listed(recall(file, 10, 10)) == [[1, 3, 1], [2, 4, 5], [1, 0, 0]]
+    assert listed(recall(other, 10, 10)) == [[7], [7], [1]]
+
+
+def test_what_nobody_used_for_long_goes(file: Path, tmp_path: Path) -> None:
+    keep(file, read_samples(file, 10, 10))
+    [place] = kept(file)
+    other = tmp_path / "other.csv"
+    other.write_text("7,7,1\n")
+    for used in (True, False):
+        os.utime(place, (1, 1))
+        if used:
+            recall(file, 10, 10)
+        other.write_text(other.read_text() + "7,7,1\n")
+        keep(other, read_samples(other, 10, 10))
+        assert place.exists() == used
 
 
 def test_a_file_that_changed_is_read_anew(file: Path) -> None:

@@ -1,21 +1,27 @@
-"""Samples as they were last read, beside their file: numbers ready to be mapped into memory, instead of text to parse.
+"""Samples as they were last read: numbers ready to be mapped into memory, instead of text to parse.
 
-`<folder>/.fedps-cache/<file>-<size>-<mtime>.samples` holds little-endian int32: a mark, n, then n users, n items and n
-labels. Its name says of which state of the file it is; what it holds is checked like a file's own lines, as anybody who
-may write to the folder may have written it. It is for its owner's eyes only, hidden from all who list clients by their
-files, and left out where the folder cannot be written.
+`samples/<file>-<key>-<size>-<mtime>.samples` in the folder of the cache (`fedps.cache`) holds little-endian int32: a mark,
+n, then n users, n items and n labels. The key is of the file's whole path, and with size and time the name says of which
+state of which file it is; nothing is written beside the data itself, where others list files. What is kept is checked like
+a file's own lines. It is for its owner's eyes only, goes when it was not used for `UNUSED`, and is left out where it cannot
+be written.
 """
 
+import hashlib
+import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from fedps.cache import CacheError, cache_folder
 from fedps.data.read.reader import in_range
 from fedps.storage.whole import CLOSED, make_folder, write_whole
 from fedps.types import Samples
 
-FOLDER = ".fedps-cache"
+FOLDER = "samples"
+UNUSED = 30 * 86400.0  # seconds
 MARK = 0x53504446  # "FDPS"; another number for another form
 LARGEST = np.iinfo(np.int32).max
 
@@ -29,8 +35,10 @@ def recall(path: Path, num_users: int, num_items: int) -> Samples | None:
         num_items: item ids must lie in [0, num_items).
     """
     try:
-        numbers = np.asarray(np.memmap(_place(path), "<i4", "r"))
-    except (OSError, ValueError):
+        place = _place(path)
+        numbers = np.asarray(np.memmap(place, "<i4", "r"))
+        os.utime(place)  # in use
+    except (OSError, ValueError, CacheError):
         return None
     if len(numbers) < 5 or numbers[0] != MARK or len(numbers) != 2 + 3 * int(numbers[1]):
         return None
@@ -44,20 +52,22 @@ def keep(path: Path, samples: Samples) -> None:
     """Write a file's samples to the cache, in place of those of its earlier states; all or nothing."""
     if max(samples.user.max(), samples.item.max()) > LARGEST:
         return
-    with suppress(OSError):
+    with suppress(OSError, CacheError):
         place = _place(path)
         make_folder(place.parent, CLOSED)
-        for old in place.parent.glob(f"{_escaped(path.name)}-*.samples"):
-            old.unlink(missing_ok=True)
+        same, since = f"{_name(path)}-", time.time() - UNUSED
+        for old in place.parent.glob("*.samples"):
+            if old.name.startswith(same) or old.stat().st_mtime < since:
+                old.unlink(missing_ok=True)
         columns = ([MARK, len(samples.label)], *samples)
         write_whole(place, (np.asarray(numbers).astype("<i4").tobytes() for numbers in columns))
 
 
 def _place(path: Path) -> Path:
     facts = path.stat()
-    return path.parent / FOLDER / f"{path.name}-{facts.st_size}-{facts.st_mtime_ns}.samples"
+    return cache_folder() / FOLDER / f"{_name(path)}-{facts.st_size}-{facts.st_mtime_ns}.samples"
 
 
-def _escaped(name: str) -> str:
-    """Return a name as a pattern that matches it alone."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+def _name(path: Path) -> str:
+    """Return a name of a file's own, whatever folder it lies in; its beginning is for people."""
+    return f"{path.stem[:40]}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}"
