@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -268,6 +269,51 @@ def test_config_show_and_check(job: Path, monkeypatch: pytest.MonkeyPatch, capsy
     ]
     assert here(monkeypatch, "config", "show", job, "-o", "runner.epochs=3") == 0
     assert "epochs: 3" in capsys.readouterr().out
+
+
+def test_config_check_finds_what_a_run_would(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job.parent / "lost.py").write_text("import nothing_of_this_name\n")
+    (job.parent / "train" / "1.csv").write_text("1,2,1\n1,2,5\n")
+    wrong = [
+        "runner.client_selector=lost.Mine", "runner.with_coordinator=true", "runner.model=gone.Net",
+        "runner.infer_reader_type=RecDataset", "runner.infer_reader_path=lost",
+    ]  # fmt: skip
+    assert here(monkeypatch, "config", "check", job, *[word for key in wrong for word in ("-o", key)]) == 2
+    told = capsys.readouterr().err
+    for said in (
+        "runner.client_selector: 'lost.Mine': importing lost fails",
+        "runner.infer_reader_path: 'lost.RecDataset': importing lost fails",
+        "runner.model: 'gone.Net': no module 'gone'",
+        "1.csv, line 2: '1,2,5': label 5 is neither 0 nor 1",
+    ):
+        assert told.count(said) == 1, told
+
+
+def test_too_few_open_files_are_told_before_anything_starts(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (28, 28))
+    for command in (["config", "check", job], ["run", job]):
+        assert here(monkeypatch, *command) == 2
+        told = capsys.readouterr().err
+        assert "runner.worker_num: 2: 3 processes need 29 open files, and this shell allows 28: raise that by" in told
+        assert "`ulimit -n 29`, use fewer clients (split_file_list), or run with --in-process" in told
+    assert not (job.parent / "runs").exists()
+    monkeypatch.setattr("resource.getrlimit", lambda _: (29, 29))
+    assert here(monkeypatch, "config", "check", job) == 0
+
+
+def test_a_full_disk_is_told_before_anything_starts(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert here(monkeypatch, "config", "check", job) == 2
+    assert (
+        "its disk has 0 MiB left, and a saved epoch takes some 1: free space, or name a folder"
+        in capsys.readouterr().err
+    )
 
 
 def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,13 @@
 """`fedps config`: look at a job without running it."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from cyclopts import App
 
 from fedps.cli.app import JobFile, Override, app, load, named, note, note_job
 
+T = TypeVar("T")
 config_app = App(name="config", help="Look at a job without running it.")
 app.command(config_app)
 
@@ -25,22 +29,31 @@ def check(job: JobFile = None, *, override: Override = None) -> None:
     resolved = load(job, override or [])
     note_job(resolved)
     from fedps.config import Allow  # noqa: PLC0415
-    from fedps.data.read.client import check_files  # noqa: PLC0415
+    from fedps.coordinator.selectors import make_selector  # noqa: PLC0415
+    from fedps.data.read.client import check_files, load_classes  # noqa: PLC0415
     from fedps.errors import DataError, JobError  # noqa: PLC0415
+    from fedps.launch.folder import check_places  # noqa: PLC0415
     from fedps.launch.progress import places  # noqa: PLC0415
     from fedps.training.plan import look_at  # noqa: PLC0415
 
-    notes, mistakes, where = list[str](), list[str](), ""
-    try:
-        notes = check_files(resolved, Allow(commands=True))
-    except DataError as error:
-        mistakes.append(str(error))
-    try:
-        where = places(look_at(resolved))
-    except JobError as error:
-        mistakes += error.mistakes
-    if mistakes:
+    mistakes = list[str]()
+
+    def found(look: Callable[[], T]) -> T | None:
+        try:
+            return look()
+        except JobError as error:
+            mistakes.extend(error.mistakes)
+        except DataError as error:
+            mistakes.append(str(error))
+        return None
+
+    found(lambda: check_places(resolved))
+    found(lambda: load_classes(resolved))
+    found(lambda: make_selector(resolved))
+    notes = found(lambda: check_files(resolved, Allow(commands=True)))
+    checked = found(lambda: look_at(resolved))
+    if mistakes or notes is None or checked is None:
         raise JobError(mistakes)
     for text in notes:
         note(text)
-    print(f"{where}\n{job}: no mistakes")
+    print(f"{places(checked)}\n{job}: no mistakes")

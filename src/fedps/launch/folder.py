@@ -1,6 +1,7 @@
 """The run folder and the logs' folder: where they lie, and that they are ours to fill."""
 
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from fedps.config.source import read
 from fedps.errors import JobError
 
 JOURNAL = "events.jsonl"
+FILES, OWN_FILES = 3, 20  # that the launcher keeps open for each process, and for itself
 OURS = (
     "job.yaml",
     JOURNAL,
@@ -52,6 +54,34 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
         except OSError as error:
             raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
     raise JobError(f"--run_dir {base}: holds {taken} already: another run? choose another folder")
+
+
+def check_places(job: Job) -> None:
+    """Make sure that this machine can start a job's processes and keep what they save: open files, room on disk.
+
+    Raises:
+        JobError: all that it lacks, each with its remedy.
+    """
+    runner, hyper = job.runner, job.hyper_parameters
+    roles = (runner.worker_num or 1) + runner.server_num + runner.with_coordinator
+    need, most = OWN_FILES + FILES * roles, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    mistakes = []
+    if resource.RLIM_INFINITY != most < need:
+        mistakes.append(
+            f"runner.worker_num: {runner.worker_num}: {roles} processes need {need} open files, and this shell allows"
+            f" {most}: raise that by `ulimit -n {need}`, use fewer clients (split_file_list), or run with --in-process"
+        )
+    place = runner.model_save_path or Path("runs").resolve()
+    size = 4 * (hyper.num_users + hyper.num_items) * max(hyper.fc_layers[0] // 2, hyper.mf_dim)
+    with suppress(OSError):  # a folder that cannot be looked at is told where it is made
+        free = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
+        if free < size:
+            mistakes.append(
+                f"runner.model_save_path: {place}: its disk has {free >> 20} MiB left, and a saved epoch takes some"
+                f" {size >> 20}: free space, or name a folder on another disk"
+            )
+    if mistakes:
+        raise JobError(mistakes)
 
 
 def make_log_folder(log_dir: Path) -> Path:

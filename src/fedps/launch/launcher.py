@@ -15,7 +15,7 @@ from fedps.events.events import Closed, Entry, Failed, stamp
 from fedps.events.journal import Journal
 from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address
-from fedps.launch.folder import discard, make_log_folder, make_run_folder
+from fedps.launch.folder import check_places, discard, make_log_folder, make_run_folder
 from fedps.launch.local.processes import prepare_fork_server, start_check, start_role, stop_fork_server
 from fedps.launch.local.role import RoleSpec
 from fedps.launch.local.scripts import start_script
@@ -72,6 +72,8 @@ def run(
         KeyboardInterrupt: the run was stopped from outside; all its processes are gone.
     """
     began = time.time()
+    if not in_process:
+        check_places(job)
     plan = None if in_process else find_plan(job)
     if not in_process:
         prepare_fork_server(torch=plan is None)  # first of all: it imports while everything else begins

@@ -70,7 +70,7 @@ BAD: dict[str | bytes, str] = {
     "1e1,2,1\n": "user '1e1' is no whole number",
     "0x1,2,1\n": "user '0x1' is no whole number",
     "1,2,1\n1,0X2,1\n": "line 2: '1,0X2,1': item '0X2'",
-    "99999999999999999999,2,1\n": "is no whole number of at most 18 digits",
+    "99999999999999999999,2,1\n": "is no whole number of at most 18 digits; hash users to numbers below hyper_parameters.n",
     "9223372036854775807,2,1\n": "is no whole number of at most 18 digits",
     "1;2;1\n": "has 1 field;",
     '1,"2\n",1\n': "line 1: '1,2': has 2 fields",

@@ -54,6 +54,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.local_sparse", "runner.remote_sparse", "runner.local_dense"), training.places),
     (("hyper_parameters.fc_layers", "hyper_parameters.mode", "runner.model"), training.layers),
     (("hyper_parameters", "runner.model"), training.unknown),
+    (("hyper_parameters", "runner.model"), training.rows),
     (("hyper_parameters.loss", "runner.train_batch_size"), training.pairs),
     (("hyper_parameters.optimizer.proximal", "runner.sync_mode"), training.proximal),
     (("server_optimizer.class", "runner.sync_mode", "runner.geo_merge"), training.server_optimizer),

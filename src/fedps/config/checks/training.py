@@ -1,5 +1,6 @@
 """Checks of what is trained: the network, where its parameters live, and what its optimizers can do in a mode."""
 
+import os
 from itertools import combinations
 
 from fedps.config.classes import is_class_path
@@ -33,6 +34,19 @@ def layers(job: Job) -> list[str]:
     return [
         f"hyper_parameters.fc_layers: {shown(list(hyper.fc_layers))}: the first size is user row + item row, equally"
         f" long: make it even, e.g. {hyper.fc_layers[0] + 1}"
+    ]
+
+
+def rows(job: Job) -> list[str]:
+    """Say which tables have more rows than this machine has memory for: hashed ids of 64 bits are no rows."""
+    hyper, memory = job.hyper_parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    width = 1 if job.runner.model is not None else max(hyper.mf_dim, hyper.fc_layers[0] // 2)
+    return [
+        f"hyper_parameters.{key}: {count}: each id has a row, and {count} rows of at least {width} float"
+        f"{'s' * (width > 1)} take {4 * width * count / 2**30:,.0f} GiB of this machine's {memory / 2**30:,.0f}: number the ids"
+        " from 0 when the data is prepared, or hash them to fewer, e.g. id % 1000000"
+        for key in ("num_users", "num_items")
+        if 4 * width * (count := getattr(hyper, key)) > memory
     ]
 
 

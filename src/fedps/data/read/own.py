@@ -55,8 +55,7 @@ def read_own(
         JobError: there is no such module or class.
         DataError: the class raises, or yields what is no sample; names class, sample and cause.
     """
-    with standing_in():
-        reader = load_class(f"{module}.{CLASSES[kind]}", job.folder, key)
+    reader = find_reader(job, kind, module, key)
     name = f"{key}: {module}.{CLASSES[kind]}"
     limits = job.hyper_parameters.num_users, job.hyper_parameters.num_items
     intake = _Intake(name, limits, len(files), skipped)
@@ -76,6 +75,12 @@ def read_own(
     if not intake.good:
         raise DataError(f"{name}: yields no sample of {', '.join(f.name for f in files)}")
     return samples_of(intake.good)
+
+
+def find_reader(job: Job, kind: str, module: str, key: str) -> Any:
+    """Find a user's own class; arguments and errors as for `read_own`."""
+    with standing_in():
+        return load_class(f"{module}.{CLASSES[kind]}", job.folder, key)
 
 
 class _Intake:

@@ -95,7 +95,11 @@ def mistake_in(values: Sequence[str], num_users: int, num_items: int) -> str | N
     """Say what is wrong with the texts of user, item and label; None if nothing is."""
     for text, name in zip(values, COLUMNS, strict=True):
         if not NUMBER.fullmatch(text.strip()):
-            return f"{name} {text[:40]!r} is no whole number of at most 18 digits"
+            longer = name != "label" and text.strip().isdecimal()
+            remedy = (
+                f"; hash {name}s to numbers below hyper_parameters.num_{name}s, e.g. id % 1000000" if longer else ""
+            )
+            return f"{name} {text[:40]!r} is no whole number of at most 18 digits{remedy}"
     limits = (("user", num_users, "num_users"), ("item", num_items, "num_items"))
     for text, (name, limit, key) in zip(values, limits, strict=False):
         if not 0 <= int(text) < limit:
