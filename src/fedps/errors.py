@@ -14,7 +14,12 @@ Local mistakes and the peer's are different types: `WireError` is what *we* rais
 what *they* answered.
 """
 
+import errno
+import resource
 from collections.abc import Sequence
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: there is no room on the disk
+CROWDED = (errno.EMFILE, errno.ENFILE)  # too many files and pipes are open
 
 
 class FedpsError(Exception):
@@ -78,3 +83,14 @@ class RoleError(FedpsError):
     def __init__(self, role: str, reason: str, traceback: str = "") -> None:
         self.role, self.reason, self.traceback = role, reason, traceback
         super().__init__(f"{role}: {reason}")
+
+
+def shortage(error: BaseException) -> str | None:
+    """Say what this machine has too little of, with the remedy; None if an error is of another kind."""
+    if not isinstance(error, OSError) or error.errno not in (*FULL, *CROWDED):
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in FULL:
+        return f"{where}{error.strerror}: free space, or choose another --run_dir or runner.model_save_path"
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"{where}{error.strerror}, over the limit of {limit}: raise it with `ulimit -n`"

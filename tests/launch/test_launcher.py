@@ -1,5 +1,6 @@
 """The launcher and its processes: what fails in one of them, and what the run makes of it. One fork server does for all."""
 
+import errno
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from fedps.launch.launcher import Launch, Orders
 from fedps.launch.local import processes as roles
 from fedps.launch.local.role import RoleSpec
 from fedps.launch.local.scripts import start_script
-from tests.launch.runs import WORKERS, events, write_job
+from tests.launch.runs import WORKERS, events, summary_of, write_job
 
 SELECTOR = """
 import fedps
@@ -170,3 +171,34 @@ def test_a_server_that_does_not_end_is_named_with_its_log_and_killed(
     assert found["error"].startswith("server 0: has not ended 0.6 s after the last worker, and was killed; its log is ")
     assert str(server.log) in found["error"]
     assert server.process.exitcode == -signal.SIGKILL
+
+
+FULL = "No space left on device: free space, or choose another --run_dir or runner.model_save_path"
+
+
+def test_a_full_disk_at_the_end_of_a_run_is_told_in_a_line_and_leaves_no_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("fedps.launch.launcher.write_whole", full)
+    found = launch(write_job(tmp_path), tmp_path / "run")
+    assert (found["status"], found["error"]) == ("failed", f"launcher: {tmp_path / 'run' / 'summary.json'}: {FULL}")
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(errno.ENOSPC, FULL), (errno.EMFILE, "raise it with `ulimit -n`")], ids=["disk", "descriptors"]
+)
+def test_what_the_machine_lacks_amid_a_run_ends_it_with_a_line(
+    number: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fedps.launch.launcher.start_role", lacking)
+    found = launch(write_job(tmp_path), tmp_path / "run")
+    assert (found["status"], summary_of(tmp_path / "run")["status"]) == ("failed", "failed")
+    assert found["error"].startswith("launcher: ") and found["error"].endswith(told)
+    assert "\n" not in found["error"]

@@ -348,6 +348,14 @@ def test_a_finished_job_is_left_as_it_was(make_job: MakeJob, tmp_path: Path) -> 
     assert saved.read_model(tmp_path / "model" / "1")["rows"].values.tolist() == before
 
 
+@pytest.mark.parametrize(("keep", "there"), [(None, ["1", "2", "3", "4", "5"]), (2, ["4", "5"]), (3, ["3", "4", "5"])])
+def test_of_the_saved_epochs_so_many_stay_as_the_job_says(
+    keep: int | None, there: list[str], make_job: MakeJob, tmp_path: Path
+) -> None:
+    train(make_server(make_job(sync_mode="async", epochs=5, keep_epochs=keep), tmp_path), *([3],) * 5)
+    assert sorted(folder.name for folder in (tmp_path / "model").iterdir()) == there
+
+
 @pytest.mark.parametrize("ending", ["lost", "SIGTERM"])
 def test_a_server_started_by_hand_saves_before_it_ends(ending: str, make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job(sync_mode="async", start_timeout=0.3, reconnect_timeout=0.2)
@@ -362,6 +370,7 @@ def test_a_server_started_by_hand_saves_before_it_ends(ending: str, make_job: Ma
             channel.close()
         output, errors = process.communicate(timeout=WAIT)
         channel.close()
-        assert process.returncode == 0, errors
+        assert process.returncode == (0 if ending == "SIGTERM" else 1), errors
+        assert ("all clients were lost after epoch 0 of 1" in errors) == (ending == "lost")
         assert '"event": "saved"' in output
     assert saved_keys(tmp_path / "run" / "model" / "1") == [3]

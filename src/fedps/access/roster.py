@@ -232,6 +232,11 @@ class Membership(Generic[M]):
         away = [m.lost_at for m in self.lost.values() if m.lost_at is not None]
         return self.complete and not self.here and all(now - since > patience for since in away)
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether all that came were lost, and none took leave: the job cannot have come to its end."""
+        return bool(self.lost) and not self.here and not self.left
+
     def __len__(self) -> int:
         """Return how many are here."""
         return len(self.here)

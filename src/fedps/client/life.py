@@ -200,7 +200,7 @@ class FLClient:
 
     def callback_save_model(self) -> None:
         """Save what is private to `private/<client>/<round>/`; what is shared, the servers save."""
-        private_rows.save(self.learner, self.run_dir, self.client, self.assignment.round)
+        private_rows.save(self.learner, self.run_dir, self.client, self.assignment.round, self.job.runner.keep_epochs)
 
     def callback_finish(self) -> None:
         """Take leave of the servers."""

@@ -17,7 +17,7 @@ from fedps.training.learner import Learner
 from fedps.types import ClientId, TableName
 
 
-def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int) -> None:
+def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int, keep: int | None = None) -> None:
     """Save what is private in a client's model, whole or not at all; nothing, if nothing is.
 
     Args:
@@ -25,6 +25,7 @@ def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int) -> None:
         run_dir: the run's folder.
         client: whose.
         epoch: after which this is, counted from 1.
+        keep: how many of the client's saves stay, the newest; None: all.
 
     Raises:
         DataError: it cannot be written; earlier saves stay as they were.
@@ -40,6 +41,8 @@ def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int) -> None:
     if private:
         folder = run_dir / "private" / client / str(epoch)
         epochs.save_private(folder, private, {"epoch": epoch, "client": client})
+        for old in [e for e in epochs.numbers(folder.parent) if e < epoch][: 1 - keep] if keep else []:
+            epochs.remove(folder.parent / str(old), epochs.PRIVATE)
 
 
 def start_from(folder: Path, learner: Learner, client: ClientId, log: TextIO) -> None:

@@ -6,6 +6,7 @@ from typing import TextIO
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
+from fedps.errors import LostError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.net.listener import serve_to_the_end
@@ -28,9 +29,12 @@ def run_coordinator(
 
     Raises:
         JobError: the address cannot be bound, or the selector cannot be made.
+        LostError: it ended by itself, for all clients were lost and none took leave.
         Exception: what the selector raised.
     """
     coordinator = Coordinator(job, report, log, selector, run_dir)
     serve_to_the_end(coordinator, bind, lambda address: report(events.Ready(address)), stay)
     coordinator.close()
+    if not stay and coordinator.members.abandoned:
+        raise LostError(f"all clients were lost in round {coordinator.round.number} of {job.runner.epochs}")
     report(events.Stopped())

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Union
 import msgspec
 import numpy as np
 
-from fedps.errors import DataError, FedpsError, JobError
+from fedps.errors import DataError, FedpsError, JobError, shortage
 from fedps.metrics import BUCKETS, Histogram
 from fedps.types import ClientId
 
@@ -75,9 +75,10 @@ class Failed(Event, frozen=True):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
-        """Tell of an exception; a mistake of the user's is told whole by its sentence and needs no traceback."""
-        reason = str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
-        trace = "" if isinstance(error, JobError | DataError) else "".join(traceback.format_exception(error))
+        """Tell of an exception; a mistake of the user's, or a full disk, is told whole by its sentence and needs no traceback."""
+        short = shortage(error)
+        reason = short or (str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}")
+        trace = "" if short or isinstance(error, JobError | DataError) else "".join(traceback.format_exception(error))
         return cls(printable(reason), printable(trace), isinstance(error, JobError))
 
 

@@ -340,11 +340,11 @@ def doubts(figures: Mapping[str, Any]) -> list[str]:
             f"loss {loss:.4g}: a model that has learned nothing has about {UNTRAINED:.2f};"
             " lower hyper_parameters.optimizer.learning_rate"
         )
-    for key, (name, chance) in CHANCE.items():
-        value = figures.get(key)
-        if value is not None and value < chance + SLACK:
-            said.append(
-                f"{name} {value:.4f}: no better than chance, {chance:.4g}; look at the labels, at what the network returns"
-                " (logits), and at the learning rate"
-            )
+    known = {key: figures[key] for key in CHANCE if figures.get(key) is not None}
+    poor = [f"{CHANCE[k][0]} {v:.4f} ({CHANCE[k][1]:.4g})" for k, v in known.items() if v < CHANCE[k][1] + SLACK]
+    if poor:
+        said.append(
+            f"{', '.join(poor)}: no better than chance, which is in brackets; look at the labels, at what the network"
+            " returns (logits), and at the learning rate"
+        )
     return said

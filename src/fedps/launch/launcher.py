@@ -9,7 +9,7 @@ from typing import Any
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of
 from fedps.data.read.client import check_files
-from fedps.errors import DataError, JobError, RoleError
+from fedps.errors import CROWDED, DataError, JobError, RoleError, shortage
 from fedps.events import events
 from fedps.events.events import Closed, Entry, Failed, stamp
 from fedps.events.journal import Journal
@@ -117,6 +117,8 @@ class Launch:
                 self._in_process() if in_process else self._in_processes()
             except RoleError as error:
                 self._error = error
+            except OSError as error:
+                self._error = RoleError("launcher", self._lack(error))
             except (JobError, DataError):
                 self._journal.close()
                 discard(self._folder)
@@ -270,12 +272,35 @@ class Launch:
         self._show_rounds()
         summary = self._ledger.summary(time.time(), str(self._error) if self._error else None)
         summary |= {"run_dir": str(self._folder), "log_dir": str(self._log_dir)}
-        self._journal.write(stamp("launcher", "", Closed(summary["status"], summary["error"])))
-        self._journal.close()
-        text = json.dumps(summary, indent=1)
-        write_whole(self._folder / "summary.json", f"{text}\n".encode(), PUBLIC)
-        write_report(self._folder)
+        try:
+            self._write(summary)
+        except OSError as error:
+            summary |= {"status": "failed", "error": summary["error"] or f"launcher: {self._lack(error)}"}
         self._progress.close(summary, str(self._folder))
         if self._as_json:
             print(json.dumps(summary), flush=True)
         return summary
+
+    def _write(self, summary: dict[str, Any]) -> None:
+        """Write what tells of the run once it is over, each file whole or not at all.
+
+        Raises:
+            OSError: one cannot be written.
+        """
+        try:
+            self._journal.write(stamp("launcher", "", Closed(summary["status"], summary["error"])))
+        finally:
+            self._journal.close()
+        text = json.dumps(summary, indent=1)
+        write_whole(self._folder / "summary.json", f"{text}\n".encode(), PUBLIC)
+        write_report(self._folder)
+
+    def _lack(self, error: OSError) -> str:
+        """Return in a line what this machine lacks; any other error of the system is a fault of ours, and raised.
+
+        Raises:
+            OSError: `error`.
+        """
+        if (why := shortage(error)) is None:
+            raise error
+        return why if error.filename or error.errno in CROWDED else f"{self._folder}: {why}"

@@ -14,8 +14,8 @@ from fedps.config import Job
 from fedps.errors import DataError, TableError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.storage.epochs import read_model, save_shard
-from fedps.storage.shards import Base, Facts
+from fedps.storage.epochs import read_model, remove, save_shard
+from fedps.storage.shards import Base, Facts, name_of
 from fedps.storage.snapshot import Tables
 from fedps.storage.tables import SavedTable, fit_state, new_ids, said_of_new, shape_misfit
 from fedps.storage.whole import GROUP, PRIVATE, PUBLIC
@@ -61,6 +61,7 @@ class Saver:
         )
         self._last: Base | None = None  # the save that the next delta builds on
         self._of: Store | None = None  # whose it is
+        self._keep, self._epochs = job.runner.keep_epochs, list[int]()  # of this run, in their order
         self._tables: Tables = {}  # what is copied and not written yet
         self._began = 0.0
 
@@ -93,6 +94,9 @@ class Saver:
             tables = {name: _values_only(*table) for name, table in tables.items()}
         epoch = self._facts.epoch or 0
         self._last = Base(epoch, save_shard(self._folder / str(epoch), self._shard, tables, self._facts, self._readers))
+        self._epochs = [*(e for e in self._epochs if e != epoch), epoch]
+        while self._keep and len(self._epochs) > self._keep:  # two at least: all servers have written the last but one
+            remove(self._folder / str(self._epochs.pop(0)), name_of(self._shard))
 
     def saved(self) -> events.Saved:
         """Return the event of what was written last."""

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from fedps.config import Job
+from fedps.errors import LostError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.net.listener import serve_to_the_end
@@ -29,6 +30,7 @@ def run_server(
     Raises:
         JobError: the address cannot be bound.
         DataError: the epoch to start from cannot be read, or one cannot be saved.
+        LostError: it ended by itself, for all clients were lost and none took leave.
     """
     server = ParameterServer(job, shard, run_dir, report)
     saves = server.shard.beside = _InThread()
@@ -39,6 +41,11 @@ def run_server(
         server.shard.beside = at_once  # nobody has to be answered any more
         server.finish()
     server.refusals.flush()
+    if not stay and server.members.abandoned:
+        raise LostError(
+            f"all clients were lost after epoch {server.barriers.epoch} of {job.runner.epochs}; what they trained by then"
+            " is saved: go on from it by runner.warmup_model_path"
+        )
     report(events.Stopped(server.refusals.total))
 
 

@@ -78,6 +78,16 @@ def save_private(folder: Path, tables: Tables, facts: Mapping[str, object]) -> N
         _remove_others(folder, snapshot.stems(folder, PRIVATE)[:1])
 
 
+def remove(folder: Path, name: str) -> None:
+    """Remove one server's, or a client's own, saves of an epoch; what cannot be removed takes room, and does no harm."""
+    with suppress(OSError):
+        there = snapshot.stems(folder, name)
+        for ending in ("json", "safetensors"):  # records first, so that there is never one without its tables
+            for stem in there:
+                (folder / f"{stem}.{ending}").unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def find_whole(folder: Path) -> list[SavedShard] | None:
     """Return every server's part of the newest save of an epoch that is whole; None if none is.
 

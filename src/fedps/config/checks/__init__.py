@@ -31,6 +31,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.warmup_model_path",), data.warm_start),
     (("runner.dump_fields_path",), data.dumps),
     (("runner.model_save_path",), data.saves),
+    (("runner.keep_epochs", "runner.save_mode"), data.kept),
     (("runner.infer_start_epoch", "runner.infer_end_epoch"), data.epochs),
     (("runner.worker_num", "runner.train_data_dir", "runner.clients_per_round"), rounds.clients),
     (("runner.client_selector",), rounds.selector),

@@ -168,3 +168,13 @@ def epochs(job: Job) -> list[str]:
     return [
         f"runner.infer_end_epoch: {end}: is the epoch before which to end, so it must be above infer_start_epoch {start}"
     ]
+
+
+def kept(job: Job) -> list[str]:
+    """Say that saves would be removed which later ones build on."""
+    runner = job.runner
+    if runner.keep_epochs is None or runner.save_mode != "delta":
+        return []
+    return [
+        f"runner.keep_epochs: {runner.keep_epochs}: save_mode delta builds each save on the ones before: leave one out"
+    ]

@@ -154,6 +154,9 @@ class Runner(Section):
         "all",
         description="all: rows with optimizer state; delta: those changed since the last save; base: values only",
     )
+    keep_epochs: Annotated[Count, Field(ge=2)] | None = Field(
+        None, description="saved epochs of this run that stay, the newest; 2 at least; left out: all"
+    )
     warmup_model_path: Path | None = Field(None, description="folder of a saved epoch to start from")
     infer_load_path: Path | None = Field(None, description="infer: folder of saved epochs; left out: model_save_path")
     infer_start_epoch: Whole = Field(0, description="infer: first saved epoch")
