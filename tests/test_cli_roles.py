@@ -76,7 +76,9 @@ def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Pa
     assert f"server 0 listens on {one}, and waits for workers" in said["s0"].read_text()
     assert "worker 2 is done" in said["2"].read_text()
     assert "Epoch 0 Var Auc[1]:[" in (tmp_path / "log" / "workerlog.2").read_text()
-    assert "fl-ps > recv from client id: 1" in (tmp_path / "log" / "coordinatorlog.0").read_text()
+    coordinated = (tmp_path / "log" / "coordinatorlog.0").read_text()
+    assert "fl-ps > recv from client id: 1" in coordinated
+    assert "fl-ps > coordinator service addr: 127.0.0.1, " in coordinated
     assert {p.name for p in (run_dir / "model" / "1").iterdir()} == {
         "server-0.safetensors",
         "server-1.safetensors",

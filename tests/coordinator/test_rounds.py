@@ -1,5 +1,6 @@
 """Whole jobs with a coordinator, in one process: who trains, how much, what is told, and what fails."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -142,6 +143,8 @@ def test_logs_have_the_original_lines(make_job: MakeJob, tmp_path: Path) -> None
         "RpcSendFLStrategy finished\n",
     ):
         assert line in coordinator
+    dated = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - INFO - \S")
+    assert all(dated.match(line) for line in coordinator.splitlines())
     worker = (tmp_path / "run" / "log" / "workerlog.3").read_text()
     for line in ("fl-ps > curr epoch idx: 0", "callback_train finished", "rpc service call cost time: "):
         assert line in worker

@@ -8,6 +8,7 @@ is decided is the `Planner`'s. Here they come together. Reports are claims: `rep
 import sys
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -76,6 +77,10 @@ class Coordinator:
         self._now = 0.0  # of the last tick
         self._say("fl-ps > running make_fl_strategy(loop) in coordinator")
         self._resume()
+
+    def say_address(self, address: str) -> None:
+        """Write to the log where clients reach this, `host:port`."""
+        self._say(f"fl-ps > coordinator service addr: {address.replace(':', ', ')}, 0")
 
     @property
     def over(self) -> bool:
@@ -319,7 +324,9 @@ class Coordinator:
         self._clock.now, self.round = 0.0, Round()
 
     def _say(self, line: str) -> None:
-        print(line, file=self._log, flush=True)
+        """Write a line to the log, dated as the original's are."""
+        now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
+        print(f"{now} - INFO - {line}", file=self._log, flush=True)
 
 
 def _predictions(members: Mapping[ClientId, Member]) -> dict[ClientId, Prediction]:

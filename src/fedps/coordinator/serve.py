@@ -33,7 +33,12 @@ def run_coordinator(
         Exception: what the selector raised.
     """
     coordinator = Coordinator(job, report, log, selector, run_dir)
-    serve_to_the_end(coordinator, bind, lambda address: report(events.Ready(address)), stay)
+
+    def ready(address: str) -> None:
+        coordinator.say_address(address)
+        report(events.Ready(address))
+
+    serve_to_the_end(coordinator, bind, ready, stay)
     coordinator.close()
     if not stay and coordinator.members.abandoned:
         raise LostError(f"all clients were lost in round {coordinator.round.number} of {job.runner.epochs}")
