@@ -88,6 +88,42 @@ def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Pa
     assert "selected" in events(run_dir, "coordinator-0")
     told = events(run_dir, "worker-1")
     assert (told[0], told[-1]) == ("started", "done")
+    merged = json.loads((run_dir / "summary.json").read_text())
+    own = [json.loads((run_dir / f"summary-worker-{k}.json").read_text()) for k in range(WORKERS)]
+    users = [sum(one["test_users"] for one in each["clients"].values()) for each in own]
+    hits = sum(each["metrics"]["hr@10"] * count for each, count in zip(own, users, strict=True))
+    assert merged["metrics"]["hr@10"] == pytest.approx(hits / sum(users))
+    assert merged["rounds"][0]["selected"] == [str(k) for k in range(WORKERS)]
+    assert f"HR@10: {merged['metrics']['hr@10']:.4f}" in said["coordinator"].read_text()
+    assert f"HR@10: {own[2]['metrics']['hr@10']:.4f}" in said["2"].read_text()
+    assert "<svg" in (run_dir / "report.html").read_text()
+
+
+def test_an_organisation_ends_with_a_model_of_its_own_to_score_with(tmp_path: Path) -> None:
+    job, at = write_job(tmp_path), free_address()
+    there = {client: machine(job, f"org {client}", client) for client in "012"}
+    said = {name: tmp_path / f"{name}.txt" for name in (*there, "server")}
+    mine = {client: ["--run_dir", tmp_path / f"run {client}"] for client in there}
+    common = [f"--servers={at}", f"--worker_num={WORKERS}"]
+    roles = [
+        start("worker", path, "--client", client, *mine[client], *common, out=said[client])
+        for client, path in there.items()
+    ]
+    try:
+        roles.append(start("server", job, *common, "--run_dir", tmp_path / "run", out=said["server"]))
+        assert [ended(role) for role in roles] == [0] * 4, [text.read_text() for text in said.values()]
+    finally:
+        for role in roles:
+            role.kill()
+            role.wait()
+    own, summary = tmp_path / "run 1", json.loads((tmp_path / "run 1" / "summary-worker-1.json").read_text())
+    done = fedps("infer", there["1"], "--run_dir", own, "--json", "-o", "runner.worker_num=1")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["epochs"]
+    assert found["hr@10"] == pytest.approx(summary["metrics"]["hr@10"])
+    assert fedps("export", own, "--out", tmp_path / "out", "--private").returncode == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "ok"
 
 
 def test_a_worker_of_another_shape_is_refused_and_told_why(tmp_path: Path) -> None:

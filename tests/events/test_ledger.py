@@ -21,6 +21,7 @@ from fedps.events.events import Entry, Event
 from fedps.events.ledger import MOST_OPEN, Ledger, Spans, Sum
 from fedps.launch.inprocess import run_in_process
 from fedps.metrics import Histogram
+from fedps.types import ClientId
 from tests.conftest import MakeJob
 from tests.events.kinds import EVENTS
 
@@ -331,3 +332,15 @@ def test_a_real_run_adds_up_to_the_same_however_its_roles_are_heard(
         assert summed(job, [roles[turn].pop(0) for turn in turns]) == due, "each role's events come in order"
     for _ in range(20):
         summed(job, chance.sample(entries, chance.randrange(len(entries))))
+
+
+def test_where_no_worker_is_heard_rounds_are_as_the_coordinator_merged_them(make_job: MakeJob) -> None:
+    ledger = Ledger(make_job(with_coordinator=True), began=0.0)
+    for event in (
+        events.Selected(1, [ClientId("b"), ClientId("a")], [], [], 0.1),
+        events.Round(1, 0.5, 0.8, 0.7, 0.4, 0.2),
+    ):
+        ledger.take(Entry(1.0, "coordinator", "0", event))
+    found = ledger.summary(2.0, None)
+    assert found["metrics"] == {"loss": 0.5, "auc": 0.7, "train_auc": 0.8, "hr@10": 0.4, "ndcg@10": 0.2}
+    assert [(r["round"], r["selected"]) for r in found["rounds"]] == [(1, ["a", "b"])]

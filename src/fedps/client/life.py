@@ -64,6 +64,7 @@ class FLClient:
         handlers: steps of this life to replace, by their key.
         number: of the worker; dumps carry it.
         plan: the job's network, made ready; by default it is looked up, or made.
+        keep_shared: save the shared values it holds at the end, where no server saves them.
 
     Attributes:
         data, learner: once `initialize_model_params` has made them.
@@ -82,7 +83,7 @@ class FLClient:
         self, job: Job, client: ClientId, servers: Sequence[str], run_dir: Path, report: Report, *,
         coordinator: str | None = None, connect: Connect | None = None, log: TextIO | None = None,
         allow: Allow = Allow(), handlers: Mapping[Key, "Handler"] | None = None, number: int = 0,  # noqa: B008
-        plan: Plan | None = None,
+        plan: Plan | None = None, keep_shared: bool = False,
     ) -> None:  # fmt: skip
         if job.runner.with_coordinator and coordinator is None and connect is None:
             raise JobError("runner.with_coordinator: true: no coordinator's address was given: use --coordinators")
@@ -90,8 +91,8 @@ class FLClient:
         self.log, self.allow, self.number = log or sys.stdout, allow, number
         self._connect = connect or network(job, servers, coordinator)
         self.trained: Trained | None = None
+        self._plan, self._keep_shared = plan, keep_shared
         self.evaluated: Evaluation | None = None
-        self._plan = plan
         self._rounds: Rounds = Schedule(job.runner)
         self._bandwidth, self._joined, self._unsaved = 0.0, False, False
         self._simulated = Simulated(job, client, report) if job.traces is not None else None
@@ -128,6 +129,9 @@ class FLClient:
                 self._round()
             if self._unsaved:  # the job ends before its last round
                 private_rows.save(self.learner, self.run_dir, self.client, self.assignment.round - 1)
+            if self._keep_shared and self._joined:
+                self.pull_all()
+                private_rows.save_shared(self.learner, self.job, self.run_dir, self.assignment.round - 1)
             self._do("finish")
         finally:
             for channel in self._channels:

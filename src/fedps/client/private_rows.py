@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+from msgspec.structs import replace
 
+from fedps.config import Job
 from fedps.errors import FedpsError, JobError
 from fedps.storage import epochs
+from fedps.storage.shards import Facts
 from fedps.storage.tables import SavedTable, fit_state, new_ids, said_of_new, shape_misfit
-from fedps.training.learner import Learner
-from fedps.types import ClientId, TableName
+from fedps.training.learner import ADD, Learner
+from fedps.types import NO_KEYS, ClientId, TableName
 
 
 def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int, keep: int | None = None) -> None:
@@ -43,6 +46,30 @@ def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int, keep: in
         epochs.save_private(folder, private, {"epoch": epoch, "client": client})
         for old in [e for e in epochs.numbers(folder.parent) if e < epoch][: 1 - keep] if keep else []:
             epochs.remove(folder.parent / str(old), epochs.PRIVATE)
+
+
+def save_shared(learner: Learner, job: Job, run_dir: Path, epoch: int) -> None:
+    """Save the shared values that a client holds, unless a server's save lies there: with them it can score its users.
+
+    Args:
+        learner: the client's model, with the servers' values in it.
+        job: the job.
+        run_dir: the run's folder on this machine.
+        epoch: after which this is, counted from 1.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    folder = (job.runner.model_save_path or run_dir / "model") / str(epoch)
+    if next(folder.glob("*.json"), None) is not None:
+        return
+    dense, tables = learner.dense.split(learner.dense.values.copy()), {}
+    for spec in learner.server_specs(job.runner.seed):
+        held = learner.shared.get(spec.name)
+        keys, values = (NO_KEYS, dense[spec.name]) if held is None else (held.keys, held.values.copy())
+        tables[spec.name] = (replace(spec, rule=ADD), keys, values)
+    facts = Facts(1, shard=0, epoch=epoch, job=job.name, mode="base", run=str(run_dir.absolute()))
+    epochs.save_shard(folder, 0, tables, facts)
 
 
 def start_from(folder: Path, learner: Learner, client: ClientId, log: TextIO) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedps.config import Job
 from fedps.events import events
-from fedps.events.events import Entry, Event
+from fedps.events.events import Entry, Event, facts
 from fedps.metrics import CANDIDATES, Histogram
 
 MOST_OPEN = 64  # rounds; who lies further behind is not waited for
@@ -149,6 +149,8 @@ class Ledger:
         self._past: dict[str, float] = {}  # the last round of which nothing more comes, by client
         self._silent: set[str] = set()  # clients that a server goes on without, and of which nothing was heard since
         self._lost: set[str] = set()  # those of them whose connection broke
+        self._selected: dict[int, list[str]] = {}  # what a coordinator says of each round: who trained,
+        self._merged: dict[int, events.Round] = {}  # and the merged figures
         self._left_behind: set[str] = set()  # clients that others went on without at least once
         self._begun: dict[str, float] = {}  # when a client began to train or evaluate
         self._training, self._evaluation = Spans(), Spans()
@@ -184,6 +186,10 @@ class Ledger:
                 self._lost.add(client)
             case events.Refused(count=count):
                 self._rejected += count
+            case events.Selected(round=round_, selected=selected):
+                self._selected[round_] = sorted(selected)
+            case events.Round() as merged:
+                self._merged[merged.round] = merged
         self._complete_rounds()
 
     def weigh(self, rss: Mapping[tuple[str, str], float], pss: float | None) -> None:
@@ -208,6 +214,7 @@ class Ledger:
         runner, train = self._job.runner, self._training.length
         evaluated = [r for r, tally in self._open.items() if tally.evaluations]
         rounds = sorted([*self.rounds, *map(self._figures, evaluated)], key=lambda figures: figures["round"])
+        rounds = rounds or [self._told(round_) for round_ in sorted(self._merged)]  # where no worker is heard
         last = rounds[-1] if rounds else {}
         started, told = self.started(), bool(self._done) and self._begun.keys() <= self._done
         error = error or self._diverged(rounds)
@@ -290,6 +297,12 @@ class Ledger:
         if what is None and loss > DIVERGED * UNTRAINED:
             what = f"the loss is {loss:.4g}, over {DIVERGED:,} times that of a model that has learned nothing"
         return what and f"the training has diverged: {what}; lower hyper_parameters.optimizer.learning_rate"
+
+    def _told(self, round_: int) -> dict[str, Any]:
+        """Return a round's figures as a coordinator merged them."""
+        merged = facts(self._merged[round_])
+        known = {key: merged[key] for key in ("round", "loss", "auc", "train_auc", "hr@10", "ndcg@10")}
+        return {"selected": self._selected.get(round_, []), "seconds": None, "coordinator_seconds": None, **known}
 
     def _weight(self, kind: str) -> float | None:
         return round(self._memory[kind], 1) if kind in self._memory else None

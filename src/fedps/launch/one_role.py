@@ -2,17 +2,20 @@
 
 Not all of the job's data is on that machine: a client has its own, a server none. So the counts that are otherwise
 checked against the data folder have to be said there. What a role needs is waited for, with a limit; what it does is
-printed, and appended to its own file of events in the run's folder, which several roles may share.
+printed, and appended to its own file of events in the run's folder, which several roles may share. It ends with a result:
+a worker with its own figures, whoever hears of all clients with the run's.
 """
 
 import io
+import json
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -23,9 +26,12 @@ from fedps.errors import DataError, JobError, LostError, RoleError
 from fedps.events import events
 from fedps.events.events import Event, Failed, Report, Started, stamp
 from fedps.events.journal import Journal
+from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_log_folder, share_run_folder
 from fedps.launch.progress import trouble
+from fedps.pages.report import facts, write_report
+from fedps.storage.whole import PUBLIC, write_whole
 from fedps.types import ClientId
 
 FOLDERS = ("runner.train_data_dir", "runner.test_data_dir")
@@ -165,7 +171,7 @@ def work_here(
 
         FLClient(
             job, client, [str(at) for at in servers], folder, report, allow=allow, number=number,
-            coordinator=None if coordinator is None else str(coordinator),
+            coordinator=None if coordinator is None else str(coordinator), keep_shared=True,
         ).run()  # fmt: skip
 
 
@@ -240,24 +246,53 @@ def _stage(
             stack.enter_context(redirect_stdout(Tee(sys.stdout, file)))
         journal = Journal(folder / f"events-{role}-{name}.jsonl")
         stack.callback(journal.close)
-        report = _reporter(role, name, journal)
+        ledger = Ledger(job, time.time())
+        report = _reporter(role, name, journal, ledger)
+        conclude = partial(_conclude, job, role, name, folder, ledger)
         report(Started(os.getpid()))
         try:
             yield folder, report
+            conclude(None)
+        except KeyboardInterrupt:
+            conclude("stopped by a signal")
+            raise
         except Exception as error:
             failed = Failed.of(error)
             report(failed)
             if isinstance(error, JobError | DataError):
                 raise
+            with suppress(OSError):  # which may be what failed
+                conclude(f"{who}: {failed.error}")
             raise RoleError(who, failed.error, "" if isinstance(error, LostError) else failed.traceback) from None
 
 
-def _reporter(role: str, name: str, journal: Journal) -> Report:
+def _conclude(job: Job, role: str, name: str, folder: Path, ledger: Ledger, error: str | None) -> None:
+    """Write and print what came of a run: a worker its own figures, the coordinator, or else server 0, what it knows of all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    teller = ("coordinator", "0") if job.runner.with_coordinator else ("server", "0")
+    if role != "worker" and (role, name) != teller:
+        return
+    summary = ledger.summary(time.time(), error) | {"run_dir": str(folder), "log_dir": str(folder / "log")}
+    stem = f"summary-worker-{name}" if role == "worker" else "summary"
+    write_whole(folder / f"{stem}.json", f"{json.dumps(summary, indent=1)}\n".encode(), PUBLIC)
+    if role != "worker":
+        write_report(folder, f"events-{role}-{name}.jsonl")
+    for key, value in facts(summary).items():
+        print(f"{role} {name}: {key}: {value}")
+    print(f"{role} {name}: {summary['status']}; run folder: {folder}", flush=True)
+
+
+def _reporter(role: str, name: str, journal: Journal, ledger: Ledger) -> Report:
     lock = threading.Lock()
 
     def report(event: Event) -> None:
         with lock:
-            journal.write(stamp(role, name, event))
+            entry = stamp(role, name, event)
+            journal.write(entry)
+            ledger.take(entry)
             if (line := words(f"{role} {name}", event)) is not None:
                 print(line, flush=True)
 

@@ -24,15 +24,15 @@ td {{ padding: .15rem 1.2rem .15rem 0; border-bottom: 1px solid #8884 }} td + td
 figcaption {{ font-weight: 600 }} .failed {{ color: #d33 }}
 </style><h1>{title}</h1>{error}<table>{facts}</table><div class="plots">{plots}</div>
 <p>Folder: {folder}. The job as it ran is <a href="job.yaml">job.yaml</a>, the figures <a href="summary.json">summary.json</a>,
-every event <a href="events.jsonl">events.jsonl</a>, each role's log in {logs}.</p></html>
+every event <a href="{journal}">{journal}</a>, each role's log in {logs}.</p></html>
 """
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write `report.html` beside a run's `events.jsonl` and `summary.json`; return its path."""
+def write_report(run_dir: Path, journal: str = "events.jsonl") -> Path:
+    """Write `report.html` beside a run's journal and `summary.json`; return its path."""
     summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     progress = sorted(
-        (e for e in read_journal(run_dir / "events.jsonl") if e["event"] == "progress"),
+        (e for e in read_journal(run_dir / journal) if e["event"] == "progress"),
         key=lambda e: (len(e["id"]), e["id"], e["time"]),
     )
     rounds = summary["rounds"]
@@ -50,7 +50,7 @@ def write_report(run_dir: Path) -> Path:
     page = PAGE.format(
         logs=html.escape(summary["log_dir"]) if elsewhere else '<a href="log/">log/</a>',
         title=html.escape(f"{run_dir.name}: {summary['status']}"), error=error, facts=rows, plots="".join(plots),
-        folder=html.escape(str(run_dir)),
+        folder=html.escape(str(run_dir)), journal=journal,
     )  # fmt: skip
     path = run_dir / "report.html"
     write_whole(path, page.encode(), PUBLIC)
