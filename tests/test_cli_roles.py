@@ -123,7 +123,12 @@ def test_an_organisation_ends_with_a_model_of_its_own_to_score_with(tmp_path: Pa
     assert found["hr@10"] == pytest.approx(summary["metrics"]["hr@10"])
     assert fedps("export", own, "--out", tmp_path / "out", "--private").returncode == 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "ok"
+    merged = json.loads((tmp_path / "run" / "summary.json").read_text())
+    all_own = [json.loads((tmp_path / f"run {k}" / f"summary-worker-{k}.json").read_text()) for k in there]
+    users = [each["clients"][k]["test_users"] for k, each in zip(there, all_own, strict=True)]
+    hits = sum(each["metrics"]["hr@10"] * count for each, count in zip(all_own, users, strict=True))
+    assert merged["status"] == "ok"
+    assert merged["metrics"]["hr@10"] == pytest.approx(hits / sum(users))
 
 
 def test_a_worker_of_another_shape_is_refused_and_told_why(tmp_path: Path) -> None:

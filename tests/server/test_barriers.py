@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fedps.server.server import ParameterServer
-from fedps.wire.messages import Barrier, Done, Leave, Refused
+from fedps.wire.messages import Barrier, Done, Figures, Leave, Refused
 from tests.conftest import MakeJob
 from tests.events.kept import into
 from tests.server.callers import Caller, ones, push
@@ -113,6 +113,34 @@ def test_a_job_that_ends_early_is_saved_as_the_epoch_that_ended(make_job: MakeJo
     meet(1, caller)
     server.finish()
     assert saved(events) == [1]
+
+
+def test_what_clients_say_of_an_epoch_is_added_up_as_they_go_on(make_job: MakeJob, tmp_path: Path) -> None:
+    events: Events = []
+    server = make_server(make_job, tmp_path, events)
+    a, b = Caller(server, "a").join(), Caller(server, "b").join()
+    meet(1, a, b, stages=("trained",))
+    a.send(Barrier(1, "evaluated", Figures(300, 60.0, 3, 2.0, 1.0)))
+    b.send(Barrier(1, "evaluated", Figures(100, 60.0, 1, 0.0, 0.0)))
+    (told,) = [e for e in events if e["event"] == "round"]
+    assert (told["round"], told["loss"], told["hr@10"], told["ndcg@10"]) == (1, 0.3, 0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Figures(-1),
+        Figures(9, float("nan")),
+        Figures(9, 1e308),
+        Figures(users=1, hits=2.0),
+        Figures(users=2, hits=1.0, ndcg=1.5),
+    ],
+)
+def test_figures_that_no_epoch_can_have_are_refused(said: Figures, make_job: MakeJob, tmp_path: Path) -> None:
+    caller = Caller(make_server(make_job, tmp_path, [], clients=1), "a").join()
+    meet(1, caller, stages=("trained",))
+    refused = caller.ask(Barrier(1, "evaluated", said))
+    assert isinstance(refused, Refused) and refused.kind == "malformed"
 
 
 @pytest.mark.parametrize("epochs", [1, 10**9])

@@ -39,7 +39,7 @@ from fedps.training.plan import make_plan
 from fedps.training.rules import server_rule
 from fedps.types import ClientId
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Assignment, Hello
+from fedps.wire.messages import Assignment, Figures, Hello
 
 Connect = Callable[[int, Hello], Transport]
 COORDINATOR = -1  # the number under which `Connect` reaches the coordinator
@@ -261,10 +261,17 @@ class FLClient:
         self._unsaved = not self.job.runner.saves_after(self.assignment.round)
         if not self._unsaved:
             self._do("save_model")
-        self._mode.start_at(self.shards.barrier(self.assignment.round, "evaluated"))
+        figures = None if self.job.runner.with_coordinator else figures_of(self.trained, self.evaluated)
+        self._mode.start_at(self.shards.barrier(self.assignment.round, "evaluated", figures))
 
     def _do(self, key: Key) -> None:
         self._handlers[key](self)
+
+
+def figures_of(trained: Trained | None, evaluated: Evaluation | None) -> Figures:
+    """Return what an epoch came to, as sums that add up over clients."""
+    samples, loss = (trained.samples, trained.samples * trained.loss) if trained else (0, 0.0)
+    return Figures(samples, loss, *(evaluated[:3] if evaluated else ()))
 
 
 def network(job: Job, servers: Sequence[str], coordinator: str | None = None) -> Connect:

@@ -17,7 +17,21 @@ from fedps.net.compressing import NOTHING, Compression, Compressor
 from fedps.types import Keys, Rows, TableName, TableSpec, Values
 from fedps.wire.compress import ARRAYS, Array, Form, plain, unpack
 from fedps.wire.frame import Frame, Limits
-from fedps.wire.messages import Alive, Barrier, Census, Counted, Done, Join, Leave, Pull, Push, Request, Seed, Welcome
+from fedps.wire.messages import (
+    Alive,
+    Barrier,
+    Census,
+    Counted,
+    Done,
+    Figures,
+    Join,
+    Leave,
+    Pull,
+    Push,
+    Request,
+    Seed,
+    Welcome,
+)
 from fedps.wire.messages import Values as Answer
 from fedps.wire.pieces import Piece, Room, cut_rows, cut_tensors, placement
 
@@ -215,9 +229,16 @@ class Shards:
         for channel in self._channels:
             channel.request(Alive())
 
-    def barrier(self, epoch: int, stage: str) -> int:
-        """Wait, without limit of time, until every client is here; return the clock to go on from."""
-        return max(d.clock for d in self._all(lambda _: Barrier(epoch, stage), None) if isinstance(d, Done))
+    def barrier(self, epoch: int, stage: str, figures: Figures | None = None) -> int:
+        """Wait, without limit of time, until every client is here; return the clock to go on from.
+
+        Args:
+            epoch: counted from 1.
+            stage: `trained` or `evaluated`.
+            figures: what server 0 is told of the epoch.
+        """
+        done = self._all(lambda k: Barrier(epoch, stage, figures if k == 0 else None), None)
+        return max(d.clock for d in done if isinstance(d, Done))
 
     def leave(self) -> None:
         """Take no further part."""

@@ -12,8 +12,11 @@ from fedps.config import Job
 from fedps.errors import RefusedError
 from fedps.server.members import EVALUATED, STAGES, TRAINED, Member, Members
 from fedps.types import ClientId
-from fedps.wire.messages import Barrier
+from fedps.wire.messages import Barrier, Figures
 
+MAX_COUNT = 1 << 40  # samples, or users, that a client says it has
+MAX_LOSS = 1e300  # so that a sum over clients is finite
+ROUNDING = 1e-6  # by which sums of hits may be off
 Answer = Callable[[], None]
 
 
@@ -24,11 +27,13 @@ class Opening(NamedTuple):
         stage: which.
         clients: for whom.
         epoch: the epoch that ends here, None if none does.
+        figures: what the clients say that the epoch came to.
     """
 
     stage: str
     clients: list[ClientId]
     epoch: int | None = None
+    figures: tuple[Figures, ...] = ()
 
 
 class Barriers:
@@ -99,7 +104,8 @@ class Barriers:
             return Opening(TRAINED, list(trained), self._ending(list(trained.values())) if ends else None)
         if behind:
             return Opening(TRAINED, behind)
-        return Opening(EVALUATED, [client for client in standing if client not in trained])
+        figures = tuple(b.figures for b in standing.values() if b.stage == EVALUATED and b.figures is not None)
+        return Opening(EVALUATED, [client for client in standing if client not in trained], figures=figures)
 
     def open(self, opening: Opening, clock: int, now: float) -> None:
         """Open a barrier, and answer those that stood there; the others wait for them again from `clock` on."""
@@ -144,6 +150,8 @@ class Barriers:
                 f"barrier {barrier.stage!r} of epoch {barrier.epoch}: stages are {', '.join(STAGES)}, epochs run from 1 to"
                 f" {runner.epochs}",
             )
+        if (said := barrier.figures) is not None and not _plausible(said):
+            raise RefusedError("malformed", f"figures of epoch {barrier.epoch} that no epoch can have: {said}")
         # Where a coordinator leads, rounds that nobody came to the end of are none here: see `_ending`.
         if not runner.with_coordinator and barrier.epoch > self.next_epoch:
             raise RefusedError("stale", f"epoch {barrier.epoch} cannot have ended: the next is {self.next_epoch}")
@@ -154,6 +162,12 @@ class Barriers:
         # client can bring it about, for the earliest claim decides.
         skipped = min(claims) if len(claims) == len(self._members) else 0
         return max(self.next_epoch, skipped)
+
+
+def _plausible(said: Figures) -> bool:
+    """Whether a client's figures can be sums; they are claims all the same."""
+    counts = 0 <= said.samples <= MAX_COUNT and 0 <= said.users <= MAX_COUNT
+    return counts and 0 <= said.loss <= MAX_LOSS and 0 <= said.ndcg <= said.hits + ROUNDING <= said.users + 2 * ROUNDING
 
 
 def _place(barrier: Barrier) -> tuple[int, int]:

@@ -8,6 +8,7 @@ Here every verb of the protocol is dispatched, and what follows for everybody is
 keep to stands in `requests`, tables and gate in `shard`, who is waited for in `members` and `barriers`.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,21 @@ from fedps.server.requests import HalfPush
 from fedps.server.shard import Shard
 from fedps.storage.epochs import witnesses
 from fedps.wire.frame import HELD_MESSAGES, Frame, Limits
-from fedps.wire.messages import Alive, Barrier, Census, Counted, Done, Hello, Join, Leave, Pull, Push, Seed, Welcome
+from fedps.wire.messages import (
+    Alive,
+    Barrier,
+    Census,
+    Counted,
+    Done,
+    Figures,
+    Hello,
+    Join,
+    Leave,
+    Pull,
+    Push,
+    Seed,
+    Welcome,
+)
 
 Array = NDArray[Any]
 
@@ -61,6 +76,7 @@ class ParameterServer:
         self.job, self.report, self.limits = job, report, limits or limits_of(job)
         self.failure: Exception | None = None
         self._saving = False
+        self._reported = 0  # the last epoch whose figures were merged
         self.refusals = Refusals(report)
         self.members = Members(expected=runner.worker_num or 1)
         self.roster = Roster(
@@ -276,6 +292,9 @@ class ParameterServer:
             return
         if opening.stage == TRAINED:
             self.shard.merge_rest()
+        if opening.figures and self.barriers.epoch > self._reported:  # stragglers come later, and alone
+            self._reported = self.barriers.epoch
+            self.report(_merged(self.barriers.epoch, opening.figures))
         if opening.epoch is None:
             self.barriers.open(opening, self.clock, now)
         else:
@@ -344,6 +363,16 @@ class ParameterServer:
             self.report(events.Suspended(client, self.clock, why))
         if silent or late:
             self.advance(now)
+
+
+def _merged(epoch: int, said: Sequence[Figures]) -> events.Round:
+    """Return what an epoch came to over all clients that say so."""
+    samples, users = sum(s.samples for s in said), sum(s.users for s in said)
+    loss = math.fsum(s.loss for s in said) / samples if samples else None
+    hits, ndcg = (
+        math.fsum(values) / users if users else None for values in zip(*((s.hits, s.ndcg) for s in said), strict=True)
+    )
+    return events.Round(epoch, loss, None, None, hits, ndcg)
 
 
 def limits_of(job: Job) -> Limits:

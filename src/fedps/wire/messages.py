@@ -124,14 +124,26 @@ class Alive(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Say that this client is at work on its next push or barrier, which may take it longer than others; answered by Done."""
 
 
-class Barrier(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an epoch came to for a client, as sums: samples trained and their loss; users scored, hits and NDCG at 10."""
+
+    samples: int = 0
+    loss: float = 0.0
+    users: int = 0
+    hits: float = 0.0
+    ndcg: float = 0.0
+
+
+class Barrier(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Pause until every member is here; answered by Done. `epoch` counts finished epochs, from 1, and only grows.
 
     `stage` is `trained` (the model is whole and stands still; servers save it) or `evaluated` (go on).
+    `figures`: where there is no coordinator to hear them, what server 0 adds up over all clients as they go on.
     """
 
     epoch: int
     stage: str
+    figures: Figures | None = None
 
 
 class Leave(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
