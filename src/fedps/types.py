@@ -33,9 +33,13 @@ RULES: tuple[RuleName, ...] = get_args(RuleName)
 
 
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a row starts: `constant` (a), `normal` (mean a, std b) or `uniform` (from a to b)."""
+    """Where a row starts: `constant` (a), `normal` (mean a, std b), `uniform` (from a to b) or `given`.
 
-    kind: Literal["constant", "normal", "uniform"] = "constant"
+    Given rows are data: every client offers them to the servers before it pulls any, and a is their checksum, so that
+    clients with other rows declare another table.
+    """
+
+    kind: Literal["constant", "normal", "uniform", "given"] = "constant"
     a: float = 0.0
     b: float = 0.0
 
@@ -69,6 +73,7 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rule: what a push does.
         init: start of a sparse row (a dense tensor starts from the values that the first worker seeds).
         seed: the job's seed; with the name and the id it fixes a row's start on any shard, in any order.
+        frozen: it stays as it starts: nothing is pushed to it.
     """
 
     name: TableName
@@ -77,6 +82,7 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: Rule = Rule()
     init: Init = Init()
     seed: int = 0
+    frozen: bool = False
 
     @property
     def dim(self) -> int:

@@ -157,7 +157,7 @@ def _parameters(learner: Learner) -> dict[str, Current]:
     current: dict[str, Current] = {}
     for name, table in learner.tables.items():
         current[name] = lambda table=table: table.values  # type: ignore[misc]
-    for flat in (learner.dense, learner.private_dense):
+    for flat in (learner.dense, learner.private_dense, learner.frozen_dense):
         for name, place in flat.places.items():
             current[name] = lambda flat=flat, place=place: flat.values[place]  # type: ignore[misc]
     return current

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from fedps.client import private_rows
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
-from fedps.client.modes import build_mode, pull_all
+from fedps.client.modes import build_mode, pull_all, pull_frozen
 from fedps.client.rounds import Coordinated, Rounds, Schedule, Simulated
 from fedps.client.trainer import Trained, Trainer
 from fedps.config import Allow, Job
@@ -222,7 +222,8 @@ class FLClient:
         if self._joined:
             return
         clock = self.shards.join(len(self.data) if self.job.runner.in_step else 0)
-        self.shards.seed(self.learner.dense.split(self.learner.dense.values.copy()))
+        self.shards.seed(self.learner.server_starts())
+        pull_frozen(self.learner, self.shards, self.job.runner.start_timeout + self.job.runner.step_timeout)
         self._mode.start_at(clock)
         self._joined = True
 

@@ -107,7 +107,7 @@ class Exchange:
         learner = self._learner
         wanted = {name: slots[table.column] for name, table in learner.shared.items()}
         keys = {name: learner.tables[name].keys[s] for name, s in wanted.items()}
-        dense = dict.fromkeys(learner.parameters.dense, NO_KEYS)
+        dense = dict.fromkeys(learner.dense.places, NO_KEYS)
         return Pull(self._shards.pull(keys | dense, after), wanted)
 
     def write(self, pull: Pull) -> None:
@@ -115,7 +115,7 @@ class Exchange:
         values = pull.ticket.result(self._timeout)
         for name, slots in pull.slots.items():
             self._learner.tables[name].write(slots, values[name])
-        self._learner.dense.write(values)
+        self._learner.dense.write({name: values[name] for name in self._learner.dense.places})
 
     def _slots_of(self, window: Window) -> dict[str, Slots]:
         """Return for each column that looks up shared rows the window's distinct slots, sorted."""
@@ -271,6 +271,22 @@ def build_mode(job: Job, learner: Learner, shards: Shards, samples: int) -> Mode
         gated=runner.geo_merge in LOCKSTEP, versioned=runner.geo_merge == "buffered",
         residual=1 - 1 / (runner.worker_num or 1) if original else 0.0,
     )  # fmt: skip
+
+
+def pull_frozen(learner: Learner, shards: Shards, timeout: float) -> None:
+    """Bring what nobody trains to the servers' values, which a saved epoch may have set.
+
+    Raises:
+        LostError, RefusedError, WireError: as for `pull_all`.
+    """
+    layers = [name for name in learner.frozen_dense.places if name in learner.parameters.dense]
+    if not learner.frozen and not layers:
+        return
+    keys = {name: table.keys for name, table in learner.frozen.items()}
+    values = shards.pull(keys | dict.fromkeys(layers, NO_KEYS)).result(timeout)
+    for name, table in learner.frozen.items():
+        table.values[:] = values[name]
+    learner.frozen_dense.write({name: values[name] for name in layers})
 
 
 def pull_all(learner: Learner, shards: Shards, timeout: float) -> None:

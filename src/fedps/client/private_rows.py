@@ -115,6 +115,5 @@ def _take_over(learner: Learner, there: Mapping[TableName, SavedTable], place: P
             _, own, saved = np.intersect1d(table.keys, there[name].keys, assume_unique=True, return_indices=True)
             table.block[own] = block[saved]
             table.steps = steps
-    for name, at in learner.private_dense.places.items():
-        if name in there:
-            learner.private_dense.values[at] = there[name].values[0]
+    for flat in (learner.private_dense, learner.frozen_dense):
+        flat.write({name: there[name].values for name in flat.places if name in there and name in private})

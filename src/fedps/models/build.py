@@ -56,6 +56,17 @@ def build(job: Job) -> nn.Module:
     return model
 
 
+def redrawn(model: nn.Module, job: Job) -> nn.Module | None:
+    """Make the user's own network a second time, from another stream: what is the same in both was given, not drawn.
+
+    None for a built-in network, all of whose rows are drawn.
+    """
+    if job.runner.model is None:
+        return None
+    with _seeded(job.runner.seed, again=1):
+        return type(model)(**_arguments(job.runner.model, type(model), job))
+
+
 def _find(path: str, folder: Path) -> type[nn.Module]:
     """Find a network's class.
 
@@ -139,29 +150,39 @@ def _check_buffers(path: str, model: nn.Module) -> None:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Let torch draw from the job's stream, then put its generator back."""
-    stream = int(np.random.SeedSequence([seed, PURPOSE]).generate_state(1, np.uint64)[0])
+def _seeded(seed: int, again: int = 0) -> Iterator[None]:
+    """Let torch draw from the job's stream, or from the next, then put its generator back."""
+    stream = int(np.random.SeedSequence([seed, PURPOSE]).generate_state(2, np.uint64)[again])
     with _GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream)
         yield
 
 
-def describe(model: nn.Module) -> Network:
+def describe(model: nn.Module, other: nn.Module | None = None) -> Network:
     """Describe a network: every `nn.Embedding` that an input column looks up is a table, all other parameters are dense.
 
     Args:
         model: as built; with a class attribute `row_init`, parameter's name → `Init`, if it states how rows start.
+        other: as `redrawn`, to tell rows that are given from those that are drawn.
     """
     modules = {f"{name}.weight": name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
     columns = _columns(model, modules)
     weights = dict(model.named_parameters())
     inits: Mapping[str, Init] = getattr(model, "row_init", {})
+    given: dict[str, bytes] = {}
+
+    def start(name: str, weight: nn.Parameter) -> Init:
+        if name in inits:
+            return inits[name]
+        if not _is_given(weight, other.get_parameter(name) if other is not None else None):
+            return _measure(weight)
+        given[name] = weight.detach().to(torch.float32).numpy().astype("<f4").tobytes()
+        return Init("given", zlib.crc32(given[name]) >> 3)  # within the bound of what a start may be
 
     def layer(name: str, column: str) -> EmbeddingLayer:
         weight = model.get_parameter(name)  # also where another parameter's name stands for the same tensor
         rows, dim = weight.shape
-        return EmbeddingLayer(name, modules[name], column, (rows, dim), inits.get(name) or _measure(weight))
+        return EmbeddingLayer(name, modules[name], column, (rows, dim), start(name, weight))
 
     embeddings = [layer(name, column) for name, column in columns.items()]
     dense = {name: weight.detach() for name, weight in weights.items() if name not in columns}
@@ -170,8 +191,10 @@ def describe(model: nn.Module) -> Network:
         tuple(embeddings),
         tuple((name, tuple(weight.shape)) for name, weight in dense.items()),
         aliases(model),
-        tuple(_tied(model, columns)),
+        (*_tied(model, columns), *_with_options(model, columns, modules)),
         np.concatenate([*flat, np.empty(0, np.float32)]).astype("<f4").tobytes(),
+        tuple(name for name, weight in weights.items() if not weight.requires_grad),
+        given,
     )
 
 
@@ -207,6 +230,20 @@ def _tied(model: nn.Module, columns: Mapping[str, str]) -> list[str]:
     return mistakes
 
 
+def _with_options(model: nn.Module, columns: Mapping[str, str], modules: Mapping[str, str]) -> list[str]:
+    """Name embeddings with options that rows by id do not have: rows would be trained as if there were none."""
+    mistakes = []
+    for name in columns:
+        layer = model.get_submodule(modules[name])
+        options = {o: getattr(layer, o) for o in ("padding_idx", "max_norm", "scale_grad_by_freq")}
+        if used := [f"{o}={value}" for o, value in options.items() if value is not None and value is not False]:
+            mistakes.append(
+                f"runner.model: {name} has {', '.join(used)}: rows that are looked up by {columns[name]} ids have no such"
+                " option; leave it out"
+            )
+    return mistakes
+
+
 @torch.no_grad()
 def _columns(model: nn.Module, modules: Mapping[str, str]) -> dict[str, str]:
     """Find which input column looks up each embedding, by calling the model once on marked samples.
@@ -231,6 +268,21 @@ def _columns(model: nn.Module, modules: Mapping[str, str]) -> dict[str, str]:
         for hook in hooks:
             hook.remove()
     return {name: next(iter(columns)) for name, columns in seen.items() if len(columns) == 1 and columns != {""}}
+
+
+def _is_given(weight: torch.Tensor, other: torch.Tensor | None) -> bool:
+    """Tell whether some rows of an embedding are data; frozen ones are, however they came about.
+
+    Rows of a single float may be drawn alike twice by chance: of those it takes one in a thousand.
+    """
+    if bool((weight == weight[0, 0]).all()):
+        return False  # a constant is no data
+    if not weight.requires_grad:
+        return True
+    if other is None or other.shape != weight.shape:
+        return False
+    rows, dim = weight.shape
+    return int((weight == other).all(dim=1).sum()) > (0 if dim > 1 else rows // 1000)
 
 
 @torch.no_grad()

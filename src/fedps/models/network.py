@@ -35,15 +35,24 @@ class Network(msgspec.Struct, frozen=True):
         embeddings: the sparse parameters, in the network's order.
         dense: name and shape of every other parameter, in the network's order.
         aliases: the original's name → the parameter's own, for all that have one.
-        tied: sentences about embeddings whose weight another parameter uses too.
+        faults: sentences about embeddings that can be no tables.
         start: the dense parameters' first values, little-endian float32, end to end in the order of `dense`.
+        frozen: names of parameters that stay as they start.
+        given: by embedding whose start is data all its rows, little-endian float32 end to end.
     """
 
     embeddings: tuple[EmbeddingLayer, ...]
     dense: tuple[tuple[str, tuple[int, ...]], ...]
     aliases: dict[str, str]
-    tied: tuple[str, ...]
+    faults: tuple[str, ...]
     start: bytes
+    frozen: tuple[str, ...] = ()
+    given: dict[str, bytes] = {}
+
+    def given_rows(self, name: str) -> Values:
+        """Return all rows of an embedding whose start is data, float32[rows, dim]."""
+        [shape] = [e.shape for e in self.embeddings if e.name == name]
+        return np.frombuffer(self.given[name], "<f4").reshape(shape)
 
     def starts(self) -> dict[str, Values]:
         """Return each dense parameter's first values, float32[n]."""

@@ -79,10 +79,12 @@ struct Dense {
   Rule rule;
 };
 
+constexpr int DENSE = 3;
+
 struct Call {
   Table* tables;
-  Dense* dense;            // two: shared, private
-  const int64_t* of;       // for each parameter, which of the two it belongs to
+  Dense* dense;            // DENSE of them: shared, private, frozen
+  const int64_t* of;       // for each parameter, which of these it belongs to
   const int64_t* offset;   // and where it begins there
   const int32_t* order;    // the samples, in the order of training
   int64_t samples, batch, first;  // how many; of a batch; number of the first batch (from 1, for `seen`)

@@ -133,8 +133,8 @@ class Library:
         Args:
             tables: as the program numbers them.
             slots: for each, every sample's row, int32[n].
-            dense: shared and private.
-            places: int64[2, parameters], which of the two each belongs to, and where it begins there.
+            dense: shared, private and frozen.
+            places: int64[2, parameters], which of these each belongs to, and where it begins there.
             order: int32, the samples to train on.
             label: float32[n].
             size: samples of a batch.
@@ -183,7 +183,7 @@ class Library:
         places: NDArray[np.int64], order: Places, scores: Values,
     ) -> tuple[Any, tuple[Any, Any]]:  # fmt: skip
         rows = (_Table * max(len(tables), 1))(*map(_table, tables, slots))
-        kinds = (_Dense * 2)(*map(_dense, dense))
+        kinds = (_Dense * len(dense))(*map(_dense, dense))
         call = _Call(
             ctypes.addressof(rows), ctypes.addressof(kinds), places[0].ctypes.data, places[1].ctypes.data,
             order.ctypes.data, len(order), 1, 1, None, None, 0, scores.ctypes.data, None, None,

@@ -83,7 +83,7 @@ inline void shared_adam(const Rule& rule, int64_t size, float* w, float* state, 
 // Give every rule the rate of one batch. `full` holds their own rates: tables, then dense.
 inline void set_rates(const Call& c, int tables, const double* full, double share) {
   for (int k = 0; k < tables; ++k) c.tables[k].rule.lr = full[k] * share;
-  for (int k = 0; k < 2; ++k) c.dense[k].rule.lr = full[tables + k] * share;
+  for (int k = 0; k < DENSE; ++k) c.dense[k].rule.lr = full[tables + k] * share;
 }
 
 inline void decay(const Rule& rule, int64_t size, const float* w, float* g) {

@@ -25,9 +25,9 @@ int64_t train(const Call& c) {
   const FlushDenormals flush;
   auto made = make_network<Network>(c);
   Network& w = *made;
-  double full[Network::TABLES + 2];
+  double full[Network::TABLES + DENSE];
   for (int k = 0; k < Network::TABLES; ++k) full[k] = c.tables[k].rule.lr;
-  for (int k = 0; k < 2; ++k) full[Network::TABLES + k] = c.dense[k].rule.lr;
+  for (int k = 0; k < DENSE; ++k) full[Network::TABLES + k] = c.dense[k].rule.lr;
   const auto head = c.pairwise ? pairwise<Network::STRIDE> : cross_entropy<Network::STRIDE>;
   int64_t done = 0;
   for (int64_t at = 0; at < c.samples; at += c.batch, ++done) {
@@ -35,7 +35,7 @@ int64_t train(const Call& c) {
     const int32_t* order = c.order + at;
     const int32_t batch = static_cast<int32_t>(c.first + done);
     set_rates(c, Network::TABLES, full, c.rates[done]);
-    for (int k = 0; k < 2; ++k) std::memset(c.dense[k].gradient, 0, sizeof(float) * c.dense[k].size);
+    for (int k = 0; k < DENSE; ++k) std::memset(c.dense[k].gradient, 0, sizeof(float) * c.dense[k].size);
     w.find_rows(c, order, n, batch);
     w.begin(c);
     double loss = 0;
@@ -49,7 +49,7 @@ int64_t train(const Call& c) {
     if (!std::isfinite(loss)) return done + 1;
     w.end(c);
     w.change_rows(c);
-    for (int k = 0; k < 2; ++k) end_dense(c.dense[k]);
+    for (int k = 0; k < DENSE; ++k) end_dense(c.dense[k]);
   }
   return done;
 }

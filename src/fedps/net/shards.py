@@ -4,7 +4,7 @@ A sparse row lives on shard `key % shards`. A dense tensor lives whole on one sh
 needs a tensor's norm finds all of it in one place; tensors are dealt out by size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Protocol
@@ -171,16 +171,28 @@ class Shards:
         joined = self._all(lambda k: Join(self._tables_of(k), clock, samples))
         return max([clock, *(d.clock for d in joined if isinstance(d, Done))])  # time has gone on since the Welcome
 
-    def seed(self, dense: Mapping[TableName, Values]) -> None:
-        """Offer the dense tensors' starts, float32[1, dim] each; the first client's stay."""
-        futures = []
-        for name, values in dense.items():
+    def seed(self, starts: Mapping[TableName, Values]) -> None:
+        """Offer what tensors start from, float32[1, dim] each, and all rows of tables, float32[rows, dim]; the first stay."""
+        futures = list[Future[Frame]]()
+        for name, values in starts.items():
+            if name not in self._placed:
+                futures += self._seed_rows(name, values)
+                continue
             shard = self._placed[name]
             for piece in self._tensors[shard][name].values():
                 first, _ = self._specs[name].span(piece.keys)
                 futures.append(self._channels[shard].request(Seed(name, first), [values[piece.at]]))
         for future in futures:
             _wait(future, self._timeout, "Seed")
+
+    def _seed_rows(self, name: TableName, rows: Values) -> Iterator["Future[Frame]"]:
+        """Offer a table's rows, to each shard its own, every so many-th."""
+        shards = len(self._channels)
+        for shard, channel in enumerate(self._channels):
+            most = self._room[shard].rows([self._specs[name]])
+            for first in range(shard, len(rows), most * shards):
+                piece = np.ascontiguousarray(rows[first : first + most * shards : shards])
+                yield channel.request(Seed(name, first), [piece])
 
     def mean_samples(self) -> float:
         """Wait until all clients have joined, and return how many samples one has on average; 0 if none said.

@@ -78,6 +78,8 @@ def read_push(push: Push, arrays: Sequence[Array], shard: Shard, limits: Limits)
     left, offer, room = iter(arrays), dict[TableName, Contribution](), limits.message_bytes
     for table, form in zip(push.tables, push.forms or plain(push.tables), strict=True):
         spec, keys = _spec(table, shard), next(left)
+        if spec.frozen:
+            raise RefusedError("mismatch", f"table {table!r} is frozen: it takes no push")
         _check_keys(spec, keys, shard)
         packed = [next(left) for _ in ARRAYS[form]]
         if push.forms:  # a packed form may stand for much more than it takes: its size is checked before it is made
@@ -153,7 +155,7 @@ class HalfPush:
 def check_whole(offer: Offer, shard: Shard) -> None:
     """Check that a push carries every table of its shard, so that a window merges the same clients everywhere."""
     # A table left out would count as one more client without it; worse, clients could merge by different sets of tables.
-    absent = sorted(set(shard.store.names()) - offer.keys())
+    absent = sorted(name for name in set(shard.store.names()) - offer.keys() if not shard.store.spec(name).frozen)
     if absent:
         raise RefusedError("mismatch", f"a push carries every table of its shard; {', '.join(absent)} is missing")
 
@@ -185,7 +187,7 @@ def check_pull(pull: Pull, arrays: Sequence[Array], shard: Shard, limits: Limits
 
 
 def check_start(table: TableName, values: Values, shard: Shard) -> None:
-    """Check the values of a dense tensor's start; whether they fit the tensor, the store says.
+    """Check the values of a start; whether they fit the tensor or the table, the store says.
 
     Raises:
         RefusedError: there is no such table, or a value is not acceptable.

@@ -141,7 +141,7 @@ class ParameterServer:
                 self._join(Candidate(conversation, ticket, join), now)
             case Seed(table, first):
                 requests.check_start(table, frame.arrays[0], self.shard)
-                self.shard.store.seed(table, frame.arrays[0], first)
+                self.shard.seed(table, frame.arrays[0], first)
                 conversation.reply(ticket, Done(self.clock))
             case Census():
                 self._member(conversation)

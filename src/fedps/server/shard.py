@@ -21,7 +21,7 @@ from fedps.server.merge import Contribution, Merged
 from fedps.server.saving import Beside, Done, Saver, at_once, make_store, start_from
 from fedps.table.sparse import RESERVED_ROWS, row_bytes
 from fedps.table.store import Store, dense_bytes, unfit
-from fedps.types import ClientId, Keys, Rows, TableName, TableSpec
+from fedps.types import ClientId, Keys, Rows, TableName, TableSpec, Values
 from fedps.wire.compress import Array, Form, to_bf16, to_fp16
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Pull, Push
@@ -108,6 +108,23 @@ class Shard:
         self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)
         self._held_back = []
         self._count_unmerged()
+
+    def seed(self, table: TableName, values: Values, first: int) -> None:
+        """Set where floats of a tensor or rows of a table start, unless they have a start; see `Seed`.
+
+        Raises:
+            TableError: they do not fit, or there is no room for the rows.
+        """
+        spec, last = self.store.spec(table), first + self.count * (len(values) - 1)
+        if spec.kind == "dense":
+            self.store.seed(table, values, first)
+        elif not 0 <= first <= last < spec.shape[0] or first % self.count != self.number:
+            raise TableError(
+                f"table {table!r}: {len(values)} rows from {first} on, where shard {self.number} of {self.count} has its"
+                f" own of {spec.shape[0]}"
+            )
+        else:
+            self.store.seed_rows(table, np.arange(first, last + 1, self.count), values)
 
     def push(self, client: ClientId, push: Push, offer: Offer, now: float) -> bool:
         """Apply a push, or keep it until its window closes; return whether it came too late to count.

@@ -21,9 +21,13 @@ def initial_rows(spec: TableSpec, keys: Keys) -> Values:
     Args:
         spec: the table; its name, seed and init fix the start.
         keys: int64[U], any order.
+
+    Rows that are given follow from no stream: they are zeros here, for whoever lays them out before they come.
     """
     shape = (len(keys), spec.dim)
     init = spec.init
+    if init.kind == "given":
+        return np.zeros(shape, np.float32)
     if init.kind == "constant" or not len(keys):
         return np.full(shape, init.a, np.float32)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant

@@ -130,6 +130,18 @@ class SparseTable:
         """Return how many rows a pull of these keys would make."""
         return self._index.find(keys)[1]
 
+    def seed(self, keys: Keys, rows: Values) -> None:
+        """Make those of some rows that are new, with the start that is given, float32[U, dim]; the next save has them.
+
+        Raises:
+            TableError: there is no room for them, or they are of another width.
+        """
+        self._check_shape(keys, rows, self.spec.dim)
+        new = self._index.find(keys)[0] < 0
+        slots = self._slots_of(keys[new], started=False)
+        self._block[slots, : self.spec.dim] = rows[new]
+        self._changed[slots] = True
+
     def make(self, keys: Keys) -> None:
         """Make the rows that are new.
 
@@ -215,6 +227,10 @@ class SparseTable:
             if self._rows + missing > self._max_rows:
                 raise TableError(
                     f"table {self.spec.name!r}: {self._rows} rows and {missing} new ones pass the limit of {self._max_rows}"
+                )
+            if started and self.spec.init.kind == "given":
+                raise TableError(
+                    f"table {self.spec.name!r} lacks {missing} of these rows: their start is to be given first"
                 )
             self._take(missing * row_bytes(self.spec))
             new = keys[slots < 0]

@@ -63,6 +63,17 @@ class Store:
             raise TableError(f"table {name!r}: a start of shape {values.shape} does not fit {table.spec}")
         table.seed(values, first)
 
+    def seed_rows(self, name: TableName, keys: Keys, rows: Values) -> None:
+        """Set the start of rows of a table whose start is given, float32[U, dim]; of each row the first offer stays.
+
+        Raises:
+            TableError: no such table, one that makes its rows itself, rows of another width, or no room for them.
+        """
+        table = self._table(name)
+        if not isinstance(table, SparseTable) or table.spec.init.kind != "given":
+            raise TableError(f"table {name!r}: starts of {len(rows)} rows do not fit {table.spec}")
+        table.seed(keys, rows)
+
     def pull(self, name: TableName, keys: Keys) -> Values:
         """Return rows, float32[U, dim] (dense: the floats that the keys name, float32[1, n])."""
         return self._table(name).pull(keys)

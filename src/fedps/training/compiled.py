@@ -20,7 +20,7 @@ class Compiled:
         library: the step.
         data: what is trained on.
         tables: the learner's tables by name, as the program numbers them.
-        dense: its shared and its private dense parameters.
+        dense: its dense parameters: shared, private, and those that stay as they are.
         names: of all dense parameters, as the program numbers them.
         pairwise: the loss is that of pairs (`models/loss.py`).
     """
@@ -36,7 +36,7 @@ class Compiled:
         ]
         self._dense_views = [DenseView(d.raw, len(d.values), d.rule, d.optimizes, d.anchor, d.proximal) for d in dense]
         places = [(k, d.places[name].start) for name in names for k, d in enumerate(dense) if name in d.places]
-        self._places = np.array(places or [(0, 0)], np.int64).T.copy()  # which of the two, and where it begins there
+        self._places = np.array(places or [(0, 0)], np.int64).T.copy()  # which of the three, and where it begins there
         self._batches = 0
 
     def train(self, samples: Order, size: int, rates: Rates) -> Steps:

@@ -59,7 +59,7 @@ class Eager:
         modules: where in it the embedding of each table is.
         data: what is trained on.
         tables: the learner's tables by name.
-        dense: its shared and its private dense parameters.
+        dense: its dense parameters: shared, private, and those that stay as they are.
         gpu: train on CUDA.
         batch: samples scored at once, if that is enough to be fast.
         loss: the built-in loss, if the network has none of its own.
@@ -102,7 +102,7 @@ class Eager:
             for name, table in self._tables.items():
                 if table.optimizes:
                     table.train(step.slots[name], step.rows[name])
-            for flat, gradient in zip(self._dense, step.dense, strict=True):
+            for flat, gradient in zip(self._dense, step.dense, strict=False):  # none of what is frozen
                 if flat.optimizes and flat.places:
                     flat.train(gradient)
         return Steps(np.array(losses), np.concatenate(scores), histogram)
@@ -147,7 +147,7 @@ class Eager:
             leaf.requires_grad_()
         logits = self._model(*self._ids(data.train.user[samples], data.train.item[samples]))
         loss = self._loss(logits, torch.from_numpy(data.train.label[samples]).to(self._device))
-        shared, private = self._weights
+        shared, private, _ = self._weights
         wanted = [*leaves, *shared, *private]
         gradients = torch.autograd.grad(loss, wanted, materialize_grads=True)  # zeros for what the loss does not use
         ends = len(leaves), len(leaves) + len(shared)

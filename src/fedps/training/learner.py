@@ -4,6 +4,8 @@ It holds the private tables, the copies of shared rows and the dense weights, an
 The modes move shared values in and out of it.
 """
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 from msgspec.structs import replace
 
@@ -37,7 +39,9 @@ class Learner:
         rule: of shared rows that have no other of their own.
         tables: every sparse table, in the network's order.
         shared, private: those whose rows come from the servers, and those that never leave this client.
+        frozen: those that come from the servers once, as nobody trains them; a frozen private table is in `private`.
         dense, private_dense: the dense tensors that come from the servers, and those that never leave this client.
+        frozen_dense: those that nobody trains, shared and private.
         engine: takes the steps.
         rate: the share of its learning rate that the last batch took.
 
@@ -53,18 +57,22 @@ class Learner:
         self.data, self.rate = data, 1.0
         starts, proximal = plan.network.starts(), job.hyper_parameters.optimizer.proximal
         rule, own = dense_rule(self.rule), dense_rule(job_rule(job, private=True))
+        frozen = {name: starts.pop(name) for name in plan.network.frozen if name in starts}
         self.dense = LocalDense(
-            rule if local_optimizer else ADD, {n: starts[n] for n in self.parameters.dense}, local_optimizer, proximal
+            rule if local_optimizer else ADD, _named(self.parameters.dense, starts), local_optimizer, proximal
         )
-        self.private_dense = LocalDense(own, {n: starts[n] for n in self.parameters.private_dense}, optimizes=True)
+        self.private_dense = LocalDense(own, _named(self.parameters.private_dense, starts), optimizes=True)
+        self.frozen_dense = LocalDense(ADD, frozen, optimizes=False)
         self.shared: dict[TableName, LocalTable] = {}
         self.private: dict[TableName, LocalTable] = {}
+        self.frozen: dict[TableName, LocalTable] = {}
         for e in self.parameters.embeddings:
-            optimizes = e.private or local_optimizer
+            optimizes = not e.spec.frozen and (e.private or local_optimizer)
             spec = e.spec if optimizes else replace(e.spec, rule=ADD)
-            table = LocalTable(spec, data.keys[e.column], e.column, optimizes, 0.0 if e.private else proximal)
-            (self.private if e.private else self.shared)[spec.name] = table
-        every = self.shared | self.private
+            home = self.private if e.private else self.frozen if spec.frozen else self.shared
+            pull_back, given = proximal if home is self.shared else 0.0, self._given(spec)
+            home[spec.name] = LocalTable(spec, data.keys[e.column], e.column, optimizes, pull_back, given)
+        every = self.shared | self.private | self.frozen
         self.tables = {e.spec.name: every[e.spec.name] for e in self.parameters.embeddings}
         self.engine: Engine = self.engine_on(data)
 
@@ -79,7 +87,7 @@ class Learner:
         library = Library(cache_folder() / self._plan.library)
         names = [name for name, _ in self._plan.network.dense]
         pairwise = self._job.hyper_parameters.loss == "bpr"
-        return Compiled(library, data, self.tables, (self.dense, self.private_dense), names, pairwise)
+        return Compiled(library, data, self.tables, self._flats, names, pairwise)
 
     def _eager(self, data: ClientData) -> Engine:
         from fedps.models.build import build  # noqa: PLC0415
@@ -88,9 +96,24 @@ class Learner:
         modules = {e.spec.name: e.module for e in self.parameters.embeddings}
         runner, loss = self._job.runner, self._job.hyper_parameters.loss
         return Eager(
-            build(self._job), modules, data, self.tables, (self.dense, self.private_dense),
+            build(self._job), modules, data, self.tables, self._flats,
             gpu=runner.use_gpu, batch=runner.infer_batch_size, loss=loss,
         )  # fmt: skip
+
+    @property
+    def _flats(self) -> tuple[LocalDense, LocalDense, LocalDense]:
+        return self.dense, self.private_dense, self.frozen_dense
+
+    def _given(self, spec: TableSpec) -> Values | None:
+        """Return the rows of a table whose start is data."""
+        return self._plan.network.given_rows(spec.name) if spec.init.kind == "given" else None
+
+    def server_starts(self) -> dict[TableName, Values]:
+        """Return what servers cannot make: the shared dense tensors' starts, and all rows of tables that are given."""
+        tables = {name: self._given(table.spec) for name, table in (self.shared | self.frozen).items()}
+        frozen = _named(self.parameters.dense, self.frozen_dense.split(self.frozen_dense.values))
+        given = {name: rows for name, rows in tables.items() if rows is not None}
+        return self.dense.split(self.dense.values.copy()) | frozen | given
 
     def server_specs(self, seed: int, changes: Rule = ADD) -> list[TableSpec]:
         """Return the shared tables as the servers keep them.
@@ -99,13 +122,15 @@ class Learner:
             seed: the job's.
             changes: the rule by which they take changes; gradients they take by the job's optimizer.
         """
-        local, shapes = self.dense.optimizes, dict(self._plan.network.dense)
-        sparse = [e.spec for e in self.parameters.embeddings if not e.private]
-        rule = changes if local else dense_rule(self.rule)
-        return [
-            *(replace(spec, rule=changes if local else spec.rule, seed=seed) for spec in sparse),
-            *(TableSpec(name, "dense", shapes[name], rule, seed=seed) for name in self.parameters.dense),
+        local, network = self.dense.optimizes, self._plan.network
+        shapes, dense = dict(network.dense), changes if local else dense_rule(self.rule)
+        sparse = [replace(e.spec, seed=seed) for e in self.parameters.embeddings if not e.private]
+        specs = [replace(s, rule=changes) if local else s for s in sparse]
+        specs += [
+            TableSpec(name, "dense", shapes[name], dense, seed=seed, frozen=name in network.frozen)
+            for name in self.parameters.dense
         ]
+        return [replace(s, rule=ADD) if s.frozen else s for s in specs]
 
     def train(self, samples: Order, size: int, rates: Rates | None = None) -> Steps:
         """Take a step on each batch; what the servers train only gets its gradients.
@@ -121,7 +146,8 @@ class Learner:
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""
-        return self.engine.gradients()
+        found = self.engine.gradients()
+        return found._replace(rows={name: rows for name, rows in found.rows.items() if name in self.shared})
 
     def read(self, table: TableName, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
@@ -150,6 +176,17 @@ class Learner:
         """Return what the client saves for itself: specs, keys and rows with their state; private layers' values."""
         saved = {name: (t.spec, t.keys, t.block) for name, t in self.private.items()}
         shapes = dict(self._plan.network.dense)
-        for name, values in self.private_dense.split(self.private_dense.values.copy()).items():
-            saved[name] = (TableSpec(name, "dense", shapes[name]), NO_KEYS, values)
+        layers = self.private_dense.split(self.private_dense.values.copy())
+        layers |= self.frozen_dense.split(self.frozen_dense.values.copy())
+        for name, values in _named(self.parameters.private_dense, layers).items():
+            saved[name] = (
+                TableSpec(name, "dense", shapes[name], frozen=name in self.frozen_dense.places),
+                NO_KEYS,
+                values,
+            )
         return saved
+
+
+def _named(names: Iterable[TableName], values: Mapping[TableName, Values]) -> dict[TableName, Values]:
+    """Return those of some values that have one of these names, in the names' order."""
+    return {name: values[name] for name in names if name in values}

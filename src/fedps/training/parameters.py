@@ -67,7 +67,7 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     others = [name for name, _ in network.dense]
     sparse = {name: name for name in columns} | {a: own for a, own in network.aliases.items() if own in columns}
     dense = {name: name for name in others} | {a: own for a, own in network.aliases.items() if own in others}
-    mistakes = list(network.tied)
+    mistakes = list(network.faults)
     local = _resolve("runner.local_sparse", runner.local_sparse or (), sparse, dense, mistakes)
     remote = _resolve("runner.remote_sparse", runner.remote_sparse, sparse, dense, mistakes)
     local_dense = _resolve("runner.local_dense", runner.local_dense, dense, sparse, mistakes)
@@ -85,9 +85,9 @@ def read_parameters(network: Network, job: Job) -> Parameters:
         name = embedding.name
         table = tables[own_settings[name]] if name in own_settings else TableParameters()
         rule = table_rule(job, table.optimizer, private=name in local)
-        edge = table.initial_range
+        edge, frozen = table.initial_range, name in network.frozen
         init = embedding.init if edge is None else Init("uniform", -edge, edge)
-        spec = TableSpec(name, "sparse", embedding.shape, rule, init, runner.seed)
+        spec = TableSpec(name, "sparse", embedding.shape, rule, init, runner.seed, frozen)
         return Embedding(spec, embedding.module, embedding.column, name in local)
 
     shared = tuple(n for n in others if n not in local_dense)

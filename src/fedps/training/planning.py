@@ -8,7 +8,7 @@ from fedps.cache import CacheError
 from fedps.config import Job
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
-from fedps.models.build import build, describe
+from fedps.models.build import build, describe, redrawn
 from fedps.models.loss import own_loss
 from fedps.models.network import Plan
 from fedps.native.compiler import CompileError, compiled
@@ -32,16 +32,17 @@ def plan_network(job: Job) -> Plan:
         JobError: it cannot be built, or `use_gpu` finds no CUDA device.
     """
     model = build(job)
-    network = describe(model)
+    network = describe(model, redrawn(model, job))
     if job.runner.use_gpu:
         cuda()
         return Plan(network, reason="runner.use_gpu: true trains by torch, on CUDA")
     if not job.runner.compiled_step:
         return Plan(network, reason="runner.compiled_step: false")
-    notes = list[str]()
+    notes = [f"kept as the network gives them: {', '.join(network.given)}"] if network.given else []
+    notes += [f"frozen: {', '.join(network.frozen)}: never trained"] if network.frozen else []
     try:
-        if network.tied:
-            raise NotLoweredError("two parameters are one tensor")
+        if network.faults:
+            raise NotLoweredError("an embedding can be no table")
         if own_loss(model) is not None:
             raise NotLoweredError("the network has a loss of its own")
         tables = {e.name: (e.column, e.shape[1]) for e in network.embeddings}

@@ -23,6 +23,7 @@ class LocalTable:
         column: the input that looks them up.
         optimizes: steps here change the rows; False: they only leave gradients, which the servers apply.
         proximal: FedProx μ: pulls rows back towards what was last received.
+        given: float32[rows, dim], where all ids' rows start; None: as the table says.
 
     Attributes:
         rule: the rule at its present rate.
@@ -30,11 +31,14 @@ class LocalTable:
         anchor: float32[n, dim], rows as the servers last sent them; None without a proximal term.
     """
 
-    def __init__(self, spec: TableSpec, keys: Keys, column: str, optimizes: bool, proximal: float = 0.0) -> None:
+    def __init__(
+        self, spec: TableSpec, keys: Keys, column: str, optimizes: bool, proximal: float = 0.0,
+        given: Values | None = None,
+    ) -> None:  # fmt: skip
         self.spec, self.keys, self.column, self.optimizes, self.proximal = spec, keys, column, optimizes, proximal
         self.rule, self.steps = spec.rule, 0
         self._block = np.zeros((len(keys), rules.width(spec.rule, spec.dim)), np.float32)
-        self.values[:] = initial_rows(spec, keys)
+        self.values[:] = initial_rows(spec, keys) if given is None else given[keys]
         self.anchor: Values | None = self.values.copy() if proximal else None
 
     @property
@@ -138,9 +142,9 @@ class LocalDense:
         return {name: vector[place].reshape(1, -1) for name, place in self.places.items()}
 
     def write(self, tensors: Mapping[TableName, Values]) -> None:
-        """Replace the tensors by the servers' values, float32[size] or [1, size] each; optimizer state stays."""
-        for name, place in self.places.items():
-            self.values[place] = tensors[name].reshape(-1)
+        """Replace some tensors by the servers' values, float32[size] or [1, size] each; optimizer state stays."""
+        for name, values in tensors.items():
+            self.values[self.places[name]] = values.reshape(-1)
         if self.anchor is not None:
             self.anchor[0] = self.values
 

@@ -53,9 +53,10 @@ class Join(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, om
 
 
 class Seed(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Offer the start of a dense tensor's floats from `first` on; of each the first offer stays.
+    """Offer the start of a dense tensor's floats, or of a given table's rows, from `first` on; of each the first stays.
 
-    A large tensor is offered in pieces, in their order. Arrays: values float32[1, n].
+    A large tensor is offered in pieces, in their order. Arrays: values float32[1, n]; of a table float32[n, dim], the n
+    rows of this shard from row `first` on.
     """
 
     table: TableName
