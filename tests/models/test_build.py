@@ -36,6 +36,47 @@ class Wide(Dot):
     def forward(self, user, item):
         return super().forward(user, item).unsqueeze(1)
 
+class Listed(Dot):
+    def forward(self, input_data):
+        return super().forward(input_data[0], input_data[1]).unsqueeze(1)
+
+class Sure(Listed):
+    def forward(self, input_data):
+        return torch.sigmoid(super().forward(input_data))
+
+class Halved(Dot):
+    def forward(self, user, item):
+        both = torch.stack([super().forward(user, item), torch.zeros(len(user))], 1)
+        return torch.softmax(both, 1)[:, 0]
+
+class Clamped(Dot):
+    def forward(self, user, item):
+        return 1 / (1 + torch.exp(-super().forward(user, item)))
+
+class Positive(Dot):
+    def forward(self, user, item):
+        return torch.relu(0.001 * super().forward(user, item))
+
+class Still(Dot):
+    def __init__(self, num_users, num_items, width):
+        super().__init__(num_users, num_items, width)
+        nn.init.zeros_(self.item.weight)
+
+class Judged(Dot):
+    def forward(self, user, item):
+        return torch.sigmoid(super().forward(user, item))
+
+    def loss(self, scores, label):
+        return nn.functional.mse_loss(scores, label)
+
+class Short(Dot):
+    def __init__(self, num_users, num_items, width):
+        super().__init__(num_users, 5, width)
+
+class Pair(Dot):
+    def forward(self, user, item):
+        return super().forward(user, item)[:, None].expand(-1, 2)
+
 class Broken(Dot):
     def forward(self, user, item):
         raise ValueError("no forward today")
@@ -178,7 +219,7 @@ def test_a_class_that_takes_every_key_gets_every_key(own_job: MakeJob) -> None:
         ("Dot", {}, "write module.Class"),
         ("../net.Dot", {}, "write module.Class"),
         ("nets.Dot", {}, r"no module 'nets' in .*net\.py"),
-        ("net.Dott", {}, "has no class Dott; there are Dot, Wide, Broken, Fragile, Every"),
+        ("net.Dott", {}, "has no class Dott; there are Dot, Wide, Listed, Sure"),
         ("net.Plain", {}, "is no network; derive it from torch.nn.Module"),
         ("net.NUMBER", {}, "has no class NUMBER"),
         ("__main__.Dot", {}, "nor among installed packages"),
@@ -186,7 +227,11 @@ def test_a_class_that_takes_every_key_gets_every_key(own_job: MakeJob) -> None:
         ("net.Dot", {}, "hyper_parameters.width: is missing"),
         ("net.Dot", {"width": 3, "colour": "red"}, "hyper_parameters.colour: 'red': net.Dot takes no such"),
         ("net.Fragile", {}, "cannot be made: ValueError: no such size"),
-        ("net.Wide", {"width": 3}, r"returns torch.float32 \(2, 1\); logits of shape"),
+        ("net.Pair", {"width": 3}, r"returns torch.float32 \(2, 2\); logits of shape"),
+        ("net.Short", {"width": 3}, "fails on ids below num_users and num_items: IndexError"),
+        ("net.Sure", {"width": 3}, "ends in sigmoid; return the logits, what goes into it"),
+        ("net.Halved", {"width": 3}, "ends in softmax; return the logits"),
+        ("net.Clamped", {"width": 3}, r"ends in something that keeps within \[0, 1\]; return the logits"),
         ("net.Broken", {"width": 3}, "fails on two samples: ValueError: no forward today"),
         ("net.Dot", {"width": "three"}, "cannot be made: TypeError"),
         ("net.Unreduced", {"width": 3}, r"loss\(logits, label\) returns torch.float32 \(2,\); one number is due"),
@@ -279,3 +324,16 @@ def test_the_current_folder_is_no_place_to_take_code_from(
     monkeypatch.setattr(sys, "path", [os.fspath(here) if entry is None else entry, *sys.path])
     with pytest.raises(JobError, match="nor among installed packages"):
         build(make_job({"width": 3}, model="fedps_test_stray.Dot"))
+
+
+@pytest.mark.parametrize("name", ["Wide", "Listed"])
+def test_a_network_may_take_both_columns_in_a_list_and_return_a_column(name: str, own_job: MakeJob) -> None:
+    user, item = torch.arange(5), torch.arange(1, 6)
+    model, plain = build(own_job(f"net.{name}", width=3)), build(own_job("net.Dot", width=3))
+    assert torch.equal(model(user, item), plain(user, item))
+    assert model(user[:1], item[:1]).shape == (1,)
+
+
+@pytest.mark.parametrize("name", ["Positive", "Still", "Judged"])
+def test_values_in_0_to_1_are_no_mistake_of_themselves(name: str, own_job: MakeJob) -> None:
+    build(own_job(f"net.{name}", width=3))

@@ -45,6 +45,11 @@ class Towers(nn.Module):
         crossed = (left @ self.mix).square().mean(dim=1) - 0.25 * F.softplus(right @ self.mix).sum(1)
         return (left * right).sum(dim=1) + u[:, 9] + i[:, 0] * 2 + self.bias - crossed / 3
 
+class Listed(Towers):
+    '''As one is written for a list of inputs, with a column of logits.'''
+    def forward(self, input_data):
+        return super().forward(*input_data).unsqueeze(1)
+
 class Crossed(nn.Module):
     '''A deep and cross network: a value of one column times a wide one, one value read many times.'''
     def __init__(self, num_users, num_items):
@@ -80,7 +85,7 @@ def both(job: Job, local: bool) -> tuple[Learner, Learner]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("network", ["NCF_MLP", "NCF_GMF", "NCF_NeuMF", "Towers", "Crossed"])
+@pytest.mark.parametrize("network", ["NCF_MLP", "NCF_GMF", "NCF_NeuMF", "Towers", "Listed", "Crossed"])
 def test_steps_are_those_of_torch(network: str, rule: str, make_job: MakeJob, tmp_path: Path) -> None:
     job = job_of(make_job, tmp_path, network, rule)
     one, other = both(job, local=True)

@@ -8,24 +8,42 @@ is put back as it was. The description says which parameter is looked up by whic
 import inspect
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import Parameter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from fedps.config import Job
 from fedps.config.classes import load_class
 from fedps.errors import JobError
-from fedps.models.loss import check_loss
+from fedps.models.loss import check_loss, own_loss
 from fedps.models.ncf import NcfGmf, NcfMlp, NcfNeuMf
 from fedps.models.network import EmbeddingLayer, Network
 from fedps.types import Init
 
 NETWORKS: Mapping[str, type[nn.Module]] = {"NCF_MLP": NcfMlp, "NCF_GMF": NcfGmf, "NCF_NeuMF": NcfNeuMf}
 PURPOSE = zlib.crc32(b"fedps.models.build")  # sets this stream apart from others of the same seed
+SAMPLES = 64  # on which a network is tried for logits
+PROBABILITIES = {"Sigmoid", "Hardsigmoid", "LogSigmoid", "Softmax", "LogSoftmax"}  # as autograd names them
+RESHAPES = {
+    "Squeeze",
+    "Unsqueeze",
+    "View",
+    "UnsafeView",
+    "Reshape",
+    "Select",
+    "Slice",
+    "Index",
+    "Alias",
+    "Clone",
+    "ToCopy",
+}
 _GENERATOR = threading.Lock()  # torch has one generator for all threads
 
 
@@ -51,7 +69,10 @@ def build(job: Job) -> nn.Module:
             model = network(**arguments)
     except Exception as error:  # whatever the user's own code raises
         raise JobError(f"runner.model: {path}: cannot be made: {type(error).__name__}: {error}") from error
+    _adapt(model)
     _check_forward(path, model)
+    if own_loss(model) is None:
+        _check_logits(path, model, job)
     check_loss(path, model)
     return model
 
@@ -103,6 +124,66 @@ def _arguments(path: str, network: type[nn.Module], job: Job) -> dict[str, objec
     if mistakes:
         raise JobError(mistakes)
     return {n: value for n, value in values.items() if n in takes}
+
+
+def _adapt(model: nn.Module) -> None:
+    """Let a network be called with user and item, and return [B]: one may take both in a list, or return [B, 1]."""
+    forward: Callable[..., Any] = model.forward
+    takes = [p.kind for p in inspect.signature(forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    in_list = takes in ([Parameter.POSITIONAL_OR_KEYWORD], [Parameter.POSITIONAL_ONLY])
+
+    def adapted(user: torch.Tensor, item: torch.Tensor) -> Any:
+        logits = forward([user, item]) if in_list else forward(user, item)
+        column = isinstance(logits, torch.Tensor) and logits.shape == (len(user), 1)
+        return logits.squeeze(1) if column else logits
+
+    model.forward = adapted
+
+
+def _check_logits(path: str, model: nn.Module, job: Job) -> None:
+    """Refuse a network that returns probabilities: the loss takes the sigmoid of what it returns, so little is learned.
+
+    Raises:
+        JobError: its last function is a sigmoid or its kin, or whatever its weights, it returns values in [0, 1].
+    """
+    hyper, ids, training = job.hyper_parameters, torch.arange(SAMPLES), model.training
+    columns = ids % hyper.num_users, ids % hyper.num_items
+    model.eval()
+    try:
+        logits = model(*columns)
+        last = _last_function(logits)
+        bounded = last in PROBABILITIES
+        if not bounded and _in_unit(logits) and len(logits.unique()) > 1:
+            with torch.no_grad():
+                large = {name: 1000 * weight for name, weight in model.named_parameters()}
+                bounded, last = _in_unit(functional_call(model, large, columns)), "something that keeps within [0, 1]"
+    except Exception as error:  # whatever the user's own code raises
+        raise JobError(
+            f"runner.model: {path}: forward(user, item) fails on ids below num_users and num_items: {type(error).__name__}:"
+            f" {error}"
+        ) from error
+    finally:
+        model.train(training)
+    if bounded:
+        raise JobError(
+            f"runner.model: {path}: forward(user, item) ends in {last.lower()}; return the logits, what goes into it: the"
+            " loss takes the sigmoid itself, and of one taken twice little is learned (or give the network a loss of its own)"
+        )
+
+
+def _last_function(values: torch.Tensor) -> str:
+    """Return the name of the function that made some values, e.g. `Sigmoid`, whatever reshaped them since."""
+    node: Any = values.grad_fn
+    while node is not None:
+        name = node.name().partition("Backward")[0]
+        if name not in RESHAPES:
+            return str(name)
+        node = node.next_functions[0][0]
+    return ""
+
+
+def _in_unit(values: torch.Tensor) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def _check_forward(path: str, model: nn.Module) -> None:
