@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,11 @@ def test_a_role_knows_what_it_is_and_plays_no_other(name: str, tmp_path: Path) -
     assert [role.is_server(), role.is_coordinator(), role.is_worker()] == [
         name == r for r in ("server", "coordinator", "worker")
     ]
-    calls = {"server": role.run_server, "coordinator": role.run_coordinator, "worker": role.client}
+    calls: dict[str, Callable[[], object]] = {
+        "server": role.run_server,
+        "coordinator": role.run_coordinator,
+        "worker": role.client,
+    }
     for other, call in calls.items():
         if other != name:
             with pytest.raises(JobError, match=f"this process is {name} 1; ask role.is_{other}"):

@@ -16,7 +16,8 @@ what *they* answered.
 
 import errno
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: there is no room on the disk
 CROWDED = (errno.EMFILE, errno.ENFILE)  # too many files and pipes are open
@@ -94,3 +95,18 @@ def shortage(error: BaseException) -> str | None:
         return f"{where}{error.strerror}: free space, or choose another --run_dir or runner.model_save_path"
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return f"{where}{error.strerror}, over the limit of {limit}: raise it with `ulimit -n`"
+
+
+@contextmanager
+def needing_torch() -> Iterator[None]:
+    """Import what needs torch.
+
+    Raises:
+        JobError: torch is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise JobError("torch is not installed here, and this needs it: pip install 'fedps[torch]'") from None

@@ -36,7 +36,7 @@ class Genres(nn.Module):
         with torch.no_grad():
             self.user.weight[7] = 0.25  # a row that is given among drawn ones
         self.item = nn.Embedding(num_items, 4)
-        self.genre = nn.Embedding.from_pretrained(GENRES[:num_items], freeze=frozen)
+        self.genre = nn.Embedding.from_pretrained(GENRES[:num_items].clone(), freeze=frozen)
         self.mix, self.out = nn.Linear(11, 5), nn.Linear(5, 1)
         if frozen:
             self.mix.requires_grad_(False)

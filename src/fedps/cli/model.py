@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from fedps.cli.app import AllowCommands, AsJson, JobFile, Override, RunDir, Switch, app, flag, load, note_job, tell
-from fedps.errors import JobError
+from fedps.errors import JobError, needing_torch
 
 
 @app.command
@@ -44,11 +44,13 @@ def infer(
     allow = Allow(commands=allow_commands)
     note_job(resolved, allow)
     if weights is not None:
-        from fedps.serving.infer import infer as score  # noqa: PLC0415
+        with needing_torch():
+            from fedps.serving.infer import infer as score  # noqa: PLC0415
 
         tell(score(resolved, weights, allow), as_json)
     else:
-        from fedps.serving.infer import infer_epochs  # noqa: PLC0415
+        with needing_torch():
+            from fedps.serving.infer import infer_epochs  # noqa: PLC0415
 
         log = None if as_json else sys.stdout
         tell(infer_epochs(resolved, run_dir, predictions, allow=allow, log=log), as_json)

@@ -5,13 +5,14 @@ from the job's own schedule. It dials out and never listens. Everything that can
 the first byte is sent.
 """
 
+import inspect
 import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args
+from typing import Any, Literal, TextIO, cast, get_args
 
 from msgspec.structs import replace
 
@@ -22,6 +23,7 @@ from fedps.client.modes import build_mode, pull_all, pull_frozen
 from fedps.client.rounds import Coordinated, Rounds, Schedule, Simulated
 from fedps.client.trainer import Trained, Trainer
 from fedps.config import Allow, Job
+from fedps.config.classes import load_class
 from fedps.config.shared import shared_part
 from fedps.data.public import Public
 from fedps.data.read.client import read_client
@@ -45,7 +47,7 @@ Connect = Callable[[int, Hello], Transport]
 COORDINATOR = -1  # the number under which `Connect` reaches the coordinator
 Key = Literal["initialize_model_params", "init_worker", "train", "infer", "save_model", "finish"]
 KEYS: tuple[Key, ...] = get_args(Key)
-Handler = Callable[["FLClient"], Any]
+Handler = Callable[..., Any]  # called with the client, or with nothing
 
 
 class FLClient:
@@ -70,6 +72,7 @@ class FLClient:
         data, learner: once `initialize_model_params` has made them.
         shards, trainer: once `init_worker` has made them.
         assignment: what to do in this round.
+        role_maker, config, metrics, …: what `set_basic_config` and its kin were given, as in the original.
         trained, evaluated: what came of this round's training and evaluation; None where there was none.
     """
 
@@ -98,7 +101,7 @@ class FLClient:
         self._simulated = Simulated(job, client, report) if job.traces is not None else None
         self._distiller: Distiller | None = None
         self._channels: list[Transport] = []
-        self._handlers: dict[str, Handler] = {key: getattr(FLClient, f"callback_{key}") for key in KEYS}
+        self._handlers: dict[Key, Handler] = {}
         for key, handler in (handlers or {}).items():
             self.register_handlers(key, handler)
 
@@ -107,7 +110,7 @@ class FLClient:
 
         Args:
             key: one of `KEYS`.
-            handler: called with this client.
+            handler: called with this client, or without anything if it takes nothing.
 
         Raises:
             JobError: there is no such step.
@@ -115,6 +118,30 @@ class FLClient:
         if key not in KEYS:
             raise JobError(f"register_handlers: {key!r}: there is no such step; there are {', '.join(KEYS)}")
         self._handlers[key] = handler
+
+    def set_basic_config(self, role_maker: Any, config: Any = None, metrics: Any = None) -> None:
+        """Keep these for your own steps. A client that a script has made by itself gets its part of the run, too.
+
+        Args:
+            role_maker: what `fedps.init` returned.
+            config: whatever your steps want; training itself goes by the job.
+            metrics: the same.
+        """
+        self.role_maker, self.config, self.metrics = role_maker, config, metrics
+        if not hasattr(self, "job"):
+            role_maker.begin(self)
+
+    def set_train_dataset_info(self, train_dataset: Any, train_file_list: Any) -> None:
+        """Keep these for your own steps; the client's data is what the job names."""
+        self.train_dataset, self.train_file_list = train_dataset, train_file_list
+
+    def set_test_dataset_info(self, test_dataset: Any, test_file_list: Any) -> None:
+        """Keep these for your own steps; held-out samples are those that the job names."""
+        self.test_dataset, self.test_file_list = test_dataset, test_file_list
+
+    def set_train_example_num(self, num: Any) -> None:
+        """Keep this for your own steps; what is reported are the samples trained, as they are counted."""
+        self.train_example_nums = num
 
     def run(self) -> None:
         """Live: one assignment after the other, until the answer is FINISH.
@@ -266,7 +293,54 @@ class FLClient:
         self._mode.start_at(self.shards.barrier(self.assignment.round, "evaluated", figures))
 
     def _do(self, key: Key) -> None:
-        self._handlers[key](self)
+        handler = self._handlers.get(key) or getattr(self, f"callback_{key}")  # as overridden
+        handler() if _takes_nothing(handler) else handler(self)
+
+
+def _takes_nothing(handler: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(handler).bind()
+    except TypeError:
+        return False
+    return not inspect.signature(handler).parameters or inspect.ismethod(handler)
+
+
+def client_class(job: Job) -> type[FLClient]:
+    """Return the class whose objects live the job's clients' lives: `runner.fl_client`, or the one that is built in.
+
+    Raises:
+        JobError: there is no such class, or it is none of clients.
+    """
+    path = job.runner.fl_client
+    if path is None:
+        return FLClient
+    kind: type[FLClient] = load_class(path, job.folder, "runner.fl_client")
+    if not issubclass(kind, FLClient):
+        raise JobError(f"runner.fl_client: {path!r}: is no client; derive it from fedps.FLClient")
+    return kind
+
+
+def make_client(kind: type[FLClient], begin: Callable[[FLClient], None]) -> FLClient:
+    """Make a client of a class of one's own, whose `__init__`, if it has one, takes nothing, as in the original.
+
+    Args:
+        kind: its class.
+        begin: calls `FLClient.__init__` of what it is given, with its part of the run.
+
+    Raises:
+        JobError: the class's own `__init__` fails, or takes something.
+    """
+    client = kind.__new__(kind)
+    begin(client)
+    if kind.__init__ is not FLClient.__init__:
+        try:
+            cast(Callable[[FLClient], None], kind.__init__)(client)
+        except Exception as error:  # whatever the user's own code raises
+            raise JobError(
+                f"{kind.__name__} cannot be made: {type(error).__name__}: {error}; its __init__ takes nothing and calls no"
+                " other: when it begins, the client has its job and data already"
+            ) from error
+    return client
 
 
 def figures_of(trained: Trained | None, evaluated: Evaluation | None) -> Figures:

@@ -24,6 +24,7 @@ LOCAL = frozenset(
         "runner.infer_batch_size", "runner.print_interval", "runner.dataset_debug", "runner.compiled_step", "runner.use_gpu",
         "runner.need_dump", "runner.dump_fields_path", "runner.dump_fields", "runner.dump_param",
         "runner.model_save_path", "runner.model_readers", "runner.keep_epochs", "runner.warmup_model_path",
+        "runner.fl_client",
         "runner.infer_load_path", "runner.infer_start_epoch", "runner.infer_end_epoch",
         "runner.start_timeout", "selector.timeout",
     }

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from fedps.client.life import FLClient, Handler, Key
+from fedps.client.life import FLClient, Handler, Key, client_class, make_client
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of
 from fedps.coordinator.coordinator import Coordinator
@@ -98,10 +98,11 @@ def _work(
         try:
             number = clients.index(client)
             with (run_dir / "log" / f"workerlog.{number}").open("a", encoding="utf-8") as log:
-                FLClient(
-                    job, client, [], run_dir, note, connect=connect, log=log, allow=allow, handlers=handlers,
-                    number=number, plan=plan,
-                ).run()  # fmt: skip
+                begin = partial(
+                    FLClient.__init__, job=job, client=client, servers=[], run_dir=run_dir, report=note, connect=connect,
+                    log=log, allow=allow, handlers=handlers, number=number, plan=plan,
+                )  # fmt: skip
+                make_client(client_class(job), begin).run()
         except Exception as error:
             failures.append(error)
             if client not in begun:

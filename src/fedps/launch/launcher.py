@@ -185,7 +185,7 @@ class Launch:
 
     def _check_network(self) -> None:
         """Look for mistakes that only the network shows: here if it was planned before, else in a process with torch."""
-        if self._plan is None:
+        if self._plan is None or self._job.runner.fl_client is not None:  # which runs code of the user's
             self._watch.add(start_check(self._job, self._log_dir / "checklog.0"))
         else:
             self._take(stamp("check", "0", described(self._plan, self._job)))

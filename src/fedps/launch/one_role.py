@@ -156,6 +156,9 @@ def work_here(
         RoleError: a server or the coordinator did not come up, or training failed.
     """
     with _stage(job, "worker", client, number, run_dir, log_dir) as (folder, report):
+        from fedps.training.plan import make_plan  # noqa: PLC0415
+
+        plan = make_plan(job)  # before anybody is waited for: it may be wrong, or torch missing
         limit = job.runner.start_timeout
         deadline = time.monotonic() + limit
         needed = [(f"server {k}", at, f"fedps server JOB.yaml --shard {k} …") for k, at in enumerate(servers)]
@@ -167,12 +170,14 @@ def work_here(
                     f"{role} {at}: nobody listens there after {limit:g} s: start it with `{command}`, check the"
                     " address, or raise runner.start_timeout"
                 )
-        from fedps.client.life import FLClient  # noqa: PLC0415
+        from fedps.client.life import FLClient, client_class, make_client  # noqa: PLC0415
 
-        FLClient(
-            job, client, [str(at) for at in servers], folder, report, allow=allow, number=number,
-            coordinator=None if coordinator is None else str(coordinator), keep_shared=True,
-        ).run()  # fmt: skip
+        begin = partial(
+            FLClient.__init__, job=job, client=client, servers=[str(at) for at in servers], run_dir=folder, report=report,
+            allow=allow, number=number, plan=plan, coordinator=None if coordinator is None else str(coordinator),
+            keep_shared=True,
+        )  # fmt: skip
+        make_client(client_class(job), begin).run()
 
 
 def wait_for(role: str, at: Address, deadline: float) -> bool:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from fedps.cache import cache_folder
 from fedps.config import Job
 from fedps.data.samples import ClientData, Order
+from fedps.errors import needing_torch
 from fedps.models.network import Plan
 from fedps.training.engine import Engine, Gradients, Steps
 from fedps.training.parameters import Parameters, read_parameters
@@ -90,8 +91,9 @@ class Learner:
         return Compiled(library, data, self.tables, self._flats, names, pairwise)
 
     def _eager(self, data: ClientData) -> Engine:
-        from fedps.models.build import build  # noqa: PLC0415
-        from fedps.training.eager import Eager  # noqa: PLC0415  (imports torch)
+        with needing_torch():
+            from fedps.models.build import build  # noqa: PLC0415
+            from fedps.training.eager import Eager  # noqa: PLC0415  (imports torch)
 
         modules = {e.spec.name: e.module for e in self.parameters.embeddings}
         runner, loss = self._job.runner, self._job.hyper_parameters.loss

@@ -14,7 +14,7 @@ import msgspec
 
 from fedps.cache import CacheError, cache_folder
 from fedps.config import Job
-from fedps.errors import JobError
+from fedps.errors import JobError, needing_torch
 from fedps.events.events import Checked
 from fedps.models.network import Plan, built_in
 from fedps.native import compiler
@@ -56,7 +56,8 @@ def make_plan(job: Job) -> Plan:
     """
     if (known := find_plan(job)) is not None:
         return known
-    from fedps.training.planning import plan_network  # noqa: PLC0415  (imports torch)
+    with needing_torch():
+        from fedps.training.planning import plan_network  # noqa: PLC0415  (imports torch)
 
     plan = plan_network(job)
     if plan.library and job.runner.model is None:
@@ -72,7 +73,8 @@ def look_at(job: Job) -> Checked:
     """
     if job.runner.model is None:
         return described(Plan(built_in(job.hyper_parameters)), job)
-    from fedps.models.build import build, describe  # noqa: PLC0415  (imports torch)
+    with needing_torch():
+        from fedps.models.build import build, describe  # noqa: PLC0415  (imports torch)
 
     return described(Plan(describe(build(job))), job)
 

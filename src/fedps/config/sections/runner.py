@@ -63,6 +63,7 @@ class Runner(Section):
         "participants", description="round: average a row over all clients, or over those that changed it"
     )
     model: Word | None = Field(None, description='a network of your own, "module.Class" beside the job file')
+    fl_client: Word | None = Field(None, description='a worker\'s life of your own, "module.Class" beside the job file')
     train_data_dir: Path = Field(description="folder with one <client>.csv each, lines user,item,label")
     test_data_dir: Path | None = Field(
         None, description="folder of held-out samples, per user 1 positive + 99 negatives"

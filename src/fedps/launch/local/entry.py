@@ -35,6 +35,10 @@ def check_network(pipe: Connection, log: str, job_json: str) -> None:
     def check(report: Report) -> None:
         try:
             plan = make_plan(job := _job(job_json))
+            if job.runner.fl_client is not None:
+                from fedps.client.life import client_class  # noqa: PLC0415
+
+                client_class(job)
             report(replace(described(plan, job), plan=str(keep_plan(plan) or "")))
         except JobError as error:
             report(Checked(error.mistakes))

@@ -165,19 +165,33 @@ class Role:
 
         run_coordinator(self.job, self._spec.bind, self._report, selector=selector, stay=True, run_dir=self.run_dir)
 
-    def client(self) -> "FLClient":
+    def client(self, kind: "type[FLClient] | None" = None) -> "FLClient":
         """Return the worker's life: register your handlers, then call its `run`.
+
+        Args:
+            kind: a class of your own, derived from `fedps.FLClient`; by default the job's `fl_client`.
+
+        Raises:
+            JobError: this is no worker, or there is no such class.
+        """
+        self._must_be("worker", "client")
+        from fedps.client.life import client_class, make_client  # noqa: PLC0415
+
+        return make_client(kind or client_class(self.job), self.begin)
+
+    def begin(self, client: "FLClient") -> None:
+        """Give a client of your own class its part of the run.
 
         Raises:
             JobError: this is no worker.
         """
-        self._must_be("worker", "client")
+        self._must_be("worker", "begin")
         from fedps.client.life import FLClient  # noqa: PLC0415
         from fedps.training.plan import read_plan  # noqa: PLC0415
 
         spec, name = self._spec, ClientId(self._spec.client)
-        return FLClient(
-            self.job, name, spec.servers, self.run_dir, self._report, coordinator=spec.coordinator or None,
+        FLClient.__init__(
+            client, self.job, name, spec.servers, self.run_dir, self._report, coordinator=spec.coordinator or None,
             allow=spec.allow, number=spec.number, plan=read_plan(spec.plan) if spec.plan else None,
         )  # fmt: skip
 
