@@ -382,8 +382,6 @@ def test_a_table_may_have_an_optimizer_of_its_own(write: Write, tmp_path: Path) 
 @pytest.mark.parametrize("key", ["num_users", "num_items"])
 @pytest.mark.parametrize("count", [2**40, 2**63, 2**64])
 def test_hashed_ids_of_64_bits_are_told_with_key_and_remedy(key: str, count: int, write: Write) -> None:
-    for model in ("null", "net.Net"):
-        with pytest.raises(
-            JobError, match=rf"hyper_parameters\.{key}: {count}: each id has a row.*e\.g\. id % 1000000"
-        ):
-            load_job(write(), [f"hyper_parameters.{key}={count}", f"runner.model={model}"])
+    with pytest.raises(JobError, match=rf"hyper_parameters\.{key}: {count}: each id has a row.*e\.g\. id % 1000000"):
+        load_job(write(), [f"hyper_parameters.{key}={count}"])
+    load_job(write(), [f"hyper_parameters.{key}={count}", "runner.model=net.Net"])  # which may have another use for it

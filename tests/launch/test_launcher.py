@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fedps.config import load_job
-from fedps.errors import JobError
+from fedps.errors import DataError, JobError
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch, Orders
@@ -130,11 +130,15 @@ def test_a_job_that_does_not_fit_its_network_starts_nobody(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists(), "nothing is left"
 
 
-def test_bad_data_is_told_with_client_file_and_line(tmp_path: Path) -> None:
+def test_bad_data_is_told_with_client_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job, file = write_job(tmp_path), tmp_path / "data" / "train" / "1.csv"
     lines = len(file.read_text().splitlines()) + 1
     with file.open("a") as more:
         more.write("3,7,2\n")
+    with pytest.raises(DataError, match=rf"1\.csv, line {lines}: '3,7,2': label 2 is neither 0 nor 1"):
+        launch(job, tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "a small file is read before anything is made"
+    monkeypatch.setattr("fedps.data.read.client.SMALL", 0)
     found = launch(job, tmp_path / "run")
     assert f"worker 1: {file}, line {lines}: '3,7,2': label 2 is neither 0 nor 1" in found["error"]
     (failed,) = [e for e in events(tmp_path / "run") if e["event"] == "failed"]

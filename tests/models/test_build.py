@@ -234,6 +234,11 @@ def test_a_class_that_takes_every_key_gets_every_key(own_job: MakeJob) -> None:
         ("net.Clamped", {"width": 3}, r"ends in something that keeps within \[0, 1\]; return the logits"),
         ("net.Broken", {"width": 3}, "fails on two samples: ValueError: no forward today"),
         ("net.Dot", {"width": "three"}, "cannot be made: TypeError"),
+        (
+            "net.Dot",
+            {"width": 3, "num_items": 2**62},
+            r"cannot be made: RuntimeError: .*; .* hash them to fewer, e\.g\. id % 1",
+        ),
         ("net.Unreduced", {"width": 3}, r"loss\(logits, label\) returns torch.float32 \(2,\); one number is due"),
         ("net.Detached", {"width": 3}, r"loss.* cut off from the logits; a finite number is due"),
         ("net.Infinite", {"width": 3}, r"loss.* returns -inf on two samples; a finite number"),

@@ -20,6 +20,7 @@ from torch import nn
 from torch.func import functional_call
 
 from fedps.config import Job
+from fedps.config.checks.training import FEWER_IDS
 from fedps.config.classes import load_class
 from fedps.errors import JobError
 from fedps.models.loss import check_loss, own_loss
@@ -44,6 +45,7 @@ RESHAPES = {
     "Clone",
     "ToCopy",
 }
+MOST_ROWS = 1 << 28  # beyond which a network that cannot be made may have taken ids of 64 bits for rows
 _GENERATOR = threading.Lock()  # torch has one generator for all threads
 
 
@@ -68,7 +70,9 @@ def build(job: Job) -> nn.Module:
         with _seeded(job.runner.seed):
             model = network(**arguments)
     except Exception as error:  # whatever the user's own code raises
-        raise JobError(f"runner.model: {path}: cannot be made: {type(error).__name__}: {error}") from error
+        huge = max(job.hyper_parameters.num_users, job.hyper_parameters.num_items) > MOST_ROWS
+        remedy = f"; where num_users and num_items are rows, {FEWER_IDS}" if huge else ""
+        raise JobError(f"runner.model: {path}: cannot be made: {type(error).__name__}: {error}{remedy}") from error
     _adapt(model)
     _check_forward(path, model)
     if own_loss(model) is None:

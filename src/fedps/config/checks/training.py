@@ -8,6 +8,8 @@ from fedps.config.job import Job
 from fedps.config.mistakes import nearest, shown
 from fedps.config.sections.runner import MERGED
 
+FEWER_IDS = "number ids from 0 when the data is prepared, or hash them to fewer, e.g. id % 1000000"
+
 
 def class_path(job: Job) -> list[str]:
     """Say that the network cannot be a class."""
@@ -40,11 +42,12 @@ def layers(job: Job) -> list[str]:
 def rows(job: Job) -> list[str]:
     """Say which tables have more rows than this machine has memory for: hashed ids of 64 bits are no rows."""
     hyper, memory = job.hyper_parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    width = 1 if job.runner.model is not None else max(hyper.mf_dim, hyper.fc_layers[0] // 2)
+    if job.runner.model is not None:  # it may have another use for these numbers
+        return []
+    width = {"NCF_MLP": hyper.fc_layers[0] // 2, "NCF_GMF": hyper.mf_dim}.get(hyper.mode, hyper.mf_dim)
     return [
-        f"hyper_parameters.{key}: {count}: each id has a row, and {count} rows of at least {width} float"
-        f"{'s' * (width > 1)} take {4 * width * count / 2**30:,.0f} GiB of this machine's {memory / 2**30:,.0f}: number the ids"
-        " from 0 when the data is prepared, or hash them to fewer, e.g. id % 1000000"
+        f"hyper_parameters.{key}: {count}: each id has a row, and {count} rows of {width} floats take"
+        f" {4 * width * count / 2**30:,.0f} GiB of this machine's {memory / 2**30:,.0f}: {FEWER_IDS}"
         for key in ("num_users", "num_items")
         if 4 * width * (count := getattr(hyper, key)) > memory
     ]
