@@ -1,7 +1,7 @@
 """A network of your own: two towers, whose user side stays with the client, user layer and all.
 
-    fedps run examples/quickstart.yaml -o runner.model=own_network.TwoTowers -o runner.local_sparse=[user.weight] \\
-        -o runner.remote_sparse=[item.weight] -o runner.local_dense=[user_layer.weight,user_layer.bias] \\
+    fedps run examples/quickstart.yaml -o runner.model=own_network.TwoTowers -o 'runner.local_sparse=[user.weight]' \\
+        -o 'runner.remote_sparse=[item.weight]' -o 'runner.local_dense=[user_layer.weight,user_layer.bias]' \\
         -o hyper_parameters.dim=16
 
 Any torch module will do that is made from `hyper_parameters` by name, and maps user and item ids to one logit a sample.
