@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from fedps.client.private_rows import save_shared
 from fedps.config import Job
+from fedps.data.read.client import read_client
 from fedps.errors import JobError
 from fedps.models.build import build, describe, redrawn
+from fedps.storage.epochs import read_model
+from fedps.storage.tables import tensor
 from fedps.table.init import initial_rows
+from fedps.training.learner import Learner
 from fedps.training.parameters import read_parameters
 from fedps.training.plan import make_plan
+from fedps.types import ClientId
 from tests.client.test_modes import batches, finished, optimizer, step, write_clients
 from tests.conftest import MakeJob
 
@@ -153,3 +159,18 @@ def test_embeddings_with_options_that_rows_do_not_have_are_refused(make_job: Mak
     job = own_job(make_job, tmp_path, False, PLACES["shared"] | {"model": "net.Padded"})
     with pytest.raises(JobError, match=r"item.weight has padding_idx=0, max_norm=1.0.*leave it out"):
         read_parameters(describe(build(job)), job)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+def test_a_worker_by_hand_keeps_given_and_frozen_values_with_the_rest(
+    frozen: bool, make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = own_job(make_job, tmp_path, frozen, PLACES["shared"])
+    learner = Learner(make_plan(job), job, read_client(job, ClientId("0")), local_optimizer=True)
+    learner.tables["genre.weight"].values[2:] += 1
+    save_shared(learner, job, tmp_path / "run", 1)
+    saved = read_model(tmp_path / "run" / "model" / "1")
+    due = build(job).get_parameter("genre.weight").detach().clone()
+    due[torch.from_numpy(learner.tables["genre.weight"].keys[2:])] += 1
+    np.testing.assert_array_equal(tensor(saved["genre.weight"]), due)
+    np.testing.assert_array_equal(tensor(saved["mix.weight"]), build(job).get_parameter("mix.weight").detach())

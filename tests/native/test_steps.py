@@ -10,6 +10,7 @@ from torch import nn
 
 from fedps.config import Job
 from fedps.data.read.client import read_client
+from fedps.data.samples import ClientData
 from fedps.models.build import build
 from fedps.models.network import Plan
 from fedps.table import rules
@@ -18,7 +19,7 @@ from fedps.training.compiled import Compiled
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import ClientId
+from fedps.types import ClientId, Samples
 from tests.conftest import MakeJob, batches_of
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: steps are taken by torch here")
@@ -190,3 +191,26 @@ def test_a_private_layer_trains_here_and_a_shared_one_on_the_servers(make_job: M
     assert (one.private_dense.values != starts[0]).any()
     np.testing.assert_allclose(one.private_dense.raw, other.private_dense.raw, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(one.gradients().dense, other.gradients().dense, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["adam", "sgd"])
+def test_over_a_pass_the_steps_part_from_torchs_by_no_more_than_one_rounding_does(
+    rule: str, make_job: MakeJob, tmp_path: Path
+) -> None:
+    """A difference of rules would part them further than a start that is off by its last bit."""
+    rng, samples = np.random.default_rng(0), 20_000
+    user, item = rng.integers(0, 120, samples), rng.integers(0, 220, samples)
+    label = (rng.normal(size=(120, 4))[user] * rng.normal(size=(220, 4))[item]).sum(axis=1) > 1
+    job = job_of(make_job, tmp_path, "NCF_MLP", rule)
+    plan = make_plan(job)
+    data = ClientData(Samples(user, item, label.astype(np.float32)), None, ME, 0, shuffle=False)
+    one, other, moved = (Learner(p, job, data, True) for p in (plan, Plan(plan.network), Plan(plan.network)))
+    moved.dense.values[:] = np.nextafter(moved.dense.values, np.float32(1))
+
+    def apart(a: Learner, b: Learner) -> float:
+        rows = [np.abs(a.tables[name].block - b.tables[name].block).max() for name in a.tables]
+        return float(max(*rows, np.abs(a.dense.values - b.dense.values).max()))
+
+    for learner in (one, other, moved):
+        learner.train(np.arange(samples, dtype=np.int32), 64)
+    assert apart(one, other) <= 4 * apart(other, moved)

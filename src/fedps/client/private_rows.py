@@ -63,10 +63,13 @@ def save_shared(learner: Learner, job: Job, run_dir: Path, epoch: int) -> None:
     folder = (job.runner.model_save_path or run_dir / "model") / str(epoch)
     if next(folder.glob("*.json"), None) is not None:
         return
-    dense, tables = learner.dense.split(learner.dense.values.copy()), {}
+    starts, tables = learner.server_starts(), {}  # of dense tensors, these are the values as they are now
     for spec in learner.server_specs(job.runner.seed):
-        held = learner.shared.get(spec.name)
-        keys, values = (NO_KEYS, dense[spec.name]) if held is None else (held.keys, held.values.copy())
+        held = learner.tables.get(spec.name)
+        keys, values = (NO_KEYS, starts[spec.name]) if held is None else (held.keys, held.values.copy())
+        if held is not None and spec.name in starts:  # all rows are given, and those that are held were trained
+            keys, values = np.arange(spec.shape[0]), starts[spec.name].copy()
+            values[held.keys] = held.values
         tables[spec.name] = (replace(spec, rule=ADD), keys, values)
     facts = Facts(1, shard=0, epoch=epoch, job=job.name, mode="base", run=str(run_dir.absolute()))
     epochs.save_shard(folder, 0, tables, facts)
