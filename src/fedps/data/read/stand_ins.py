@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 JOB_READERS = ("common_ps", "common")  # where a script's own folder of tools had them, newer and older
 PADDLE = ("paddle", "paddle.io", "paddle.distributed", "paddle.distributed.fleet")
 OTHERS = ("six", "paddle")
+STANDING_IN = RLock()  # of the thread that imports: where workers are threads, modules are everybody's
 
 string_types, integer_types, text_type, PY2, PY3 = (str,), (int,), str, False, True  # six's, that scripts may ask for
 
@@ -70,14 +72,15 @@ def copy_to(tools: Path, modules: Path) -> None:
 @contextmanager
 def standing_in() -> Iterator[None]:
     """Let what is imported meanwhile find this module in place of those that are not installed."""
-    missing = _missing()
-    added = [name for name in (*PADDLE, *OTHERS) if name.partition(".")[0] in missing]
-    sys.modules |= dict.fromkeys(added, sys.modules[__name__])
-    try:
-        yield
-    finally:
-        for name in added:  # others look there for what is installed
-            sys.modules.pop(name, None)
+    with STANDING_IN:
+        missing = _missing()
+        added = [name for name in (*PADDLE, *OTHERS) if name.partition(".")[0] in missing]
+        sys.modules |= dict.fromkeys(added, sys.modules[__name__])
+        try:
+            yield
+        finally:
+            for name in added:  # others look there for what is installed
+                sys.modules.pop(name, None)
 
 
 def _missing() -> list[str]:
