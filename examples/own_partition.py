@@ -2,8 +2,8 @@
 
     python examples/own_partition.py --out .data/by-decade                  # ML-1M
     python examples/own_partition.py --out .data/by-decade --twin           # where the real data cannot be had
-    fedps run examples/quickstart.yaml -o runner.train_data_dir=../.data/by-decade/train \
-        -o runner.test_data_dir=../.data/by-decade/test
+    fedps run examples/quickstart.yaml -o runner.train_data_dir=.data/by-decade/train \
+        -o runner.test_data_dir=.data/by-decade/test
 
 Clients are as unlike each other as their tastes: the client of the 1990s is by far the largest. A twin's films have no
 titles, and so no year; there, items are put in four groups by number.

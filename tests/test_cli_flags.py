@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fedps import __version__
-from fedps.cli import FAILED, INTERRUPTED, WRONG
+from fedps.cli import FAILED, INTERRUPTED, WRONG, main
 from fedps.cli.app import signals_as_interrupt
 from fedps.config import Allow, Job
 from fedps.data.prepare.write import Split
@@ -399,3 +399,25 @@ def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch)
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("flag", ["-o", "--override"])
+def test_a_path_of_an_override_counts_from_where_one_stands(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a shell completes it; the file's own paths count from its folder, and no path is made of what is none."""
+    there = tmp_path / "there"
+    (there / "mine").mkdir(parents=True)
+    (there / "mine" / "0.csv").write_text("0,0,1\n")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "0.csv").write_text("0,0,1\n")
+    (tmp_path / "job.yaml").write_text("runner: {train_data_dir: nowhere, test_data_dir: test}\n")
+    monkeypatch.chdir(there)
+    words = [flag, "runner.train_data_dir=mine", flag, "runner.warmup_model_path=null", flag, "runner.epochs=3"]
+    monkeypatch.setattr("sys.argv", ["fedps", "config", "show", "../job.yaml", *words])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    said = capsys.readouterr().out
+    assert f"train_data_dir: {there / 'mine'}" in said
+    assert f"test_data_dir: {tmp_path / 'test'}" in said
+    assert "epochs: 3" in said

@@ -27,6 +27,20 @@ HELP = """fedps trains one recommender over many owners of data who keep their d
 app = App(name="fedps", help=HELP, version=__version__, help_format="plaintext", suppress_keyboard_interrupt=False)
 
 
+def _from_here(override: str) -> str:
+    """Return an override with its path counted from the working directory, as a shell completes it."""
+    from fedps.config.loading import ALL_PATHS  # noqa: PLC0415
+    from fedps.config.source import parse  # noqa: PLC0415
+
+    key, _, value = override.partition("=")
+    if key.strip() in ALL_PATHS:
+        with suppress(JobError):  # which is told where the job is read
+            path = parse(value)
+            if isinstance(path, str) and path[:1] not in ("", "~", "{"):  # {workspace} is the file's folder
+                return f"{key}={json.dumps(str(Path.cwd() / path), ensure_ascii=False)}"
+    return override
+
+
 def flag(word: str, said: str, least: int | None = None, also: str | None = None) -> Parameter:
     """Return a flag with its help, - and _ alike in its name; `least` is the smallest number it takes, `also` its alias."""
     words = [word, also or word]
@@ -45,7 +59,12 @@ JobFile = Annotated[
 ]  # fmt: skip
 Override = Annotated[
     list[str] | None,
-    Parameter(name=["-o", "--override"], negative="", help="key=value …, set over the job file; may be repeated."),
+    Parameter(
+        name=["-o", "--override"],
+        negative="",
+        converter=lambda _, tokens: [_from_here(token.value) for token in tokens],
+        help="key=value …, set over the job file; may be repeated. A path counts from where you stand; the file's own from its folder.",
+    ),
 ]
 HOSTS = "For several machines, start `fedps server`, `fedps coordinator` and `fedps worker`, each on its own."
 DEVICES = "Training runs on the CPU; on CUDA with -o runner.use_gpu=true."

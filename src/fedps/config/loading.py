@@ -20,6 +20,7 @@ from fedps.config.source import parse, read
 from fedps.errors import JobError
 
 PATHS = [name for name, field in Runner.model_fields.items() if field.annotation in (Path, Path | None)]  # of runner
+ALL_PATHS = frozenset({*(f"runner.{name}" for name in PATHS), "simulation.traces", "distillation.public_data"})
 
 
 def load_job(path: Path | str, overrides: Sequence[str] = (), elsewhere: Collection[str] = ()) -> Job:
