@@ -23,13 +23,14 @@ SETS = {  # name: how `fedps data prepare movielens` makes it
 }
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
 COORDINATED = ("runner.with_coordinator=true", "runner.clients_per_round=5")
+SHARED = "runner.remote_sparse=[mlp_user.weight, mlp_item.weight]"  # as in the original, where nothing is private
 ARRIVAL = ("mean", "sum", "original", "buffered")  # merges that apply pushes as they come
 
 JOBS: dict[str, tuple[str, Path, tuple[str, ...]]] = {
     "quickstart": ("ml-1m", QUICKSTART, ()),
-    "seed, plain": ("ml-1m", ROOT / "examples" / "config_fl.yaml", ("runner.geo_merge=adaptive",)),
+    "seed, plain": ("ml-1m", ROOT / "examples" / "config_fl.yaml", (SHARED,)),
     "seed, split": ("ml-1m", ROOT / "examples" / "config_fl_split.yaml", ()),
-    "seed, coordinator": ("ml-1m", ROOT / "examples" / "config_fl_coordinator.yaml", ()),
+    "seed, coordinator": ("ml-1m", ROOT / "examples" / "config_fl_coordinator.yaml", (SHARED,)),
     "2 servers": ("ml-1m", QUICKSTART, ("runner.server_num=2",)),
     "20 workers": ("twenty", QUICKSTART, ()),
     "sync": ("ml-1m", QUICKSTART, ("runner.sync_mode=sync", "runner.epochs=1")),
