@@ -149,10 +149,13 @@ def test_unknown_names_are_told_all_at_once_with_those_there_are(make_job: MakeJ
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_training(make_job: MakeJob, tmp_path: Path) -> None:
+    keys = {**ALONE, "dump_fields": ["label"], "dump_fields_path": str(tmp_path / "file" / "below")}
+    job = make_job(**keys)
     (tmp_path / "file").write_text("")
-    job = make_job(**ALONE, dump_fields=["label"], dump_fields_path=str(tmp_path / "file" / "below"))
+    with pytest.raises(JobError, match=r"runner\.dump_fields_path: .*below': cannot be written: .*file is no folder"):
+        make_job(**keys)
     with pytest.raises(DataError, match=r"runner\.dump_fields_path: .*below: cannot be written: Not a directory"):
-        Client(job, tmp_path)
+        Client(job, tmp_path)  # it was no file yet when the job was read
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
