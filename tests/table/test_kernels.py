@@ -1,7 +1,10 @@
 """The compiled loops against plain numpy, on slots in any order; what lies between the slots stays as it is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numba import config, types
 
 from fedps.table import kernels, rules
 from fedps.types import RULES, Keys, Rule, RuleName, Values
@@ -69,3 +72,21 @@ def test_neighbouring_ids_spread_over_the_parts() -> None:
         filled = np.bincount(kernels.parts_of(np.arange(25_600) * stride, 256), minlength=256)
         assert filled.min() > 50
         assert filled.max() < 160
+
+
+@pytest.mark.parametrize("damage", [b"", b"torn"])
+def test_a_loop_whose_kept_code_is_torn_is_compiled_again(
+    damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+
+    def twice(number: int) -> int:
+        return 2 * number
+
+    compiled = kernels.compiled(types.int64(types.int64))
+    assert compiled(twice)(3) == 6
+    kept = list(tmp_path.rglob("*.nbi"))
+    assert kept
+    for file in kept:
+        file.write_bytes(damage)
+    assert compiled(twice)(3) == 6
