@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from fedps.wire.frame import Frame, Limits, decode, encode
-from fedps.wire.messages import Hello, Join, Pull, Push, RoundReport, Seed, Values
+from fedps.wire.messages import Barrier, Figures, Hello, Join, Pull, Push, RoundReport, Seed, Values
 from tests.privacy import marked
 from tests.privacy.http2 import Unwrapped, unwrap
 from tests.privacy.tap import Talk, read_talks
@@ -103,6 +103,8 @@ def check_shared(frame: Frame, items: int) -> None:
                 "counts of scores"
             )
             return
+        case Barrier(figures=Figures(samples=samples, users=users)):
+            assert users <= marked.USERS and samples <= marked.USERS * marked.PER_USER, "sums over a client's data"
         case Pull(tables=tables) | Push(tables=tables) | Values(tables=tables):
             assert set(tables) <= marked.SHARED
     for array in frame.arrays:
