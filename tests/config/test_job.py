@@ -138,7 +138,7 @@ def test_a_saved_job_loads_the_same_from_anywhere(write: Write, tmp_path: Path) 
 @pytest.mark.parametrize(
     "code",
     [
-        "model: net.Net", "client_selector: mine.Mine", "pipe_command: cat", "train_reader_path: mine",
+        "model: net.Net", "fl_client: mine.Mine", "client_selector: mine.Mine", "pipe_command: cat", "train_reader_path: mine",
         "infer_reader_path: mine",
     ],
 )  # fmt: skip

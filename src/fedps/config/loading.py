@@ -92,7 +92,7 @@ def _beside(path: Path, job: Job) -> list[str]:
     found, home, runner = [], path.resolve().parent, job.runner
     if {"/", "\\"} & set(job.name) or job.name in (".", ".."):
         found.append(f"name: {shown(job.name)}: is part of the name of folders; write it without slashes")
-    named = [runner.model, runner.pipe_command, runner.train_reader_path, runner.infer_reader_path]
+    named = [runner.model, runner.fl_client, runner.pipe_command, runner.train_reader_path, runner.infer_reader_path]
     code = [text for text in (*named, runner.client_selector) if text and text not in SELECTORS]
     if code and job.folder != home:
         found.append(

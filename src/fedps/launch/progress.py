@@ -64,7 +64,7 @@ class Progress:
             f"{self._job.name}: {len(self._clients)} workers, {runner.server_num} server(s),"
             f"{' a coordinator,' * runner.with_coordinator} mode {runner.sync_mode}, {runner.epochs} epoch(s)"
         )
-        own = [runner.model, runner.client_selector if "." in runner.client_selector else None]
+        own = [runner.model, runner.fl_client, runner.client_selector if "." in runner.client_selector else None]
         for path in filter(None, own):
             self.say(f"runs code: {path} from {self._job.folder}")
         if self._console.is_terminal and not self._quiet:
