@@ -15,7 +15,7 @@ from fedps.errors import JobError
 from fedps.models.build import build, describe, redrawn
 from fedps.storage.epochs import read_model
 from fedps.storage.tables import tensor
-from fedps.table.init import initial_rows
+from fedps.table.sparse import initial_rows
 from fedps.training.learner import Learner
 from fedps.training.parameters import read_parameters
 from fedps.training.plan import make_plan

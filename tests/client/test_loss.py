@@ -11,7 +11,7 @@ from fedps.data.read.client import read_client
 from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build, describe
 from fedps.serving.export import export_run
-from fedps.table.init import initial_rows
+from fedps.table.sparse import initial_rows
 from fedps.training.parameters import read_parameters
 from fedps.types import ClientId
 from tests.conftest import MakeJob, batches_of

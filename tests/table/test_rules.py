@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from fedps.table import rules
-from fedps.table.init import initial_rows
-from fedps.table.sparse import SparseTable
+from fedps.table.sparse import SparseTable, initial_rows
 from fedps.types import RULES, Init, Rule, RuleName, TableSpec
 
 ROWS, DIM, STEPS = 12, 5, 40

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedps.errors import TableError
-from fedps.table.init import initial_rows
-from fedps.table.sparse import PARTS, Index, SparseTable
+from fedps.table.sparse import PARTS, Index, SparseTable, initial_rows
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 
 SPEC = TableSpec("rows", "sparse", (2**62, 3), Rule("adam", 0.01), Init("normal", 0.0, 1.0), seed=4)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedps.errors import DataError, JobError
 from fedps.table import rules
-from fedps.table.init import initial_rows
+from fedps.table.sparse import initial_rows
 from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
 
 CHUNK = 65_536  # rows started at once, which bounds what the start takes besides the table itself

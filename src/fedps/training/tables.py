@@ -10,7 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from fedps.table import rules
-from fedps.table.init import initial_rows
+from fedps.table.sparse import initial_rows
 from fedps.types import Keys, Rule, Slots, TableName, TableSpec, Values
 
 
