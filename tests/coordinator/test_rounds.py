@@ -189,9 +189,10 @@ def test_dataset_debug_times_reading_and_steps(make_job: MakeJob, tmp_path: Path
 
 
 def test_a_save_that_fails_ends_a_run_in_one_process(make_job: MakeJob, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
+    job = make_job(model_save_path=str(tmp_path / "file" / "model"))
+    (tmp_path / "file").write_text("in the way")  # not yet when the job was read
     with pytest.raises(DataError, match="file"):
-        ran(make_job(model_save_path=str(tmp_path / "file" / "model")), tmp_path)
+        ran(job, tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["geo", "round", "sync", "async"])
