@@ -160,3 +160,19 @@ def test_a_key_of_another_schedule_is_noted(make_job: MakeJob) -> None:
     assert notes_of(job) == [
         "hyper_parameters.optimizer.step_epochs: 2: has no effect with schedule linear, only with step"
     ]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_how_often_a_sign_of_life_is_given_changes_no_figure(
+    compiled: bool, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(print_interval=7, compiled_step=compiled)
+    (seldom, one, _), (often, other, _) = trainer_of(job), trainer_of(job)
+    monkeypatch.setattr(often, "_every", 0.0)  # after each batch
+    signs: list[None] = []
+    monkeypatch.setattr(often, "_alive", lambda: signs.append(None))
+    first, second = seldom.train(1), often.train(1)
+    assert len(signs) == -(-first.samples // 32)
+    assert first.loss == second.loss
+    np.testing.assert_array_equal(first.histogram.positives, second.histogram.positives)
+    assert_same(one, other)

@@ -141,11 +141,23 @@ class Trainer:
             while len(piece):
                 at = self._until_report() * size
                 part, piece = piece[:at], piece[at:]
-                began = time.monotonic()
                 with self._timer.step() if self._timer else nullcontext():
-                    steps = self._learner.train(part, size, self._rates(batches_of(len(part), size)))
-                self._give_sign(len(steps.losses), began)
+                    steps = self._steps(part, size)
                 self._take_in(part, steps, size)
+
+    def _steps(self, part: Order, size: int) -> Steps:
+        """Take the steps of some samples, in goes that are short enough for a sign of life between two.
+
+        How many goes that takes depends on the machine, so nothing else does: what they came to is joined before it is
+        added to any sum.
+        """
+        rates, goes, done = self._rates(batches_of(len(part), size)), list[Steps](), 0
+        while done < len(rates) and (not goes or math.isfinite(goes[-1].losses[-1])):
+            end, began = done + self._at_once, time.monotonic()
+            goes.append(self._learner.train(part[done * size : end * size], size, rates[done:end]))
+            self._give_sign(len(goes[-1].losses), began)
+            done = end
+        return Steps.joined(goes)
 
     def _give_sign(self, batches: int, began: float) -> None:
         """Give a sign of life if one is due, and see from batches just trained how many fit between two."""
@@ -160,7 +172,7 @@ class Trainer:
         if self._first or self._dump or self._timer:
             return 1
         every = self._runner.print_interval
-        return min(every - self._meter.batches % every, self._at_once)
+        return every - self._meter.batches % every
 
     def _rates(self, batches: int) -> Rates:
         """Return the share of their rates that tables take for the next batches: each that of its middle."""

@@ -1,5 +1,6 @@
 """What takes training steps: compiled code (`compiled`), or torch (`eager`). Both change the same tables."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +27,16 @@ class Steps(NamedTuple):
     losses: NDArray[np.float64]
     scores: Values
     histogram: Histogram
+
+    @staticmethod
+    def joined(parts: Sequence["Steps"]) -> "Steps":
+        """Return what batches that were trained in several goes came to together."""
+        if len(parts) == 1:
+            return parts[0]
+        histogram = Histogram()
+        for part in parts:
+            histogram.merge(part.histogram)
+        return Steps(np.concatenate([p.losses for p in parts]), np.concatenate([p.scores for p in parts]), histogram)
 
 
 class Gradients(NamedTuple):
