@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,13 @@ def run(*subjects: str, data: Path | None) -> tuple[Report, str]:
     return run_suite(subjects, data, "tiny", Console(file=told, width=200)), told.getvalue()
 
 
-def fedps(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def bench(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parents[2])  # it is not installed
+    path = {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "bench", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(
+        command, cwd=cwd, env=os.environ | path, capture_output=True, text=True, check=False, timeout=100
+    )
 
 
 def test_subjects_run_in_the_suites_order_on_the_data(small_data: Path) -> None:
@@ -70,7 +75,7 @@ def test_a_folder_without_prepared_data(manifest: str | None, tmp_path: Path) ->
 
 
 def test_the_command_writes_its_files(small_data: Path, tmp_path: Path) -> None:
-    done = fedps("rounds", "--quick", "--data", str(small_data), "--out", "out", cwd=tmp_path)
+    done = bench("rounds", "--quick", "--data", str(small_data), "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "not measured" in done.stdout and "written: out/bench.md, bench.json" in done.stdout
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
@@ -79,10 +84,10 @@ def test_the_command_writes_its_files(small_data: Path, tmp_path: Path) -> None:
 
 
 def test_the_commands_mistakes_and_help(tmp_path: Path) -> None:
-    done = fedps("speed", cwd=tmp_path)
+    done = bench("speed", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "error: 'speed': no such subject" in done.stderr
-    text = fedps("--help", cwd=tmp_path).stdout
+    text = bench("--help", cwd=tmp_path).stdout
     assert all(f"{subject} " in text and about in " ".join(text.split()) for subject, about in SUBJECTS.items())
     assert list(tmp_path.iterdir()) == []
 

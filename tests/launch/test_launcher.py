@@ -37,7 +37,7 @@ class MyNet(nn.Module):
         self.taste = nn.Embedding(num_users, width)
         self.kind = nn.Embedding(num_items, width)
     def forward(self, user, item):
-        if len(user) > 3: raise RuntimeError("planted")
+        if len(user) == 32: raise RuntimeError("planted")
         return (self.taste(user) * self.kind(item)).sum(1)
 """
 
@@ -111,8 +111,9 @@ def test_a_port_that_is_taken_in_the_meantime_is_named_with_its_role(tmp_path: P
 
 
 def test_a_worker_that_fails_stops_the_start_and_shows_its_traceback(tmp_path: Path) -> None:
-    (tmp_path / "mynet.py").write_text(NETWORK)  # the check of the network uses fewer samples
-    job = write_job(tmp_path, {"width": 4}, model="mynet.MyNet", local_sparse=["taste.weight"])
+    (tmp_path / "mynet.py").write_text(NETWORK)  # which fails on a batch of the job, and not when it is checked
+    keys = {"model": "mynet.MyNet", "local_sparse": ["taste.weight"], "compiled_step": False}
+    job = write_job(tmp_path, {"width": 4}, **keys)
     found = launch(job, tmp_path / "run")
     assert found["error"].startswith("worker ")
     assert "RuntimeError: planted" in found["error"]
