@@ -37,7 +37,7 @@ class MyNet(nn.Module):
         self.taste = nn.Embedding(num_users, width)
         self.kind = nn.Embedding(num_items, width)
     def forward(self, user, item):
-        if len(user) == 32: raise RuntimeError("planted")
+        if self.training and len(user) > 3: raise RuntimeError("planted")
         return (self.taste(user) * self.kind(item)).sum(1)
 """
 
