@@ -32,6 +32,10 @@ BUILT_IN = ("static_fl_trainer.py", "static_ps_trainer.py")  # the original's tr
 SCORING = ("static_infer.py", "static_ps_infer.py", "evaluate.py")  # the original's tools that `fedps infer` stands for
 ITS_TOOL = re.compile(r"^\s*(?:from|import)\s+utils\.static_ps\b", re.MULTILINE)  # what only they import
 OURS = re.compile(r"^\s*(?:from|import)\s+fedps\b", re.MULTILINE)
+Workers = flag("workers", "host:port,… of workers; only their number counts: none listens.", also="trainers")
+CoordinatorNum = flag(
+    "coordinator_num", "1: a coordinator decides each round who trains; 0: none (default as in the job)."
+)
 Words = Annotated[
     str,
     Parameter(
@@ -57,16 +61,10 @@ def run(
     job: JobFile = None,
     override: Override = None,
     worker_num: WorkerNum = None,
-    workers: Annotated[
-        str | None,
-        flag("workers", "host:port,… of workers; only their number counts: none listens.", also="trainers"),
-    ] = None,
+    workers: Annotated[str | None, Workers] = None,
     server_num: Annotated[int | None, flag("server_num", "Number of servers.")] = None,
     servers: Annotated[str | None, Servers] = None,
-    coordinator_num: Annotated[
-        int | None,
-        flag("coordinator_num", "1: a coordinator decides each round who trains; 0: none (default as in the job)."),
-    ] = None,
+    coordinator_num: Annotated[int | None, CoordinatorNum] = None,
     coordinators: Annotated[str | None, Coordinators] = None,
     run_dir: RunDir = None,
     log_dir: LogDir = None,
