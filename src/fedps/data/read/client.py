@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
-
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of, test_files_of
 from fedps.data.read.by_job import Reading, Side, read_by_job, runs_users_code
@@ -147,10 +145,10 @@ def _negatives(job: Job, samples: Samples) -> tuple[int | None, str]:
 
     A network that sees one label only learns to say it always.
     """
-    each, labels = job.runner.negatives, set(np.unique(samples.label).tolist())
-    if each or len(labels) != 1:
+    each, label = job.runner.negatives, samples.label
+    if each or not len(label) or (label.any() and not label.all()):
         return each or None, ""
-    if 0 in labels:
+    if not label.any():
         return None, "runner.train_data_dir: holds negatives (label 0) alone: nothing can be learned of what users like"
     if each is None:
         return (
