@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,21 +23,12 @@ from tests.launch.runs import (
     write_job,
     write_long_job,
 )
-
-
-def free_ports(count: int) -> list[int]:
-    doors = [socket.socket() for _ in range(count)]
-    for door in doors:
-        door.bind(("127.0.0.1", 0))
-    ports = [int(door.getsockname()[1]) for door in doors]
-    for door in doors:
-        door.close()
-    return ports
+from tests.ports import free_address
 
 
 def test_the_original_command_line_with_a_coordinator_ends_by_itself(tmp_path: Path) -> None:
     job, run_dir, log = write_job(tmp_path, epochs=2), tmp_path / "run", tmp_path / "log"
-    one, two, three = (f"127.0.0.1:{port}" for port in free_ports(3))
+    one, two, three = (free_address() for _ in range(3))
     workers = ",".join(f"127.0.0.1:{9000 + k}" for k in range(WORKERS))
     done = fedps(
         "run", f"--worker_num={WORKERS}", f"--workers={workers}", "--server_num=2", f"--servers={one},{two}",

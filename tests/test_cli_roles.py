@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -12,12 +11,7 @@ import pytest
 import yaml
 
 from tests.launch.runs import WORKERS, descendants, fedps, gone, start, write_job
-
-
-def free_address() -> str:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{door.getsockname()[1]}"
+from tests.ports import free_address
 
 
 def events(run_dir: Path, role: str) -> list[str]:
@@ -43,11 +37,16 @@ def await_text(path: Path, text: str, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 60) -> int:
-    family = descendants(process) if process.poll() is None else []
-    code = process.wait(seconds)
-    assert gone(family)
-    return code
+def exit_codes(roles: list[subprocess.Popen[str]], said: dict[str, Path], seconds: float = 120) -> list[int]:
+    """Wait until all roles have ended; what each of them said is shown where one does not."""
+    families = [descendants(role) for role in roles if role.poll() is None]
+    deadline = time.monotonic() + seconds
+    try:
+        codes = [role.wait(max(0.0, deadline - time.monotonic())) for role in roles]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"still running after {seconds} s: { {name: text.read_text() for name, text in said.items()} }")
+    assert all(gone(family) for family in families)
+    return codes
 
 
 def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Path) -> None:
@@ -68,7 +67,7 @@ def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Pa
         for shard in ("1", "0"):
             command = ["server", nowhere, "--shard", shard, f"--servers={one},{two}", *common]
             roles.append(start(*command, out=said[f"s{shard}"]))
-        assert [ended(role) for role in roles] == [0] * 6, [text.read_text() for text in said.values()]
+        assert exit_codes(roles, said) == [0] * 6, [text.read_text() for text in said.values()]
     finally:
         for role in roles:
             role.kill()
@@ -111,7 +110,7 @@ def test_an_organisation_ends_with_a_model_of_its_own_to_score_with(tmp_path: Pa
     ]
     try:
         roles.append(start("server", job, *common, "--run_dir", tmp_path / "run", out=said["server"]))
-        assert [ended(role) for role in roles] == [0] * 4, [text.read_text() for text in said.values()]
+        assert exit_codes(roles, said) == [0] * 4, [text.read_text() for text in said.values()]
     finally:
         for role in roles:
             role.kill()

@@ -16,12 +16,11 @@ from fedps.launch.addresses import Address
 from fedps.launch.one_role import Tee, coordinate_here, wait_for, words, work_here
 from fedps.types import ClientId
 from tests.conftest import MakeJob
+from tests.ports import free_port
 
 
 def free() -> Address:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return Address(*taken.getsockname())
+    return Address("127.0.0.1", free_port())
 
 
 def test_who_is_waited_for_is_said_until_it_listens(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ Run as a script it serves one port until it is killed: `python echo.py HOST:PORT
 """
 
 import asyncio
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -194,13 +193,6 @@ def served(service: Any, bind: str = "127.0.0.1:0", limits: Limits = LIMITS) -> 
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)
         loop.close()
-
-
-def free_address() -> str:
-    """Return an address at which nobody listens now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 if __name__ == "__main__":

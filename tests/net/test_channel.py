@@ -16,7 +16,8 @@ from fedps.net.channel import Channel
 from fedps.types import TableSpec
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Barrier, Done, Hello, Join, Leave, Pull, Push, Seed, Welcome
-from tests.net.echo import HELLO, LIMITS, EchoServer, free_address, served
+from tests.net.echo import HELLO, LIMITS, EchoServer, served
+from tests.ports import free_address
 
 JOIN = Join((TableSpec("item", "sparse", (10**6, 4)), TableSpec("bias", "dense", (2,))), 0)
 KEYS, ROWS = np.array([1, 4]), np.ones((2, 4), np.float32)
