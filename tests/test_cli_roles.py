@@ -148,10 +148,13 @@ def test_a_worker_of_another_shape_is_refused_and_told_why(tmp_path: Path) -> No
         mine = ["--run_dir", tmp_path / "mine"]
         done = fedps("worker", other, "--client=1", f"--servers={at}", *mine, *small)
         assert done.returncode == 1
-        assert "'hyper_parameters.fc_layers' of the job differs" in done.stderr
+        assert "hyper_parameters.fc_layers: [16, 8, 4] here, [32, 8, 4] there" in done.stderr
         assert worker.poll() is None, "the first one goes on"
         assert server.poll() is None
-        assert "refused: 'hyper_parameters.fc_layers' of the job differs here" in said.read_text()
+        assert (
+            "refused: the jobs differ in hyper_parameters.fc_layers: [16, 8, 4] here, [32, 8, 4] there"
+            in said.read_text()
+        )
     finally:
         for role in (worker, server):
             role.terminate()

@@ -82,12 +82,13 @@ def test_a_stranger_is_not_told_the_jobs_name() -> None:
     assert "secret" not in str(Peer(host, "a").replies)
 
 
-def test_the_first_key_in_which_the_jobs_differ_is_named() -> None:
+def test_the_first_key_in_which_the_jobs_differ_is_named_with_both_values() -> None:
     for shared in (SHARED | {"limits.message_mib": "0"}, SHARED | {"runner.seed": "0", "limits.message_mib": "0"}, {}):
         answer = Peer(Host(), "a", shared=shared).replies[0]
         first = next(key for key in SHARED if shared.get(key) != SHARED[key])
         assert isinstance(answer, Refused) and answer.kind == "other_job"
-        assert answer.reason.startswith(f"{first!r} of the job differs here") and SHARED[first] not in answer.reason
+        both = f"{SHARED[first]} here, {shared.get(first, 'nothing')} there"
+        assert answer.reason.startswith(f"the jobs differ in {first}: {both} (here is the server, there client 'a')")
 
 
 def test_silent_strangers_and_guests_have_a_deadline_and_members_have_none() -> None:

@@ -17,6 +17,11 @@ FULL: dict[str, Any] = {
 }
 
 
+def first_key(ours: dict[str, str], theirs: dict[str, str]) -> str:
+    """Return the first key in which two jobs differ."""
+    return (first_difference(ours, theirs) or "").partition(":")[0]
+
+
 def load(folder: Path, tree: dict[str, Any], *overrides: str) -> Job:
     """Write and load a job, with one client's data beside it."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -49,8 +54,8 @@ def test_a_key_that_shapes_the_training_is_compared(override: str, tmp_path: Pat
     ours = shared_part(load(tmp_path, FULL))
     elsewhere = ["runner.train_data_dir"] if "worker_num" in override else []
     theirs = shared_part(load_job(tmp_path / "job.yaml", [override], elsewhere))
-    assert first_difference(ours, theirs) == override.partition("=")[0]
-    assert first_difference(theirs, ours) == override.partition("=")[0]
+    assert first_key(ours, theirs) == override.partition("=")[0]
+    assert first_key(theirs, ours) == override.partition("=")[0]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_the_same_job_in_two_folders_is_the_same(tmp_path: Path) -> None:
     one, two = load(tmp_path / "one", tree), load(tmp_path / "two", tree)
     assert shared_part(one) == shared_part(two)
     other = load(tmp_path / "two", tree, "hyper_parameters.start='{workspace}/others.npy'")
-    assert first_difference(shared_part(one), shared_part(other)) == "hyper_parameters.start"
+    assert first_key(shared_part(one), shared_part(other)) == "hyper_parameters.start"
 
 
 def test_a_public_file_may_lie_anywhere_but_must_be_there_for_all(tmp_path: Path) -> None:
@@ -84,7 +89,7 @@ def test_a_public_file_may_lie_anywhere_but_must_be_there_for_all(tmp_path: Path
     one, two = load(tmp_path / "one", tree), load(tmp_path / "two", tree, "distillation.public_data=./public.csv")
     assert shared_part(one) == shared_part(two)
     without = load(tmp_path / "two", tree, "distillation.public_data=null")
-    assert first_difference(shared_part(one), shared_part(without)) == "distillation.public_data"
+    assert first_key(shared_part(one), shared_part(without)) == "distillation.public_data"
 
 
 def test_clients_that_distill_may_have_networks_of_their_own(tmp_path: Path) -> None:
@@ -98,17 +103,32 @@ def test_clients_that_distill_may_have_networks_of_their_own(tmp_path: Path) -> 
     ]
     assert shared_part(load(tmp_path, FULL, *distills, *other)) == ours
     longer = shared_part(load(tmp_path, FULL, *distills, "runner.epochs=9"))
-    assert first_difference(ours, longer) == "runner.epochs"
+    assert first_key(ours, longer) == "runner.epochs"
     shares_weights = shared_part(load(tmp_path, FULL))
-    assert first_difference(shares_weights, ours) == first_difference(ours, shares_weights) == distills[0].split("=")[0]
+    assert first_key(shares_weights, ours) == first_key(ours, shares_weights) == distills[0].split("=")[0]
 
 
 def test_tables_and_keys_that_one_side_lacks_are_named(tmp_path: Path) -> None:
     ours = shared_part(load(tmp_path, FULL))
     theirs = shared_part(load(tmp_path, FULL, "table_parameters.mlp_item.weight.initial_range=0.2"))
-    assert first_difference(ours, theirs) == "table_parameters.mlp_item.weight"
-    assert first_difference(ours, ours | {"runner.of_a_later_version": "00000000"}) == "runner.of_a_later_version"
-    assert first_difference(ours, {}) == next(iter(ours)) == "runner.sync_mode"
+    assert first_key(ours, theirs) == "table_parameters.mlp_item.weight"
+    assert first_key(ours, ours | {"runner.of_a_later_version": "00000000"}) == "runner.of_a_later_version"
+    assert first_key(ours, {}) == next(iter(ours)) == "runner.sync_mode"
+
+
+def test_both_values_are_named_and_of_long_ones_how_they_begin(tmp_path: Path) -> None:
+    ours = shared_part(load(tmp_path, FULL, "hyper_parameters.num_items=2000"))
+    theirs = shared_part(load(tmp_path, FULL, "hyper_parameters.num_items=1682"))
+    assert first_difference(ours, theirs) == "hyper_parameters.num_items: 2000 here, 1682 there"
+    lists = [
+        shared_part(load(tmp_path, FULL, f"hyper_parameters.fc_layers=[{', '.join(['64'] * n)}]")) for n in (3, 99, 98)
+    ]
+    assert first_difference(*lists[:2]) is not None
+    assert "fc_layers: [64, 64, 64] here, [64, 64, 64" in str(first_difference(*lists[:2]))
+    assert lists[1] != lists[2], "they begin alike, and are not the same"
+    assert len(str(first_difference(*lists[1:]))) < 200
+    assert 'sync_mode: "geo" here, nothing there' in str(first_difference(ours, {}))
+    assert len(str(first_difference(ours, {"x" * 10_000: "y" * 10_000} | ours))) < 300
 
 
 def test_a_saved_job_agrees_with_itself(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Clients whose job differs in a key, before a server and a coordinator on real sockets."""
 
 import io
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -53,8 +54,16 @@ def changed(job: Job, key: str, value: object) -> Job:
     return Job.model_validate(tree)
 
 
+def value_of(job: Job, key: str) -> Any:
+    """Return what a job says of a dotted key; of where traces lie, whether there are some."""
+    value: Any = job.model_dump(mode="json", by_alias=True)
+    for name in key.split("."):
+        value = value[name]
+    return value is not None if key == "simulation.traces" else value
+
+
 @pytest.mark.parametrize("role", ROLES)
-def test_a_client_whose_job_differs_in_a_key_is_told_which_and_no_value(
+def test_a_client_whose_job_differs_in_a_key_is_told_which_and_both_values(
     role: To, make_job: MakeJob, tmp_path: Path
 ) -> None:
     job = make_job(seed=314_159)
@@ -75,8 +84,9 @@ def test_a_client_whose_job_differs_in_a_key_is_told_which_and_no_value(
             with pytest.raises(RefusedError) as caught:
                 greet(address, hello(changed(job, key, value), "0", to=role))
             assert caught.value.kind == "other_job"
-            assert f"{key!r} of the job differs here: give all roles of a run the same job file" in caught.value.reason
-            assert "314159" not in caught.value.reason and "geo" not in caught.value.reason.replace("geo_merge", "")
+            ours, theirs = (json.dumps(value_of(j, key)) for j in (job, changed(job, key, value)))
+            said = f"{key}: {ours} here, {theirs} there (here is the {role}, there client '0'): give all roles"
+            assert said in caught.value.reason
         assert isinstance(greet(address, hello(job, "0", to=role)), Welcome)
 
 
@@ -108,5 +118,5 @@ def test_a_stranger_learns_neither_the_jobs_name_nor_a_key(role: To, make_job: M
             assert caught.value.kind == "other_job"
             assert "runner." not in caught.value.reason
             assert ("ward-seven" in caught.value.reason) == (greeting.job == "ward-seven"), "only what it said itself"
-        with pytest.raises(RefusedError, match=r"'runner\.sync_mode' of the job differs"):
+        with pytest.raises(RefusedError, match=r"the jobs differ in runner\.sync_mode: \"geo\" here, nothing there"):
             greet(address, replace(mine, shared={}))

@@ -29,7 +29,7 @@ class Roster:
 
     Args:
         job: its name, which a Hello must carry.
-        shared: digests of the keys of the job on which all roles agree, as `config.shared` makes them.
+        shared: what the job says where all roles must agree, as `config.shared` has it.
         role: whose roster this is.
         expected: clients that are to come.
         connections: how many may be open; strangers may fill half of them.
@@ -252,7 +252,7 @@ def check_hello(hello: Hello, job: str, shared: Mapping[str, str], role: str) ->
     """Check that a Hello is meant for this role, that both read the same job, and that its names can stand in a log.
 
     A stranger is not told what would have been right: the job's name is all that keeps it out. Who knows the name is told
-    a key in which the jobs differ; a value, nobody.
+    the first key in which the jobs differ, and both values.
 
     Raises:
         RefusedError: it is not, or does not.
@@ -263,11 +263,11 @@ def check_hello(hello: Hello, job: str, shared: Mapping[str, str], role: str) ->
             f"this is a {role} of another job, or of another version of fedps (protocol {PROTOCOL}): you asked for a"
             f" {hello.to} of {hello.job[:99]!r} with protocol {hello.protocol}; check the address and the versions",
         )
-    if key := first_difference(shared, hello.shared):
+    if difference := first_difference(shared, hello.shared):
         raise RefusedError(
             "other_job",
-            f"{key[:99]!r} of the job differs here: give all roles of a run the same job file, counts and overrides, and"
-            " the same version of fedps",
+            f"the jobs differ in {difference} (here is the {role}, there client {hello.client[:99]!r}): give all roles of a"
+            " run the same job file, counts and overrides, and the same version of fedps",
         )
     for name in (hello.client, hello.instance):
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():

@@ -1,7 +1,7 @@
-"""What all roles of one run must agree on: a digest of each such key, to be compared without telling values.
+"""What all roles of one run must agree on: each such key with its value, or how a long one begins and its digest.
 
 A run whose roles read different jobs trains something that nobody asked for: a server that merges by another rule, a
-client that trains with another optimizer. So a client says its digests in its greeting, and a run folder is joined only
+client that trains with another optimizer. So a client says its values in its greeting, and a run folder is joined only
 by roles of the same job. All keys are compared but those of `LOCAL`, which each machine may have its own way.
 """
 
@@ -37,26 +37,28 @@ PLACES = (
     "simulation.traces",
     "distillation.public_data",
 )  # where the file lies may differ, but not whether there is one
+LONG = 40  # characters of a value that is said whole; of a longer one so many are, with its digest
 
 
 def shared_part(job: Job) -> dict[str, str]:
-    """Return the digest of each key on which all roles of a run must agree, in the order of the job file.
-
-    A digest is 8 hexadecimal digits: enough to notice a mistake, and no secret, since few values can be meant.
-    """
+    """Return the value, as text, of each key on which all roles of a run must agree, in the order of the job file."""
     values = job.model_dump(mode="json", by_alias=True)
     own = NETWORK if job.public_data else ()
     shared = {key: value for key, value in _leaves(job, values) if key not in LOCAL and not key.startswith(own)}
-    return {key: _digest(value, values["folder"]) for key, value in shared.items()}
+    return {key: _said(value, values["folder"]) for key, value in shared.items()}
 
 
 def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
-    """Return the first key in which two jobs differ, as `shared_part` digested them; None if they agree.
+    """Return the first key in which two jobs differ, with both values as `shared_part` says them; None if they agree.
 
     A key that both have comes first: one that only one has may follow from it.
     """
     in_both = [key for key in ours if key in theirs]
-    return next((key for key in [*in_both, *ours, *theirs] if ours.get(key) != theirs.get(key)), None)
+    key = next((key for key in [*in_both, *ours, *theirs] if ours.get(key) != theirs.get(key)), None)
+    if key is None:
+        return None
+    here, there = (part.get(key, "nothing")[: 2 * LONG] for part in (ours, theirs))  # theirs may be anything
+    return f"{key[:99]}: {here} here, {there} there"
 
 
 def _leaves(section: BaseModel, values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -71,7 +73,12 @@ def _leaves(section: BaseModel, values: Mapping[str, Any], above: str = "") -> I
             yield above + key, value is not None if above + key in PLACES else value
 
 
-def _digest(value: Any, folder: str) -> str:
-    """Digest a value; a path below the job's folder, as {workspace} makes it, counts from there."""
+def _said(value: Any, folder: str) -> str:
+    """Write a value; a path below the job's folder, as {workspace} makes it, counts from there.
+
+    A digest is 8 hexadecimal digits: enough to notice a mistake.
+    """
     text = json.dumps(value, sort_keys=True).replace(json.dumps(folder)[1:-1], "{workspace}")
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    if len(text) <= LONG:
+        return text
+    return f"{text[:LONG]}… (digest {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()})"

@@ -122,8 +122,8 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
         raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
     except ValidationError:
         raise _other_run(folder, "it cannot be read") from None
-    if key := first_difference(shared_part(job), shared_part(theirs)):
-        raise _other_run(folder, f"{key} differs")
+    if difference := first_difference(shared_part(job), shared_part(theirs)):
+        raise _other_run(folder, difference)
     return folder
 
 

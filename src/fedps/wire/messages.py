@@ -16,13 +16,13 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 6
+PROTOCOL = 7
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Who calls whom. `instance` is drawn anew by each process, so that a reconnect is told from a second caller.
 
-    `shared`: digests of the keys of the job on which all roles of a run agree, as `config.shared` makes them.
+    `shared`: what the job says where all roles of a run must agree, as `config.shared` has it.
     """
 
     job: str

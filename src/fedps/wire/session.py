@@ -16,7 +16,7 @@ from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import Done, Hello, Join, Message, Push, Refused, Reply, Request, Welcome
 
 Arrays = Sequence[NDArray[Any]]
-GREETING_BYTES = 1 << 20  # more than any job's digests take
+GREETING_BYTES = 1 << 20  # more than any job's values take
 
 
 class State(Enum):
