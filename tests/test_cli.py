@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,8 +55,22 @@ def test_the_original_command_line_with_a_coordinator_ends_by_itself(tmp_path: P
     assert sorted(there) == logs
     assert "Epoch 1 Var Auc[1]:[" in (log / "workerlog.0").read_text()
     told = (log / "coordinatorlog.0").read_text()
-    assert "fl-ps > running make_fl_strategy(loop) in coordinator" in told
-    assert "fl-ps > recv from client id: 2, msg_type: 200" in told
+    endpoints = ", ".join([r"'127\.0\.0\.1:\d+'"] * WORKERS)
+    for form in (  # of the eight that the tutorial shows
+        rf"Server\[fedps\.Coordinator\] is serving on port={three.partition(':')[2]}\.",
+        f"fl-ps > coordinator service addr: 127.0.0.1, {three.partition(':')[2]}, 0",
+        "fl-ps > StartCoordinatorServer finished!",
+        r"fl-ps > running make_fl_strategy\(loop\) in coordinator",
+        *(f"fl-ps > coordinator connect to fl_client: {k}" for k in range(WORKERS)),
+        rf">>> all trainer endpoints: \[{endpoints}\]",
+        "fl-ps > StartCoordinatorClient finish!",
+        *(f"fl-ps > recv from client id: {k}, msg_type: 200" for k in range(WORKERS)),
+    ):
+        assert re.search(rf"^[-\d]+ [\d:,]+ - INFO - {form}$", told, re.MULTILINE), form
+    for number, address in enumerate((one, two)):
+        port = address.partition(":")[2]
+        line = f"Server[fedps.ParameterServer] is serving on port={port}.\n"
+        assert line in (log / f"serverlog.{number}").read_text()
     stopped = [e["role"] for e in events(run_dir) if e["event"] == "stopped"]
     assert stopped == ["coordinator", "server", "server"], "in this order"
     assert sorted(p.name for p in (run_dir / "private").iterdir()) == [str(k) for k in range(WORKERS)]

@@ -134,8 +134,11 @@ def test_logs_have_the_original_lines(make_job: MakeJob, tmp_path: Path) -> None
     ran(make_job(with_coordinator=True), tmp_path)
     coordinator = (tmp_path / "run" / "log" / "coordinatorlog.0").read_text()
     for line in (
+        "fl-ps > StartCoordinatorServer finished!\n",
         "fl-ps > running make_fl_strategy(loop) in coordinator\n",
         "fl-ps > coordinator connect to fl_client: 0\n",
+        ">>> all trainer endpoints: ['thread worker 0', 'thread worker 1', ",
+        "fl-ps > StartCoordinatorClient finish!\n",
         "fl-ps > recv from client id: 9, msg_type: 200\n",
         "last_round_total_fl_clients_num: 10, has recved fl client num: 10\n",
         "fl-ps > client 3 info : {'DEVICE_TYPE': '",

@@ -10,6 +10,7 @@ never another's. Who a peer is, and whether it may be that, is the `roster`'s co
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from numpy.typing import NDArray
 
@@ -72,6 +73,11 @@ class Conversation:
         self._peer = Peer(host.limits, with_join)
         self._junk = 0
         self._open = True
+
+    @property
+    def endpoint(self) -> str:
+        """From where the peer dialled in: `host:port`, or within one process its thread."""
+        return unquote(self._address).removeprefix("ipv4:").removeprefix("ipv6:")
 
     @property
     def client(self) -> ClientId | None:

@@ -74,13 +74,18 @@ class Coordinator:
         self._memory = Memory(run_dir)
         self._report, self._log = report, log or sys.stdout
         self._first_at: float | None = None  # when the first client came: a coordinator may stand ready long before
+        self._all_came = False  # told once
         self._now = 0.0  # of the last tick
-        self._say("fl-ps > running make_fl_strategy(loop) in coordinator")
         self._resume()
 
-    def say_address(self, address: str) -> None:
-        """Write to the log where clients reach this, `host:port`."""
-        self._say(f"fl-ps > coordinator service addr: {address.replace(':', ', ')}, 0")
+    def say_ready(self, address: str | None = None) -> None:
+        """Write to the log that clients are answered from now on; `address`: `host:port`, None within one process."""
+        if address is not None:
+            host, _, port = address.rpartition(":")
+            self._say(f"Server[fedps.Coordinator] is serving on port={port}.")
+            self._say(f"fl-ps > coordinator service addr: {host}, {port}, 0")
+        self._say("fl-ps > StartCoordinatorServer finished!")
+        self._say("fl-ps > running make_fl_strategy(loop) in coordinator")
 
     @property
     def over(self) -> bool:
@@ -258,6 +263,15 @@ class Coordinator:
         if self.members.returns(client, hello.instance):
             self._enter(conversation, client, hello.instance)
         self._say(f"fl-ps > coordinator connect to fl_client: {client}")
+        self._note_arrivals()
+
+    def _note_arrivals(self) -> None:
+        """Write to the log, once all clients are connected, from where: they have no ports of their own."""
+        connected = [c for client in sorted(self.roster.connected) if (c := self.roster.connection(client))]
+        if not self._all_came and len(connected) >= self.members.expected:
+            self._all_came = True
+            self._say(f">>> all trainer endpoints: {[c.endpoint for c in connected]}")
+            self._say("fl-ps > StartCoordinatorClient finish!")
 
     def _member(self, conversation: Conversation) -> Member:
         """Return whom a report is of, which takes part from now on unless it has left."""

@@ -35,7 +35,7 @@ def run_coordinator(
     coordinator = Coordinator(job, report, log, selector, run_dir)
 
     def ready(address: str) -> None:
-        coordinator.say_address(address)
+        coordinator.say_ready(address)
         report(events.Ready(address))
 
     serve_to_the_end(coordinator, bind, ready, stay)

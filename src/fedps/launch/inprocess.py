@@ -62,6 +62,7 @@ def run_in_process(
         if job.runner.with_coordinator:
             log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
             coordinator = Coordinator(job, reports("coordinator", "0"), log, selector, run_dir)
+            coordinator.say_ready()
             servers.append(stack.enter_context(closing(LocalServer(coordinator))))
         _work(job, plan or make_plan(job), clients, servers, run_dir, reports, allow, handlers, failures)
     if coordinator is not None:

@@ -34,7 +34,12 @@ def run_server(
     """
     server = ParameterServer(job, shard, run_dir, report)
     saves = server.shard.beside = _InThread()
-    serve_to_the_end(server, bind, lambda address: report(events.Ready(address)), stay, saves.finish)
+
+    def ready(address: str) -> None:
+        print(f"Server[fedps.ParameterServer] is serving on port={address.rpartition(':')[2]}.", flush=True)
+        report(events.Ready(address))
+
+    serve_to_the_end(server, bind, ready, stay, saves.finish)
     if server.failure is not None:
         raise server.failure
     if keep:
