@@ -181,7 +181,7 @@ def test_a_cache_made_with_any_umask_is_closed(
         os.umask(before)
     assert (plan.reason, plan.notes) == ("", ())
     assert (tmp_path / "deep" / "cache").stat().st_mode & 0o777 == 0o700
-    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "deep" / "cache").iterdir()} == {0o600}
+    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "deep" / "cache").iterdir()} <= {0o400, 0o600}
 
 
 @NEEDS_COMPILER
@@ -202,7 +202,7 @@ def test_a_disk_that_keeps_no_step_is_named_with_the_variable_that_leads_elsewhe
     assert list(cache.glob("step-*")) == []
 
 
-def full(path: Path, payload: bytes) -> None:
+def full(path: Path, payload: bytes, mode: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
@@ -239,6 +239,37 @@ def test_a_library_that_is_not_what_was_compiled_is_discarded_and_compiled_again
     assert note.startswith(f"{library}: ")
     assert "compiled again" in note
     assert make_plan(job).notes == (), "said once"
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("memory", ["there", "not there"])
+def test_a_library_is_read_only_and_loads_with_and_without_memory_to_load_it_from(
+    memory: str, quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path))
+    if memory == "not there":  # not Linux, or programs may not run from it
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    path = compiler.compiled(f'extern "C" int answer() {{ return {len(memory)}; }}', [])
+    assert path.stat().st_mode & 0o777 == 0o400
+    assert compiler.load(path).answer() == len(memory)
+    assert compiler.load(path) is compiler.load(path)
+
+
+@NEEDS_COMPILER
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux loads a copy")
+@pytest.mark.parametrize("damage", ["os.truncate(path, 0)", "path.write_bytes(bytes(path.stat().st_size))"])
+def test_a_worker_goes_on_when_its_library_is_cut_short_or_written_over(
+    damage: str, quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Mapped from its file, it would end the process (SIGBUS, or a jump into nothing)."""
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path))
+    path = compiler.compiled('extern "C" int fedps_train() { return 7; }', [])
+    program = (
+        "import os, pathlib, sys; from fedps.native.library import Library; path = pathlib.Path(sys.argv[1]);"
+        f"library = Library(path); path.chmod(0o600); {damage}; print(library._library.fedps_train())"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
 
 
 def test_a_graphics_processor_that_is_not_there(make_job: MakeJob) -> None:

@@ -2,10 +2,12 @@
 
 A library of the cache (see `fedps.cache`) is loaded into workers. So it is loaded only if it is, byte for byte, what a
 compiler once made for this key: its name is `step-<key>-<checksum>.so`. Whatever else lies there is discarded, and made
-again.
+again. What was checked is what runs: a process loads a copy in its own memory, so that nothing that becomes of the file
+later, cut short by a full disk or written over, can reach the machine code of a worker.
 """
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
@@ -23,6 +25,9 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 HEADERS = Path(__file__).parent  # step.hpp, and what it includes
 LONGEST = 300.0  # seconds that a compiler may take
+READ_ONLY = 0o400  # of a library: it is made once, and only ever replaced
+
+_loaded: dict[str, ctypes.CDLL] = {}  # by checksum; a process unloads none
 
 
 class CompileError(CacheError):
@@ -56,18 +61,30 @@ def compiled(source: str, notes: list[str]) -> Path:
 
 
 def fault_of(library: Path) -> str:
-    """Say why a file of the cache must not be used; nothing if it can be.
+    """Say why a file of the cache must not be used; nothing if it can be."""
+    try:
+        load(library)
+    except OSError as error:
+        return str(error)
+    return ""
 
-    The checksum comes first: to load a library whose end is missing would end the process.
+
+def load(library: Path) -> ctypes.CDLL:
+    """Load a library of the cache, if it is what was compiled.
+
+    Raises:
+        OSError: it is not, or cannot be loaded; the message says which.
     """
     named = re.fullmatch(r"step-[0-9a-f]{32}-([0-9a-f]{32})\.so", library.name)
-    try:
-        if named is None or named[1] != _checksum(library.read_bytes()):
-            return "is torn, or not ours"
-        ctypes.CDLL(str(library))
-    except OSError as error:
-        return f"cannot be loaded: {error}"
-    return ""
+    code = library.read_bytes()
+    if named is None or named[1] != _checksum(code):
+        raise OSError("is torn, or not ours")
+    if named[1] not in _loaded:
+        try:
+            _loaded[named[1]] = _load_copy(code) or ctypes.CDLL(str(library))
+        except OSError as error:
+            raise OSError(f"cannot be loaded: {error}") from error
+    return _loaded[named[1]]
 
 
 def find_compiler() -> str | None:
@@ -107,7 +124,7 @@ def _compile(compiler: str, source: str, folder: Path, key: str) -> Path:
                 raise CompileError(f"{compiler} ended with exit code {done.returncode}: {said.strip()}")
             code = made.read_bytes()
         library = folder / f"step-{key}-{_checksum(code)}.so"
-        write_whole(library, code)
+        write_whole(library, code, READ_ONLY)
     except subprocess.TimeoutExpired as error:
         raise CompileError(f"{compiler}: {error}") from error
     except OSError as error:  # the disk is full, or read only
@@ -116,6 +133,22 @@ def _compile(compiler: str, source: str, folder: Path, key: str) -> Path:
         library.unlink(missing_ok=True)
         raise CompileError(f"{library}: {fault}; if programs may not run from its disk (noexec), {ELSEWHERE}")
     return library
+
+
+def _load_copy(code: bytes) -> ctypes.CDLL | None:
+    """Load machine code from sealed memory; None where there is none, or programs may not run from it."""
+    try:
+        memory = os.memfd_create("fedps-step", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except (AttributeError, OSError):  # not Linux, or forbidden
+        return None
+    try:
+        with open(memory, "wb", closefd=False) as file:
+            file.write(code)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        return ctypes.CDLL(f"/proc/{os.getpid()}/fd/{memory}")  # stays open: the loader knows libraries by their paths
+    except OSError:
+        os.close(memory)
+        return None
 
 
 def _checksum(code: bytes) -> str:

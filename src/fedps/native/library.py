@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.metrics import BUCKETS, Counts
+from fedps.native.compiler import load
 from fedps.table import rules
 from fedps.types import RULES, Rule, Values
 
@@ -111,14 +112,14 @@ class Library:
     """A compiled step.
 
     Args:
-        path: of the library; from our own cache, never from elsewhere.
+        path: of the library, in our own cache.
 
     Raises:
-        OSError: it cannot be loaded.
+        OSError: it cannot be loaded, or is not what was compiled.
     """
 
     def __init__(self, path: Path) -> None:
-        self._library = ctypes.CDLL(str(path))
+        self._library = load(path)
         self._library.fedps_train.restype = c_int64
 
     def train(

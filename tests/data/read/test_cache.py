@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,18 @@ def test_a_truncated_one_is_not_used(file: Path) -> None:
     [place] = kept(file)
     place.write_bytes(place.read_bytes()[:-4])
     assert recall(file, 10, 10) is None
+
+
+def test_samples_stay_when_their_file_is_cut_short(file: Path) -> None:
+    """Mapped from it, they would end the process (SIGBUS)."""
+    keep(file, read_samples(file, 10, 10))
+    program = (
+        "import os, pathlib, sys; from fedps.data.read.cache import recall; path, place = map(pathlib.Path, sys.argv[1:]);"
+        "samples = recall(path, 10, 10); os.truncate(place, 0); print(samples.user.tolist())"
+    )
+    command = [sys.executable, "-c", program, str(file), *map(str, kept(file))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[1, 3, 1]\n"), done.stderr
 
 
 def test_a_job_reads_the_same_twice_and_its_mistakes_too(make_job: MakeJob, file: Path) -> None:

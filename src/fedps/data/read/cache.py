@@ -1,4 +1,4 @@
-"""Samples as they were last read: numbers ready to be mapped into memory, instead of text to parse.
+"""Samples as they were last read: numbers ready to be used, instead of text to parse.
 
 `samples/<file>-<key>-<size>-<mtime>.samples` in the folder of the cache (`fedps.cache`) holds little-endian int32: a mark,
 n, then n users, n items and n labels. The key is of the file's whole path, and with size and time the name says of which
@@ -36,7 +36,7 @@ def recall(path: Path, num_users: int, num_items: int) -> Samples | None:
     """
     try:
         place = _place(path)
-        numbers = np.asarray(np.memmap(place, "<i4", "r"))
+        numbers = np.fromfile(place, "<i4")  # not mapped: a file that is cut short later would end the process
         os.utime(place)  # in use
     except (OSError, ValueError, CacheError):
         return None

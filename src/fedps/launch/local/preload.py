@@ -5,7 +5,6 @@ opens a connection or starts a thread, which would not survive a fork.
 """
 
 import email.parser  # which the versions of packages are read with
-import mmap  # data that was read before is mapped
 import os
 import signal
 
@@ -17,7 +16,7 @@ import fedps.client.life
 import fedps.launch.local.entry
 import fedps.training.compiled
 
-__all__ = ["email", "fedps", "grpc", "mmap", "numpy"]
+__all__ = ["email", "fedps", "grpc", "numpy"]
 
 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a closed terminal; Ctrl-C a fork server ignores by itself
 
