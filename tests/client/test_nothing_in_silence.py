@@ -15,7 +15,7 @@ from fedps.config import Job
 from fedps.data.read.client import read_client
 from fedps.errors import FedpsError, JobError
 from fedps.events import events
-from fedps.events.events import Event
+from fedps.events.events import Entry, Event
 from fedps.launch.inprocess import run_in_process
 from fedps.net.shards import Shards
 from fedps.training.learner import Learner
@@ -120,3 +120,36 @@ def test_an_assignment_of_fewer_batches_than_none_is_refused(make_job: MakeJob) 
     trainer, _, _ = trainer_of(make_job())
     with pytest.raises(JobError, match="an assignment's iterations -3: must be 0, for a pass, or more"):
         trainer.train(1, iterations=-3)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+def test_long_training_and_long_evaluation_give_signs_of_life_to_servers_and_launcher(
+    compiled: bool, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(compiled_step=compiled, print_interval=10**9, infer_batch_size=64, step_timeout=900.0, epochs=2)
+    quiet, busy = list[Entry](), list[Entry]()
+    run_in_process(job, tmp_path / "quiet", quiet.append)
+    monkeypatch.setattr("fedps.client.trainer.SIGNS", 10**12)  # each is due
+    monkeypatch.setattr("fedps.training.compiled.GO", 64)
+    monkeypatch.setattr("fedps.training.eager.LEAST", 64)
+    told = list[str]()
+    alive = Shards.alive
+    monkeypatch.setattr(Shards, "alive", lambda shards: (told.append("alive"), alive(shards)))
+    run_in_process(job, tmp_path / "busy", busy.append)
+
+    mine = [entry.event for entry in busy if (entry.role, entry.id) == ("worker", ME)]
+    kinds = [type(event) for event in mine]
+    begin = kinds.index(events.EvaluateBegin)
+    end = kinds.index(events.Evaluated)
+    goes = -(-len(read_client(job, ME).test.label) // 64)
+    assert kinds[begin + 1 : end] == [events.AtWork] * goes
+    assert kinds[:begin].count(events.AtWork) > 1, "nor does training wait for something to print"
+    assert len(told) == [type(entry.event) for entry in busy].count(events.AtWork), "servers and launcher hear the same"
+    figures = [
+        {entry.id: entry.event for entry in entries if isinstance(entry.event, events.Evaluated)}
+        for entries in (quiet, busy)
+    ]
+    for who, event in figures[0].items():
+        theirs = figures[1][who]
+        assert (event.users, event.hits, event.ndcg) == (theirs.users, theirs.hits, theirs.ndcg)
+        np.testing.assert_array_equal(event.histogram.positives, theirs.histogram.positives)

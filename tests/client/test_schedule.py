@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from fedps.client.trainer import Trainer
+from fedps.client.trainer import Signs, Trainer
 from fedps.client.windows import Window
 from fedps.config import Job, Optimizer, notes_of
 from fedps.data.read.client import read_client
@@ -168,9 +168,8 @@ def test_how_often_a_sign_of_life_is_given_changes_no_figure(
 ) -> None:
     job = make_job(print_interval=7, compiled_step=compiled)
     (seldom, one, _), (often, other, _) = trainer_of(job), trainer_of(job)
-    monkeypatch.setattr(often, "_every", 0.0)  # after each batch
     signs: list[None] = []
-    monkeypatch.setattr(often, "_alive", lambda: signs.append(None))
+    monkeypatch.setattr(often, "_signs", Signs(0.0, lambda: signs.append(None)))  # after each batch
     first, second = seldom.train(1), often.train(1)
     assert len(signs) == -(-first.samples // 32)
     assert first.loss == second.loss

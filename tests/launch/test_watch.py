@@ -143,6 +143,24 @@ def test_who_hangs_is_given_up_once_all_others_are_done(scene: Scene, monkeypatc
     assert not scene.watch.working()
 
 
+def test_who_says_that_it_works_does_not_hang_however_seldom_it_prints(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("fedps.launch.watch.time", SimpleNamespace(monotonic=lambda: now))
+    for name in "ab":
+        scene.add("worker", name)
+        scene.tell(f"worker {name}", events.EpochBegin(0))
+    scene.tell("worker b", events.Done(1, 2, 0))
+    scene.end("worker b")
+    for _ in range(9):
+        now += 5 + 1 + 10
+        assert list(scene.watch.hung()) == []
+        scene.tell("worker a", events.AtWork())
+    now += 5 + 1 + 10 + 0.5
+    assert [entry.id for entry in scene.watch.hung()] == ["a"]
+
+
 def test_one_that_the_others_go_on_without_is_waited_for_less_long(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

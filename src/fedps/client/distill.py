@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from fedps.client.trainer import Signs
 from fedps.config import Job
 from fedps.data.public import Public
 from fedps.data.samples import ClientData, Order
@@ -31,9 +32,13 @@ class Distiller:
         client: who learns.
         learner: its model; the public samples' ids are among its data's keys.
         public: the samples.
+        signs: of life, to be given as it trains and scores.
     """
 
-    def __init__(self, job: Job, client: ClientId, learner: Learner, public: Public) -> None:
+    def __init__(
+        self, job: Job, client: ClientId, learner: Learner, public: Public, signs: Signs | None = None
+    ) -> None:
+        self._signs = signs or Signs(job.runner.step_timeout)
         self._job, self._client, self._learner, self._public = job, client, learner, public
         self._data = self._coded(public.samples, public.of_round(0))
         self._engine = learner.engine_on(self._data)
@@ -79,7 +84,7 @@ class Distiller:
             order = self._order()
             middle = np.full(-(-len(order) // size), due.round - 0.5)
             rates = rates_at(optimizer, runner.epochs, middle, due.learning_rate)
-            loss = self._engine.train(order, size, rates).losses[-1]
+            loss = self._signs.train(self._engine.train, order, size, rates).losses[-1]
             if not math.isfinite(loss):
                 raise FedpsError(
                     f"client {self._client!r}: the loss on public samples is {loss} in round {due.round}; lower"
@@ -93,7 +98,7 @@ class Distiller:
         self._data.test_slots = {column: self._slots(column, pairs) for column in COLUMNS}
         for table in self._learner.tables.values():
             table.settle()
-        return self._engine.score()
+        return self._engine.score(self._signs.give)
 
     def _coded(self, samples: Samples, pairs: Samples) -> ClientData:
         """Return samples, and after them room for a round's pairs, coded for the learner's tables."""

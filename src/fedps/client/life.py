@@ -21,7 +21,7 @@ from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
 from fedps.client.modes import build_mode, pull_all, pull_frozen
 from fedps.client.rounds import Coordinated, Rounds, Schedule, Simulated
-from fedps.client.trainer import Trained, Trainer
+from fedps.client.trainer import Signs, Trained, Trainer
 from fedps.config import Allow, Job
 from fedps.config.classes import load_class
 from fedps.config.shared import shared_part
@@ -95,6 +95,7 @@ class FLClient:
         self._connect = connect or network(job, servers, coordinator)
         self.trained: Trained | None = None
         self._plan, self._keep_shared = plan, keep_shared
+        self._signs = Signs(job.runner.step_timeout, self._give_sign)
         self.evaluated: Evaluation | None = None
         self._rounds: Rounds = Schedule(job.runner)
         self._bandwidth, self._joined, self._unsaved = 0.0, False, False
@@ -193,7 +194,7 @@ class FLClient:
 
             prepare_torch(job.runner.seed, self.client)
         if public:
-            self._distiller = Distiller(job, self.client, self.learner, public)
+            self._distiller = Distiller(job, self.client, self.learner, public, self._signs)
         if job.runner.warmup_model_path is not None:
             private_rows.start_from(job.runner.warmup_model_path, self.learner, self.client, self.log)
 
@@ -214,7 +215,7 @@ class FLClient:
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
         mean = cache(self.shards.mean_samples) if runner.in_step else None  # asked once: it stays the same
         self.trainer = Trainer(
-            self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean, self.shards.alive
+            self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean, self._signs
         )
 
     def callback_train(self) -> None:
@@ -226,7 +227,7 @@ class FLClient:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
         self.report(events.EvaluateBegin(self.assignment.round))
         self.pull_all()
-        self.evaluated = sums = evaluate(self.learner.score(), self.data.test)
+        self.evaluated = sums = evaluate(self.learner.score(self._signs.give), self.data.test)
         self.report(events.Evaluated(self.assignment.round, *sums))
 
     def callback_save_model(self) -> None:
@@ -291,6 +292,11 @@ class FLClient:
             self._do("save_model")
         figures = None if self.job.runner.with_coordinator else figures_of(self.trained, self.evaluated)
         self._mode.start_at(self.shards.barrier(self.assignment.round, "evaluated", figures))
+
+    def _give_sign(self) -> None:
+        """Tell the servers and the run that this client is at work."""
+        self.shards.alive()
+        self.report(events.AtWork())
 
     def _do(self, key: Key) -> None:
         handler = self._handlers.get(key) or getattr(self, f"callback_{key}")  # as overridden

@@ -24,7 +24,7 @@ from fedps.training.learner import Learner
 from fedps.training.rules import Rates, rates_at
 from fedps.types import ClientId, Values
 
-SIGNS = 4  # of life, that the servers get in `step_timeout`: being busy is no silence
+SIGNS = 4  # of life, that are given in `step_timeout`
 
 
 class Trained(NamedTuple):
@@ -45,6 +45,48 @@ class Trained(NamedTuple):
     logits: Values | None = None
 
 
+class Signs:
+    """Signs of life of a client that is at work on what may take long: being busy is no silence.
+
+    Args:
+        timeout: seconds after which who is silent is waited for no longer; several signs are given in it.
+        give: gives one.
+    """
+
+    def __init__(self, timeout: float, give: Callable[[], None] = lambda: None) -> None:
+        self._every, self._give = timeout / SIGNS, give  # seconds between two
+        self._last = 0.0  # when the last was given, seconds
+        self._at_once = 1  # batches that take less time than lies between two
+
+    def give(self) -> None:
+        """Give a sign, if it is time for one."""
+        if time.monotonic() - self._last > self._every:
+            self._last = time.monotonic()
+            self._give()
+
+    def train(self, train: Callable[[Order, int, Rates], Steps], samples: Order, size: int, rates: Rates) -> Steps:
+        """Take the steps of some samples, in goes that are short enough for a sign between two.
+
+        How many goes that takes depends on the machine, so nothing else does: what they came to is joined before it is
+        added to any sum.
+
+        Args:
+            train: takes the steps of a go; the rest is for it.
+            samples: int32[n], positions in the data.
+            size: samples of a batch.
+            rates: float64[K], of each batch.
+        """
+        goes, done = list[Steps](), 0
+        while done < len(rates) and (not goes or math.isfinite(goes[-1].losses[-1])):
+            end, began = done + self._at_once, time.monotonic()
+            goes.append(train(samples[done * size : end * size], size, rates[done:end]))
+            took = max(time.monotonic() - began, 1e-9)
+            self._at_once = max(1, int(len(goes[-1].losses) * self._every / took))
+            self.give()
+            done = end
+        return Steps.joined(goes)
+
+
 class Trainer:
     """Trains one client's rounds.
 
@@ -60,12 +102,12 @@ class Trainer:
         log: takes lines for people.
         dump: takes each batch, if the job dumps.
         mean: returns how many samples the clients have on average, where all go through a pass together (`pace`).
-        alive: tells the servers that this client is at work; called several times in `step_timeout`, as training goes on.
+        signs: of life, to be given as training goes on.
     """
 
     def __init__(
         self, job: Job, client: ClientId, learner: Learner, mode: Mode, report: Report, log: TextIO,
-        dump: Dump | None = None, mean: Callable[[], float] | None = None, alive: Callable[[], None] = lambda: None,
+        dump: Dump | None = None, mean: Callable[[], float] | None = None, signs: Signs | None = None,
     ) -> None:  # fmt: skip
         self._job, self._runner, self._client, self._learner, self._mode = job, job.runner, client, learner, mode
         self._report, self._log, self._dump = report, log, dump
@@ -73,9 +115,7 @@ class Trainer:
         self._meter, self._first = Meter(), True
         self._timer = StepTimer() if job.runner.dataset_debug else None
         self._epoch = self._batches = 0  # of this round: its number from 0, how many batches it has
-        self._alive, self._every = alive, job.runner.step_timeout / SIGNS  # seconds between two signs of life
-        self._sign_at = 0.0  # when the last was given, seconds
-        self._at_once = 1  # batches that take less time than lies between two signs
+        self._signs = signs or Signs(job.runner.step_timeout)
         self._rate: float | None = None  # of this round: in place of the job's with its schedule
 
     def train(
@@ -142,30 +182,9 @@ class Trainer:
                 at = self._until_report() * size
                 part, piece = piece[:at], piece[at:]
                 with self._timer.step() if self._timer else nullcontext():
-                    steps = self._steps(part, size)
+                    rates = self._rates(batches_of(len(part), size))
+                    steps = self._signs.train(self._learner.train, part, size, rates)
                 self._take_in(part, steps, size)
-
-    def _steps(self, part: Order, size: int) -> Steps:
-        """Take the steps of some samples, in goes that are short enough for a sign of life between two.
-
-        How many goes that takes depends on the machine, so nothing else does: what they came to is joined before it is
-        added to any sum.
-        """
-        rates, goes, done = self._rates(batches_of(len(part), size)), list[Steps](), 0
-        while done < len(rates) and (not goes or math.isfinite(goes[-1].losses[-1])):
-            end, began = done + self._at_once, time.monotonic()
-            goes.append(self._learner.train(part[done * size : end * size], size, rates[done:end]))
-            self._give_sign(len(goes[-1].losses), began)
-            done = end
-        return Steps.joined(goes)
-
-    def _give_sign(self, batches: int, began: float) -> None:
-        """Give a sign of life if one is due, and see from batches just trained how many fit between two."""
-        now = time.monotonic()
-        self._at_once = max(1, int(batches * self._every / max(now - began, 1e-9)))
-        if now - self._sign_at > self._every:
-            self._sign_at = now
-            self._alive()
 
     def _until_report(self) -> int:
         """Return how many batches may be trained in one go."""

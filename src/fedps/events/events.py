@@ -161,6 +161,10 @@ class Dropped(Event, frozen=True):
     count: int
 
 
+class AtWork(Event, frozen=True):
+    """A client is at work on what takes it long, several times in `step_timeout`; the servers are told as well."""
+
+
 class EpochEnd(Event, frozen=True):
     """What a client's training of an epoch came to."""
 

@@ -1,6 +1,6 @@
 """Steps by the compiled library: batch after batch in one call, without the interpreter's lock and without torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from fedps.training.engine import Gradients, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import Slots, TableName, Values
+
+GO = 1 << 18  # samples scored in a call, a multiple of the step's blocks
 
 
 class Compiled:
@@ -67,11 +69,16 @@ class Compiled:
                 rows[name] = (touched[order], view.gradient[order])
         return Gradients(rows, self._dense_views[0].gradient.copy())
 
-    def score(self) -> Values:
-        """Return the logits of all held-out samples, float32[n], on the rows as they stand."""
+    def score(self, rest: Callable[[], None] = lambda: None) -> Values:
+        """Return the logits of all held-out samples, float32[n], on the rows as they stand; `rest` as for an `Engine`."""
         slots = [self._data.test_slots[table.column] for table in self._tables]
         order = np.arange(len(slots[0]) if slots else 0, dtype=np.int32)
-        return self._library.score(self._views, slots, self._dense_views, self._places, order)
+        logits = np.empty(len(order), np.float32)
+        for at in range(0, len(order), GO):
+            go = order[at : at + GO]
+            logits[at : at + GO] = self._library.score(self._views, slots, self._dense_views, self._places, go)
+            rest()
+        return logits
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""

@@ -7,7 +7,7 @@ and the private ones), so that pulling, pushing and optimizing them is one array
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,8 +120,8 @@ class Eager:
         return Gradients(rows, last.dense[0])
 
     @torch.no_grad()
-    def score(self) -> Values:
-        """Return the logits of all held-out samples, float32[n], on the rows as they stand."""
+    def score(self, rest: Callable[[], None] = lambda: None) -> Values:
+        """Return the logits of all held-out samples, float32[n], on the rows as they stand; `rest` as for an `Engine`."""
         test, size = self._data.test, max(self._batch, LEAST)
         self._model.eval()
         rows, pieces = {n: np.ascontiguousarray(t.values) for n, t in self._tables.items()}, []
@@ -130,6 +130,7 @@ class Eager:
             index = {n: self._data.test_slots[table.column][cut] for n, table in self._tables.items()}
             self._load(rows, index)
             pieces.append(self._model(*self._ids(test.user[cut], test.item[cut])).float().cpu().numpy())
+            rest()
         self._model.train()
         return np.concatenate([*pieces, np.empty(0, np.float32)])
 

@@ -1,6 +1,6 @@
 """What takes training steps: compiled code (`compiled`), or torch (`eager`). Both change the same tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -55,8 +55,12 @@ class Engine(Protocol):
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""
 
-    def score(self) -> Values:
-        """Return the logits of all held-out samples, float32[n], on the rows as they stand."""
+    def score(self, rest: Callable[[], None] = lambda: None) -> Values:
+        """Return the logits of all held-out samples, float32[n], on the rows as they stand.
+
+        Args:
+            rest: called now and then, between two goes of some samples.
+        """
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""

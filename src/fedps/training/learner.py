@@ -4,7 +4,7 @@ It holds the private tables, the copies of shared rows and the dense weights, an
 The modes move shared values in and out of it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from msgspec.structs import replace
@@ -155,13 +155,16 @@ class Learner:
         """Return rows as they are now, float32[U, dim]."""
         return self.engine.read(self.tables[table], slots)
 
-    def score(self) -> Values:
+    def score(self, rest: Callable[[], None] = lambda: None) -> Values:
         """Return the logits of all held-out samples, float32[n].
 
         Shared rows count as they were pulled: momentum that a client still owes them is no part of the servers' model.
+
+        Args:
+            rest: called now and then, as scoring goes on.
         """
         self.settle_private()
-        return self.engine.score()
+        return self.engine.score(rest)
 
     def settle_private(self) -> None:
         """Bring all private rows up to date; rounding makes it count when that is done, so it is at each epoch's end."""
