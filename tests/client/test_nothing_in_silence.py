@@ -133,8 +133,13 @@ def test_long_training_and_long_evaluation_give_signs_of_life_to_servers_and_lau
     monkeypatch.setattr("fedps.training.compiled.GO", 64)
     monkeypatch.setattr("fedps.training.eager.LEAST", 64)
     told = list[str]()
-    alive = Shards.alive
-    monkeypatch.setattr(Shards, "alive", lambda shards: (told.append("alive"), alive(shards)))
+    tell = Shards.alive
+
+    def alive(shards: Shards) -> None:
+        told.append("alive")
+        tell(shards)
+
+    monkeypatch.setattr(Shards, "alive", alive)
     run_in_process(job, tmp_path / "busy", busy.append)
 
     mine = [entry.event for entry in busy if (entry.role, entry.id) == ("worker", ME)]

@@ -120,6 +120,23 @@ def test_a_torn_file_is_named(make_job: MakeJob, tmp_path: Path) -> None:
         warm(job, tmp_path / "model" / "2")
 
 
+@pytest.mark.parametrize(("keep", "there"), [(None, ["1", "2", "3", "4", "5"]), (2, ["4", "5"]), (3, ["3", "4", "5"])])
+def test_of_a_clients_saves_so_many_stay_as_the_job_says(
+    keep: int | None, there: list[str], make_job: MakeJob, tmp_path: Path
+) -> None:
+    job, home = make_job(), tmp_path / "private" / ME
+    learner = learner_of(job)
+    (home / "notes").mkdir(parents=True)
+    (home / "1").mkdir()
+    (home / "1" / "mine.txt").write_text("mine")
+    for epoch in range(1, 6):
+        private_rows.save(learner, tmp_path, ME, epoch, keep)
+    saved = sorted(folder.name for folder in home.iterdir() if list(folder.glob("tables*.safetensors")))
+    assert saved == there
+    assert (home / "notes").is_dir() and (home / "1" / "mine.txt").read_text() == "mine", "what is not ours stays"
+    assert set(private_rows.epochs.read_private(home / "5")) == set(learner.private_block())
+
+
 def test_private_tables_are_found_through_the_save_when_it_lies_elsewhere(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job()
     before = trained(job, 3)

@@ -233,6 +233,7 @@ def test_every_key_says_what_it_means() -> None:
         ("runner.infer_reader_path=''", "runner.infer_reader_path: '': write the name of a module"),
         ("runner.warmup_model_path=nowhere", "there is no such folder; name that of a saved epoch, e.g. RUN_DIR/model/2"),
         ("runner.warmup_model_path=" + "x" * 300, "there is no such folder; name that of a saved epoch"),
+        ("runner.keep_epochs=1", "runner.keep_epochs: 1: must be at least 2"),
         ("runner.infer_end_epoch=0", "runner.infer_end_epoch: 0: is the epoch before which to end, so it must be above"),
         ("runner.reader_type=Queue", "runner.reader_type: 'Queue': must be one of QueueDataset, InmemoryDataset, DataLoader"),
         ("table_parameters=4", "table_parameters: 4: must be a section: its keys indented below it, or in braces, such as {NAME: …}"),
@@ -264,6 +265,14 @@ def test_adams_betas_are_judged_together_and_for_adam_alone(write: Write) -> Non
     assert (optimizer.beta1, optimizer.beta2) == (0.9, 0.5)
     (told,) = mistakes(write(), betas[0], "hyper_parameters.optimizer.beta2=much")
     assert "beta2: 'much': must be a number" in told
+
+
+def test_saves_that_later_ones_build_on_are_not_to_be_removed(write: Write) -> None:
+    delta, keep = "runner.save_mode=delta", "runner.keep_epochs=3"
+    (told,) = mistakes(write(), delta, keep)
+    assert told.startswith("runner.keep_epochs: 3: save_mode delta builds each save on the ones before: leave one out")
+    for alone in (delta, keep, "runner.save_mode=base"):
+        load_job(write(), [alone, keep] if "base" in alone else [alone])
 
 
 def test_a_section_with_nothing_in_it_is_as_good_as_none(write: Write) -> None:

@@ -76,6 +76,25 @@ def test_a_whole_run_ends_early_and_is_saved(make_job: MakeJob, tmp_path: Path) 
     assert (tmp_path / "run" / "model" / "1").is_dir()
 
 
+@pytest.mark.parametrize(("keep", "there"), [(None, ["2", "4", "5"]), (2, ["4", "5"])])
+def test_a_run_that_ends_early_keeps_as_many_saves_as_the_job_says(
+    keep: int | None, there: list[str], make_job: MakeJob, tmp_path: Path
+) -> None:
+    """Nothing is learned, so the second round is no better than the first, and after the fifth patience ends."""
+    job = make_job(
+        {"optimizer": {"class": "sgd", "learning_rate": 1e-30}},
+        epochs=50, save_every=2, patience=4, with_coordinator=True, keep_epochs=keep,
+    )  # fmt: skip
+    events: Events = []
+    run_in_process(job, tmp_path / "run", into(events))
+    assert [e["round"] for e in events if e["event"] == "ends_early"] == [5]
+    homes = [*(tmp_path / "run" / "private").iterdir(), tmp_path / "run" / "model"]
+    assert len(homes) == 11
+    assert {home.name: sorted(epoch.name for epoch in home.iterdir()) for home in homes} == {
+        h.name: there for h in homes
+    }
+
+
 @pytest.mark.parametrize(
     ("runner", "why"),
     [

@@ -156,7 +156,7 @@ class FLClient:
             while self.next_assignment().state != "FINISH":
                 self._round()
             if self._unsaved:  # the job ends before its last round
-                private_rows.save(self.learner, self.run_dir, self.client, self.assignment.round - 1)
+                self._save_private(self.assignment.round - 1)
             if self._keep_shared and self._joined:
                 self.pull_all()
                 private_rows.save_shared(self.learner, self.job, self.run_dir, self.assignment.round - 1)
@@ -232,7 +232,7 @@ class FLClient:
 
     def callback_save_model(self) -> None:
         """Save what is private to `private/<client>/<round>/`; what is shared, the servers save."""
-        private_rows.save(self.learner, self.run_dir, self.client, self.assignment.round, self.job.runner.keep_epochs)
+        self._save_private(self.assignment.round)
 
     def callback_finish(self) -> None:
         """Take leave of the servers."""
@@ -292,6 +292,9 @@ class FLClient:
             self._do("save_model")
         figures = None if self.job.runner.with_coordinator else figures_of(self.trained, self.evaluated)
         self._mode.start_at(self.shards.barrier(self.assignment.round, "evaluated", figures))
+
+    def _save_private(self, epoch: int) -> None:
+        private_rows.save(self.learner, self.run_dir, self.client, epoch, self.job.runner.keep_epochs)
 
     def _give_sign(self) -> None:
         """Tell the servers and the run that this client is at work."""

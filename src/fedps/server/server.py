@@ -162,6 +162,8 @@ class ParameterServer:
                 self.members.leave(conversation.known)
                 conversation.reply(ticket, Done(self.clock))
                 self.advance(now)
+                if self.members.complete and not self.members.here and not self._saving:
+                    self.finish()  # the job has ended before its last epoch
             case other:
                 raise RefusedError("order", f"{type(other).__name__} is nothing to say to a server")
 
