@@ -163,7 +163,7 @@ class Samples(NamedTuple):
         """Return samples end to end; there must be some part."""
         return parts[0] if len(parts) == 1 else cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def at(self, places: slice | NDArray[np.integer[Any]]) -> "Samples":
+    def at(self, places: slice | NDArray[np.integer[Any]] | NDArray[np.bool_]) -> "Samples":
         """Return the samples at some places; those of a slice share these arrays."""
         return Samples(self.user[places], self.item[places], self.label[places])
 

@@ -13,7 +13,7 @@ from fedps.data.read.client import read_client
 from fedps.errors import DataError, JobError
 from fedps.launch.inprocess import run_in_process
 from fedps.storage import snapshot
-from fedps.storage.epochs import find_private
+from fedps.storage.epochs import find_private, read_private
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.types import NO_KEYS, ClientId, TableSpec
@@ -134,7 +134,7 @@ def test_of_a_clients_saves_so_many_stay_as_the_job_says(
     saved = sorted(folder.name for folder in home.iterdir() if list(folder.glob("tables*.safetensors")))
     assert saved == there
     assert (home / "notes").is_dir() and (home / "1" / "mine.txt").read_text() == "mine", "what is not ours stays"
-    assert set(private_rows.epochs.read_private(home / "5")) == set(learner.private_block())
+    assert set(read_private(home / "5")) == set(learner.private_block())
 
 
 def test_private_tables_are_found_through_the_save_when_it_lies_elsewhere(make_job: MakeJob, tmp_path: Path) -> None:

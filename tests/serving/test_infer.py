@@ -28,7 +28,7 @@ def gmf_job(make_job: MakeJob) -> Job:
 
 
 def every_sample(job: Job) -> Samples:
-    return Samples.joined(list(read_held_out(job).values()))
+    return Samples.joined([reading.samples for reading in read_held_out(job).values()])
 
 
 def scorer(folder: Path, score_of_item: torch.Tensor) -> Path:
@@ -77,7 +77,7 @@ def test_ranks_survive_scores_whose_probabilities_round_to_one(gmf_job: Job, tmp
 def test_the_batch_size_changes_nothing(batch_size: int, make_job: MakeJob) -> None:
     job = make_job()
     test = every_sample(job)
-    due, found = (measure(test, logits_of(build(job), test, size)).measures for size in (100, batch_size))
+    due, found = (measure([test], logits_of(build(job), test, size)).measures for size in (100, batch_size))
     for name, close in (("users", 0), ("hr@10", 1e-4), ("ndcg@10", 1e-4), ("auc", 1e-4)):
         assert found[name] == pytest.approx(due[name], abs=close)
 
@@ -94,7 +94,7 @@ def test_dropout_is_off_while_scoring(make_job: MakeJob) -> None:
 
     model = Noisy()
     test = every_sample(make_job())
-    first, second = (measure(test, logits_of(model, test, 4096)).measures for _ in range(2))
+    first, second = (measure([test], logits_of(model, test, 4096)).measures for _ in range(2))
     assert first == second
 
 

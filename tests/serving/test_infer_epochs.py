@@ -157,7 +157,6 @@ def test_no_folder_at_all_says_what_to_give(make_job: MakeJob) -> None:
     [
         ({"fc_layers": [32, 8, 4]}, {}, r"mlp_item\.weight has shape \(220, 8\); the job's network has \(220, 16\)"),
         ({"mode": "NCF_GMF"}, {"local_sparse": ["mf_user.weight"]}, r"lacks mf_item\.weight; it holds .*mlp_item"),
-        ({"num_users": 130}, {}, r"0/2: mlp_user\.weight has shape \(120, 8\); the job's network has \(130, 8\)"),
     ],
 )
 def test_another_models_folder_is_refused(
@@ -167,6 +166,45 @@ def test_another_models_folder_is_refused(
     with pytest.raises(JobError, match=told) as caught:
         infer_epochs(job, run, tmp_path / "out")
     assert "of another model?" in str(caught.value)
+
+
+def test_a_catalogue_that_grew_is_taken_over_by_id_and_it_is_said_how_many_are_new(
+    run: Path, make_job: MakeJob, tmp_path: Path
+) -> None:
+    before = epochs_of(infer_epochs(make_job(HYPER, **OWN), run, tmp_path / "out"))
+    job = make_job(HYPER | {"num_users": 125, "num_items": 250}, **OWN)
+    found = infer_epochs(job, run, tmp_path / "out")
+    assert epochs_of(found) == before, "who was there is scored as ever"
+    said = "rows are taken over by id; 30 new ids of mlp_item.weight, 5 new ids of mlp_user.weight start fresh"
+    assert found["note"] == f"{run / 'model'}: {said}"
+
+    test = tmp_path / "test"
+    assert job.runner.test_data_dir is not None
+    shutil.copytree(job.runner.test_data_dir, test)
+    new = "".join(f"124,{item},{int(item == 249)}\n" for item in [249, *range(99)])
+    (test / "3.csv").write_text((test / "3.csv").read_text() + new)
+    job = make_job(HYPER | {"num_users": 125, "num_items": 250}, **{**OWN, "test_data_dir": str(test)})
+    users = [epoch["users"] for epoch in epochs_of(infer_epochs(job, run, tmp_path / "out"))]
+    assert users == [121, 121], "a user whom nobody knew has a row that is as it starts"
+
+
+def test_clients_that_have_groups_are_ranked_and_of_the_others_it_is_said(
+    run: Path, make_job: MakeJob, tmp_path: Path
+) -> None:
+    job, test = make_job(HYPER, **OWN), tmp_path / "test"
+    assert job.runner.test_data_dir is not None
+    shutil.copytree(job.runner.test_data_dir, test)
+    left_out = len((test / "4.csv").read_text().splitlines()) // 100
+    (test / "4.csv").write_text("".join((test / "4.csv").read_text().splitlines(keepends=True)[:-7]))
+    mixed = infer_epochs(make_job(HYPER, **{**OWN, "test_data_dir": str(test)}), run, tmp_path / "out")
+    (test / "4.csv").unlink()
+    ranked = infer_epochs(make_job(HYPER, **{**OWN, "test_data_dir": str(test)}), run, tmp_path / "out")
+    for one, other in zip(epochs_of(mixed), epochs_of(ranked), strict=True):
+        assert (one["users"], one["hr@10"], one["ndcg@10"]) == (other["users"], other["hr@10"], other["ndcg@10"])
+        assert one["users"] == 120 - left_out and one["samples"] == 12_000 - 7
+        assert one["loss"] != other["loss"], "loss and AUC are of all samples"
+    assert "4.csv: samples" in str(mixed["note"]) and "no HR@10 and NDCG@10" in str(mixed["note"])
+    assert "note" not in ranked
 
 
 def test_whose_private_rows_are_missing_is_told(run: Path, make_job: MakeJob, tmp_path: Path) -> None:

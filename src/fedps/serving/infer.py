@@ -5,7 +5,7 @@ they lie. So epochs of a model with private tables are scored where those are: a
 own samples on its own.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from fedps.config import Allow, Job
 from fedps.config.checks.data import PADDLES, is_paddles
+from fedps.data.read.by_job import Reading
 from fedps.data.read.client import read_held_out
 from fedps.errors import DataError, JobError
 from fedps.metrics import probabilities
@@ -36,21 +37,18 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
         allow: what whoever started this allows the job's reader.
 
     Returns:
-        `weights`, `note` where the network has ids that the file has not, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10`.
+        `weights`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10`, and `note` where there is something to say: of ids
+        that the file has not, of samples that are not ranked.
 
     Raises:
         JobError: no test folder, no such file, or a parameter that is missing, unknown or of another shape.
         DataError: the weights or a test file cannot be read, or is not one positive and 99 negatives a user.
     """
-    test = Samples.joined(list(read_held_out(job, allow).values()))
-    model = build(job)
-    new = load_weights(model, weights)
-    fresh = {"note": said_of_new(weights, new)} if new else {}
-    return {
-        "weights": str(weights),
-        **fresh,
-        **measure(test, logits_of(model, test, job.runner.infer_batch_size)).measures,
-    }
+    read = read_held_out(job, allow).values()
+    tests, model = [reading.samples for reading in read], build(job)
+    new = said_of_new(weights, load_weights(model, weights))
+    logits = logits_of(model, Samples.joined(tests), job.runner.infer_batch_size)
+    return {"weights": str(weights), **_noted(new, read), **measure(tests, logits).measures}
 
 
 def infer_epochs(
@@ -71,7 +69,7 @@ def infer_epochs(
 
     Returns:
         `model`, the folder, and `epochs`, a list of `epoch`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10` and
-        `predictions`, the file.
+        `predictions`, the file; and `note` as for `infer`.
 
     Raises:
         JobError: no folder, an epoch that was not saved, a save of another model, or no private rows of some clients.
@@ -80,7 +78,8 @@ def infer_epochs(
     folder = _folder(job, run_dir)
     numbers = _choose(job, folder, run_dir)
     files = _files(folder, numbers, out)
-    tests = read_held_out(job, allow)
+    read = read_held_out(job, allow)
+    tests = {client: reading.samples for client, reading in read.items()}
     network = SavedNetwork(job)
     results = []
     for epoch, file in zip(numbers, files, strict=True):
@@ -92,7 +91,14 @@ def infer_epochs(
             print_progress(log, epoch, samples, predictions, job.runner.infer_batch_size, job.runner.print_interval)
         write_predictions(file, samples, predictions)
         results.append({"epoch": epoch, **measures, "predictions": str(file)})
-    return {"model": str(folder), "epochs": results}
+    new = said_of_new(folder, network.new)
+    return {"model": str(folder), **_noted(new, read.values()), "epochs": results}
+
+
+def _noted(new: str, read: Iterable[Reading]) -> dict[str, str]:
+    """Return what there is to say of new ids and of held-out samples, nothing if there is nothing."""
+    notes = filter(None, (new, *(reading.note for reading in read)))
+    return {"note": text} if (text := "; ".join(dict.fromkeys(notes))) else {}
 
 
 def _folder(job: Job, run_dir: Path | None) -> Path:

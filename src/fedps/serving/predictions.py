@@ -1,5 +1,6 @@
 """What a whole network makes of held-out samples: their logits, how good those are, and both as files and lines."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -11,7 +12,7 @@ from pyarrow import csv as arrow
 from torch import nn
 
 from fedps.errors import DataError
-from fedps.metrics import Histogram, evaluate
+from fedps.metrics import Histogram, evaluate, misfit, probabilities
 from fedps.storage.whole import make_folder, write_whole
 from fedps.training.eager import LEAST
 from fedps.types import Samples, Values
@@ -27,7 +28,7 @@ class Scores(NamedTuple):
         samples: n of them.
         logits: float32[n].
         measures: `users`, `samples`, `loss` (mean cross-entropy), `auc`, `hr@10` and `ndcg@10`; the
-            last two are None where the samples are no groups of candidates.
+            last two are None where nobody's samples are groups of candidates.
     """
 
     samples: Samples
@@ -56,17 +57,19 @@ def _ids(column: NDArray[np.int64]) -> torch.Tensor:
     return torch.from_numpy(column.astype(np.int64))
 
 
-def measure(test: Samples, logits: Values) -> Scores:
-    """Measure the logits of held-out samples.
+def measure(tests: Sequence[Samples], logits: Values) -> Scores:
+    """Measure the logits of held-out samples; as in training, each client's are ranked if they are groups of candidates.
 
     Args:
-        test: n samples; there must be some.
+        tests: each client's, n samples in all; there must be some.
         logits: float32[n].
 
     Raises:
         FedpsError: a logit is not finite.
     """
-    sums, exact = evaluate(logits, test), logits.astype(np.float64)
+    test, ranked = Samples.joined(tests), np.concatenate([np.full(len(t.label), not misfit(t)) for t in tests])
+    sums, exact = evaluate(logits[ranked], test.at(ranked)), logits.astype(np.float64)
+    sums.histogram.add(probabilities(logits[~ranked]), test.label[~ranked])
     loss = np.mean(np.logaddexp(0, exact) - test.label * exact)
     measures: dict[str, object] = {"users": sums.users, "samples": len(test.label), "loss": float(loss)}
     ranks = {"hr@10": sums.hits / sums.users, "ndcg@10": sums.ndcg / sums.users} if sums.users else {}

@@ -11,7 +11,7 @@ from fedps.errors import JobError
 from fedps.models.build import build, describe
 from fedps.serving.predictions import Scores, logits_of, measure
 from fedps.storage import epochs
-from fedps.storage.tables import SavedTable, tensor
+from fedps.storage.tables import SavedTable, new_ids, tensor
 from fedps.training.parameters import read_parameters
 from fedps.types import ClientId, Samples, TableName
 
@@ -24,9 +24,13 @@ class SavedNetwork:
 
     Raises:
         JobError: the network cannot be made, or a table's name matches nothing.
+
+    Attributes:
+        new: by table how many of its ids no save has had, where there are some; their rows are as they start.
     """
 
     def __init__(self, job: Job) -> None:
+        self.new: dict[TableName, int] = {}
         self._model, self._size = build(job), job.runner.infer_batch_size
         self._weights = dict(self._model.named_parameters())
         self._parameters = read_parameters(describe(self._model), job)
@@ -50,7 +54,8 @@ class SavedNetwork:
         if extra := sorted(set(saved) - set(self._weights)):
             raise JobError(f"{folder}: {', '.join(extra)} is no parameter of the job's network: of another model?")
         for name, table in saved.items():
-            self._weights[name].copy_(torch.from_numpy(tensor(table)))
+            rows = torch.from_numpy(tensor(table))
+            (self._weights[name][: len(rows)] if name in self.new else self._weights[name]).copy_(rows)
 
     def score(self, tests: Mapping[ClientId, Samples], epoch: int, home: Path | None) -> Scores:
         """Score each client's samples with its own private rows.
@@ -78,7 +83,7 @@ class SavedNetwork:
             if place := places[client]:
                 self._take_on(test, place)
             logits.append(logits_of(self._model, test, self._size))
-        return measure(Samples.joined(list(tests.values())), np.concatenate(logits))
+        return measure(list(tests.values()), np.concatenate(logits))
 
     @torch.no_grad()
     def _take_on(self, test: Samples, place: Path) -> None:
@@ -92,6 +97,7 @@ class SavedNetwork:
                 continue
             column = next(e.column for e in self._parameters.embeddings if e.spec.name == name)
             unknown = np.setdiff1d(getattr(test, column), table.keys)
+            unknown = unknown[unknown < table.spec.shape[0]]  # the others are new, and have no row anywhere
             if len(unknown):
                 raise JobError(
                     f"{place}: {name} has no row of {column} {unknown[0]}, whom the held-out samples name: were they"
@@ -100,13 +106,15 @@ class SavedNetwork:
             weight[torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
 
     def _check(self, saved: Mapping[TableName, SavedTable], names: list[TableName], folder: Path) -> None:
-        """Make sure that a save has these parameters, in the network's shapes."""
+        """Make sure that a save has these parameters, in the network's shapes; of a table there may be more ids now."""
         specs = {e.spec.name: e.spec for e in self._parameters.embeddings}
         mistakes = []
         for name in names:
             shape, table = tuple(self._weights[name].shape), saved.get(name)
             if table is None:
                 mistakes.append(f"{folder}: lacks {name}; it holds {', '.join(sorted(saved)) or 'nothing'}")
+            elif name in specs and table.spec.kind == "sparse" and (new := new_ids(specs[name], table)):
+                self.new[name] = new
             elif table.spec.shape != shape or (table.spec.kind == "sparse") != (name in specs):
                 mistakes.append(f"{folder}: {name} has shape {table.spec.shape}; the job's network has {shape}")
         if mistakes:

@@ -59,8 +59,8 @@ def read_client(
     )  # fmt: skip
 
 
-def read_held_out(job: Job, allow: Allow = Allow()) -> dict[ClientId, Samples]:  # noqa: B008  (a constant)
-    """Read each client's held-out samples; clients without any are left out.
+def read_held_out(job: Job, allow: Allow = Allow()) -> dict[ClientId, Reading]:  # noqa: B008  (a constant)
+    """Read each client's held-out samples, and note whose cannot be ranked; clients without any are left out.
 
     Raises:
         JobError: the job names no folder of held-out samples, or a reader that is not there.
@@ -68,7 +68,7 @@ def read_held_out(job: Job, allow: Allow = Allow()) -> dict[ClientId, Samples]: 
     """
     if job.runner.test_data_dir is None:
         raise JobError("runner.test_data_dir: is missing; name the folder of held-out samples, e.g. DIR/test")
-    return {client: _read_test(job, files, allow).samples for client, files in test_files_of(job).items()}
+    return {client: _read_test(job, files, allow) for client, files in test_files_of(job).items()}
 
 
 def check_files(job: Job, allow: Allow) -> list[str]:
