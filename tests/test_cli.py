@@ -69,7 +69,7 @@ def test_the_original_command_line_with_a_coordinator_ends_by_itself(tmp_path: P
         assert re.search(rf"^[-\d]+ [\d:,]+ - INFO - {form}$", told, re.MULTILINE), form
     for number, address in enumerate((one, two)):
         port = address.partition(":")[2]
-        line = f"Server[fedps.ParameterServer] is serving on port={port}.\n"
+        line = f" - INFO - Server[fedps.ParameterServer] is serving on port={port}.\n"
         assert line in (log / f"serverlog.{number}").read_text()
     stopped = [e["role"] for e in events(run_dir) if e["event"] == "stopped"]
     assert stopped == ["coordinator", "server", "server"], "in this order"

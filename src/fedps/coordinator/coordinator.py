@@ -8,7 +8,6 @@ is decided is the `Planner`'s. Here they come together. Reports are claims: `rep
 import sys
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -27,7 +26,7 @@ from fedps.coordinator.selectors import STATES, ClientSelectorBase, FLStrategy, 
 from fedps.coordinator.teacher import Prediction, make_teacher
 from fedps.errors import RefusedError
 from fedps.events import events
-from fedps.events.events import Report
+from fedps.events.events import Report, dated
 from fedps.simulation.traces import SimulatedClock, read_traces
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.frame import Frame, Limits
@@ -338,9 +337,8 @@ class Coordinator:
         self._clock.now, self.round = 0.0, Round()
 
     def _say(self, line: str) -> None:
-        """Write a line to the log, dated as the original's are."""
-        now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
-        print(f"{now} - INFO - {line}", file=self._log, flush=True)
+        """Write a line to the log."""
+        print(dated(line), file=self._log, flush=True)
 
 
 def _predictions(members: Mapping[ClientId, Member]) -> dict[ClientId, Prediction]:

@@ -12,6 +12,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, Union
 
 import msgspec
@@ -302,6 +303,11 @@ class Clock(Event, frozen=True):
 def stamp(role: str, name: str, event: Event) -> Entry:
     """Stamp an event that has just come."""
     return Entry(round(time.time(), 6), role, name, event)
+
+
+def dated(line: str) -> str:
+    """Return a line of a log for people as the original's Python dates it."""
+    return f"{datetime.now().astimezone().strftime('%Y-%m-%d %H:%M:%S,%f')[:-3]} - INFO - {line}"
 
 
 def encode(event: Event) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from fedps.config import Job
 from fedps.errors import LostError
 from fedps.events import events
-from fedps.events.events import Report
+from fedps.events.events import Report, dated
 from fedps.net.listener import serve_to_the_end
 from fedps.server.saving import Done, Work, at_once
 from fedps.server.server import ParameterServer
@@ -36,7 +36,7 @@ def run_server(
     saves = server.shard.beside = _InThread()
 
     def ready(address: str) -> None:
-        print(f"Server[fedps.ParameterServer] is serving on port={address.rpartition(':')[2]}.", flush=True)
+        print(dated(f"Server[fedps.ParameterServer] is serving on port={address.rpartition(':')[2]}."), flush=True)
         report(events.Ready(address))
 
     serve_to_the_end(server, bind, ready, stay, saves.finish)
