@@ -77,7 +77,10 @@ def _live(job: Job, address: str, clients: int, rounds: int) -> list[list[float]
     """Let all clients live; return by round how long each waited for its assignment."""
     waits: list[list[float]] = [[] for _ in range(rounds + 2)]
     together = threading.Barrier(clients)
-    trained, evaluated = Trained(1000, 1.0, 0.5, Histogram()), Evaluation(10, 4.0, 2.0, Histogram())
+    trained, evaluated = (
+        Trained(1000, 1.0, 0.5, Histogram()),
+        Evaluation({"users": 10, "hr@10": 4.0, "ndcg@10": 2.0}, Histogram()),
+    )
 
     def report(event: Event) -> None:
         assert isinstance(event, Assigned)  # noqa: S101  (nothing else is reported)

@@ -1,7 +1,7 @@
-"""How good scores are: AUC from score histograms, HR@k and NDCG@k on one positive among sampled negatives.
+"""How good scores are: AUC from score histograms, and by name the sums that all other metrics are made of (`figures`).
 
-Both come as counts and sums that add up over clients, so the value for all is exact though nobody shares a
-score. Plain numpy: the launcher merges histograms without loading torch.
+Both add up over clients, so the value for all is exact though nobody shares a score. Plain numpy: the launcher merges
+histograms without loading torch.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import FedpsError
+from fedps.figures import CANDIDATES, DEFAULT, LEFT_OUT, Sums, read_metric
+from fedps.ranking import Catalogue, rank_candidates, rank_catalogue
 from fedps.types import Keys, Samples, Values
 
 BUCKETS = 2**12  # the original's
-CANDIDATES = 100  # of a held-out user: the positive first, then its 99 negatives
 LEAST = np.float32(-88)  # a logit below it has a probability of 0; its exponential would overflow
 Counts = NDArray[np.int64]
-Sums = NDArray[np.float64]
 
 
 class Histogram:
@@ -82,77 +82,111 @@ class Histogram:
         return float(won / pairs)
 
 
-class RankSums(NamedTuple):
-    """Sums over users, to be divided by `users` once all clients' are added."""
-
-    users: int
-    hits: float
-    ndcg: float
-
-
-def rank_metrics(scores: Values, items: Keys, k: int = 10) -> RankSums:
-    """Sum hits and NDCG at k over users.
-
-    Candidates whose score equals the positive's may stand before or after it: the mean over all orders is
-    taken, which counts each tie half, so a constant scorer gets HR@10 0.10 of 100 candidates, not 1.0.
-
-    A candidate with the positive's own item is not its rival: the published NCF evaluator keys scores by
-    item, so such a duplicate (156 users of the published ML-1M negatives have one) merges with the positive.
-    To count it as a tied negative would give slightly lower figures.
-
-    Args:
-        scores: float32[n, C], per user the positive first, on any scale; logits keep apart what probabilities
-            near 0 or 1 round together.
-        items: int64[n, C], the candidates' item ids.
-        k: length of the list that must hold the positive.
-
-    Raises:
-        FedpsError: a score is NaN or infinite; it would rank by accident.
-    """
-    if not np.isfinite(scores).all():
-        raise FedpsError("a score is NaN or infinite and cannot be ranked: has the training diverged?")
-    positive, rival = scores[:, :1], items != items[:, :1]
-    ahead = (rival & (scores > positive)).sum(axis=1)
-    tied = (rival & (scores == positive)).sum(axis=1)
-    place = np.arange(scores.shape[1])
-    hit = (place < k).astype(np.float64)
-    return RankSums(len(scores), _mean_over(hit, ahead, tied), _mean_over(hit / np.log2(place + 2), ahead, tied))
-
-
 class Evaluation(NamedTuple):
-    """What held-out samples come to, as sums that add up over clients.
+    """What held-out samples come to, as counts and sums that add up over clients.
 
     Attributes:
-        users: how many were ranked.
-        hits: users whose positive is among the first 10 of their candidates; a tie counts in part.
-        ndcg: the sum of their NDCG at 10.
-        histogram: the spread of all samples' probabilities.
+        sums: by name, those that `figures.sums_of` lists for the metrics.
+        histogram: the spread of all samples' probabilities; nothing, where AUC is not asked for.
     """
 
-    users: int
-    hits: float
-    ndcg: float
+    sums: Sums
     histogram: Histogram
 
+    @property
+    def users(self) -> int:
+        """How many users were ranked among their candidates."""
+        return int(self.sums.get("users", 0))
 
-def evaluate(logits: Values, test: Samples) -> Evaluation:
-    """Rank held-out samples by their logits, if they are groups of candidates, and count their probabilities.
+    @property
+    def hits(self) -> float:
+        """Users whose positive is among the first 10 of their candidates; a tie counts in part."""
+        return self.sums.get("hr@10", 0.0)
 
-    Logits keep apart what probabilities near 0 or 1 round together.
+    @property
+    def ndcg(self) -> float:
+        """The sum of their NDCG at 10."""
+        return self.sums.get("ndcg@10", 0.0)
+
+
+def evaluate(
+    logits: Values, test: Samples, metrics: Sequence[str] = DEFAULT, catalogue: Catalogue | None = None,
+    user: Keys | None = None,
+) -> Evaluation:  # fmt: skip
+    """Measure held-out samples by their logits.
+
+    Candidates are ranked where the samples are groups of such (`misfit`). Logits keep apart what probabilities near 0 or
+    1 round together.
 
     Args:
         logits: float32[n].
         test: n samples; there may be none.
+        metrics: what to measure, as `runner.metrics` has it.
+        catalogue: all items, for metrics of full rankings.
+        user: int64[n], whose each sample is, where users of several clients may have the same id; None: as `test` says.
 
     Raises:
         FedpsError: a logit is not finite.
     """
-    histogram = Histogram()
-    histogram.add(probabilities(logits), test.label)
-    if misfit(test):
-        return Evaluation(0, 0.0, 0.0, histogram)
-    sums = rank_metrics(logits.reshape(-1, CANDIDATES), test.item.reshape(-1, CANDIDATES))
-    return Evaluation(*sums, histogram)
+    wanted = [read_metric(name) for name in metrics]
+    candidates = [metric for metric in wanted if metric.k and not metric.full]
+    full = [metric for metric in wanted if metric.full]
+    histogram, sums = Histogram(), dict[str, int | float]()
+    if "auc" in metrics:
+        histogram.add(probabilities(logits), test.label)
+    if candidates and misfit(test):
+        sums |= {"users": 0} | {metric.name: 0.0 for metric in candidates}
+    elif candidates:
+        groups, items = logits.reshape(-1, CANDIDATES), test.item.reshape(-1, CANDIDATES)
+        sums |= {"users": len(groups)} | rank_candidates(groups, items, candidates)
+    if full and catalogue is not None:
+        sums |= rank_catalogue(catalogue, test, test.label > 0, catalogue.train.label > 0, full)
+    due = {name for metric in wanted if not metric.k for name in metric.sums}
+    sums |= {name: value for name, value in _sample_sums(logits, test, user, due).items() if name in due}
+    return Evaluation(sums, histogram)
+
+
+def _sample_sums(logits: Values, test: Samples, user: Keys | None, due: set[str]) -> dict[str, int | float]:
+    """Return sums over samples, and those of AUC by user where they are due."""
+    if not due:
+        return {}
+    if not np.isfinite(logits).all():
+        raise FedpsError("a score is NaN or infinite and cannot be measured: has the training diverged?")
+    exact, label = logits.astype(np.float64), test.label.astype(np.float64)
+    predictions = probabilities(logits).astype(np.float64)
+    error = predictions - label
+    sums: dict[str, int | float] = {
+        "samples": len(label),
+        "logloss": float((np.logaddexp(0, exact) - label * exact).sum()),
+        "predictions": float(predictions.sum()),
+        "labels": float(label.sum()),
+        "squared_error": float((error**2).sum()),
+        "absolute_error": float(np.abs(error).sum()),
+    }
+    return sums | (_auc_by_user(logits, label > 0, test.user if user is None else user) if "gauc" in due else {})
+
+
+def _auc_by_user(logits: Values, positive: NDArray[np.bool_], user: Keys) -> dict[str, int | float]:
+    """Sum over users their AUC times their samples, ties counted half; who has samples of one class alone is left out.
+
+    GAUC is the quotient (Zhou et al., KDD 2018, section 6.2, where users count by their samples, too).
+    """
+    _, who = np.unique(user, return_inverse=True)
+    order = np.lexsort((logits, who))
+    who, score, positive = who[order], logits[order], positive[order]
+    samples = np.bincount(who)
+    starts = np.flatnonzero(np.append(True, (who[1:] != who[:-1]) | (score[1:] != score[:-1]))[: len(who)])
+    size = np.diff(starts, append=len(who))
+    place = np.repeat(starts + (size - 1) / 2, size) - (np.cumsum(samples) - samples)[who]  # of ties the mean one
+    positives = np.bincount(who, positive)
+    pairs = positives * (samples - positives)
+    won = np.bincount(who, place * positive) - positives * (positives - 1) / 2
+    both = pairs > 0
+    return {
+        "gauc": float((won[both] / pairs[both] * samples[both]).sum()),
+        "gauc_samples": int(samples[both].sum()),
+        LEFT_OUT: int((~both).sum()),
+    }
 
 
 def misfit(test: Samples) -> str:
@@ -182,12 +216,6 @@ def _fault(user: Keys, label: Values) -> str:
 def probabilities(logits: Values) -> Values:
     """Return the logistic function of logits: float32[n] in [0, 1], NaN where the logit is."""
     return (1 / (1 + np.exp(-np.maximum(logits, LEAST)))).astype(np.float32)
-
-
-def _mean_over(gain: Sums, ahead: Counts, tied: Counts) -> float:
-    """Sum over users the mean of `gain` (float64[C], by place from 0) over places ahead … ahead + tied."""
-    total = np.concatenate([[0.0], np.cumsum(gain)])
-    return float(((total[ahead + tied + 1] - total[ahead]) / (tied + 1)).sum())
 
 
 def _counts(given: Sequence[int] | Counts | None) -> Counts:

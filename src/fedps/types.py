@@ -117,9 +117,7 @@ class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seconds: how long that took.
         loss: mean loss of that training; None if it sat out.
         auc: AUC of that training; None if it sat out.
-        users: users evaluated after it; the next two are sums over them.
-        hits: hits at 10.
-        ndcg: NDCG at 10.
+        sums: over its held-out samples, by name, as `figures.sums_of` lists them; empty if it was not evaluated.
         available: whether it can train in the coming round; one that cannot is not offered to the selector.
         dropped: it was picked for the last round and dropped out of it.
     """
@@ -132,15 +130,28 @@ class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float = 0.0
     loss: float | None = None
     auc: float | None = None
-    users: int = 0
-    hits: float = 0.0
-    ndcg: float = 0.0
+    sums: dict[str, int | float] = {}
     available: bool = True
     dropped: bool = False
 
+    @property
+    def users(self) -> int:
+        """How many users were ranked among their candidates."""
+        return int(self.sums.get("users", 0))
+
+    @property
+    def hits(self) -> float:
+        """Their hits at 10."""
+        return self.sums.get("hr@10", 0.0)
+
+    @property
+    def ndcg(self) -> float:
+        """The sum of their NDCG at 10."""
+        return self.sums.get("ndcg@10", 0.0)
+
     def __getitem__(self, name: str) -> Any:
         """Return a field by its name. Raises KeyError: there is none."""
-        if name not in self.__struct_fields__:
+        if name not in (*self.__struct_fields__, "users", "hits", "ndcg"):
             raise KeyError(name)
         return getattr(self, name)
 

@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fedps.coordinator.coordinator import Coordinator
-from fedps.coordinator.reports import LEAST_RATE, MAX_COUNT, MAX_LOSS, RANGES, check
+from fedps.coordinator.reports import LEAST_RATE, RANGES, check
 from fedps.coordinator.selectors import BUILT_IN, Turn, choose, make_selector
 from fedps.errors import RefusedError
+from fedps.figures import MAX_COUNT, MAX_LOSS
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Refused
 from tests.conftest import MakeJob
 from tests.coordinator.callers import NONE, Caller, Events, started, with_keys
 from tests.coordinator.population import make_job as make_selector_job
 from tests.events.kept import into
+from tests.events.kinds import sums
 
-HONEST = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5, auc=0.6, users=3, hits=2.0, ndcg=1.5)
+HONEST = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5, auc=0.6, sums=sums(3, 2.0, 1.5))
 
 anything = st.floats() | st.sampled_from([0.0, 5e-324, 1e308, 1.7e308, math.inf])
 whole = st.integers(-(2**63), 2**64 - 1)
@@ -46,9 +48,10 @@ lies: dict[str, st.SearchStrategy[Any]] = {
     "seconds": anything,
     "loss": st.none() | anything,
     "auc": st.none() | anything,
-    "users": whole,
-    "hits": anything,
-    "ndcg": anything,
+    "sums": st.builds(sums, whole, st.just(2.0), st.just(1.5))
+    | st.builds(sums, st.just(3), anything, st.just(1.5))
+    | st.builds(sums, st.just(3), st.just(2.0), anything)
+    | st.dictionaries(st.sampled_from(["users", "hr@10", "hr@20", "x"]), whole | anything),
     "available": st.booleans(),
     "dropped": st.booleans(),
 }
@@ -62,9 +65,7 @@ within_bounds = st.builds(
     seconds=numbers(RANGES["seconds"][1]),
     loss=st.none() | st.sampled_from([-MAX_LOSS, MAX_LOSS]) | st.floats(-MAX_LOSS, MAX_LOSS),
     auc=st.none() | st.floats(0, 1),
-    users=st.just(MAX_COUNT),
-    hits=st.just(float(MAX_COUNT)) | st.floats(0.5, MAX_COUNT),
-    ndcg=st.floats(0, 0.5),
+    sums=st.builds(sums, st.just(MAX_COUNT), st.just(float(MAX_COUNT)) | st.floats(0.5, MAX_COUNT), st.floats(0, 0.5)),
     dropped=st.booleans(),
 )
 untroubled = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -141,12 +142,15 @@ def test_every_selector_bears_all_claims_that_are_let_in(tmp_path: Any, name: st
     [
         {"samples": MAX_COUNT + 1},
         {"trained": 2**63},
-        {"users": MAX_COUNT + 1},
+        {"sums": sums(MAX_COUNT + 1, 2.0, 1.5)},
+        {"sums": sums(3, 2.0, 1.5) | {"users": 3.0}},
+        {"sums": {"users": 3, "hr@10": 2.0}},  # half of them
+        {"sums": sums(3, 2.0, 1.5) | {"hr@20": 2.0}},  # which nobody asks for
         {"seconds": 1e16},
         {"bandwidth": 5e-324},
         {"compute_capacity": 5e-324, "trained": 0},
         {"loss": -1.7e308},
-        {"ndcg": 2.5},  # of two hits
+        {"sums": sums(3, 2.0, 2.5)},  # of two hits
         {"device_type": "x\x1b[2J"},
         {"device_type": "x\u202ey"},
     ],

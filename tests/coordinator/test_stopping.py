@@ -13,6 +13,7 @@ from fedps.types import ClientInfo
 from tests.conftest import MakeJob
 from tests.coordinator.callers import Caller, Events, started
 from tests.events.kept import into
+from tests.events.kinds import sums
 
 
 def stopping(make_job: MakeJob, **runner: Any) -> Stopping:
@@ -57,8 +58,8 @@ def test_all_are_told_to_finish_when_the_merged_figure_is_reached(make_job: Make
     coordinator = started(job, events)
     a, b = Caller(coordinator, "a"), Caller(coordinator, "b")
     for round_, hits in enumerate([(0, 0), (4, 4), (6, 4)]):  # of 10 each: 0.4, then 0.5
-        a.report(round_, ClientInfo(users=10, hits=hits[0]))
-        b.report(round_, ClientInfo(users=10, hits=hits[1]))
+        a.report(round_, ClientInfo(sums=sums(10, hits[0], 0.0)))
+        b.report(round_, ClientInfo(sums=sums(10, hits[1], 0.0)))
     assert [t.state for t in a.told] == [t.state for t in b.told] == ["JOIN", "JOIN", "FINISH"]
     (end,) = [e for e in events if e["event"] == "ends_early"]
     assert end["round"] == 2 and end["reason"].startswith("hr@10 0.5 has reached")

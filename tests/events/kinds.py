@@ -18,6 +18,11 @@ def histogram(counts: list[int]) -> Histogram:
     return Histogram(padded, padded[::-1])
 
 
+def sums(users: int, hits: float, ndcg: float) -> dict[str, int | float]:
+    """Return what an evaluation comes to."""
+    return {"users": users, "hr@10": hits, "ndcg@10": ndcg}
+
+
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(2**53), 2**53),
     float: st.floats(allow_nan=False, allow_infinity=False),

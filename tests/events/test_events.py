@@ -8,7 +8,7 @@ from fedps.errors import DataError, FedpsError, JobError
 from fedps.events import events
 from fedps.events.events import Event, Failed, decode, encode, facts
 from fedps.metrics import Histogram
-from tests.events.kinds import EVENTS
+from tests.events.kinds import EVENTS, sums
 
 
 @given(EVENTS)
@@ -32,7 +32,7 @@ def test_the_kinds_are_those_that_other_tools_read() -> None:
 
 
 def test_a_histogram_travels_as_bytes() -> None:
-    assert len(encode(events.Evaluated(1, 2, 1.5, 0.75, Histogram()))) < 2 * 4096 * 8 + 100
+    assert len(encode(events.Evaluated(1, sums(2, 1.5, 0.75), Histogram()))) < 2 * 4096 * 8 + 100
 
 
 def test_numbers_of_numpy_travel_as_plain_ones() -> None:

@@ -11,7 +11,7 @@ from fedps.events import events
 from fedps.events.events import Entry, facts
 from fedps.events.journal import Journal, read_journal
 from fedps.metrics import Histogram
-from tests.events.kinds import EVENTS
+from tests.events.kinds import EVENTS, sums
 
 ENTRIES = st.builds(Entry, st.floats(0, 2e9), st.sampled_from(["worker", "server"]), st.text(), EVENTS)
 
@@ -51,7 +51,7 @@ def test_what_is_written_is_read_back_line_by_line(path: Path, entries: list[Ent
 
 
 def test_a_histogram_stays_out(path: Path) -> None:
-    write(path, Entry(1.0, "worker", "0", events.Evaluated(1, 2, 1.5, 0.75, Histogram())))
+    write(path, Entry(1.0, "worker", "0", events.Evaluated(1, sums(2, 1.5, 0.75), Histogram())))
     assert list(lines(path)[0]) == ["time", "role", "id", "event", "epoch", "users", "hits", "ndcg"]
 
 

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event
-from fedps.events.ledger import MOST_OPEN, Ledger, Spans, Sum
+from fedps.events.ledger import MOST_OPEN, Ledger, Spans
+from fedps.figures import Sum
 from fedps.launch.inprocess import run_in_process
 from fedps.metrics import Histogram
 from fedps.types import ClientId
 from tests.conftest import MakeJob
-from tests.events.kinds import EVENTS
+from tests.events.kinds import EVENTS, sums
 
 SPANS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 20)).map(lambda p: (p[0], p[0] + p[1])), max_size=12)
 FINITE = st.floats(-1e200, 1e200)
@@ -74,7 +75,7 @@ def run_of_two(ledger: Ledger) -> None:
         ledger.take(worker(who, end, events.EpochEnd(0, samples, loss, 0.9, histogram([0.9, 0.1], [1, 0]))))
     for who, hits, scores in (("a", 2.0, [0.9, 0.5]), ("b", 0.5, [0.4, 0.3])):
         ledger.take(worker(who, 16.0, events.EvaluateBegin(1)))
-        ledger.take(worker(who, 17.0, events.Evaluated(1, 2, hits, hits / 2, histogram(scores, [1, 0]))))
+        ledger.take(worker(who, 17.0, events.Evaluated(1, sums(2, hits, hits / 2), histogram(scores, [1, 0]))))
         ledger.take(worker(who, 18.0, events.Done(bytes_sent=10, bytes_received=20, retries=1)))
 
 
@@ -92,7 +93,10 @@ def test_figures_are_sums_over_clients_and_spans_of_time(make_job: MakeJob) -> N
     assert found["metrics"]["train_auc"] == 1.0
     assert found["bytes"] == {"sent_by_clients": 20, "received_by_clients": 40}
     assert found["faults"]["retries"] == 2
-    assert found["clients"]["a"] == {"samples": 300, "test_users": 2, "first_epoch_auc": {"50": 0.7}}
+    assert found["clients"]["a"] == {
+        "samples": 300, "test_users": 2, "first_epoch_auc": {"50": 0.7},
+        "metrics": {"auc": 1.0, "hr@10": 1.0, "ndcg@10": 0.5},
+    }  # fmt: skip
     (only,) = found["rounds"]
     assert (only["round"], only["selected"], only["seconds"]) == (1, ["a", "b"], 6.0)
 
@@ -128,7 +132,7 @@ def of_one_client(make_job: MakeJob, loss: float, hits: float, scores: list[floa
     ledger = Ledger(make_job(), began=0.0)
     ledger.take(worker("a", 1.0, events.EpochBegin(0)))
     ledger.take(worker("a", 2.0, events.EpochEnd(0, 100, loss, 0.9, histogram(scores, [1, 0]))))
-    ledger.take(worker("a", 3.0, events.Evaluated(1, 20, hits, hits / 2, histogram(scores, [1, 0]))))
+    ledger.take(worker("a", 3.0, events.Evaluated(1, sums(20, hits, hits / 2), histogram(scores, [1, 0]))))
     return ledger.summary(4.0, None)
 
 
@@ -216,7 +220,7 @@ def evaluated(who: str, round_: int) -> list[Entry]:
         worker(who, 2.0 * round_, events.EpochBegin(round_ - 1)),
         worker(who, 2.0 * round_ + 1, events.EpochEnd(round_ - 1, 1, 0.5, 0.5, Histogram())),
         worker(who, 2.0 * round_ + 1, events.EvaluateBegin(round_)),
-        worker(who, 2.0 * round_ + 2, events.Evaluated(round_, 2, 2.0, 1.0, Histogram())),
+        worker(who, 2.0 * round_ + 2, events.Evaluated(round_, sums(2, 2.0, 1.0), Histogram())),
     ]
 
 
@@ -272,7 +276,7 @@ def test_an_event_is_not_kept_once_it_is_added_up(make_job: MakeJob) -> None:
     counted = Histogram()
     before = sys.getrefcount(counted)
     ledger.take(worker("a", 1.0, events.EpochEnd(0, 1, 0.5, 0.5, counted)))
-    ledger.take(worker("a", 1.0, events.Evaluated(1, 1, 1.0, 0.5, counted)))
+    ledger.take(worker("a", 1.0, events.Evaluated(1, sums(1, 1.0, 0.5), counted)))
     assert sys.getrefcount(counted) == before
 
 
@@ -297,13 +301,13 @@ def figures_of(entries: Sequence[Entry]) -> dict[int, dict[str, Any]]:
         training, held_out = Histogram(), Histogram()
         for one, whole in [(e, training) for e in trained] + [(e, held_out) for e in tested]:
             whole.merge(one.histogram)
-        users = sum(e.users for e in tested)
+        users = sum(e.sums["users"] for e in tested)
         rounds[round_] = {
             "loss": fsum(e.loss * e.samples for e in trained) / sum(e.samples for e in trained),
             "auc": held_out.auc(),
             "train_auc": training.auc(),
-            "hr@10": fsum(e.hits for e in tested) / users,
-            "ndcg@10": fsum(e.ndcg for e in tested) / users,
+            "hr@10": fsum(e.sums["hr@10"] for e in tested) / users,
+            "ndcg@10": fsum(e.sums["ndcg@10"] for e in tested) / users,
         }
     return rounds
 
@@ -338,7 +342,7 @@ def test_where_no_worker_is_heard_rounds_are_as_the_coordinator_merged_them(make
     ledger = Ledger(make_job(with_coordinator=True), began=0.0)
     for event in (
         events.Selected(1, [ClientId("b"), ClientId("a")], [], [], 0.1),
-        events.Round(1, 0.5, 0.8, 0.7, 0.4, 0.2),
+        events.Round(1, {"loss": 0.5, "train_auc": 0.8, "auc": 0.7, "hr@10": 0.4, "ndcg@10": 0.2}),
     ):
         ledger.take(Entry(1.0, "coordinator", "0", event))
     found = ledger.summary(2.0, None)

@@ -16,6 +16,7 @@ from tests.privacy import marked
 from tests.privacy.http2 import Unwrapped, unwrap
 from tests.privacy.tap import Talk, read_talks
 
+SUMS = {"users", "hr@10", "ndcg@10"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -98,13 +99,16 @@ def check_shared(frame: Frame, items: int) -> None:
         case Seed(table=table):
             assert table in marked.SHARED
         case RoundReport(info=info):
+            assert set(info.sums) <= SUMS, "sums over a client's data"
             assert info.users <= marked.USERS and info.samples == marked.USERS * marked.PER_USER
             assert all(a.min(initial=0) >= 0 and a.sum() <= 100 * marked.USERS for a in frame.arrays), (
                 "counts of scores"
             )
             return
-        case Barrier(figures=Figures(samples=samples, users=users)):
-            assert users <= marked.USERS and samples <= marked.USERS * marked.PER_USER, "sums over a client's data"
+        case Barrier(figures=Figures(samples=samples, sums=sums)):
+            assert (
+                set(sums) <= SUMS and sums.get("users", 0) <= marked.USERS and samples <= marked.USERS * marked.PER_USER
+            ), "sums over a client's data"
         case Pull(tables=tables) | Push(tables=tables) | Values(tables=tables):
             assert set(tables) <= marked.SHARED
     for array in frame.arrays:

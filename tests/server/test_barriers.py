@@ -9,6 +9,7 @@ from fedps.server.server import ParameterServer
 from fedps.wire.messages import Barrier, Done, Figures, Leave, Refused
 from tests.conftest import MakeJob
 from tests.events.kept import into
+from tests.events.kinds import sums
 from tests.server.callers import Caller, ones, push
 
 Events = list[dict[str, Any]]
@@ -120,8 +121,8 @@ def test_what_clients_say_of_an_epoch_is_added_up_as_they_go_on(make_job: MakeJo
     server = make_server(make_job, tmp_path, events)
     a, b = Caller(server, "a").join(), Caller(server, "b").join()
     meet(1, a, b, stages=("trained",))
-    a.send(Barrier(1, "evaluated", Figures(300, 60.0, 3, 2.0, 1.0)))
-    b.send(Barrier(1, "evaluated", Figures(100, 60.0, 1, 0.0, 0.0)))
+    a.send(Barrier(1, "evaluated", Figures(300, 60.0, sums(3, 2.0, 1.0))))
+    b.send(Barrier(1, "evaluated", Figures(100, 60.0, sums(1, 0.0, 0.0))))
     (told,) = [e for e in events if e["event"] == "round"]
     assert (told["round"], told["loss"], told["hr@10"], told["ndcg@10"]) == (1, 0.3, 0.5, 0.25)
 
@@ -132,8 +133,8 @@ def test_what_clients_say_of_an_epoch_is_added_up_as_they_go_on(make_job: MakeJo
         Figures(-1),
         Figures(9, float("nan")),
         Figures(9, 1e308),
-        Figures(users=1, hits=2.0),
-        Figures(users=2, hits=1.0, ndcg=1.5),
+        Figures(sums=sums(1, 2.0, 0.0)),
+        Figures(sums=sums(2, 1.0, 1.5)),
     ],
 )
 def test_figures_that_no_epoch_can_have_are_refused(said: Figures, make_job: MakeJob, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from fedps.wire.messages import (
     Values,
     Welcome,
 )
+from tests.events.kinds import sums
 
 KEYS = np.array([1, 4, 6], np.int64)
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -54,9 +55,9 @@ REQUESTS: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Join(SPECS, 3, samples=900), ()),
     (Census(), ()),
     (Alive(), ()),
-    (Barrier(4, "evaluated", Figures(9, 4.5, 2, 1.0, 0.5)), ()),
+    (Barrier(4, "evaluated", Figures(9, 4.5, sums(2, 1.0, 0.5))), ()),
     (Leave(), ()),
-    (RoundReport(2, ClientInfo("Linux", 1e5, 1e8, 900, 900, 0.5, 0.4, 0.8, 9, 4.0, 2.5)), (KEYS,) * 4),
+    (RoundReport(2, ClientInfo("Linux", 1e5, 1e8, 900, 900, 0.5, 0.4, 0.8, sums(9, 4.0, 2.5))), (KEYS,) * 4),
     (RoundReport(2, ClientInfo(samples=9), logits=True), (*(KEYS,) * 4, ROWS[0])),
 ]
 REPLIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [

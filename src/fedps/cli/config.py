@@ -56,4 +56,4 @@ def check(job: JobFile = None, *, override: Override = None) -> None:
         raise JobError(mistakes)
     for text in notes:
         note(text)
-    print(f"{places(checked)}\n{job}: no mistakes")
+    print(f"{places(checked, resolved.runner.metrics)}\n{job}: no mistakes")

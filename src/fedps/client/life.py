@@ -31,7 +31,8 @@ from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.metrics import CANDIDATES, Evaluation, evaluate, misfit
+from fedps.figures import CANDIDATES
+from fedps.metrics import Evaluation, evaluate, misfit
 from fedps.models.network import Plan
 from fedps.net.channel import Channel
 from fedps.net.compressing import compression_of
@@ -227,8 +228,8 @@ class FLClient:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
         self.report(events.EvaluateBegin(self.assignment.round))
         self.pull_all()
-        self.evaluated = sums = evaluate(self.learner.score(self._signs.give), self.data.test)
-        self.report(events.Evaluated(self.assignment.round, *sums))
+        self.evaluated = evaluate(self.learner.score(self._signs.give), self.data.test, self.job.runner.metrics)
+        self.report(events.Evaluated(self.assignment.round, dict(self.evaluated.sums), self.evaluated.histogram))
 
     def callback_save_model(self) -> None:
         """Save what is private to `private/<client>/<round>/`; what is shared, the servers save."""
@@ -355,7 +356,7 @@ def make_client(kind: type[FLClient], begin: Callable[[FLClient], None]) -> FLCl
 def figures_of(trained: Trained | None, evaluated: Evaluation | None) -> Figures:
     """Return what an epoch came to, as sums that add up over clients."""
     samples, loss = (trained.samples, trained.samples * trained.loss) if trained else (0, 0.0)
-    return Figures(samples, loss, *(evaluated[:3] if evaluated else ()))
+    return Figures(samples, loss, dict(evaluated.sums) if evaluated else {})
 
 
 def network(job: Job, servers: Sequence[str], coordinator: str | None = None) -> Connect:

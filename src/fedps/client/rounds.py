@@ -102,7 +102,7 @@ class Coordinated:
                 info, trained=trained.samples, seconds=trained.seconds, loss=trained.loss, auc=trained.histogram.auc()
             )
         if evaluated is not None:
-            info = replace(info, users=evaluated.users, hits=evaluated.hits, ndcg=evaluated.ndcg)
+            info = replace(info, sums=dict(evaluated.sums))
         return info
 
 

@@ -106,7 +106,7 @@ class Coordinator:
                 self._greet(conversation, hello)
                 conversation.reply(frame.ticket, Welcome(0, 1, self.round.number))
             case RoundReport() as report:
-                check(report.info, measured=not self._clock.simulated)
+                check(report.info, not self._clock.simulated, self.job.runner.metrics)
                 self._take_report(conversation, frame.ticket, report, read_scores(report, frame.arrays, self.teacher))
             case other:
                 raise RefusedError("order", f"{type(other).__name__} is nothing to say to a coordinator")
@@ -209,7 +209,7 @@ class Coordinator:
         )
         ended = self._planner.stopping.reason
         figures = self._planner.evaluate(round_, list(reported.values()))
-        self._report(events.Round(round_, *figures.values()))
+        self._report(events.Round(round_, figures))
         self._say(f"fl-ps > round {round_}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
         if self.teacher and (ensemble := self.teacher.teach(round_, _predictions(reported))):
             self._report(events.Taught(round_, ensemble.loss, ensemble.weights))
@@ -225,7 +225,11 @@ class Coordinator:
         if took is not None:
             self._report(events.Clock(self.round.number, took, self._clock.now))
         present = set(self._clock.present(waiting))
-        infos = {c: replace(m.info, available=m.info.available and c in present) for c, m in waiting.items()}
+        # With sums of its own: a selector may be anybody's code, and is not to change what was reported.
+        infos = {
+            c: replace(m.info, available=m.info.available and c in present, sums=dict(m.info.sums))
+            for c, m in waiting.items()
+        }
         return self._planner.plan(self.round.number + 1, infos, self.members.known)
 
     def _assign(self, waiting: Mapping[ClientId, Member], strategies: Mapping[ClientId, FLStrategy]) -> None:

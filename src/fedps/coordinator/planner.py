@@ -8,12 +8,12 @@ from fedps.coordinator.members import Member
 from fedps.coordinator.resuming import STATE, Checkpoint, Line
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, Turn, Turns, choose
 from fedps.errors import JobError
+from fedps.figures import DEFAULT, LOWER_IS_BETTER, Figures, Totals
 from fedps.metrics import Histogram
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment
 
 KEPT = 32  # turns of a client; older ones are forgotten
-LOWER_IS_BETTER = ("loss",)
 
 
 class Planner:
@@ -32,9 +32,9 @@ class Planner:
         self._job, self.selector = job, selector
         self.history, self.stopping = History(), Stopping(job.runner)
 
-    def evaluate(self, round_: int, members: Sequence[Member]) -> dict[str, float | None]:
+    def evaluate(self, round_: int, members: Sequence[Member]) -> Figures:
         """Return the merged figures of a round, and see whether they end the job."""
-        figures = merge(members)
+        figures = merge(members, self._job.runner.metrics)
         self.stopping.look(round_, figures)
         return figures
 
@@ -102,31 +102,29 @@ class Planner:
         self.stopping = Stopping(self._job.runner)
 
 
-def merge(members: Sequence[Member]) -> dict[str, float | None]:
+def merge(members: Sequence[Member], metrics: Sequence[str] = DEFAULT) -> Figures:
     """Merge one round's figures over all clients, exactly: sums, and histograms laid together.
 
     What a client says of its training counts only if it was to train. All numbers are within the bounds of `reports`,
     so that no sum overflows.
 
     Returns:
-        loss (weighted by samples), train_auc, auc, hr@10 and ndcg@10; None where nobody trained or evaluated.
+        loss (weighted by samples), train_auc, auc and what else is measured; None where nobody trained or evaluated.
     """
     joined = [m for m in members if m.joins and m.info.loss is not None]
-    infos = [m.info for m in members]
-    trained, users = sum(m.info.trained for m in joined), sum(i.users for i in infos)
+    trained, totals = sum(m.info.trained for m in joined), Totals()
     training, held_out = Histogram(), Histogram()
     for member in joined:
         training.merge(member.scores.training)
     for member in members:
         held_out.merge(member.scores.held_out)
+        totals.add(member.info.sums)
     loss = math.fsum((m.info.loss or 0.0) * m.info.trained for m in joined)
     return {
         "loss": loss / trained if trained else None,
         "train_auc": training.auc() if trained else None,
         "auc": held_out.auc() if len(held_out) else None,
-        "hr@10": math.fsum(i.hits for i in infos) / users if users else None,
-        "ndcg@10": math.fsum(i.ndcg for i in infos) / users if users else None,
-    }
+    } | totals.figures(metrics)
 
 
 class Stopping:
@@ -143,15 +141,15 @@ class Stopping:
 
     def __init__(self, runner: Runner) -> None:
         self._target, self._patience = runner.target, runner.patience
-        self._sign = -1 if runner.target.metric in LOWER_IS_BETTER else 1
+        self._sign = -1 if runner.target.metric.rpartition("/")[2] in LOWER_IS_BETTER else 1
         self.best: float | None = None
         self.since = 0
         self.reason: str | None = None
 
-    def look(self, round_: int, figures: Mapping[str, float | None]) -> None:
+    def look(self, round_: int, figures: Mapping[str, int | float | None]) -> None:
         """Look at the figures of a round; one without the watched figure does not count."""
         metric, aim = self._target.metric, self._target.value
-        value = figures[metric]
+        value = figures.get(metric)
         if value is None:
             return
         if self.best is None or self._sign * value > self._sign * self.best:

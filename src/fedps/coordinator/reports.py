@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from fedps.access.conversation import MAX_NAME
 from fedps.coordinator.teacher import Teacher, check_logits
 from fedps.errors import RefusedError
+from fedps.figures import DEFAULT, MAX_COUNT, MAX_LOSS, fault_of
 from fedps.metrics import BUCKETS, Histogram
 from fedps.types import ClientInfo, Values
 from fedps.wire.messages import RoundReport
 
-MAX_COUNT = 1 << 40  # samples, users, or counts of a histogram: 4,096 clients' add up exactly in int64 and in float64
-MAX_LOSS = 1e9
 LEAST_RATE = 1e-9  # of a speed or a bandwidth that is not 0, which states none
 RANGES = {
     "compute_capacity": (0, 1e10),  # samples a second: no machine comes near
@@ -30,9 +29,6 @@ RANGES = {
     "seconds": (0, 1e15),  # simulated devices may take their time
     "loss": (-MAX_LOSS, MAX_LOSS),
     "auc": (0, 1),
-    "users": (0, MAX_COUNT),
-    "hits": (0, MAX_COUNT),
-    "ndcg": (0, MAX_COUNT),
 }
 OFF = 1000.0  # times that a stated speed may differ from samples over seconds
 
@@ -63,12 +59,13 @@ def read_scores(report: RoundReport, arrays: Sequence[NDArray[Any]], teacher: Te
     return Scores(_histogram(*arrays[:2]), _histogram(*arrays[2:4]), logits)
 
 
-def check(info: ClientInfo, measured: bool = True) -> None:
+def check(info: ClientInfo, measured: bool = True, metrics: Sequence[str] = DEFAULT) -> None:
     """Check that a report makes sense.
 
     Args:
         info: the report.
         measured: its seconds are those of training alone; those of simulated devices hold transfers too.
+        metrics: what the job measures of held-out samples.
 
     Raises:
         RefusedError: a number that is negative, not finite or absurd, or contradicts another; names field and value.
@@ -88,12 +85,8 @@ def check(info: ClientInfo, measured: bool = True) -> None:
             f"compute_capacity: {info.compute_capacity:g} samples/s: cannot be, of a client that trained {info.trained}"
             f" samples in {info.seconds:g} s",
         )
-    # A user's NDCG is at most its hits, so the sums are too, rounded or not: both are added up in the same order.
-    if not info.ndcg <= info.hits <= info.users:
-        raise RefusedError(
-            "malformed",
-            f"hits {info.hits} are at most the users, {info.users}, and ndcg {info.ndcg} is at most the hits",
-        )
+    if fault := fault_of(info.sums, metrics):
+        raise RefusedError("malformed", f"sums: {fault}")
     if len(info.device_type) > MAX_NAME or not info.device_type.isprintable():
         raise RefusedError(
             "malformed",

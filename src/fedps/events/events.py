@@ -27,6 +27,9 @@ def _kind(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
+JOURNALED = {"hr@10": "hits", "ndcg@10": "ndcg"}  # sums that have another name in `events.jsonl`
+
+
 class Event(msgspec.Struct, frozen=True, tag_field="event", tag=_kind):
     """Something that a role tells of itself; the kind of EpochBegin is `epoch_begin`."""
 
@@ -184,12 +187,10 @@ class EvaluateBegin(Event, frozen=True):
 
 
 class Evaluated(Event, frozen=True):
-    """Sums over a client's held-out users: hits and NDCG at 10, and the histogram of all scores."""
+    """Sums over a client's held-out samples, by name as `figures.sums_of` lists them, and the histogram of all scores."""
 
     epoch: int
-    users: int
-    hits: float
-    ndcg: float
+    sums: dict[str, int | float]
     histogram: Histogram
 
 
@@ -267,14 +268,10 @@ class Selected(Event, frozen=True):
 
 
 class Round(Event, frozen=True):
-    """What the clients reported of a round, merged; None where nobody trained or evaluated."""
+    """What the clients reported of a round, merged: figures by name, None where nobody trained or evaluated."""
 
     round: int
-    loss: float | None
-    train_auc: float | None
-    auc: float | None
-    hr: float | None = msgspec.field(name="hr@10")
-    ndcg: float | None = msgspec.field(name="ndcg@10")
+    figures: dict[str, int | float | None]
 
 
 class Taught(Event, frozen=True):
@@ -332,10 +329,14 @@ def decode(message: bytes) -> Event:
 
 
 def facts(event: Event) -> dict[str, Any]:
-    """Return an event as the journal holds it: its kind first, and no histogram, which would be too long."""
+    """Return an event as the journal holds it: its kind first, and no histogram, which would be too long.
+
+    Sums and figures stand there by their own names, two sums by names that are older than there were others.
+    """
     plain: dict[str, Any] = msgspec.to_builtins(event, enc_hook=_bare)
     plain.pop("histogram", None)
-    return plain
+    sums = {JOURNALED.get(name, name): value for name, value in plain.pop("sums", {}).items()}
+    return plain | {k: v for k, v in (sums | plain.pop("figures", {})).items() if k not in plain}
 
 
 def printable(fact: Any) -> Any:

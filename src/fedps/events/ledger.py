@@ -9,47 +9,19 @@ events come, and none that is missing, brings it down: a user's script may leave
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event, facts
-from fedps.metrics import CANDIDATES, Histogram
+from fedps.figures import CANDIDATES, DEFAULT, Metric, Sum, Totals, metrics_in
+from fedps.metrics import Histogram
 
 MOST_OPEN = 64  # rounds; who lies further behind is not waited for
 UNTRAINED = math.log(2)  # loss of a model that gives every sample, or order of a pair, a probability of one half
 BEYOND_REASON, DIVERGED = 2, 1000  # times that: a loss to warn of, and one that no trained model has
-CHANCE = {  # figures of a model that ranks at random
-    "auc": ("AUC", 0.5),
-    "train_auc": ("training AUC", 0.5),
-    "hr@10": ("HR@10", 10 / CANDIDATES),
-    "ndcg@10": ("NDCG@10", sum(1 / math.log2(place + 1) for place in range(1, 11)) / CANDIDATES),
-}
+ALWAYS = {"hr@10": None, "ndcg@10": None}  # stand in a summary, measured or not
 SLACK = 0.005  # by which a figure has to be better than chance
-
-
-class Sum:
-    """A sum of floats without rounding: the same in whatever order they come, and as `math.fsum` gives it."""
-
-    def __init__(self) -> None:
-        self._exact = Fraction()
-        self._beyond = 0.0  # infinities and what is no number, which are no fractions
-
-    def add(self, value: float) -> None:
-        """Add a value."""
-        if math.isfinite(value):
-            self._exact += Fraction(value)
-        else:
-            self._beyond += value
-
-    def mean(self, count: int) -> float | None:
-        """Return the sum over `count`; None where there is nothing, or no finite number."""
-        try:
-            mean = (float(self._exact) + self._beyond) / count
-        except (OverflowError, ZeroDivisionError):
-            return None
-        return mean if math.isfinite(mean) else None
 
 
 class Spans:
@@ -88,7 +60,7 @@ class Tally:
         self.clock: tuple[float, float] | None = None
         self.dropped: list[str] = []
         self._trained, self._span, self._samples = list[str](), Spans(), 0
-        self._loss, self._hits, self._ndcg, self._users = Sum(), Sum(), Sum(), 0
+        self._loss, self._sums = Sum(), Totals()
         self._training, self._held_out = Histogram(), Histogram()
 
     def train(self, client: str, event: events.EpochEnd, begin: float, end: float) -> None:
@@ -102,12 +74,10 @@ class Tally:
     def evaluate(self, event: events.Evaluated) -> None:
         """Add a client's evaluation."""
         self.evaluations += 1
-        self._users += event.users
-        self._hits.add(event.hits)
-        self._ndcg.add(event.ndcg)
+        self._sums.add(event.sums)
         self._held_out.merge(event.histogram)
 
-    def figures(self, round_: int) -> dict[str, Any]:
+    def figures(self, round_: int, metrics: Sequence[str] = DEFAULT) -> dict[str, Any]:
         """Return the figures as the summary holds them; None where nobody trained, or had users held out."""
         return {
             "round": round_,
@@ -118,8 +88,8 @@ class Tally:
             "loss": self._loss.mean(self._samples),
             "auc": self._held_out.auc() if len(self._held_out) else None,
             "train_auc": self._training.auc(),
-            "hr@10": self._hits.mean(self._users),
-            "ndcg@10": self._ndcg.mean(self._users),
+            **ALWAYS,
+            **self._sums.figures(metrics),
         }
 
     def simulated(self) -> dict[str, Any]:
@@ -142,6 +112,8 @@ class Ledger:
 
     def __init__(self, job: Job, began: float) -> None:
         self._job, self._began = job, began
+        measured = Totals().figures(job.runner.metrics)
+        self._names = list(dict.fromkeys(("loss", "auc", "train_auc", *ALWAYS, *measured)))
         self.rounds: list[dict[str, Any]] = []
         self.failed: dict[str, str] = {}
         self._open: dict[int, Tally] = {}
@@ -234,7 +206,7 @@ class Ledger:
             "samples": self._samples,
             "samples_per_second": self._samples / train if train else None,
             "rounds": rounds,
-            "metrics": {k: last.get(k) for k in ("loss", "auc", "train_auc", "hr@10", "ndcg@10")},
+            "metrics": {k: last.get(k) for k in self._names},
             "clients": dict(sorted(self._clients.items())),
             "bytes": {
                 "sent_by_clients": self._sent if told else None,
@@ -280,6 +252,7 @@ class Ledger:
             case events.Evaluated(epoch=epoch):
                 self._evaluation.add(self._begun.get(who, now), now)
                 self._tally(epoch).evaluate(event)
+                self._client(who)["metrics"] = self._alone(event)
                 self._past[who] = epoch
             case events.Done(bytes_sent=sent, bytes_received=received, retries=retries):
                 self._sent, self._received = self._sent + sent, self._received + received
@@ -289,6 +262,13 @@ class Ledger:
             case events.Failed(error=error):
                 self.failed[who] = error
                 self._past[who] = math.inf
+
+    def _alone(self, event: events.Evaluated) -> dict[str, Any]:
+        """Return what one client's held-out samples come to by themselves."""
+        sums = Totals()
+        sums.add(event.sums)
+        auc = event.histogram.auc() if len(event.histogram) else None
+        return {"auc": auc, **sums.figures(self._job.runner.metrics)}
 
     def _diverged(self, rounds: Sequence[Mapping[str, Any]]) -> str | None:
         """Say why what was trained is no model, or None."""
@@ -301,7 +281,7 @@ class Ledger:
     def _told(self, round_: int) -> dict[str, Any]:
         """Return a round's figures as a coordinator merged them."""
         merged = facts(self._merged[round_])
-        known = {key: merged[key] for key in ("round", "loss", "auc", "train_auc", "hr@10", "ndcg@10")}
+        known = {key: merged.get(key) for key in ("round", *self._names)}
         return {"selected": self._selected.get(round_, []), "seconds": None, "coordinator_seconds": None, **known}
 
     def _weight(self, kind: str) -> float | None:
@@ -342,7 +322,7 @@ class Ledger:
 
     def _figures(self, round_: int) -> dict[str, Any]:
         tally = self._open[round_]
-        return tally.figures(round_) | (tally.simulated() if self._job.traces else {})
+        return tally.figures(round_, self._job.runner.metrics) | (tally.simulated() if self._job.traces else {})
 
 
 def doubts(figures: Mapping[str, Any]) -> list[str]:
@@ -353,11 +333,20 @@ def doubts(figures: Mapping[str, Any]) -> list[str]:
             f"loss {loss:.4g}: a model that has learned nothing has about {UNTRAINED:.2f};"
             " lower hyper_parameters.optimizer.learning_rate"
         )
-    known = {key: figures[key] for key in CHANCE if figures.get(key) is not None}
-    poor = [f"{CHANCE[k][0]} {v:.4f} ({CHANCE[k][1]:.4g})" for k, v in known.items() if v < CHANCE[k][1] + SLACK]
+    known = {m: chance for m in metrics_in(figures) if figures[m.name] is not None and (chance := _chance(m))}
+    poor = [f"{m.title} {figures[m.name]:.4f} ({c:.4g})" for m, c in known.items() if figures[m.name] < c + SLACK]
     if poor:
         said.append(
             f"{', '.join(poor)}: no better than chance, which is in brackets; look at the labels, at what the network"
             " returns (logits), and at the learning rate"
         )
     return said
+
+
+def _chance(metric: Metric) -> float | None:
+    """Return what a metric is of a model that ranks at random; None where that is not known."""
+    if not metric.k or metric.full:
+        return 0.5 if metric.kind in ("auc", "train_auc", "gauc") else None
+    places = range(1, metric.k + 1)
+    gains = {"ndcg": [1 / math.log2(place + 1) for place in places], "mrr": [1 / place for place in places]}
+    return sum(gains.get(metric.kind, [1.0 for _ in places])) / CANDIDATES

@@ -12,9 +12,11 @@ from rich.table import Table
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event
-from fedps.pages.report import facts, hours
+from fedps.figures import DEFAULT, metrics_in
+from fedps.pages.report import facts, hours, in_words
 from fedps.types import ClientId
 
+NOT_HERE = ("auc", "loss", "train_auc")  # figures that a line of an epoch has in another place, or not at all
 LINE_EVERY = 2.0  # seconds between plain lines
 WINDOW = 5.0  # seconds over which a rate is taken
 
@@ -94,7 +96,7 @@ class Progress:
         """Show one event."""
         match entry.event:
             case events.Checked(mistakes=[], reason=reason, notes=notes) as checked:
-                self.say(places(checked))
+                self.say(places(checked, self._job.runner.metrics))
                 if reason:
                     self.say(f"training steps by torch, not compiled: {reason}")
                 for note in notes:
@@ -124,13 +126,13 @@ class Progress:
 
     def evaluated(self, result: Mapping[str, Any]) -> None:
         """Print one epoch's merged figures."""
-        hits = f", HR@10 {result['hr@10']:.4f}, NDCG@10 {result['ndcg@10']:.4f}" if result["hr@10"] is not None else ""
+        others = "".join(f", {name} {value}" for name, value in in_words(result, NOT_HERE).items())
         auc = f", AUC {result['auc']:.4f}" if result["auc"] is not None else ""
         loss = f"loss {result['loss']:.4f}" if result["loss"] is not None else "nobody trained"
         clock = result.get("simulated_clock")
         auc += f", simulated clock {hours(clock)}" if clock is not None else ""
         word = "round" if self._job.runner.with_coordinator else "epoch"
-        self.say(f"{word} {result['round']} of {self._job.runner.epochs}: {loss}{auc}{hits}")
+        self.say(f"{word} {result['round']} of {self._job.runner.epochs}: {loss}{auc}{others}")
 
     def close(self, summary: Mapping[str, Any], folder: str) -> None:
         """Print the closing table; the last line is the run folder."""
@@ -170,11 +172,13 @@ class Progress:
         return table
 
 
-def places(checked: events.Checked) -> str:
-    """Say which parameters leave the clients and which stay, in this order."""
+def places(checked: events.Checked, metrics: Sequence[str] = DEFAULT) -> str:
+    """Say which parameters leave the clients and which stay, in this order; and what is told of held-out samples."""
+    titles = ", ".join(metric.title for metric in metrics_in(metrics))
+    told = f"\nof held-out samples a client tells sums over all of its own alone, no score: for {titles}"
     return (
         f"leaves the clients: {', '.join(checked.shared) or 'nothing'}; stays with each client:"
-        f" {', '.join(checked.private) or 'nothing'}"
+        f" {', '.join(checked.private) or 'nothing'}{told * (tuple(metrics) != DEFAULT)}"
     )
 
 

@@ -2,18 +2,20 @@
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedps.events.journal import read_journal
+from fedps.figures import metrics_in
 from fedps.storage.whole import PUBLIC, write_whole
 
 Points = Sequence[tuple[float, float]]
 Record = Mapping[str, Any]
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 560, 260, 56, 24, 28  # of a plot, pixels
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa8822", "#66ccee", "#aa3377", "#888888", "#0099aa", "#cc6600", "#7755cc")
-NAMES = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "auc": "AUC", "loss": "training loss", "train_auc": "training AUC"}
+LAST = ("auc", "loss", "train_auc")  # figures that people read after the others
+MOST_CLIENTS = 500  # that have a line in the report
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
 :root {{ color-scheme: light dark }} body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem }}
@@ -22,7 +24,7 @@ h1 {{ font-size: 1.5rem }} table {{ border-collapse: collapse; margin-bottom: 1.
 svg text {{ fill: currentColor; font-size: 11px }} .axis {{ stroke: currentColor; opacity: .35 }}
 td {{ padding: .15rem 1.2rem .15rem 0; border-bottom: 1px solid #8884 }} td + td {{ font-variant-numeric: tabular-nums }}
 figcaption {{ font-weight: 600 }} .failed {{ color: #d33 }}
-</style><h1>{title}</h1>{error}<table>{facts}</table><div class="plots">{plots}</div>
+</style><h1>{title}</h1>{error}<table>{facts}</table><div class="plots">{plots}</div>{clients}
 <p>Folder: {folder}. The job as it ran is <a href="job.yaml">job.yaml</a>, the figures <a href="summary.json">summary.json</a>,
 every event <a href="{journal}">{journal}</a>, each role's log in {logs}.</p></html>
 """
@@ -35,13 +37,15 @@ def write_report(run_dir: Path, journal: str = "events.jsonl") -> Path:
         (e for e in read_journal(run_dir / journal) if e["event"] == "progress"),
         key=lambda e: (len(e["id"]), e["id"], e["time"]),
     )
-    rounds = summary["rounds"]
+    rounds, metrics = summary["rounds"], metrics_in(summary["metrics"])
     plots = [
         plot("Training loss by worker, over batches", _by_worker(progress, "loss")),
         plot("Training AUC by worker, over batches", _by_worker(progress, "auc")),
-        plot("Held-out users, over epochs", {NAMES[k]: _by_epoch(rounds, k) for k in ("hr@10", "ndcg@10")}),
+        plot("Held-out users, over epochs", {m.title: _by_epoch(rounds, m.name) for m in metrics if m.k}),
         plot("AUC of all clients, over epochs", {"held out": _by_epoch(rounds, "auc"), "training": _by_epoch(rounds, "train_auc")}),
     ]  # fmt: skip
+    if others := {m.title: _by_epoch(rounds, m.name) for m in metrics if not m.k and m.name not in LAST}:
+        plots.append(plot("Held-out samples, over epochs", others))
     if timed := [(r["simulated_clock"] / 3600, r["hr@10"]) for r in _timed(rounds) if r["hr@10"] is not None]:
         plots.append(plot("HR@10 of held-out users, over simulated hours", {"HR@10": timed}))
     rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in _rows(summary).items())
@@ -50,6 +54,7 @@ def write_report(run_dir: Path, journal: str = "events.jsonl") -> Path:
     page = PAGE.format(
         logs=html.escape(summary["log_dir"]) if elsewhere else '<a href="log/">log/</a>',
         title=html.escape(f"{run_dir.name}: {summary['status']}"), error=error, facts=rows, plots="".join(plots),
+        clients=_clients(summary["clients"]),
         folder=html.escape(str(run_dir)), journal=journal,
     )  # fmt: skip
     path = run_dir / "report.html"
@@ -60,7 +65,7 @@ def write_report(run_dir: Path, journal: str = "events.jsonl") -> Path:
 def facts(summary: Record) -> dict[str, str]:
     """Return what a summary says, in words for people; what is not known is left out."""
     faults = {k.replace("_", " "): v for k, v in summary["faults"].items() if v}
-    words = {name: f"{summary['metrics'][k]:.4f}" for k, name in NAMES.items() if summary["metrics"][k] is not None}
+    words = in_words(summary["metrics"])
     if summary["samples_per_second"] is not None:
         words["samples/s"] = f"{summary['samples_per_second']:,.0f}"
     parts = {"start": "start_seconds", "training": "train_seconds", "evaluation": "eval_seconds"}
@@ -79,6 +84,17 @@ def facts(summary: Record) -> dict[str, str]:
     if summary["warnings"]:
         words["warnings"] = "; ".join(summary["warnings"])
     return words | ({"faults": "; ".join(f"{k}: {v}" for k, v in faults.items())} if faults else {})
+
+
+def in_words(figures: Record, without: Collection[str] = ()) -> dict[str, str]:
+    """Return the figures among some facts, by their names for people; what was not measured is left out."""
+    said = {}
+    for metric in sorted(metrics_in(figures), key=lambda m: LAST.index(m.name) if m.name in LAST else -1):
+        if figures[metric.name] is not None and metric.name not in without:
+            left_out = sum(figures.get(name, 0) for name in metric.sums[2:])
+            note = f" ({left_out} users of one class left out)" if left_out else ""
+            said[metric.title] = f"{figures[metric.name]:.4f}{note}"
+    return said
 
 
 def hours(seconds: float) -> str:
@@ -146,3 +162,18 @@ def _rows(summary: Record) -> dict[str, str]:
     roles = f"{summary['workers']} workers, {summary['servers']} server(s){', a coordinator' * summary['coordinator']}"
     samples = {"samples": f"{summary['samples']:,}"} if summary["samples"] else {}
     return {"mode": summary["mode"], "roles": roles, **samples, **facts(summary)}
+
+
+def _clients(clients: Mapping[str, Record]) -> str:
+    """Return a table of what each client has and what its own held-out samples came to, as far as that is known."""
+    told = {client: in_words(facts["metrics"]) for client, facts in clients.items() if facts.get("metrics")}
+    if not told:
+        return ""
+    titles = list(dict.fromkeys(title for words in told.values() for title in words))
+    rows = [["client", "samples", "held-out users", *titles]]
+    for client in list(told)[:MOST_CLIENTS]:
+        counts = [f"{n:,}" if (n := clients[client][key]) is not None else "" for key in ("samples", "test_users")]
+        rows.append([client, *counts, *(told[client].get(title, "") for title in titles)])
+    more = f"<p>and {len(told) - MOST_CLIENTS} more</p>" if len(told) > MOST_CLIENTS else ""
+    cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>{more}"

@@ -4,19 +4,18 @@ A barrier opens once all active members stand at one. Which epoch ends there fol
 barriers, never from what a client claims: a claim names a folder, and ends the saves of all epochs before it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fedps.access.conversation import Conversation
 from fedps.config import Job
 from fedps.errors import RefusedError
+from fedps.figures import MAX_COUNT, fault_of
 from fedps.server.members import EVALUATED, STAGES, TRAINED, Member, Members
 from fedps.types import ClientId
 from fedps.wire.messages import Barrier, Figures
 
-MAX_COUNT = 1 << 40  # samples, or users, that a client says it has
 MAX_LOSS = 1e300  # so that a sum over clients is finite
-ROUNDING = 1e-6  # by which sums of hits may be off
 Answer = Callable[[], None]
 
 
@@ -150,8 +149,8 @@ class Barriers:
                 f"barrier {barrier.stage!r} of epoch {barrier.epoch}: stages are {', '.join(STAGES)}, epochs run from 1 to"
                 f" {runner.epochs}",
             )
-        if (said := barrier.figures) is not None and not _plausible(said):
-            raise RefusedError("malformed", f"figures of epoch {barrier.epoch} that no epoch can have: {said}")
+        if barrier.figures is not None and (fault := _fault_of(barrier.figures, runner.metrics)):
+            raise RefusedError("malformed", f"figures of epoch {barrier.epoch} that no epoch can have: {fault}")
         # Where a coordinator leads, rounds that nobody came to the end of are none here: see `_ending`.
         if not runner.with_coordinator and barrier.epoch > self.next_epoch:
             raise RefusedError("stale", f"epoch {barrier.epoch} cannot have ended: the next is {self.next_epoch}")
@@ -164,10 +163,11 @@ class Barriers:
         return max(self.next_epoch, skipped)
 
 
-def _plausible(said: Figures) -> bool:
-    """Whether a client's figures can be sums; they are claims all the same."""
-    counts = 0 <= said.samples <= MAX_COUNT and 0 <= said.users <= MAX_COUNT
-    return counts and 0 <= said.loss <= MAX_LOSS and 0 <= said.ndcg <= said.hits + ROUNDING <= said.users + 2 * ROUNDING
+def _fault_of(said: Figures, metrics: Sequence[str]) -> str:
+    """Say why a client's figures cannot be sums, nothing if they can; they are claims all the same."""
+    if not (0 <= said.samples <= MAX_COUNT and 0 <= said.loss <= MAX_LOSS):
+        return f"{said.samples} samples with a loss of {said.loss} in sum"
+    return fault_of(said.sums, metrics)
 
 
 def _place(barrier: Barrier) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from fedps.config.shared import shared_part
 from fedps.errors import RefusedError, TableError, WireError
 from fedps.events import events
 from fedps.events.events import Report
+from fedps.figures import Totals
 from fedps.server import requests
 from fedps.server.ballot import Ballot, Candidate, Verdict
 from fedps.server.barriers import Barriers, Opening
@@ -296,7 +297,7 @@ class ParameterServer:
             self.shard.merge_rest()
         if opening.figures and self.barriers.epoch > self._reported:  # stragglers come later, and alone
             self._reported = self.barriers.epoch
-            self.report(_merged(self.barriers.epoch, opening.figures))
+            self.report(_merged(self.barriers.epoch, opening.figures, self.job.runner.metrics))
         if opening.epoch is None:
             self.barriers.open(opening, self.clock, now)
         else:
@@ -367,14 +368,13 @@ class ParameterServer:
             self.advance(now)
 
 
-def _merged(epoch: int, said: Sequence[Figures]) -> events.Round:
+def _merged(epoch: int, said: Sequence[Figures], metrics: Sequence[str]) -> events.Round:
     """Return what an epoch came to over all clients that say so."""
-    samples, users = sum(s.samples for s in said), sum(s.users for s in said)
+    samples, totals = sum(s.samples for s in said), Totals()
+    for figures in said:
+        totals.add(figures.sums)
     loss = math.fsum(s.loss for s in said) / samples if samples else None
-    hits, ndcg = (
-        math.fsum(values) / users if users else None for values in zip(*((s.hits, s.ndcg) for s in said), strict=True)
-    )
-    return events.Round(epoch, loss, None, None, hits, ndcg)
+    return events.Round(epoch, {"loss": loss, "train_auc": None, "auc": None} | totals.figures(metrics))
 
 
 def limits_of(job: Job) -> Limits:

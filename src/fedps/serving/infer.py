@@ -37,8 +37,8 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
         allow: what whoever started this allows the job's reader.
 
     Returns:
-        `weights`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10`, and `note` where there is something to say: of ids
-        that the file has not, of samples that are not ranked.
+        `weights`, `users`, `samples`, `loss`, `auc`, `hr@10`, `ndcg@10`, what else the job measures, and `note` where there
+        is something to say: of ids that the file has not, of samples that are not ranked.
 
     Raises:
         JobError: no test folder, no such file, or a parameter that is missing, unknown or of another shape.
@@ -48,7 +48,7 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
     tests, model = [reading.samples for reading in read], build(job)
     new = said_of_new(weights, load_weights(model, weights))
     logits = logits_of(model, Samples.joined(tests), job.runner.infer_batch_size)
-    return {"weights": str(weights), **_noted(new, read), **measure(tests, logits).measures}
+    return {"weights": str(weights), **_noted(new, read), **measure(tests, logits, job.runner.metrics).measures}
 
 
 def infer_epochs(

@@ -12,10 +12,11 @@ from pyarrow import csv as arrow
 from torch import nn
 
 from fedps.errors import DataError
-from fedps.metrics import Histogram, evaluate, misfit, probabilities
+from fedps.figures import DEFAULT, Totals, read_metric
+from fedps.metrics import Histogram, evaluate, misfit
 from fedps.storage.whole import make_folder, write_whole
 from fedps.training.eager import LEAST
-from fedps.types import Samples, Values
+from fedps.types import Keys, Samples, Values
 
 LINES = 20  # of an epoch, at most, where batches are many
 COLUMNS = ("user", "item", "label", "prediction")
@@ -27,8 +28,8 @@ class Scores(NamedTuple):
     Attributes:
         samples: n of them.
         logits: float32[n].
-        measures: `users`, `samples`, `loss` (mean cross-entropy), `auc`, `hr@10` and `ndcg@10`; the
-            last two are None where nobody's samples are groups of candidates.
+        measures: `users`, `samples`, `loss` (mean cross-entropy), `auc`, `hr@10`, `ndcg@10` and what else the job measures;
+            those of candidates are None where nobody's samples are groups of such.
     """
 
     samples: Samples
@@ -57,24 +58,34 @@ def _ids(column: NDArray[np.int64]) -> torch.Tensor:
     return torch.from_numpy(column.astype(np.int64))
 
 
-def measure(tests: Sequence[Samples], logits: Values) -> Scores:
+def measure(tests: Sequence[Samples], logits: Values, metrics: Sequence[str] = DEFAULT) -> Scores:
     """Measure the logits of held-out samples; as in training, each client's are ranked if they are groups of candidates.
 
     Args:
         tests: each client's, n samples in all; there must be some.
         logits: float32[n].
+        metrics: what else to measure than the loss, as `runner.metrics` has it.
 
     Raises:
         FedpsError: a logit is not finite.
     """
     test, ranked = Samples.joined(tests), np.concatenate([np.full(len(t.label), not misfit(t)) for t in tests])
-    sums, exact = evaluate(logits[ranked], test.at(ranked)), logits.astype(np.float64)
-    sums.histogram.add(probabilities(logits[~ranked]), test.label[~ranked])
+    candidates = [metric.name for metric in map(read_metric, metrics) if metric.k and not metric.full]
+    groups = evaluate(logits[ranked], test.at(ranked), candidates)
+    others = evaluate(logits, test, [name for name in metrics if name not in candidates], user=_whose(tests))
+    totals, exact = Totals(), logits.astype(np.float64)
+    totals.add({**groups.sums, **others.sums})
     loss = np.mean(np.logaddexp(0, exact) - test.label * exact)
-    measures: dict[str, object] = {"users": sums.users, "samples": len(test.label), "loss": float(loss)}
-    ranks = {"hr@10": sums.hits / sums.users, "ndcg@10": sums.ndcg / sums.users} if sums.users else {}
-    measures |= {"auc": sums.histogram.auc(), "hr@10": None, "ndcg@10": None, **ranks}
-    return Scores(test, logits, measures)
+    measures: dict[str, object] = {"users": groups.users, "samples": len(test.label), "loss": float(loss)}
+    measures |= {"auc": others.histogram.auc() if len(others.histogram) else None, "hr@10": None, "ndcg@10": None}
+    return Scores(test, logits, measures | totals.figures(metrics))
+
+
+def _whose(tests: Sequence[Samples]) -> Keys:
+    """Return whose each sample is: int64[n]. Users of two clients are two, whatever their ids."""
+    users = [np.unique(test.user, return_inverse=True)[1] for test in tests]
+    ends = np.cumsum([user.max(initial=-1) + 1 for user in users])
+    return np.concatenate([user + end for user, end in zip(users, [0, *ends], strict=False)])
 
 
 def write_predictions(path: Path, samples: Samples, scores: Values) -> None:

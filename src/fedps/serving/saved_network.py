@@ -31,7 +31,7 @@ class SavedNetwork:
 
     def __init__(self, job: Job) -> None:
         self.new: dict[TableName, int] = {}
-        self._model, self._size = build(job), job.runner.infer_batch_size
+        self._model, self._size, self._metrics = build(job), job.runner.infer_batch_size, job.runner.metrics
         self._weights = dict(self._model.named_parameters())
         self._parameters = read_parameters(describe(self._model), job)
         self._private: list[TableName] = []  # what the epoch's servers do not hold
@@ -83,7 +83,7 @@ class SavedNetwork:
             if place := places[client]:
                 self._take_on(test, place)
             logits.append(logits_of(self._model, test, self._size))
-        return measure(list(tests.values()), np.concatenate(logits))
+        return measure(list(tests.values()), np.concatenate(logits), self._metrics)
 
     @torch.no_grad()
     def _take_on(self, test: Samples, place: Path) -> None:

@@ -126,13 +126,14 @@ class Alive(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an epoch came to for a client, as sums: samples trained and their loss; users scored, hits and NDCG at 10."""
+    """What an epoch came to for a client: samples trained, the sum of their loss, and sums over its held-out samples.
+
+    `sums`: by name, as `figures.sums_of` lists them; empty if it was not evaluated.
+    """
 
     samples: int = 0
     loss: float = 0.0
-    users: int = 0
-    hits: float = 0.0
-    ndcg: float = 0.0
+    sums: dict[str, int | float] = {}
 
 
 class Barrier(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):

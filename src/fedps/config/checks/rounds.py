@@ -10,6 +10,7 @@ from fedps.config.classes import is_class_path
 from fedps.config.files import clients_there
 from fedps.config.job import Job
 from fedps.errors import JobError
+from fedps.figures import OF_TRAINING
 
 MAX_SHARE = 100.0  # of the job's learning rate, that a round or a push may take
 SELECTORS = ("all", "random", "round_robin", "by_samples", "power_of_choice", "oort", "fedcs")  # built in
@@ -107,8 +108,15 @@ def tags(job: Job) -> list[str]:
 def ending(job: Job) -> list[str]:
     """Say where a target or patience cannot end the job."""
     runner, target = job.runner, job.runner.target
-    held_out = target.metric in ("hr@10", "ndcg@10", "auc")
+    held_out = target.metric not in OF_TRAINING
+    watched = [name for name in (*runner.metrics, *OF_TRAINING) if not name.endswith("calibration")]  # best at 1
+    chosen = target.metric != type(target)().metric or target.value is not None or runner.patience is not None
     mistakes = []
+    if chosen and target.metric not in watched:
+        mistakes.append(
+            f"runner.target.metric: {target.metric!r}: must be one of {', '.join(watched)}; others are watched if they are in"
+            " runner.metrics"
+        )
     for key, value in (("target.value", target.value), ("patience", runner.patience)):
         if value is None:
             continue

@@ -3,23 +3,28 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fedps.config.sections import Count, Positive, Seconds, Section, Whole, Word, number, word, word_or_none
+from fedps.figures import DEFAULT, read_metric
 
 LOCKSTEP = ("heat", "adaptive")  # values of `geo_merge` by which a window's pushes are merged together
 MERGED = (*LOCKSTEP, "buffered")  # by which several pushes become one change, that a server optimizer could take
 AVERAGED = ("mean", *MERGED)  # by which a change counts for less, the more clients there are
 
-Metric = Literal["hr@10", "ndcg@10", "auc", "train_auc", "loss"]
 Reader = Literal["QueueDataset", "InmemoryDataset", "DataLoader", "RecDataset"]
+
+
+def metric(name: str) -> str:
+    """Make sure that there is a metric of a name."""
+    return read_metric(name).name
 
 
 class Target(Section):
     """When the coordinator ends the job before its last round."""
 
-    metric: Annotated[Metric, BeforeValidator(word)] = Field(
-        "hr@10", description="merged metric that is watched; loss and train_auc are of training"
+    metric: Word = Field(
+        "hr@10", description="merged metric that is watched: one of runner.metrics, or loss or train_auc, of training"
     )
     value: Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)] | None = Field(
         None, description="end the job when the metric is this good; left out: never"
@@ -70,6 +75,11 @@ class Runner(Section):
     )
     train_batch_size: Count = Field(512, description="samples of a batch; sync: pace may scale them")
     infer_batch_size: Count = Field(8192, description="samples scored at once")
+    metrics: tuple[Annotated[str, AfterValidator(metric), BeforeValidator(word)], ...] = Field(
+        DEFAULT,
+        description="of held-out samples: auc, gauc, logloss, calibration, rmse, mae; of candidates hr@10, ndcg@10, mrr@10,"
+        " recall@10, any k; of all items full_hr@10, …",
+    )
     epochs: Count = Field(2, description="passes over each client's data")
     print_interval: Count = Field(50, description="batches between two lines of a worker's log")
     eval_every: Whole = Field(1, description="epochs between two evaluations; 0: only at the end")

@@ -11,7 +11,7 @@ import numpy as np
 from fedps.data.negatives import History, Ids
 from fedps.data.prepare.source import lines, read_file, whole
 from fedps.errors import DataError
-from fedps.metrics import CANDIDATES
+from fedps.figures import CANDIDATES
 
 NEGATIVES = CANDIDATES - 1
 

@@ -18,7 +18,7 @@ from fedps.data.negatives import History, Ids
 from fedps.data.prepare import partition
 from fedps.data.read import cache
 from fedps.errors import DataError
-from fedps.metrics import CANDIDATES
+from fedps.figures import CANDIDATES
 from fedps.storage.whole import make_folder, whole_folder
 
 TEST_NEGATIVES = CANDIDATES - 1

@@ -12,7 +12,8 @@ from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.metrics import CANDIDATES, misfit
+from fedps.figures import CANDIDATES, read_metric
+from fedps.metrics import misfit
 from fedps.types import NO_SAMPLES, ClientId, Samples
 
 NEGATIVES = 4  # a positive, where the data has none: He et al., WWW 2017, section 4.3
@@ -127,13 +128,14 @@ def _size(path: Path) -> int:
 def _read_test(job: Job, files: tuple[Path, ...], allow: Allow) -> Reading:
     """Read a client's held-out files, and note where they cannot be ranked."""
     found = read_by_job(job, "test", files, allow)
-    why = misfit(found.samples)
+    ranked = [metric.title for metric in map(read_metric, job.runner.metrics) if metric.k and not metric.full]
+    why = misfit(found.samples) if ranked else ""
     if not why:
         return found
     skipped = found.skipped
     why += f", as {skipped.lines} malformed lines were skipped, the first: {skipped.first}" if skipped.lines else ""
     note = (
-        f"runner.test_data_dir: {', '.join(map(str, files))}: {why}; so loss and AUC are given, but no HR@10 and NDCG@10,"
+        f"runner.test_data_dir: {', '.join(map(str, files))}: {why}; so loss and AUC are given, but no {' and '.join(ranked)},"
         f" which need groups of {CANDIDATES} samples of one user, the positive first, then its {CANDIDATES - 1} negatives:"
         " `fedps data prepare` makes them"
     )
