@@ -53,7 +53,7 @@ def test_another_users_folder_among_temporary_files_is_not_used(
     ours = temporary / f"fedps-{os.getuid()}"
     ours.symlink_to(temporary / "elsewhere")
     with pytest.raises(CacheError, match=r"others may write to it.*set FEDPS_CACHE"):
-        cache_folder()
+        cache_folder()  # a link's own mode is open
     ours.unlink()
     ours.mkdir(mode=0o755)
     ours.chmod(0o777)
@@ -80,6 +80,20 @@ def test_loops_of_a_package_that_is_read_only_are_kept_in_the_cache(
     monkeypatch.setattr(config, "CACHE_DIR", "")
     monkeypatch.setenv("FEDPS_CACHE", "/dev/null/cache")
     assert not kernels.choose_folder()
+
+
+def test_loops_that_others_could_write_to_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The cache may be for all to look into; loops that somebody planted there would be code."""
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setattr(kernels, "__file__", str(read_only(tmp_path) / "kernels.py"))
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
+    planted = tmp_path / "cache" / "loops" / "planted"
+    planted.mkdir(parents=True)
+    planted.parent.chmod(0o775)
+    (tmp_path / "cache").chmod(0o755)
+    assert kernels.choose_folder()
+    assert planted.parent.stat().st_mode & 0o777 == 0o700
+    assert not planted.exists()
 
 
 def test_loops_are_compiled_where_nothing_can_be_kept(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The folder of what is compiled: steps of networks, loops over rows, and beside them what was downloaded.
 
 It is `FEDPS_CACHE`; else `fedps` in the user's cache folder; else, for a user without a home or with one that is read
-only, `fedps-<uid>` among the temporary files. It holds code that is loaded: so it is used only if it is the user's own, and
-nobody else may write to it.
+only, `fedps-<uid>` among the temporary files. It holds code that is loaded: so it, and numba's folder in it, are used only
+if they are the user's own, and nobody else may write to them.
 """
 
 import os
@@ -44,6 +44,19 @@ def cache_folder(notes: list[str] | None = None) -> Path:
     return _opened(last, notes, links=False)  # among temporary files a link may be anybody's
 
 
+def loops_folder() -> Path:
+    """Return numba's folder in the cache; one that others could write to is discarded, for it may hold anybody's code.
+
+    Raises:
+        CacheError: there is none that is the user's own.
+    """
+    folder = cache_folder() / LOOPS
+    with suppress(OSError):
+        if folder.stat().st_mode & OTHERS:  # numba makes folders as the umask says
+            shutil.rmtree(folder)
+    return _opened(folder, None)
+
+
 def _candidates() -> Iterator[Path]:
     """Yield where it may lie, the best first."""
     if named := os.environ.get("XDG_CACHE_HOME"):
@@ -68,7 +81,9 @@ def _opened(home: Path, notes: list[str] | None, links: bool = True) -> Path:
             raise NotADirectoryError("is a file")
     except OSError as error:
         raise CacheError(f"{home}: no folder for what is compiled: {error}; {ELSEWHERE}") from error
-    if facts.st_uid != os.getuid() or facts.st_mode & OTHERS:
+    if facts.st_uid != os.getuid():
+        raise CacheError(f"{home}: is another user's, and code is loaded from there: {ELSEWHERE}")
+    if facts.st_mode & OTHERS:
         raise CacheError(f"{home}: others may write to it, and code is loaded from there: chmod go-w, or {ELSEWHERE}")
     return home
 

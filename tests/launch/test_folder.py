@@ -76,6 +76,26 @@ def test_a_place_that_cannot_be_written_is_named(place: str, make_job: MakeJob, 
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("readers", "umask", "remedy"), [("group", 0o077, "umask 027"), ("all", 0o027, "umask 022"), ("all", 0o022, "")]
+)
+def test_a_umask_that_closes_what_the_job_opens_is_told_before_anything_is_made(
+    readers: str, umask: int, remedy: str, make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = make_job(model_readers=readers)
+    before = os.umask(umask)
+    try:
+        for make in (make_run_folder, share_run_folder) if remedy else ():
+            with pytest.raises(JobError, match=rf"runner.model_readers: {readers}: the umask {umask:03o}.*`{remedy}`"):
+                make(job, tmp_path / "run")
+            assert not (tmp_path / "run").exists()
+        if not remedy:
+            assert make_run_folder(job, tmp_path / "run").exists()
+        assert os.umask(umask) == umask, "it stays"
+    finally:
+        os.umask(before)
+
+
 def test_discarding_leaves_nothing_of_ours_and_all_of_theirs(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job()
     discard(make_run_folder(job, tmp_path / "new"))

@@ -165,7 +165,7 @@ def test_code_is_not_loaded_from_another_users_folder(
     monkeypatch.setattr(os, "getuid", lambda: 4711)
     plan = make_plan(make_job())
     assert plan.library == ""
-    assert "others may write to it" in plan.reason
+    assert "is another user's" in plan.reason
     assert "4 to 7 times as fast" in plan.reason
 
 

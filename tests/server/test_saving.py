@@ -251,6 +251,7 @@ def serving(job: Path, run_dir: Path, stay: str) -> Iterator[tuple[subprocess.Po
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
+            process.stdout.readline()  # the log's line that it serves
             ready = json.loads(process.stdout.readline())
             yield process, ready["address"]
         finally:

@@ -105,6 +105,10 @@ def main() -> None:
         sys.exit(_fail(f"{error.traceback}\n{error}".lstrip("\n"), FAILED))
     except FedpsError as error:
         sys.exit(_fail(str(error)))
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        sys.exit(_fail(f"{error.filename}: {error.strerror}; name what this user may use"))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)

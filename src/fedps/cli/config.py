@@ -32,7 +32,7 @@ def check(job: JobFile = None, *, override: Override = None) -> None:
     from fedps.coordinator.selectors import make_selector  # noqa: PLC0415
     from fedps.data.read.client import check_files, load_classes  # noqa: PLC0415
     from fedps.errors import DataError, JobError  # noqa: PLC0415
-    from fedps.launch.folder import check_places  # noqa: PLC0415
+    from fedps.launch.folder import check_places, check_readers  # noqa: PLC0415
     from fedps.launch.progress import places  # noqa: PLC0415
     from fedps.training.plan import look_at  # noqa: PLC0415
 
@@ -48,6 +48,7 @@ def check(job: JobFile = None, *, override: Override = None) -> None:
         return None
 
     found(lambda: check_places(resolved))
+    found(lambda: check_readers(resolved))
     found(lambda: load_classes(resolved))
     found(lambda: make_selector(resolved))
     notes = found(lambda: check_files(resolved, Allow(commands=True)))

@@ -19,6 +19,7 @@ from fedps.errors import JobError
 
 JOURNAL = "events.jsonl"
 FILES, OWN_FILES = 3, 20  # that the launcher keeps open for each process, and for itself
+READERS = {"owner": 0, "group": 0o050, "all": 0o055}  # what they must be allowed, by `runner.model_readers`
 OURS = (
     "job.yaml",
     JOURNAL,
@@ -39,8 +40,10 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
         run_dir: where; None takes `runs/<job>-<time>`, or `…-2` and so on where another run has taken that.
 
     Raises:
-        JobError: it cannot be written, or holds another run, or something else of those names.
+        JobError: it cannot be written, or holds another run, or something else of those names, or the job's readers could
+            not read it.
     """
+    check_readers(job)
     base, taken = (run_dir or Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve(), ""
     _check_name("--run_dir", base)
     for folder in [base] if run_dir else _names(base):
@@ -84,6 +87,22 @@ def check_places(job: Job) -> None:
         raise JobError(mistakes)
 
 
+def check_readers(job: Job) -> None:
+    """Make sure that those for whom a job opens its model will be able to read it.
+
+    Raises:
+        JobError: the umask takes that right away again.
+    """
+    readers = job.runner.model_readers
+    umask = os.umask(0o077)
+    os.umask(umask)
+    if umask & READERS[readers]:
+        raise JobError(
+            f"runner.model_readers: {readers}: the umask {umask:03o} takes this right from every file and folder: begin"
+            f" with `umask {'027' if readers == 'group' else '022'}`, or leave the key out"
+        )
+
+
 def make_log_folder(log_dir: Path) -> Path:
     """Make the folder of the roles' logs, wherever it is; return its path.
 
@@ -109,8 +128,9 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
         run_dir: where; None takes `runs/<job>`.
 
     Raises:
-        JobError: it cannot be written, or holds a run of another job.
+        JobError: it cannot be written, or holds a run of another job, or the job's readers could not read it.
     """
+    check_readers(job)
     folder = (run_dir or Path("runs") / job.name).resolve()
     _check_name("--run_dir", folder)
     try:

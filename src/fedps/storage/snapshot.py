@@ -142,7 +142,7 @@ def _readable(folder: Path, stem: str) -> Iterator[tuple[Path, Path]]:
     except PermissionError as error:
         raise DataError(
             f"{error.filename or path}: cannot be read: {error.strerror}; who trains lets others read what is shared by"
-            " runner.model_readers: group, or all"
+            " runner.model_readers: group, or all; what is private to a client is its owner's alone"
         ) from error
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read: {error.strerror}") from error

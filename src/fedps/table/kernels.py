@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fedps.cache import LOOPS, CacheError, cache_folder
+from fedps.cache import CacheError, loops_folder
 from fedps.table.rules import LAST
 from fedps.types import RULES, Rule
 
@@ -46,7 +46,7 @@ def choose_folder() -> bool:
     if config.CACHE_DIR or os.access(beside if beside.exists() else beside.parent, os.W_OK | os.X_OK):
         return True
     try:
-        config.CACHE_DIR = str(cache_folder() / LOOPS)
+        config.CACHE_DIR = str(loops_folder())
     except CacheError:
         return False
     return True
