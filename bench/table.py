@@ -9,7 +9,8 @@ from bench.clock import Work, in_turn, rate
 from bench.growth import PART, grow
 from bench.plain import Works, numpy_works, torch_works
 from bench.records import Curve, Figure, Options, Result
-from fedps.table.sparse import Index, SparseTable
+from fedps.table.index import Index
+from fedps.table.sparse import SparseTable
 from fedps.types import Keys, Rule, RuleName, TableSpec, Values
 
 DIM = 32
@@ -98,7 +99,7 @@ def _lookups(rows: int, requests: Sequence[Keys], rounds: int) -> list[Figure]:
     for at in range(0, rows, PART):
         index.insert(ids[at : at + PART], ids[at : at + PART])
     contenders: dict[str, Work] = {
-        "fedps": partial(_each, index.find, requests),
+        "fedps": partial(_each, lambda keys: index.find(keys, ids), requests),
         "numpy.searchsorted": partial(_each, partial(np.searchsorted, ids), requests),
     }
     if rows <= MOST_IN_DICT:

@@ -323,12 +323,12 @@ def test_a_window_merges_pushes_of_different_tables() -> None:
 def test_a_full_table_refuses_a_push_before_any_of_it_is_applied(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedps.server.shard.RESERVED_ROWS", 8)
+    monkeypatch.setattr("fedps.server.shard.places", lambda spec: 8)
     job = make_job(sync_mode="async")
     server = ParameterServer(job, 0, tmp_path / "run", lambda event: None)
     any_id = TableSpec("rows", "sparse", (2**62, 4), Rule("add"), Init("constant", 1.0))
     a = Caller(server, "a").join(any_id, BIAS)
-    server.shard.store._table("rows")._max_rows = 8  # type: ignore[union-attr]
+    server.shard.store._table("rows")._places = 8  # type: ignore[union-attr]
     bias = np.ones((1, 3), np.float32)
     message, *_ = push(1, [], ones(0))
     refused = a.ask(message, np.arange(9), ones(9), np.empty(0, np.int64), bias)

@@ -155,8 +155,9 @@ def test_a_save_that_fails_leaves_the_last_one_whole(tmp_path: Path) -> None:
     assert snapshot.load(tmp_path, "s")[1] == {"epoch": 1}
 
 
-def test_a_full_table_refuses_new_rows_and_keeps_serving_old_ones() -> None:
-    table = SparseTable(SPEC, max_rows=3)
+def test_a_full_table_refuses_new_rows_and_keeps_serving_old_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedps.table.sparse.places", lambda spec: 3)
+    table = SparseTable(SPEC)
     rows = table.pull(np.array([1, 2, 3]))
     with pytest.raises(TableError, match="limit of 3"):
         table.pull(np.array([3, 4]))

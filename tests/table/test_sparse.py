@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fedps.errors import TableError
-from fedps.table.sparse import PARTS, Index, SparseTable, initial_rows
+from fedps.table.sparse import SparseTable, initial_rows
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 
 SPEC = TableSpec("rows", "sparse", (2**62, 3), Rule("adam", 0.01), Init("normal", 0.0, 1.0), seed=4)
@@ -15,37 +13,6 @@ EDGES = [-(2**63), -1, 0, 1, 2**62, 2**63 - 1]
 
 def ones(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.ones((count, 3), np.float32)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.sets(st.integers(-(2**63), 2**63 - 1) | st.sampled_from(EDGES), max_size=40), max_size=8))
-def test_the_index_is_a_dictionary(batches: list[set[int]]) -> None:
-    index, twin = Index(1000), dict[int, int]()
-    for batch in batches:
-        keys = np.array(sorted(batch), np.int64)
-        slots, missing = index.find(keys)
-        assert slots.tolist() == [twin.get(key, -1) for key in keys.tolist()]
-        assert missing == sum(key not in twin for key in keys.tolist())
-        new = keys[slots < 0]
-        made = np.arange(len(twin), len(twin) + len(new))
-        index.insert(new, made)
-        twin |= dict(zip(new.tolist(), made.tolist(), strict=True))
-    slots, _ = index.find(np.array(sorted(twin), np.int64))
-    assert slots.tolist() == [twin[key] for key in sorted(twin)]
-
-
-@pytest.mark.parametrize("stride", [1, PARTS, 2**16, 2**40])
-def test_the_index_holds_as_many_as_it_was_made_for(stride: int) -> None:
-    """Many doublings in small steps, with ids that differ in few bits; the room reserved for old places is enough."""
-    count = 100_000
-    index, keys = Index(count), np.arange(count) * stride
-    for at in range(0, count, 7_000):
-        part = keys[at : at + 7_000]
-        index.insert(part, np.arange(at, at + len(part)))
-    slots, missing = index.find(keys)
-    assert missing == 0
-    np.testing.assert_array_equal(slots, np.arange(count))
-    assert index.find(keys + 1 + count * stride)[1] == count
 
 
 def test_edge_ids_have_rows_of_their_own() -> None:

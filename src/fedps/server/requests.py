@@ -20,7 +20,7 @@ from fedps.server.memory import Budget
 from fedps.server.merge import Contribution
 from fedps.server.shard import Shard
 from fedps.table import rules
-from fedps.table.sparse import RESERVED_ROWS
+from fedps.table.sparse import places, reserved_bytes
 from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
 from fedps.wire.compress import ARRAYS, plain, sides, unpack
 from fedps.wire.frame import Limits
@@ -36,7 +36,6 @@ MAX_RATE, MIN_EPSILON = 1e6, 1e-30
 DIVERGED = "has training diverged? Lower hyper_parameters.optimizer.learning_rate"
 MAX_SAMPLES = 1 << 40
 MAX_SIDES, MAX_RULES = 8, 16  # dimensions of a tensor; different rules of one declaration
-INDEX_BYTES = 136  # of address space a row, at most (see `sparse.Index`)
 OVERHEAD = 1 << 16  # bytes of an answer beside its arrays, with room to spare
 
 
@@ -306,8 +305,7 @@ def _check_constants(spec: TableSpec) -> None:
 def _address_space(spec: TableSpec) -> int:
     if spec.kind == "dense":
         return 4 * rules.width(spec.rule, math.prod(spec.shape))
-    rows = min(spec.shape[0], RESERVED_ROWS)
-    return rows * (4 * rules.width(spec.rule, math.prod(spec.shape[1:])) + INDEX_BYTES)
+    return places(spec) * reserved_bytes(spec)
 
 
 def _facts(push: Push) -> tuple[int, int, int, float, float]:

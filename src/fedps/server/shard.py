@@ -19,7 +19,7 @@ from fedps.server.members import Member, Members
 from fedps.server.memory import Budget, Room
 from fedps.server.merge import Contribution, Merged
 from fedps.server.saving import Beside, Done, Saver, at_once, make_store, start_from
-from fedps.table.sparse import RESERVED_ROWS, row_bytes
+from fedps.table.sparse import places, row_bytes
 from fedps.table.store import Store, dense_bytes, unfit
 from fedps.types import ClientId, Keys, Rows, TableName, TableSpec, Values
 from fedps.wire.compress import Array, Form, to_bf16, to_fp16
@@ -104,7 +104,7 @@ class Shard:
         if self._warm and self.number == 0 and (note := self._warm.grown(tables)):
             self._report(Note(f"runner.warmup_model_path: {note}"))
         sparse = [t for t in tables if t.kind == "sparse"]
-        self._boundless = {t.name for t in sparse if t.shape[0] > RESERVED_ROWS}
+        self._boundless = {t.name for t in sparse if t.shape[0] > places(t)}
         self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)
         self._held_back = []
         self._count_unmerged()

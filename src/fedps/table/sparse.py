@@ -2,7 +2,7 @@
 
 Rows stand in one block of virtual memory reserved at the start and touched as it fills, so growth never copies them. A
 row's slot is its place there, in the order in which rows were made; it never changes, and no row is ever removed.
-The index from id to slot is cut in many small hash tables that double one by one, so no single push waits long.
+The index from id to slot grows in small steps (`index`), so no single push waits long.
 
 A row starts from a stream for each (job seed, table, id), so that any shard, restart or order gives the same row. The
 stream is counter-based: SplitMix64 (Steele et al., OOPSLA 2014) over the stream's number and the column, mapped to uniforms
@@ -12,23 +12,19 @@ Under the rule `adam` a row that is not pushed goes on moving by its momentum. T
 pushed or saved (`rules.settle`), so that a push costs what it touches. Whoever reads rows settles them first.
 """
 
-import mmap
-import sys
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import TableError
 from fedps.table import kernels, rules
+from fedps.table.index import INDEX_BYTES, Index, reserve
 from fedps.types import RULES, Keys, TableSpec, Values
 
-PARTS = 256  # small hash tables of the index
-FIRST_SIZE = 16  # entries of each at the start
-RESERVED_ROWS = 1 << 24  # of a table: address space is reserved for so many, whatever it declares
-MAP_NORESERVE = 0x4000  # Linux: address space now, memory when touched
+RESERVED_ROWS, RESERVED_BYTES = 1 << 24, 1 << 35  # of a table: the most rows that address space is reserved for
+ID_BYTES = 9  # of a row: its id, and whether it has changed
 Words = NDArray[np.uint64]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -39,63 +35,17 @@ def unbounded(size: int) -> None:
 
 def row_bytes(spec: TableSpec) -> int:
     """Return the memory that a row of a sparse table takes, about: its floats, its id, and its place in the index."""
-    return 4 * rules.width(spec.rule, spec.dim) + 64
+    return 4 * rules.width(spec.rule, spec.dim) + 24
 
 
-class Index:
-    """Which slot an id has: PARTS open-addressing tables in one array of reserved memory, (id, slot + 1) an entry.
+def reserved_bytes(spec: TableSpec) -> int:
+    """Return the address space that a row of a sparse table takes, at most."""
+    return 4 * rules.width(spec.rule, spec.dim) + ID_BYTES + INDEX_BYTES
 
-    A part that is full moves to a place twice its size behind the others, and the memory of its old place is given back.
-    Parts fill alike, so each has another measure of full, from 5/8 to 3/4: they do not all move at once.
 
-    Args:
-        rows: the most ids it will ever hold.
-    """
-
-    def __init__(self, rows: int) -> None:
-        # A part has just doubled at worst, so it is over a quarter full: 4 entries a row. The places that parts have left
-        # are each half of the next, together no more than what is in use: twice that. Memory comes as it is touched.
-        room = PARTS * FIRST_SIZE + 8 * max(rows, PARTS * FIRST_SIZE)
-        self._memory = _reserved_memory(2 * room * 8)
-        self._entries: Keys = np.frombuffer(self._memory, np.int64, 2 * room).reshape(-1, 2)
-        self._starts = np.arange(0, PARTS * FIRST_SIZE, FIRST_SIZE)
-        self._masks = np.full(PARTS, FIRST_SIZE - 1, np.int64)
-        self._filled = np.zeros(PARTS, np.int64)
-        self._full = 5 / 8 + np.arange(PARTS) / (8 * PARTS)  # of a part's entries
-        self._end = PARTS * FIRST_SIZE
-
-    def find(self, keys: Keys) -> tuple[Keys, int]:
-        """Return slots int64[U] (-1 where there is none) and how many there are none of."""
-        out = np.empty(len(keys), np.int64)
-        missing = kernels.find(keys, self._entries, self._starts, self._masks, out, PARTS)
-        return out, int(missing)
-
-    def insert(self, keys: Keys, slots: Keys) -> None:
-        """Enter keys that are not there yet."""
-        coming = np.bincount(kernels.parts_of(keys, PARTS), minlength=PARTS)
-        for part in np.flatnonzero(self._filled + coming > self._full * (self._masks + 1)):
-            self._grow(int(part), int(self._filled[part] + coming[part]))
-        self._filled += coming
-        kernels.insert(keys, slots, self._entries, self._starts, self._masks, PARTS)
-
-    def _grow(self, part: int, needed: int) -> None:
-        """Move a part behind all others, to a place of twice its size or more, with the entries that it has."""
-        start, size = int(self._starts[part]), int(self._masks[part]) + 1
-        old_place = self._entries[start : start + size]
-        old = old_place[old_place[:, 1] != kernels.EMPTY]
-        while size * self._full[part] < needed:
-            size *= 2
-        self._starts[part], self._masks[part] = self._end, size - 1
-        self._end += size
-        keys, slots = np.ascontiguousarray(old[:, 0]), old[:, 1] - 1
-        kernels.insert(keys, slots, self._entries, self._starts, self._masks, PARTS)
-        self._give_back(start, start + len(old_place))
-
-    def _give_back(self, start: int, end: int) -> None:
-        """Return the whole pages of entries that are not used again to the system."""
-        first, last = -(-16 * start // mmap.PAGESIZE) * mmap.PAGESIZE, 16 * end // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first and hasattr(mmap, "MADV_DONTNEED"):
-            self._memory.madvise(mmap.MADV_DONTNEED, first, last - first)
+def places(spec: TableSpec) -> int:
+    """Return for how many rows of a sparse table address space is reserved: all that it can have, or very many."""
+    return min(spec.shape[0], max(RESERVED_ROWS, RESERVED_BYTES // reserved_bytes(spec)))
 
 
 class SparseTable:
@@ -103,21 +53,20 @@ class SparseTable:
 
     Args:
         spec: the table.
-        max_rows: a push or pull that would make more rows is refused.
         take: called with the bytes of new rows before they are made; it raises TableError where there is no room for them.
 
     Raises:
         TableError: the system gives no room for so many rows, or the rule's constants do not work.
     """
 
-    def __init__(self, spec: TableSpec, max_rows: int = RESERVED_ROWS, take: Callable[[int], None] = unbounded) -> None:
+    def __init__(self, spec: TableSpec, take: Callable[[int], None] = unbounded) -> None:
         self.spec, self.steps = spec, 0
-        self._max_rows, self._take = min(max_rows, spec.shape[0]), take
+        self._places, self._take = places(spec), take
         self._width = rules.width(spec.rule, spec.dim)
-        self._index = Index(self._max_rows)
-        self._block: Values = _reserve(self._max_rows * self._width, np.dtype(np.float32)).reshape(-1, self._width)
-        self._ids: Keys = _reserve(self._max_rows, np.dtype(np.int64))
-        self._changed: NDArray[np.bool_] = _reserve(self._max_rows, np.dtype(np.bool_))  # pushed since the last save
+        self._index = Index(self._places)
+        self._block: Values = reserve(self._places * self._width, np.dtype(np.float32)).reshape(-1, self._width)
+        self._ids: Keys = reserve(self._places, np.dtype(np.int64))
+        self._changed: NDArray[np.bool_] = reserve(self._places, np.dtype(np.bool_))  # pushed since the last save
         self._rows = 0
         rule = spec.rule
         self._tail = rules.momentum_tail(rule.beta1, rule.beta2) if rule.name == "adam" else np.zeros(1)
@@ -134,7 +83,7 @@ class SparseTable:
 
     def missing(self, keys: Keys) -> int:
         """Return how many rows a pull of these keys would make."""
-        return self._index.find(keys)[1]
+        return self._index.find(keys, self._ids)[1]
 
     def seed(self, keys: Keys, rows: Values) -> None:
         """Make those of some rows that are new, with the start that is given, float32[U, dim]; the next save has them.
@@ -143,7 +92,7 @@ class SparseTable:
             TableError: there is no room for them, or they are of another width.
         """
         self._check_shape(keys, rows, self.spec.dim)
-        new = self._index.find(keys)[0] < 0
+        new = self._index.find(keys, self._ids)[0] < 0
         slots = self._slots_of(keys[new], started=False)
         self._block[slots, : self.spec.dim] = rows[new]
         self._changed[slots] = True
@@ -228,11 +177,11 @@ class SparseTable:
 
     def _slots_of(self, keys: Keys, started: bool = True) -> Keys:
         """Return the rows' slots, making those that are new; `started` puts their start in, else they are zeros."""
-        slots, missing = self._index.find(keys)
+        slots, missing = self._index.find(keys, self._ids)
         if missing:
-            if self._rows + missing > self._max_rows:
+            if self._rows + missing > self._places:
                 raise TableError(
-                    f"table {self.spec.name!r}: {self._rows} rows and {missing} new ones pass the limit of {self._max_rows}"
+                    f"table {self.spec.name!r}: {self._rows} rows and {missing} new ones pass the limit of {self._places}"
                 )
             if started and self.spec.init.kind == "given":
                 raise TableError(
@@ -249,24 +198,6 @@ class SparseTable:
             self._rows += missing
             slots[slots < 0] = made
         return slots
-
-
-def _reserve(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return zeros whose memory is taken page by page as it is first written."""
-    return np.frombuffer(_reserved_memory(count * dtype.itemsize), dtype, count)
-
-
-def _reserved_memory(size: int) -> mmap.mmap:
-    """Reserve address space, in bytes; memory is taken as it is first written.
-
-    Raises:
-        TableError: the system gives no room for so much.
-    """
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (MAP_NORESERVE if sys.platform == "linux" else 0)
-    try:
-        return mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=flags)
-    except (OSError, OverflowError) as error:
-        raise TableError(f"no room for a table of {size} bytes ({error}): declare fewer rows or floats") from error
 
 
 def initial_rows(spec: TableSpec, keys: Keys) -> Values:
