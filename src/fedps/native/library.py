@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ctypes import c_double, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,74 +57,63 @@ class _Call(ctypes.Structure):
     )
 
 
-class TableView:
-    """One table's rows as a step sees them.
+class Trainable(Protocol):
+    """What a step changes: a client's rows of one table, or its dense parameters of one kind, end to end as one row.
 
-    Args:
-        block: float32[rows, width], C-contiguous: values, then the rule's state; changed in place.
-        dim: floats of a row.
-        rule: how rows change.
-        optimizes: rows are optimized by the step; False: it leaves their gradients in `gradient`.
+    Attributes:
+        raw: float32[rows, width], C-contiguous: values, then the rule's state; the same array for good.
+        dim: floats of a row's values.
+        own: how rows change, at the rule's full rate.
+        rule: the same at its present rate.
+        steps: pushes so far, as a rule counts them.
+        optimizes: rows are optimized by the step; False: it leaves their gradients.
         anchor: float32[rows, dim], C-contiguous: values last received, which rows are pulled back to; None: they are not.
         proximal: FedProx µ, how hard they are pulled.
-
-    Attributes:
-        steps: pushes so far.
-        touched: int32, rows of the last batch, the first `count` count.
-        gradient: float32[.., dim], their gradients.
     """
 
-    def __init__(
-        self, block: Values, dim: int, rule: Rule, optimizes: bool, anchor: Values | None = None, proximal: float = 0.0
-    ) -> None:
-        self.anchor, self.proximal = anchor, proximal
-        self.block, self.dim, self.rule, self.optimizes, self.steps, self.count = block, dim, rule, optimizes, 0, 0
-        self.seen, self.place = np.zeros(len(block), np.int32), np.zeros(len(block), np.int32)
-        self.touched, self.gradient = np.empty(0, np.int32), np.empty((0, dim), np.float32)
-
-    def make_room(self, batch: int) -> None:
-        """Hold as many distinct rows as a batch may have."""
-        if len(self.touched) < batch:
-            self.touched, self.gradient = np.empty(batch, np.int32), np.empty((batch, self.dim), np.float32)
-
-
-class DenseView:
-    """All dense parameters of one kind as a step sees them.
-
-    Args:
-        block: float32[1, width], values end to end, then the rule's state; changed in place.
-        size: floats of the values.
-        rule, optimizes, anchor, proximal: as for a table; the anchor is float32[1, size].
-
-    Attributes:
-        gradient: float32[size], of the last batch.
-    """
-
-    def __init__(
-        self, block: Values, size: int, rule: Rule, optimizes: bool, anchor: Values | None = None, proximal: float = 0.0
-    ) -> None:
-        self.anchor, self.proximal = anchor, proximal
-        self.block, self.size, self.rule, self.optimizes, self.steps = block, size, rule, optimizes, 0
-        self.gradient = np.zeros(size, np.float32)
+    raw: Values
+    dim: int
+    own: Rule
+    rule: Rule
+    steps: int
+    optimizes: bool
+    anchor: Values | None
+    proximal: float
 
 
 class Library:
-    """A compiled step.
+    """A compiled step and what it changes. The step's structures are filled once: a call of one batch must cost little.
 
     Args:
         path: of the library, in our own cache.
+        tables: as the program numbers them.
+        dense: shared, private and frozen.
+        places: int64[2, parameters], which of these each belongs to, and where it begins there.
+
+    Attributes:
+        dense_gradients: of the last batch, float32[dim] for each of `dense`.
 
     Raises:
         OSError: it cannot be loaded, or is not what was compiled.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, tables: Sequence[Trainable], dense: Sequence[Trainable], places: NDArray[np.int64]
+    ) -> None:
         self._library = load(path)
         self._library.fedps_train.restype = c_int64
+        self._tables, self._places = tables, places
+        self._marks = [np.zeros((2, len(table.raw)), np.int32) for table in tables]  # of each row: `seen` and `place`
+        self._largest = 0  # samples of a batch so far; there is room for the distinct rows of so many:
+        self._touched, self._gradients = list[Places](), list[Values]()
+        self.dense_gradients = [np.zeros(one.dim, np.float32) for one in dense]
+        rows = (_Table * max(len(tables), 1))(*map(_table, tables, self._marks))
+        kinds = (_Dense * len(dense))(*map(_dense, dense, self.dense_gradients))
+        self._rows, self._fields = rows, [*zip(tables, rows, strict=False), *zip(dense, kinds, strict=True)]
+        self._call = _Call(ctypes.addressof(rows), ctypes.addressof(kinds), *(p.ctypes.data for p in places))
 
     def train(
-        self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
-        places: NDArray[np.int64], order: Places, label: Values, size: int, first: int,
+        self, slots: Sequence[Places], order: Places, label: Values, size: int, first: int,
         rates: NDArray[np.float64], pairwise: bool = False,
     ) -> tuple[NDArray[np.float64], Values, Counts]:  # fmt: skip
         """Train batch after batch.
@@ -132,10 +121,7 @@ class Library:
         It ends early with a loss that is not finite.
 
         Args:
-            tables: as the program numbers them.
-            slots: for each, every sample's row, int32[n].
-            dense: shared, private and frozen.
-            places: int64[2, parameters], which of these each belongs to, and where it begins there.
+            slots: for each table, every sample's row, int32[n].
             order: int32, the samples to train on.
             label: float32[n].
             size: samples of a batch.
@@ -147,74 +133,83 @@ class Library:
             each batch's mean loss; every sample's score, a probability; and int64[2, BUCKETS], how the scores of positives
             and of negatives are spread (see `Histogram`).
         """
-        for table in tables:
-            table.make_room(min(size, len(order)))
+        self._make_room(min(size, len(order)))
         losses, scores = np.empty(-(-len(order) // size)), np.empty(len(order), np.float32)
-        counts = np.zeros((2, BUCKETS), np.int64)
-        call, kept = self._call(tables, slots, dense, places, order, scores)
-        call.batch, call.first = min(size, len(order)), first
-        call.label, call.losses, call.counts = label.ctypes.data, losses.ctypes.data, counts.ctypes.data
-        call.rates, call.pairwise = rates.ctypes.data, pairwise
+        counts, call = np.zeros((2, BUCKETS), np.int64), self._call
+        self._begin(slots, order, scores)
+        call.batch, call.first, call.pairwise = min(size, len(order)), first, pairwise
+        call.label, call.rates = label.ctypes.data, rates.ctypes.data
+        call.losses, call.counts = losses.ctypes.data, counts.ctypes.data
         done = self._library.fedps_train(ctypes.byref(call))
-        for table, after in zip(tables, kept[0], strict=False):  # without tables, one stands there unused
-            table.steps, table.count = after.steps, after.count
-        for one, after in zip(dense, kept[1], strict=True):
-            one.steps = after.steps
+        for one, fields in self._fields:
+            one.steps = fields.steps
         return losses[:done], scores, counts
 
-    def score(
-        self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
-        places: NDArray[np.int64], order: Places,
-    ) -> Values:  # fmt: skip
+    def touched(self, number: int) -> tuple[Places, Values]:
+        """Return a table's distinct rows of the last batch, int32[U] in any order, and their gradients, float32[U, dim]."""
+        count = self._rows[number].count
+        return self._touched[number][:count], self._gradients[number][:count]
+
+    def score(self, slots: Sequence[Places], order: Places) -> Values:
         """Return samples' logits, float32[len(order)], on rows as they stand; arguments as for `train`."""
         scores = np.empty(len(order), np.float32)
-        call, _ = self._call(tables, slots, dense, places, order, scores)
-        call.batch = 1
-        self._library.fedps_score(ctypes.byref(call))
+        self._begin(slots, order, scores)
+        self._call.batch = 1
+        self._library.fedps_score(ctypes.byref(self._call))
         return scores
 
-    def read(self, table: TableView, number: int, slots: Places, out: Values) -> None:
-        """Bring rows up to the table's step, and copy their values to `out`, float32[U, dim]."""
-        fields = _table(table, slots)
+    def read(self, number: int, slots: Places, out: Values) -> None:
+        """Bring rows of a table up to its step, and copy their values to `out`, float32[U, dim]."""
+        table, fields = self._tables[number], self._rows[number]
+        fields.steps, fields.rule.lr = table.steps, table.rule.learning_rate
         read = getattr(self._library, f"fedps_read_{number}")
         read(ctypes.byref(fields), c_void_p(slots.ctypes.data), c_int64(len(slots)), c_void_p(out.ctypes.data))
 
-    def _call(
-        self, tables: Sequence[TableView], slots: Sequence[Places], dense: Sequence[DenseView],
-        places: NDArray[np.int64], order: Places, scores: Values,
-    ) -> tuple[Any, tuple[Any, Any]]:  # fmt: skip
-        rows = (_Table * max(len(tables), 1))(*map(_table, tables, slots))
-        kinds = (_Dense * len(dense))(*map(_dense, dense))
-        call = _Call(
-            ctypes.addressof(rows), ctypes.addressof(kinds), places[0].ctypes.data, places[1].ctypes.data,
-            order.ctypes.data, len(order), 1, 1, None, None, 0, scores.ctypes.data, None, None,
-        )  # fmt: skip
-        return call, (rows, kinds)
+    def _begin(self, slots: Sequence[Places], order: Places, scores: Values) -> None:
+        """Say what may have changed since the last call: data grows, steps start anew, and a call changes rates."""
+        for fields, places in zip(self._rows, slots, strict=False):  # without tables, one stands there unused
+            fields.slots = places.ctypes.data
+        for one, fields in self._fields:
+            fields.steps, fields.rule.lr = one.steps, one.own.learning_rate
+        self._call.order, self._call.samples, self._call.scores = order.ctypes.data, len(order), scores.ctypes.data
+
+    def _make_room(self, batch: int) -> None:
+        """Hold as many distinct rows as a batch may have."""
+        if batch <= self._largest:
+            return
+        self._largest = batch
+        self._touched = [np.empty(batch, np.int32) for _ in self._tables]
+        self._gradients = [np.empty((batch, table.dim), np.float32) for table in self._tables]
+        for fields, touched, gradient in zip(self._rows, self._touched, self._gradients, strict=False):
+            fields.touched, fields.gradient = touched.ctypes.data, gradient.ctypes.data
 
 
-def _table(view: TableView, slots: Places) -> _Table:
-    arrays = (view.block, slots, view.seen, view.place, view.touched, view.gradient)
-    pointers = (array.ctypes.data for array in arrays)
-    sizes = (len(view.block), view.block.shape[1], view.steps, 0)
-    return _Table(*pointers, _address(view.anchor), *sizes, view.proximal, _rule(view.rule, view.optimizes))
+def _table(table: Trainable, marks: NDArray[np.int32]) -> _Table:
+    seen, place = marks
+    pointers = {"block": table.raw.ctypes.data, "seen": seen.ctypes.data, "place": place.ctypes.data}
+    rows, width = table.raw.shape
+    return _Table(**pointers, **_shared(table), rows=rows, width=width)
 
 
-def _dense(view: DenseView) -> _Dense:
-    pointers = (view.block.ctypes.data, view.gradient.ctypes.data, _address(view.anchor))
-    return _Dense(*pointers, view.size, view.steps, view.proximal, _rule(view.rule, view.optimizes))
+def _dense(dense: Trainable, gradient: Values) -> _Dense:
+    pointers = {"block": dense.raw.ctypes.data, "gradient": gradient.ctypes.data}
+    return _Dense(**pointers, **_shared(dense), size=dense.dim)
 
 
-def _address(array: Values | None) -> int | None:
-    return None if array is None else array.ctypes.data
+def _shared(one: Trainable) -> dict[str, Any]:
+    """Return the fields that both structures have."""
+    anchor = None if one.anchor is None else one.anchor.ctypes.data
+    return {"anchor": anchor, "proximal": one.proximal, "rule": _rule(one.own, one.optimizes)}
 
 
 def _rule(rule: Rule, optimizes: bool) -> _Rule:
-    adam = rule.name == "adam"
-    tail, *powers = _powers(rule.beta1, rule.beta2) if adam else (np.zeros(1),) * 4
-    return _Rule(
-        RULES.index(rule.name), optimizes, rule.learning_rate, rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2,
-        rule.weight_decay, tail.ctypes.data, (c_void_p * 3)(*(p.ctypes.data for p in powers)), len(tail) - 1,
-    )  # fmt: skip
+    constants = (rule.beta1, rule.beta2, rule.epsilon, rule.initial_g2, rule.weight_decay)
+    fields = _Rule(RULES.index(rule.name), optimizes, rule.learning_rate, *constants)
+    if rule.name == "adam":
+        tail, *powers = _powers(rule.beta1, rule.beta2)
+        fields.tail, fields.last = tail.ctypes.data, len(tail) - 1
+        fields.powers[:] = [p.ctypes.data for p in powers]
+    return fields
 
 
 _LOCK = threading.Lock()  # steps hold pointers into what is cached: it must never be made twice

@@ -1,12 +1,13 @@
 """Steps by the compiled library: batch after batch in one call, without the interpreter's lock and without torch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from fedps.data.samples import ClientData, Order
 from fedps.metrics import Histogram
-from fedps.native.library import DenseView, Library, TableView
+from fedps.native.library import Library
 from fedps.training.engine import Gradients, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
@@ -19,55 +20,49 @@ class Compiled:
     """A learner's steps, compiled.
 
     Args:
-        library: the step.
+        library: of the step.
         data: what is trained on.
         tables: the learner's tables by name, as the program numbers them.
         dense: its dense parameters: shared, private, and those that stay as they are.
         names: of all dense parameters, as the program numbers them.
         pairwise: the loss is that of pairs (`models/loss.py`).
+
+    Raises:
+        OSError: the library cannot be loaded, or is not what was compiled.
     """
 
     def __init__(
-        self, library: Library, data: ClientData, tables: Mapping[TableName, LocalTable],
+        self, library: Path, data: ClientData, tables: Mapping[TableName, LocalTable],
         dense: Sequence[LocalDense], names: Sequence[TableName], pairwise: bool = False,
     ) -> None:  # fmt: skip
-        self._library, self._data, self._pairwise = library, data, pairwise
+        self._data, self._pairwise = data, pairwise
         self._names, self._tables, self._dense = list(tables), list(tables.values()), dense
-        self._views = [
-            TableView(t.raw, t.spec.dim, t.spec.rule, t.optimizes, t.anchor, t.proximal) for t in self._tables
-        ]
-        self._dense_views = [DenseView(d.raw, len(d.values), d.rule, d.optimizes, d.anchor, d.proximal) for d in dense]
         places = [(k, d.places[name].start) for name in names for k, d in enumerate(dense) if name in d.places]
-        self._places = np.array(places or [(0, 0)], np.int64).T.copy()  # which of the three, and where it begins there
+        # which of the three each parameter belongs to, and where it begins there
+        self._library = Library(library, self._tables, dense, np.array(places or [(0, 0)], np.int64).T.copy())
         self._batches = 0
 
     def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
-        self._take_over_steps()
         slots = [self._data.slots[table.column] for table in self._tables]
         losses, scores, counts = self._library.train(
-            self._views, slots, self._dense_views, self._places, samples, self._data.train.label, size,
-            self._batches + 1, rates, self._pairwise,
-        )  # fmt: skip
+            slots, samples, self._data.train.label, size, self._batches + 1, rates, self._pairwise
+        )
         self._batches += len(losses)
         share = float(rates[len(losses) - 1])
-        for table, view in zip(self._tables, self._views, strict=True):
-            table.steps = view.steps
-            table.set_rate(share)
-        for flat, dense_view in zip(self._dense, self._dense_views, strict=True):
-            flat.steps = dense_view.steps
-            flat.set_rate(share)
+        for one in (*self._tables, *self._dense):
+            one.set_rate(share)
         return Steps(losses, scores, Histogram(*counts))
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""
         rows = {}
-        for name, view in zip(self._names, self._views, strict=True):
-            if not view.optimizes:
-                touched = view.touched[: view.count]
+        for number, table in enumerate(self._tables):
+            if not table.optimizes:
+                touched, gradients = self._library.touched(number)
                 order = np.argsort(touched)
-                rows[name] = (touched[order], view.gradient[order])
-        return Gradients(rows, self._dense_views[0].gradient.copy())
+                rows[self._names[number]] = (touched[order], gradients[order])
+        return Gradients(rows, self._library.dense_gradients[0].copy())
 
     def score(self, rest: Callable[[], None] = lambda: None) -> Values:
         """Return the logits of all held-out samples, float32[n], on the rows as they stand; `rest` as for an `Engine`."""
@@ -76,21 +71,13 @@ class Compiled:
         logits = np.empty(len(order), np.float32)
         for at in range(0, len(order), GO):
             go = order[at : at + GO]
-            logits[at : at + GO] = self._library.score(self._views, slots, self._dense_views, self._places, go)
+            logits[at : at + GO] = self._library.score(slots, go)
             rest()
         return logits
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
         number = next(k for k, each in enumerate(self._tables) if each is table)
-        view, out = self._views[number], np.empty((len(slots), table.spec.dim), np.float32)
-        view.steps, view.rule = table.steps, table.rule
-        self._library.read(view, number, slots, out)
+        out = np.empty((len(slots), table.dim), np.float32)
+        self._library.read(number, slots, out)
         return out
-
-    def _take_over_steps(self) -> None:
-        """Go on counting from the steps that tables have had, which start anew with each federated round."""
-        for table, view in zip(self._tables, self._views, strict=True):
-            view.steps, view.rule = table.steps, table.spec.rule
-        for flat, dense_view in zip(self._dense, self._dense_views, strict=True):
-            dense_view.steps = flat.steps

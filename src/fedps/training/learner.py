@@ -82,13 +82,11 @@ class Learner:
         return self._compiled(data) if self._plan.library else self._eager(data)
 
     def _compiled(self, data: ClientData) -> Engine:
-        from fedps.native.library import Library  # noqa: PLC0415
         from fedps.training.compiled import Compiled  # noqa: PLC0415  (only one of the two is needed)
 
-        library = Library(cache_folder() / self._plan.library)
         names = [name for name, _ in self._plan.network.dense]
         pairwise = self._job.hyper_parameters.loss == "bpr"
-        return Compiled(library, data, self.tables, self._flats, names, pairwise)
+        return Compiled(cache_folder() / self._plan.library, data, self.tables, self._flats, names, pairwise)
 
     def _eager(self, data: ClientData) -> Engine:
         with needing_torch():
