@@ -8,6 +8,7 @@ keys; where only some of its floats are meant, two keys say which: the first one
 import math
 from collections.abc import Sequence
 from enum import StrEnum, auto
+from functools import cached_property
 from statistics import median
 from typing import Any, Literal, NamedTuple, NewType, get_args
 
@@ -63,7 +64,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 MAX_FLOATS = 1 << 26  # of one row, or of one dense tensor: 256 MiB
 
 
-class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """What one table is, as a worker declares it and a server keeps it.
 
     Args:
@@ -84,7 +85,7 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     frozen: bool = False
 
-    @property
+    @cached_property  # asked for many times a message
     def dim(self) -> int:
         """Floats of one row; a dense tensor counts as a single row of all its elements."""
         return self.shape[1] if self.kind == "sparse" else math.prod(self.shape)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedps.access.conversation import MAX_NAME
 from fedps.config.checks.rounds import MAX_SHARE
-from fedps.errors import RefusedError
+from fedps.errors import RefusedError, TableError
 from fedps.server.gate import Offer, size_of
 from fedps.server.members import Member
 from fedps.server.memory import Budget
@@ -79,16 +79,18 @@ def read_push(push: Push, arrays: Sequence[Array], shard: Shard, limits: Limits)
         spec, keys = _spec(table, shard), next(left)
         if spec.frozen:
             raise RefusedError("mismatch", f"table {table!r} is frozen: it takes no push")
-        _check_keys(spec, keys, shard)
+        due = _check_keys(spec, keys, shard)
         packed = [next(left) for _ in ARRAYS[form]]
         if push.forms:  # a packed form may stand for much more than it takes: its size is checked before it is made
-            room = _room_left(spec, keys, room)
+            room = _room_left(spec, due, room)
             values = unpack(form, packed, sides(spec, keys))
         else:
             [values] = packed
         if form != "none":
-            values = values.reshape(-1, spec.dim) if spec.kind == "sparse" else values.reshape(1, -1)
-        _check_values(spec, keys, values)  # as they come out: a packed NaN is one only then
+            values = values.reshape(due)
+        elif values.shape != due:
+            raise RefusedError("mismatch", f"table {table!r}: values have shape {values.shape}, but {due} is due")
+        _check_size(spec, values)  # as they come out: a packed NaN is one only then
         offer[table] = Contribution(keys, values, push.weight, push.rate)
     return offer
 
@@ -142,9 +144,9 @@ class HalfPush:
         """Check that each part brings what follows on those before it: so a push ends, and has nothing twice."""
         before = self._tables.get(spec.name)
         if spec.kind == "dense":
-            due = spec.span(before[-1].keys)[1] if before else 0
-            if spec.span(keys)[0] != due:
-                raise RefusedError("bad_keys", f"table {spec.name!r}: float {spec.span(keys)[0]} where {due} is due")
+            first, due = spec.span(keys)[0], spec.span(before[-1].keys)[1] if before else 0
+            if first != due:
+                raise RefusedError("bad_keys", f"table {spec.name!r}: float {first} where {due} is due")
         elif push.part and (not len(keys) or (before and len(before[-1].keys) and keys[0] <= before[-1].keys[-1])):
             raise RefusedError(
                 "bad_keys", f"table {spec.name!r}: part {push.part} must bring keys behind those of the parts before it"
@@ -171,8 +173,8 @@ def check_pull(pull: Pull, arrays: Sequence[Array], shard: Shard, limits: Limits
     size = 0
     for table, keys in zip(pull.tables, arrays, strict=True):
         spec = _spec(table, shard)
-        _check_keys(spec, keys, shard)
-        size += 4 * math.prod(sides(spec, keys))
+        rows, columns = _check_keys(spec, keys, shard)
+        size += 4 * rows * columns
     if size + OVERHEAD > limits.message_bytes:
         raise RefusedError(
             "too_large",
@@ -221,45 +223,42 @@ def check_declaration(join: Join, limits: Limits) -> None:
 
 
 def _spec(table: TableName, shard: Shard) -> TableSpec:
-    if table not in shard.store.names():
-        raise RefusedError("unknown_table", f"no table {table!r} here; there are {', '.join(shard.store.names())}")
-    return shard.store.spec(table)
+    try:
+        return shard.store.spec(table)
+    except TableError as error:
+        raise RefusedError("unknown_table", str(error)) from None
 
 
-def _check_keys(spec: TableSpec, keys: Array, shard: Shard) -> None:
-    """Check int64[U]: sorted, unique, within [0, rows) and of this shard (dense: see `TableSpec.span`)."""
-    why = None
+def _check_keys(spec: TableSpec, keys: Array, shard: Shard) -> tuple[int, int]:
+    """Check int64[U]: sorted, unique, within [0, rows) and of this shard (dense: see `TableSpec.span`).
+
+    Returns:
+        The shape of the values that stand for them.
+    """
+    count, why = len(keys), None
     if spec.kind == "dense":
-        if len(keys) not in (0, 2) or not 0 <= spec.span(keys)[0] < spec.span(keys)[1] <= spec.dim:
-            why = f"of a tensor of {spec.dim} floats, keys are the first one meant and the end, or none"
-    elif len(keys):
+        first, end = spec.span(keys) if count in (0, 2) else (0, 0)
+        if 0 <= first < end <= spec.dim:
+            return 1, end - first
+        why = f"of a tensor of {spec.dim} floats, keys are the first one meant and the end, or none"
+    elif count:
         # Sorted keys lie between their first and last, so two comparisons bound them all.
         if keys[0] < 0 or keys[-1] >= spec.shape[0]:
             why = f"keys run from {keys[0]} to {keys[-1]}, but ids must lie in [0, {spec.shape[0]})"
-        elif len(keys) > 1 and not (keys[1:] > keys[:-1]).all():
+        elif count > 1 and not (keys[1:] > keys[:-1]).all():
             why = "keys must be sorted and unique"
         elif shard.count > 1 and (keys % shard.count != shard.number).any():
             why = f"a key is not of this shard: key % {shard.count} must be {shard.number}"
     if why:
         raise RefusedError("bad_keys", f"table {spec.name!r}: {why}")
-
-
-def _check_values(spec: TableSpec, keys: Keys, values: Values) -> None:
-    """Check float32[U, dim] (dense: [1, n]) that stand for these keys."""
-    first, end = spec.span(keys) if spec.kind == "dense" else (0, spec.dim)
-    due = (len(keys) if spec.kind == "sparse" else 1, end - first)
-    if values.shape != due:
-        raise RefusedError("mismatch", f"table {spec.name!r}: values have shape {values.shape}, but {due} is due")
-    _check_size(spec, values)
+    return count, spec.dim
 
 
 def _check_size(spec: TableSpec, values: Values) -> None:
     """Check that values are finite, and so small that no sum of their squares overflows."""
-    flat = values.reshape(-1)
-    with np.errstate(all="ignore"):
-        # One fast pass: no value is larger than the root of all squares, and a NaN is at most nothing.
-        if np.dot(flat, flat) <= MAX_VALUE**2:
-            return
+    # One fast pass: no value is larger than the root of all squares, and a NaN is at most nothing. `vdot` warns of neither.
+    if np.vdot(values, values) <= MAX_VALUE**2:
+        return
     if not np.isfinite(values).all():
         raise RefusedError("not_finite", f"table {spec.name!r}: a NaN or an infinity is among the values: {DIVERGED}")
     largest = max(float(values.max()), -float(values.min()))
@@ -270,9 +269,9 @@ def _check_size(spec: TableSpec, values: Values) -> None:
         )
 
 
-def _room_left(spec: TableSpec, keys: Keys, room: int) -> int:
-    """Return what is left of `room`, bytes, once the values of these keys are unpacked; refuse those that exceed it."""
-    size = 4 * math.prod(sides(spec, keys))
+def _room_left(spec: TableSpec, shape: tuple[int, int], room: int) -> int:
+    """Return what is left of `room`, bytes, once values of this shape are unpacked; refuse those that exceed it."""
+    size = 4 * math.prod(shape)
     if size > room:
         raise RefusedError(
             "too_large",
@@ -313,10 +312,11 @@ def _facts(push: Push) -> tuple[int, int, int, float, float]:
 
 
 def _joined(spec: TableSpec, pieces: Sequence[Contribution]) -> Contribution:
-    first, last, keys, axis = pieces[0], pieces[-1], NO_KEYS, 1
-    if spec.kind == "sparse":
-        keys, axis = np.concatenate([p.keys for p in pieces]) if len(pieces) > 1 else first.keys, 0
-    elif (end := spec.span(last.keys)[1]) != spec.dim:
+    first, last = pieces[0], pieces[-1]
+    if spec.kind == "dense" and (end := spec.span(last.keys)[1]) != spec.dim:
         raise RefusedError("mismatch", f"table {spec.name!r}: {end} of its {spec.dim} floats, where a push brings all")
-    values = np.concatenate([p.values for p in pieces], axis) if len(pieces) > 1 else first.values
-    return first._replace(keys=keys, values=values)
+    if len(pieces) == 1 and (spec.kind == "sparse" or not len(first.keys)):
+        return first
+    rows = spec.kind == "sparse"
+    keys = np.concatenate([p.keys for p in pieces]) if rows else NO_KEYS
+    return first._replace(keys=keys, values=np.concatenate([p.values for p in pieces], 0 if rows else 1))

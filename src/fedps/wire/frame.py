@@ -40,6 +40,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "b": np.dtype("<u2"),  # bfloat16: the upper half of a float32's bits
     "q": np.dtype("i1"),
 }
+EMPTY = {code: np.frombuffer(bytes(ALIGNED), dtype, 0) for code, dtype in DTYPES.items()}  # read-only, too
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 Kind = tuple[str, int]  # of an array: its code and its dimensions
 KEYS: Kind = ("i", 1)  # counts of a histogram, too
@@ -198,8 +199,7 @@ def _views(
             room -= 8 * count  # what they are laid out in; packed they may be an eighth of that
             views.append(_keys(data, at, shape, code, room))
         else:
-            view = np.frombuffer(data if count else bytes(8), dtype, count, at if count else 0)
-            views.append(view.reshape(shape))
+            views.append(np.ndarray(shape, dtype, data, at) if count else EMPTY[code].reshape(shape))
         at += size + -size % ALIGNED
     if at != len(data):
         raise WireError(f"the frame says {at} bytes and has {len(data)}")
