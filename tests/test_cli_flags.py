@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -278,7 +279,7 @@ def test_config_check_finds_what_a_run_would(
     (job.parent / "train" / "1.csv").write_text("1,2,1\n1,2,5\n")
     wrong = [
         "runner.client_selector=lost.Mine", "runner.with_coordinator=true", "runner.model=gone.Net",
-        "runner.infer_reader_type=RecDataset", "runner.infer_reader_path=lost",
+        "runner.infer_reader_type=RecDataset", "runner.infer_reader_path=lost", "runner.fl_client=gone.Client",
     ]  # fmt: skip
     assert here(monkeypatch, "config", "check", job, *[word for key in wrong for word in ("-o", key)]) == 2
     told = capsys.readouterr().err
@@ -286,9 +287,30 @@ def test_config_check_finds_what_a_run_would(
         "runner.client_selector: 'lost.Mine': importing lost fails",
         "runner.infer_reader_path: 'lost.RecDataset': importing lost fails",
         "runner.model: 'gone.Net': no module 'gone'",
+        "runner.fl_client: 'gone.Client': no module 'gone'",
         "1.csv, line 2: '1,2,5': label 5 is neither 0 nor 1",
     ):
         assert told.count(said) == 1, told
+
+
+def test_config_check_and_run_find_addresses_that_cannot_be_listened_at(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for command in (["config", "check", job], ["run", job]):
+            flags = [f"--servers=127.0.0.1:{port}", f"--coordinators=localhost:{port}"]
+            assert here(monkeypatch, *command, *flags) == 2
+            told = capsys.readouterr().err
+            assert f"server 0: cannot listen on 127.0.0.1:{port}: Address already in use" in told
+            assert f"coordinator: cannot listen on localhost:{port}: Address already in use" in told
+    for command in (["config", "check", job], ["run", job]):
+        assert here(monkeypatch, *command, *flags) == 2
+        assert f"coordinator localhost:{port}: is where server 0 listens" in capsys.readouterr().err
+    assert not (job.parent / "runs").exists()
+    assert here(monkeypatch, "config", "check", job, "--server_num=2", "--coordinator_num=1") == 0
 
 
 def test_too_few_open_files_are_told_before_anything_starts(

@@ -58,6 +58,6 @@ def test_a_failure_says_what_people_need_and_no_more() -> None:
             return Failed.of(caught)
 
     assert told(JobError("runner.epochs: 0")) == Failed("runner.epochs: 0", "", in_job=True)
-    assert told(DataError("a.csv:3: torn")) == Failed("a.csv:3: torn")
+    assert told(DataError("a.csv:3: torn")) == Failed("a.csv:3: torn", in_data=True)
     ours = told(ZeroDivisionError("by zero"))
     assert ours.error == "ZeroDivisionError: by zero" and "Traceback" in ours.traceback and not ours.in_job

@@ -120,6 +120,29 @@ def test_a_taken_port_is_named_with_its_role() -> None:
     check_here(RoleFlags(server_at=(at,), coordinator_at=Address("127.0.0.1", 0)))
 
 
+def test_two_roles_at_one_address_are_told_however_it_is_written() -> None:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        port = door.getsockname()[1]
+    for one, other in (
+        ("127.0.0.1", "localhost"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("localhost", "0.0.0.0"),
+        ("127.0.0.1",) * 2,
+    ):
+        servers, coordinator = (Address(one, port), Address(one, 0)), Address(other, port)
+        with pytest.raises(JobError) as error:
+            check_here(RoleFlags(server_at=servers, coordinator_at=coordinator))
+        (told,) = error.value.mistakes
+        assert (
+            told
+            == f"coordinator {coordinator}: is where server 0 listens, {servers[0]}; each listens on a port of its own"
+        )
+    check_here(RoleFlags(server_at=(Address("127.0.0.1", port), Address("127.0.0.2", port))))
+    with pytest.raises(JobError, match=r"'nowhere\.invalid': is not known"):
+        check_here(RoleFlags(server_at=(Address("nowhere.invalid", port),), coordinator_at=Address("127.0.0.1", port)))
+
+
 def test_who_listens_everywhere_is_called_on_the_loopback() -> None:
     assert str(Address("0.0.0.0", 5).reachable) == "127.0.0.1:5"
     assert str(Address("::", 5).reachable) == "[::1]:5"

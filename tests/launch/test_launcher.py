@@ -49,9 +49,9 @@ def fork_server() -> Iterator[None]:
     roles.stop_fork_server()
 
 
-def launch(job: Path, run_dir: Path, orders: Orders | None = None) -> dict[str, Any]:
+def launch(job: Path, run_dir: Path, orders: Orders | None = None, *, in_process: bool = False) -> dict[str, Any]:
     loaded = load_job(job)
-    return Launch(loaded, make_run_folder(loaded, run_dir), time.time(), True, orders or Orders()).run(in_process=False)
+    return Launch(loaded, make_run_folder(loaded, run_dir), time.time(), True, orders or Orders()).run(in_process)
 
 
 def nobody_left(run_dir: Path) -> bool:
@@ -84,12 +84,42 @@ def test_a_temporary_folder_of_a_long_path_holds_no_socket_and_stays_the_tempora
     assert list(folder.iterdir()) == []
 
 
-def test_a_selector_that_cannot_be_made_starts_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_process", [True, False], ids=["in process", "processes"])
+def test_classes_that_are_not_there_are_told_at_once_before_any_role_starts(
+    in_process: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.py").write_text(SELECTOR.format(body="return {}"))
-    job = write_job(tmp_path, with_coordinator=True, client_selector="mine.Yours")
-    with pytest.raises(JobError, match=r"^coordinator 0: runner\.client_selector: 'mine\.Yours'"):
-        launch(job, tmp_path / "run")
+    (tmp_path / "lost.py").write_text("import nothing_of_this_name")
+    job = write_job(
+        tmp_path, with_coordinator=True, client_selector="mine.Yours", fl_client="mine.Mine", reader_type="DataLoader",
+        train_reader_path="gone", infer_reader_type="RecDataset", infer_reader_path="lost",
+    )  # fmt: skip
+    for start in ("start_role", "start_script"):
+        monkeypatch.setattr(f"fedps.launch.launcher.{start}", lambda *_: pytest.fail("a role was started"))
+    with pytest.raises(JobError) as caught:
+        launch(job, tmp_path / "run", in_process=in_process)
+    told = [mistake.partition(": ")[0] for mistake in caught.value.mistakes]
+    assert told == [f"runner.{k}" for k in ("train_reader_path", "infer_reader_path", "client_selector", "fl_client")]
     assert not (tmp_path / "run").exists()
+
+
+READERS = {
+    "raises": "raise RuntimeError('planted')",
+    "yields what is no sample": "yield 0, 1, 7",
+    "yields nothing": "yield from ()",
+}
+
+
+@pytest.mark.parametrize("body", READERS.values(), ids=READERS)
+def test_a_fault_of_ones_own_reader_is_told_and_leaves_no_folder(body: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"class RecDataset:\n  def __init__(self, files, config): pass\n  def __iter__(self):\n    {body}\n"
+    )
+    job = write_job(tmp_path, reader_type="RecDataset", train_reader_path="mine")
+    for in_process in (True, False):
+        with pytest.raises(DataError, match=r"runner\.train_reader_path: mine\.RecDataset: "):
+            launch(job, tmp_path / "run", in_process=in_process)
+        assert not (tmp_path / "run").exists()
 
 
 def test_who_waits_is_counted_out_of_the_round(tmp_path: Path) -> None:
@@ -140,10 +170,9 @@ def test_bad_data_is_told_with_client_file_and_line(tmp_path: Path, monkeypatch:
         launch(job, tmp_path / "run")
     assert not (tmp_path / "run").exists(), "a small file is read before anything is made"
     monkeypatch.setattr("fedps.data.read.client.SMALL", 0)
-    found = launch(job, tmp_path / "run")
-    assert f"worker 1: {file}, line {lines}: '3,7,2': label 2 is neither 0 nor 1" in found["error"]
-    (failed,) = [e for e in events(tmp_path / "run") if e["event"] == "failed"]
-    assert failed["traceback"] == "", "the sentence tells all"
+    with pytest.raises(DataError, match=rf"^worker 1: {file}, line {lines}: '3,7,2': label 2 is neither 0 nor 1$"):
+        launch(job, tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "nothing has come of it"
 
 
 def test_logs_go_where_they_are_sent(tmp_path: Path) -> None:

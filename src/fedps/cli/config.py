@@ -1,11 +1,12 @@
 """`fedps config`: look at a job without running it."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from cyclopts import App
 
-from fedps.cli.app import JobFile, Override, app, load, named, note, note_job
+from fedps.cli.app import JobFile, Override, app, flag, load, named, note, note_job
+from fedps.cli.roles import CoordinatorNum, Coordinators, Servers, WorkerNum
 
 T = TypeVar("T")
 config_app = App(name="config", help="Look at a job without running it.")
@@ -24,15 +25,30 @@ def show(job: JobFile = None, *, override: Override = None) -> None:
 
 
 @config_app.command
-def check(job: JobFile = None, *, override: Override = None) -> None:
-    """Say whether a job and its data are right, or all that is wrong with them; and what would leave the clients."""
-    resolved = load(job, override or [])
+def check(
+    job: JobFile = None,
+    *,
+    override: Override = None,
+    worker_num: WorkerNum = None,
+    server_num: Annotated[int | None, flag("server_num", "Number of servers.")] = None,
+    servers: Annotated[str | None, Servers] = None,
+    coordinator_num: Annotated[int | None, CoordinatorNum] = None,
+    coordinators: Annotated[str | None, Coordinators] = None,
+) -> None:
+    """Say whether a job and its data are right, or all that is wrong with them; and what would leave the clients.
+
+    The flags are those of `fedps run`: addresses are looked at too, as that would.
+    """
+    from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
+
+    counts = read_counts(worker_num, None, server_num, servers, coordinator_num, coordinators)
+    resolved = load(job, [*(override or []), *counts.overrides()])
     note_job(resolved)
     from fedps.config import Allow  # noqa: PLC0415
-    from fedps.coordinator.selectors import make_selector  # noqa: PLC0415
-    from fedps.data.read.client import check_files, load_classes  # noqa: PLC0415
+    from fedps.data.read.client import check_files  # noqa: PLC0415
     from fedps.errors import DataError, JobError  # noqa: PLC0415
     from fedps.launch.folder import check_places, check_readers  # noqa: PLC0415
+    from fedps.launch.local.role import check_classes  # noqa: PLC0415
     from fedps.launch.progress import places  # noqa: PLC0415
     from fedps.training.plan import look_at  # noqa: PLC0415
 
@@ -47,10 +63,10 @@ def check(job: JobFile = None, *, override: Override = None) -> None:
             mistakes.append(str(error))
         return None
 
+    found(lambda: check_here(counts))
     found(lambda: check_places(resolved))
     found(lambda: check_readers(resolved))
-    found(lambda: load_classes(resolved))
-    found(lambda: make_selector(resolved))
+    found(lambda: check_classes(resolved))
     notes = found(lambda: check_files(resolved, Allow(commands=True)))
     checked = found(lambda: look_at(resolved))
     if mistakes or notes is None or checked is None:

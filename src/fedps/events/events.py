@@ -71,11 +71,12 @@ class Checked(Event, frozen=True):
 
 
 class Failed(Event, frozen=True):
-    """A role cannot go on; `in_job`: because of a mistake in the job."""
+    """A role cannot go on; `in_job`: because of a mistake in the job; `in_data`: in the data."""
 
     error: str
     traceback: str = ""
     in_job: bool = False
+    in_data: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
@@ -83,7 +84,7 @@ class Failed(Event, frozen=True):
         short = shortage(error)
         reason = short or (str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}")
         trace = "" if short or isinstance(error, JobError | DataError) else "".join(traceback.format_exception(error))
-        return cls(printable(reason), printable(trace), isinstance(error, JobError))
+        return cls(printable(reason), printable(trace), isinstance(error, JobError), isinstance(error, DataError))
 
 
 class Stopped(Event, frozen=True):

@@ -6,7 +6,7 @@ ask the system what this machine is called.
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import psutil
@@ -97,28 +97,42 @@ def is_here(host: str) -> bool:
     """
     if host in ANY:
         return True
-    try:
-        theirs = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError) as error:
-        raise JobError(f"host {host!r}: is not known here ({error}); correct it, or write its IP address") from None
     ours = {a.address.partition("%")[0] for group in psutil.net_if_addrs().values() for a in group}
-    return any(str(ip) in ours or ipaddress.ip_address(str(ip).partition("%")[0]).is_loopback for ip in theirs)
+    return any(ip in ours or ipaddress.ip_address(ip).is_loopback for ip in _ips(host))
 
 
 def check_here(flags: RoleFlags) -> None:
     """Make sure that every role that shall listen can do so on this machine, now.
 
     Raises:
-        JobError: one lies elsewhere, nobody knows its host, or its port is taken; says how to start it there.
+        JobError: one lies elsewhere, nobody knows its host, or its port is taken, by another of them too; says how to
+            start it there.
     """
     mistakes = []
-    for shard, at in enumerate(flags.server_at):
-        mistakes += _misplaced(f"server {shard}", at, f"fedps server JOB.yaml --shard {shard} --servers …")
-    if flags.coordinator_at is not None:
-        at = flags.coordinator_at
-        mistakes += _misplaced("coordinator", at, f"fedps coordinator JOB.yaml --coordinators {at}")
+    roles = {f"server {shard}": at for shard, at in enumerate(flags.server_at)}
+    roles |= {"coordinator": flags.coordinator_at} if flags.coordinator_at is not None else {}
+    commands = {role: f"fedps server JOB.yaml --shard {role[7:]} --servers …" for role in roles}
+    commands["coordinator"] = f"fedps coordinator JOB.yaml --coordinators {flags.coordinator_at}"
+    fine: dict[str, Address] = {}
+    for role, at in roles.items():
+        if wrong := _misplaced(role, at, commands[role]) or _shared(role, at, fine):
+            mistakes += wrong
+        else:
+            fine[role] = at
     if mistakes:
         raise JobError(mistakes)
+
+
+def _ips(host: str) -> set[str]:
+    """Return the addresses that a host has.
+
+    Raises:
+        JobError: nobody knows the host.
+    """
+    try:
+        return {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError) as error:
+        raise JobError(f"host {host!r}: is not known here ({error}); correct it, or write its IP address") from None
 
 
 def _count(given: int | None, listed: Sequence[Address] | None) -> int | None:
@@ -167,6 +181,15 @@ def _misplaced(role: str, at: Address, command: str) -> list[str]:
         f"{role} {at}: is not this machine: start it there with `{command}`, and the others one by one likewise (see"
         f" docs/guides/deploy-by-hand.md); where that address leads here all the same, listen on 0.0.0.0:{at.port}"
     ]
+
+
+def _shared(role: str, at: Address, others: Mapping[str, Address]) -> list[str]:
+    """Say with which other role one shares an address of this machine, which may be written in another way."""
+    for other, its in others.items():
+        everywhere = at.host in ANY or its.host in ANY
+        if at.port and at.port == its.port and (everywhere or _ips(at.host) & _ips(its.host)):
+            return [f"{role} {at}: is where {other} listens, {its}; each listens on a port of its own"]
+    return []
 
 
 def _taken(role: str, at: Address) -> list[str]:

@@ -17,7 +17,7 @@ from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address
 from fedps.launch.folder import check_places, discard, make_log_folder, make_run_folder
 from fedps.launch.local.processes import prepare_fork_server, start_check, start_role, stop_fork_server
-from fedps.launch.local.role import RoleSpec
+from fedps.launch.local.role import RoleSpec, check_classes, runs_own_classes
 from fedps.launch.local.scripts import start_script
 from fedps.launch.progress import Progress
 from fedps.launch.watch import LISTENERS, Memory, Watch
@@ -108,8 +108,9 @@ class Launch:
         """Run to the end, whatever it is, and close the folder.
 
         Raises:
-            JobError: the job does not fit its network, or an address is taken; nobody trained, and no folder is left.
-            DataError: the same for held-out files that cannot be scored.
+            JobError: the job does not fit its network, a class of it is not there, or an address is taken; nobody trained,
+                and no folder is left.
+            DataError: the same for files that cannot be read, or scored.
         """
         interrupted = False
         with self._progress:
@@ -120,6 +121,7 @@ class Launch:
             except OSError as error:
                 self._error = RoleError("launcher", self._lack(error))
             except (JobError, DataError):
+                self._watch.stop()  # who still writes to the folder
                 self._journal.close()
                 discard(self._folder)
                 raise
@@ -137,12 +139,14 @@ class Launch:
         """Start servers and the coordinator, then the workers; listen until these have left, and end the others."""
         job, orders, watch = self._job, self._orders, self._watch
         self._check_network()
+        if runs_own_classes(job):
+            self._await_started()
         for shard, at in enumerate(orders.server_at or (ANYWHERE,) * job.runner.server_num):
             self._start("server", shard, bind=str(at))
         if job.runner.with_coordinator:
             self._start("coordinator", 0, bind=str(orders.coordinator_at or ANYWHERE))
         self._check_files()  # while they come up
-        plan = self._await_listeners()
+        plan = self._await_started()
         servers, coordinator = self._addresses()
         self._progress.introduce(servers, coordinator)
         for number, client in enumerate(self._clients):
@@ -160,6 +164,7 @@ class Launch:
     def _in_process(self) -> None:
         from fedps.launch.inprocess import run_in_process  # noqa: PLC0415  (may import torch into this process)
 
+        check_classes(self._job)
         self._check_files()
         plan = make_plan(self._job)
         self._take(stamp("check", "0", described(plan, self._job)))
@@ -167,6 +172,8 @@ class Launch:
             run_in_process(self._job, self._folder, self._take, self._orders.allow, plan=plan)
         except Exception as error:
             failed = Failed.of(error)
+            if failed.in_data and self._void():
+                raise
             self._progress.say(f"{failed.error}\n{failed.traceback}".rstrip())
             raise RoleError("a role", failed.error, failed.traceback) from error
 
@@ -184,17 +191,20 @@ class Launch:
             self._watch.add(start_script(spec, log, orders.script, orders.script_args))
 
     def _check_network(self) -> None:
-        """Look for mistakes that only the network shows: here if it was planned before, else in a process with torch."""
-        if self._plan is None or self._job.runner.fl_client is not None:  # which runs code of the user's
+        """Look for mistakes that only the network shows: here if it was planned before, else in a process with torch.
+
+        Classes of the user's own are loaded there too: their code runs in the processes of a run alone.
+        """
+        if self._plan is None or runs_own_classes(self._job):
             self._watch.add(start_check(self._job, self._log_dir / "checklog.0"))
         else:
             self._take(stamp("check", "0", described(self._plan, self._job)))
 
-    def _await_listeners(self) -> Path | None:
-        """Wait until the network is checked, and all servers and the coordinator listen; return the plan's file, if kept.
+    def _await_started(self) -> Path | None:
+        """Wait until the network is checked, and what was started listens; return the plan's file, if it was kept.
 
         Raises:
-            JobError: the job does not fit its network.
+            JobError: the job does not fit its network, or a class of it is not there.
             RoleError: one does not come up in time.
         """
         deadline = time.monotonic() + self._job.runner.start_timeout
@@ -247,14 +257,26 @@ class Launch:
                 self._failed(entry.role, entry.id, entry.event)
 
     def _failed(self, kind: str, name: str, failed: Failed) -> None:
-        """Stop the run, or go on without a worker once all have begun to train."""
+        """Stop the run, or go on without a worker once all have begun to train.
+
+        Raises:
+            JobError: it is a mistake in the job, found before there were workers.
+            DataError: it is a mistake in the data, found before all have begun to train.
+            RoleError: the run has to stop.
+        """
         if failed.in_job and kind in LISTENERS and not self._watch.open("worker"):
             raise JobError([f"{kind} {name}: {line}" for line in failed.error.splitlines()])
+        if failed.in_data and self._void():
+            raise DataError(f"{kind} {name}: {failed.error}")
         error = RoleError(f"{kind} {name}", failed.error, failed.traceback)
         self._error = self._error or error
         self._progress.say(f"{error}\n{error.traceback}".rstrip())
         if kind != "worker" or not self._ledger.started() or not self._watch.working():
             raise error
+
+    def _void(self) -> bool:
+        """Whether nothing has come of the run so far: not all have begun to train, and no epoch has ended."""
+        return not self._ledger.started() and not self._ledger.rounds
 
     def _look(self) -> None:
         """Look at memory, and show the rounds that are complete, once in `LOOK_EVERY` seconds."""

@@ -6,7 +6,6 @@ from typing import TextIO
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of, test_files_of
 from fedps.data.read.by_job import Reading, Side, read_by_job, runs_users_code
-from fedps.data.read.own import CLASSES, find_reader
 from fedps.data.read.reader import read_first
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
@@ -92,21 +91,6 @@ def check_files(job: Job, allow: Allow) -> list[str]:
         if said := _read_test(job, mine, allow).note:
             found.append(said)
     return found
-
-
-def load_classes(job: Job) -> None:
-    """Make sure that the readers which a job names are there.
-
-    Raises:
-        JobError: one is not; names the key.
-    """
-    runner = job.runner
-    for kind, module, key in (
-        (runner.reader_type, runner.train_reader_path, "runner.train_reader_path"),
-        (runner.infer_reader_type, runner.infer_reader_path, "runner.infer_reader_path"),
-    ):
-        if kind in CLASSES and module is not None:
-            find_reader(job, kind, module, key)
 
 
 def _begins(job: Job, files: tuple[Path, ...], allow: Allow) -> Samples:

@@ -77,6 +77,16 @@ def read_own(
     return samples_of(intake.good)
 
 
+def own_readers(job: Job) -> list[tuple[str, str, str]]:
+    """Return the type, the module and the key of each class of the user's that reads a job's files."""
+    runner = job.runner
+    sides = (
+        (runner.reader_type, runner.train_reader_path, "runner.train_reader_path"),
+        (runner.infer_reader_type, runner.infer_reader_path, "runner.infer_reader_path"),
+    )
+    return [(kind, module, key) for kind, module, key in sides if kind in CLASSES and kind and module is not None]
+
+
 def find_reader(job: Job, kind: str, module: str, key: str) -> Any:
     """Find a user's own class; arguments and errors as for `read_own`."""
     with standing_in():

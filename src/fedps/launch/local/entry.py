@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from fedps.config import Job
 from fedps.errors import JobError
 from fedps.events.events import Checked, Dropped, Event, Failed, Progress, Report, Started, encode
-from fedps.launch.local.role import Role, RoleSpec
+from fedps.launch.local.role import Role, RoleSpec, check_classes
 
 MOST_WAITING = 1000  # events; beyond them, news of progress is left out
 
@@ -28,20 +28,22 @@ def play(pipe: Connection, log: str, job_json: str, spec: RoleSpec) -> None:
 
 
 def check_network(pipe: Connection, log: str, job_json: str) -> None:
-    """Build the job's network and its plan once, before any role does; its mistakes go out as one event."""
+    """Load the job's classes, and build its network and plan once, before any role does; mistakes go out as one event."""
     outbox = _enter(pipe, log)
     from fedps.training.plan import described, keep_plan, make_plan  # noqa: PLC0415
 
     def check(report: Report) -> None:
+        job, mistakes = _job(job_json), list[str]()
         try:
-            plan = make_plan(job := _job(job_json))
-            if job.runner.fl_client is not None:
-                from fedps.client.life import client_class  # noqa: PLC0415
-
-                client_class(job)
-            report(replace(described(plan, job), plan=str(keep_plan(plan) or "")))
+            check_classes(job)
         except JobError as error:
-            report(Checked(error.mistakes))
+            mistakes += error.mistakes
+        try:
+            plan = make_plan(job)
+            checked = replace(described(plan, job), plan=str(keep_plan(plan) or ""))
+        except JobError as error:
+            mistakes += error.mistakes
+        report(Checked(mistakes) if mistakes else checked)
 
     _live(check, outbox)
 

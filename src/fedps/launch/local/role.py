@@ -5,8 +5,9 @@ flags of ours (`fedps.script` lists them).
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,40 @@ def read_role(environ: Mapping[str, str] | None = None) -> RoleSpec:
         )  # fmt: skip
     except (KeyError, ValueError, TypeError) as error:
         raise JobError(f"the FEDPS_ variables are not those of `fedps run`: {error}; leave them to it") from None
+
+
+def runs_own_classes(job: Job) -> bool:
+    """Tell whether roles run classes of the user's own, besides the network."""
+    from fedps.data.read.own import own_readers  # noqa: PLC0415  (each role imports its own room)
+
+    own_selector = job.runner.with_coordinator and "." in job.runner.client_selector
+    return own_selector or job.runner.fl_client is not None or bool(own_readers(job))
+
+
+def check_classes(job: Job) -> None:
+    """Make sure that all such classes are there, and that the selector can be made.
+
+    Raises:
+        JobError: all that are not, each with its key.
+    """
+    from fedps.coordinator.selectors import make_selector  # noqa: PLC0415
+    from fedps.data.read.own import find_reader, own_readers  # noqa: PLC0415
+
+    looks: list[Callable[[], object]] = [partial(find_reader, job, *reader) for reader in own_readers(job)]
+    if job.runner.with_coordinator:
+        looks.append(partial(make_selector, job))
+    if job.runner.fl_client is not None:
+        from fedps.client.life import client_class  # noqa: PLC0415
+
+        looks.append(partial(client_class, job))
+    mistakes = []
+    for look in looks:
+        try:
+            look()
+        except JobError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise JobError(mistakes)
 
 
 class Role:
