@@ -263,6 +263,7 @@ def test_config_show_and_check(job: Path, monkeypatch: pytest.MonkeyPatch, capsy
     out, told = capsys.readouterr()
     assert out.startswith("leaves the clients: mlp_item.weight, ")
     assert "; stays with each client: mlp_user.weight\n" in out
+    assert "\nserver 0 is told of each client, each epoch: sums over its own samples alone, no score: samples, " in out
     assert out.strip().endswith("no mistakes")
     assert told.splitlines() == [
         "note: runner.geo_step: 3: has no effect with sync_mode sync, only with geo",

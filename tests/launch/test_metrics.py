@@ -13,7 +13,7 @@ from fedps.events import events
 from fedps.events.events import Entry, stamp
 from fedps.events.ledger import Ledger
 from fedps.launch.inprocess import run_in_process
-from fedps.launch.progress import Progress, places
+from fedps.launch.progress import Progress
 from fedps.metrics import Histogram
 from fedps.pages.report import facts, write_report
 from fedps.serving.infer import infer_epochs
@@ -64,13 +64,3 @@ def test_what_is_measured_is_told_to_people(make_job: MakeJob, tmp_path: Path) -
     (tmp_path / "events.jsonl").write_text("")
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<td>&lt;0&gt;</td><td>9</td><td>4</td><td>0.7500 (3 users" in page
-
-
-def test_what_leaves_of_held_out_samples_is_said(make_job: MakeJob) -> None:
-    checked = events.Checked(mistakes=[], shared=["item"], private=["user"])
-    usual = places(checked, make_job().runner.metrics)
-    assert usual == "leaves the clients: item; stays with each client: user"
-    more = places(checked, make_job(metrics=["gauc", "mrr@5"]).runner.metrics)
-    assert (
-        more == f"{usual}\nof held-out samples a client tells sums over all of its own alone, no score: for GAUC, MRR@5"
-    )

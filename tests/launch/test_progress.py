@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fedps.events import events
 from fedps.events.events import Entry, Event
-from fedps.launch.progress import WINDOW, Progress, Speed
+from fedps.launch.progress import WINDOW, Progress, Speed, places
 from fedps.types import ClientId
 from tests.conftest import MakeJob
 
@@ -85,6 +85,19 @@ def test_what_is_private_and_what_is_shared_is_told(make_job: MakeJob, monkeypat
         text = shown(make_job, [Entry(0.0, "check", "0", checked)], monkeypatch)
         assert f"leaves the clients: item, bias; stays with each client: {told}" in text
         assert "training steps by torch, not compiled: no compiler" in text
+
+
+def test_who_is_told_what_of_each_client_is_told(make_job: MakeJob) -> None:
+    checked = events.Checked([], ["user"], ["item"], "compiled")
+    sums = "sums over its own samples alone, no score: samples, loss, users, hr@10, ndcg@10"
+    assert places(checked, make_job()) == (
+        f"leaves the clients: item; stays with each client: user\nserver 0 is told of each client, each epoch: {sums}"
+    )
+    told = places(checked, make_job(with_coordinator=True))
+    assert f"\nthe coordinator is told of each client, each round: {sums}; what else fedps.ClientInfo names" in told
+    assert places(checked, make_job(metrics=["gauc", "mrr@5"])).endswith(
+        ": samples, loss, gauc_left_out, gauc_samples, gauc, users, mrr@5"
+    )
 
 
 def test_a_live_table_has_a_row_a_worker(make_job: MakeJob) -> None:

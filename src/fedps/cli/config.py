@@ -73,4 +73,4 @@ def check(
         raise JobError(mistakes)
     for text in notes:
         note(text)
-    print(f"{places(checked, resolved.runner.metrics)}\n{job}: no mistakes")
+    print(f"{places(checked, resolved)}\n{job}: no mistakes")

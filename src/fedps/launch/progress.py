@@ -12,7 +12,7 @@ from rich.table import Table
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event
-from fedps.figures import DEFAULT, metrics_in
+from fedps.figures import sums_of
 from fedps.pages.report import facts, hours, in_words
 from fedps.types import ClientId
 
@@ -96,7 +96,7 @@ class Progress:
         """Show one event."""
         match entry.event:
             case events.Checked(mistakes=[], reason=reason, notes=notes) as checked:
-                self.say(places(checked, self._job.runner.metrics))
+                self.say(places(checked, self._job))
                 if reason:
                     self.say(f"training steps by torch, not compiled: {reason}")
                 for note in notes:
@@ -172,13 +172,17 @@ class Progress:
         return table
 
 
-def places(checked: events.Checked, metrics: Sequence[str] = DEFAULT) -> str:
-    """Say which parameters leave the clients and which stay, in this order; and what is told of held-out samples."""
-    titles = ", ".join(metric.title for metric in metrics_in(metrics))
-    told = f"\nof held-out samples a client tells sums over all of its own alone, no score: for {titles}"
+def places(checked: events.Checked, job: Job) -> str:
+    """Say which parameters leave the clients and which stay, in this order, and who is told what of each client."""
+    sums = f"sums over its own samples alone, no score: samples, loss, {', '.join(sums_of(job.runner.metrics))}"
+    told = (
+        f"the coordinator is told of each client, each round: {sums}; what else fedps.ClientInfo names; score histograms"
+        if job.runner.with_coordinator
+        else f"server 0 is told of each client, each epoch: {sums}"
+    )
     return (
         f"leaves the clients: {', '.join(checked.shared) or 'nothing'}; stays with each client:"
-        f" {', '.join(checked.private) or 'nothing'}{told * (tuple(metrics) != DEFAULT)}"
+        f" {', '.join(checked.private) or 'nothing'}\n{told}"
     )
 
 
