@@ -1,5 +1,7 @@
 """Class paths: found beside the job file or among installed packages, and told where. (More in tests/models/test_build.)"""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,3 +64,25 @@ def test_the_package_shows_its_public_names() -> None:
     names = {name for name in dir(fedps) if not name.startswith("_")}
     assert set(fedps.__all__) == set(fedps.PLACES) <= names
     assert all(getattr(fedps, name) is not None for name in fedps.__all__)
+
+
+def test_a_file_of_the_same_size_and_second_as_one_that_was_compiled_is_read_as_it_is(tmp_path: Path) -> None:
+    """As when a script writes a network and runs it, again and again; nothing is left beside it either."""
+    (tmp_path / "parts").mkdir()
+    files = tmp_path / "mine.py", tmp_path / "parts" / "__init__.py", tmp_path / "beside.py"
+    files[0].write_text("import beside\nfrom .parts import DEPTH\nclass Mine:\n    facts = beside.WIDTH, DEPTH\n")
+    program = (
+        "import sys; from pathlib import Path; from fedps.config.classes import load_class;"
+        "print(load_class('mine.Mine', Path(sys.argv[1]), 'runner.model').facts)"
+    )
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    for width in (4, 8):
+        files[1].write_text(f"DEPTH = {width}\n")
+        files[2].write_text(f"WIDTH = {width}\n")
+        for file in files:
+            os.utime(file, (1e9, 1e9))
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], env=environ, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"({width}, {width})\n"
+    assert not list(tmp_path.rglob("__pycache__"))

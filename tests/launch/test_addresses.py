@@ -35,6 +35,14 @@ def test_what_is_written_is_read_the_same(addresses: list[Address]) -> None:
         ("a b:9000", "is no host:port"),
         ("http://a:80", "is no host:port"),
         ("a:1;b:2", "is no host:port"),
+        ("127.1:80", "Expected 4 octets in '127.1'"),
+        ("0x7f.1:80", "Expected 4 octets in '0x7f.1'"),
+        ("127.0.0.010:80", "Leading zeros are not permitted"),
+        ("256.1.1.1:80", "Octet 256 (> 255) not permitted"),
+        ("[localhost]:80", "At least 3 parts expected in 'localhost'"),
+        ("[]:80", "Address cannot be empty"),
+        ("\u200b127.0.0.1:80", "is no host:port"),
+        ("１２７.0.0.1:80", "is no host:port"),
     ],
 )
 def test_a_wrong_list_is_told_with_its_flag_and_the_form(text: str, said: str) -> None:

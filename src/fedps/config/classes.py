@@ -8,8 +8,10 @@ import importlib
 import importlib.util
 import sys
 import zlib
+from functools import partial
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from fedps.errors import JobError
@@ -78,9 +80,26 @@ def _package_of(folder: Path) -> str:
         package = ModuleType(name)
         package.__path__ = [home]
         sys.modules.setdefault(name, package)
+        sys.path_hooks.insert(0, partial(_fresh_finder, home))
+        sys.path_importer_cache.pop(home, None)
     if home not in sys.path:
         sys.path.append(home)
     return name
+
+
+class _Fresh(SourceFileLoader):
+    """Loads a file as it is now; Python takes one for unchanged that has the size, and the second, of what it compiled."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def _fresh_finder(home: str, path: str) -> FileFinder:
+    """Return what finds modules in a job's folder, and below it. Raises ImportError, as Python asks for it, for others."""
+    if not Path(path).is_relative_to(home) or "site-packages" in Path(path).parts:
+        raise ImportError(path)
+    return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_Fresh, SOURCE_SUFFIXES))
 
 
 def _file(module: ModuleType) -> str:

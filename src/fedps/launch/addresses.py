@@ -5,6 +5,7 @@ ask the system what this machine is called.
 """
 
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import psutil
 
 from fedps.errors import JobError
 
+NUMERIC = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)$")  # a host whose last part is a number, as no name's is
 EXAMPLE = "127.0.0.1:10000"
 ANY = ("0.0.0.0", "::")  # noqa: S104  (compared, not bound)
 
@@ -155,14 +157,17 @@ def _address(word: str) -> Address:
     host, colon, port = word.rpartition(":")
     if not word:
         raise ValueError("an entry is empty")
-    if not colon or not host or any(c.isspace() or c in "/@;" for c in word):
+    if not colon or not host or not host.isascii() or any(c.isspace() or c in "/@;" for c in word):
         raise ValueError("is no host:port")
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise ValueError(f"{port!r} is no port from 0 to 65535")
     if host.startswith("[") and host.endswith("]"):
+        ipaddress.IPv6Address(host[1:-1])
         return Address(host[1:-1], int(port))
     if set(host) & set(":[]"):
         raise ValueError("an IPv6 host stands in brackets, e.g. [::1]:10000")
+    if NUMERIC.search(host):  # 127.1 is an address to some, and a name to others
+        ipaddress.IPv4Address(host)
     return Address(host, int(port))
 
 

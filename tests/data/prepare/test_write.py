@@ -15,7 +15,7 @@ import pytest
 from fedps.config.files import files_in
 from fedps.data.prepare.synth import synthesize
 from fedps.data.prepare.write import Interactions, Split, write
-from fedps.data.read.cache import keep
+from fedps.data.read.cache import keep, state_of
 from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
 
@@ -110,7 +110,7 @@ def test_prepared_data_is_replaced_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
     small(out)
     first = next(iter(files_in(out / "train")))
-    keep(first, read_samples(first, 20, 210))
+    keep(first, read_samples(first, 20, 210), state_of(first))
     synthesize(out, users=30, items=210, per_user=5, split=Split("iid", 3))
     assert json.loads((out / "manifest.json").read_text())["num_users"] == 30
     assert len(tree(out)) == 7, "of the old data nothing is left"

@@ -12,7 +12,7 @@ import pytest
 from fedps.cache import cache_folder
 from fedps.config import Allow
 from fedps.data.read.by_job import read_by_job
-from fedps.data.read.cache import FOLDER, MARK, keep, recall
+from fedps.data.read.cache import FOLDER, MARK, keep, recall, state_of
 from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
 from fedps.types import Samples
@@ -44,7 +44,7 @@ def kept(file: Path) -> list[Path]:
 
 def test_what_is_kept_is_what_was_read(file: Path) -> None:
     assert recall(file, 10, 10) is None
-    keep(file, read_samples(file, 10, 10))
+    keep(file, read_samples(file, 10, 10), state_of(file))
     assert listed(recall(file, 10, 10)) == listed(read_samples(file, 10, 10))
     [place] = kept(file)
     assert [stat.S_IMODE(p.stat().st_mode) for p in (place, place.parent)] == [0o600, 0o700]
@@ -55,14 +55,14 @@ def test_nothing_is_written_beside_the_data_and_files_of_one_name_are_kept_apart
     other.parent.mkdir()
     other.write_text("7,7,1\n")
     for each in (file, other):
-        keep(each, read_samples(each, 10, 10))
+        keep(each, read_samples(each, 10, 10), state_of(each))
     assert [f.name for f in file.parent.iterdir()] == [file.name]
     assert listed(recall(file, 10, 10)) == [[1, 3, 1], [2, 4, 5], [1, 0, 0]]
     assert listed(recall(other, 10, 10)) == [[7], [7], [1]]
 
 
 def test_what_nobody_used_for_long_goes(file: Path, tmp_path: Path) -> None:
-    keep(file, read_samples(file, 10, 10))
+    keep(file, read_samples(file, 10, 10), state_of(file))
     [place] = kept(file)
     other = tmp_path / "other.csv"
     other.write_text("7,7,1\n")
@@ -71,22 +71,51 @@ def test_what_nobody_used_for_long_goes(file: Path, tmp_path: Path) -> None:
         if used:
             recall(file, 10, 10)
         other.write_text(other.read_text() + "7,7,1\n")
-        keep(other, read_samples(other, 10, 10))
+        keep(other, read_samples(other, 10, 10), state_of(other))
         assert place.exists() == used
 
 
 def test_a_file_that_changed_is_read_anew(file: Path) -> None:
-    keep(file, read_samples(file, 10, 10))
+    keep(file, read_samples(file, 10, 10), state_of(file))
     os.utime(file, ns=(1, 1))
     assert recall(file, 10, 10) is None
-    keep(file, read_samples(file, 10, 10))
+    keep(file, read_samples(file, 10, 10), state_of(file))
     assert len(kept(file)) == 1, "the older one is gone"
     file.write_text(LINES.replace("3,4,0", "3,4,0\n3,6,1"))
     assert recall(file, 10, 10) is None
 
 
+def test_a_file_that_changed_behind_its_size_and_time_is_read_anew(file: Path) -> None:
+    """As by `cp -p`, `rsync -t`, `touch -r`, or an archive that is unpacked over it."""
+    keep(file, read_samples(file, 10, 10), state_of(file))
+    before = file.stat()
+    file.write_text(LINES.replace("3,4,0", "3,4,1"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert recall(file, 10, 10) is None
+    other = file.with_name("other")
+    other.write_text(LINES.replace("3,4,0", "3,8,0"))
+    keep(file, read_samples(file, 10, 10), state_of(file))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(file)
+    assert recall(file, 10, 10) is None
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(
+    file: Path, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, *limits: int) -> Samples:
+        samples = read_samples(path, 10, 10)
+        path.write_text("7,7,1\n")
+        return samples
+
+    monkeypatch.setattr("fedps.data.read.by_job.read_samples", read)
+    assert listed(read_by_job(make_job(), "train", [file], Allow()).samples) == [[1, 3, 1], [2, 4, 5], [1, 0, 0]]
+    assert kept(file) == []
+    monkeypatch.undo()
+
+
 def test_another_jobs_limits_are_checked(file: Path) -> None:
-    keep(file, read_samples(file, 10, 10))
+    keep(file, read_samples(file, 10, 10), state_of(file))
     assert recall(file, 3, 10) is None
     assert recall(file, 10, 5) is None
 
@@ -99,7 +128,7 @@ def test_another_jobs_limits_are_checked(file: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_strange_file_there_is_not_used(numbers: list[int], file: Path) -> None:
-    keep(file, read_samples(file, 10, 10))
+    keep(file, read_samples(file, 10, 10), state_of(file))
     [place] = kept(file)
     place.write_bytes(np.array(numbers, "<i4").tobytes())
     assert recall(file, 10, 10) is None
@@ -109,13 +138,13 @@ def test_a_strange_file_there_is_not_used(numbers: list[int], file: Path) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"x", b"not numbers"])
 def test_bytes_that_are_no_numbers_are_not_used(content: bytes, file: Path) -> None:
-    keep(file, read_samples(file, 10, 10))
+    keep(file, read_samples(file, 10, 10), state_of(file))
     kept(file)[0].write_bytes(content)
     assert recall(file, 10, 10) is None
 
 
 def test_a_truncated_one_is_not_used(file: Path) -> None:
-    keep(file, read_samples(file, 10, 10))
+    keep(file, read_samples(file, 10, 10), state_of(file))
     [place] = kept(file)
     place.write_bytes(place.read_bytes()[:-4])
     assert recall(file, 10, 10) is None
@@ -123,7 +152,7 @@ def test_a_truncated_one_is_not_used(file: Path) -> None:
 
 def test_samples_stay_when_their_file_is_cut_short(file: Path) -> None:
     """Mapped from it, they would end the process (SIGBUS)."""
-    keep(file, read_samples(file, 10, 10))
+    keep(file, read_samples(file, 10, 10), state_of(file))
     program = (
         "import os, pathlib, sys; from fedps.data.read.cache import recall; path, place = map(pathlib.Path, sys.argv[1:]);"
         "samples = recall(path, 10, 10); os.truncate(place, 0); print(samples.user.tolist())"
@@ -148,5 +177,5 @@ def test_a_job_reads_the_same_twice_and_its_mistakes_too(make_job: MakeJob, file
 
 def test_ids_that_are_too_large_are_not_kept(file: Path) -> None:
     file.write_text(f"1,{2**40},1\n")
-    keep(file, read_samples(file, 10, 2**41))
+    keep(file, read_samples(file, 10, 2**41), state_of(file))
     assert kept(file) == []

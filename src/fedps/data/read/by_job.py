@@ -22,7 +22,7 @@ from threading import Event
 from typing import Literal, NamedTuple
 
 from fedps.config import Allow, Job
-from fedps.data.read.cache import keep, recall
+from fedps.data.read.cache import keep, recall, state_of
 from fedps.data.read.command import Command, StoppedError
 from fedps.data.read.own import CLASSES, read_own
 from fedps.data.read.pipe import read_pipe
@@ -140,12 +140,12 @@ def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Sam
     hyper = job.hyper_parameters
 
     def read(path: Path, skipped: Skipped | None, stop: Event) -> Samples:
-        samples = recall(path, hyper.num_users, hyper.num_items)
+        samples, state = recall(path, hyper.num_users, hyper.num_items), state_of(path)
         if samples is not None:
             return samples
         samples = read_samples(path, hyper.num_users, hyper.num_items, skipped)
         if skipped is None or not skipped.lines:
-            keep(path, samples)
+            keep(path, samples, state)
         return samples
 
     try:

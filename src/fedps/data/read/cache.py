@@ -1,10 +1,9 @@
 """Samples as they were last read: numbers ready to be used, instead of text to parse.
 
-`samples/<file>-<key>-<size>-<mtime>.samples` in the folder of the cache (`fedps.cache`) holds little-endian int32: a mark,
-n, then n users, n items and n labels. The key is of the file's whole path, and with size and time the name says of which
-state of which file it is; nothing is written beside the data itself, where others list files. What is kept is checked like
-a file's own lines. It is for its owner's eyes only, goes when it was not used for `UNUSED`, and is left out where it cannot
-be written.
+`samples/<file>-<key>-<state>.samples` in the folder of the cache (`fedps.cache`) holds little-endian int32: a mark, n, then
+n users, n items and n labels. The key is of the file's whole path, and with its state the name says of which file it is, and
+when; nothing is written beside the data itself, where others list files. What is kept is checked like a file's own lines.
+It is for its owner's eyes only, goes when it was not used for `UNUSED`, and is left out where it cannot be written.
 """
 
 import hashlib
@@ -24,6 +23,18 @@ FOLDER = "samples"
 UNUSED = 30 * 86400.0  # seconds
 MARK = 0x53504446  # "FDPS"; another number for another form
 LARGEST = np.iinfo(np.int32).max
+
+
+def state_of(path: Path) -> str:
+    """Return what a file's content cannot change without: empty if there is no such file.
+
+    The time of writing can be set, as copying and unpacking do; that of the last change to the file cannot.
+    """
+    try:
+        facts = path.stat()
+    except OSError:
+        return ""
+    return f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ctime_ns}-{facts.st_ino}"
 
 
 def recall(path: Path, num_users: int, num_items: int) -> Samples | None:
@@ -48,9 +59,15 @@ def recall(path: Path, num_users: int, num_items: int) -> Samples | None:
     return Samples(user, item, label.astype(np.float32))
 
 
-def keep(path: Path, samples: Samples) -> None:
-    """Write a file's samples to the cache, in place of those of its earlier states; all or nothing."""
-    if max(samples.user.max(), samples.item.max()) > LARGEST:
+def keep(path: Path, samples: Samples, state: str) -> None:
+    """Write a file's samples to the cache, in place of those of its earlier states; all or nothing.
+
+    Args:
+        path: the file of lines.
+        samples: what was read of it.
+        state: the file's before it was read; nothing is kept of one that has changed since.
+    """
+    if max(samples.user.max(), samples.item.max()) > LARGEST or state != state_of(path):
         return
     with suppress(OSError, CacheError):
         place = _place(path)
@@ -64,8 +81,7 @@ def keep(path: Path, samples: Samples) -> None:
 
 
 def _place(path: Path) -> Path:
-    facts = path.stat()
-    return cache_folder() / FOLDER / f"{_name(path)}-{facts.st_size}-{facts.st_mtime_ns}.samples"
+    return cache_folder() / FOLDER / f"{_name(path)}-{state_of(path)}.samples"
 
 
 def _name(path: Path) -> str:
