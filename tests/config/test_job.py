@@ -231,6 +231,7 @@ def test_every_key_says_what_it_means() -> None:
         ("runner.client_selector=everyone", "'everyone': write all, random, round_robin, by_samples"),
         ("runner.train_reader_path=my_reader.py/", "write the name of a module, e.g. my_reader for my_reader.py"),
         ("runner.infer_reader_path=''", "runner.infer_reader_path: '': write the name of a module"),
+        ("runner.warmup_model_path=train", "train: is no saved epoch; name one that a run has saved, e.g. RUN_DIR/model/2"),
         ("runner.warmup_model_path=nowhere", "there is no such folder; name that of a saved epoch, e.g. RUN_DIR/model/2"),
         ("runner.warmup_model_path=" + "x" * 300, "there is no such folder; name that of a saved epoch"),
         ("runner.keep_epochs=1", "runner.keep_epochs: 1: must be at least 2"),

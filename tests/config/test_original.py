@@ -7,6 +7,8 @@ import pytest
 
 from fedps.config import Job, describe, load_job, notes_of
 from fedps.errors import JobError
+from fedps.storage.epochs import save_shard
+from fedps.storage.shards import Facts
 from tests.config.conftest import MINIMAL, Write
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -74,7 +76,7 @@ VALUES: dict[str, Any] = {
     "runner.train_batch_size": 100,
     "runner.infer_batch_size": 1,
     "runner.model_save_path": "saved",
-    "runner.warmup_model_path": "train",
+    "runner.warmup_model_path": "saved",
     "runner.infer_load_path": "saved",
     "runner.infer_start_epoch": 1,
     "runner.infer_end_epoch": 3,
@@ -151,6 +153,8 @@ def value_of(job: Job, key: str) -> Any:
 
 @pytest.mark.parametrize("key", [*VALUES, *TOGETHER])
 def test_a_key_that_means_something_arrives(key: str, write: Write, tmp_path: Path) -> None:
+    if key == "runner.warmup_model_path":
+        save_shard(tmp_path / "saved", 0, {}, Facts(shards=1, epoch=1))
     value, beside = TOGETHER[key] if key in TOGETHER else (VALUES[key], {})
     job, notes = load(write, override(key, value), *(override(k, v) for k, v in beside.items()))
     there = value_of(job, key)

@@ -16,7 +16,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from fedps.config import Job
-from fedps.errors import DataError
+from fedps.errors import DataError, JobError
 from fedps.net.channel import Channel
 from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
@@ -213,8 +213,8 @@ def test_another_models_folder_is_refused_before_anybody_trains(
 
 def test_a_folder_that_cannot_be_read_ends_the_server_at_its_start(make_job: MakeJob, tmp_path: Path) -> None:
     train(make_server(make_job(sync_mode="async"), tmp_path / "a"), [3])
-    with pytest.raises(DataError, match="model: is no saved epoch; it holds epochs 1"):
-        make_server(warm(make_job, tmp_path / "a" / "model"), tmp_path / "b")
+    with pytest.raises(JobError, match=r"runner\.warmup_model_path: .*model: is no saved epoch; it holds epochs 1"):
+        warm(make_job, tmp_path / "a" / "model")
     path = tmp_path / "a" / "model" / "1" / "server-0.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match="is torn or altered"):

@@ -118,10 +118,17 @@ def warm_start(job: Job) -> list[str]:
     """Say that the epoch to start from is not there, or not one of ours."""
     folder = job.runner.warmup_model_path
     try:
-        if folder is None or (folder.is_dir() and not is_paddles(folder)):
+        if folder is None:
             return []
-        if folder.is_dir():
+        if folder.is_dir() and is_paddles(folder):
             return [f"runner.warmup_model_path: {str(folder)!r}: {PADDLES}, e.g. RUN_DIR/model/2, or leave the key out"]
+        if folder.is_dir():
+            from fedps.storage.epochs import find_first  # noqa: PLC0415  (numpy and numba take a second)
+
+            find_first(folder)
+            return []
+    except DataError as error:
+        return [f"runner.warmup_model_path: {error}"]
     except OSError:
         pass  # its name is too long, say
     return [
