@@ -6,7 +6,8 @@ keys; where only some of its floats are meant, two keys say which: the first one
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum, auto
 from functools import cached_property
 from statistics import median
@@ -18,8 +19,6 @@ from numpy.typing import NDArray
 
 ClientId = NewType("ClientId", str)  # the user's own name for an owner of data, e.g. "0" or "hospital-north"
 TableName = str  # the model's own parameter name, e.g. "mlp_item.weight"
-
-COLUMNS = ("user", "item")  # the inputs of every network
 
 Keys = NDArray[np.int64]
 Slots = NDArray[np.int32]  # places of a local table's rows
@@ -157,27 +156,110 @@ class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return getattr(self, name)
 
 
-class Samples(NamedTuple):
-    """Pairs of a user and an item, with their labels.
+class Bags(NamedTuple):
+    """Any number of ids, or of places, a sample: those of sample k are `ids[starts[k] : starts[k + 1]]`.
 
     Attributes:
-        user: int64[n] (from a cache: int32).
-        item: int64[n] (from a cache: int32).
-        label: float32[n], 0 or 1, or a probability where others taught it; NaN where nobody knows.
+        ids: integers, int64[m]; places of rows are int32[m].
+        starts: int64[n + 1], from 0 to m.
     """
 
-    user: Keys
-    item: Keys
+    ids: NDArray[Any]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Bags"]) -> "Bags":
+        """Return bags end to end."""
+        counts = [np.diff(part.starts) for part in parts]
+        starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        return cls(np.concatenate([part.ids[part.starts[0] : part.starts[-1]] for part in parts]), starts)
+
+    def at(self, places: NDArray[np.integer[Any]]) -> "Bags":
+        """Return the bags at some places."""
+        counts = np.diff(self.starts)[places]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
+        return Bags(self.ids[np.repeat(self.starts[places], counts) + within], starts)
+
+    def padded(self, width: int | None = None, pad: int = -1) -> NDArray[Any]:
+        """Lay bags out as the rows of a matrix.
+
+        Args:
+            width: its columns, no fewer than the longest bag has ids; None: so many, at least one.
+            pad: stands behind the ids of a shorter bag.
+
+        Returns:
+            integers[n, width], of the ids' type.
+        """
+        counts = np.diff(self.starts)
+        width = max(1, int(counts.max(initial=0))) if width is None else width
+        padded = np.full((len(counts), width), pad, self.ids.dtype)
+        padded[np.arange(width) < counts[:, None]] = self.ids[self.starts[0] : self.starts[-1]]
+        return padded
+
+
+Column = NDArray[Any] | Bags  # of one feature: ids int64[n] (from a cache int32), bags, numbers float32[n] or [n, d]
+Places = slice | NDArray[np.integer[Any]] | NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Samples:
+    """Samples by feature, with their labels.
+
+    Attributes:
+        columns: what each feature is, n entries each.
+        label: float32[n], or [n, tasks]: 0 or 1, a probability where others taught it, NaN where nobody knows; or, of a
+            real label, any number.
+    """
+
+    columns: Mapping[str, Column]
     label: Values
 
     @classmethod
-    def joined(cls, parts: Sequence["Samples"]) -> "Samples":
-        """Return samples end to end; there must be some part."""
-        return parts[0] if len(parts) == 1 else cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    def pairs(cls, user: Keys, item: Keys, label: Values) -> "Samples":
+        """Return pairs of a user and an item: integers[n] each, and float32[n]."""
+        return cls({"user": user, "item": item}, label)
 
-    def at(self, places: slice | NDArray[np.integer[Any]] | NDArray[np.bool_]) -> "Samples":
-        """Return the samples at some places; those of a slice share these arrays."""
-        return Samples(self.user[places], self.item[places], self.label[places])
+    @property
+    def user(self) -> Keys:
+        """Whose each sample is, int64[n] (from a cache: int32)."""
+        return self.ids("user")
+
+    @property
+    def item(self) -> Keys:
+        """What each sample is about, int64[n] (from a cache: int32)."""
+        return self.ids("item")
+
+    def ids(self, feature: str) -> Keys:
+        """Return the ids of a feature that has one a sample."""
+        column = self.columns[feature]
+        assert not isinstance(column, Bags)  # noqa: S101  (the features say so)
+        return column
+
+    @classmethod
+    def joined(cls, parts: Sequence["Samples"]) -> "Samples":
+        """Return samples of the same features end to end; there must be some part."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = {name: joined([part.columns[name] for part in parts]) for name in parts[0].columns}
+        return cls(columns, np.concatenate([part.label for part in parts]))
+
+    def at(self, places: Places) -> "Samples":
+        """Return the samples at some places; those of a slice share these arrays where they can."""
+        return Samples({name: taken(column, places) for name, column in self.columns.items()}, self.label[places])
+
+
+def joined(parts: Sequence[Column]) -> Column:
+    """Return columns of one feature end to end."""
+    bags = [part for part in parts if isinstance(part, Bags)]
+    return Bags.joined(bags) if bags else np.concatenate([part for part in parts if not isinstance(part, Bags)])
+
+
+def taken(column: Column, places: Places) -> Column:
+    """Return the entries of a column at some places."""
+    if not isinstance(column, Bags):
+        return column[places]
+    return column.at(np.arange(len(column.starts) - 1)[places])
 
 
 CLAIM_LIMIT = 16  # medians of what all clients claim, samples or weights, that one client's claim counts as at most
@@ -198,4 +280,4 @@ class Rows(NamedTuple):
 
 NO_KEYS: Keys = np.empty(0, np.int64)
 NO_KEYS.flags.writeable = False
-NO_SAMPLES = Samples(NO_KEYS, NO_KEYS, np.empty(0, np.float32))
+NO_SAMPLES = Samples.pairs(NO_KEYS, NO_KEYS, np.empty(0, np.float32))

@@ -44,7 +44,7 @@ def rows(learner: Learner) -> dict[str, Values]:
 def plain(job: Job, soft: Values, before: int) -> Learner:
     """Return a learner that has trained as a distiller should have, on one client's data and what is public joined."""
     public, pairs, own = Public(job).samples, Public(job).of_round(1), read_client(job, ME)
-    parts = (own.train, public, Samples(pairs.user[: len(soft)], pairs.item[: len(soft)], soft))
+    parts = (own.train, public, Samples.pairs(pairs.user[: len(soft)], pairs.item[: len(soft)], soft))
     both = Samples.joined(parts)
     learner = Learner(make_plan(job), job, ClientData(both, None, ME, 0, shuffle=False), local_optimizer=True)
     learner.train(np.arange(before, dtype=np.int32), 32)
@@ -89,7 +89,7 @@ def test_scores_are_the_models_own_of_the_rounds_pairs(make_job: MakeJob, tmp_pa
     distiller.digest(TOLD)
     other, _ = made(job.model_copy(update={"runner": job.runner.model_copy(update={"compiled_step": False})}))
     pairs = Public(job).of_round(7)
-    other.data.test = Samples(*pairs)  # scored by torch, as held-out samples are
+    other.data.test = pairs  # scored by torch, as held-out samples are
     for column in ("user", "item"):
         other.data.test_slots[column] = np.searchsorted(other.data.keys[column], getattr(pairs, column))
     for name, table in learner.tables.items():

@@ -39,13 +39,13 @@ def test_both_ways_code_alike(reach: int) -> None:
 
 
 def test_a_user_who_took_all_is_named() -> None:
-    everything = Samples(np.array([7, 9, 9]), np.array([0, 0, 1]), np.ones(3, np.float32))
+    everything = Samples.pairs(np.array([7, 9, 9]), np.array([0, 0, 1]), np.ones(3, np.float32))
     with pytest.raises(DataError, match=r"client 'a': runner\.negatives: user 9 has taken all 2 items"):
         ClientData(everything, None, ClientId("a"), 0, True, negatives=1, num_items=2)
 
 
 def test_data_without_positives_is_refused_with_the_clients_name() -> None:
-    none = Samples(np.array([1]), np.array([0]), np.zeros(1, np.float32))
+    none = Samples.pairs(np.array([1]), np.array([0]), np.zeros(1, np.float32))
     with pytest.raises(DataError, match=r"client 'a': runner\.negatives: the training data has no positive"):
         ClientData(none, None, ClientId("a"), 0, True, negatives=4, num_items=9)
 
@@ -80,7 +80,7 @@ def test_slots_are_those_of_the_ids(make_job: MakeJob) -> None:
         np.testing.assert_array_equal(data.keys[column][data.slots[column][order]], getattr(data.train, column)[order])
         np.testing.assert_array_equal(data.keys[column][data.test_slots[column]], getattr(data.test, column))
     assert len(data.keys["item"]) == 220
-    assert set(data.keys["item"][data.distinct("item", order[:8])]) == set(data.train.item[order[:8]])
+    assert set(data.keys["item"][data.distinct(("item",), order[:8])]) == set(data.train.item[order[:8]])
 
 
 def test_a_pass_that_is_held_outlives_the_next(make_job: MakeJob) -> None:
@@ -120,7 +120,7 @@ def test_pairs_are_a_positive_and_a_negative_of_one_user(drawn: int | None, make
 
 
 def test_data_without_pairs_is_refused() -> None:
-    apart = Samples(np.array([1, 2]), np.array([0, 0]), np.array([1, 0], np.float32))
+    apart = Samples.pairs(np.array([1, 2]), np.array([0, 0]), np.array([1, 0], np.float32))
     with pytest.raises(DataError, match="no user has both a positive and a negative"):
         ClientData(apart, None, ClientId("a"), 0, True, pairs=True)
 

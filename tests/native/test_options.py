@@ -43,7 +43,7 @@ def test_both_engines_take_the_same_steps(rule: str, loss: str, make_job: MakeJo
     np.testing.assert_allclose(found.losses, due.losses, rtol=1e-4)
     np.testing.assert_allclose(found.scores, due.scores, rtol=2e-3, atol=1e-4)
     assert found.histogram.positives.sum() == due.histogram.positives.sum() == int(one.data.train.label[order].sum())
-    slots = one.data.distinct("item", order[:40])
+    slots = one.data.distinct(("item",), order[:40])
     for name in one.shared:  # rows go on at the last batch's rate, whoever reads them
         np.testing.assert_allclose(one.read(name, slots), other.read(name, slots), rtol=2e-3, atol=3e-4)
     assert_alike(one, other)

@@ -103,7 +103,7 @@ def test_steps_are_those_of_torch(network: str, rule: str, make_job: MakeJob, tm
         assert table.steps == its.steps
     np.testing.assert_allclose(one.dense.raw, other.dense.raw, rtol=2e-3, atol=3e-4)
     np.testing.assert_allclose(one.score(), other.score(), rtol=2e-3, atol=2e-3)
-    slots = one.data.distinct("item", order[:40])
+    slots = one.data.distinct(("item",), order[:40])
     for name in one.shared:
         np.testing.assert_allclose(one.read(name, slots), other.read(name, slots), rtol=2e-3, atol=3e-4)
 
@@ -203,7 +203,7 @@ def test_over_a_pass_the_steps_part_from_torchs_by_no_more_than_one_rounding_doe
     label = (rng.normal(size=(120, 4))[user] * rng.normal(size=(220, 4))[item]).sum(axis=1) > 1
     job = job_of(make_job, tmp_path, "NCF_MLP", rule)
     plan = make_plan(job)
-    data = ClientData(Samples(user, item, label.astype(np.float32)), None, ME, 0, shuffle=False)
+    data = ClientData(Samples.pairs(user, item, label.astype(np.float32)), None, ME, 0, shuffle=False)
     one, other, moved = (Learner(p, job, data, True) for p in (plan, Plan(plan.network), Plan(plan.network)))
     moved.dense.values[:] = np.nextafter(moved.dense.values, np.float32(1))
 

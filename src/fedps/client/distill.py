@@ -14,11 +14,11 @@ import numpy as np
 from fedps.client.trainer import Signs
 from fedps.config import Job
 from fedps.data.public import Public
-from fedps.data.samples import ClientData, Order
+from fedps.data.samples import PAIRS, ClientData, Order
 from fedps.errors import FedpsError
 from fedps.training.learner import Learner
 from fedps.training.rules import rates_at
-from fedps.types import COLUMNS, ClientId, Samples, Values
+from fedps.types import ClientId, Samples, Values
 from fedps.wire.messages import Assignment
 
 ORDER = zlib.crc32(b"fedps.client.distill")
@@ -64,9 +64,9 @@ class Distiller:
             raise FedpsError(
                 f"soft targets of round {round_} lie outside [0, 1]: is the coordinator what it should be?"
             )
-        for column in COLUMNS:
-            getattr(self._data.train, column)[labelled:] = getattr(pairs, column)
-            self._data.slots[column][labelled:] = self._slots(column, pairs)
+        for feature in PAIRS:
+            self._data.train.ids(feature)[labelled:] = pairs.ids(feature)
+            self._slots_of[feature][labelled:] = self._slots(feature, pairs)
         self._data.train.label[labelled:] = targets
         self._targets = len(targets)
 
@@ -95,7 +95,7 @@ class Distiller:
         """Return the logits of a round's pairs, float32[S]."""
         pairs = self._public.of_round(round_)
         self._data.test = pairs
-        self._data.test_slots = {column: self._slots(column, pairs) for column in COLUMNS}
+        self._data.test_slots = {feature: self._slots(feature, pairs) for feature in PAIRS}
         for table in self._learner.tables.values():
             table.settle()
         return self._engine.score(self._signs.give)
@@ -105,11 +105,12 @@ class Distiller:
         both = Samples.joined([samples, pairs])
         data = ClientData(both, None, self._client, self._job.runner.seed, shuffle=False)
         data.keys = self._learner.data.keys
-        data.slots = {column: self._slots(column, both) for column in COLUMNS}
+        self._slots_of = {feature: self._slots(feature, both) for feature in PAIRS}
+        data.slots = dict(self._slots_of)
         return data
 
-    def _slots(self, column: str, samples: Samples) -> Order:
-        slots: Order = np.searchsorted(self._learner.data.keys[column], getattr(samples, column)).astype(np.int32)
+    def _slots(self, feature: str, samples: Samples) -> Order:
+        slots: Order = np.searchsorted(self._learner.data.keys[feature], samples.ids(feature)).astype(np.int32)
         return slots
 
     def _order(self) -> Order:

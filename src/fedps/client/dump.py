@@ -190,7 +190,7 @@ def _is_private_field(name: str, learner: Learner) -> bool:
 
 def _field(name: str, data: ClientData) -> Texts:
     if name in COLUMNS:
-        return lambda batch, _: getattr(data.train, COLUMNS[name])[batch].tolist()
+        return lambda batch, _: data.train.ids(COLUMNS[name])[batch].tolist()
     if name == "label":
         return lambda batch, _: data.train.label[batch].astype(int).tolist()
     return lambda _, scores: _texts(scores).to_pylist()

@@ -97,15 +97,15 @@ class Exchange:
             # answer it again after a reconnect, when others may long be ahead.
             self._clock = max(self._clock, done.clock)
 
-    def pull(self, slots: Mapping[str, Slots], after: int) -> Pull:
-        """Ask for shared rows, by the column that looks them up, and for the dense weights.
+    def pull(self, slots: Mapping[tuple[str, ...], Slots], after: int) -> Pull:
+        """Ask for shared rows, by the features that look them up, and for the dense weights.
 
         Args:
             slots: places of the rows, int32[U] sorted.
             after: the step or window that is to be applied first; -1: none.
         """
         learner = self._learner
-        wanted = {name: slots[table.column] for name, table in learner.shared.items()}
+        wanted = {name: slots[table.features] for name, table in learner.shared.items()}
         keys = {name: learner.tables[name].keys[s] for name, s in wanted.items()}
         dense = dict.fromkeys(learner.dense.places, NO_KEYS)
         return Pull(self._shards.pull(keys | dense, after), wanted)
@@ -117,12 +117,12 @@ class Exchange:
             self._learner.tables[name].write(slots, values[name])
         self._learner.dense.write({name: values[name] for name in self._learner.dense.places})
 
-    def _slots_of(self, window: Window) -> dict[str, Slots]:
-        """Return for each column that looks up shared rows the window's distinct slots, sorted."""
+    def _slots_of(self, window: Window) -> dict[tuple[str, ...], Slots]:
+        """Return for the features that look up shared rows the window's distinct slots, sorted."""
         pieces, data = window.pieces, self._learner.data
         samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        columns = {table.column for table in self._learner.shared.values()}
-        return {column: data.distinct(column, samples) for column in columns}
+        every = {table.features for table in self._learner.shared.values()}
+        return {features: data.distinct(features, samples) for features in every}
 
 
 class EachBatch(Exchange):
@@ -292,5 +292,5 @@ def pull_frozen(learner: Learner, shards: Shards, timeout: float) -> None:
 def pull_all(learner: Learner, shards: Shards, timeout: float) -> None:
     """Bring every shared row this client holds, and the dense weights, to the servers' values; what is raised, see `Mode`."""
     exchange = Exchange(learner, shards, timeout)
-    slots = {t.column: np.arange(len(t.keys), dtype=np.int32) for t in learner.shared.values()}
+    slots = {t.features: np.arange(len(t.keys), dtype=np.int32) for t in learner.shared.values()}
     exchange.write(exchange.pull(slots, -1))

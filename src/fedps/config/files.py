@@ -9,15 +9,19 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
 
 from fedps.config.job import Job
-from fedps.errors import DataError
+from fedps.config.sections.features import Feature
+from fedps.errors import DataError, JobError
 
 if TYPE_CHECKING:
     from fedps.types import ClientId  # a name for `str`; with numpy beside it, which a look at a job does without
 
 Files = tuple[Path, ...]
+MANIFEST = "manifest.json"
 COPY = re.compile(r"(.+?)(?: - Copy(?: \(\d+\))?| \(\d+\)| copy(?: \d+)?)(\.[^.]+)?")  # as file managers name them
 
 
@@ -129,12 +133,32 @@ def is_utf8(text: str) -> bool:
 
 def sizes_of_data(job: Job) -> dict[str, int]:
     """Return `num_users` and `num_items` as the manifest beside prepared data has them; empty where there is none."""
+    manifest = _manifest(job)
+    sizes = {key: manifest.get(key) for key in ("num_users", "num_items")}
+    return {key: size for key, size in sizes.items() if type(size) is int and size > 0}
+
+
+def features_of_data(job: Job) -> dict[str, Feature]:
+    """Return the features that the manifest beside prepared data states; empty where there is none.
+
+    Raises:
+        JobError: they are none.
+    """
+    stated = _manifest(job).get("features", {})
     try:
-        manifest = json.loads((job.runner.train_data_dir.parent / "manifest.json").read_text(encoding="utf-8"))
+        return {name: Feature.model_validate(one | {"optional": True}) for name, one in stated.items()}
+    except (ValidationError, AttributeError, TypeError) as error:
+        raise JobError(
+            f"{job.runner.train_data_dir.parent / MANIFEST}: features: {error}; prepare the data anew"
+        ) from error
+
+
+def _manifest(job: Job) -> dict[str, Any]:
+    try:
+        manifest = json.loads((job.runner.train_data_dir.parent / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # torn, or of somebody else: the files' ids are checked all the same
         return {}
-    sizes = {key: manifest.get(key) for key in ("num_users", "num_items")} if isinstance(manifest, dict) else {}
-    return {key: size for key, size in sizes.items() if type(size) is int and size > 0}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def takes_any_ending(reader: str | None, command: str | None) -> bool:

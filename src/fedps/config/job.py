@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from fedps.config.sections import Count, Section, Word
+from fedps.config.sections.features import Feature, classic
 from fedps.config.sections.rounds import Distillation, SelectorSettings, Simulation
 from fedps.config.sections.runner import Runner
 from fedps.config.sections.training import HyperParameters, ServerOptimizer, TableParameters
@@ -39,6 +40,10 @@ class Job(Section):
     folder: Path = Field(description="the job file's own folder, where class paths are looked up")
     runner: Runner = Field(description="what is run")
     hyper_parameters: HyperParameters = Field(default_factory=HyperParameters, description="model and optimizer")
+    features: dict[str, Feature] = Field(
+        {},
+        description="what a sample is made of: {name: {kind: …}}; left out: as manifest.json beside the data says, else user, item, label",
+    )
     table_parameters: dict[str, TableParameters] = Field(
         {}, description="what single embeddings have of their own: {name: {optimizer: {class: …}, initial_range: …}}"
     )
@@ -52,6 +57,11 @@ class Job(Section):
     _notes: tuple[str, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @property
+    def inputs(self) -> dict[str, Feature]:
+        """What a sample is made of, labels included; lines user,item,label where nothing else is said."""
+        return self.features or classic(self.hyper_parameters.num_users, self.hyper_parameters.num_items)
 
     @property
     def traces(self) -> Path | None:

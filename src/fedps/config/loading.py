@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from fedps.config.checks import mistakes_of
 from fedps.config.checks.rounds import SELECTORS
-from fedps.config.files import clients_there, sizes_of_data
+from fedps.config.files import clients_there, features_of_data, sizes_of_data
 from fedps.config.job import Job, section
 from fedps.config.mistakes import sentence, shown
 from fedps.config.original import TABLE_KEYS, Remarks, drop_sections, rename, translate
@@ -79,7 +79,7 @@ def resolve(path: Path, tree: dict[str, Any], remarks: Remarks, elsewhere: Colle
         wrong = {".".join(names) for names in places}
         job = Job.model_validate(_mended(tree, places))
     if "runner.train_data_dir" not in {*wrong, *elsewhere}:
-        job = _take_sizes(job)
+        job = _take_sizes(_take_features(job))
     found += mistakes_of(job, {*wrong, *elsewhere})
     found += _beside(path, job)
     if found:
@@ -207,10 +207,21 @@ def _mended(tree: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str
     return tree
 
 
+def _take_features(job: Job) -> Job:
+    """Take the features that the data's manifest states, if the job states none; those a network leaves are not read."""
+    stated = {} if job.features else features_of_data(job)
+    return job.model_copy(update={"features": stated}) if stated else job
+
+
 def _take_sizes(job: Job) -> Job:
-    """Take from the data's manifest what the job leaves out of `num_users` and `num_items`."""
+    """Take from the data's manifest, or from the features, what the job leaves out of `num_users` and `num_items`."""
     hyper = job.hyper_parameters
-    sizes = {key: size for key, size in sizes_of_data(job).items() if key not in hyper.model_fields_set}
+    rows = {
+        f"num_{name}s": f.rows
+        for name, f in job.features.items()
+        if name in ("user", "item") and isinstance(f.rows, int)
+    }
+    sizes = {k: size for k, size in (sizes_of_data(job) | rows).items() if k not in hyper.model_fields_set}
     return job.model_copy(update={"hyper_parameters": hyper.model_copy(update=sizes)}) if sizes else job
 
 

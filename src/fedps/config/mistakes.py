@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pydantic_core import ErrorDetails
 
 from fedps.config.job import choices, fields
+from fedps.config.sections.features import Feature
 from fedps.config.sections.training import TableParameters
 from fedps.config.source import inline
 
-TABLE = "table_parameters.NAME"
-FIELDS = dict(fields()) | dict(fields(TableParameters, f"{TABLE}."))
+NAMED = {"table_parameters": TableParameters, "features": Feature}  # sections of sections by a name of one's own
+FIELDS = dict(fields()) | {k: f for top, model in NAMED.items() for k, f in fields(model, f"{top}.NAME.")}
 SHOWN = 60  # characters of a value that are repeated
 MEANT = {  # the words of others, of keys and of values → ours
     "lr": "learning_rate", "eta": "learning_rate", "print_period": "print_interval", "log_interval": "print_interval",
@@ -59,9 +60,9 @@ def key_of(loc: Sequence[int | str]) -> str:
 
 
 def _known(loc: Sequence[int | str]) -> str:
-    """Return the key that `FIELDS` has for a place; all tables have the same keys."""
-    in_table = len(loc) > 1 and loc[0] == "table_parameters"
-    return key_of([TABLE, *loc[2:]] if in_table else loc)
+    """Return the key that `FIELDS` has for a place; all tables, and all features, have the same keys."""
+    named = len(loc) > 1 and loc[0] in NAMED
+    return key_of([loc[0], "NAME", *loc[2:]] if named else loc)
 
 
 def shown(value: object) -> str:

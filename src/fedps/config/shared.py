@@ -62,15 +62,20 @@ def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str 
 
 
 def _leaves(section: BaseModel, values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys of a section with their values; what the job says of one table counts as one value."""
+    """Yield the dotted keys of a section with their values; what the job says of one table, or feature, counts as one."""
     below = {field.alias or name: getattr(section, name) for name, field in type(section).model_fields.items()}
     for key, value in values.items():
         if isinstance(part := below.get(key), BaseModel):
             yield from _leaves(part, value, f"{above}{key}.")
-        elif key == "table_parameters":
-            yield from ((f"{key}.{name}", table) for name, table in sorted(value.items()))
+        elif key in ("table_parameters", "features"):
+            yield from ((f"{key}.{name}", _without_form(one)) for name, one in sorted(value.items()))
         else:
             yield above + key, value is not None if above + key in PLACES else value
+
+
+def _without_form(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out how a feature is written in a client's own files."""
+    return {key: value for key, value in one.items() if key not in ("column", "separator")}
 
 
 def _said(value: Any, folder: str) -> str:

@@ -50,7 +50,7 @@ class Public:
         draw = np.random.default_rng((self._seed, DRAW, round_))
         places = np.sort(draw.choice(self._pairs, self.round_size, replace=False))
         user, item = np.divmod(places, len(self._items))
-        return Samples(self._users[user], self._items[item], self._labels_of(places))
+        return Samples.pairs(self._users[user], self._items[item], self._labels_of(places))
 
     def _labels_of(self, places: NDArray[np.int64]) -> Values:
         at = np.minimum(np.searchsorted(self._labelled, places), len(self._labelled) - 1)

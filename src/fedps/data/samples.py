@@ -1,20 +1,23 @@
 """One client's data, coded for its local tables: columns of ids become columns of slots, once.
 
-A client's table has a row for each id in its data; a *slot* is an id's place among them. Shuffles and draws are streams
+An *id space* is what the rows of tables are numbered by; features that share a table share one. A client's table has a
+row for each id of its space in the client's data; a *slot* is an id's place among them. Shuffles and draws are streams
 of (job seed, client, epoch): any machine draws the same.
 """
 
 import zlib
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedps.data.negatives import History, Pairs
 from fedps.errors import DataError
-from fedps.types import COLUMNS, NO_SAMPLES, ClientId, Keys, Samples, Slots
+from fedps.types import Bags, ClientId, Column, Keys, Samples, Slots, Values, taken
 
 Order = NDArray[np.int32]  # positions of samples
+PAIRS = {"user": "user", "item": "item"}  # the classic features of ids, each in a space of its own
 DRAW, PAIR = (zlib.crc32(purpose) for purpose in (b"fedps.client.negatives", b"fedps.client.pairs"))
 
 
@@ -35,12 +38,13 @@ class ClientData:
         num_items: item ids run from 0 to this, exclusive; needed to draw.
         public: samples that are not trained on here, whose ids become keys too; None: there are none.
         pairs: an epoch is pairs of samples of one user: a positive, then a negative.
+        spaces: each feature of ids, and its id space; other features are numbers.
 
     Attributes:
         train: the samples that positions of an order stand for.
         test: the held-out samples; empty if there are none.
-        keys: for each column its distinct ids, int64[n] sorted; all items, if negatives are drawn.
-        slots: for each column the place in `keys` of every training sample's id, int32.
+        keys: for each id space its distinct ids, int64[n] sorted; all items, if negatives are drawn.
+        slots: for each feature of ids the place in `keys` of every training sample's id, or ids, int32.
         test_slots: the same for held-out samples.
 
     Raises:
@@ -50,23 +54,26 @@ class ClientData:
     def __init__(
         self, train: Samples, test: Samples | None, client: ClientId, seed: int, shuffle: bool,
         negatives: int | None = None, num_items: int = 0, pairs: bool = False, public: Samples | None = None,
+        spaces: Mapping[str, str] = PAIRS,
     ) -> None:  # fmt: skip
-        self.train, self.test = train, NO_SAMPLES if test is None else test
+        self.train, self.test = train, train.at(slice(0)) if test is None else test
         self._stream, self._shuffle = (seed, zlib.crc32(client.encode())), shuffle
         self.keys: dict[str, Keys] = {}
-        self.slots: dict[str, Slots] = {}
-        self.test_slots: dict[str, Slots] = {}
-        for column in COLUMNS:
-            ids = getattr(train, column)
-            held_out = getattr(self.test, column)
-            others = held_out if public is None else np.concatenate([held_out, getattr(public, column)])
-            self.keys[column], self.slots[column], slots = encode(ids, others)
-            self.test_slots[column] = slots[: len(held_out)]
+        self.slots: dict[str, Column] = {}
+        self.test_slots: dict[str, Column] = {}
+        for space in dict.fromkeys(spaces.values()):
+            own = [feature for feature, of in spaces.items() if of == space]
+            parts = [part.columns[f] for part in (train, self.test, *([public] if public else [])) for f in own]
+            self.keys[space], slots = encode([_ids_of(part) for part in parts])
+            for k, feature in enumerate(own):
+                self.slots[feature] = _like(parts[k], slots[k])
+                self.test_slots[feature] = _like(parts[len(own) + k], slots[len(own) + k])
+        self._spaces = spaces
         self._passes, self._now, self._size = 1, 0, len(train.label)
         self._each = negatives or 0
         try:
             self._history = self._lay_out(num_items) if negatives is not None else None
-            self._pairs = Pairs(self.slots["user"], self.train.label) if pairs else None
+            self._pairs = Pairs(_ids_of(self.slots["user"]), self.train.label) if pairs else None
         except DataError as error:
             raise DataError(f"client {client!r}: {error}") from error
 
@@ -78,13 +85,9 @@ class ClientData:
         """Keep the samples of so many passes at a time: an order is good until `passes` more have been drawn."""
         if self._history is None or passes <= self._passes:
             return
-        more = passes - self._passes
-        for column in COLUMNS:
-            slots = self.slots[column]
-            self.slots[column] = np.concatenate([slots, *[slots[: self._size]] * more])
-        label = np.concatenate([self.train.label, *[self.train.label[: self._size]] * more])
         self._passes = passes
-        self.train = Samples(self.keys["user"][self.slots["user"]], cast(Keys, self.slots["item"]), label)
+        places = np.tile(np.arange(self._size), passes)
+        self._take(places, self.slots, self.train.label[places])
 
     def order(self, epoch: int) -> Order:
         """Draw an epoch's negatives, if the job wants that, and return its order of samples, int32[n].
@@ -102,9 +105,11 @@ class ClientData:
             shuffle.shuffle(order)
         return order
 
-    def distinct(self, column: str, samples: Order) -> Slots:
-        """Return the distinct slots of some training samples, int32 sorted."""
-        slots, rows = self.slots[column].take(samples), len(self.keys[column])
+    def distinct(self, features: Sequence[str], samples: Order) -> Slots:
+        """Return the distinct slots that some features of one space have in some training samples, int32 sorted."""
+        parts = [_ids_of(taken(self.slots[feature], samples)) for feature in features]
+        slots = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        rows = len(self.keys[self._spaces[features[0]]])
         if len(slots) * 64 < rows:  # few of many: to go over all rows would take longer
             return np.unique(slots)
         occurs = np.zeros(rows, np.bool_)
@@ -117,31 +122,46 @@ class ClientData:
         All items become keys, for any may be drawn.
         """
         positive, each = np.flatnonzero(self.train.label > 0), self._each
-        user, item = self.slots["user"][positive], np.asarray(self.train.item)[positive].astype(np.int32)
+        user = _ids_of(self.slots["user"])[positive]
         if not len(user):
             raise DataError("runner.negatives: the training data has no positive (label 1); leave the key out")
-        history = History(user, item, len(self.keys["user"]), num_items)
+        history = History(user, np.asarray(self.train.item)[positive], len(self.keys["user"]), num_items)
         if not history.left.all():
             raise DataError(
                 f"runner.negatives: user {self.keys['user'][history.left == 0][0]} has taken all {num_items} items, so none"
                 " is left to draw; leave this user out, or set runner.negatives: 0"
             )
-        self.keys["item"] = np.arange(num_items)
-        self.test_slots["item"] = np.asarray(self.test.item).astype(np.int32)
+        space = self._spaces["item"]
+        self.keys[space] = np.arange(num_items)
+        slots = dict(self.slots)
+        for feature in (f for f, of in self._spaces.items() if of == space):  # an item is its own slot
+            slots[feature], self.test_slots[feature] = (
+                _like(part.columns[feature], _ids_of(part.columns[feature]).astype(np.int32))
+                for part in (self.train, self.test)
+            )
         label = np.zeros((len(positive), 1 + each), np.float32)
         label[:, 0] = 1
-        self.slots = {"user": np.repeat(user, 1 + each), "item": np.repeat(item, 1 + each)}
         self._size = label.size
-        users = np.repeat(np.asarray(self.train.user)[positive], 1 + each)
-        self.train = Samples(users, cast(Keys, self.slots["item"]), label.reshape(-1))  # an item is its own slot
+        self._take(np.repeat(positive, 1 + each), slots, label.reshape(-1))
         return history
+
+    def _take(self, places: NDArray[np.int64], slots: Mapping[str, Column], label: Values) -> None:
+        """Train on the samples at some places; their items, which are their own slots, may change."""
+        self.slots = {feature: taken(column, places) for feature, column in slots.items()}
+        columns = {
+            feature: taken(column, places) for feature, column in self.train.columns.items() if feature != "item"
+        }
+        self.train = Samples(columns | {"item": self.slots["item"]}, label)
 
     def _draw(self, epoch: int) -> int:
         """Draw an epoch's negatives in place of those of the oldest pass that is kept; return the pass's first sample."""
         assert self._history is not None  # noqa: S101
         self._now = (self._now + 1) % self._passes
         first = self._now * self._size
-        user, item = (self.slots[c][first : first + self._size].reshape(-1, 1 + self._each)[:, 1:] for c in COLUMNS)
+        user, item = (
+            _ids_of(self.slots[feature])[first : first + self._size].reshape(-1, 1 + self._each)[:, 1:]
+            for feature in PAIRS
+        )
         drawn = self._history.draw(
             user.astype(np.int64).reshape(-1), np.random.default_rng((*self._stream, epoch, DRAW))
         )
@@ -149,25 +169,35 @@ class ClientData:
         return first
 
 
-def encode(ids: NDArray[np.int64], more: NDArray[np.int64]) -> tuple[Keys, Slots, Slots]:
+def encode(parts: Sequence[NDArray[np.integer[Any]]]) -> tuple[Keys, list[Slots]]:
     """Code ids as places among all distinct ones.
 
     Ids are counted off in an array over their range, unless that would be far larger than the data: then they are sorted.
 
     Args:
-        ids: int64[n], 0 or more.
-        more: int64[m], 0 or more.
+        parts: integers[n] each.
 
     Returns:
-        The distinct ids of both, int64 sorted; the places there of `ids`, int32[n], and of `more`, int32[m].
+        The distinct ids of all, int64 sorted, and the places there of each part, int32[n].
     """
-    reach = 1 + int(max(ids.max(initial=-1), more.max(initial=-1)))
-    if reach > 4 * (len(ids) + len(more)) + (1 << 20):
-        keys = np.unique(np.concatenate([ids, more])).astype(np.int64)
-        return keys, np.searchsorted(keys, ids).astype(np.int32), np.searchsorted(keys, more).astype(np.int32)
+    least = min((int(ids.min()) for ids in parts if len(ids)), default=0)
+    reach = 1 + max((int(ids.max()) for ids in parts if len(ids)), default=-1)
+    if least < 0 or reach > 4 * sum(map(len, parts)) + (1 << 20):
+        keys = np.unique(np.concatenate(parts)).astype(np.int64)
+        return keys, [np.searchsorted(keys, ids).astype(np.int32) for ids in parts]
     occurs = np.zeros(reach, np.bool_)
-    occurs[ids] = occurs[more] = True
+    for ids in parts:
+        occurs[ids] = True
     keys = np.flatnonzero(occurs)
     place = np.empty(reach, np.int32)
     place[keys] = np.arange(len(keys), dtype=np.int32)
-    return keys, place[ids], place[more]
+    return keys, [place[ids] for ids in parts]
+
+
+def _ids_of(column: Column) -> NDArray[Any]:
+    return column.ids if isinstance(column, Bags) else column
+
+
+def _like(column: Column, ids: NDArray[Any]) -> Column:
+    """Return ids, or slots, one for each id of a column, in that column's form."""
+    return Bags(ids, column.starts) if isinstance(column, Bags) else ids

@@ -66,7 +66,7 @@ def _try(plan: Plan, job: Job) -> None:
     rng = np.random.default_rng(0)
     hyper = job.hyper_parameters
     user, item = rng.integers(0, hyper.num_users, SAMPLES), rng.integers(0, hyper.num_items, SAMPLES)
-    samples = Samples(user, item, rng.integers(0, 2, SAMPLES).astype(np.float32))
+    samples = Samples.pairs(user, item, rng.integers(0, 2, SAMPLES).astype(np.float32))
     data = ClientData(samples, None, ClientId("trial"), 0, shuffle=False)
     try:
         one, other = (Learner(p, job, data, local_optimizer=False) for p in (plan, Plan(plan.network)))

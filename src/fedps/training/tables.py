@@ -62,17 +62,17 @@ class LocalTable(Local):
     Args:
         spec: the table; its rule is the client's own optimizer.
         keys: int64[n], sorted and unique: all ids this client will ever look up.
-        column: the input that looks them up.
+        features: the inputs that look them up.
         optimizes, proximal: as for `Local`.
         given: float32[rows, dim], where all ids' rows start; None: as the table says.
     """
 
     def __init__(
-        self, spec: TableSpec, keys: Keys, column: str, optimizes: bool, proximal: float = 0.0,
+        self, spec: TableSpec, keys: Keys, features: tuple[str, ...], optimizes: bool, proximal: float = 0.0,
         given: Values | None = None,
     ) -> None:  # fmt: skip
         super().__init__(spec.rule, len(keys), spec.dim, optimizes, proximal)
-        self.spec, self.keys, self.column = spec, keys, column
+        self.spec, self.keys, self.features = spec, keys, features
         self.values[:] = initial_rows(spec, keys) if given is None else given[keys]
         if self.anchor is not None:
             self.anchor[:] = self.values

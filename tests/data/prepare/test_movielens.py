@@ -32,7 +32,7 @@ COUNTS = [518_095, 520_165, 373_605, 315_550, 483_780, 495_635, 402_810, 354_590
 def read_side(out: Path, side: str) -> Samples:
     manifest = json.loads((out / "manifest.json").read_text())
     parts = [read_samples(f, manifest["num_users"], manifest["num_items"]) for f in files_in(out / side)]
-    return Samples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return Samples.joined(parts)
 
 
 def held_out(out: Path) -> dict[int, int]:

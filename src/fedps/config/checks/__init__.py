@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 
-from fedps.config.checks import data, rounds, training
+from fedps.config.checks import data, features, rounds, training
 from fedps.config.job import Job
 
 
@@ -27,6 +27,9 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.test_data_dir", "runner.train_data_dir", "runner.worker_num"), data.test_folder),
     (("runner.worker_num", "runner.train_data_dir"), data.workers),
     (("runner.train_data_dir", "hyper_parameters.num_users", "hyper_parameters.num_items"), data.sizes),
+    (("features",), features.kinds),
+    (("features",), features.tables),
+    (("features", "hyper_parameters.mode", "runner.model"), features.inputs),
     (("runner.train_reader_path", "runner.infer_reader_path"), data.readers),
     (("runner.warmup_model_path",), data.warm_start),
     (("runner.dump_fields_path",), data.dumps),

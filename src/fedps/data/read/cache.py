@@ -56,7 +56,7 @@ def recall(path: Path, num_users: int, num_items: int) -> Samples | None:
     user, item, label = numbers[2:].reshape(3, -1)
     if not in_range(user, item, label, num_users, num_items):
         return None  # reading the file itself says what is wrong
-    return Samples(user, item, label.astype(np.float32))
+    return Samples.pairs(user, item, label.astype(np.float32))
 
 
 def keep(path: Path, samples: Samples, state: str) -> None:
@@ -76,7 +76,7 @@ def keep(path: Path, samples: Samples, state: str) -> None:
         for old in place.parent.glob("*.samples"):
             if old.name.startswith(same) or old.stat().st_mtime < since:
                 old.unlink(missing_ok=True)
-        columns = ([MARK, len(samples.label)], *samples)
+        columns = ([MARK, len(samples.label)], samples.user, samples.item, samples.label)
         write_whole(place, (np.asarray(numbers).astype("<i4").tobytes() for numbers in columns))
 
 

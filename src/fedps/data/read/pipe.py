@@ -90,7 +90,7 @@ class _Text:
         counts, (user, item, label) = fields[::2], fields[1::2]
         if not len(label) or any((c != 1).any() for c in counts) or not in_range(user, item, label, *self._limits):
             return None
-        return Samples(user.copy(), item.copy(), label.astype(np.float32))  # Arrow's own memory is read-only
+        return Samples.pairs(user.copy(), item.copy(), label.astype(np.float32))  # Arrow's own memory is read-only
 
     def _line_by_line(self, block: bytes) -> Samples:
         good = array("q")

@@ -15,7 +15,7 @@ from pyarrow import csv as arrow
 from fedps.errors import DataError
 from fedps.types import Samples
 
-COLUMNS = list(Samples._fields)
+COLUMNS = ["user", "item", "label"]
 UNNAMED = ["0", "1", "2"]
 FORM = "a line is user,item,label"
 EMPTY = "holds no sample; a client needs at least one line user,item,label"
@@ -59,7 +59,7 @@ def read_samples(path: Path, num_users: int, num_items: int, skipped: Skipped | 
         user, item, label = (table[c].to_numpy().copy() for c in COLUMNS)  # Arrow's own memory is read-only
         why = "a value is out of range"
         if len(label) and in_range(user, item, label, num_users, num_items) and not _may_be_hexadecimal(path, skip):
-            return Samples(user, item, label.astype(np.float32))
+            return Samples.pairs(user, item, label.astype(np.float32))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except pa.ArrowInvalid as error:
@@ -110,7 +110,7 @@ def mistake_in(values: Sequence[str], num_users: int, num_items: int) -> str | N
 def samples_of(numbers: "array[int]") -> Samples:
     """Return the samples of an array of 8-byte numbers, in which user, item and label take turns."""
     user, item, label = np.frombuffer(numbers, np.int64).reshape(-1, len(COLUMNS)).T.copy()
-    return Samples(user, item, label.astype(np.float32))
+    return Samples.pairs(user, item, label.astype(np.float32))
 
 
 def _lines_to_skip(path: Path) -> int:

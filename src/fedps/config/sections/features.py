@@ -1,0 +1,61 @@
+"""What a sample is made of: each feature by its name, and how a network gets it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from fedps.config.sections import Count, Positive, Section, Word, word
+
+OPEN = "open"
+
+
+class Feature(Section):
+    """One column of the data.
+
+    A feature of kind `id` or `ids` has an id space: its own, of `rows` ids or open, or that of the feature `table` names,
+    whose embeddings look it up too.
+    """
+
+    kind: Annotated[Literal["id", "ids", "number", "label"], BeforeValidator(word)] = Field(
+        description="one id a sample, several, a number (or a vector of them), or what is to be learned"
+    )
+    rows: Count | Literal["open"] | None = Field(
+        None, description="id, ids: ids run from 0 to this, exclusive; open: any whole number, and any text by its hash"
+    )
+    table: Word | None = Field(None, description="id, ids: the feature whose id space and tables it shares")
+    pooling: Annotated[Literal["sum", "mean"], BeforeValidator(word)] | None = Field(
+        None, description="ids: rows are added up, or their mean is taken; left out: they stay a sequence"
+    )
+    max: Count | None = Field(None, description="ids: of a longer list the last so many count; needed for a sequence")
+    dim: Count = Field(1, description="number: how many it is")
+    side: Annotated[Literal["user", "item"], BeforeValidator(word)] | None = Field(
+        None, description="whom it describes; tables of the user's side are private, unless remote_sparse names them"
+    )
+    of: Annotated[Literal["binary", "real"], BeforeValidator(word)] = Field(
+        "binary", description="label: 0 or 1, or any number"
+    )
+    weight: Positive = Field(1.0, description="label: of its loss, where there are several")
+    separator: Word = Field(
+        "|", min_length=1, description="ids, and number of several: what stands between the values of a cell"
+    )
+    column: Word | None = Field(None, description="its name in the data files; left out: the feature's")
+    optional: bool = Field(False, description="a network may leave it; set where the data's manifest states it")
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether it is looked up in a table."""
+        return self.kind in ("id", "ids")
+
+
+def classic(num_users: int, num_items: int) -> dict[str, Feature]:
+    """Return the features of lines user,item,label."""
+    return {
+        "user": Feature(kind="id", rows=num_users, side="user"),
+        "item": Feature(kind="id", rows=num_items, side="item"),
+        "label": Feature(kind="label"),
+    }
+
+
+def spaces(features: dict[str, Feature]) -> dict[str, str]:
+    """Return each feature of ids with its id space, which is named as the feature that has the rows."""
+    return {name: feature.table or name for name, feature in features.items() if feature.has_ids}
