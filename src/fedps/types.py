@@ -255,6 +255,11 @@ def joined(parts: Sequence[Column]) -> Column:
     return Bags.joined(bags) if bags else np.concatenate([part for part in parts if not isinstance(part, Bags)])
 
 
+def ids_of(column: Column) -> NDArray[Any]:
+    """Return all ids of a column of ids, or of bags of them, end to end."""
+    return column.ids if isinstance(column, Bags) else column
+
+
 def taken(column: Column, places: Places) -> Column:
     """Return the entries of a column at some places."""
     if not isinstance(column, Bags):

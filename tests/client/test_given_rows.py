@@ -12,7 +12,8 @@ from fedps.client.private_rows import save_shared
 from fedps.config import Job
 from fedps.data.read.client import read_client
 from fedps.errors import JobError
-from fedps.models.build import build, describe, redrawn
+from fedps.models.build import build, redrawn
+from fedps.models.describe import describe
 from fedps.storage.epochs import read_model
 from fedps.storage.tables import tensor
 from fedps.table.sparse import initial_rows

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from fedps.config import Job
 from fedps.data.read.client import read_client
 from fedps.launch.inprocess import run_in_process
-from fedps.models.build import build, describe
+from fedps.models.build import build
+from fedps.models.describe import describe
 from fedps.serving.export import export_run
 from fedps.table.sparse import initial_rows
 from fedps.training.parameters import read_parameters

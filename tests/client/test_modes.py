@@ -12,11 +12,13 @@ from torch import nn
 from fedps.config import Job
 from fedps.data.read.client import read_client
 from fedps.launch.inprocess import run_in_process
-from fedps.models.build import build, describe
+from fedps.models.build import build
+from fedps.models.describe import describe
 from fedps.serving.export import export_run
 from fedps.table.sparse import initial_rows
 from fedps.training.parameters import read_parameters
 from fedps.types import ClientId
+from tests.columns import columns
 from tests.conftest import MakeJob, batches_of
 
 SGD = {"optimizer": {"class": "sgd", "learning_rate": 0.5}}
@@ -173,7 +175,7 @@ def test_sync_in_step_is_one_loop_over_batches_of_all_data(make_job: MakeJob, tm
             for client, step_size in (("0", 13), ("1", 46), ("2", 21)):
                 data = read_client(job, ClientId(client))
                 order = data.order(epoch)[number * step_size : (number + 1) * step_size]
-                parts.append([torch.from_numpy(np.asarray(c)[order]) for c in data.train])
+                parts.append([torch.from_numpy(np.asarray(c)[order]) for c in columns(data.train)])
             step(model, opt, tuple(torch.cat(column) for column in zip(*parts, strict=True)))
     close(finished(job, tmp_path), model, 2e-5)
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from fedps.config import Job
 from fedps.errors import JobError
-from fedps.models.build import build, describe
+from fedps.models.build import build
+from fedps.models.describe import describe
 from fedps.models.loss import cross_entropy, own_loss
 from fedps.models.ncf import NcfGmf, NcfMlp, NcfNeuMf
 from fedps.models.network import built_in

@@ -26,7 +26,7 @@ def clicks(samples: int, users: int, seed: int) -> tuple[Samples, Values]:
     user = rng.integers(0, users, samples)
     label = (rng.random(samples) < user / users * 0.6).astype(np.float32)
     logits = np.round(rng.normal(label, 1.5), 1).astype(np.float32)
-    return Samples(user, rng.integers(0, 50, samples), label), logits
+    return Samples.pairs(user, rng.integers(0, 50, samples), label), logits
 
 
 def groups(users: int, seed: int) -> tuple[Samples, Values]:
@@ -36,7 +36,9 @@ def groups(users: int, seed: int) -> tuple[Samples, Values]:
     label[:, 0] = 1
     items = np.stack([rng.permutation(400)[:CANDIDATES] for _ in range(users)])
     logits = np.round(rng.normal(2 * label, 1.5), 1).astype(np.float32)
-    return Samples(np.repeat(np.arange(users), CANDIDATES), items.reshape(-1), label.reshape(-1)), logits.reshape(-1)
+    return Samples.pairs(np.repeat(np.arange(users), CANDIDATES), items.reshape(-1), label.reshape(-1)), logits.reshape(
+        -1
+    )
 
 
 def told(parts: Sequence[tuple[Samples, Values]], metrics: Sequence[str] = ALL) -> Figures:
@@ -111,7 +113,7 @@ def test_no_split_over_clients_and_no_order_changes_a_digit(
 
 
 def test_users_of_one_class_are_left_out_and_counted() -> None:
-    samples = Samples(np.array([1, 1, 2, 2, 3]), np.arange(5), np.array([1, 0, 1, 1, 0], np.float32))
+    samples = Samples.pairs(np.array([1, 1, 2, 2, 3]), np.arange(5), np.array([1, 0, 1, 1, 0], np.float32))
     found = told([(samples, np.array([2, 1, 0, 5, 9], np.float32))], ["gauc"])
     assert (found["gauc"], found["gauc_left_out"]) == (1.0, 2)
     alone = told([(samples.at(slice(2, 5)), np.array([0, 5, 9], np.float32))], ["gauc"])

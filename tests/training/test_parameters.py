@@ -13,7 +13,8 @@ from torch import nn
 from fedps.client.life import FLClient
 from fedps.config import Job
 from fedps.errors import FedpsError, JobError
-from fedps.models.build import aliases, build, describe
+from fedps.models.build import build
+from fedps.models.describe import aliases, describe
 from fedps.training.parameters import Parameters, read_parameters
 from fedps.types import ClientId
 from tests.conftest import MakeJob

@@ -8,7 +8,8 @@ import pytest
 from fedps.config import Job, TableOptimizer, TableParameters
 from fedps.data.read.client import read_client
 from fedps.errors import JobError
-from fedps.models.build import build, describe
+from fedps.models.build import build
+from fedps.models.describe import describe
 from fedps.training.learner import Learner
 from fedps.training.parameters import read_parameters
 from fedps.training.plan import make_plan

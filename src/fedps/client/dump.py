@@ -185,7 +185,7 @@ def _is_field(name: str) -> bool:
 
 
 def _is_private_field(name: str, learner: Learner) -> bool:
-    return COLUMNS.get(name) in {e.column for e in learner.parameters.embeddings if e.private}
+    return COLUMNS.get(name) in {f for e in learner.parameters.embeddings if e.private for f in e.features}
 
 
 def _field(name: str, data: ClientData) -> Texts:

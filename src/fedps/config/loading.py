@@ -184,8 +184,10 @@ def _follows(error: ErrorDetails) -> bool:
     return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
-def _names(loc: Iterable[int | str]) -> tuple[str, ...]:
-    """Return the keys down to a place in the tree; a wrong entry spoils its whole list."""
+def _names(loc: Sequence[int | str]) -> tuple[str, ...]:
+    """Return the keys down to a place in the tree; a wrong entry spoils its whole list, a wrong feature all of them."""
+    if loc[:1] == ("features",):
+        return ("features",)
     names: list[str] = []
     for part in loc:
         if isinstance(part, int):

@@ -4,6 +4,7 @@ import difflib
 import reprlib
 from collections.abc import Sequence
 
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from fedps.config.job import choices, fields
@@ -11,7 +12,10 @@ from fedps.config.sections.features import Feature
 from fedps.config.sections.training import TableParameters
 from fedps.config.source import inline
 
-NAMED = {"table_parameters": TableParameters, "features": Feature}  # sections of sections by a name of one's own
+NAMED: dict[str, type[BaseModel]] = {
+    "table_parameters": TableParameters,
+    "features": Feature,
+}  # sections of sections by a name of one's own
 FIELDS = dict(fields()) | {k: f for top, model in NAMED.items() for k, f in fields(model, f"{top}.NAME.")}
 SHOWN = 60  # characters of a value that are repeated
 MEANT = {  # the words of others, of keys and of values → ours

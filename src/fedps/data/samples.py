@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedps.data.negatives import History, Pairs
 from fedps.errors import DataError
-from fedps.types import Bags, ClientId, Column, Keys, Samples, Slots, Values, taken
+from fedps.types import Bags, ClientId, Column, Keys, Samples, Slots, Values, ids_of, taken
 
 Order = NDArray[np.int32]  # positions of samples
 PAIRS = {"user": "user", "item": "item"}  # the classic features of ids, each in a space of its own
@@ -64,7 +64,7 @@ class ClientData:
         for space in dict.fromkeys(spaces.values()):
             own = [feature for feature, of in spaces.items() if of == space]
             parts = [part.columns[f] for part in (train, self.test, *([public] if public else [])) for f in own]
-            self.keys[space], slots = encode([_ids_of(part) for part in parts])
+            self.keys[space], slots = encode([ids_of(part) for part in parts])
             for k, feature in enumerate(own):
                 self.slots[feature] = _like(parts[k], slots[k])
                 self.test_slots[feature] = _like(parts[len(own) + k], slots[len(own) + k])
@@ -73,7 +73,7 @@ class ClientData:
         self._each = negatives or 0
         try:
             self._history = self._lay_out(num_items) if negatives is not None else None
-            self._pairs = Pairs(_ids_of(self.slots["user"]), self.train.label) if pairs else None
+            self._pairs = Pairs(ids_of(self.slots["user"]), self.train.label) if pairs else None
         except DataError as error:
             raise DataError(f"client {client!r}: {error}") from error
 
@@ -107,7 +107,7 @@ class ClientData:
 
     def distinct(self, features: Sequence[str], samples: Order) -> Slots:
         """Return the distinct slots that some features of one space have in some training samples, int32 sorted."""
-        parts = [_ids_of(taken(self.slots[feature], samples)) for feature in features]
+        parts = [ids_of(taken(self.slots[feature], samples)) for feature in features]
         slots = parts[0] if len(parts) == 1 else np.concatenate(parts)
         rows = len(self.keys[self._spaces[features[0]]])
         if len(slots) * 64 < rows:  # few of many: to go over all rows would take longer
@@ -122,7 +122,7 @@ class ClientData:
         All items become keys, for any may be drawn.
         """
         positive, each = np.flatnonzero(self.train.label > 0), self._each
-        user = _ids_of(self.slots["user"])[positive]
+        user = ids_of(self.slots["user"])[positive]
         if not len(user):
             raise DataError("runner.negatives: the training data has no positive (label 1); leave the key out")
         history = History(user, np.asarray(self.train.item)[positive], len(self.keys["user"]), num_items)
@@ -136,7 +136,7 @@ class ClientData:
         slots = dict(self.slots)
         for feature in (f for f, of in self._spaces.items() if of == space):  # an item is its own slot
             slots[feature], self.test_slots[feature] = (
-                _like(part.columns[feature], _ids_of(part.columns[feature]).astype(np.int32))
+                _like(part.columns[feature], ids_of(part.columns[feature]).astype(np.int32))
                 for part in (self.train, self.test)
             )
         label = np.zeros((len(positive), 1 + each), np.float32)
@@ -159,7 +159,7 @@ class ClientData:
         self._now = (self._now + 1) % self._passes
         first = self._now * self._size
         user, item = (
-            _ids_of(self.slots[feature])[first : first + self._size].reshape(-1, 1 + self._each)[:, 1:]
+            ids_of(self.slots[feature])[first : first + self._size].reshape(-1, 1 + self._each)[:, 1:]
             for feature in PAIRS
         )
         drawn = self._history.draw(
@@ -192,10 +192,6 @@ def encode(parts: Sequence[NDArray[np.integer[Any]]]) -> tuple[Keys, list[Slots]
     place = np.empty(reach, np.int32)
     place[keys] = np.arange(len(keys), dtype=np.int32)
     return keys, [place[ids] for ids in parts]
-
-
-def _ids_of(column: Column) -> NDArray[Any]:
-    return column.ids if isinstance(column, Bags) else column
 
 
 def _like(column: Column, ids: NDArray[Any]) -> Column:

@@ -11,19 +11,21 @@ from fedps.types import Init, Values
 
 
 class EmbeddingLayer(msgspec.Struct, frozen=True):
-    """An embedding that an input column looks up.
+    """An embedding that features look up.
 
     Attributes:
         name: its parameter's.
         module: its module's.
-        column: `user` or `item`.
-        shape: rows, and floats of a row.
+        features: which look it up.
+        space: the id space that its rows are numbered by.
+        shape: rows, 0 where the space is open, and floats of a row.
         init: how rows start.
     """
 
     name: str
     module: str
-    column: str
+    features: tuple[str, ...]
+    space: str
     shape: tuple[int, int]
     init: Init
 
@@ -39,6 +41,7 @@ class Network(msgspec.Struct, frozen=True):
         start: the dense parameters' first values, little-endian float32, end to end in the order of `dense`.
         frozen: names of parameters that stay as they start.
         given: by embedding whose start is data all its rows, little-endian float32 end to end.
+        inputs: the features that the network takes.
     """
 
     embeddings: tuple[EmbeddingLayer, ...]
@@ -48,6 +51,7 @@ class Network(msgspec.Struct, frozen=True):
     start: bytes
     frozen: tuple[str, ...] = ()
     given: dict[str, bytes] = {}
+    inputs: tuple[str, ...] = ("user", "item")
 
     def given_rows(self, name: str) -> Values:
         """Return all rows of an embedding whose start is data, float32[rows, dim]."""
@@ -68,7 +72,9 @@ def built_in(hyper: HyperParameters) -> Network:
     widths = {"mlp": hyper.fc_layers[0] // 2, "mf": hyper.mf_dim}
     rows = {"user": hyper.num_users, "item": hyper.num_items}
     tables = [
-        EmbeddingLayer(f"{part}_{of}.weight", f"{part}_{of}", of, (rows[of], widths[part]), Init("normal", 0.0, 0.01))
+        EmbeddingLayer(
+            f"{part}_{of}.weight", f"{part}_{of}", (of,), of, (rows[of], widths[part]), Init("normal", 0.0, 0.01)
+        )
         for part in parts
         for of in rows
     ]

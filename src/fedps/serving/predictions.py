@@ -7,13 +7,13 @@ from typing import NamedTuple, TextIO
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from pyarrow import csv as arrow
 from torch import nn
 
 from fedps.errors import DataError
 from fedps.figures import DEFAULT, Totals, read_metric
 from fedps.metrics import Histogram, evaluate, misfit
+from fedps.models.inputs import tensors
 from fedps.storage.whole import make_folder, write_whole
 from fedps.training.eager import LEAST
 from fedps.types import Keys, Samples, Values
@@ -42,20 +42,15 @@ def logits_of(model: nn.Module, test: Samples, batch_size: int) -> Values:
     """Return a network's logits, float32[n].
 
     Args:
-        model: maps user int64[B] and item int64[B] to logits [B]; left in evaluation mode.
+        model: as `build` makes it; left in evaluation mode.
         test: n samples.
         batch_size: samples scored at once, if that is enough to be fast; it bounds memory and changes no result.
     """
     model.eval()
-    size, user, item = max(batch_size, LEAST), _ids(test.user), _ids(test.item)
-    pieces = [model(user[at : at + size], item[at : at + size]) for at in range(0, len(user), size)]
-    logits: Values = torch.cat(pieces).float().numpy()
+    size = max(batch_size, LEAST)
+    parts = [test.at(slice(at, at + size)) for at in range(0, len(test.label), size)]
+    logits: Values = torch.cat([model(*tensors(model, part.columns)) for part in parts]).float().numpy()
     return logits
-
-
-def _ids(column: NDArray[np.int64]) -> torch.Tensor:
-    """Return ids as torch wants them: of 8 bytes, and its own; those from a cache are neither."""
-    return torch.from_numpy(column.astype(np.int64))
 
 
 def measure(tests: Sequence[Samples], logits: Values, metrics: Sequence[str] = DEFAULT) -> Scores:

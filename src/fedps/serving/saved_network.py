@@ -8,12 +8,13 @@ import torch
 
 from fedps.config import Job
 from fedps.errors import JobError
-from fedps.models.build import build, describe
+from fedps.models.build import build
+from fedps.models.describe import describe
 from fedps.serving.predictions import Scores, logits_of, measure
 from fedps.storage import epochs
 from fedps.storage.tables import SavedTable, new_ids, tensor
 from fedps.training.parameters import read_parameters
-from fedps.types import ClientId, Samples, TableName
+from fedps.types import ClientId, Samples, TableName, ids_of
 
 
 class SavedNetwork:
@@ -95,12 +96,12 @@ class SavedNetwork:
             if table.spec.kind == "dense":
                 weight.copy_(torch.from_numpy(tensor(table)))
                 continue
-            column = next(e.column for e in self._parameters.embeddings if e.spec.name == name)
-            unknown = np.setdiff1d(getattr(test, column), table.keys)
+            features = next(e.features for e in self._parameters.embeddings if e.spec.name == name)
+            unknown = np.setdiff1d(np.concatenate([ids_of(test.columns[f]) for f in features]), table.keys)
             unknown = unknown[unknown < table.spec.shape[0]]  # the others are new, and have no row anywhere
             if len(unknown):
                 raise JobError(
-                    f"{place}: {name} has no row of {column} {unknown[0]}, whom the held-out samples name: were they"
+                    f"{place}: {name} has no row of {features[0]} {unknown[0]}, whom the held-out samples name: were they"
                     f" prepared anew since? {len(unknown)} such ids"
                 )
             weight[torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))

@@ -11,7 +11,7 @@ from fedps.native.library import Library
 from fedps.training.engine import Gradients, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import Slots, TableName, Values
+from fedps.types import Slots, TableName, Values, ids_of
 
 GO = 1 << 18  # samples scored in a call, a multiple of the step's blocks
 
@@ -44,7 +44,7 @@ class Compiled:
 
     def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
-        slots = [self._data.slots[table.column] for table in self._tables]
+        slots = [ids_of(self._data.slots[table.features[0]]) for table in self._tables]
         losses, scores, counts = self._library.train(
             slots, samples, self._data.train.label, size, self._batches + 1, rates, self._pairwise
         )
@@ -66,7 +66,7 @@ class Compiled:
 
     def score(self, rest: Callable[[], None] = lambda: None) -> Values:
         """Return the logits of all held-out samples, float32[n], on the rows as they stand; `rest` as for an `Engine`."""
-        slots = [self._data.test_slots[table.column] for table in self._tables]
+        slots = [ids_of(self._data.test_slots[table.features[0]]) for table in self._tables]
         order = np.arange(len(slots[0]) if slots else 0, dtype=np.int32)
         logits = np.empty(len(order), np.float32)
         for at in range(0, len(order), GO):

@@ -8,37 +8,53 @@ and the private ones), so that pulling, pushing and optimizing them is one array
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
 from fedps.data.samples import ClientData, Order
 from fedps.errors import JobError
 from fedps.metrics import Histogram
+from fedps.models.inputs import features_of, inputs_of, look_up, pooling_of, tensors
 from fedps.models.loss import LOSSES, own_loss
 from fedps.training.engine import Gradients, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import COLUMNS, ClientId, Slots, TableName, Values
+from fedps.types import Bags, ClientId, Column, Keys, Samples, Slots, TableName, Values, taken
 
+NO_BAGS = Bags(np.empty(0, np.int64), np.zeros(1, np.int64))
 LEAST = 4096  # samples scored at once: smaller pieces are slow, and give the same scores
 
 
 class CompactRows(nn.Module):
-    """Stands in for an embedding: looks its rows up by position instead of by id."""
+    """Stands in for an embedding: looks its rows up by position instead of by id.
 
-    def __init__(self) -> None:
+    Args:
+        pooling: how the rows of a sample's ids are joined; None: not at all.
+        padding_idx: an id that stands for none, beside -1.
+    """
+
+    def __init__(self, pooling: str | None = None, padding_idx: int | None = None) -> None:
         super().__init__()
+        self._pooling, self._padding_idx = pooling, padding_idx
         self.rows: torch.Tensor = torch.empty(0)
-        self.index: torch.Tensor = torch.empty(0, dtype=torch.int64)
+        self.keys: torch.Tensor = torch.empty(0, dtype=torch.int64)  # the ids of the rows, sorted
+        self.known: dict[
+            int, torch.Tensor
+        ] = {}  # places of the ids of whole features, found before, by the tensors of these
 
-    def forward(self, _: torch.Tensor) -> torch.Tensor:
-        """Return rows[index]; the ids are not needed, their positions were found before."""
-        return functional.embedding(self.index, self.rows)
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the rows of ids that came with the batch, rearranged or not."""
+        index = self.known.get(id(ids))
+        if index is not None:
+            return functional.embedding(index, self.rows)
+        padding = ids < 0 if self._padding_idx is None else (ids < 0) | (ids == self._padding_idx)
+        index = torch.searchsorted(self.keys, ids).clamp_(max=max(0, len(self.keys) - 1))
+        rows = self.rows if len(self.rows) else self.rows.new_zeros((1, self.rows.shape[1]))
+        return look_up(rows, index.masked_fill_(padding, 0), padding, self._pooling if ids.dim() > 1 else None)
 
 
 class Backward(NamedTuple):
@@ -74,8 +90,8 @@ class Eager:
     ) -> None:  # fmt: skip
         self._device = cuda() if gpu else torch.device("cpu")
         self._model, self._data, self._tables, self._dense, self._batch = model, data, tables, dense, batch
-        self._loss = own_loss(model) or LOSSES[loss]
-        self._compact = {name: CompactRows() for name in tables}
+        self._loss, self._inputs = own_loss(model) or LOSSES[loss], inputs_of(model)
+        self._compact = {name: compact_rows(model, modules[name], table.features) for name, table in tables.items()}
         for name, compact in self._compact.items():
             model.set_submodule(modules[name], compact)
         weights = dict(model.named_parameters())
@@ -121,18 +137,18 @@ class Eager:
 
     @torch.no_grad()
     def score(self, rest: Callable[[], None] = lambda: None) -> Values:
-        """Return the logits of all held-out samples, float32[n], on the rows as they stand; `rest` as for an `Engine`."""
-        test, size = self._data.test, max(self._batch, LEAST)
+        """Return the logits of all held-out samples, float32[n], or [n, tasks], on the rows as they stand; `rest` as for an `Engine`."""
+        data, size, pieces = self._data, max(self._batch, LEAST), []
         self._model.eval()
-        rows, pieces = {n: np.ascontiguousarray(t.values) for n, t in self._tables.items()}, []
-        for start in range(0, len(test.label), size):
+        rows = {n: (t.keys, np.ascontiguousarray(t.values)) for n, t in self._tables.items()}
+        for start in range(0, len(data.test.label), size):
             cut = slice(start, start + size)
-            index = {n: self._data.test_slots[table.column][cut] for n, table in self._tables.items()}
-            self._load(rows, index)
-            pieces.append(self._model(*self._ids(test.user[cut], test.item[cut])).float().cpu().numpy())
+            slots = {f: taken(data.test_slots[f], cut) for f in self._inputs if f in data.test_slots}
+            inputs, _ = self._load(data.test.at(cut), rows, dict.fromkeys(self._tables, slots))
+            pieces.append(self._model(*inputs).float().cpu().numpy())
             rest()
         self._model.train()
-        return np.concatenate([*pieces, np.empty(0, np.float32)])
+        return np.concatenate([*pieces, np.empty((0, *pieces[0].shape[1:]) if pieces else 0, np.float32)])
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
@@ -140,14 +156,16 @@ class Eager:
 
     def _backward(self, samples: Order) -> Backward:
         data = self._data
-        distinct = {c: np.unique(data.slots[c][samples], return_inverse=True) for c in COLUMNS}
-        slots = {n: distinct[table.column][0] for n, table in self._tables.items()}
-        rows = {n: table.read(slots[n]) for n, table in self._tables.items()}
-        leaves = self._load(rows, {n: distinct[table.column][1] for n, table in self._tables.items()})
+        batch = data.train.at(samples)
+        distinct = {f: data.distinct(f, samples) for f in {table.features for table in self._tables.values()}}
+        slots = {n: distinct[table.features] for n, table in self._tables.items()}
+        rows = {n: (table.keys[slots[n]], table.read(slots[n])) for n, table in self._tables.items()}
+        places = {f: self._places(f, slots, samples) for f, slots in distinct.items()}
+        inputs, leaves = self._load(batch, rows, {n: places[table.features] for n, table in self._tables.items()})
         for leaf in leaves:
             leaf.requires_grad_()
-        logits = self._model(*self._ids(data.train.user[samples], data.train.item[samples]))
-        loss = self._loss(logits, torch.from_numpy(data.train.label[samples]).to(self._device))
+        logits = self._model(*inputs)
+        loss = self._loss(logits, torch.from_numpy(batch.label).to(self._device))
         shared, private, _ = self._weights
         wanted = [*leaves, *shared, *private]
         gradients = torch.autograd.grad(loss, wanted, materialize_grads=True)  # zeros for what the loss does not use
@@ -160,19 +178,49 @@ class Eager:
             [_flat(gradients[ends[0] : ends[1]]), _flat(gradients[ends[1] :])],
         )
 
-    def _ids(self, *columns: NDArray[Any]) -> list[torch.Tensor]:
-        return [torch.from_numpy(column.astype(np.int64)).to(self._device) for column in columns]
+    def _places(self, features: tuple[str, ...], distinct: Slots, samples: Order) -> dict[str, Slots]:
+        """Return for features of one id a sample where a batch's ids stand among its distinct ones, int32[B]."""
+        slots = {f: column for f in features if not isinstance(column := self._data.slots[f], Bags)}
+        return {f: np.searchsorted(distinct, column[samples]).astype(np.int32) for f, column in slots.items()}
 
-    def _load(self, rows: Mapping[str, Values], index: Mapping[str, NDArray[Any]]) -> list[torch.Tensor]:
-        """Hand rows to the stand-ins; on CUDA, dense weights go there too, as they may have been pulled since."""
+    def _load(
+        self,
+        batch: Samples,
+        rows: Mapping[TableName, tuple[Keys, Values]],
+        places: Mapping[TableName, Mapping[str, Column]],
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Hand rows to the stand-ins; on CUDA, dense weights go there too, as they may have been pulled since.
+
+        Args:
+            batch: the samples that the network is to be called with.
+            rows: of each table, ids int64[U] and values float32[U, dim].
+            places: where a feature's ids stand among these, of features that have one a sample.
+
+        Returns:
+            what the network is called with, and each table's rows.
+        """
+        inputs = [tensor.to(self._device) for tensor in tensors(self._model, batch.columns)]
         for name, compact in self._compact.items():
-            compact.rows = torch.from_numpy(rows[name]).to(self._device)
-            compact.index = torch.from_numpy(index[name].astype(np.int64)).to(self._device)
+            keys, values = rows[name]
+            compact.rows = torch.from_numpy(values).to(self._device)
+            compact.keys = torch.from_numpy(keys).to(self._device)
+            compact.known = {
+                id(tensor): torch.from_numpy(place.astype(np.int64)).to(self._device)
+                for feature, tensor in zip(self._inputs, inputs, strict=True)
+                if not isinstance(place := places[name].get(feature, NO_BAGS), Bags)
+            }
         if self._device.type != "cpu":
-            for tensors, flat in zip(self._weights, self._dense, strict=True):
-                for tensor, view in _views(tensors, flat.values):
+            for tensors_, flat in zip(self._weights, self._dense, strict=True):
+                for tensor, view in _views(tensors_, flat.values):
                     tensor.data.copy_(view)
-        return [compact.rows for compact in self._compact.values()]
+        return inputs, [compact.rows for compact in self._compact.values()]
+
+
+def compact_rows(model: nn.Module, module: str, features: Sequence[str]) -> CompactRows:
+    """Return what stands in for a network's embedding, which some features look up."""
+    layer, every = model.get_submodule(module), features_of(model)
+    pooling = pooling_of(layer, [every[feature] for feature in features])
+    return CompactRows(pooling, cast("int | None", layer.padding_idx))
 
 
 def prepare_torch(seed: int, client: ClientId) -> None:

@@ -72,7 +72,7 @@ class Learner:
             spec = e.spec if optimizes else replace(e.spec, rule=ADD)
             home = self.private if e.private else self.frozen if spec.frozen else self.shared
             pull_back, given = proximal if home is self.shared else 0.0, self._given(spec)
-            home[spec.name] = LocalTable(spec, data.keys[e.column], e.column, optimizes, pull_back, given)
+            home[spec.name] = LocalTable(spec, data.keys[e.space], e.features, optimizes, pull_back, given)
         every = self.shared | self.private | self.frozen
         self.tables = {e.spec.name: every[e.spec.name] for e in self.parameters.embeddings}
         self.engine: Engine = self.engine_on(data)

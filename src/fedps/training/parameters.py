@@ -1,14 +1,14 @@
 """What a model is made of, from a federation's point of view: which parameter lives where.
 
-Every `nn.Embedding` that is looked up by an input column is a *sparse* table; all other parameters are *dense*.
+Every `nn.Embedding` that is looked up by features is a *sparse* table; all other parameters are *dense*.
 `local_sparse` and `local_dense` of the job name what never leaves the client. The original's names are accepted beside
 a parameter's own: `embedding_0.w_0` (the k-th embedding in order of creation), `linear_0.w_0` and `linear_0.b_0` (weight
 and bias of the k-th linear layer).
 
-With neither `local_sparse` nor `remote_sparse` given, the embeddings that the user column looks up are private. All else
+With neither `local_sparse` nor `remote_sparse` given, the embeddings that features of the user's side look up are private. All else
 that no list names goes to the servers, unless the lists show that it may have been forgotten. Then nothing is guessed:
 the job is refused. That is so for an embedding that `remote_sparse`, once it names any, leaves out of both lists; and
-for one that shares its input column with a private one (of two user tables, one listed and one not).
+for one that shares its id space with a private one (of two user tables, one listed and one not).
 """
 
 import difflib
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from fedps.config import Job, TableParameters
 from fedps.config.checks.rounds import shared_by_mistake
+from fedps.config.sections.features import of_user
 from fedps.errors import JobError
 from fedps.models.network import EmbeddingLayer, Network
 from fedps.training.rules import table_rule
@@ -25,11 +26,12 @@ from fedps.types import Init, TableSpec
 
 @dataclass(frozen=True)
 class Embedding:
-    """One sparse parameter: its spec, the input column that looks it up, and whether it is private."""
+    """One sparse parameter: its spec, the features that look it up, their id space, and whether it is private."""
 
     spec: TableSpec
     module: str
-    column: str
+    features: tuple[str, ...]
+    space: str
     private: bool
 
 
@@ -63,7 +65,7 @@ def read_parameters(network: Network, job: Job) -> Parameters:
             twice, an embedding may have been forgotten, or one is also another parameter (all such at once).
     """
     runner, tables = job.runner, job.table_parameters
-    columns = {e.name: e.column for e in network.embeddings}
+    columns = {e.name: e.space for e in network.embeddings}
     others = [name for name, _ in network.dense]
     sparse = {name: name for name in columns} | {a: own for a, own in network.aliases.items() if own in columns}
     dense = {name: name for name in others} | {a: own for a, own in network.aliases.items() if own in others}
@@ -73,7 +75,8 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     local_dense = _resolve("runner.local_dense", runner.local_dense, dense, sparse, mistakes)
     own_settings = _resolve("table_parameters", list(tables), sparse, dense, mistakes)
     if runner.users_stay:
-        local = {name: name for name, column in columns.items() if column == "user"}
+        users = {name for name, feature in job.inputs.items() if of_user(name, feature)}
+        local = {e.name: e.name for e in network.embeddings if users.issuperset(e.features)}
     mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
     mistakes = mistakes or shared_by_mistake(
         job, [n for n in columns if n not in local], [n for n in others if n not in local_dense]
@@ -88,7 +91,7 @@ def read_parameters(network: Network, job: Job) -> Parameters:
         edge, frozen = table.initial_range, name in network.frozen
         init = embedding.init if edge is None else Init("uniform", -edge, edge)
         spec = TableSpec(name, "sparse", embedding.shape, rule, init, runner.seed, frozen)
-        return Embedding(spec, embedding.module, embedding.column, name in local)
+        return Embedding(spec, embedding.module, embedding.features, embedding.space, name in local)
 
     shared = tuple(n for n in others if n not in local_dense)
     private = tuple(n for n in others if n in local_dense)

@@ -74,7 +74,8 @@ def look_at(job: Job) -> Checked:
     if job.runner.model is None:
         return described(Plan(built_in(job.hyper_parameters)), job)
     with needing_torch():
-        from fedps.models.build import build, describe  # noqa: PLC0415  (imports torch)
+        from fedps.models.build import build  # noqa: PLC0415  (imports torch)
+        from fedps.models.describe import describe  # noqa: PLC0415  (imports torch)
 
     return described(Plan(describe(build(job))), job)
 

@@ -8,7 +8,8 @@ from fedps.cache import CacheError
 from fedps.config import Job
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
-from fedps.models.build import build, describe, redrawn
+from fedps.models.build import build, redrawn
+from fedps.models.describe import describe
 from fedps.models.loss import own_loss
 from fedps.models.network import Plan
 from fedps.native.compiler import CompileError, compiled
@@ -45,7 +46,9 @@ def plan_network(job: Job) -> Plan:
             raise NotLoweredError("an embedding can be no table")
         if own_loss(model) is not None:
             raise NotLoweredError("the network has a loss of its own")
-        tables = {e.name: (e.column, e.shape[1]) for e in network.embeddings}
+        if job.features and network.inputs != ("user", "item"):
+            raise NotLoweredError("features other than user and item have no operation yet")
+        tables = {e.name: (e.features[0], e.shape[1]) for e in network.embeddings}
         sizes = {name: math.prod(shape) for name, shape in network.dense}
         library = compiled(write(lower(model, tables, sizes)), notes)
         plan = Plan(network, library.name, notes=tuple(notes))

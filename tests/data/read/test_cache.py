@@ -16,6 +16,7 @@ from fedps.data.read.cache import FOLDER, MARK, keep, recall, state_of
 from fedps.data.read.reader import read_samples
 from fedps.errors import DataError
 from fedps.types import Samples
+from tests.columns import columns
 from tests.conftest import MakeJob
 
 LINES = "1,2,1\n3,4,0\n1,5,0\n"
@@ -35,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def listed(samples: Samples | None) -> list[list[float]] | None:
-    return samples and [column.tolist() for column in samples]
+    return None if samples is None else [column.tolist() for column in columns(samples)]
 
 
 def kept(file: Path) -> list[Path]:

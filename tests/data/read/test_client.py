@@ -15,6 +15,7 @@ from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
 from fedps.types import ClientId
+from tests.columns import columns
 from tests.conftest import MakeJob
 from tests.data.read.processes import MARK, left
 from tests.events.kept import into
@@ -150,7 +151,7 @@ def test_the_originals_readers_run_unchanged_on_the_originals_files(make_job: Ma
         job = make_job(
             train_data_dir=str(shards), reader_type=kind, pipe_command=pipe, train_reader_path="movielens_reader"
         )
-        for column, expected in zip(told(job)[0].train, plain.train, strict=True):
+        for column, expected in zip(columns(told(job)[0].train), columns(plain.train), strict=True):
             np.testing.assert_array_equal(column, expected)
     assert not {"paddle", "paddle.io", "six"} & set(sys.modules), (
         "nobody else takes the stand-ins for what is installed"

@@ -10,6 +10,7 @@ from fedps.data.read.own import flat_config, read_own
 from fedps.data.read.reader import Skipped
 from fedps.errors import DataError, JobError
 from fedps.types import Samples
+from tests.columns import columns
 
 KEY = "runner.train_reader_path"
 
@@ -50,9 +51,9 @@ def yielding(*samples: str) -> str:
 @pytest.mark.parametrize("beside", ["", "4, 5, 0"])
 def test_forms_of_the_same_sample(sample: str, beside: str, tmp_path: Path) -> None:
     samples = read(tmp_path, yielding(sample, beside or sample))
-    assert [column.tolist()[0] for column in samples] == [1, 2, 1]
-    assert [column.tolist()[1] for column in samples] == ([4, 5, 0] if beside else [1, 2, 1])
-    assert [column.dtype.name for column in samples] == ["int64", "int64", "float32"]
+    assert [column.tolist()[0] for column in columns(samples)] == [1, 2, 1]
+    assert [column.tolist()[1] for column in columns(samples)] == ([4, 5, 0] if beside else [1, 2, 1])
+    assert [column.dtype.name for column in columns(samples)] == ["int64", "int64", "float32"]
 
 
 HEADER = "[np.array([0]), np.array([1]), np.array([2])]"
@@ -78,7 +79,7 @@ class RecDataset:
         yield self.size, len(self.files), self.begun
         yield 1, 1, int(self.files[1].endswith("/b.csv"))
 """
-    assert [c.tolist() for c in read(tmp_path, code)] == [[7, 1], [2, 1], [1, 1]]
+    assert [c.tolist() for c in columns(read(tmp_path, code))] == [[7, 1], [2, 1], [1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_a_reader_returns_a_function_or_an_iterator(made: str, init: str, tmp_pa
         "    def all(self, files):\n        for k in range(5): yield self.size, k, len(files) - 1\n"
     )
     samples = read(tmp_path, code, "DataLoader")
-    assert [c.tolist() for c in samples] == [[7] * 5, [0, 1, 2, 3, 4], [1] * 5], "the last short batch is kept"
+    assert [c.tolist() for c in columns(samples)] == [[7] * 5, [0, 1, 2, 3, 4], [1] * 5], "the last short batch is kept"
 
 
 BAD = {
@@ -125,7 +126,7 @@ def test_what_is_no_sample_is_told_with_its_number(sample: str, tmp_path: Path) 
 def test_malformed_samples_are_skipped_and_counted(tmp_path: Path) -> None:
     skipped = Skipped()
     samples = read(tmp_path, yielding("1, 2, 1", "3", "3, 4, 0", "1, 2, 9"), skipped=skipped)
-    assert [c.tolist() for c in samples] == [[1, 3], [2, 4], [1, 0]]
+    assert [c.tolist() for c in columns(samples)] == [[1, 3], [2, 4], [1, 0]]
     assert skipped.lines == 2
     assert "mine.RecDataset: sample 2: 3: is a int" in skipped.first
 

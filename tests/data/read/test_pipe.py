@@ -16,6 +16,7 @@ from fedps.data.read.pipe import read_pipe
 from fedps.data.read.reader import Skipped
 from fedps.errors import DataError
 from fedps.types import Samples
+from tests.columns import columns
 from tests.data.read.processes import MARK, left
 
 AWK = "awk -F, '{print 1,$1,1,$2,1,$3}'"
@@ -38,7 +39,7 @@ def read(
 
 
 def plain(samples: Samples) -> list[list[float]]:
-    return [column.tolist() for column in samples]
+    return [column.tolist() for column in columns(samples)]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def plain(samples: Samples) -> list[list[float]]:
 def test_forms_of_the_same_samples(command: str, tmp_path: Path, mark: str) -> None:
     samples = read(tmp_path, command)
     assert plain(samples) == [[1, 3], [2, 4], [1, 0]]
-    assert [column.dtype.name for column in samples] == ["int64", "int64", "float32"]
+    assert [column.dtype.name for column in columns(samples)] == ["int64", "int64", "float32"]
     samples.user[0] = 5
     assert left(mark) == []
 
@@ -90,7 +91,7 @@ def test_many_blocks_are_read_in_order(tmp_path: Path) -> None:
     count = 2 * BLOCK // len("1 1 1 1 1 1\n") + 7
     samples = read(tmp_path, f"yes '1 1 1 1 1 1' | head -n {count}; echo 1 2 1 3 1 0")
     assert len(samples.label) == count + 1
-    assert [column[-1] for column in samples] == [2, 3, 0]
+    assert [column[-1] for column in columns(samples)] == [2, 3, 0]
     with pytest.raises(DataError, match=f"line {count + 1} of its output: b'1 2 1 x"):
         read(tmp_path, f"yes '1 1 1 1 1 1' | head -n {count}; echo 1 2 1 x 1 0")
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedps.data.read.reader import Skipped, read_samples
 from fedps.errors import DataError
+from tests.columns import columns
 
 GOOD = [[1, 3], [2, 4], [1.0, 0.0]]
 
@@ -16,7 +17,7 @@ GOOD = [[1, 3], [2, 4], [1.0, 0.0]]
 def read(tmp_path: Path, text: str | bytes) -> list[list[float]]:
     path = tmp_path / "c.csv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return [column.tolist() for column in read_samples(path, 10, 20)]
+    return [column.tolist() for column in columns(read_samples(path, 10, 20))]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_what_is_read_may_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("1,2,1\n")
     samples = read_samples(tmp_path / "c.csv", 10, 20)
     samples.user[0] = 5
-    assert [column.dtype.name for column in samples] == ["int64", "int64", "float32"]
+    assert [column.dtype.name for column in columns(samples)] == ["int64", "int64", "float32"]
 
 
 def test_malformed_lines_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -131,8 +132,8 @@ def test_malformed_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     path.write_text("user,item,label\n1,2,1\nx\n3,4\n\n99,1,1\n3,4,0\n1,0x2,1\n1,2,2\n")
     skipped = Skipped()
     samples = read_samples(path, 10, 20, skipped)
-    assert [column.tolist() for column in samples] == GOOD
-    assert [column.dtype.name for column in samples] == ["int64", "int64", "float32"]
+    assert [column.tolist() for column in columns(samples)] == GOOD
+    assert [column.dtype.name for column in columns(samples)] == ["int64", "int64", "float32"]
     assert (skipped.lines, skipped.first) == (5, f"{path}, line 3: 'x': has 1 field; a line is user,item,label")
 
 

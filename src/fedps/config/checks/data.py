@@ -97,6 +97,8 @@ def workers(job: Job) -> list[str]:
 
 def sizes(job: Job) -> list[str]:
     """Say that the network has fewer users or items than the data's manifest."""
+    if job.features:
+        return []
     return [
         f"hyper_parameters.{key}: {given}: {job.runner.train_data_dir.parent / 'manifest.json'} says {size}; use that, or"
         " leave the key out"

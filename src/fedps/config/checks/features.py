@@ -1,7 +1,7 @@
 """Checks of features: their kinds, id spaces and sides."""
 
 from fedps.config.job import Job
-from fedps.config.sections.features import Feature
+from fedps.config.sections.features import Feature, of_user
 
 FITS = {  # key → the kinds that have it
     "rows": ("id", "ids"), "table": ("id", "ids"), "pooling": ("ids",), "max": ("ids",), "dim": ("number",),
@@ -40,8 +40,8 @@ def tables(job: Job) -> list[str]:
         if other is None or other.rows is None:
             own = [n for n, f in job.features.items() if f.has_ids and f.rows is not None]
             mistakes.append(f"{key}is no feature with rows of its own; there are {', '.join(own) or 'none'}")
-        elif (other.side == "user") != (feature.side == "user"):
-            private, public = (name, feature.table) if feature.side == "user" else (feature.table, name)
+        elif of_user(feature.table, other) != of_user(name, feature):
+            private, public = (name, feature.table) if of_user(name, feature) else (feature.table, name)
             mistakes.append(
                 f"{key}{private} is of the user's side, whose tables are private, and {public} is not; give both"
                 " side: user, or neither (the table is shared then; the samples stay here all the same)"

@@ -1,5 +1,6 @@
 """What a sample is made of: each feature by its name, and how a network gets it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -56,6 +57,16 @@ def classic(num_users: int, num_items: int) -> dict[str, Feature]:
     }
 
 
-def spaces(features: dict[str, Feature]) -> dict[str, str]:
+def spaces(features: Mapping[str, Feature]) -> dict[str, str]:
     """Return each feature of ids with its id space, which is named as the feature that has the rows."""
     return {name: feature.table or name for name, feature in features.items() if feature.has_ids}
+
+
+def of_user(name: str, feature: Feature) -> bool:
+    """Tell whether a feature's tables are private by default: it describes the user, or is the user."""
+    return feature.side == "user" or (name == "user" and feature.side is None)
+
+
+def labels(features: Mapping[str, Feature]) -> dict[str, Feature]:
+    """Return what is to be learned."""
+    return {name: feature for name, feature in features.items() if feature.kind == "label"}

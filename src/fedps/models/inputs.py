@@ -1,0 +1,278 @@
+"""What a network is called with: features by name, ids padded where a sample has several; and which embedding they look up.
+
+| kind | tensor |
+| --- | --- |
+| id | int64[B] |
+| ids, a sequence | int64[B, max], the last ids of a sample from column 0 on, then padding |
+| ids, pooled | int64[B, longest of the batch], the same |
+| number | float32[B], or [B, dim] |
+
+Padding is -1, or the `padding_idx` of the embedding that the feature looks up. An embedding gives zeros there, and where
+the feature is pooled the sum or the mean of a sample's rows.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import Parameter
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedps.config.sections.features import Feature, classic
+from fedps.errors import JobError
+from fedps.types import Bags, Column
+
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+PAD = -1
+FEW = 64  # ids of an open space on which a network is tried
+REARRANGING = {  # functions of torch whose results hold ids that they were given
+    "__getitem__", "view", "reshape", "flatten", "squeeze", "unsqueeze", "expand", "repeat", "cat", "concat", "stack",
+    "chunk", "split", "narrow", "select", "transpose", "permute", "t", "flip", "roll", "clone", "contiguous", "detach", "to",
+    "long", "unbind", "unflatten", "movedim", "swapaxes", "tile", "hstack", "vstack", "ravel", "view_as", "expand_as",
+}  # fmt: skip
+Lookups = Mapping[str, tuple[str, ...]]  # an embedding's parameter → features, "" for ids that the network computes
+
+
+class _Inputs(NamedTuple):
+    """What a network takes, all features there are, and what stands behind the ids of shorter samples, if not -1."""
+
+    names: tuple[str, ...]
+    features: Mapping[str, Feature]
+    paddings: dict[str, int]
+
+
+PAIR = _Inputs(("user", "item"), classic(2, 2), {})
+
+
+class Ids(Tensor):
+    """Ids that know which features they come from, however they are rearranged; computing with them forgets it."""
+
+    features: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, ids: Tensor, feature: str) -> "Ids":
+        """Return ids that come from one feature."""
+        made = ids.as_subclass(cls)
+        made.features = frozenset((feature,))
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+        given = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else [arg]) if isinstance(a, Ids)]
+        rearranged = getattr(func, "__name__", "") in REARRANGING
+        for made in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(made, Ids):
+                made.features = frozenset().union(*(a.features for a in given)) if rearranged else frozenset()
+        return result
+
+
+def adapt(path: str, model: nn.Module, features: Mapping[str, Feature], classic: bool) -> None:
+    """Let a network be called with the features it takes, in the order of `inputs_of`; and look up padded ids.
+
+    Args:
+        path: names the network in errors.
+        model: maps features to logits; changed in place. Of classic jobs it takes user and item, in this order or both in
+            a list; of others its arguments are named as features are, or it has one, a dict by name.
+        features: all there are.
+        classic: the job states no features.
+
+    Raises:
+        JobError: it takes what is no feature, or does not take one that the job states.
+    """
+    forward: Callable[..., Any] = model.forward
+    takes = [p for p in inspect.signature(forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    whole = len(takes) == 1 and takes[0].kind is not Parameter.VAR_POSITIONAL and takes[0].name not in features
+    there = [name for name, feature in features.items() if feature.kind != "label"]
+    names = there if classic or whole else _named(path, takes, there, features)
+
+    def adapted(*inputs: Tensor) -> Any:
+        if classic:
+            result = forward(list(inputs)) if whole else forward(*inputs)
+        else:
+            by_name = dict(zip(names, inputs, strict=True))
+            result = forward(by_name) if whole else forward(**by_name)
+        column = isinstance(result, Tensor) and result.shape == (len(inputs[0]), 1)
+        return result.squeeze(1) if column else result
+
+    model.forward = adapted
+    vars(model)["fedps_inputs"] = _Inputs(tuple(names), features, {})
+    if any(features[name].kind == "ids" for name in names):
+        try:
+            _look_up_padded(model)
+        except Exception as error:  # whatever the user's own code raises
+            raise JobError(
+                f"runner.model: {path}: forward({', '.join(names)}) fails on three samples: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _named(path: str, takes: Sequence[Parameter], there: Sequence[str], features: Mapping[str, Feature]) -> list[str]:
+    """Return the features that forward takes by name."""
+    every = any(p.kind is p.VAR_KEYWORD for p in takes)
+    names = [p.name for p in takes if p.kind is p.POSITIONAL_OR_KEYWORD]
+    needs = [p.name for p in takes if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+    mistakes = [
+        f"runner.model: {path}: forward takes {name!r}, which is no feature; there are {', '.join(there)}"
+        for name in needs
+        if name not in there
+    ]
+    mistakes += [
+        f"features.{name}: {path} does not take it: add {name!r} to the arguments of forward, or leave the feature out"
+        for name in there
+        if not every and name not in names and not features[name].optional
+    ]
+    if mistakes:
+        raise JobError(mistakes)
+    return list(there) if every else [name for name in names if name in there]
+
+
+def inputs_of(model: nn.Module) -> tuple[str, ...]:
+    """Return the features that a network takes, in the order it is called with."""
+    return _of(model).names
+
+
+def features_of(model: nn.Module) -> Mapping[str, Feature]:
+    """Return all features of a network's job."""
+    return _of(model).features
+
+
+def paddings_of(model: nn.Module) -> dict[str, int]:
+    """Return what stands behind the ids of a feature's shorter samples, where it is not -1."""
+    return _of(model).paddings
+
+
+def _of(model: nn.Module) -> "_Inputs":
+    """Return what `adapt` has left with a network; one that nobody adapted takes user and item."""
+    return cast(_Inputs, vars(model).get("fedps_inputs", PAIR))
+
+
+def lookups(model: nn.Module) -> Lookups:
+    """Find which features look up each embedding, by calling the network once on ids that know where they come from.
+
+    An embedding that is called with something else (a position, a computed id) is trained as a dense tensor.
+    """
+    seen: dict[str, set[str]] = {}
+    _watch(model, seen)
+    order = ["", *features_of(model)]
+    return {name: tuple(sorted(seen[name], key=order.index)) for name in _embeddings(model) if name in seen}
+
+
+@torch.no_grad()
+def _watch(model: nn.Module, seen: dict[str, set[str]]) -> None:
+    """Call a network once, and note of each embedding which features look it up, "" for what it computes itself."""
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        def note(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            came = args[0].features if isinstance(args[0], Ids) else ()
+            seen.setdefault(name, set()).update(came or ("",))
+            return (args[0].as_subclass(Tensor), *args[1:])
+
+        return note
+
+    hooks = [module.register_forward_pre_hook(watch(name)) for name, module in _embeddings(model).items()]
+    columns = zip(inputs_of(model), example(model, 3), strict=True)
+    features = features_of(model)
+    try:
+        model(*(Ids.of(column, name) if features[name].has_ids else column for name, column in columns))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _embeddings(model: nn.Module) -> dict[str, Any]:
+    """Return the modules that look rows up, by the names of their parameters."""
+    return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, EMBEDDINGS)}
+
+
+def example(model: nn.Module, samples: int, seed: int = 0) -> list[Tensor]:
+    """Make up samples that a network can be tried on.
+
+    Returns:
+        a tensor for each of `inputs_of`, `samples` entries each.
+    """
+    features, rng = features_of(model), np.random.default_rng(seed)
+    return tensors(model, {name: made_up(features, name, samples, rng) for name in inputs_of(model)})
+
+
+def made_up(features: Mapping[str, Feature], name: str, samples: int, rng: np.random.Generator) -> Column:
+    """Make up a feature's column of so many samples."""
+    feature = features[name]
+    if not feature.has_ids:
+        shape = (samples, feature.dim) if feature.dim > 1 else samples
+        return rng.standard_normal(shape).astype(np.float32)
+    rows = features[feature.table or name].rows
+    most = rows if isinstance(rows, int) else FEW
+    if feature.kind == "id":
+        return np.arange(samples) % most if samples <= most else rng.integers(0, most, samples)
+    counts = np.arange(samples) % min(4, feature.max or 4) + 1
+    counts[-1] = 0 if samples > 1 else 1
+    starts = np.cumsum([0, *counts])
+    return Bags(rng.integers(0, most, int(starts[-1])), starts)
+
+
+def tensors(model: nn.Module, columns: Mapping[str, Column]) -> list[Tensor]:
+    """Return columns as a network is called with them: a tensor for each of `inputs_of`."""
+    features, pads = features_of(model), paddings_of(model)
+    return [_tensor(columns[name], features[name], pads.get(name, PAD)) for name in inputs_of(model)]
+
+
+def _tensor(column: Column, feature: Feature, pad: int) -> Tensor:
+    if isinstance(column, Bags):
+        column = column.padded(None if feature.pooling else feature.max, pad)
+    kind = np.int64 if feature.has_ids else np.float32
+    return torch.from_numpy(np.ascontiguousarray(column, kind) if column.dtype == kind else column.astype(kind))
+
+
+def _look_up_padded(model: nn.Module) -> None:
+    """Let embeddings that are looked up by several ids a sample know padding, and pool."""
+    seen: dict[str, set[str]] = {}  # while the network is called for the first time
+    features, pads = features_of(model), paddings_of(model)
+
+    def pooling(name: str, module: nn.Module) -> str | None:
+        return pooling_of(module, [features[f] for f in seen[name] if f])
+
+    for name, module in _embeddings(model).items():
+        module.forward = _padded(module, partial(pooling, name, module))
+    _watch(model, seen)
+    for name, module in _embeddings(model).items():
+        own = [f for f in seen.get(name, ()) if f and features[f].kind == "ids"]
+        pads |= {f: module.padding_idx for f in own if module.padding_idx is not None}
+
+
+def pooling_of(module: nn.Module, features: Sequence[Feature]) -> str | None:
+    """Return how an embedding joins the rows of a sample's ids: sum, mean, or not at all."""
+    if isinstance(module, nn.EmbeddingBag):
+        return str(module.mode)
+    return next((feature.pooling for feature in features if feature.pooling), None)
+
+
+def _padded(module: nn.Module, pooling: Callable[[], str | None]) -> Callable[[Tensor], Tensor]:
+    def forward(ids: Tensor) -> Tensor:
+        weight, pad = cast(Tensor, module.weight), cast("int | None", module.padding_idx)
+        padding = ids < 0 if pad is None else (ids < 0) | (ids == pad)
+        return look_up(weight, ids.masked_fill(padding, 0), padding, pooling() if ids.dim() > 1 else None)
+
+    return forward
+
+
+def look_up(rows: Tensor, index: Tensor, padding: Tensor, pooling: str | None) -> Tensor:
+    """Look up rows, zeros at padding.
+
+    Args:
+        rows: float32[R, dim], R at least 1.
+        index: int64[..., L].
+        padding: bool[..., L], where there is no id.
+        pooling: sum or mean over the ids of a sample; None: none.
+
+    Returns:
+        float32[..., L, dim], or pooled [..., dim]; a sample without ids has zeros.
+    """
+    found = functional.embedding(index, rows).masked_fill(padding.unsqueeze(-1), 0.0)
+    if pooling is None:
+        return found
+    total = found.sum(-2)
+    return total / (~padding).sum(-1, keepdim=True).clamp(min=1) if pooling == "mean" else total
