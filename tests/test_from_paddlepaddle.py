@@ -19,9 +19,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from fedps.config import Job
+from fedps.config import Job, load_job
 from fedps.config.original import MEANINGLESS, REFUSED, RENAMED
 from tests.launch.rooms import here
+from tests.launch.runs import events
 from tests.ports import free_address
 
 PAGE = (Path(__file__).parents[1] / "docs" / "from-paddlepaddle.md").read_text()
@@ -173,6 +174,28 @@ def test_each_key_of_the_tutorial_has_a_row_of_its_own_and_each_row_is_of_real_k
     real |= {f"optimizer.{key}" for key in keys_of(optimizer)}
     real |= {key.split(".", 1)[-1] for key in (*RENAMED, *MEANINGLESS, *REFUSED)}
     assert [key for row in rows() for key in row if key not in real] == []
+
+
+def test_the_pages_selector_picks_and_its_tables_are_taken(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [selector], [tables] = (
+        re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL) for kind in ("python", "yaml")
+    )
+    (tmp_path / "my_module.py").write_text(selector)
+    runner = {
+        "train_data_dir": str(small_data / "train"),
+        "with_coordinator": True,
+        "client_selector": "my_module.Fastest",
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({"runner": {**runner, "train_batch_size": 32, "epochs": 2}}) + tables)
+    assert here(monkeypatch, "run", path, "--in-process", "--run_dir", tmp_path / "run") == 0
+    picked = [e["selected"] for e in events(tmp_path / "run") if e["event"] == "selected"]
+    assert [len(clients) for clients in picked if isinstance(clients, list)] == [5, 5]
+    kept = load_job(path).table_parameters
+    assert kept["mlp_item.weight"].optimizer.name == "row_adagrad"
+    assert kept["embedding_0.w_0"].optimizer.name == "lazy_adam"
 
 
 @REAL
