@@ -9,7 +9,7 @@ are those of the fedps package on the same data (a test compares them).
 
 import numpy as np
 
-from fedps.table.sparse import initial_rows
+from fedps.table.rules import initial_rows
 from fedps.types import Init, TableSpec
 
 USERS, ITEMS, DIM, RATE, BATCH = 20, 15, 4, 0.5, 16

@@ -16,7 +16,7 @@ from fedps.models.build import build, redrawn
 from fedps.models.describe import describe
 from fedps.storage.epochs import read_model
 from fedps.storage.tables import tensor
-from fedps.table.sparse import initial_rows
+from fedps.table.rules import initial_rows
 from fedps.training.learner import Learner
 from fedps.training.parameters import read_parameters
 from fedps.training.plan import make_plan

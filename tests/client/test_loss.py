@@ -12,7 +12,7 @@ from fedps.launch.inprocess import run_in_process
 from fedps.models.build import build
 from fedps.models.describe import describe
 from fedps.serving.export import export_run
-from fedps.table.sparse import initial_rows
+from fedps.table.rules import initial_rows
 from fedps.training.parameters import read_parameters
 from fedps.types import ClientId
 from tests.conftest import MakeJob, batches_of

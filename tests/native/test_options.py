@@ -10,7 +10,7 @@ from torch.nn import functional
 from fedps.config import Job
 from fedps.models.build import build
 from fedps.table import rules
-from fedps.table.sparse import initial_rows
+from fedps.table.rules import initial_rows
 from fedps.training.learner import Learner
 from tests.conftest import MakeJob
 from tests.native.test_steps import both, job_of, pytestmark  # noqa: F401  (skipped without a compiler, as there)

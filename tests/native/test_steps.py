@@ -14,7 +14,7 @@ from fedps.data.samples import ClientData
 from fedps.models.build import build
 from fedps.models.network import Plan
 from fedps.table import rules
-from fedps.table.sparse import initial_rows
+from fedps.table.rules import initial_rows
 from fedps.training.compiled import Compiled
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan

@@ -15,7 +15,7 @@ from fedps.serving.export import export_run
 from fedps.serving.infer import infer
 from fedps.storage import snapshot
 from fedps.table import rules
-from fedps.table.sparse import initial_rows
+from fedps.table.rules import initial_rows
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from tests.conftest import MakeJob
 from tests.events.kept import into

@@ -8,7 +8,7 @@ import pytest
 from fedps.errors import JobError
 from fedps.storage import epochs
 from fedps.storage.tables import SavedTable, fit_state, join, shape_misfit, tensor
-from fedps.table.sparse import initial_rows
+from fedps.table.rules import initial_rows
 from fedps.types import NO_KEYS, Rule, TableSpec
 from tests.storage.servers import BIAS, EVERY, ROWS, Servers
 

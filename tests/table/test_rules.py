@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fedps.table import rules
-from fedps.table.sparse import SparseTable, initial_rows
+from fedps.table.rules import initial_rows
+from fedps.table.sparse import SparseTable
 from fedps.types import RULES, Init, Rule, RuleName, TableSpec
 
 ROWS, DIM, STEPS = 12, 5, 40

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fedps.errors import TableError
-from fedps.table.sparse import SparseTable, initial_rows
+from fedps.table.rules import initial_rows
+from fedps.table.sparse import SparseTable
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 
 SPEC = TableSpec("rows", "sparse", (2**62, 3), Rule("adam", 0.01), Init("normal", 0.0, 1.0), seed=4)

@@ -15,7 +15,7 @@ from fedps.errors import JobError
 from fedps.models.build import build
 from fedps.models.describe import describe
 from fedps.models.inputs import made_up, tensors
-from fedps.table.sparse import initial_rows
+from fedps.table.rules import initial_rows
 from fedps.training.learner import Learner
 from fedps.training.parameters import read_parameters
 from fedps.training.planning import plan_network

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from fedps.errors import DataError, JobError
 from fedps.table import rules
-from fedps.table.sparse import initial_rows
 from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
 
 CHUNK = 65_536  # rows started at once, which bounds what the start takes besides the table itself
@@ -111,7 +110,7 @@ def tensor(table: SavedTable) -> NDArray[np.float32]:
     whole = np.empty(spec.shape, np.float32)
     for start in range(0, spec.shape[0], CHUNK):
         keys = np.arange(start, min(start + CHUNK, spec.shape[0]))
-        whole[keys] = initial_rows(spec, keys)
+        whole[keys] = rules.initial_rows(spec, keys)
     whole[table.keys] = table.values
     return whole
 

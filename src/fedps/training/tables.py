@@ -10,7 +10,6 @@ import numpy as np
 from msgspec.structs import replace
 
 from fedps.table import rules
-from fedps.table.sparse import initial_rows
 from fedps.types import Keys, Rule, Slots, TableName, TableSpec, Values
 
 
@@ -73,7 +72,7 @@ class LocalTable(Local):
     ) -> None:  # fmt: skip
         super().__init__(spec.rule, len(keys), spec.dim, optimizes, proximal)
         self.spec, self.keys, self.features = spec, keys, features
-        self.values[:] = initial_rows(spec, keys) if given is None else given[keys]
+        self.values[:] = rules.initial_rows(spec, keys) if given is None else given[keys]
         if self.anchor is not None:
             self.anchor[:] = self.values
 

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
 from fedps.errors import WireError
@@ -116,12 +115,16 @@ def to_fp16(matrix: Values) -> NDArray[np.float16]:
 
 def to_bf16(matrix: Values) -> NDArray[np.uint16]:
     """Round to bfloat16, ties to even; NaN stays NaN."""
+    from ml_dtypes import bfloat16  # noqa: PLC0415  (few jobs send it, and every process would import it)
+
     with np.errstate(invalid="ignore", over="ignore"):
         return matrix.astype(bfloat16).view(np.uint16)
 
 
 def from_bf16(halves: NDArray[np.uint16]) -> Values:
     """Return the floats that bfloat16 stand for."""
+    from ml_dtypes import bfloat16  # noqa: PLC0415
+
     floats: Values = halves.view(bfloat16).astype(np.float32)
     return floats
 
