@@ -56,6 +56,8 @@ from tests.launch.rooms import here, launcher, write_tiny_job
         (["run", "JOB", "-o", "runner.epochs=1", "epochs=2"], "'epochs=2': is neither a job file"),
         (["run", "tools/static_infer.py", "-m", "JOB"], "write `fedps infer JOB.yaml`"),
         (["run", "JOB", "--run_mode=collective"], "--run_mode collective: there is no other mode than ps here"),
+        (["run", "JOB", "--dry-run"], "`fedps config check` looks at a job without running it"),
+        (["run", "JOB", "--quiet"], "--json prints the summary and nothing else"),
         (["run", "JOB", "--resume", "rd"], "runner.warmup_model_path=RUN_DIR/model/EPOCH"),
         (["run", "JOB", "--nnodes=2"], "For several machines, start `fedps server`"),
         (["run", "JOB", "--gpus", "0"], "runner.use_gpu=true"),

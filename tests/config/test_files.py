@@ -198,7 +198,9 @@ def loaded(tmp_path: Path) -> Job:
 
 
 @pytest.mark.parametrize("side", ["train", "test"])
-@pytest.mark.parametrize("kind", ["a folder", "a dangling link", "a copy", "another copy", "no UTF-8"])
+@pytest.mark.parametrize(
+    "kind", ["a folder", "a dangling link", "a copy", "another copy", "packed", "CSV", "tabs", "no UTF-8"]
+)
 def test_what_is_no_clients_file_is_named_at_once(kind: str, side: str, tmp_path: Path) -> None:
     make(tmp_path / "train", "1.csv", "2.csv")
     make(tmp_path / "test", "1.csv", "2.csv")
@@ -218,6 +220,10 @@ def test_what_is_no_clients_file_is_named_at_once(kind: str, side: str, tmp_path
         case "another copy":
             make(where, "2 (1).csv")
             said = "'2 (1).csv' is a copy of 2.csv"
+        case "packed" | "CSV" | "tabs":
+            name = {"packed": "3.csv.gz", "CSV": "3.CSV", "tabs": "3.tsv"}[kind]
+            make(where, name, "2.csv.bak", "2.tsv", "2.csv.gz", "README.txt", "data.zip", ".3.csv.gz")
+            said = f"{name!r} is no .csv file as it is: unpack it, or rename it to .csv"
         case _:
             Path(os.fsdecode(os.fsencode(where) + b"/M\xfcnchen.csv")).write_text("1,2,1\n")
             said = r"'M\udcfcnchen.csv' has a name that is no UTF-8"

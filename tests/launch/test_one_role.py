@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedps.config import Allow
-from fedps.errors import JobError, RoleError
+from fedps.errors import DataError, JobError, RoleError
 from fedps.events import events
 from fedps.launch.addresses import Address
 from fedps.launch.one_role import Tee, coordinate_here, wait_for, words, work_here
@@ -87,3 +88,15 @@ def test_events_in_words(event: events.Event, said: str) -> None:
 
 def test_what_the_log_says_anyway_is_not_repeated() -> None:
     assert words("worker 0", events.EpochBegin(0)) is None
+
+
+def test_a_workers_bad_data_is_told_before_anybody_is_waited_for(
+    make_job: MakeJob, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small_data, tmp_path / "data")
+    (tmp_path / "data" / "train" / "3.csv").write_text("0,1,7\n")
+    job = make_job(train_data_dir=str(tmp_path / "data" / "train"), test_data_dir=None)
+    monkeypatch.setattr("fedps.launch.one_role.wait_for", lambda *_: pytest.fail("a server was waited for"))
+    with pytest.raises(DataError, match=r"3\.csv, line 1: '0,1,7': label 7 is neither 0 nor 1"):
+        work_here(job, ClientId("3"), 3, [Address("127.0.0.1", 1)], None, tmp_path / "run", None, Allow())
+    assert not (tmp_path / "run").exists()

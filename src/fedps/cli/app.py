@@ -72,6 +72,9 @@ GO_ON = "Go on from a run's saved epoch with -o runner.warmup_model_path=RUN_DIR
 ELSEWHERE = dict.fromkeys(("resume", "checkpoint", "warm_start"), GO_ON)  # flags of other launchers
 ELSEWHERE |= dict.fromkeys(("ips", "host", "hosts", "master", "nnodes", "node_rank", "rank", "nproc_per_node"), HOSTS)
 ELSEWHERE |= dict.fromkeys(("gpus", "gpu", "devices", "device", "xpus", "selected_gpus"), DEVICES)
+ELSEWHERE |= dict.fromkeys(("dry_run", "check"), "`fedps config check` looks at a job without running it.")
+ELSEWHERE |= dict.fromkeys(("quiet", "q", "silent"), "--json prints the summary and nothing else.")
+ELSEWHERE |= dict.fromkeys(("verbose", "v", "debug"), "What each role says is in the run folder's log.")
 OVERRIDES = ("-o", "--override")
 SETTING = re.compile(r"\w+(\.\w+)+=")
 AsJson = Annotated[bool, Switch, flag("json", "Print what came of it as one JSON object, and nothing else.")]
@@ -85,6 +88,17 @@ RunDir = Annotated[
 LogDir = Annotated[
     Path | None, flag("log_dir", "Folder for a copy of what roles print (`run`: default log in the run's folder).")
 ]
+CoordinatorNum = flag(
+    "coordinator_num", "1: a coordinator decides each round who trains; 0: none (default as in the job)."
+)
+WorkerNum = Annotated[
+    int | None,
+    flag("worker_num", "Number of clients in all, where neither job nor data here says so.", also="trainer_num"),
+]
+Servers = flag("servers", "host:port of every server, in the order of their numbers (`run`: default free ports).")
+Coordinators = flag(
+    "coordinators", "host:port where the coordinator listens, if there is one (`run`: default a free port)."
+)
 AllowCommands = Annotated[bool, Switch, flag("allow-commands", "Let the job's pipe_command run.")]
 AllowDump = Annotated[
     bool, Switch, flag("allow-private-dump", "Let what is private to a client be dumped, on the client's machine.")

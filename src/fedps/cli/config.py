@@ -5,8 +5,20 @@ from typing import Annotated, TypeVar
 
 from cyclopts import App
 
-from fedps.cli.app import JobFile, Override, app, flag, load, named, note, note_job
-from fedps.cli.roles import CoordinatorNum, Coordinators, Servers, WorkerNum
+from fedps.cli.app import (
+    CoordinatorNum,
+    Coordinators,
+    JobFile,
+    Override,
+    Servers,
+    WorkerNum,
+    app,
+    flag,
+    load,
+    named,
+    note,
+    note_job,
+)  # fmt: skip
 
 T = TypeVar("T")
 config_app = App(name="config", help="Look at a job without running it.")

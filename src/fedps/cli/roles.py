@@ -14,11 +14,15 @@ from fedps.cli.app import (
     AllowCommands,
     AllowDump,
     AsJson,
+    CoordinatorNum,
+    Coordinators,
     JobFile,
     LogDir,
     Override,
     RunDir,
+    Servers,
     Switch,
+    WorkerNum,
     app,
     flag,
     load,
@@ -33,9 +37,6 @@ SCORING = ("static_infer.py", "static_ps_infer.py", "evaluate.py")  # the origin
 ITS_TOOL = re.compile(r"^\s*(?:from|import)\s+utils\.static_ps\b", re.MULTILINE)  # what only they import
 OURS = re.compile(r"^\s*(?:from|import)\s+fedps\b", re.MULTILINE)
 Workers = flag("workers", "host:port,… of workers; only their number counts: none listens.", also="trainers")
-CoordinatorNum = flag(
-    "coordinator_num", "1: a coordinator decides each round who trains; 0: none (default as in the job)."
-)
 Words = Annotated[
     str,
     Parameter(
@@ -43,14 +44,6 @@ Words = Annotated[
         help="The job file (or -m), and a training script of your own, if you have one; what it takes comes after --.",
     ),
 ]  # fmt: skip
-WorkerNum = Annotated[
-    int | None,
-    flag("worker_num", "Number of clients in all, where neither job nor data here says so.", also="trainer_num"),
-]
-Servers = flag("servers", "host:port of every server, in the order of their numbers (`run`: default free ports).")
-Coordinators = flag(
-    "coordinators", "host:port where the coordinator listens, if there is one (`run`: default a free port)."
-)
 Stay = Annotated[bool, Switch, flag("stay", "Go on when all clients have left, until SIGTERM.")]
 Hidden = Parameter(show=False)
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Files = tuple[Path, ...]
 MANIFEST = "manifest.json"
+NEARLY = re.compile(
+    r"(.+?)(?:\.csv(?:\.(?:gz|bz2|xz|zst|zip|7z))?|\.tsv)", re.IGNORECASE
+)  # of a client's file, in all but form
 COPY = re.compile(r"(.+?)(?: - Copy(?: \(\d+\))?| \(\d+\)| copy(?: \d+)?)(\.[^.]+)?")  # as file managers name them
 
 
@@ -110,8 +113,13 @@ def strange_entries(folder: Path, any_ending: bool = False) -> dict[str, str]:
         OSError: the folder cannot be looked into.
     """
     with os.scandir(folder) as entries:
-        of_csv = {e.name: e for e in entries if not e.name.startswith(".") and (any_ending or e.name.endswith(".csv"))}
-    found: dict[str, str] = {}
+        seen = {e.name: e for e in entries if not e.name.startswith(".")}
+    of_csv = {name: entry for name, entry in seen.items() if any_ending or name.endswith(".csv")}
+    found = {
+        name: "is no .csv file as it is: unpack it, or rename it to .csv once it is lines user,item,label, or take it away"
+        for name in seen.keys() - of_csv.keys()
+        if (nearly := NEARLY.fullmatch(name)) and f"{nearly[1]}.csv" not in of_csv
+    }
     for name, entry in of_csv.items():
         copied = COPY.fullmatch(name)
         if not is_utf8(name):

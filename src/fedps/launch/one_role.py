@@ -22,6 +22,7 @@ from typing import NamedTuple, TextIO
 from fedps.config import Allow, Job, load_job
 from fedps.config.files import client_files_of
 from fedps.config.loading import read_tree
+from fedps.data.read.client import check_files
 from fedps.errors import DataError, JobError, LostError, RoleError
 from fedps.events import events
 from fedps.events.events import Event, Failed, Report, Started, stamp
@@ -155,6 +156,8 @@ def work_here(
         DataError: the client's data cannot be read.
         RoleError: a server or the coordinator did not come up, or training failed.
     """
+    for note in check_files(job, allow, client):  # before anything is made, or anybody waited for
+        print(f"note: {note}", flush=True)
     with _stage(job, "worker", client, number, run_dir, log_dir) as (folder, report):
         from fedps.training.plan import make_plan  # noqa: PLC0415
 

@@ -17,7 +17,7 @@ from torch import nn
 from fedps.config import Allow, Job
 from fedps.config.checks.data import PADDLES, is_paddles
 from fedps.data.read.by_job import Reading
-from fedps.data.read.client import read_held_out
+from fedps.data.read.client import first_of, read_held_out
 from fedps.errors import DataError, JobError
 from fedps.metrics import probabilities
 from fedps.models.build import build
@@ -97,8 +97,8 @@ def infer_epochs(
 
 def _noted(new: str, read: Iterable[Reading]) -> dict[str, str]:
     """Return what there is to say of new ids and of held-out samples, nothing if there is nothing."""
-    notes = filter(None, (new, *(reading.note for reading in read)))
-    return {"note": text} if (text := "; ".join(dict.fromkeys(notes))) else {}
+    notes = [new, *first_of(reading.note for reading in read)]
+    return {"note": text} if (text := "; ".join(filter(None, notes))) else {}
 
 
 def _folder(job: Job, run_dir: Path | None) -> Path:

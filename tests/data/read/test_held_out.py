@@ -103,6 +103,20 @@ class RecDataset:
     assert infer(job, weights(job, tmp_path), allow)["hr@10"] is None
 
 
+def test_one_note_tells_of_all_clients_and_one_client_may_be_looked_at_alone(make_job: MakeJob, tmp_path: Path) -> None:
+    lines = group(3)
+    job = make_job(test_data_dir=folder_of(tmp_path, lines[:7]))
+    for client in range(10):
+        (tmp_path / "test" / f"{client}.csv").write_text("\n".join(lines[:7]))
+    (note,) = check_files(job, Allow())
+    assert note.endswith("; and so of 9 more clients")
+    assert check_files(job, Allow(), ClientId("3")) == [note.replace("/0.csv", "/3.csv").partition("; and so of")[0]]
+    (tmp_path / "test" / "4.csv").write_text("torn")
+    assert len(check_files(job, Allow(), ClientId("3"))) == 1
+    with pytest.raises(DataError, match=r"4\.csv, line 1"):
+        check_files(job, Allow(), ClientId("4"))
+
+
 def test_a_folder_of_nobody_is_refused_by_all_who_read_it(make_job: MakeJob, tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "test_data.csv").write_text("\n".join(group(0)) + "\n")

@@ -1,5 +1,8 @@
 """Samples are read as they stand or not at all; a bad line is named with its file and number."""
 
+import bz2
+import gzip
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +42,7 @@ def test_forms_of_the_same_samples(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["user,item,label", "\ufeffuser,item,label", '"user_id","item_id","rating"', "\n\nUser , Item , Label ", "index,x,max", "0,1,2", '"0", 1 ,2', "用户,物品,标签"],
+    ["user,item,label", "\ufeffuser,item,label", '"user_id","item_id","rating"', "\n\nUser , Item , Label ", "index,x,max", "user_id,item_id,user_rating", "0,1,2", '"0", 1 ,2', "用户,物品,标签"],
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_header_is_recognised_and_never_trained_on(header: str, end: str, tmp_path: Path) -> None:
@@ -78,8 +81,19 @@ BAD: dict[str | bytes, str] = {
     "1,2,1\n  \n": "line 2: '  ': has 1 field",
     b"1,2,1\n\xff\xfe,2,1\n": "line 2:",
     b"1,2,1\n1,\x002,1\n": "line 2:",
-    "1,2,1\n".encode("utf-16"): "line 1:",
-    b"PK\x03\x04" + bytes(range(256)) * 50: "line 1:",
+    "1,2,1\n".encode("utf-16"): "is text in UTF-16: save it as UTF-8; a line is user,item,label",
+    "1,2,1\n".encode("utf-16-le"): "holds zero bytes, as text in UTF-16 does: save it as UTF-8",
+    "1,2,1\n".encode("utf-16-be"): "holds zero bytes, as text in UTF-16 does: save it as UTF-8",
+    b"PK\x03\x04" + bytes(range(256)) * 50: "is a zip archive, or a spreadsheet: unpack it, or save it as CSV",
+    gzip.compress(b"1,2,1\n"): "is packed by gzip: unpack it",
+    bz2.compress(b"1,2,1\n"): "is packed by bzip2: unpack it",
+    lzma.compress(b"1,2,1\n"): "is packed by xz: unpack it",
+    b"PAR1" + bytes(99): "is Parquet: write it as CSV",
+    "item,user,label\n2,1,1\n": "line 1: 'item,user,label': names its columns in another order; a line is user,item,label",
+    "\ufeff\nItem_ID, User_ID ,Rating\r\n2,1,1\n": "names its columns in another order",
+    "label,user,item\n1,1,2\n": "names its columns in another order",
+    "1,\u00a02,1\n": "line 1: '1,\\xa02,1': item '\\xa02' is no whole number of at most 18 digits",
+    "١,٢,١\n": "user '١' is no whole number of at most 18 digits",
     "": "holds no sample",
     "\n\n": "holds no sample",
     "user,item,label": "holds no sample",

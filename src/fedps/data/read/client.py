@@ -1,5 +1,6 @@
 """Clients' samples, read as the job says; held-out ones are checked here, whoever is to score them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
@@ -71,10 +72,15 @@ def read_held_out(job: Job, allow: Allow = Allow()) -> dict[ClientId, Reading]: 
     return {client: _read_test(job, files, allow) for client, files in test_files_of(job).items()}
 
 
-def check_files(job: Job, allow: Allow) -> list[str]:
+def check_files(job: Job, allow: Allow, only: ClientId | None = None) -> list[str]:
     """Make sure, before anybody trains, that data files are right: small ones throughout, large ones as they begin.
 
     Files that the user's own class or command reads are left to each client, which reads them once.
+
+    Args:
+        job: the resolved job.
+        allow: what whoever started this allows the job's reader.
+        only: whose files to look at; by default all clients'.
 
     Returns:
         What there is to say of them, each kind once.
@@ -83,14 +89,25 @@ def check_files(job: Job, allow: Allow) -> list[str]:
         DataError: a training file holds no sample, or its first are malformed; else as for `read_held_out`.
     """
     notes: dict[str, list[ClientId]] = {}
-    held_out = test_files_of(job)
-    for client, mine in client_files_of(job).items() if not runs_users_code(job, "train", allow) else ():
+    sides: tuple[Side, Side] = ("train", "test")
+    train, test = (
+        {
+            client: mine
+            for client, mine in files.items()
+            if only in (None, client) and not runs_users_code(job, side, allow)
+        }
+        for side, files in zip(sides, (client_files_of(job), test_files_of(job)), strict=True)
+    )
+    for client, mine in train.items():
         notes.setdefault(_negatives(job, _begins(job, mine, allow))[1], []).append(client)
     found = [f"{text} (clients {', '.join(c[:3])}{', …' if c[3:] else ''})" for text, c in notes.items() if text]
-    for mine in held_out.values() if not runs_users_code(job, "test", allow) else ():
-        if said := _read_test(job, mine, allow).note:
-            found.append(said)
-    return found
+    return found + first_of([_read_test(job, mine, allow).note for mine in test.values()])
+
+
+def first_of(notes: Iterable[str]) -> list[str]:
+    """Return the first of the notes on clients' files, and how many more clients have one; nothing if none has."""
+    said = [note for note in notes if note]
+    return [f"{said[0]}; and so of {len(said) - 1} more clients" if said[1:] else said[0]] if said else []
 
 
 def _begins(job: Job, files: tuple[Path, ...], allow: Allow) -> Samples:

@@ -22,6 +22,17 @@ EMPTY = "holds no sample; a client needs at least one line user,item,label"
 NUMBER = re.compile(r"-?[0-9]{1,18}")  # all fit int64
 Column = NDArray[np.int64]
 FIRST = 1000  # samples of a large file that are looked at before anybody trains
+PACKED = {  # how files begin that are no text as it is read here, and what to do
+    b"\x1f\x8b": "is packed by gzip: unpack it",
+    b"BZh": "is packed by bzip2: unpack it",
+    b"\xfd7zXZ\0": "is packed by xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "is packed by zstd: unpack it",
+    b"PK\x03\x04": "is a zip archive, or a spreadsheet: unpack it, or save it as CSV",
+    b"7z\xbc\xaf": "is a 7z archive: unpack it",
+    b"PAR1": "is Parquet: write it as CSV",
+    b"\xff\xfe": "is text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "is text in UTF-16: save it as UTF-8",
+}
 LONGEST = 1 << 12  # characters of a line that are looked at; a binary file may have no line ends
 
 
@@ -94,8 +105,8 @@ def in_range(user: Column, item: Column, label: Column, num_users: int, num_item
 def mistake_in(values: Sequence[str], num_users: int, num_items: int) -> str | None:
     """Say what is wrong with the texts of user, item and label; None if nothing is."""
     for text, name in zip(values, COLUMNS, strict=True):
-        if not NUMBER.fullmatch(text.strip()):
-            longer = name != "label" and text.strip().isdecimal()
+        if not NUMBER.fullmatch(text.strip(" \t")):  # other blanks are none to Arrow
+            longer = name != "label" and text.isascii() and text.strip().isdecimal()
             remedy = (
                 f"; hash {name}s to numbers below hyper_parameters.num_{name}s, e.g. id % 1000000" if longer else ""
             )
@@ -114,12 +125,42 @@ def samples_of(numbers: "array[int]") -> Samples:
 
 
 def _lines_to_skip(path: Path) -> int:
-    """Count the lines down to the header; 0 if the first line that is not blank is a sample."""
+    """Count the lines down to the header; 0 if the first line that is not blank is a sample.
+
+    Raises:
+        DataError: the file is no text, or its header says that the columns stand in another order.
+    """
+    _check_form(path)
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST), ""), 1):
             if line.strip():
+                if _is_header(line) and _in_another_order(_words(line)):
+                    raise DataError(
+                        f"{path}, line {number}: {line.strip()!r}: names its columns in another order; {FORM}"
+                    )
                 return number if _is_header(line) else 0
     return 0
+
+
+def _check_form(path: Path) -> None:
+    """Make sure that a file begins like text.
+
+    Raises:
+        DataError: it does not; says what it is.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+    what = next((what for begin, what in PACKED.items() if head.startswith(begin)), "")
+    if what or b"\0" in head[:2]:
+        raise DataError(f"{path}: {what or 'holds zero bytes, as text in UTF-16 does: save it as UTF-8'}; {FORM}")
+
+
+def _in_another_order(words: list[str]) -> bool:
+    """Whether a header names a column at another's place, as item,user,label does."""
+    names = [next((c for c in COLUMNS if word.casefold().startswith(c)), "") for word in words]
+    return any(
+        name and name != due and names[COLUMNS.index(name)] != name for name, due in zip(names, COLUMNS, strict=False)
+    )
 
 
 def _is_header(line: str) -> bool:
@@ -127,9 +168,13 @@ def _is_header(line: str) -> bool:
 
     The latter is how pandas names columns without names, and could be no sample, for the label would be 2.
     """
-    words = [field.strip().strip('"').strip() for field in line.split(",")]
+    words = _words(line)
     names = all(w[:1].isalpha() or w[:1] == "_" for w in words)
     return words == UNNAMED or (names and len(set(words)) == len(words) == len(COLUMNS))
+
+
+def _words(line: str) -> list[str]:
+    return [field.strip().strip('"').strip() for field in line.split(",")]
 
 
 def _may_be_hexadecimal(path: Path, skip: int) -> bool:
