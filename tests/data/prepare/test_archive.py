@@ -54,6 +54,35 @@ def test_what_is_no_archive_is_named(payload: bytes, named: str | None, tmp_path
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "begin", [b"\x1f\x8b\x08", b"BZh91AY", b"\xfd7zXZ\0", b"7z\xbc\xaf'\x1c", b"Rar!\x1a\x07"], ids=repr
+)
+def test_another_kind_of_archive_is_to_be_unpacked(begin: bytes, tmp_path: Path) -> None:
+    (tmp_path / "ml-1m.tar").write_bytes(begin + bytes(99))
+    with pytest.raises(DataError, match=r"ml-1m\.tar: is no zip archive.*; unpack it, and name the folder$"):
+        Archive(tmp_path / "ml-1m.tar").read("ratings.dat")
+
+
+def test_what_a_mac_or_windows_makes_of_an_archive_is_read(tmp_path: Path) -> None:
+    mac = {"ml-1m/ratings.dat": TEXT, "__MACOSX/ml-1m/._ratings.dat": b"\0", "__MACOSX/ml-1m/ratings.dat": b"\0"}
+    assert Archive(zipped(tmp_path / "mac.zip", mac)).read("ratings.dat") == TEXT
+    assert Archive(tmp_path / "mac.zip").names == ["ratings.dat"]
+    windows = zipped(tmp_path / "windows.zip", {"ml-1m\\ratings.dat": TEXT, "ml-1m/": b"", "ml-1m.zip": b""})
+    assert Archive(windows).read("ratings.dat") == TEXT
+    assert Archive(windows).names == ["ml-1m.zip", "ratings.dat"]
+
+
+def test_text_in_utf_16_and_any_line_ends_are_read() -> None:
+    for text in ("1,Amélie\r\n2,b", "1,Amélie\r2,b\r", "\n1,Amélie\n2,b\n"):
+        for payload in (
+            text.encode("utf-16"),
+            b"\xfe\xff" + text.encode("utf-16-be"),
+            text.encode(),
+            text.encode("latin-1"),
+        ):
+            assert [fields for _, fields in lines(payload, "a", ",", 2, quoted=True)] == [["1", "Amélie"], ["2", "b"]]
+
+
 def test_an_archive_torn_anywhere_is_named(tmp_path: Path) -> None:
     whole_one = zipped(tmp_path / "whole.zip", {"ratings.dat": bytes(range(256)) * 20}).read_bytes()
     for cut in range(0, len(whole_one) - 1, 7):

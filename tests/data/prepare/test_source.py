@@ -88,6 +88,8 @@ def test_a_download_is_kept_and_not_repeated(
     assert path.name == "ml-1m.zip"
     assert "downloading http" in capsys.readouterr().err
     assert locate(f"{publisher.url}/ml-1m.zip?mirror=2") == path
+    told = capsys.readouterr().err
+    assert "/ml-1m.zip?mirror=2: as it was fetched on 2" in told and f"; remove {path} to fetch it anew" in told
     assert len(publisher.asked) == 1
     assert locate(f"{publisher.url}/other/ml-1m.zip") != path, "another address is another file"
     assert cached(tmp_path) == ["ml-1m.zip", "ml-1m.zip"]

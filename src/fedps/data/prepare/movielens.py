@@ -125,8 +125,10 @@ def _ratings(archive: Archive) -> tuple[Form, Ratings]:
         payload = archive.read(form.ratings)
         if payload is not None:
             return form, _table(payload, form, f"{archive.path}: {form.ratings}")
+    names = archive.names
     raise DataError(
-        f"{archive.path}: holds neither ratings.dat (ML-1M, ML-10M) nor u.data (ML-100k) nor ratings.csv (ml-latest)"
+        f"{archive.path}: holds neither ratings.dat (ML-1M, ML-10M) nor u.data (ML-100k) nor ratings.csv (ml-latest), but"
+        f" {', '.join(names[:5]) or 'nothing'}{', …' if names[5:] else ''}"
     )
 
 

@@ -11,11 +11,13 @@ import http.client
 import os
 import re
 import sys
+import time
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from fedps.cache import cache_folder
@@ -29,6 +31,8 @@ LIMIT = 1 << 28  # bytes of a download, and of one file unpacked; the largest of
 SILENCE = 20.0  # seconds without a byte until a download is given up
 CHUNK = 1 << 20
 BOM = b"\xef\xbb\xbf"
+OTHERS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")  # how other archives begin
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 TORN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what hostile archives raise
 NUMBER = re.compile(r"[0-9]{1,18}")  # all fit int64
 
@@ -61,6 +65,8 @@ def download(url: str) -> Path:
     name = PurePosixPath(re.split("[?#]", url)[0]).name
     folder = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:12]  # names may clash
     if (folder / name).is_file():
+        day = time.strftime("%Y-%m-%d", time.localtime((folder / name).stat().st_mtime))
+        print(f"{url}: as it was fetched on {day}; remove {folder / name} to fetch it anew", file=sys.stderr)
         return folder / name
     print(f"downloading {url}", file=sys.stderr)
     try:
@@ -119,12 +125,20 @@ class Archive:
             return read_file(self.path / name) if (self.path / name).exists() else None
         try:
             with zipfile.ZipFile(self.path) as archive:
-                members = [m for m in archive.infolist() if PurePosixPath(m.filename).name == name]
+                members = [m for m in archive.infolist() if _name_of(m) == name]
                 if len(members) > 1:
                     raise DataError(f"{self.path}: holds {name} {len(members)} times; leave one")
                 return self._unpack(archive, members[0]) if members else None
         except TORN as error:
             raise DataError(f"{self.path}: {_is_no_zip(self.path)}: {error}; {_remedy(self.path)}") from error
+
+    @property
+    def names(self) -> list[str]:
+        """The names of what it holds, in their order. Raises OSError, or what a torn archive raises."""
+        if self.path.is_dir():
+            return sorted(entry.name for entry in self.path.iterdir())
+        with zipfile.ZipFile(self.path) as archive:
+            return sorted(filter(None, map(_name_of, archive.infolist())))
 
     def _unpack(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
         where = f"{self.path}: {member.filename}"
@@ -136,8 +150,17 @@ class Archive:
             return stream.read(member.file_size + 1).removeprefix(BOM)
 
 
+def _name_of(member: zipfile.ZipInfo) -> str:
+    """Return a file's bare name; of a folder, and of what a Mac adds, nothing. Some write backslashes into an archive."""
+    path = PureWindowsPath(member.filename)
+    return "" if member.is_dir() or path.parts[:1] == ("__MACOSX",) else path.name
+
+
 def _remedy(path: Path) -> str:
     """Say what to do about a file that is no archive: one that is not packed at all may be just what is meant."""
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(8).startswith(OTHERS):
+            return "unpack it, and name the folder"
     packed = path.suffix in ("", ".zip", ".gz", ".part")
     return "fetch it again" if packed else f"name the archive, or the folder that this file lies in: {path.parent}"
 
@@ -175,7 +198,7 @@ def lines(
     r"""Yield each line's place, for messages, and its fields; blank lines are passed over.
 
     Args:
-        payload: text, UTF-8 as the newer MovieLens has it, or else Latin-1 (so any byte is text); lines end with \n or \r\n.
+        payload: text, UTF-8 as the newer MovieLens has it, UTF-16 with its mark, or else Latin-1 (so any byte is text).
         origin: the file's name.
         separator: between fields.
         count: how many fields a line has.
@@ -185,12 +208,11 @@ def lines(
         DataError: a line has another number of fields.
     """
     try:
-        text = payload.decode()
+        text = payload.decode("utf-16" if payload.startswith(UTF_16) else "utf-8")
     except UnicodeDecodeError:
         text = payload.decode("latin-1")
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
         if line.strip():
-            line = line.rstrip("\r")
             fields = next(csv.reader([line], delimiter=separator)) if quoted else line.split(separator)
             if len(fields) != count:
                 raise DataError(
