@@ -20,10 +20,10 @@ DEFAULT = ("hr@10", "ndcg@10", "auc")
 RANKS = {"hr": "HR", "ndcg": "NDCG", "mrr": "MRR", "recall": "recall"}  # of the first k; with the words for people
 QUOTIENTS = {  # each the quotient of two sums
     "gauc": ("gauc", "gauc_samples"),
-    "logloss": ("logloss", "samples"),
+    "logloss": ("logloss", "test_samples"),
     "calibration": ("predictions", "labels"),
-    "rmse": ("squared_error", "samples"),
-    "mae": ("absolute_error", "samples"),
+    "rmse": ("squared_error", "test_samples"),
+    "mae": ("absolute_error", "test_samples"),
 }
 TITLES = {
     "auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "calibration": "calibration", "rmse": "RMSE", "mae": "MAE",
@@ -32,7 +32,7 @@ TITLES = {
 OF_TRAINING = ("train_auc", "loss")  # figures that need no held-out samples
 LOWER_IS_BETTER = ("loss", "logloss", "rmse", "mae")
 LEFT_OUT = "gauc_left_out"  # users with samples of one class alone, who have no AUC
-COUNTS = ("users", "full_users", "samples", "gauc_samples", LEFT_OUT)
+COUNTS = ("users", "full_users", "test_samples", "gauc_samples", LEFT_OUT)
 MAX_COUNT = 1 << 40  # samples or users of one client: those of 4,096 add up exactly in int64 and in float64
 MAX_LOSS = 1e9  # of a sample
 ROUNDING = 1e-6  # by which two sums that are reckoned in two ways may be off
@@ -188,7 +188,7 @@ def fault_of(sums: Sums, metrics: Sequence[str], real: bool = False) -> str:
 def _range(name: str, sums: Sums, real: bool) -> tuple[float, float]:
     """Return the least and the most that a sum can be, beside the others: a share of a user or a sample is at most 1."""
     task, slash, bare = name.rpartition("/")
-    samples = sums.get(f"{task}{slash}samples", MAX_COUNT)
+    samples = sums.get(f"{task}{slash}test_samples", MAX_COUNT)
     if bare in COUNTS:
         return 0, MAX_COUNT
     if bare in ("predictions", "labels"):

@@ -156,7 +156,7 @@ def _sample_sums(logits: Values, test: Samples, user: Keys | None, due: set[str]
     predictions = probabilities(logits).astype(np.float64)
     error = predictions - label
     sums: dict[str, int | float] = {
-        "samples": len(label),
+        "test_samples": len(label),
         "logloss": float((np.logaddexp(0, exact) - label * exact).sum()),
         "predictions": float(predictions.sum()),
         "labels": float(label.sum()),

@@ -15,7 +15,7 @@ from fedps.errors import FedpsError
 from fedps.figures import Metric
 from fedps.types import Keys, Samples, Values
 
-BLOCK = 1 << 17  # pairs of a user and an item that are scored at once: it bounds memory, and changes no result
+BLOCK = 1 << 17  # pairs of a user and an item that are scored at once, or one user's: it bounds memory
 Counts = NDArray[np.int64]
 Sums = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -145,9 +145,7 @@ def _scored(catalogue: Catalogue, users: Sequence[Wanted]) -> Iterator[Values]:
     at_once = max(1, BLOCK // catalogue.items)
     for begin in range(0, len(users), at_once):
         samples = np.array([user.sample for user in users[begin : begin + at_once]])
-        pairs = np.repeat(samples, catalogue.items), np.tile(items, len(samples))
-        cuts = [slice(at, at + BLOCK) for at in range(0, len(pairs[0]), BLOCK)]
-        scores = np.concatenate([catalogue.score(pairs[0][cut], pairs[1][cut]) for cut in cuts])
+        scores = catalogue.score(np.repeat(samples, catalogue.items), np.tile(items, len(samples)))
         _check(scores)
         yield from scores.reshape(len(samples), catalogue.items)
 

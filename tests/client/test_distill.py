@@ -89,16 +89,17 @@ def test_scores_are_the_models_own_of_the_rounds_pairs(make_job: MakeJob, tmp_pa
     distiller.digest(TOLD)
     other, _ = made(job.model_copy(update={"runner": job.runner.model_copy(update={"compiled_step": False})}))
     pairs = Public(job).of_round(7)
-    other.data.test = pairs  # scored by torch, as held-out samples are
-    for column in ("user", "item"):
-        other.data.test_slots[column] = np.searchsorted(other.data.keys[column], getattr(pairs, column))
+    slots = {
+        column: np.searchsorted(other.data.keys[column], getattr(pairs, column)).astype(np.int32)
+        for column in ("user", "item")
+    }
     for name, table in learner.tables.items():
         table.settle()
         other.tables[name].raw[:] = table.raw
     other.private_dense.values[:] = learner.private_dense.values
     found = distiller.score(7)
     assert found.shape == (30,) and np.ptp(found) > 0
-    np.testing.assert_allclose(found, other.engine.score(), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found, other.engine.score(pairs, slots), rtol=1e-3, atol=1e-5)
 
 
 def test_targets_of_another_file_are_refused(make_job: MakeJob, tmp_path: Path) -> None:

@@ -159,12 +159,12 @@ def test_each_metric_has_a_name_for_people_and_sums_of_its_own() -> None:
     titles = [metric.title for metric in metrics_in(["loss", "round", "click/auc", "full_mrr@5", "recall@7", "gauc"])]
     assert titles == ["training loss", "click: AUC", "MRR@5 of all items", "recall@7", "GAUC"]
     assert sums_of(["auc", "hr@10", "full_hr@10", "click/rmse", "mae"]) == [
-        "users", "hr@10", "full_users", "full_hr@10", "click/samples", "click/squared_error", "samples", "absolute_error",
+        "users", "hr@10", "full_users", "full_hr@10", "click/test_samples", "click/squared_error", "test_samples", "absolute_error",
     ]  # fmt: skip
 
 
 HONEST = {
-    "users": 3, "hr@10": 2.0, "ndcg@10": 1.5, "full_users": 2, "full_mrr@5": 0.7, "samples": 9, "logloss": 4.0,
+    "users": 3, "hr@10": 2.0, "ndcg@10": 1.5, "full_users": 2, "full_mrr@5": 0.7, "test_samples": 9, "logloss": 4.0,
     "gauc_left_out": 1, "gauc_samples": 7, "gauc": 5.0, "predictions": 4.0, "labels": 3.0,
 }  # fmt: skip
 ASKED = ["hr@10", "ndcg@10", "full_mrr@5", "logloss", "gauc", "calibration"]

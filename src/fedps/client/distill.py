@@ -94,11 +94,9 @@ class Distiller:
     def score(self, round_: int) -> Values:
         """Return the logits of a round's pairs, float32[S]."""
         pairs = self._public.of_round(round_)
-        self._data.test = pairs
-        self._data.test_slots = {feature: self._slots(feature, pairs) for feature in PAIRS}
         for table in self._learner.tables.values():
             table.settle()
-        return self._engine.score(self._signs.give)
+        return self._engine.score(pairs, {f: self._slots(f, pairs) for f in PAIRS}, self._signs.give)
 
     def _coded(self, samples: Samples, pairs: Samples) -> ClientData:
         """Return samples, and after them room for a round's pairs, coded for the learner's tables."""

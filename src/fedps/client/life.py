@@ -228,7 +228,8 @@ class FLClient:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
         self.report(events.EvaluateBegin(self.assignment.round))
         self.pull_all()
-        self.evaluated = evaluate(self.learner.score(self._signs.give), self.data.test, self.job.runner.metrics)
+        logits, catalogue = self.learner.score(self._signs.give), self.learner.catalogue(self._signs.give)
+        self.evaluated = evaluate(logits, self.data.test, self.job.runner.metrics, catalogue)
         self.report(events.Evaluated(self.assignment.round, dict(self.evaluated.sums), self.evaluated.histogram))
 
     def callback_save_model(self) -> None:

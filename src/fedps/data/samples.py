@@ -35,15 +35,16 @@ class ClientData:
         shuffle: a new order each epoch; False keeps the file's order.
         negatives: draw so many items for each positive, anew each epoch, in place of the file's own negatives; None
             trains on the file as it is.
-        num_items: item ids run from 0 to this, exclusive; needed to draw.
+        num_items: item ids run from 0 to this, exclusive; needed to draw, and to rank all items.
         public: samples that are not trained on here, whose ids become keys too; None: there are none.
         pairs: an epoch is pairs of samples of one user: a positive, then a negative.
         spaces: each feature of ids, and its id space; other features are numbers.
+        catalogue: held-out samples are scored with any item: all become keys.
 
     Attributes:
         train: the samples that positions of an order stand for.
         test: the held-out samples; empty if there are none.
-        keys: for each id space its distinct ids, int64[n] sorted; all items, if negatives are drawn.
+        keys: for each id space its distinct ids, int64[n] sorted; all items, if negatives are drawn or all are ranked.
         slots: for each feature of ids the place in `keys` of every training sample's id, or ids, int32.
         test_slots: the same for held-out samples.
 
@@ -54,7 +55,7 @@ class ClientData:
     def __init__(
         self, train: Samples, test: Samples | None, client: ClientId, seed: int, shuffle: bool,
         negatives: int | None = None, num_items: int = 0, pairs: bool = False, public: Samples | None = None,
-        spaces: Mapping[str, str] = PAIRS,
+        spaces: Mapping[str, str] = PAIRS, catalogue: bool = False,
     ) -> None:  # fmt: skip
         self.train, self.test = train, train.at(slice(0)) if test is None else test
         self._stream, self._shuffle = (seed, zlib.crc32(client.encode())), shuffle
@@ -69,6 +70,8 @@ class ClientData:
                 self.slots[feature] = _like(parts[k], slots[k])
                 self.test_slots[feature] = _like(parts[len(own) + k], slots[len(own) + k])
         self._spaces = spaces
+        if catalogue:
+            self._hold_items(num_items)
         self._passes, self._now, self._size = 1, 0, len(train.label)
         self._each = negatives or 0
         try:
@@ -105,6 +108,17 @@ class ClientData:
             shuffle.shuffle(order)
         return order
 
+    def with_items(self, samples: Keys, items: Keys) -> tuple[Samples, dict[str, Column]]:
+        """Return some held-out samples with other items in place of theirs, and their slots; all items are keys.
+
+        Args:
+            samples: int64[n], which of the held-out samples.
+            items: int64[n].
+        """
+        test = self.test.at(samples)
+        slots = {feature: taken(column, samples) for feature, column in self.test_slots.items()}
+        return Samples({**test.columns, "item": items}, test.label), {**slots, "item": items.astype(np.int32)}
+
     def distinct(self, features: Sequence[str], samples: Order) -> Slots:
         """Return the distinct slots that some features of one space have in some training samples, int32 sorted."""
         parts = [ids_of(taken(self.slots[feature], samples)) for feature in features]
@@ -131,19 +145,22 @@ class ClientData:
                 f"runner.negatives: user {self.keys['user'][history.left == 0][0]} has taken all {num_items} items, so none"
                 " is left to draw; leave this user out, or set runner.negatives: 0"
             )
-        space = self._spaces["item"]
-        self.keys[space] = np.arange(num_items)
-        slots = dict(self.slots)
-        for feature in (f for f, of in self._spaces.items() if of == space):  # an item is its own slot
-            slots[feature], self.test_slots[feature] = (
-                _like(part.columns[feature], ids_of(part.columns[feature]).astype(np.int32))
-                for part in (self.train, self.test)
-            )
+        self._hold_items(num_items)
         label = np.zeros((len(positive), 1 + each), np.float32)
         label[:, 0] = 1
         self._size = label.size
-        self._take(np.repeat(positive, 1 + each), slots, label.reshape(-1))
+        self._take(np.repeat(positive, 1 + each), self.slots, label.reshape(-1))
         return history
+
+    def _hold_items(self, num_items: int) -> None:
+        """Make all items keys: an item is its own slot then."""
+        space = self._spaces["item"]
+        self.keys[space] = np.arange(num_items)
+        for feature in (f for f, of in self._spaces.items() if of == space):
+            self.slots[feature], self.test_slots[feature] = (
+                _like(part.columns[feature], ids_of(part.columns[feature]).astype(np.int32))
+                for part in (self.train, self.test)
+            )
 
     def _take(self, places: NDArray[np.int64], slots: Mapping[str, Column], label: Values) -> None:
         """Train on the samples at some places; their items, which are their own slots, may change."""

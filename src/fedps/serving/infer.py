@@ -17,11 +17,11 @@ from torch import nn
 from fedps.config import Allow, Job
 from fedps.config.checks.data import PADDLES, is_paddles
 from fedps.data.read.by_job import Reading
-from fedps.data.read.client import first_of, read_held_out
+from fedps.data.read.client import first_of, read_held_out, read_trained
 from fedps.errors import DataError, JobError
 from fedps.metrics import probabilities
 from fedps.models.build import build
-from fedps.serving.predictions import logits_of, measure, print_progress, write_predictions
+from fedps.serving.predictions import logits_of, measure, print_progress, rank_full, write_predictions
 from fedps.serving.saved_network import SavedNetwork
 from fedps.storage import epochs
 from fedps.storage.tables import said_of_new
@@ -44,11 +44,18 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
         JobError: no test folder, no such file, or a parameter that is missing, unknown or of another shape.
         DataError: the weights or a test file cannot be read, or is not one positive and 99 negatives a user.
     """
-    read = read_held_out(job, allow).values()
-    tests, model = [reading.samples for reading in read], build(job)
+    read, runner, model = read_held_out(job, allow), job.runner, build(job)
+    tests = {client: reading.samples for client, reading in read.items()}
     new = said_of_new(weights, load_weights(model, weights))
-    logits = logits_of(model, Samples.joined(tests), job.runner.infer_batch_size)
-    return {"weights": str(weights), **_noted(new, read), **measure(tests, logits, job.runner.metrics).measures}
+    logits = logits_of(model, Samples.joined([*tests.values()]), runner.infer_batch_size)
+    items, trained = job.hyper_parameters.num_items, read_trained(job, allow) if runner.ranks_all else {}
+    full = [
+        rank_full(model, tests[c], trained[c], items, runner.infer_batch_size, runner.metrics)
+        for c in trained
+        if c in tests
+    ]
+    measures = measure([*tests.values()], logits, runner.metrics, full).measures
+    return {"weights": str(weights), **_noted(new, read.values()), **measures}
 
 
 def infer_epochs(
@@ -80,12 +87,12 @@ def infer_epochs(
     files = _files(folder, numbers, out)
     read = read_held_out(job, allow)
     tests = {client: reading.samples for client, reading in read.items()}
-    network = SavedNetwork(job)
+    network, trained = SavedNetwork(job), read_trained(job, allow) if job.runner.ranks_all else {}
     results = []
     for epoch, file in zip(numbers, files, strict=True):
         home = run_dir / "private" if run_dir else epochs.find_private(folder / str(epoch))
         network.load(folder / str(epoch))
-        samples, logits, measures = network.score(tests, epoch, home)
+        samples, logits, measures = network.score(tests, epoch, home, trained)
         predictions = probabilities(logits)
         if log is not None:
             print_progress(log, epoch, samples, predictions, job.runner.infer_batch_size, job.runner.print_interval)

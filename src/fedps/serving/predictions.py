@@ -1,6 +1,6 @@
 """What a whole network makes of held-out samples: their logits, how good those are, and both as files and lines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -11,9 +11,10 @@ from pyarrow import csv as arrow
 from torch import nn
 
 from fedps.errors import DataError
-from fedps.figures import DEFAULT, Totals, read_metric
+from fedps.figures import DEFAULT, Sums, Totals, read_metric
 from fedps.metrics import Histogram, evaluate, misfit
 from fedps.models.inputs import tensors
+from fedps.ranking import Catalogue
 from fedps.storage.whole import make_folder, write_whole
 from fedps.training.eager import LEAST
 from fedps.types import Keys, Samples, Values
@@ -53,13 +54,16 @@ def logits_of(model: nn.Module, test: Samples, batch_size: int) -> Values:
     return logits
 
 
-def measure(tests: Sequence[Samples], logits: Values, metrics: Sequence[str] = DEFAULT) -> Scores:
+def measure(
+    tests: Sequence[Samples], logits: Values, metrics: Sequence[str] = DEFAULT, full: Iterable[Sums] = ()
+) -> Scores:
     """Measure the logits of held-out samples; as in training, each client's are ranked if they are groups of candidates.
 
     Args:
         tests: each client's, n samples in all; there must be some.
         logits: float32[n].
         metrics: what else to measure than the loss, as `runner.metrics` has it.
+        full: sums of full rankings, each client's.
 
     Raises:
         FedpsError: a logit is not finite.
@@ -69,11 +73,37 @@ def measure(tests: Sequence[Samples], logits: Values, metrics: Sequence[str] = D
     groups = evaluate(logits[ranked], test.at(ranked), candidates)
     others = evaluate(logits, test, [name for name in metrics if name not in candidates], user=_whose(tests))
     totals, exact = Totals(), logits.astype(np.float64)
-    totals.add({**groups.sums, **others.sums})
+    for sums in (groups.sums, others.sums, *full):
+        totals.add(sums)
     loss = np.mean(np.logaddexp(0, exact) - test.label * exact)
     measures: dict[str, object] = {"users": groups.users, "samples": len(test.label), "loss": float(loss)}
     measures |= {"auc": others.histogram.auc() if len(others.histogram) else None, "hr@10": None, "ndcg@10": None}
     return Scores(test, logits, measures | totals.figures(metrics))
+
+
+def rank_full(
+    model: nn.Module, test: Samples, train: Samples, num_items: int, batch_size: int, metrics: Sequence[str]
+) -> Sums:
+    """Rank all items for each user of one client that has a held-out positive; return the sums.
+
+    Args:
+        model: as for `logits_of`.
+        test: the client's held-out samples.
+        train: its training samples: what users took there is no rival.
+        num_items: items are 0 to this, exclusive.
+        batch_size: as for `logits_of`.
+        metrics: those of full rankings count.
+
+    Raises:
+        FedpsError: a logit is not finite.
+    """
+
+    def score(samples: Keys, items: Keys) -> Values:
+        chosen = test.at(samples)
+        return logits_of(model, Samples({**chosen.columns, "item": items}, chosen.label), batch_size)
+
+    full = [metric.name for metric in map(read_metric, metrics) if metric.full]
+    return evaluate(np.empty(0, np.float32), test, full, Catalogue(num_items, train, score)).sums
 
 
 def _whose(tests: Sequence[Samples]) -> Keys:

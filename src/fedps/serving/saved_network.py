@@ -10,7 +10,7 @@ from fedps.config import Job
 from fedps.errors import JobError
 from fedps.models.build import build
 from fedps.models.describe import describe
-from fedps.serving.predictions import Scores, logits_of, measure
+from fedps.serving.predictions import Scores, logits_of, measure, rank_full
 from fedps.storage import epochs
 from fedps.storage.tables import SavedTable, new_ids, tensor
 from fedps.training.parameters import read_parameters
@@ -33,6 +33,7 @@ class SavedNetwork:
     def __init__(self, job: Job) -> None:
         self.new: dict[TableName, int] = {}
         self._model, self._size, self._metrics = build(job), job.runner.infer_batch_size, job.runner.metrics
+        self._items, self._ranks_all = job.hyper_parameters.num_items, job.runner.ranks_all
         self._weights = dict(self._model.named_parameters())
         self._parameters = read_parameters(describe(self._model), job)
         self._private: list[TableName] = []  # what the epoch's servers do not hold
@@ -58,13 +59,16 @@ class SavedNetwork:
             rows = torch.from_numpy(tensor(table))
             (self._weights[name][: len(rows)] if name in self.new else self._weights[name]).copy_(rows)
 
-    def score(self, tests: Mapping[ClientId, Samples], epoch: int, home: Path | None) -> Scores:
+    def score(
+        self, tests: Mapping[ClientId, Samples], epoch: int, home: Path | None, trained: Mapping[ClientId, Samples] = {}
+    ) -> Scores:
         """Score each client's samples with its own private rows.
 
         Args:
             tests: the clients' held-out samples.
             epoch: which is loaded; of private rows the newest up to it count.
             home: the folder of private tables, None if there is none.
+            trained: the clients' training samples, where all items are to be ranked.
 
         Raises:
             JobError: a client's private rows are not there, or not those of its samples.
@@ -79,12 +83,14 @@ class SavedNetwork:
                 f" {home or 'a folder private/ beside the saved epochs'}: give the run's folder by --run_dir, or infer"
                 " where those rows are, on each client's machine"
             )
-        logits = []
+        logits, full = [], []
         for client, test in tests.items():
             if place := places[client]:
                 self._take_on(test, place)
             logits.append(logits_of(self._model, test, self._size))
-        return measure(list(tests.values()), np.concatenate(logits), self._metrics)
+            if client in trained:
+                full.append(rank_full(self._model, test, trained[client], self._items, self._size, self._metrics))
+        return measure(list(tests.values()), np.concatenate(logits), self._metrics, full)
 
     @torch.no_grad()
     def _take_on(self, test: Samples, place: Path) -> None:
@@ -97,7 +103,10 @@ class SavedNetwork:
                 weight.copy_(torch.from_numpy(tensor(table)))
                 continue
             features = next(e.features for e in self._parameters.embeddings if e.spec.name == name)
-            unknown = np.setdiff1d(np.concatenate([ids_of(test.columns[f]) for f in features]), table.keys)
+            named = [ids_of(test.columns[f]) for f in features]
+            if self._ranks_all and "item" in features:
+                named.append(np.arange(self._items))
+            unknown = np.setdiff1d(np.concatenate(named), table.keys)
             unknown = unknown[unknown < table.spec.shape[0]]  # the others are new, and have no row anywhere
             if len(unknown):
                 raise JobError(

@@ -11,7 +11,7 @@ from fedps.native.library import Library
 from fedps.training.engine import Gradients, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import Slots, TableName, Values, ids_of
+from fedps.types import Column, Samples, Slots, TableName, Values, ids_of
 
 GO = 1 << 18  # samples scored in a call, a multiple of the step's blocks
 
@@ -64,14 +64,14 @@ class Compiled:
                 rows[self._names[number]] = (touched[order], gradients[order])
         return Gradients(rows, self._library.dense_gradients[0].copy())
 
-    def score(self, rest: Callable[[], None] = lambda: None) -> Values:
-        """Return the logits of all held-out samples, float32[n], on the rows as they stand; `rest` as for an `Engine`."""
-        slots = [ids_of(self._data.test_slots[table.features[0]]) for table in self._tables]
-        order = np.arange(len(slots[0]) if slots else 0, dtype=np.int32)
+    def score(self, test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
+        """Return the logits of samples, float32[n], on the rows as they stand; arguments as for an `Engine`."""
+        places = [ids_of(slots[table.features[0]]) for table in self._tables]
+        order = np.arange(len(test.label) if places else 0, dtype=np.int32)
         logits = np.empty(len(order), np.float32)
         for at in range(0, len(order), GO):
             go = order[at : at + GO]
-            logits[at : at + GO] = self._library.score(slots, go)
+            logits[at : at + GO] = self._library.score(places, go)
             rest()
         return logits
 

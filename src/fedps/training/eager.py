@@ -136,15 +136,15 @@ class Eager:
         return Gradients(rows, last.dense[0])
 
     @torch.no_grad()
-    def score(self, rest: Callable[[], None] = lambda: None) -> Values:
-        """Return the logits of all held-out samples, float32[n], or [n, tasks], on the rows as they stand; `rest` as for an `Engine`."""
-        data, size, pieces = self._data, max(self._batch, LEAST), []
+    def score(self, test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
+        """Return the logits of samples, float32[n], or [n, tasks], on the rows as they stand; arguments as for an `Engine`."""
+        size, pieces = max(self._batch, LEAST), []
         self._model.eval()
         rows = {n: (t.keys, np.ascontiguousarray(t.values)) for n, t in self._tables.items()}
-        for start in range(0, len(data.test.label), size):
+        for start in range(0, len(test.label), size):
             cut = slice(start, start + size)
-            slots = {f: taken(data.test_slots[f], cut) for f in self._inputs if f in data.test_slots}
-            inputs, _ = self._load(data.test.at(cut), rows, dict.fromkeys(self._tables, slots))
+            places = {f: taken(slots[f], cut) for f in self._inputs if f in slots}
+            inputs, _ = self._load(test.at(cut), rows, dict.fromkeys(self._tables, places))
             pieces.append(self._model(*inputs).float().cpu().numpy())
             rest()
         self._model.train()

@@ -1,6 +1,6 @@
 """What takes training steps: compiled code (`compiled`), or torch (`eager`). Both change the same tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from fedps.data.samples import Order
 from fedps.metrics import Histogram
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalTable
-from fedps.types import Slots, TableName, Values
+from fedps.types import Column, Samples, Slots, TableName, Values
 
 
 class Steps(NamedTuple):
@@ -55,10 +55,12 @@ class Engine(Protocol):
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""
 
-    def score(self, rest: Callable[[], None] = lambda: None) -> Values:
-        """Return the logits of all held-out samples, float32[n], on the rows as they stand.
+    def score(self, test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
+        """Return the logits of samples, float32[n], on the rows as they stand.
 
         Args:
+            test: n samples.
+            slots: for each feature of ids the places of theirs among the data's keys, int32[n], or bags of such.
             rest: called now and then, between two goes of some samples.
         """
 

@@ -14,6 +14,7 @@ from fedps.config import Job
 from fedps.data.samples import ClientData, Order
 from fedps.errors import needing_torch
 from fedps.models.network import Plan
+from fedps.ranking import Catalogue
 from fedps.training.engine import Engine, Gradients, Steps
 from fedps.training.parameters import Parameters, read_parameters
 from fedps.training.rules import Rates, dense_rule, job_rule
@@ -162,7 +163,19 @@ class Learner:
             rest: called now and then, as scoring goes on.
         """
         self.settle_private()
-        return self.engine.score(rest)
+        return self.engine.score(self.data.test, self.data.test_slots, rest)
+
+    def catalogue(self, rest: Callable[[], None] = lambda: None) -> Catalogue:
+        """Return all items, each to be scored in the place of a held-out sample's; its data knows all of them as keys.
+
+        Args:
+            rest: called now and then, as scoring goes on.
+        """
+
+        def score(samples: Keys, items: Keys) -> Values:
+            return self.engine.score(*self.data.with_items(samples, items), rest)
+
+        return Catalogue(self._job.hyper_parameters.num_items, self.data.train, score)
 
     def settle_private(self) -> None:
         """Bring all private rows up to date; rounding makes it count when that is done, so it is at each epoch's end."""

@@ -56,7 +56,7 @@ def read_client(
         _tell(job, client, "test", test, report, log)
     return ClientData(
         train.samples, test.samples if test else None, client, runner.seed, runner.shuffle, negatives,
-        hyper.num_items, pairs=hyper.loss == "bpr", public=public,
+        hyper.num_items, pairs=hyper.loss == "bpr", public=public, catalogue=runner.ranks_all,
     )  # fmt: skip
 
 
@@ -70,6 +70,11 @@ def read_held_out(job: Job, allow: Allow = Allow()) -> dict[ClientId, Reading]: 
     if job.runner.test_data_dir is None:
         raise JobError("runner.test_data_dir: is missing; name the folder of held-out samples, e.g. DIR/test")
     return {client: _read_test(job, files, allow) for client, files in test_files_of(job).items()}
+
+
+def read_trained(job: Job, allow: Allow = Allow()) -> dict[ClientId, Samples]:  # noqa: B008  (a constant)
+    """Read each client's training samples."""
+    return {client: read_by_job(job, "train", files, allow).samples for client, files in client_files_of(job).items()}
 
 
 def check_files(job: Job, allow: Allow, only: ClientId | None = None) -> list[str]:
