@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+LOWEST := $(VENV)-lowest
+ON_LOWEST := tests/config tests/events tests/models tests/storage tests/table tests/wire tests/data/read tests/native/test_plans.py \
+	tests/net/test_channel.py tests/net/test_parameter_server.py tests/launch/test_launcher.py tests/test_cli_flags.py
 export FEDPS_DATA ?= $(realpath ../shared/data)
 
-.PHONY: setup run test test-all check bench clean
+.PHONY: setup run test test-all test-lowest check bench clean
 
 setup: $(VENV)/.ready
 
@@ -31,9 +34,18 @@ test: check  ## all checks, then the tests, a file a process at a time
 test-all: check  ## the long ones too
 	$(BIN)/pytest $(PARALLEL) -m "slow or not slow" --timeout 900
 
+test-lowest: $(LOWEST)/.ready  ## what tells most of all dependencies, in the lowest versions allowed, on Python 3.11
+	$(LOWEST)/bin/pytest $(PARALLEL) $(ON_LOWEST)
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --constraint constraints-lowest.txt torch
+	$(LOWEST)/bin/pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
+	touch $@
+
 bench: setup  ## all measurements, about 10 minutes on two cores; tables and plots in bench/results
 	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic
 	$(BIN)/python -m bench --data .data/ml-1m --out bench/results
 
 clean:
-	rm -rf $(VENV) .data runs
+	rm -rf $(VENV) $(LOWEST) .data runs
