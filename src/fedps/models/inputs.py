@@ -12,7 +12,8 @@ the feature is pooled the sum or the mean of a sample's rows.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from inspect import Parameter
 from typing import Any, NamedTuple, cast
@@ -231,15 +232,15 @@ def _look_up_padded(model: nn.Module) -> None:
     """Let embeddings that are looked up by several ids a sample know padding, and pool."""
     seen: dict[str, set[str]] = {}  # while the network is called for the first time
     features, pads = features_of(model), paddings_of(model)
-
-    def pooling(name: str, module: nn.Module) -> str | None:
-        return pooling_of(module, [features[f] for f in seen[name] if f])
-
+    padded = {name: Padded(module) for name, module in _embeddings(model).items()}
     for name, module in _embeddings(model).items():
-        module.forward = _padded(module, partial(pooling, name, module))
+        module.forward = padded[name]
+        padded[name].features = partial(lambda name: [features[f] for f in seen[name] if f], name)
     _watch(model, seen)
     for name, module in _embeddings(model).items():
         own = [f for f in seen.get(name, ()) if f and features[f].kind == "ids"]
+        if not own:
+            del module.forward  # its own again
         pads |= {f: module.padding_idx for f in own if module.padding_idx is not None}
 
 
@@ -250,13 +251,45 @@ def pooling_of(module: nn.Module, features: Sequence[Feature]) -> str | None:
     return next((feature.pooling for feature in features if feature.pooling), None)
 
 
-def _padded(module: nn.Module, pooling: Callable[[], str | None]) -> Callable[[Tensor], Tensor]:
-    def forward(ids: Tensor) -> Tensor:
-        weight, pad = cast(Tensor, module.weight), cast("int | None", module.padding_idx)
-        padding = ids < 0 if pad is None else (ids < 0) | (ids == pad)
-        return look_up(weight, ids.masked_fill(padding, 0), padding, pooling() if ids.dim() > 1 else None)
+@contextmanager
+def pooling_by(pool: Callable[[Tensor, Tensor, bool], Tensor], model: nn.Module) -> Iterator[None]:
+    """Look pooled ids up by another function of weight float32[rows, dim], ids int64[B, L] and whether it is the mean."""
+    changed = [
+        (m, m.forward) for m in _embeddings(model).values() if isinstance(m.forward, Padded) and m.forward.pooling
+    ]
+    for module, padded in changed:
+        module.forward = lambda ids, m=module, how=padded.pooling: pool(m.weight, ids, how == "mean")
+    try:
+        yield
+    finally:
+        for module, padded in changed:
+            module.forward = padded
 
-    return forward
+
+class Padded:
+    """Stands in for the forward of an embedding that is looked up by several ids a sample.
+
+    Args:
+        module: the embedding.
+
+    Attributes:
+        features: returns those that look it up.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self.features: Callable[[], Sequence[Feature]] = lambda: ()
+
+    @property
+    def pooling(self) -> str | None:
+        """How it joins the rows of a sample's ids."""
+        return pooling_of(self._module, self.features())
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Look rows up, zeros at padding."""
+        weight, pad = cast(Tensor, self._module.weight), cast("int | None", self._module.padding_idx)
+        padding = ids < 0 if pad is None else (ids < 0) | (ids == pad)
+        return look_up(weight, ids.masked_fill(padding, 0), padding, self.pooling if ids.dim() > 1 else None)
 
 
 def look_up(rows: Tensor, index: Tensor, padding: Tensor, pooling: str | None) -> Tensor:

@@ -57,13 +57,18 @@ struct Rule {
   int64_t last;            // adam: last index of these four
 };
 
+struct Feature {
+  const int32_t* slots;   // of ids: each sample's row, or rows end to end; else null
+  const int64_t* starts;  // [samples + 1]: where a sample's rows begin among these; null: each sample has one
+  const float* numbers;   // of numbers: [samples][width]; else null
+};
+
 struct Table {
   float* block;          // [rows][width]: values, then the state of the rule
-  const int32_t* slots;  // each sample's row
   int32_t* seen;         // [rows]: the batch that last saw a row
   int32_t* place;        // [rows]: where its gradient stands then
-  int32_t* touched;      // [batch]: the rows of the last batch
-  float* gradient;       // [batch][dim]: their gradients
+  int32_t* touched;      // the rows of the last batch; there is room for all that one may have
+  float* gradient;       // [..][dim]: their gradients
   const float* anchor;   // [rows][dim]: rows as last received, which FedProx pulls them back to; null: it does not
   int64_t rows, width, steps, count;
   double proximal;       // its mu
@@ -86,6 +91,7 @@ struct Call {
   Dense* dense;            // DENSE of them: shared, private, frozen
   const int64_t* of;       // for each parameter, which of these it belongs to
   const int64_t* offset;   // and where it begins there
+  const Feature* features; // what the samples are
   const int32_t* order;    // the samples, in the order of training
   int64_t samples, batch, first;  // how many; of a batch; number of the first batch (from 1, for `seen`)
   const float* label;

@@ -9,8 +9,8 @@ namespace fedps {
 template <int K, int N, int X, int Y, bool ADD>
 void multiply(int samples, const float* x, const float* w, const float* bias, float* y) {
   constexpr int C = vectors_at_once(N / LANES);
-  for (int s = 0; s < samples; s += TILE) {
-    for (int j = 0; j < N; j += C * LANES) {
+  for (int j = 0; j < N; j += C * LANES) {  // these columns of w stay in a near cache for all samples
+    for (int s = 0; s < samples; s += TILE) {
       Vector sum[TILE][C];
       for (int r = 0; r < TILE; ++r)
         for (int c = 0; c < C; ++c) {

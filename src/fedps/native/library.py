@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedps.metrics import BUCKETS, Counts
 from fedps.native.compiler import load
 from fedps.table import rules
-from fedps.types import RULES, Rule, Values
+from fedps.types import RULES, Bags, Column, Rule, Values
 
 Places = NDArray[np.int32]
 
@@ -31,7 +31,7 @@ class _Rule(ctypes.Structure):
 
 class _Table(ctypes.Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("block", "slots", "seen", "place", "touched", "gradient", "anchor")),
+        *((name, c_void_p) for name in ("block", "seen", "place", "touched", "gradient", "anchor")),
         *((name, c_int64) for name in ("rows", "width", "steps", "count")),
         ("proximal", c_double),
         ("rule", _Rule),
@@ -47,9 +47,13 @@ class _Dense(ctypes.Structure):
     )
 
 
+class _Feature(ctypes.Structure):
+    _fields_ = tuple((name, c_void_p) for name in ("slots", "starts", "numbers"))
+
+
 class _Call(ctypes.Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("tables", "dense", "of", "offset", "order")),
+        *((name, c_void_p) for name in ("tables", "dense", "of", "offset", "features", "order")),
         *((name, c_int64) for name in ("samples", "batch", "first")),
         *((name, c_void_p) for name in ("label", "rates")),
         ("pairwise", c_int64),
@@ -89,6 +93,8 @@ class Library:
         tables: as the program numbers them.
         dense: shared, private and frozen.
         places: int64[2, parameters], which of these each belongs to, and where it begins there.
+        features: how many the program has.
+        ids: that one sample has at most, of all features.
 
     Attributes:
         dense_gradients: of the last batch, float32[dim] for each of `dense`.
@@ -98,22 +104,25 @@ class Library:
     """
 
     def __init__(
-        self, path: Path, tables: Sequence[Trainable], dense: Sequence[Trainable], places: NDArray[np.int64]
-    ) -> None:
+        self, path: Path, tables: Sequence[Trainable], dense: Sequence[Trainable], places: NDArray[np.int64],
+        features: int, ids: int,
+    ) -> None:  # fmt: skip
         self._library = load(path)
         self._library.fedps_train.restype = c_int64
-        self._tables, self._places = tables, places
+        self._tables, self._places, self._ids = tables, places, ids
         self._marks = [np.zeros((2, len(table.raw)), np.int32) for table in tables]  # of each row: `seen` and `place`
-        self._largest = 0  # samples of a batch so far; there is room for the distinct rows of so many:
+        self._largest = 0  # ids of a batch so far; there is room for the distinct rows of so many:
         self._touched, self._gradients = list[Places](), list[Values]()
         self.dense_gradients = [np.zeros(one.dim, np.float32) for one in dense]
         rows = (_Table * max(len(tables), 1))(*map(_table, tables, self._marks))
         kinds = (_Dense * len(dense))(*map(_dense, dense, self.dense_gradients))
         self._rows, self._fields = rows, [*zip(tables, rows, strict=False), *zip(dense, kinds, strict=True)]
-        self._call = _Call(ctypes.addressof(rows), ctypes.addressof(kinds), *(p.ctypes.data for p in places))
+        self._features = (_Feature * features)()
+        pointers = (ctypes.addressof(rows), ctypes.addressof(kinds), *(p.ctypes.data for p in places))
+        self._call = _Call(*pointers, ctypes.addressof(self._features))
 
     def train(
-        self, slots: Sequence[Places], order: Places, label: Values, size: int, first: int,
+        self, features: Sequence[Column], order: Places, label: Values, size: int, first: int,
         rates: NDArray[np.float64], pairwise: bool = False,
     ) -> tuple[NDArray[np.float64], Values, Counts]:  # fmt: skip
         """Train batch after batch.
@@ -121,7 +130,7 @@ class Library:
         It ends early with a loss that is not finite.
 
         Args:
-            slots: for each table, every sample's row, int32[n].
+            features: every sample's rows, int32[n] or bags of int32, or numbers, float32[n] or [n, width].
             order: int32, the samples to train on.
             label: float32[n].
             size: samples of a batch.
@@ -133,10 +142,10 @@ class Library:
             each batch's mean loss; every sample's score, a probability; and int64[2, BUCKETS], how the scores of positives
             and of negatives are spread (see `Histogram`).
         """
-        self._make_room(min(size, len(order)))
+        self._make_room(min(size, len(order)) * self._ids)
         losses, scores = np.empty(-(-len(order) // size)), np.empty(len(order), np.float32)
         counts, call = np.zeros((2, BUCKETS), np.int64), self._call
-        self._begin(slots, order, scores)
+        self._begin(features, order, scores)
         call.batch, call.first, call.pairwise = min(size, len(order)), first, pairwise
         call.label, call.rates = label.ctypes.data, rates.ctypes.data
         call.losses, call.counts = losses.ctypes.data, counts.ctypes.data
@@ -150,10 +159,10 @@ class Library:
         count = self._rows[number].count
         return self._touched[number][:count], self._gradients[number][:count]
 
-    def score(self, slots: Sequence[Places], order: Places) -> Values:
+    def score(self, features: Sequence[Column], order: Places) -> Values:
         """Return samples' logits, float32[len(order)], on rows as they stand; arguments as for `train`."""
         scores = np.empty(len(order), np.float32)
-        self._begin(slots, order, scores)
+        self._begin(features, order, scores)
         self._call.batch = 1
         self._library.fedps_score(ctypes.byref(self._call))
         return scores
@@ -165,21 +174,27 @@ class Library:
         read = getattr(self._library, f"fedps_read_{number}")
         read(ctypes.byref(fields), c_void_p(slots.ctypes.data), c_int64(len(slots)), c_void_p(out.ctypes.data))
 
-    def _begin(self, slots: Sequence[Places], order: Places, scores: Values) -> None:
+    def _begin(self, features: Sequence[Column], order: Places, scores: Values) -> None:
         """Say what may have changed since the last call: data grows, steps start anew, and a call changes rates."""
-        for fields, places in zip(self._rows, slots, strict=False):  # without tables, one stands there unused
-            fields.slots = places.ctypes.data
+        for fields, column in zip(self._features, features, strict=True):
+            if isinstance(column, Bags):
+                fields.slots, fields.starts = column.ids.ctypes.data, column.starts.ctypes.data
+            elif column.dtype == np.int32:
+                fields.slots = column.ctypes.data
+            else:
+                fields.numbers = column.ctypes.data
         for one, fields in self._fields:
             fields.steps, fields.rule.lr = one.steps, one.own.learning_rate
         self._call.order, self._call.samples, self._call.scores = order.ctypes.data, len(order), scores.ctypes.data
 
-    def _make_room(self, batch: int) -> None:
-        """Hold as many distinct rows as a batch may have."""
-        if batch <= self._largest:
+    def _make_room(self, ids: int) -> None:
+        """Hold as many distinct rows as a batch of so many ids may have."""
+        if ids <= self._largest:
             return
-        self._largest = batch
-        self._touched = [np.empty(batch, np.int32) for _ in self._tables]
-        self._gradients = [np.empty((batch, table.dim), np.float32) for table in self._tables]
+        self._largest = ids
+        rows = [min(ids, len(table.raw)) for table in self._tables]
+        self._touched = [np.empty(count, np.int32) for count in rows]
+        self._gradients = [np.empty((count, t.dim), np.float32) for count, t in zip(rows, self._tables, strict=True)]
         for fields, touched, gradient in zip(self._rows, self._touched, self._gradients, strict=False):
             fields.touched, fields.gradient = touched.ctypes.data, gradient.ctypes.data
 

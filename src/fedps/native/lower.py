@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fedps.models.inputs import example, features_of, inputs_of, pooling_by
 from fedps.native import program as op
 from fedps.native.program import Operation, Program
 
@@ -38,26 +39,36 @@ class Weight:
 
 @dataclass(frozen=True)
 class Ids:
-    """An input column of ids."""
+    """A feature of ids."""
 
-    column: str
+    feature: str
 
 
 Meaning = int | Weight | Ids  # a number: of the operation whose value it is
 
 
-def lower(model: nn.Module, tables: Mapping[str, tuple[str, int]], dense: Mapping[str, int]) -> Program:
+@torch.library.custom_op("fedps::pool", mutates_args=())  # stands in the graph for a look-up of several ids a sample
+def _pool(weight: Tensor, ids: Tensor, mean: bool) -> Tensor:
+    raise NotImplementedError("it is traced alone")
+
+
+@_pool.register_fake
+def _(weight: Tensor, ids: Tensor, mean: bool) -> Tensor:
+    return weight.new_empty((ids.shape[0], weight.shape[1]))
+
+
+def lower(model: nn.Module, tables: Mapping[str, int], dense: Mapping[str, int]) -> Program:
     """Return a network's program.
 
     Args:
-        model: maps user int64[B] and item int64[B] to logits [B].
-        tables: for each embedding parameter the column that looks it up and the floats of a row, in the network's order.
+        model: as `build` makes it: maps its inputs to logits [B].
+        tables: for each embedding that features look up the floats of a row, in the network's order.
         dense: floats of every other parameter, in the network's order.
 
     Raises:
         NotLoweredError: it cannot be expressed; says why.
     """
-    programs = {_Reader(_trace(model, mode), tables, dense).program() for mode in (True, False)}
+    programs = {_Reader(_trace(model, mode), model, tables, dense).program() for mode in (True, False)}
     if len(programs) != 1:
         raise NotLoweredError("it computes otherwise in training than in evaluation")
     return op.without_dead(programs.pop())
@@ -68,21 +79,20 @@ def _trace(model: nn.Module, training: bool) -> fx.Graph:
     if any(True for _ in model.buffers()):
         raise NotLoweredError("it has buffers")
 
-    def forward(weights: dict[str, Tensor], user: Tensor, item: Tensor) -> Any:
-        return functional_call(model, weights, (user, item))
+    def forward(weights: dict[str, Tensor], *inputs: Tensor) -> Any:
+        return functional_call(model, weights, inputs)
 
-    ids = torch.zeros(BATCH, dtype=torch.int64)
     model.train(training)
     try:
-        with torch.no_grad():
-            graph: fx.Graph = make_fx(forward, tracing_mode="fake")(weights, ids, ids.clone()).graph
+        with torch.no_grad(), pooling_by(torch.ops.fedps.pool, model):
+            graph: fx.Graph = make_fx(forward, tracing_mode="fake")(weights, *example(model, BATCH)).graph
     except Exception as error:  # whatever the user's own code, or the tracing of it, raises
         raise NotLoweredError(
             f"tracing it fails: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
         ) from error
     finally:
         model.train(was)
-    for node, name in zip(_placeholders(graph), [*weights, "user", "item"], strict=True):
+    for node, name in zip(_placeholders(graph), [*weights, *inputs_of(model)], strict=True):
         node.meta["input"] = name
     return graph
 
@@ -94,8 +104,11 @@ def _placeholders(graph: fx.Graph) -> list[fx.Node]:
 class _Reader:
     """Reads a graph from top to bottom."""
 
-    def __init__(self, graph: fx.Graph, tables: Mapping[str, tuple[str, int]], dense: Mapping[str, int]) -> None:
+    def __init__(
+        self, graph: fx.Graph, model: nn.Module, tables: Mapping[str, int], dense: Mapping[str, int]
+    ) -> None:  # fmt: skip
         self._graph, self._tables, self._dense = graph, tables, dense
+        self._inputs, self._features = inputs_of(model), features_of(model)
         self._numbers = {name: k for k, name in enumerate(dense)}
         self._operations: list[Operation] = []
         self._meaning: dict[fx.Node, Meaning] = {}
@@ -110,14 +123,15 @@ class _Reader:
                 self._finish(node.args[0])
             else:
                 raise NotLoweredError(f"it reads {node.target}, which is no parameter")
-        widths = tuple(dim for _, dim in self._tables.values())
-        return Program(widths, tuple(self._dense.values()), tuple(self._operations))
+        return Program(tuple(self._tables.values()), tuple(self._dense.values()), tuple(self._operations))
 
     def _input(self, node: fx.Node) -> Meaning:
         name = node.meta["input"]
-        if name in ("user", "item") and name not in self._dense and name not in self._tables:
+        if name in self._dense or name in self._tables:
+            return Weight(name, tuple(node.meta["val"].shape))
+        if self._features[name].has_ids:
             return Ids(name)
-        return Weight(name, tuple(node.meta["val"].shape))
+        return self._add(node, op.Number(self._inputs.index(name), self._features[name].dim))
 
     def _finish(self, node: Any) -> None:
         while isinstance(node, list | tuple) and len(node) == 1:
@@ -198,10 +212,15 @@ class _Reader:
         weight, ids = self._of(node.args[0]), self._of(node.args[1])
         if not isinstance(weight, Weight) or weight.name not in self._tables:
             raise NotLoweredError("it looks up something that is no table")
-        column, dim = self._tables[weight.name]
-        if ids != Ids(column):
+        if not isinstance(ids, Ids):
             raise NotLoweredError(f"{weight.name} is looked up by derived ids")
-        return op.Lookup(list(self._tables).index(weight.name), dim)
+        table, dim = list(self._tables).index(weight.name), self._tables[weight.name]
+        return op.Lookup(table, self._inputs.index(ids.feature), dim)
+
+    def read_pool(self, node: fx.Node) -> Operation:
+        found = self.read_embedding(node)
+        assert isinstance(found, op.Lookup)  # noqa: S101
+        return op.Pool(found.table, found.feature, bool(node.args[2]), found.width)
 
     def read_mm(self, node: fx.Node) -> Operation:
         return self._linear(node.args[0], node.args[1], None)

@@ -7,9 +7,26 @@ import msgspec
 
 
 class Lookup(msgspec.Struct, frozen=True, tag=True):
-    """The sample's row of table number `table`."""
+    """A row of table number `table`: that of the sample's id of feature number `feature`."""
 
     table: int
+    feature: int
+    width: int
+
+
+class Pool(msgspec.Struct, frozen=True, tag=True):
+    """The sum or the mean of several rows: those of the sample's ids; zeros where it has none."""
+
+    table: int
+    feature: int
+    mean: bool
+    width: int
+
+
+class Number(msgspec.Struct, frozen=True, tag=True):
+    """The sample's numbers of feature number `feature`."""
+
+    feature: int
     width: int
 
 
@@ -72,11 +89,13 @@ class Slice(msgspec.Struct, frozen=True, tag=True):
     width: int
 
 
-Operation = Lookup | Linear | Unary | Binary | Column | Sum | Concat | Slice
+Operation = Lookup | Pool | Number | Linear | Unary | Binary | Column | Sum | Concat | Slice
 
 
 class Program(msgspec.Struct, frozen=True):
     """All operations in order; an operation names earlier ones by number, and the last one is the logit.
+
+    Features are numbered as in `Network.inputs`.
 
     Attributes:
         tables: floats of a row of each table, in the order of the network's embeddings.
@@ -92,7 +111,7 @@ class Program(msgspec.Struct, frozen=True):
 def inputs(operation: Operation) -> tuple[int, ...]:
     """Return the numbers of the operations that this one reads."""
     match operation:
-        case Lookup():
+        case Lookup() | Pool() | Number():
             return ()
         case Binary(a=a, b=b):
             return (a, b)
@@ -115,7 +134,7 @@ def without_dead(program: Program) -> Program:
 
 def _renumbered(operation: Operation, new: dict[int, int]) -> Operation:
     match operation:
-        case Lookup():
+        case Lookup() | Pool() | Number():
             return operation
         case Binary(a=a, b=b):
             return msgspec.structs.replace(operation, a=new[a], b=new[b])

@@ -135,21 +135,41 @@ inline void fetch(const float* at, int64_t floats) {  // ask for memory ahead of
   for (int64_t j = 0; j < floats; j += 16) __builtin_prefetch(at + j, 1);
 }
 
-// Find the batch's distinct rows, bring them up to date, and say for each sample where its row's gradient stands.
+// Where the gradients of a batch's rows stand that one feature looks up in one table.
+struct Places {
+  std::vector<int32_t> at;     // of each id, sample after sample
+  std::vector<int64_t> first;  // [samples]: of a sample's ids, where the first is in `at`; of features with several
+};
+
+// Find the batch's distinct rows that a feature looks up, and say for each where its gradient stands.
 // `seen` tells rows of this batch from others without being cleared: batches have numbers, and 0 is none of them.
-template <int DIM>
-void begin_rows(Table& table, const int32_t* order, int64_t samples, int32_t batch, int32_t* places) {
-  constexpr int64_t AHEAD = 8;
-  table.count = 0;
-  for (int64_t i = 0; i < samples; ++i) {
-    const int32_t slot = table.slots[order[i]];
-    if (table.seen[slot] != batch) {
-      table.seen[slot] = batch;
-      table.place[slot] = static_cast<int32_t>(table.count);
-      table.touched[table.count++] = slot;
-    }
-    places[i] = table.place[slot];
+inline int32_t find_row(Table& table, int32_t slot, int32_t batch) {
+  if (table.seen[slot] != batch) {
+    table.seen[slot] = batch;
+    table.place[slot] = static_cast<int32_t>(table.count);
+    table.touched[table.count++] = slot;
   }
+  return table.place[slot];
+}
+inline void find_rows(Table& table, const Feature& feature, const int32_t* order, int64_t samples, int32_t batch, Places& places) {
+  if (!feature.starts) {
+    places.at.resize(samples);
+    for (int64_t i = 0; i < samples; ++i) places.at[i] = find_row(table, feature.slots[order[i]], batch);
+    return;
+  }
+  places.at.clear();
+  places.first.resize(samples);
+  for (int64_t i = 0; i < samples; ++i) {
+    places.first[i] = static_cast<int64_t>(places.at.size());
+    for (int64_t k = feature.starts[order[i]]; k < feature.starts[order[i] + 1]; ++k)
+      places.at.push_back(find_row(table, feature.slots[k], batch));
+  }
+}
+
+// Bring the rows that were found up to date, and clear their gradients.
+template <int DIM>
+void begin_rows(Table& table) {
+  constexpr int64_t AHEAD = 8;
   if (table.rule.name == ADAM && table.rule.optimizes) {
     for (int64_t u = 0; u < table.count; ++u) {
       if (u + AHEAD < table.count) {
@@ -173,9 +193,9 @@ void read_rows(Table& table, const int32_t* slots, int64_t count, float* out) {
 }
 
 template <int DIM, int Y>
-void look_up(const Table& table, const int32_t* order, int samples, float* y) {
+void look_up(const Table& table, const Feature& feature, const int32_t* order, int samples, float* y) {
   for (int s = 0; s < samples; ++s)
-    std::memcpy(y + s * Y, table.block + static_cast<int64_t>(table.slots[order[s]]) * table.width, sizeof(float) * DIM);
+    std::memcpy(y + s * Y, table.block + static_cast<int64_t>(feature.slots[order[s]]) * table.width, sizeof(float) * DIM);
 }
 
 template <int DIM, int Y>
@@ -184,6 +204,39 @@ void look_up_back(Table& table, const int32_t* places, int samples, const float*
     float* g = table.gradient + static_cast<int64_t>(places[s]) * DIM;
     for (int j = 0; j < DIM; ++j) g[j] += dy[s * Y + j];
   }
+}
+
+// y = the sum, or the mean, of a sample's rows
+template <int DIM, int Y, bool MEAN>
+void pool(const Table& table, const Feature& feature, const int32_t* order, int samples, float* y) {
+  for (int s = 0; s < samples; ++s, y += Y) {
+    const int64_t begin = feature.starts[order[s]], end = feature.starts[order[s] + 1];
+    for (int j = 0; j < DIM; ++j) y[j] = 0;
+    for (int64_t k = begin; k < end; ++k) {
+      const float* row = table.block + static_cast<int64_t>(feature.slots[k]) * table.width;
+      for (int j = 0; j < DIM; ++j) y[j] += row[j];
+    }
+    if (MEAN && end > begin)
+      for (int j = 0; j < DIM; ++j) y[j] /= static_cast<float>(end - begin);
+  }
+}
+template <int DIM, int Y, bool MEAN>
+void pool_back(Table& table, const Places& places, int64_t from, int samples, const float* dy) {
+  for (int64_t i = from; i < from + samples; ++i, dy += Y) {
+    const int64_t begin = places.first[i];
+    const int64_t end = i + 1 < static_cast<int64_t>(places.first.size()) ? places.first[i + 1] : static_cast<int64_t>(places.at.size());
+    const float share = MEAN && end > begin ? 1 / static_cast<float>(end - begin) : 1.0f;
+    for (int64_t k = begin; k < end; ++k) {
+      float* g = table.gradient + static_cast<int64_t>(places.at[k]) * DIM;
+      for (int j = 0; j < DIM; ++j) g[j] += share * dy[j];
+    }
+  }
+}
+
+template <int W, int Y>
+void numbers(const Feature& feature, const int32_t* order, int samples, float* y) {
+  for (int s = 0; s < samples; ++s)
+    for (int j = 0; j < W; ++j) y[s * Y + j] = feature.numbers[static_cast<int64_t>(order[s]) * W + j];
 }
 
 template <int DIM>

@@ -64,6 +64,9 @@ class _Writer:
         self._backward: list[str] = []
         self._end: list[str] = []
         self._written: set[int] = set()  # values whose gradient an operation has written
+        lookups = [o for o in program.operations if isinstance(o, op.Lookup | op.Pool)]
+        # which table a feature looks up → the number of the places where the gradients of its rows stand
+        self._looked_up = {key: k for k, key in enumerate(dict.fromkeys((o.table, o.feature) for o in lookups))}
 
     def text(self) -> str:
         last = len(self._operations) - 1
@@ -75,9 +78,15 @@ class _Writer:
         sizes = {place.array: place.stride for place in self._places}
         arrays = [f"alignas(64) float v{a}[BLOCK * {sizes[a]}], d{a}[BLOCK * {sizes[a]}];" for a in sorted(sizes)]
         rows, out = list(enumerate(self._program.tables)), self._places[last]
-        find = (f"begin_rows<{dim}>(c.tables[{k}], order, n, batch, places[{k}].data());" for k, dim in rows)
+        find = [f"c.tables[{k}].count = 0;" for k, _ in rows]
+        find += [
+            f"fedps::find_rows(c.tables[{table}], c.features[{feature}], order, n, batch, places[{number}]);"
+            for (table, feature), number in self._looked_up.items()
+        ]
+        find += [f"begin_rows<{dim}>(c.tables[{k}]);" for k, dim in rows]
         return TEXT.format(
             tables=len(rows),
+            lookups=max(1, len(self._looked_up)),
             stride=out.stride,
             members=_lines([*arrays, *self._members], "  "),
             logit=out.value(),
@@ -94,8 +103,13 @@ class _Writer:
     def _apply(self, number: int, operation: Operation) -> list[str]:
         y = self._places[number]
         match operation:
-            case op.Lookup(table, dim):
-                return [f"look_up<{dim}, {y.stride}>(c.tables[{table}], order, m, {y.value()});"]
+            case op.Lookup(table, feature, dim):
+                return [f"look_up<{dim}, {y.stride}>(c.tables[{table}], c.features[{feature}], order, m, {y.value()});"]
+            case op.Pool(table, feature, mean, dim):
+                sizes = f"{dim}, {y.stride}, {_bool(mean)}"
+                return [f"pool<{sizes}>(c.tables[{table}], c.features[{feature}], order, m, {y.value()});"]
+            case op.Number(feature, width):
+                return [f"numbers<{width}, {y.stride}>(c.features[{feature}], order, m, {y.value()});"]
             case op.Linear(x, weight, bias, transposed, width):
                 a, size = self._places[x], self._operations[x].width
                 self._members.append(f"Linear<{size}, {width}, {_bool(transposed)}> layer{number};")
@@ -140,9 +154,14 @@ class _Writer:
         y = self._places[number]
         dy = y.gradient()
         match operation:
-            case op.Lookup(table, dim):
-                places = f"places[{table}].data() + i"
+            case op.Lookup(table, feature, dim):
+                places = f"places[{self._looked_up[table, feature]}].at.data() + i"
                 return [f"look_up_back<{dim}, {y.stride}>(c.tables[{table}], {places}, m, {dy});"]
+            case op.Pool(table, feature, mean, dim):
+                sizes, places = f"{dim}, {y.stride}, {_bool(mean)}", f"places[{self._looked_up[table, feature]}]"
+                return [f"pool_back<{sizes}>(c.tables[{table}], {places}, i, m, {dy});"]
+            case op.Number():
+                return []
             case op.Linear(x):
                 a, add = self._places[x], self._adds(x)
                 sizes = f"{a.stride}, {y.stride}, {add}"
@@ -252,7 +271,7 @@ namespace {{
 struct Network {{
   static constexpr int TABLES = {tables}, STRIDE = {stride};
 {members}
-  std::vector<int32_t> places[TABLES];
+  Places places[{lookups}];
 
   float* logit() {{ return {logit}; }}
   float* slope() {{ return {slope}; }}

@@ -12,18 +12,11 @@
 
 namespace fedps {
 
-template <class Network>
-std::unique_ptr<Network> make_network(const Call& c) {
-  auto network = std::make_unique<Network>();  // all zeros, as the padding must be
-  for (auto& places : network->places) places.resize(c.batch);
-  return network;
-}
-
 // Train batch after batch; return how many. It ends at a loss that is not finite, before that batch has changed anything.
 template <class Network>
 int64_t train(const Call& c) {
   const FlushDenormals flush;
-  auto made = make_network<Network>(c);
+  auto made = std::make_unique<Network>();  // all zeros, as the padding must be
   Network& w = *made;
   double full[Network::TABLES + DENSE];
   for (int k = 0; k < Network::TABLES; ++k) full[k] = c.tables[k].rule.lr;
@@ -57,7 +50,7 @@ int64_t train(const Call& c) {
 // Write each sample's logit to `scores`.
 template <class Network>
 void score(const Call& c) {
-  auto made = make_network<Network>(c);
+  auto made = std::make_unique<Network>();  // all zeros, as the padding must be
   Network& w = *made;
   w.begin(c);
   for (int64_t i = 0; i < c.samples; i += BLOCK) {

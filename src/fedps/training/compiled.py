@@ -11,7 +11,7 @@ from fedps.native.library import Library
 from fedps.training.engine import Gradients, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import Column, Samples, Slots, TableName, Values, ids_of
+from fedps.types import Bags, Column, Samples, Slots, TableName, Values
 
 GO = 1 << 18  # samples scored in a call, a multiple of the step's blocks
 
@@ -25,6 +25,7 @@ class Compiled:
         tables: the learner's tables by name, as the program numbers them.
         dense: its dense parameters: shared, private, and those that stay as they are.
         names: of all dense parameters, as the program numbers them.
+        inputs: of all features, as the program numbers them.
         pairwise: the loss is that of pairs (`models/loss.py`).
 
     Raises:
@@ -33,20 +34,23 @@ class Compiled:
 
     def __init__(
         self, library: Path, data: ClientData, tables: Mapping[TableName, LocalTable],
-        dense: Sequence[LocalDense], names: Sequence[TableName], pairwise: bool = False,
+        dense: Sequence[LocalDense], names: Sequence[TableName], inputs: Sequence[str], pairwise: bool = False,
     ) -> None:  # fmt: skip
-        self._data, self._pairwise = data, pairwise
+        self._data, self._inputs, self._pairwise = data, inputs, pairwise
         self._names, self._tables, self._dense = list(tables), list(tables.values()), dense
         places = [(k, d.places[name].start) for name in names for k, d in enumerate(dense) if name in d.places]
+        longest = [int(np.diff(c.starts).max(initial=0)) if isinstance(c, Bags) else 1 for c in data.slots.values()]
         # which of the three each parameter belongs to, and where it begins there
-        self._library = Library(library, self._tables, dense, np.array(places or [(0, 0)], np.int64).T.copy())
+        self._library = Library(
+            library, self._tables, dense, np.array(places or [(0, 0)], np.int64).T.copy(), len(inputs), sum(longest)
+        )
         self._batches = 0
 
     def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
-        slots = [ids_of(self._data.slots[table.features[0]]) for table in self._tables]
+        features = _columns(self._inputs, self._data.slots, self._data.train)
         losses, scores, counts = self._library.train(
-            slots, samples, self._data.train.label, size, self._batches + 1, rates, self._pairwise
+            features, samples, self._data.train.label, size, self._batches + 1, rates, self._pairwise
         )
         self._batches += len(losses)
         share = float(rates[len(losses) - 1])
@@ -66,12 +70,12 @@ class Compiled:
 
     def score(self, test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
         """Return the logits of samples, float32[n], on the rows as they stand; arguments as for an `Engine`."""
-        places = [ids_of(slots[table.features[0]]) for table in self._tables]
-        order = np.arange(len(test.label) if places else 0, dtype=np.int32)
+        features = _columns(self._inputs, slots, test)
+        order = np.arange(len(test.label), dtype=np.int32)
         logits = np.empty(len(order), np.float32)
         for at in range(0, len(order), GO):
             go = order[at : at + GO]
-            logits[at : at + GO] = self._library.score(places, go)
+            logits[at : at + GO] = self._library.score(features, go)
             rest()
         return logits
 
@@ -81,3 +85,8 @@ class Compiled:
         out = np.empty((len(slots), table.dim), np.float32)
         self._library.read(number, slots, out)
         return out
+
+
+def _columns(inputs: Sequence[str], slots: Mapping[str, Column], samples: Samples) -> list[Column]:
+    """Return each feature's rows, or its numbers."""
+    return [slots[name] if name in slots else samples.columns[name] for name in inputs]

@@ -87,7 +87,15 @@ class Learner:
 
         names = [name for name, _ in self._plan.network.dense]
         pairwise = self._job.hyper_parameters.loss == "bpr"
-        return Compiled(cache_folder() / self._plan.library, data, self.tables, self._flats, names, pairwise)
+        return Compiled(
+            cache_folder() / self._plan.library,
+            data,
+            self.tables,
+            self._flats,
+            names,
+            self._plan.network.inputs,
+            pairwise,
+        )
 
     def _eager(self, data: ClientData) -> Engine:
         with needing_torch():

@@ -6,10 +6,12 @@ import numpy as np
 
 from fedps.cache import CacheError
 from fedps.config import Job
+from fedps.config.sections.features import labels, spaces
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.models.build import build, redrawn
 from fedps.models.describe import describe
+from fedps.models.inputs import made_up
 from fedps.models.loss import own_loss
 from fedps.models.network import Plan
 from fedps.native.compiler import CompileError, compiled
@@ -46,9 +48,9 @@ def plan_network(job: Job) -> Plan:
             raise NotLoweredError("an embedding can be no table")
         if own_loss(model) is not None:
             raise NotLoweredError("the network has a loss of its own")
-        if job.features and network.inputs != ("user", "item"):
-            raise NotLoweredError("features other than user and item have no operation yet")
-        tables = {e.name: (e.features[0], e.shape[1]) for e in network.embeddings}
+        if len(named := labels(job.inputs)) != 1 or any(label.of == "real" for label in named.values()):
+            raise NotLoweredError("it learns other labels than one of 0 and 1")
+        tables = {e.name: e.shape[1] for e in network.embeddings}
         sizes = {name: math.prod(shape) for name, shape in network.dense}
         library = compiled(write(lower(model, tables, sizes)), notes)
         plan = Plan(network, library.name, notes=tuple(notes))
@@ -66,11 +68,17 @@ def _try(plan: Plan, job: Job) -> None:
     Raises:
         CompileError: they differ.
     """
-    rng = np.random.default_rng(0)
-    hyper = job.hyper_parameters
-    user, item = rng.integers(0, hyper.num_users, SAMPLES), rng.integers(0, hyper.num_items, SAMPLES)
-    samples = Samples.pairs(user, item, rng.integers(0, 2, SAMPLES).astype(np.float32))
-    data = ClientData(samples, None, ClientId("trial"), 0, shuffle=False)
+    rng, inputs = np.random.default_rng(0), job.inputs
+    columns = {name: made_up(inputs, name, SAMPLES, rng) for name in plan.network.inputs}
+    samples = Samples(columns, rng.integers(0, 2, SAMPLES).astype(np.float32))
+    data = ClientData(
+        samples,
+        None,
+        ClientId("trial"),
+        0,
+        shuffle=False,
+        spaces={f: s for f, s in spaces(inputs).items() if f in columns},
+    )
     try:
         one, other = (Learner(p, job, data, local_optimizer=False) for p in (plan, Plan(plan.network)))
     except JobError:
