@@ -199,7 +199,8 @@ def loaded(tmp_path: Path) -> Job:
 
 @pytest.mark.parametrize("side", ["train", "test"])
 @pytest.mark.parametrize(
-    "kind", ["a folder", "a dangling link", "a copy", "another copy", "packed", "CSV", "tabs", "no UTF-8"]
+    "kind",
+    ["a folder", "a dangling link", "a copy", "another copy", "packed", "CSV", "tabs", "line end", "blank", "no UTF-8"],
 )
 def test_what_is_no_clients_file_is_named_at_once(kind: str, side: str, tmp_path: Path) -> None:
     make(tmp_path / "train", "1.csv", "2.csv")
@@ -220,6 +221,10 @@ def test_what_is_no_clients_file_is_named_at_once(kind: str, side: str, tmp_path
         case "another copy":
             make(where, "2 (1).csv")
             said = "'2 (1).csv' is a copy of 2.csv"
+        case "line end" | "blank":
+            name = {"line end": "a\nb.csv", "blank": "Klinik\u00a0Süd.csv"}[kind]
+            make(where, name)
+            said = f"{name!r} has a character in its name that cannot be seen"
         case "packed" | "CSV" | "tabs":
             name = {"packed": "3.csv.gz", "CSV": "3.CSV", "tabs": "3.tsv"}[kind]
             make(where, name, "2.csv.bak", "2.tsv", "2.csv.gz", "README.txt", "data.zip", ".3.csv.gz")
@@ -231,6 +236,16 @@ def test_what_is_no_clients_file_is_named_at_once(kind: str, side: str, tmp_path
         loaded(tmp_path)
     (mistake,) = caught.value.mistakes
     assert mistake.startswith(f"runner.{side}_data_dir: {str(where)!r}: {said}")
+
+
+def test_a_name_is_one_however_its_letters_are_composed(tmp_path: Path) -> None:
+    make(tmp_path / "train", "Mu\u0308nchen.csv", "2.csv")
+    make(tmp_path / "test", "M\u00fcnchen.csv", "2.csv")
+    assert files.test_files_of(loaded(tmp_path))[ClientId("Mu\u0308nchen")] == (tmp_path / "test" / "M\u00fcnchen.csv",)
+    assert notes_of(loaded(tmp_path)) == []
+    make(tmp_path / "train", "M\u00fcnchen.csv")
+    with pytest.raises(DataError, match="would both be of client"):
+        client_files_of(loaded(tmp_path))
 
 
 def test_what_is_like_a_copy_of_nobody_is_a_client(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Data is looked at before anybody trains: what cannot be read ends the run, what is not as usual is said."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def test_a_training_file_of_something_else_ends_a_run_before_it_begins(text: str
         run(load_job(job), tmp_path / "run", in_process=True)
     assert str(caught.value).endswith(NO_SAMPLES[text])
     assert str(caught.value).startswith(f"{tmp_path / 'data' / 'train' / '1.csv'}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("in_process", [True, False], ids=["in process", "processes"])
+def test_two_files_of_one_client_end_a_run_before_it_begins(in_process: bool, tmp_path: Path) -> None:
+    job = write_job(tmp_path)
+    for name in ("Mu\u0308nchen.csv", "M\u00fcnchen.csv"):
+        shutil.copy(tmp_path / "data" / "train" / "1.csv", tmp_path / "data" / "train" / name)
+    with pytest.raises(DataError, match="would both be of client"):
+        run(load_job(job), tmp_path / "run", in_process=in_process)
     assert not (tmp_path / "run").exists()
 
 

@@ -7,6 +7,7 @@ own listing differs from host to host).
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -65,13 +66,13 @@ def test_files_of(job: Job) -> "dict[ClientId, Files]":
         return {}
     owners = client_files_of(job)
     files = _listed(runner.test_data_dir, takes_any_ending(runner.infer_reader_type, runner.pipe_command))
-    of_stem = {file.stem: client for client, mine in owners.items() for file in mine}
-    if runner.split_file_list and len(files) >= len(owners) and not any(f.stem in of_stem for f in files):
+    of_stem = {_composed(file): client for client, mine in owners.items() for file in mine}
+    if runner.split_file_list and len(files) >= len(owners) and not any(_composed(f) in of_stem for f in files):
         return _deal(files, list(owners))
     found: dict[ClientId, Files] = dict.fromkeys(owners, ())
     for file in files:
-        if file.stem in of_stem:
-            found[of_stem[file.stem]] += (file,)
+        if (stem := _composed(file)) in of_stem:
+            found[of_stem[stem]] += (file,)
     if not any(found.values()):
         there = f"{files[0].name}{f' and {len(files) - 1} more' if files[1:] else ''}" if files else "no held-out file"
         names = ", ".join(list(owners)[:3]) + (", …" if len(owners) > 3 else "")
@@ -124,6 +125,10 @@ def strange_entries(folder: Path, any_ending: bool = False) -> dict[str, str]:
         copied = COPY.fullmatch(name)
         if not is_utf8(name):
             found[name] = "has a name that is no UTF-8, in which reports and logs are written; rename it"
+        elif not name.isprintable():
+            found[name] = (
+                "has a character in its name that cannot be seen, such as a line end or a no-break space; rename it"
+            )
         elif entry.is_dir():
             if name.endswith(".csv"):
                 found[name] = "is a folder; put its parts into one file of that name"
@@ -192,13 +197,19 @@ def _listed(folder: Path, any_ending: bool) -> list[Path]:
 
 
 def _by_stem(files: Sequence[Path], folder: Path) -> "dict[ClientId, Files]":
-    found: dict[ClientId, Files] = {}
+    found: dict[str, tuple[ClientId, Path]] = {}
     for file in files:
-        if (client := cast("ClientId", file.stem)) in found:
-            other = found[client][0].name
+        client = cast("ClientId", file.stem)
+        if (stem := _composed(file)) in found:
+            other = found[stem][1].name
             raise DataError(f"{folder}: {other} and {file.name} would both be of client {client!r}; rename one")
-        found[client] = (file,)
-    return found
+        found[stem] = client, file
+    return {client: (file,) for client, file in found.values()}
+
+
+def _composed(file: Path) -> str:
+    """Return a file's stem as all systems write it: a Mac writes ü as u and two dots."""
+    return unicodedata.normalize("NFC", file.stem)
 
 
 def _deal(files: Sequence[Path], clients: "Sequence[ClientId]") -> "dict[ClientId, Files]":

@@ -68,10 +68,11 @@ def run(
 
     Raises:
         JobError: a folder cannot be used, an address is taken, or the job does not fit its network.
-        DataError: the held-out files cannot be read or scored.
+        DataError: files cannot be read or scored, or it is not clear whose they are.
         KeyboardInterrupt: the run was stopped from outside; all its processes are gone.
     """
     began = time.time()
+    client_files_of(job)  # two files of one client are told before a folder is made
     if not in_process:
         check_places(job)
     plan = None if in_process else find_plan(job)
