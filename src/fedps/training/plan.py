@@ -7,6 +7,7 @@ and only what that comes to is kept.
 
 import hashlib
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -121,11 +122,12 @@ def _file(job: Job) -> str:
     """Return the name of a built-in network's plan: a digest of all that it follows from."""
     hyper = job.hyper_parameters
     sizes = (hyper.mode, hyper.num_users, hyper.num_items, hyper.mf_dim, hyper.fc_layers)
-    facts = (sizes, hyper.loss, job.runner.seed, _made_by(), compiler.FLAGS, compiler.machine())
+    facts = (sizes, hyper.loss, job.runner.seed, made_by(), compiler.FLAGS, compiler.machine())
     return f"plan-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.bin"
 
 
-def _made_by() -> tuple[str, ...]:
+@cache  # the process that workers are forked from has asked already
+def made_by() -> tuple[str, ...]:
     """Return what tells this version of torch, numpy and ourselves from others."""
     home = Path(__file__).parents[1]
     sources = [f for room in ROOMS for f in sorted((home / room).iterdir()) if f.suffix in (".py", ".hpp")]

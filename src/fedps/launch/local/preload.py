@@ -4,7 +4,6 @@ Where workers train by torch, that is imported too, with what it imports itself 
 opens a connection or starts a thread, which would not survive a fork.
 """
 
-import email.parser  # which the versions of packages are read with
 import os
 import signal
 
@@ -15,10 +14,12 @@ import numpy.random
 import fedps.client.life
 import fedps.launch.local.entry
 import fedps.training.compiled
+from fedps.training.plan import made_by
 
-__all__ = ["email", "fedps", "grpc", "numpy"]
+__all__ = ["fedps", "grpc", "numpy"]
 
 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a closed terminal; Ctrl-C a fork server ignores by itself
+made_by()  # reads all files that a plan is made by, and versions of packages
 
 if "FEDPS_PRELOAD_TORCH" in os.environ:
     import torch
