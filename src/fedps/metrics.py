@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedps.errors import FedpsError
 from fedps.figures import CANDIDATES, DEFAULT, LEFT_OUT, Sums, read_metric
 from fedps.ranking import Catalogue, rank_candidates, rank_catalogue
-from fedps.types import Keys, Samples, Values
+from fedps.types import NO_BAGS, Bags, Keys, Samples, Values
 
 BUCKETS = 2**12  # the original's
 LEAST = np.float32(-88)  # a logit below it has a probability of 0; its exponential would overflow
@@ -194,6 +194,8 @@ def misfit(test: Samples) -> str:
 
     HR@10 and NDCG@10 are places of a positive among its own user's negatives; of other groups they would mean nothing.
     """
+    if test.label.ndim > 1 or any(isinstance(test.columns.get(name, NO_BAGS), Bags) for name in ("user", "item")):
+        return "its samples are no pairs of a user and an item with one label"
     groups, left = divmod(len(test.label), CANDIDATES)
     user, label = (column[: groups * CANDIDATES].reshape(groups, CANDIDATES) for column in (test.user, test.label))
     bad = (user != user[:, :1]).any(axis=1) | (label[:, 0] != 1) | label[:, 1:].any(axis=1)

@@ -181,6 +181,14 @@ class Bags(NamedTuple):
         within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
         return Bags(self.ids[np.repeat(self.starts[places], counts) + within], starts)
 
+    def last(self, most: int) -> "Bags":
+        """Return of each bag the last so many ids, of a smaller one all."""
+        counts = np.diff(self.starts)
+        ends = np.repeat(self.starts[1:], counts)
+        kept = np.minimum(counts, most)
+        ids = self.ids[self.starts[0] : self.starts[-1]]
+        return Bags(ids[ends - np.arange(self.starts[0], self.starts[-1]) <= most], np.concatenate([[0], np.cumsum(kept)]))
+
     def padded(self, width: int | None = None, pad: int = -1) -> NDArray[Any]:
         """Lay bags out as the rows of a matrix.
 
@@ -198,6 +206,7 @@ class Bags(NamedTuple):
         return padded
 
 
+NO_BAGS = Bags(np.empty(0, np.int64), np.zeros(1, np.int64))
 Column = NDArray[Any] | Bags  # of one feature: ids int64[n] (from a cache int32), bags, numbers float32[n] or [n, d]
 Places = slice | NDArray[np.integer[Any]] | NDArray[np.bool_]
 

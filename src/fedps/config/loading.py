@@ -14,6 +14,7 @@ from fedps.config.files import clients_there, features_of_data, sizes_of_data
 from fedps.config.job import Job, section
 from fedps.config.mistakes import sentence, shown
 from fedps.config.original import TABLE_KEYS, Remarks, drop_sections, rename, translate
+from fedps.config.sections.features import labels
 from fedps.config.sections.runner import Runner
 from fedps.config.sections.training import TableParameters
 from fedps.config.source import parse, read
@@ -210,9 +211,15 @@ def _mended(tree: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str
 
 
 def _take_features(job: Job) -> Job:
-    """Take the features that the data's manifest states, if the job states none; those a network leaves are not read."""
-    stated = {} if job.features else features_of_data(job)
-    return job.model_copy(update={"features": stated}) if stated else job
+    """Take the features that the data's manifest states, if the job states none; and measure what all samples have."""
+    features = job.features or features_of_data(job)
+    if not features:
+        return job
+    runner, tasks = job.runner, labels(features).values()
+    if "metrics" not in runner.model_fields_set and len(tasks) == 1:  # held-out samples need be no groups of candidates
+        measured = ("rmse", "mae") if any(task.of == "real" for task in tasks) else ("auc", "logloss")
+        runner = runner.model_copy(update={"metrics": measured})
+    return job.model_copy(update={"features": features, "runner": runner})
 
 
 def _take_sizes(job: Job) -> Job:

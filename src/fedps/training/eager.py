@@ -23,9 +23,8 @@ from fedps.models.loss import LOSSES, own_loss
 from fedps.training.engine import Gradients, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import Bags, ClientId, Column, Keys, Samples, Slots, TableName, Values, taken
+from fedps.types import NO_BAGS, Bags, ClientId, Column, Keys, Samples, Slots, TableName, Values, taken
 
-NO_BAGS = Bags(np.empty(0, np.int64), np.zeros(1, np.int64))
 LEAST = 4096  # samples scored at once: smaller pieces are slow, and give the same scores
 
 

@@ -30,6 +30,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("features",), features.kinds),
     (("features",), features.tables),
     (("features", "hyper_parameters.mode", "runner.model"), features.inputs),
+    (("features", "runner.metrics"), features.measured),
     (("runner.train_reader_path", "runner.infer_reader_path"), data.readers),
     (("runner.warmup_model_path",), data.warm_start),
     (("runner.dump_fields_path",), data.dumps),

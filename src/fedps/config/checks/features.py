@@ -1,7 +1,8 @@
 """Checks of features: their kinds, id spaces and sides."""
 
 from fedps.config.job import Job
-from fedps.config.sections.features import Feature, of_user
+from fedps.config.sections.features import Feature, labels, of_user
+from fedps.figures import read_metric
 
 FITS = {  # key → the kinds that have it
     "rows": ("id", "ids"), "table": ("id", "ids"), "pooling": ("ids",), "max": ("ids",), "dim": ("number",),
@@ -46,6 +47,20 @@ def tables(job: Job) -> list[str]:
                 f"{key}{private} is of the user's side, whose tables are private, and {public} is not; give both"
                 " side: user, or neither (the table is shared then; the samples stay here all the same)"
             )
+    return mistakes
+
+
+def measured(job: Job) -> list[str]:
+    """Say which features metrics miss, and that there is nothing to learn."""
+    if not job.features:
+        return []
+    if not labels(job.features):
+        return ["features: there is none of kind label, so there is nothing to learn; add label: {kind: label}"]
+    mistakes = []
+    for metric in map(read_metric, job.runner.metrics):
+        due = ("user", "item") if metric.k else ("user",) if metric.kind == "gauc" else ()
+        missing = [n for n in due if n not in job.features or job.features[n].kind != "id"]
+        mistakes += [f"runner.metrics: {metric.name!r}: needs a feature {n!r} of kind id; leave it out" for n in missing]
     return mistakes
 
 

@@ -2,7 +2,7 @@
 
 | reader_type | how |
 | --- | --- |
-| left out | lines `user,item,label`, by the built-in reader |
+| left out | lines `user,item,label`, by the built-in reader; where the job states features, columns by name (`tabular`) |
 | QueueDataset, InmemoryDataset | through `pipe_command` where there is one and it is allowed, else as above |
 | DataLoader, RecDataset | by class `Reader` or `RecDataset` of the module `train_reader_path`; without it as above |
 
@@ -15,7 +15,8 @@ script of one's own it does (`scripts.datasets`).
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
@@ -28,6 +29,7 @@ from fedps.data.read.own import CLASSES, read_own
 from fedps.data.read.pipe import read_pipe
 from fedps.data.read.reader import Skipped, read_samples
 from fedps.data.read.stand_ins import copy_to
+from fedps.data.read.tabular import read_table
 from fedps.errors import DataError
 from fedps.types import Samples
 
@@ -76,12 +78,17 @@ def read_by_job(job: Job, side: Side, files: Sequence[Path], allow: Allow) -> Re
     kind, module, key = _keys(job, side)
     command = job.runner.pipe_command if kind in PIPED else None
     reader, note = "lines user,item,label", ""
+    cut: Counter[str] = Counter()
     if kind in CLASSES and module is not None:
         reader, skipped = f"{module}.{CLASSES[kind]}", Skipped()
         parts = [read_own(job, kind, module, files, key, skipped if job.runner.bad_lines == "skip" else None)]
     elif command is not None and allow.commands:
         reader = f"pipe_command {command!r}"
         parts, skipped = _read_command(job, files, command)
+    elif job.features:
+        reader, denied = "columns by name", ["runner.pipe_command is not run without --allow-commands"]
+        parts, skipped = _read_tables(job, files, cut)
+        note = "; ".join([*(denied if command is not None else []), *_said_of_cut(job, cut)])
     else:
         note = f"runner.{DENIED}" if command is not None else ""
         parts, skipped = _read_lines(job, files, denied=command is not None)
@@ -154,6 +161,23 @@ def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Sam
         if not denied:
             raise
         raise DataError(f"{error}; runner.{DENIED}: pass --allow-commands if the command is yours") from error
+
+
+def _read_tables(job: Job, files: Sequence[Path], cut: Counter[str]) -> tuple[list[Samples], Skipped]:
+    def read(path: Path, skipped: Skipped | None, stop: Event) -> Samples:
+        taken = read_table(path, job, skipped)
+        cut.update(taken.cut)
+        return taken.samples
+
+    return read_files(read, files, job.runner.thread_num, job.runner.bad_lines == "skip")
+
+
+def _said_of_cut(job: Job, cut: Mapping[str, int]) -> list[str]:
+    """Say of how many samples which ids were left out."""
+    return [
+        f"features.{name}.max: {job.features[name].max}: of {n} samples that have more ids, the last so many are taken"
+        for name, n in cut.items()
+    ]
 
 
 def _read_command(job: Job, files: Sequence[Path], text: str) -> tuple[list[Samples], Skipped]:

@@ -6,8 +6,10 @@ from typing import TextIO
 
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of, test_files_of
+from fedps.config.sections.features import labels, of_user, spaces
 from fedps.data.read.by_job import Reading, Side, read_by_job, runs_users_code
 from fedps.data.read.reader import read_first
+from fedps.data.read.tabular import read_table
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
 from fedps.events import events
@@ -56,7 +58,7 @@ def read_client(
         _tell(job, client, "test", test, report, log)
     return ClientData(
         train.samples, test.samples if test else None, client, runner.seed, runner.shuffle, negatives,
-        hyper.num_items, pairs=hyper.loss == "bpr", public=public, catalogue=runner.ranks_all,
+        hyper.num_items, pairs=hyper.loss == "bpr", public=public, catalogue=runner.ranks_all, spaces=spaces(job.inputs),
     )  # fmt: skip
 
 
@@ -120,7 +122,10 @@ def _begins(job: Job, files: tuple[Path, ...], allow: Allow) -> Samples:
     hyper = job.hyper_parameters
     small = tuple(file for file in files if _size(file) <= SMALL)
     large = [file for file in files if file not in small and job.runner.bad_lines == "error"]
-    parts = [read_first(file, hyper.num_users, hyper.num_items) for file in large]
+    if job.features:
+        parts = [read_table(file, job, first=True).samples for file in large]
+    else:
+        parts = [read_first(file, hyper.num_users, hyper.num_items) for file in large]
     return Samples.joined([*parts, read_by_job(job, "train", small, allow).samples] if small else parts or [NO_SAMPLES])
 
 
@@ -151,22 +156,44 @@ def _read_test(job: Job, files: tuple[Path, ...], allow: Allow) -> Reading:
 def _negatives(job: Job, samples: Samples) -> tuple[int | None, str]:
     """Return how many negatives a positive gets in training, None for the file's own, and what there is to say of that.
 
-    A network that sees one label only learns to say it always.
+    A network that sees one label only learns to say it always. Negatives are drawn items, in place of a positive's own: so
+    there are none where a sample tells more of its item than its id.
     """
     each, label = job.runner.negatives, samples.label
+    of_item = _of_item(job)
+    if each and of_item:
+        raise JobError(f"runner.negatives: {each}: {of_item}; leave the key out, and bring negatives in the data")
+    if label.ndim > 1 or next(iter(labels(job.inputs).values())).of == "real":
+        return None, ""
     if each or not len(label) or (label.any() and not label.all()):
         return each or None, ""
     if not label.any():
         return None, "runner.train_data_dir: holds negatives (label 0) alone: nothing can be learned of what users like"
-    if each is None:
+    if each is None and not of_item:
         return (
             NEGATIVES,
             f"runner.negatives: {NEGATIVES}, as the training data holds positives (label 1) alone; 0: none",
         )
+    said = f"none can be drawn, as {of_item}" if of_item else "0"
     return (
         None,
-        "runner.negatives: 0: the training data holds positives (label 1) alone: the network learns to say 1 always",
+        f"runner.negatives: {said}: the training data holds positives (label 1) alone: the network learns to say 1 always",
     )
+
+
+def _of_item(job: Job) -> str:
+    """Say why no other items can be drawn in place of a sample's own; empty if they can."""
+    if not job.features:
+        return ""
+    features = job.features
+    for name in ("user", "item"):
+        if name not in features or features[name].kind != "id":
+            return f"there is no feature {name} of kind id"
+    if not isinstance(features[features["item"].table or "item"].rows, int):
+        return "nobody has counted the items (features.item.rows)"
+    others = [n for n, f in features.items() if n != "item" and f.kind != "label" and not of_user(n, f)]
+    others = [n for n in others if features[n].table != "item"]
+    return f"features {', '.join(others)} could tell of the item" if others else ""
 
 
 def _tell(job: Job, client: ClientId, side: Side, read: Reading, report: Report | None, log: TextIO | None) -> None:
