@@ -187,7 +187,9 @@ class Bags(NamedTuple):
         ends = np.repeat(self.starts[1:], counts)
         kept = np.minimum(counts, most)
         ids = self.ids[self.starts[0] : self.starts[-1]]
-        return Bags(ids[ends - np.arange(self.starts[0], self.starts[-1]) <= most], np.concatenate([[0], np.cumsum(kept)]))
+        return Bags(
+            ids[ends - np.arange(self.starts[0], self.starts[-1]) <= most], np.concatenate([[0], np.cumsum(kept)])
+        )
 
     def padded(self, width: int | None = None, pad: int = -1) -> NDArray[Any]:
         """Lay bags out as the rows of a matrix.

@@ -16,6 +16,7 @@ from torch import nn
 
 from fedps.config import Allow, Job
 from fedps.config.checks.data import PADDLES, is_paddles
+from fedps.config.sections.features import labels
 from fedps.data.read.by_job import Reading
 from fedps.data.read.client import first_of, read_held_out, read_trained
 from fedps.errors import DataError, JobError
@@ -96,7 +97,7 @@ def infer_epochs(
         predictions = probabilities(logits)
         if log is not None:
             print_progress(log, epoch, samples, predictions, job.runner.infer_batch_size, job.runner.print_interval)
-        write_predictions(file, samples, predictions)
+        write_predictions(file, samples, predictions, list(labels(job.inputs)))
         results.append({"epoch": epoch, **measures, "predictions": str(file)})
     new = said_of_new(folder, network.new)
     return {"model": str(folder), **_noted(new, read.values()), "epochs": results}

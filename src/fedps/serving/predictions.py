@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from pyarrow import csv as arrow
 from torch import nn
@@ -17,10 +18,10 @@ from fedps.models.inputs import tensors
 from fedps.ranking import Catalogue
 from fedps.storage.whole import make_folder, write_whole
 from fedps.training.eager import LEAST
-from fedps.types import Keys, Samples, Values
+from fedps.types import NO_BAGS, Bags, Column, Keys, Samples, Values
 
 LINES = 20  # of an epoch, at most, where batches are many
-COLUMNS = ("user", "item", "label", "prediction")
+SEPARATOR = "|"  # between the values of a cell that has several
 
 
 class Scores(NamedTuple):
@@ -106,28 +107,38 @@ def rank_full(
     return evaluate(np.empty(0, np.float32), test, full, Catalogue(num_items, train, score)).sums
 
 
-def _whose(tests: Sequence[Samples]) -> Keys:
-    """Return whose each sample is: int64[n]. Users of two clients are two, whatever their ids."""
+def _whose(tests: Sequence[Samples]) -> Keys | None:
+    """Return whose each sample is: int64[n], None if samples do not tell. Users of two clients are two, whatever their ids."""
+    if any(isinstance(test.columns.get("user", NO_BAGS), Bags) for test in tests):
+        return None
     users = [np.unique(test.user, return_inverse=True)[1] for test in tests]
     ends = np.cumsum([user.max(initial=-1) + 1 for user in users])
     return np.concatenate([user + end for user, end in zip(users, [0, *ends], strict=False)])
 
 
-def write_predictions(path: Path, samples: Samples, scores: Values) -> None:
+def write_predictions(path: Path, samples: Samples, scores: Values, labels: Sequence[str] = ("label",)) -> None:
     """Write `user,item,label,prediction`, a line a sample under a header, whole or not at all, for its owner only.
+
+    Other features stand in the place of `user` and `item`; of several labels each has a prediction, `prediction_<label>`.
 
     Args:
         path: the file; its folder is made if absent.
         samples: n of them.
-        scores: float32[n], probabilities.
+        scores: float32[n], or [n, tasks]: probabilities.
+        labels: their names.
 
     Raises:
         DataError: it cannot be written.
     """
-    label = samples.label.astype("int8")
-    table = pa.table(dict(zip(COLUMNS, (samples.user, samples.item, label, scores), strict=True)))
+    whole = not (samples.label % 1).any()
+    label = np.atleast_2d((samples.label.astype("int8") if whole else samples.label).T)
+    predictions = ["prediction"] if len(labels) == 1 else [f"prediction_{name}" for name in labels]
+    table = pa.table(
+        {name: _cells(column) for name, column in samples.columns.items()}
+        | dict(zip((*labels, *predictions), (*label, *np.atleast_2d(scores.T)), strict=True))
+    )
     text = pa.BufferOutputStream()
-    text.write(f"{','.join(COLUMNS)}\n".encode())
+    text.write(f"{','.join(table.column_names)}\n".encode())
     arrow.write_csv(table, text, arrow.WriteOptions(include_header=False))
     try:
         make_folder(path.parent)
@@ -136,6 +147,17 @@ def write_predictions(path: Path, samples: Samples, scores: Values) -> None:
         raise DataError(
             f"{path}: cannot be written: {error.strerror or error}; choose another --predictions"
         ) from error
+
+
+def _cells(column: Column) -> Any:
+    """Return a column as it is written: numbers, or texts of several of them."""
+    if not isinstance(column, Bags):
+        if column.ndim == 1:
+            return column
+        column = Bags(column.reshape(-1), np.arange(len(column) + 1) * column.shape[1])
+    texts = pc.cast(pa.array(column.ids[column.starts[0] :]), pa.string())
+    starts = pa.array(column.starts - column.starts[0])
+    return pc.binary_join(pa.LargeListArray.from_arrays(starts, texts), SEPARATOR)
 
 
 def print_progress(log: TextIO, epoch: int, samples: Samples, scores: Values, size: int, every: int) -> None:
@@ -149,6 +171,8 @@ def print_progress(log: TextIO, epoch: int, samples: Samples, scores: Values, si
         size: samples of a batch; batches count from 0.
         every: batches between two lines; more where that would be over `LINES` lines.
     """
+    if samples.label.ndim > 1:
+        return
     total, begin = Histogram(), 0
     lines, batches = [], -(-len(scores) // size)
     for batch in range(0, batches, max(every, -(-batches // LINES))):

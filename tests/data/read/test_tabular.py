@@ -1,6 +1,5 @@
 """Files of any columns are read by name; a cell that is not as it should be is told with file, line, column and remedy."""
 
-import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def job_of(folder: Path, features: object, **runner: object) -> Job:
 def listed(column: Any) -> list[Any]:
     if isinstance(column, Bags):
         return [column.ids[a:b].tolist() for a, b in zip(column.starts[:-1], column.starts[1:], strict=True)]
-    return column.tolist()
+    return list(column.tolist())
 
 
 def assert_read(reading: Reading, seed: int = 0) -> None:
@@ -69,8 +68,15 @@ def assert_read(reading: Reading, seed: int = 0) -> None:
 
 @pytest.mark.parametrize("sign", [",", "\t", ";", "|", " "])
 def test_columns_are_found_by_name_whatever_separates_them(sign: str, reads: Reads) -> None:
-    text = HEADER.replace(",", sign) + "\n" + LINES.replace('"a,b"', "y").replace(";", "~").replace("|", "/").replace(",", sign)
-    features = {n: f | ({"separator": "~" if n == "taste" else "/"} if n in ("taste", "genres", "history") else {}) for n, f in FEATURES.items()}
+    text = (
+        HEADER.replace(",", sign)
+        + "\n"
+        + LINES.replace('"a,b"', "y").replace(";", "~").replace("|", "/").replace(",", sign)
+    )
+    features = {
+        n: f | ({"separator": "~" if n == "taste" else "/"} if n in ("taste", "genres", "history") else {})
+        for n, f in FEATURES.items()
+    }
     assert_read(reads(text.replace("\n", "\r\n"), features=features))
 
 
@@ -116,7 +122,16 @@ def test_blocks_of_a_large_file_are_joined(reads: Reads, monkeypatch: pytest.Mon
     ],
 )  # fmt: skip
 def test_a_cell_that_is_not_as_it_should_be(cell: dict[str, str], said: str, reads: Reads) -> None:
-    good = {"clicked": "1", "age": "3", "user": "u", "more": "", "item": "1", "genres": "1", "history": "2", "taste": "1;2"}
+    good = {
+        "clicked": "1",
+        "age": "3",
+        "user": "u",
+        "more": "",
+        "item": "1",
+        "genres": "1",
+        "history": "2",
+        "taste": "1;2",
+    }
     text = HEADER + LINES + "\n" + ",".join((good | cell).values()) + "\n" + LINES
     data = text.encode("utf-8", "surrogateescape")
     with pytest.raises(DataError, match=f"a.csv, line 5(, |: ){said}"):
@@ -142,7 +157,7 @@ def test_classic_lines_need_no_header_and_files_without_samples_are_told(reads: 
     for text in ("", HEADER):
         with pytest.raises(DataError, match=r"a\.csv: holds no sample"):
             reads(text)
-    with pytest.raises(DataError, match="holds no sample.* all rows were skipped, the first: .*line 2"):
+    with pytest.raises(DataError, match=r"holds no sample.* all rows were skipped, the first: .*line 2"):
         reads(HEADER + "2,0.5,ann,x,3,1|2,1|2|3|4,1;2\n", bad_lines="skip")
 
 
@@ -155,7 +170,9 @@ def test_hashes_are_the_same_everywhere(reads: Reads) -> None:
     features = {"user": {"kind": "id", "rows": "open"}, "label": {"kind": "label"}}
     column = ["007", "7", "-7", "9223372036854775807", "9223372036854775808", "", "x"]
     both = [
-        reads("user,label\n" + "".join(f"{c},0\n" for c in column) + more, features=features, bad_lines="skip").samples.user
+        reads(
+            "user,label\n" + "".join(f"{c},0\n" for c in column) + more, features=features, bad_lines="skip"
+        ).samples.user
         for more in ("", "7,2\n")
     ]
     assert both[0].tolist() == both[1].tolist()  # at once, and one by one

@@ -60,7 +60,9 @@ def measured(job: Job) -> list[str]:
     for metric in map(read_metric, job.runner.metrics):
         due = ("user", "item") if metric.k else ("user",) if metric.kind == "gauc" else ()
         missing = [n for n in due if n not in job.features or job.features[n].kind != "id"]
-        mistakes += [f"runner.metrics: {metric.name!r}: needs a feature {n!r} of kind id; leave it out" for n in missing]
+        mistakes += [
+            f"runner.metrics: {metric.name!r}: needs a feature {n!r} of kind id; leave it out" for n in missing
+        ]
     return mistakes
 
 

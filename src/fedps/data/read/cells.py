@@ -120,7 +120,9 @@ class Cells:
         return ids.astype(self.type) if fit else None
 
     def _bulk_numbers(self, cells: pa.Array) -> Values | None:
-        numbers: Values = np.array(_cast(cells, pa.float32()).to_numpy(zero_copy_only=False))  # Arrow's own is read-only
+        numbers: Values = np.array(
+            _cast(cells, pa.float32()).to_numpy(zero_copy_only=False)
+        )  # Arrow's own is read-only
         if not np.isfinite(numbers).all():
             return None
         binary = self.feature.kind == "label" and self.feature.of == "binary"
@@ -177,7 +179,9 @@ class Cells:
         except (TypeError, ValueError):
             number = None
         if number is None:
-            other = "" if self.feature.kind == "label" else f", or set features.{self.name}.kind: id if it names something"
+            other = (
+                "" if self.feature.kind == "label" else f", or set features.{self.name}.kind: id if it names something"
+            )
             raise ValueError(f"is no number; correct it{other}")
         with np.errstate(over="ignore"):
             if not np.isfinite(np.float32(number)):
@@ -202,7 +206,9 @@ def stable_hash(texts: pa.Array, seed: int) -> NDArray[np.int64]:
     """
     texts = texts.cast(pa.large_string())
     _, ends, held = texts.buffers()
-    starts = np.frombuffer(ends, np.int64)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else np.zeros(1, int)
+    starts = (
+        np.frombuffer(ends, np.int64)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else np.zeros(1, int)
+    )
     letters, lengths = np.frombuffer(held or b"", np.uint8), np.diff(starts)
     start, prime = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
     with np.errstate(over="ignore"):
@@ -250,7 +256,7 @@ def _cast(cells: pa.Array, to: pa.DataType) -> pa.Array:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _plain(part: Any) -> Any:

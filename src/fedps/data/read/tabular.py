@@ -163,7 +163,11 @@ def _blocks(path: Path, file: IO[bytes]) -> Iterator[bytes]:
         end = block.rfind(b"\n") + 1
         if end == 0 or block.count(b'"', 0, end) % 2:
             if len(block) > LONGEST:
-                why = f'a quote (") is not closed within {LONGEST >> 20} MiB' if end else "it has no line ends: is it text?"
+                why = (
+                    f'a quote (") is not closed within {LONGEST >> 20} MiB'
+                    if end
+                    else "it has no line ends: is it text?"
+                )
                 raise DataError(f"{path}: {why}")
             rest = block
             continue

@@ -1,0 +1,110 @@
+"""A job of any features, whole: files with headers, a network of one's own, every mode, saved epochs scored anew."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from fedps.config import load_job
+from fedps.events.events import Entry
+from fedps.events.ledger import Ledger
+from fedps.launch.inprocess import run_in_process
+from fedps.serving.infer import infer_epochs
+from tests.launch.runs import fedps
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.city, self.item, self.genre = nn.Embedding(30, 4), nn.Embedding(50, 4), nn.Embedding(7, 4)
+        self.top = nn.Linear(14, 1)
+
+    def forward(self, city, item, genres, history, age):
+        rows = [self.city(city), self.item(item) * self.item(history).mean(1), self.genre(genres), age]
+        return self.top(torch.cat(rows, 1)).squeeze(1)
+"""
+FEATURES = {
+    "city": {"kind": "id", "rows": 30, "side": "user"},
+    "item": {"kind": "id", "rows": 50},
+    "genres": {"kind": "ids", "rows": 7, "pooling": "sum"},
+    "history": {"kind": "ids", "table": "item", "max": 6},
+    "age": {"kind": "number", "dim": 2},
+    "click": {"kind": "label"},
+}
+
+
+def write_job(folder: Path, **runner: Any) -> Path:
+    """Write a job of three clients whose samples tell no user, with their files and a network; return the job file."""
+    rng = np.random.default_rng(0)
+    for side, samples in (("train", 200), ("test", 90)):
+        (folder / side).mkdir(exist_ok=True)
+        for client in "012":
+            with (folder / side / f"{client}.csv").open("w", newline="") as file:
+                write = csv.writer(file, delimiter="\t").writerow
+                write(["click", "age", "history", "note", "genres", "item", "city"])
+                for _ in range(samples):
+                    item, genres = rng.integers(50), rng.choice(7, rng.integers(0, 4), replace=False)
+                    history, age = rng.integers(0, 50, rng.integers(0, 9)), rng.normal(size=2)
+                    click = int(age[0] + (item % 2) > 0.5)
+                    write(
+                        [
+                            click,
+                            *("|".join(map(str, v)) for v in (age, history)),
+                            'a "\t"',
+                            "|".join(map(str, genres)),
+                            item,
+                            rng.integers(30),
+                        ]
+                    )
+    (folder / "net.py").write_text(NET)
+    tree = {
+        "runner": {
+            "train_data_dir": "train", "test_data_dir": "test", "train_batch_size": 32, "geo_step": 2, "epochs": 1,
+            "model": "net.Net", **runner,
+        },
+        "hyper_parameters": {"optimizer": {"class": "adam", "learning_rate": 0.05}},
+        "features": FEATURES,
+    }  # fmt: skip
+    (folder / "job.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    return folder / "job.yaml"
+
+
+@pytest.mark.parametrize("mode", ["geo", "sync", "async", "round"])
+def test_every_mode_trains_them_and_a_saved_epoch_scores_as_its_clients_did(mode: str, tmp_path: Path) -> None:
+    job, entries = load_job(write_job(tmp_path, sync_mode=mode, server_num=2)), list[Entry]()
+    run_in_process(job, tmp_path / "run", entries.append)
+    ledger = Ledger(job, 0.0)
+    for entry in entries:
+        ledger.take(entry)
+    measured = ledger.summary(2e9, None)["metrics"]
+    assert measured["auc"] > 0.6
+    epoch: dict[str, Any] = infer_epochs(job, tmp_path / "run")["epochs"][0]  # type: ignore[index]
+    assert {name: epoch[name] for name in ("auc", "logloss")} == pytest.approx(
+        {name: measured[name] for name in ("auc", "logloss")}, rel=1e-4
+    )
+    assert epoch["samples"] == 270
+    lines = Path(epoch["predictions"]).read_text().splitlines()
+    assert lines[0] == "city,item,genres,history,age,click,prediction"
+    assert len(lines) == 271
+
+
+@pytest.mark.parametrize("flags", [[], ["--in-process"]])
+def test_they_run_from_the_command_line(flags: list[str], tmp_path: Path) -> None:
+    job = write_job(tmp_path, with_coordinator=True, save_mode="delta")
+    said = fedps("config", "check", job)
+    assert said.returncode == 0, said.stderr
+    said = fedps("run", job, "--run_dir", tmp_path / "run", *flags)
+    assert said.returncode == 0, said.stdout + said.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["metrics"]["auc"] > 0.6
+    assert summary["metrics"]["logloss"] > 0
+    said = fedps("infer", job, "--run_dir", tmp_path / "run", "--json")
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["epochs"][0]["auc"] == pytest.approx(summary["metrics"]["auc"], rel=1e-4)
