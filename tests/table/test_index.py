@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedps.table import kernels
-from fedps.table.index import DOUBLED, ENTRY, PARTS, Index
+from fedps.table.index import DOUBLED, ENTRY, PARTS, Index, parts_of
 from fedps.types import Keys
 
 EDGES = [-(2**63), -1, 0, 1, 2**62, 2**63 - 1]
@@ -81,6 +80,13 @@ def test_ids_with_equal_tags_are_told_apart_by_themselves() -> None:
     assert index.find(keys, ids)[0].tolist() == [-1, 1, -1, 2]
 
 
+def test_neighbouring_ids_spread_over_the_parts() -> None:
+    for stride in (1, 256, 2**32):
+        filled = np.bincount(parts_of(np.arange(25_600) * stride, 256), minlength=256)
+        assert filled.min() > 50
+        assert filled.max() < 160
+
+
 def same_place(count: int) -> Keys:
     """Return ids whose mixed bits differ in none that the index looks at: Stafford's mix 13, backwards."""
     mixed = np.arange(count, dtype=np.uint64) << np.uint64(40) | np.uint64(12345)
@@ -88,7 +94,7 @@ def same_place(count: int) -> Keys:
         x = _unshifted(mixed, 31) * np.uint64(pow(0x94D049BB133111EB, -1, 1 << 64))
         x = _unshifted(x, 27) * np.uint64(pow(0xBF58476D1CE4E5B9, -1, 1 << 64))
         keys: Keys = _unshifted(x, 30).view(np.int64)
-    assert len(set(kernels.parts_of(keys, PARTS).tolist())) == 1
+    assert len(set(parts_of(keys, PARTS).tolist())) == 1
     return keys
 
 

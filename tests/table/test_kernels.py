@@ -67,13 +67,6 @@ def test_gather_copies_the_values_and_not_the_state() -> None:
     np.testing.assert_array_equal(out, [[8, 9], [0, 1], [8, 9], [4, 5]])
 
 
-def test_neighbouring_ids_spread_over_the_parts() -> None:
-    for stride in (1, 256, 2**32):
-        filled = np.bincount(kernels.parts_of(np.arange(25_600) * stride, 256), minlength=256)
-        assert filled.min() > 50
-        assert filled.max() < 160
-
-
 @pytest.mark.parametrize("damage", [b"", b"torn"])
 def test_a_loop_whose_kept_code_is_torn_is_compiled_again(
     damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

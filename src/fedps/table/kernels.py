@@ -1,4 +1,4 @@
-"""Compiled loops over rows: find or make the slot of an id, copy rows out, apply a rule in place.
+"""Compiled loops over rows: copy them out, apply a rule in place; and how loops are compiled, here and in `index`.
 
 numba compiles each once and keeps the machine code beside the package, as Python does its own; in the cache if that is
 read only; and in memory alone if neither can be written. Arrays that come off the wire are read-only views; signatures
@@ -27,14 +27,9 @@ from fedps.types import RULES, Rule
 
 _f4w = types.Array(types.float32, 2, "C")
 _f4r = types.Array(types.float32, 2, "C", readonly=True)
-_i8w = types.Array(types.int64, 1, "C")
-_u8w = types.Array(types.uint64, 1, "C")
 _i8r = types.Array(types.int64, 1, "C", readonly=True)
 _f8r = types.Array(types.float64, 1, "C", readonly=True)
-EMPTY = np.uint64(0)  # the index holds slot + 1, so that untouched memory means: nothing here
-TAG = np.uint64(0xFFFFFFFF)  # the lower half of an id's mixed bits, and of an entry
 LEARNING_RATE = 0  # its place among a rule's constants
-AHEAD = 16  # entries of the index asked for before their turn, so that waits for memory overlap
 # A rule's number is its place in `RULES`.
 ADD, SGD, ADAGRAD, ROW_ADAGRAD, LAZY_ADAM, SHARED_ADAM, ADAM, FED_MOMENTUM, FED_ADAGRAD, FED_ADAM, FED_YOGI = range(
     len(RULES)
@@ -80,15 +75,6 @@ def spread(key):  # type: ignore[no-untyped-def]  # numba infers these
     return x ^ (x >> np.uint64(31))
 
 
-@compiled(_i8w(_i8r, types.int64))
-def parts_of(keys, parts):  # type: ignore[no-untyped-def]
-    """Return each key's part of the index."""
-    out = np.empty(len(keys), np.int64)
-    for i in range(len(keys)):
-        out[i] = np.int64(spread(keys[i]) >> np.uint64(48)) & (parts - 1)
-    return out
-
-
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(typing_context: Any, array: Any, row: Any) -> Any:
     """Ask for a row's first cache line ahead of its use, so that many are under way at once."""
@@ -104,116 +90,6 @@ def prefetch(typing_context: Any, array: Any, row: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, row), generate
-
-
-# The index (`index.Index`) is many small hash tables, its parts, in one array of entries. An id's mixed bits say where it
-# stands: bits 48 and up name its part, the lower 32 are its tag, and tag x size / 2^32 is its home there. From its home on
-# it is looked for entry by entry, around the end of the part to its start (linear probing), until it or an empty entry is
-# met. No part gets full, so every search ends. An entry is (tag, slot + 1) in 8 bytes: an id itself stands with its row,
-# and is compared there once tags are equal, so that no two ids are ever taken for one.
-
-
-@njit(inline="always")
-def _part(h, starts):  # type: ignore[no-untyped-def]
-    return np.int64(h >> np.uint64(48)) & (len(starts) - 1)
-
-
-@njit(inline="always")
-def _home(tag, start, size):  # type: ignore[no-untyped-def]
-    return start + np.int64((tag * np.uint64(size)) >> np.uint64(32))
-
-
-@njit(inline="always")
-def _next(at, start, size):  # type: ignore[no-untyped-def]
-    return at + 1 if at + 1 < start + size else start
-
-
-@inlined
-def _place(key, ids, entries, starts, sizes):  # type: ignore[no-untyped-def]
-    """Return where a key's entry stands, or the empty one at which its search ends."""
-    h = spread(key)
-    part, tag = _part(h, starts), h & TAG
-    start, size = starts[part], sizes[part]
-    at = _home(tag, start, size)
-    while entries[at] != EMPTY:
-        if entries[at] >> np.uint64(32) == tag and ids[np.int64(entries[at] & TAG) - 1] == key:
-            break
-        at = _next(at, start, size)
-    return at
-
-
-@inlined
-def _enter(entry, entries, start, size):  # type: ignore[no-untyped-def]
-    """Put an entry in the first empty place from its home on."""
-    at = _home(entry >> np.uint64(32), start, size)
-    while entries[at] != EMPTY:
-        at = _next(at, start, size)
-    entries[at] = entry
-
-
-@compiled(types.int64(_i8r, _i8w, _u8w, _i8w, _i8w, _i8w))
-def find(keys, ids, entries, starts, sizes, out):  # type: ignore[no-untyped-def]
-    """Write each key's slot to `out`, -1 where there is none; return how many there are none of."""
-    # First all homes, then what stands there, then the ids of those rows: each loop can ask for memory ahead.
-    for i in range(len(keys)):
-        h = spread(keys[i])
-        part = _part(h, starts)
-        out[i] = _home(h & TAG, starts[part], sizes[part])
-    for i in range(len(keys)):
-        if i + AHEAD < len(keys):
-            prefetch(entries, out[i + AHEAD])
-        h, at = spread(keys[i]), out[i]
-        entry, tag = entries[at], h & TAG
-        if entry != EMPTY and entry >> np.uint64(32) != tag:  # another id's: probe on, which is rare
-            part = _part(h, starts)
-            start, size = starts[part], sizes[part]
-            while entry != EMPTY and entry >> np.uint64(32) != tag:
-                at = _next(at, start, size)
-                entry = entries[at]
-        out[i] = np.int64(entry & TAG) - 1
-        if out[i] >= 0:
-            prefetch(ids, out[i])
-    missing = 0
-    for i in range(len(keys)):
-        if out[i] >= 0 and ids[out[i]] != keys[i]:  # of another id with the same tag, by chance
-            out[i] = np.int64(entries[_place(keys[i], ids, entries, starts, sizes)] & TAG) - 1
-        missing += out[i] < 0
-    return missing
-
-
-@compiled(types.void(_i8r, _i8r, _u8w, _i8w, _i8w))
-def insert(keys, slots, entries, starts, sizes):  # type: ignore[no-untyped-def]
-    """Enter keys that are not there, with their slots; each part has room for its own."""
-    for i in range(len(keys)):
-        h = spread(keys[i])
-        part = _part(h, starts)
-        _enter((h & TAG) << np.uint64(32) | np.uint64(slots[i] + 1), entries, starts[part], sizes[part])
-
-
-@compiled(types.void(_u8w, _u8w, types.int64, types.int64))
-def move(old, entries, start, size):  # type: ignore[no-untyped-def]
-    """Enter what stood in a part's old place into its new one, which is empty."""
-    for i in range(len(old)):
-        if old[i] != EMPTY:
-            _enter(old[i], entries, start, size)
-
-
-@compiled(types.void(_i8r, _i8w, _u8w, _i8w, _i8w))
-def remove(keys, ids, entries, starts, sizes):  # type: ignore[no-untyped-def]
-    """Take out keys that are there; entries behind them move up, so that no search ends too early."""
-    for i in range(len(keys)):
-        part = _part(spread(keys[i]), starts)
-        start, size = starts[part], sizes[part]
-        hole = _place(keys[i], ids, entries, starts, sizes)
-        at = _next(hole, start, size)
-        while entries[at] != EMPTY:
-            home = _home(entries[at] >> np.uint64(32), start, size)
-            # It may stand anywhere from its home on: at the hole too, unless its home lies behind that.
-            if (at - home) % size >= (at - hole) % size:
-                entries[hole] = entries[at]
-                hole = at
-            at = _next(at, start, size)
-        entries[hole] = EMPTY
 
 
 @compiled(types.void(_f4w, _i8r, _f4w))
