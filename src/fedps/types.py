@@ -60,20 +60,62 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_decay: float = 0.0  # this share of the rows pushed to is added to their gradients (L2)
 
 
+class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_defaults=True):
+    """What keeps a table's rows few where ids are many and come and go; the defaults bound nothing.
+
+    A push is what counts as the use of a row: pulls are made ahead, and to evaluate.
+
+    Args:
+        admit_after: pushes of an id until it has a row: the last of them makes it and is applied, those before are not.
+        expire_after: epochs without a push after which a row leaves; 0: none does.
+        max_rows: rows of the whole table, over all servers; the least used make room for new ones. 0: as many as come.
+    """
+
+    admit_after: int = 1
+    expire_after: int = 0
+    max_rows: int = 0
+
+
+class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a server says of a sparse table's rows; all but `rows`, `waiting` and `bytes` are counted from its start.
+
+    Args:
+        rows: there are now.
+        made: were made, again after they had left too.
+        admitted: of those, had to wait for enough pushes.
+        waiting: ids whose pushes are counted now.
+        expired: left because nobody pushed them for so many epochs.
+        evicted: left to make room for others.
+        bytes: memory of the table.
+    """
+
+    rows: int = 0
+    made: int = 0
+    admitted: int = 0
+    waiting: int = 0
+    expired: int = 0
+    evicted: int = 0
+    bytes: int = 0
+
+
+GONE = 255  # the age of a saved row that has left since the save before
+MOST_BOUNDS = Bounds(admit_after=255, expire_after=250, max_rows=1 << 40)
 MAX_FLOATS = 1 << 26  # of one row, or of one dense tensor: 256 MiB
 
 
-class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, repr_omit_defaults=True):
     """What one table is, as a worker declares it and a server keeps it.
 
     Args:
         name: the model's parameter name.
         kind: `sparse` (rows by id, made when first asked for) or `dense` (one tensor, whole on one shard).
-        shape: sparse (rows, dim) where ids run over [0, rows); dense the tensor's own shape.
+        shape: sparse (rows, dim) where ids run over [0, rows), or (0, dim): any int64 is an id (see `open`); dense the
+            tensor's own shape.
         rule: what a push does.
         init: start of a sparse row (a dense tensor starts from the values that the first worker seeds).
         seed: the job's seed; with the name and the id it fixes a row's start on any shard, in any order.
         frozen: it stays as it starts: nothing is pushed to it.
+        bounds: how few rows of a sparse table stay in memory.
     """
 
     name: TableName
@@ -83,6 +125,17 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tr
     init: Init = Init()
     seed: int = 0
     frozen: bool = False
+    bounds: Bounds = Bounds()
+
+    @cached_property
+    def open(self) -> bool:
+        """Whether a sparse table's ids are not counted: any int64 is one, negative ones too."""
+        return self.kind == "sparse" and self.shape[0] == 0
+
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether rows wait to be made, or leave."""
+        return self.bounds != Bounds()
 
     @cached_property  # asked for many times a message
     def dim(self) -> int:

@@ -45,7 +45,7 @@ class Job(Section):
         description="what a sample is made of: {name: {kind: …}}; left out: as manifest.json beside the data says, else user, item, label",
     )
     table_parameters: dict[str, TableParameters] = Field(
-        {}, description="what single embeddings have of their own: {name: {optimizer: {class: …}, initial_range: …}}"
+        {}, description="what single embeddings have of their own: {name: {optimizer: {class: …}, max_rows: …, …}}"
     )
     server_optimizer: ServerOptimizer = Field(
         ServerOptimizer(), description="how servers apply what the clients' changes were merged to"

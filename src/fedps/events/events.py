@@ -20,7 +20,7 @@ import numpy as np
 
 from fedps.errors import DataError, FedpsError, JobError, shortage
 from fedps.metrics import BUCKETS, Histogram
-from fedps.types import ClientId
+from fedps.types import ClientId, Counts, TableName
 
 
 def _kind(name: str) -> str:
@@ -217,6 +217,13 @@ class Saved(Event, frozen=True):
     epoch: int
     folder: str
     seconds: float
+
+
+class Tables(Event, frozen=True):
+    """What the rows of a server's sparse tables are at the end of an epoch, by table."""
+
+    epoch: int
+    tables: dict[TableName, Counts]
 
 
 class Loaded(Event, frozen=True):

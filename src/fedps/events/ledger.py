@@ -11,11 +11,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import asdict
+
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event, facts
 from fedps.figures import CANDIDATES, DEFAULT, Metric, Sum, Totals, metrics_in
 from fedps.metrics import Histogram
+from fedps.types import Counts, TableName
 
 MOST_OPEN = 64  # rounds; who lies further behind is not waited for
 UNTRAINED = math.log(2)  # loss of a model that gives every sample, or order of a pair, a probability of one half
@@ -133,6 +136,7 @@ class Ledger:
         self._done: set[str] = set()  # clients that have said what they sent
         self._not_finite: str | None = None  # whose loss was no number, and when
         self._memory: dict[str, float] = {}  # the largest weight seen, MiB
+        self._tables: dict[str, dict[TableName, Counts]] = {}  # rows of the servers' tables, by server
         self._engine: dict[str, str | None] = {"steps": None, "reason": None}  # compiled or torch, and why torch
 
     def take(self, entry: Entry) -> None:
@@ -158,6 +162,8 @@ class Ledger:
                 self._lost.add(client)
             case events.Refused(count=count):
                 self._rejected += count
+            case events.Tables(tables=tables):
+                self._tables[entry.id] = tables
             case events.Selected(round=round_, selected=selected):
                 self._selected[round_] = sorted(selected)
             case events.Round() as merged:
@@ -214,6 +220,7 @@ class Ledger:
             },
             "memory_mib": {f"{k}_max_rss": self._weight(k) for k in ("worker", "server", "coordinator")}
             | {"sum_pss": self._weight("pss")},
+            "tables": self._summed_tables(),
             "faults": {
                 "rejected_messages": self._rejected,
                 "late_pushes": self._late,
@@ -223,6 +230,12 @@ class Ledger:
                 "restarts": 0,
             },
         }
+
+    def _summed_tables(self) -> dict[TableName, dict[str, int]]:
+        """Return what the servers said last of the rows of each table, added up."""
+        names = sorted({name for tables in self._tables.values() for name in tables})
+        parts = {name: [asdict(t[name]) for t in self._tables.values() if name in t] for name in names}
+        return {name: {key: sum(part[key] for part in said) for key in said[0]} for name, said in parts.items()}
 
     def _take_worker(self, who: str, now: float, event: Event) -> None:
         match event:

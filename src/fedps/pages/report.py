@@ -76,6 +76,8 @@ def facts(summary: Record) -> dict[str, str]:
         words["sent / received by clients"] = " / ".join(f"{size / 2**20:,.1f} MiB" for size in moved)
     if memory is not None:
         words["memory"] = f"{memory:,.0f} MiB in all (summed PSS)"
+    if tables := summary.get("tables"):
+        words["tables"] = "; ".join(f"{name}: {_of_table(rows)}" for name, rows in tables.items())
     if reason := summary["engine"]["reason"]:
         words["training steps"] = f"by torch, not compiled: {reason}"
     if timed := _timed(summary["rounds"]):
@@ -95,6 +97,12 @@ def in_words(figures: Record, without: Collection[str] = ()) -> dict[str, str]:
             note = f" ({left_out} users of one class left out)" if left_out else ""
             said[metric.title] = f"{figures[metric.name]:.4f}{note}"
     return said
+
+
+def _of_table(counts: Mapping[str, int]) -> str:
+    """Return what servers say of one table's rows, in words; what is nothing is left out."""
+    also = [f"{counts[k]:,} {k}" for k in ("made", "admitted", "waiting", "expired", "evicted") if counts[k]]
+    return f"{counts['rows']:,} rows, {counts['bytes'] / 2**20:,.1f} MiB ({', '.join(also) or 'none made'})"
 
 
 def hours(seconds: float) -> str:

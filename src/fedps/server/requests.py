@@ -21,6 +21,7 @@ from fedps.server.merge import Contribution
 from fedps.server.shard import Shard
 from fedps.table import rules
 from fedps.table.sparse import places, reserved_bytes
+from fedps.table.store import has_shape
 from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
 from fedps.wire.compress import ARRAYS, plain, sides, unpack
 from fedps.wire.frame import Limits
@@ -230,7 +231,7 @@ def _spec(table: TableName, shard: Shard) -> TableSpec:
 
 
 def _check_keys(spec: TableSpec, keys: Array, shard: Shard) -> tuple[int, int]:
-    """Check int64[U]: sorted, unique, within [0, rows) and of this shard (dense: see `TableSpec.span`).
+    """Check int64[U]: sorted, unique, within [0, rows) where ids are counted, of this shard (dense: see `TableSpec.span`).
 
     Returns:
         The shape of the values that stand for them.
@@ -243,7 +244,7 @@ def _check_keys(spec: TableSpec, keys: Array, shard: Shard) -> tuple[int, int]:
         why = f"of a tensor of {spec.dim} floats, keys are the first one meant and the end, or none"
     elif count:
         # Sorted keys lie between their first and last, so two comparisons bound them all.
-        if keys[0] < 0 or keys[-1] >= spec.shape[0]:
+        if not spec.open and (keys[0] < 0 or keys[-1] >= spec.shape[0]):
             why = f"keys run from {keys[0]} to {keys[-1]}, but ids must lie in [0, {spec.shape[0]})"
         elif count > 1 and not (keys[1:] > keys[:-1]).all():
             why = "keys must be sorted and unique"
@@ -287,9 +288,10 @@ def _check_constants(spec: TableSpec) -> None:
         raise RefusedError(
             "malformed", f"table {spec.name[:99]!r}: of a name, {MAX_NAME} printable characters are allowed"
         )
-    if not len(spec.shape) <= MAX_SIDES or any(n < 1 for n in spec.shape):
+    if not len(spec.shape) <= MAX_SIDES or not has_shape(spec):
         raise RefusedError(
-            "mismatch", f"table {spec.name!r}: shapes have {MAX_SIDES} dimensions at most, each at least 1"
+            "mismatch",
+            f"table {spec.name!r}: shapes have {MAX_SIDES} dimensions at most, each at least 1; a sparse table has two",
         )
     if not rule.learning_rate <= MAX_RATE or not rule.initial_g2 <= MAX_VALUE or not rule.epsilon >= MIN_EPSILON:
         raise RefusedError(

@@ -4,7 +4,7 @@ Only the rows this server keeps are its concern: `storage.epochs` cuts them out 
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,8 @@ class Saver:
         self._last: Base | None = None  # the save that the next delta builds on
         self._of: Store | None = None  # whose it is
         self._keep, self._epochs = job.runner.keep_epochs, list[int]()  # of this run, in their order
-        self._tables: Tables = {}  # what is copied and not written yet
+        self._tables: Tables = {}  # what is copied and not written yet,
+        self._waiting: Mapping[TableName, Keys] = {}  # and the ids that wait for a row
         self._began = 0.0
 
     def copy(self, store: Store, epoch: int, witnesses: tuple[str, ...] = ()) -> None:
@@ -78,6 +79,7 @@ class Saver:
         if base is not None and base.epoch == epoch:
             base = None  # a delta may not take the place of the save it builds on
         self._tables, self._of = store.export(changed=base is not None), store
+        self._waiting = store.waiting()
         self._facts = replace(
             self._facts, epoch=epoch, base=base, steps=store.steps(), rates=store.rates(), witnesses=witnesses
         )
@@ -93,7 +95,8 @@ class Saver:
         if self._mode == "base":
             tables = {name: _values_only(*table) for name, table in tables.items()}
         epoch = self._facts.epoch or 0
-        self._last = Base(epoch, save_shard(self._folder / str(epoch), self._shard, tables, self._facts, self._readers))
+        check = save_shard(self._folder / str(epoch), self._shard, tables, self._facts, self._readers, self._waiting)
+        self._last = Base(epoch, check)
         self._epochs = [*(e for e in self._epochs if e != epoch), epoch]
         while self._keep and len(self._epochs) > self._keep:  # two at least: all servers have written the last but one
             remove(self._folder / str(self._epochs.pop(0)), name_of(self._shard))
@@ -122,7 +125,9 @@ class WarmStart:
     def __init__(self, folder: Path, shard: int, shards: int) -> None:
         self._folder, self._shard, self._shards = folder, shard, shards
         self._tables: dict[TableName, SavedTable] | None = read_model(folder, shard, shards)
-        self._shapes = {n: t._replace(keys=NO_KEYS, block=t.block[:0].copy()) for n, t in self._tables.items()}
+        self._shapes = {
+            n: t._replace(keys=NO_KEYS, block=t.block[:0].copy(), waiting=None) for n, t in self._tables.items()
+        }
 
     def misfit(self, spec: TableSpec) -> str | None:
         """Say why a declared table cannot start from this save, or None."""
@@ -143,7 +148,7 @@ class WarmStart:
         tables = self._tables or read_model(self._folder, self._shard, self._shards)
         for name in store.names():
             block, steps = fit_state(tables[name], store.spec(name))
-            store.load(name, tables[name].keys, block, steps)
+            store.load(name, tables[name].keys, block, steps, tables[name].waiting)
         self._tables = None  # tables are made once, hardly ever again: see `ballot`
 
 
@@ -161,13 +166,16 @@ def start_from(job: Job, shard: int, report: Report) -> WarmStart | None:
     return warm
 
 
-def make_store(tables: tuple[TableSpec, ...], warm: WarmStart | None, take: Callable[[int], None] = unbounded) -> Store:
+def make_store(
+    tables: tuple[TableSpec, ...], warm: WarmStart | None, take: Callable[[int], None] = unbounded, shards: int = 1
+) -> Store:
     """Make the declared tables, from a saved epoch if there is one.
 
     Args:
         tables: what was declared.
         warm: the saved epoch.
         take: as for `Store`.
+        shards: the same.
 
     Raises:
         TableError: no table can be made of a spec, the save is of another model, or there is no room for the rows.
@@ -175,7 +183,7 @@ def make_store(tables: tuple[TableSpec, ...], warm: WarmStart | None, take: Call
     for spec in tables:
         if warm and (fault := warm.misfit(spec)):
             raise TableError(f"runner.warmup_model_path: {fault}")
-    store = Store(take)
+    store = Store(take, shards)
     store.declare(tables)
     try:
         if warm:
@@ -186,5 +194,6 @@ def make_store(tables: tuple[TableSpec, ...], warm: WarmStart | None, take: Call
 
 
 def _values_only(spec: TableSpec, keys: Keys, block: Values) -> tuple[TableSpec, Keys, Values]:
-    plain = TableSpec(spec.name, spec.kind, spec.shape, Rule("add"), spec.init, spec.seed)
-    return plain, keys, np.ascontiguousarray(block[:, : spec.dim])
+    plain = replace(spec, rule=Rule("add"), frozen=False)
+    columns = [*range(spec.dim), *([-1] if spec.bounded else [])]  # a bounded table's marks are no state
+    return plain, keys, np.ascontiguousarray(block[:, columns] if spec.bounded else block[:, : spec.dim])

@@ -313,12 +313,16 @@ class ParameterServer:
 
         def saved(error: Exception | None) -> None:
             self._saving, self.failure = False, error
+            if counts := self.shard.store.counts():
+                self.report(events.Tables(epoch, counts))
             if opening is not None and error is None:
                 now = time.monotonic()
                 self.barriers.open(opening, self.clock, now)
                 self.advance(now)
 
         self._saving = True
+        if opening is not None:  # what is left over after the last barrier is of no epoch that ends
+            self.shard.store.end_epoch()
         save = opening is None or self.job.runner.saves_after(epoch)
         self.shard.end_epoch(epoch, witnesses(self.members.processes), saved, save)
         if self.failure is not None:

@@ -100,11 +100,11 @@ class Shard:
             TableError: a table cannot be made, or there is no memory for it; those there are stay.
         """
         # New tables, a new gate: nothing that was pushed to the old ones may reach these.
-        self.store, self.gate = make_store(tables, self._warm, self._room.take), make_gate(self._runner)
+        self.store, self.gate = make_store(tables, self._warm, self._room.take, self.count), make_gate(self._runner)
         if self._warm and self.number == 0 and (note := self._warm.grown(tables)):
             self._report(Note(f"runner.warmup_model_path: {note}"))
         sparse = [t for t in tables if t.kind == "sparse"]
-        self._boundless = {t.name for t in sparse if t.shape[0] > places(t)}
+        self._boundless = {t.name for t in sparse if t.open or t.shape[0] > places(t)}
         self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)
         self._held_back = []
         self._count_unmerged()
@@ -249,9 +249,10 @@ class Shard:
             TableError: there is none.
         """
         # What is kept unmerged is bounded in bytes, and a byte of a push makes `growth` bytes of rows at most.
-        tight = not self._room.fits(int(size_of(offer) * self._growth))
+        tight, kept = not self._room.fits(int(size_of(offer) * self._growth)), self._unmerged + size_of(offer)
         for name, change in offer.items():
-            if tight or name in self._boundless:
+            full = name in self._boundless and self.store.places_left(name) * _row_bytes(change) < kept
+            if tight or full:
                 self.store.make(name, change.keys)
 
     def _changes(self, push: Push, offer: Offer) -> Changes:
@@ -294,3 +295,8 @@ class Shard:
             self._waiting[conversation] = waiting
         else:
             self._waiting.pop(conversation, None)
+
+
+def _row_bytes(change: Contribution) -> int:
+    """Return the bytes of one row of a push, with its key."""
+    return 8 + 4 * int(change.values.shape[1])

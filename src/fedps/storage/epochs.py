@@ -25,7 +25,7 @@ from fedps.storage import snapshot, whole
 from fedps.storage.shards import Facts, SavedShard, find_shards, name_of, read_shard
 from fedps.storage.snapshot import Tables
 from fedps.storage.tables import SavedTable, checked, join, settled
-from fedps.types import TableName
+from fedps.types import Keys, TableName
 
 PRIVATE = "tables"  # the name of a client's private save
 OURS = re.compile(rf"{PRIVATE}|server-[0-9]+")
@@ -41,7 +41,10 @@ def witnesses(instances: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(hashlib.sha256(name.encode()).hexdigest()[:16] for name in instances)[:MOST_WITNESSES])
 
 
-def save_shard(folder: Path, shard: int, tables: Tables, facts: Facts, mode: int = whole.PRIVATE) -> str:
+def save_shard(
+    folder: Path, shard: int, tables: Tables, facts: Facts, mode: int = whole.PRIVATE,
+    waiting: Mapping[TableName, Keys] | None = None,
+) -> str:  # fmt: skip
     """Write one server's part of an epoch; return its check. What it replaces goes once the epoch is whole.
 
     Args:
@@ -50,11 +53,12 @@ def save_shard(folder: Path, shard: int, tables: Tables, facts: Facts, mode: int
         tables: what it keeps.
         facts: what its record says.
         mode: of the files.
+        waiting: ids that wait for a row of a table, as `table.bounded` has them.
 
     Raises:
         DataError: the files cannot be written; earlier saves stay as they were.
     """
-    check = snapshot.save(folder, name_of(shard), tables, msgspec.to_builtins(facts), mode)
+    check = snapshot.save(folder, name_of(shard), tables, msgspec.to_builtins(facts), mode, waiting)
     with suppress(DataError, OSError):  # what is left over takes room, and does no harm
         parts = find_whole(folder) or []
         if check in {part.check for part in parts}:
@@ -154,6 +158,8 @@ def read_model(folder: Path, shard: int = 0, shards: int = 1) -> dict[TableName,
             mine = part.keys % shards == shard
             if part.spec.kind == "sparse" and not mine.all():
                 part = part._replace(keys=part.keys[mine], block=part.block[mine])
+            if part.waiting is not None:
+                part = part._replace(waiting=part.waiting[part.waiting[:, 0] % shards == shard])
             pieces.setdefault(name, []).append(part)
     return {name: join(parts, folder) for name, parts in pieces.items()}
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedps.errors import DataError
 from fedps.storage import snapshot
-from fedps.storage.tables import SavedTable, checked, settled
+from fedps.storage.tables import SavedTable, checked, settled, there
 from fedps.types import TableName
 
 MOST_SHARDS = 1 << 16
@@ -100,6 +100,10 @@ def read_shard(shard: SavedShard) -> dict[TableName, SavedTable]:
     for name, table in newest.items():
         whole = _laid([table, *(layer[name] for layer in layers if name in layer)], shard.folder)
         found[name] = settled(whole, steps.get(name, 0), rates.get(name))
+    for name, waiting in snapshot.load_waiting(shard.folder, shard.stem).items():
+        if name not in found or waiting.ndim != 2 or waiting.shape[1] != 2 or waiting.dtype != np.int64:
+            raise DataError(f"{shard.record}: the ids that wait in {name} do not fit it; use another epoch's save")
+        found[name] = found[name]._replace(waiting=waiting)
     return found
 
 
@@ -134,8 +138,8 @@ def _laid(layers: list[SavedTable], folder: Path) -> SavedTable:
     """Lay saves of one table over each other, the newest first: of each row the newest counts."""
     newest = layers[0]
     if len(layers) == 1 or newest.spec.kind == "dense":
-        return newest
+        return there(newest)
     if any(layer.spec != newest.spec for layer in layers):
         raise DataError(f"{folder}: {newest.spec.name} was another table in the save it builds on; use another run")
     keys, at = np.unique(np.concatenate([layer.keys for layer in layers]), return_index=True)
-    return SavedTable(newest.spec, keys, np.concatenate([layer.block for layer in layers])[at], 0)
+    return there(SavedTable(newest.spec, keys, np.concatenate([layer.block for layer in layers])[at], 0))

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file as load_tensors
 
 from fedps.errors import DataError
@@ -24,11 +25,15 @@ from fedps.table import rules
 from fedps.types import Keys, TableName, TableSpec, Values
 
 Tables = Mapping[TableName, tuple[TableSpec, Keys, Values]]
+WAITING = "waiting"  # the array of a bounded table's ids that have no row yet
 FORMAT = 2  # 1 had counters of pushes (`rules.counters`) as floats; it can still be read
 DTYPES = {np.dtype("<i8"): "I64", np.dtype("<f4"): "F32"}  # of what is saved, in safetensors' words
 
 
-def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object], mode: int = PRIVATE) -> str:
+def save(
+    folder: Path, name: str, tables: Tables, facts: Mapping[str, object], mode: int = PRIVATE,
+    waiting: Mapping[TableName, Keys] | None = None,
+) -> str:  # fmt: skip
     """Write the next save of a name; return its check, which no other save has.
 
     Args:
@@ -37,11 +42,12 @@ def save(folder: Path, name: str, tables: Tables, facts: Mapping[str, object], m
         tables: each table's spec, keys int64[n] (dense: empty) and rows with state, float32[n, width].
         facts: what else the manifest says, e.g. epoch, shard.
         mode: of the files; by default their owner alone may read them.
+        waiting: ids that wait for a row of a table, with their pushes, int64[n, 2].
 
     Raises:
         DataError: the files cannot be written; earlier saves stay as they were.
     """
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {f"{table}/{WAITING}": ids for table, ids in (waiting or {}).items()}
     for table, (_, keys, block) in tables.items():
         arrays[f"{table}/keys"], arrays[f"{table}/rows"] = np.ascontiguousarray(keys), np.ascontiguousarray(block)
     payload = packed(arrays)
@@ -114,6 +120,17 @@ def load(folder: Path, stem: str) -> tuple[dict[TableName, tuple[TableSpec, Keys
         if manifest["format"] == 1:
             tables = {t: (spec, keys, _with_counters(spec, block)) for t, (spec, keys, block) in tables.items()}
         return tables, dict(manifest["facts"])
+
+
+def load_waiting(folder: Path, stem: str) -> dict[TableName, Keys]:
+    """Read the ids that wait for a row, int64[n, 2], of a save that `load` has found whole.
+
+    Raises:
+        DataError: the file is missing, or torn.
+    """
+    with _readable(folder, stem) as (path, _), safe_open(path, "numpy") as file:
+        names = [name for name in file.keys() if name.endswith(f"/{WAITING}")]  # noqa: SIM118  (it is no dict)
+        return {name.removesuffix(f"/{WAITING}"): file.get_tensor(name) for name in names}
 
 
 def load_facts(folder: Path, stem: str) -> tuple[dict[str, object], str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedps.errors import DataError, JobError
 from fedps.table import rules
-from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
+from fedps.types import GONE, NO_KEYS, Keys, TableName, TableSpec, Values
 
 CHUNK = 65_536  # rows started at once, which bounds what the start takes besides the table itself
 
@@ -20,14 +20,22 @@ class SavedTable(NamedTuple):
 
     Attributes:
         keys: int64[n], sorted and unique; empty for a dense tensor.
-        block: float32[n, width], rows with their state, brought up to `steps` (dense: [1, width]).
+        block: float32[n, width], rows with their state, brought up to `steps` (dense: [1, width]); of a bounded table with
+            its column of marks (see `table.bounded`).
         steps: pushes the table has had.
+        waiting: int64[n, 2], ids that wait for a row, with their pushes so far; None: none is known of.
     """
 
     spec: TableSpec
     keys: Keys
     block: Values
     steps: int
+    waiting: Keys | None = None
+
+    @property
+    def rows(self) -> Values:
+        """float32[n, width], with state and without marks: a view."""
+        return self.block[:, : rules.width(self.spec.rule, self.spec.dim)]
 
     @property
     def values(self) -> Values:
@@ -42,16 +50,24 @@ def checked(folder: Path, spec: TableSpec, keys: Any, block: Any) -> SavedTable:
         DataError: keys and rows make no table of this spec; names the folder.
     """
     rows = 1 if spec.kind == "dense" else len(keys)
-    shape = (rows, rules.width(spec.rule, spec.dim))
+    shape = (rows, rules.width(spec.rule, spec.dim) + spec.bounded)
     if block.shape != shape or block.dtype != np.float32 or keys.dtype != np.int64 or keys.ndim != 1:
         raise DataError(f"{folder}: the saved parts of {spec.name} do not fit together; use another run")
     if spec.kind == "dense":
         return SavedTable(spec, NO_KEYS, block, 0)
-    if len(keys) and not (keys.min() >= 0 and keys.max() < spec.shape[0]):
+    if len(keys) and not (spec.open or (keys.min() >= 0 and keys.max() < spec.shape[0])):
         raise DataError(f"{folder}: {spec.name} has rows outside [0, {spec.shape[0]}); the save is not of this job")
     if len(keys) > 1 and not (keys[1:] > keys[:-1]).all():
         raise DataError(f"{folder}: the rows of {spec.name} are not in order, or one comes twice; use another run")
     return SavedTable(spec, keys, block, 0)
+
+
+def there(table: SavedTable) -> SavedTable:
+    """Leave out the rows that a save of changes says have left."""
+    if not table.spec.bounded:
+        return table
+    stay = table.block.view(np.uint32)[:, -1] & GONE != GONE
+    return table if stay.all() else table._replace(keys=table.keys[stay], block=table.block[stay])
 
 
 def settled(table: SavedTable, steps: int, rate: float | None) -> SavedTable:
@@ -64,13 +80,13 @@ def settled(table: SavedTable, steps: int, rate: float | None) -> SavedTable:
     """
     if table.spec.rule.name != "adam":
         return table._replace(steps=steps)
-    last = rules.counters(table.spec.rule, table.block)
+    last = rules.counters(table.spec.rule, table.rows)
     steps, block = max(steps, int(last.max(initial=0))), table.block
     if ((last > 0) & (last < steps)).any():
-        block = np.array(block)
+        table = table._replace(block=np.array(block))
         rule = table.spec.rule
-        rules.settle(rule if rate is None else replace(rule, learning_rate=rate), block, steps)
-    return table._replace(block=block, steps=steps)
+        rules.settle(rule if rate is None else replace(rule, learning_rate=rate), table.rows, steps)
+    return table._replace(steps=steps)
 
 
 def join(parts: Iterable[SavedTable], folder: Path) -> SavedTable:
@@ -99,7 +115,8 @@ def join(parts: Iterable[SavedTable], folder: Path) -> SavedTable:
             " has them both; export without private tables, or use each client's own files"
         )
     block = np.concatenate([_moved(p, steps - p.steps) for p in pieces])
-    return SavedTable(first.spec, keys[order], block[order], steps)
+    waiting = [p.waiting for p in pieces if p.waiting is not None]
+    return SavedTable(first.spec, keys[order], block[order], steps, np.concatenate(waiting) if waiting else None)
 
 
 def tensor(table: SavedTable) -> NDArray[np.float32]:
@@ -120,11 +137,15 @@ def fit_state(table: SavedTable, spec: TableSpec) -> tuple[Values, int]:
 
     Optimizer state goes along where both rules are of one name; else the values begin with none.
     """
-    if table.spec.rule.name == spec.rule.name:
+    same = table.spec.rule.name == spec.rule.name
+    if same and table.spec.bounded == spec.bounded:
         return table.block, table.steps
-    block = np.zeros((len(table.block), rules.width(spec.rule, spec.dim)), np.float32)
-    block[:, : spec.dim] = table.values
-    return block, 0
+    width = rules.width(spec.rule, spec.dim)
+    block = np.zeros((len(table.block), width + spec.bounded), np.float32)
+    block[:, : width if same else spec.dim] = table.rows if same else table.values
+    if table.spec.bounded and spec.bounded:
+        block[:, -1] = table.block[:, -1]
+    return block, table.steps if same else 0
 
 
 def shape_misfit(spec: TableSpec, there: Mapping[TableName, SavedTable], folder: Path) -> str | None:
@@ -133,7 +154,8 @@ def shape_misfit(spec: TableSpec, there: Mapping[TableName, SavedTable], folder:
     if table is None:
         return f"{folder}: holds no table {spec.name}, of shape {_shape(spec)} in this job; it holds {_list(there)}"
     # Rows go by id, so that a table may have more of them than were saved; the others have nowhere to go.
-    fits = table.spec.shape == spec.shape or (spec.kind == "sparse" and new_ids(spec, table) > 0)
+    more = spec.open or new_ids(spec, table) > 0
+    fits = table.spec.shape == spec.shape or (more and spec.shape[1:] == table.spec.shape[1:])
     if table.spec.kind != spec.kind or not fits:
         return (
             f"{folder}: {spec.name} has shape {_shape(table.spec)} there and {_shape(spec)} in this job:"
@@ -157,14 +179,14 @@ def _moved(table: SavedTable, later: int) -> Values:
     """Return rows as if all pushes of their table had come `later` steps later: two servers may count differently."""
     if table.spec.rule.name != "adam" or not later:
         return table.block
-    block = np.array(table.block)
-    counters = rules.counters(table.spec.rule, block)
+    table = table._replace(block=np.array(table.block))
+    counters = rules.counters(table.spec.rule, table.rows)
     counters[counters > 0] += later
-    return block
+    return table.block
 
 
 def _shape(spec: TableSpec) -> str:
-    return " × ".join(map(str, spec.shape))
+    return " × ".join(["open" if spec.open else str(spec.shape[0]), *map(str, spec.shape[1:])])
 
 
 def _list(tables: Mapping[TableName, SavedTable]) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedps.errors import TableError
 from fedps.table import kernels, rules
 from fedps.table.index import INDEX_BYTES, Index, reserve
-from fedps.types import RULES, Keys, TableSpec, Values
+from fedps.types import RULES, Counts, Keys, TableSpec, Values
 
 RESERVED_ROWS, RESERVED_BYTES = 1 << 24, 1 << 35  # of a table: the most rows that address space is reserved for
 ID_BYTES = 9  # of a row: its id, and whether it has changed
@@ -38,7 +38,8 @@ def reserved_bytes(spec: TableSpec) -> int:
 
 def places(spec: TableSpec) -> int:
     """Return for how many rows of a sparse table address space is reserved: all that it can have, or very many."""
-    return min(spec.shape[0], max(RESERVED_ROWS, RESERVED_BYTES // reserved_bytes(spec)))
+    most = max(RESERVED_ROWS, RESERVED_BYTES // reserved_bytes(spec))
+    return min([most, *(rows for rows in (spec.shape[0], spec.bounds.max_rows) if rows)])
 
 
 class SparseTable:
@@ -60,7 +61,7 @@ class SparseTable:
         self._block: Values = reserve(self._places * self._width, np.dtype(np.float32)).reshape(-1, self._width)
         self._ids: Keys = reserve(self._places, np.dtype(np.int64))
         self._changed: NDArray[np.bool_] = reserve(self._places, np.dtype(np.bool_))  # pushed since the last save
-        self._rows = 0
+        self._rows = self._made = 0
         rule = spec.rule
         self._tail = rules.momentum_tail(rule.beta1, rule.beta2) if rule.name == "adam" else np.zeros(1)
         self._rule = RULES.index(rule.name)
@@ -68,6 +69,19 @@ class SparseTable:
 
     def __len__(self) -> int:
         return self._rows
+
+    @property
+    def places_left(self) -> int:
+        """How many rows can still be made before a push is refused."""
+        return self._places - self._rows
+
+    def counts(self) -> Counts:
+        """Return how many rows there are, what became of others, and what memory they take."""
+        taken = self._rows * (4 * self._width + ID_BYTES) + self._index.bytes
+        return Counts(rows=len(self), made=self._made, bytes=taken)
+
+    def end_epoch(self) -> None:
+        """Do nothing: rows of a table without bounds do not grow old."""
 
     @property
     def rate(self) -> float:
@@ -122,7 +136,9 @@ class SparseTable:
             TableError: there is no room for the new rows, or the values are not one row a key.
         """
         self._check_shape(keys, values, self.spec.dim)
-        slots = self._slots_of(keys)
+        self._change(self._slots_of(keys), values, rate)
+
+    def _change(self, slots: Keys, values: Values, rate: float) -> None:
         self.steps += 1
         self._changed[slots] = True
         self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
@@ -137,6 +153,10 @@ class SparseTable:
                 `rules.settle` brings up to `steps`.
         """
         slots = np.flatnonzero(self._changed[: self._rows]) if changed else np.arange(self._rows)
+        return self._copy(slots)
+
+    def _copy(self, slots: Keys) -> tuple[Keys, Values]:
+        """Return the ids, sorted, and the rows of slots."""
         self._settle(slots, self.steps)
         slots = slots[np.argsort(self._ids[slots])]
         return self._ids[slots], self._block[slots]
@@ -157,7 +177,7 @@ class SparseTable:
         """
         self._check_shape(keys, block, self._width)
         self._block[self._slots_of(keys, started=False)] = block
-        self.steps = steps
+        self.steps, self._made = steps, 0
 
     def _check_shape(self, keys: Keys, rows: Values, floats: int) -> None:
         due = (len(keys), floats)
@@ -188,6 +208,6 @@ class SparseTable:
                 self._block[rows, : self.spec.dim] = rules.initial_rows(self.spec, new)
             self._ids[rows] = new
             self._index.insert(new, made)
-            self._rows += missing
+            self._rows, self._made = self._rows + missing, self._made + missing
             slots[slots < 0] = made
         return slots

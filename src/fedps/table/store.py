@@ -7,9 +7,10 @@ import numpy as np
 
 from fedps.errors import TableError
 from fedps.table import rules
+from fedps.table.bounded import BoundedTable
 from fedps.table.dense import DenseTable
 from fedps.table.sparse import SparseTable, unbounded
-from fedps.types import MAX_FLOATS, Keys, TableName, TableSpec, Values
+from fedps.types import MAX_FLOATS, MOST_BOUNDS, Bounds, Counts, Keys, TableName, TableSpec, Values
 
 
 class Store:
@@ -18,10 +19,11 @@ class Store:
     Args:
         take: called with the bytes that new rows or tensors will take, before they are made; it raises TableError where
             there is no room for them. By default there always is.
+        shards: how many servers share the rows of each table.
     """
 
-    def __init__(self, take: Callable[[int], None] = unbounded) -> None:
-        self._take = take
+    def __init__(self, take: Callable[[int], None] = unbounded, shards: int = 1) -> None:
+        self._take, self._shards = take, shards
         self._tables: dict[TableName, SparseTable | DenseTable] = {}
 
     def declare(self, specs: Iterable[TableSpec]) -> None:
@@ -42,7 +44,12 @@ class Store:
         new = [spec for spec in specs if spec.name not in self._tables]
         self._take(dense_bytes(new))
         for spec in new:
-            self._tables[spec.name] = SparseTable(spec, take=self._take) if spec.kind == "sparse" else DenseTable(spec)
+            self._tables[spec.name] = self._make(spec)
+
+    def _make(self, spec: TableSpec) -> SparseTable | DenseTable:
+        if spec.kind == "dense":
+            return DenseTable(spec)
+        return BoundedTable(spec, self._take, self._shards) if spec.bounded else SparseTable(spec, self._take)
 
     def names(self) -> list[TableName]:
         """Return the tables' names in order of declaration."""
@@ -106,6 +113,26 @@ class Store:
         """
         return {name: (table.spec, *table.export(changed)) for name, table in self._tables.items()}
 
+    def waiting(self) -> dict[TableName, Keys]:
+        """Return the ids that wait for a row in each table that counts them, with their pushes, int64[n, 2]."""
+        bounded = {name: table for name, table in self._tables.items() if isinstance(table, BoundedTable)}
+        return {name: table.waiting() for name, table in bounded.items() if table.spec.bounds.admit_after > 1}
+
+    def counts(self) -> dict[TableName, Counts]:
+        """Return what there is to say of the rows of each sparse table."""
+        return {name: table.counts() for name, table in self._tables.items() if isinstance(table, SparseTable)}
+
+    def places_left(self, name: TableName) -> int:
+        """Return how many rows of a sparse table can still be made before a push is refused."""
+        table = self._table(name)
+        return table.places_left if isinstance(table, SparseTable) else 0
+
+    def end_epoch(self) -> None:
+        """Let the rows of every table grow an epoch older."""
+        for table in self._tables.values():
+            if isinstance(table, SparseTable):
+                table.end_epoch()
+
     def steps(self) -> dict[TableName, int]:
         """Return how many pushes each table has had."""
         return {name: table.steps for name, table in self._tables.items()}
@@ -125,13 +152,18 @@ class Store:
         for table in self._tables.values():
             table.mark_saved()
 
-    def load(self, name: TableName, keys: Keys, block: Values, steps: int) -> None:
+    def load(self, name: TableName, keys: Keys, block: Values, steps: int, waiting: Keys | None = None) -> None:
         """Take over a table's rows with their state (dense: the tensor), as `export` gave them, after `steps` pushes.
+
+        `waiting`: ids that wait for a row, as `waiting` gave them.
 
         Raises:
             TableError: no such table, no room for the rows, or they are of another width.
         """
-        self._table(name).load(keys, block, steps)
+        table = self._table(name)
+        table.load(keys, block, steps)
+        if waiting is not None and isinstance(table, BoundedTable):
+            table.load_waiting(waiting)
 
     def _table(self, name: TableName) -> SparseTable | DenseTable:
         try:
@@ -148,8 +180,10 @@ def dense_bytes(specs: Iterable[TableSpec]) -> int:
 def unfit(spec: TableSpec) -> str | None:
     """Say why no table can be made of a spec, or None; specs come from outside."""
     rule, floats = spec.rule, math.prod(spec.shape[spec.kind == "sparse" :])
-    if (spec.kind == "sparse" and len(spec.shape) != 2) or any(n < 1 for n in spec.shape):
+    if not has_shape(spec):
         return f"shape {spec.shape} does not fit: sizes are at least 1, and a sparse table has two"
+    if fault := _unfit_bounds(spec):
+        return fault
     if floats > MAX_FLOATS:
         return f"shape {spec.shape} makes rows of {floats} floats, over the limit of {MAX_FLOATS}"
     shares = (rule.beta1, rule.beta2, rule.epsilon, rule.weight_decay)
@@ -157,4 +191,23 @@ def unfit(spec: TableSpec) -> str | None:
         return f"{rule}: beta1, beta2, epsilon and weight_decay lie in [0, 1), initial_g2 is over 0"
     if not (0 < rule.learning_rate < math.inf and math.isfinite(spec.init.a) and math.isfinite(spec.init.b)):
         return f"{rule} from {spec.init}: learning_rate is over 0, and all are finite"
+    return None
+
+
+def has_shape(spec: TableSpec) -> bool:
+    """Whether a spec has the shape of a tensor, or of rows: an open table declares 0 of them."""
+    sizes = spec.shape[1:] if spec.kind == "sparse" and spec.shape[:1] == (0,) else spec.shape
+    return all(n >= 1 for n in sizes) and (spec.kind == "dense" or len(spec.shape) == 2)
+
+
+def _unfit_bounds(spec: TableSpec) -> str | None:
+    bounds, least, most = spec.bounds, Bounds(), MOST_BOUNDS
+    for name in Bounds.__struct_fields__:
+        low, high = getattr(least, name), getattr(most, name)
+        if not low <= getattr(bounds, name) <= high:
+            return f"{bounds}: {name} lies in [{low}, {high}]"
+    if spec.bounded and spec.kind == "dense":
+        return f"{bounds}: a dense tensor has no rows that could leave"
+    if spec.init.kind == "given" and (spec.bounded or spec.open):
+        return f"rows that are given are counted, and stay: shape {spec.shape} and {bounds} do not fit"
     return None

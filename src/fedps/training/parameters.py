@@ -12,7 +12,7 @@ for one that shares its id space with a private one (of two user tables, one lis
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from fedps.config import Job, TableParameters
@@ -21,7 +21,7 @@ from fedps.config.sections.features import of_user
 from fedps.errors import JobError
 from fedps.models.network import EmbeddingLayer, Network
 from fedps.training.rules import table_rule
-from fedps.types import Init, TableSpec
+from fedps.types import Bounds, Init, TableSpec
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def read_parameters(network: Network, job: Job) -> Parameters:
         users = {name for name, feature in job.inputs.items() if of_user(name, feature)}
         local = {e.name: e.name for e in network.embeddings if users.issuperset(e.features)}
     mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
+    mistakes = mistakes or _unbounded(job, own_settings, {*local, *network.frozen})
     mistakes = mistakes or shared_by_mistake(
         job, [n for n in columns if n not in local], [n for n in others if n not in local_dense]
     )
@@ -90,12 +91,23 @@ def read_parameters(network: Network, job: Job) -> Parameters:
         rule = table_rule(job, table.optimizer, private=name in local)
         edge, frozen = table.initial_range, name in network.frozen
         init = embedding.init if edge is None else Init("uniform", -edge, edge)
-        spec = TableSpec(name, "sparse", embedding.shape, rule, init, runner.seed, frozen)
+        bounds = Bounds() if name in local else table.bounds
+        spec = TableSpec(name, "sparse", embedding.shape, rule, init, runner.seed, frozen, bounds)
         return Embedding(spec, embedding.module, embedding.features, embedding.space, name in local)
 
     shared = tuple(n for n in others if n not in local_dense)
     private = tuple(n for n in others if n in local_dense)
     return Parameters(tuple(map(sparse_of, network.embeddings)), shared, private, network.aliases)
+
+
+def _unbounded(job: Job, own_settings: Mapping[str, str], kept: Set[str]) -> list[str]:
+    """Say which tables are bounded where nobody could: private rows are those of a client's own data, frozen ones stay."""
+    return [
+        f"table_parameters.{key}: {', '.join(Bounds.__struct_fields__)} bound rows that servers train, and {name} is"
+        " private or frozen; leave them out"
+        for name, key in own_settings.items()
+        if name in kept and job.table_parameters[key].bounds != Bounds()
+    ]
 
 
 def _resolve(

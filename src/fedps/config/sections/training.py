@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from fedps.config.sections import Count, Fraction, Positive, Rate, Section, Share, lower, number, word
+from fedps.types import MOST_BOUNDS, Bounds
 
 OptimizerName = Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"]  # of `types.RuleName`
 ADAMS: tuple[OptimizerName, ...] = ("adam", "lazy_adam", "shared_adam")
@@ -72,6 +73,21 @@ class TableParameters(Section):
     initial_range: Positive | None = Field(
         None, description="rows start uniform in ±this; left out: as the network says"
     )
+    admit_after: Annotated[Count, Field(le=MOST_BOUNDS.admit_after)] = Field(
+        1,
+        description="shared rows: an id gets a row at its so-many-th push; until then one default row serves all such",
+    )
+    expire_after: Annotated[Count, Field(le=MOST_BOUNDS.expire_after)] | None = Field(
+        None, description="shared rows: epochs without a push after which a row leaves; left out: none does"
+    )
+    max_rows: Annotated[Count, Field(le=MOST_BOUNDS.max_rows)] | None = Field(
+        None, description="shared rows: so many on all servers together; the least used make room; left out: no bound"
+    )
+
+    @property
+    def bounds(self) -> Bounds:
+        """What keeps the table's rows few."""
+        return Bounds(self.admit_after, self.expire_after or 0, self.max_rows or 0)
 
 
 class HyperParameters(Section):
