@@ -26,7 +26,7 @@ def bench(
 ) -> None:
     """Measure fedps on this machine, and write tables and plots.
 
-    Subjects, all but the last two if none is named; each is measured in a process of its own:
+    Subjects, all but the last three if none is named; each is measured in a process of its own:
 
     job      ten clients, a server and a coordinator train one pass: from the command to its exit
 
@@ -41,6 +41,8 @@ def bench(
     rounds   what a round of the coordinator costs beside training
 
     saves    a server's saves and loads beside copying the same bytes
+
+    size     50 M rows over two servers, and bounded tables under 100 M distinct ids: memory and pauses; some minutes more
 
     selection  time to a quality for each selector, on the simulated clock of 100 virtual clients; some minutes more
 

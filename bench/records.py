@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Size = Literal["full", "quick", "tiny"]  # how much is measured; tiny is for tests, its figures say nothing
-SMALLER = ("s", "ms", "µs", "ns", "MiB", "GB")  # units of which less is better
+SMALLER = ("s", "ms", "µs", "ns", "B", "MiB", "GB")  # units of which less is better
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ SUBJECTS = {
     "scaling": "the job with 1 to 20 workers, and with 1 to 4 servers",
     "rounds": "what a round of the coordinator costs beside training",
     "saves": "a server's saves and loads beside copying the same bytes",
+    "size": "50 M rows over two servers, and bounded tables under 100 M distinct ids: memory and pauses",
     "selection": "time to a quality for each selector, on the simulated clock of 100 virtual clients",
     "merges": "what the model is worth with each mode and merge, after 2 passes and after 20",
 }
-NAMED_ONLY = ("selection", "merges")  # take long; measured where they are asked for by name
+NAMED_ONLY = ("size", "selection", "merges")  # take long; measured where they are asked for by name
 Measure = Callable[[Options], Result]
 
 

@@ -35,6 +35,12 @@ def test_wire(small_data: Path) -> None:
     assert {"1.50.fedps.p50", "2.100.socket.rate"} <= {figure.key for figure in result.figures}
 
 
+def test_size(small_data: Path) -> None:
+    result = checked("size", small_data)
+    assert 1 < result.find("grown.said").value / 136 < 1.3  # type: ignore[union-attr]
+    assert result.find("max_rows.rows").value == 5_000  # type: ignore[union-attr]
+
+
 def test_rounds(small_data: Path) -> None:
     assert [figure.key for figure in checked("rounds", small_data).figures] == ["2.median", "2.longest"]
 

@@ -117,7 +117,10 @@ def test_what_cannot_be_read_is_told(line: str, said: str, write: Write) -> None
 
 def test_a_key_that_is_nobodys_stays_a_mistake(write: Write) -> None:
     (told,) = mistakes(write, text="table_parameters: {a.w: {tabel_class: 3}}\n")
-    assert told == "table_parameters.a.w.tabel_class: 3: there is no such key; there are optimizer, initial_range"
+    assert (
+        told
+        == "table_parameters.a.w.tabel_class: 3: there is no such key; there are optimizer, initial_range, admit_after, expire_after, max_rows"
+    )
 
 
 def test_a_table_says_it_in_one_way(write: Write) -> None:

@@ -1,7 +1,7 @@
 """Events of every kind, with facts of any value."""
 
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 import numpy as np
@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from fedps.events.events import Event
 from fedps.metrics import BUCKETS, Histogram
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 def histogram(counts: list[int]) -> Histogram:
@@ -39,12 +41,14 @@ def facts_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(*map(facts_of, get_args(kind)), max_size=3)
     if get_origin(kind) is UnionType:
         return st.one_of([facts_of(part) for part in get_args(kind)])
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return built(kind)
     return VALUES[kind] if kind in VALUES else st.from_type(kind)
 
 
-def events_of(kind: type[Event]) -> st.SearchStrategy[Event]:
-    """Return events of one kind."""
+def built(kind: type[S]) -> st.SearchStrategy[S]:
+    """Return structs of one kind, e.g. of an event's."""
     return st.builds(kind, **{field.name: facts_of(field.type) for field in msgspec.structs.fields(kind)})
 
 
-EVENTS = st.one_of([events_of(kind) for kind in Event.__subclasses__()])
+EVENTS = st.one_of([built(kind) for kind in Event.__subclasses__()])

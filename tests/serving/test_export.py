@@ -16,7 +16,7 @@ from fedps.serving.infer import infer
 from fedps.storage import snapshot
 from fedps.table import rules
 from fedps.table.rules import initial_rows
-from fedps.types import NO_KEYS, Init, Rule, TableSpec
+from fedps.types import NO_KEYS, Bounds, Init, Rule, TableSpec
 from tests.conftest import MakeJob
 from tests.events.kept import into
 
@@ -199,3 +199,23 @@ def test_the_exported_model_scores_as_the_clients_did_together(mode: str, make_j
         assert found[name] == pytest.approx(sum(float(str(e[key])) for e in told) / users, abs=1e-3)
     with pytest.raises(JobError, match=r"lacks mlp_user\.weight"):
         infer(job, export_run(tmp_path / "run", tmp_path / "shared"))
+
+
+def test_the_rows_of_an_open_table_come_with_their_ids(tmp_path: Path) -> None:
+    table, run = TableSpec("brand.weight", "sparse", (0, 2), ITEMS.rule, ITEMS.init), tmp_path / "run"
+    save_shard(run, 1, 0, rows(table, -4, 2**62))
+    save_shard(run, 1, 1, rows(table, -(2**63) + 1, 7))
+    tensors = load_file(export_run(run, tmp_path / "out"))
+    assert tensors["brand.weight.ids"].tolist() == [-(2**63) + 1, -4, 7, 2**62]
+    np.testing.assert_array_equal(tensors["brand.weight"][1:3], [[-3, -3], [8, 8]])
+
+
+def test_rows_that_wait_are_exported_as_they_are_served(tmp_path: Path) -> None:
+    table, run = (
+        TableSpec("t.weight", "sparse", (5, 2), init=Init("uniform", 1.0, 2.0), bounds=Bounds(3)),
+        tmp_path / "run",
+    )
+    block = np.array([[9, 9, 0]], np.float32)
+    save_shard(run, 1, 0, (table, np.array([2]), block), shards=1)
+    tensors = load_file(export_run(run, tmp_path / "out"))
+    assert tensors["t.weight"].tolist() == [[1.5, 1.5], [1.5, 1.5], [9, 9], [1.5, 1.5], [1.5, 1.5]]

@@ -1,6 +1,7 @@
 """Rows that wait, expire and make room for others: each rule alone, against a plain dictionary where there is one."""
 
 from collections import OrderedDict
+from functools import cache
 
 import numpy as np
 import pytest
@@ -84,9 +85,10 @@ def test_candidates_are_counted_as_in_a_dictionary_of_the_last_eight(batches: li
     assert again.waiting == candidates.waiting
 
 
+@cache
 def same_bucket(count: int) -> Keys:
     """Return ids that one bucket keeps."""
-    keys = np.arange(count * 3 * admission.BUCKETS)
+    keys = np.arange(count * 2 * admission.BUCKETS)
     x = keys.astype(np.uint64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -64,7 +64,8 @@ def _stripes(words: Words, seed: np.uint64) -> Words:
     lanes = [np.full(len(words), start) for start in (seed + P1 + P2, seed + P2, seed, seed - P1)]
     for k in range(words.shape[1]):
         lanes[k % 4] = _round(lanes[k % 4], words[:, k])
-    hashes: Words = sum((_turned(lane, by) for lane, by in zip(lanes, (1, 7, 12, 18), strict=True)), np.uint64(0))
+    first, second, third, fourth = lanes
+    hashes = _turned(first, 1) + _turned(second, 7) + _turned(third, 12) + _turned(fourth, 18)
     for lane in lanes:
         hashes = (hashes ^ _round(np.zeros_like(lane), lane)) * P1 + P4
     return hashes

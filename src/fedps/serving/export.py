@@ -4,10 +4,11 @@ The servers' shards of one epoch are joined; a row that nobody touched is where 
 clients are left out unless the caller wants them, and their files are not even opened.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fedps.config.source import read
@@ -18,7 +19,7 @@ from fedps.storage.tables import SavedTable, join, tensor
 from fedps.storage.whole import PRIVATE, PUBLIC, make_folder, write_whole
 from fedps.types import TableName
 
-Tensors = dict[TableName, NDArray[np.float32]]
+Tensors = dict[TableName, NDArray[Any]]
 
 
 def export_run(run_dir: Path, out: Path, epoch: int | None = None, private: bool = False) -> Path:
@@ -59,7 +60,7 @@ def _shared(run_dir: Path, wanted: int | None) -> tuple[int, Tensors]:
         raise JobError(f"--epoch {wanted}: {run_dir} has saved {', '.join(map(str, numbers)) or 'none'}")
     for epoch in reversed(numbers) if wanted is None else [wanted]:
         if epochs.find_whole(folder / str(epoch)):
-            return epoch, {n: tensor(t) for n, t in epochs.read_model(folder / str(epoch)).items()}
+            return epoch, _tensors(epochs.read_model(folder / str(epoch)))
     raise DataError(f"{folder}: holds no whole save; the run, or one of its servers, ended before")
 
 
@@ -78,4 +79,10 @@ def _private(run_dir: Path, epoch: int) -> Tensors:
         folder = epochs.private_save(client, epoch)
         for name, part in epochs.read_private(folder).items() if folder else ():
             parts.setdefault(name, []).append(part)
-    return {name: tensor(join(pieces, run_dir / "private")) for name, pieces in parts.items()}
+    return _tensors({name: join(pieces, run_dir / "private") for name, pieces in parts.items()})
+
+
+def _tensors(tables: Mapping[TableName, SavedTable]) -> Tensors:
+    """Return each parameter; beside the rows of an open table, `<name>.ids` says whose they are, int64[n]."""
+    found: Tensors = {name: tensor(table) for name, table in tables.items()}
+    return found | {f"{name}.ids": table.keys for name, table in tables.items() if table.spec.open}

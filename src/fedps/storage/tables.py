@@ -120,14 +120,19 @@ def join(parts: Iterable[SavedTable], folder: Path) -> SavedTable:
 
 
 def tensor(table: SavedTable) -> NDArray[np.float32]:
-    """Return a whole parameter in its own shape; rows that nobody touched stand where they would have started."""
+    """Return a whole parameter in its own shape; rows that nobody touched stand where they would have started.
+
+    Of an open table these are the rows that there are, in the order of their ids.
+    """
     spec = table.spec
     if spec.kind == "dense":
         return np.ascontiguousarray(table.values.reshape(spec.shape))
+    if spec.open:
+        return np.ascontiguousarray(table.values)
     whole = np.empty(spec.shape, np.float32)
     for start in range(0, spec.shape[0], CHUNK):
         keys = np.arange(start, min(start + CHUNK, spec.shape[0]))
-        whole[keys] = rules.initial_rows(spec, keys)
+        whole[keys] = rules.rowless(spec, keys)
     whole[table.keys] = table.values
     return whole
 
@@ -154,7 +159,7 @@ def shape_misfit(spec: TableSpec, there: Mapping[TableName, SavedTable], folder:
     if table is None:
         return f"{folder}: holds no table {spec.name}, of shape {_shape(spec)} in this job; it holds {_list(there)}"
     # Rows go by id, so that a table may have more of them than were saved; the others have nowhere to go.
-    more = spec.open or new_ids(spec, table) > 0
+    more = spec.kind == "sparse" and (spec.open or new_ids(spec, table) > 0)
     fits = table.spec.shape == spec.shape or (more and spec.shape[1:] == table.spec.shape[1:])
     if table.spec.kind != spec.kind or not fits:
         return (

@@ -26,7 +26,7 @@ from fedps.errors import TableError
 from fedps.table.admission import BUCKETS, ENTRY_BYTES, WAYS, Candidates
 from fedps.table.index import reserve
 from fedps.table.kernels import compiled
-from fedps.table.rules import initial_rows
+from fedps.table.rules import initial_rows, rowless
 from fedps.table.sparse import SparseTable, row_bytes, unbounded
 from fedps.types import GONE, NO_KEYS, Counts, Keys, TableSpec, Values
 
@@ -106,7 +106,7 @@ class BoundedTable(SparseTable):
         slots = self._find(keys)
         there = slots >= 0
         if not there.all():
-            out = self._start(keys)
+            out = rowless(self.spec, keys)
             out[there] = super().pull(keys[there])
             return out
         return super().pull(keys)
@@ -200,13 +200,6 @@ class BoundedTable(SparseTable):
                 self._drop(old)
                 slots, _ = self._index.find(keys, self._ids)
         return slots
-
-    def _start(self, keys: Keys) -> Values:
-        if self._candidates is None:
-            return initial_rows(self.spec, keys)
-        init = self.spec.init
-        middle = (init.a + init.b) / 2 if init.kind == "uniform" else init.a
-        return np.full((len(keys), self.spec.dim), middle, np.float32)
 
     def _admit(self, keys: Keys, present: Keys) -> Keys:
         """Return the slots of keys without a row, -1 for those that get none yet; no row at `present` makes room."""

@@ -21,7 +21,7 @@ PARTS = 256  # small hash tables of the index; a power of two
 FIRST_SIZE = 16  # entries of each at the start
 ENTRY = 8  # bytes
 PAGE = mmap.PAGESIZE // ENTRY  # entries
-DOUBLED = 4096  # entries up to which a part doubles; a larger one grows by an eighth
+DOUBLED = 2 * PAGE  # entries up to which a part doubles; a larger one grows by an eighth, to whole pages
 LEAST, MOST = 0.58, 0.65  # of a part's entries: when it grows, from the first part to the last
 # Of address space a row, at most: an entry in the least filled part, and the places it has left, each 8/9 of the next.
 INDEX_BYTES = 144
@@ -87,16 +87,16 @@ class Index:
         start, size = int(self._starts[part]), int(self._sizes[part])
         old = self._entries[start : start + size]
         while size * self._full[part] < needed:
-            size += size if size < DOUBLED else size // 8
+            size = 2 * size if size < DOUBLED else _whole_pages(size + size // 8)
         self._starts[part], self._sizes[part] = self._place(size), size
         move(old, self._entries, self._starts[part], size)
         if len(old) >= PAGE and hasattr(mmap, "MADV_DONTNEED"):
-            self._memory.madvise(mmap.MADV_DONTNEED, ENTRY * start, ENTRY * _whole_pages(len(old)))
+            self._memory.madvise(mmap.MADV_DONTNEED, ENTRY * start, ENTRY * len(old))
 
     def _place(self, size: int) -> int:
         """Return where there is room for a part; one of a page or more has its pages for itself, to give them back."""
         start = _whole_pages(self._end) if size >= PAGE else self._end
-        self._end = start + (_whole_pages(size) if size >= PAGE else size)
+        self._end = start + size
         if self._end > len(self._entries):
             raise TableError("the index of a table is full: its ids all lie in few of its parts")
         return start

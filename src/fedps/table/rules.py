@@ -241,6 +241,15 @@ def initial_rows(spec: TableSpec, keys: Keys) -> Values:
     return start
 
 
+def rowless(spec: TableSpec, keys: Keys) -> Values:
+    """Return what ids without a row are served, float32[U, dim]: their start; where rows wait to be made, its middle."""
+    if spec.bounds.admit_after == 1:
+        return initial_rows(spec, keys)
+    init = spec.init
+    middle = (init.a + init.b) / 2 if init.kind == "uniform" else init.a
+    return np.full((len(keys), spec.dim), middle, np.float32)
+
+
 def _mix(x: Words) -> Words:
     x = x + GOLDEN
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
