@@ -62,7 +62,7 @@ def test_a_full_part_grows_by_an_eighth_and_stays_within_what_is_reserved() -> N
         index.insert(ids[at : at + 8192], np.arange(at, min(at + 8192, count)))
         sizes.append(index.bytes)
     late = np.array(sizes[len(sizes) // 2 :])
-    assert (late[1:] / late[:-1]).max() < 1.02, "no push moves more than a few parts"
+    assert (late[1:] / late[:-1]).max() < 1.05, "no push moves more than a few parts"
     assert sizes[-1] < 15.5 * count, "bytes an id"
     assert ENTRY * index._end <= len(index._memory)
     assert index.find(ids, ids)[1] == 0
