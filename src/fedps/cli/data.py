@@ -59,16 +59,28 @@ def prepare_movielens(
         Path | None, flag("test-rating", "Published test positives; each user's latest if left out.")
     ] = None,
     seed: Seed = 0,
+    task: Annotated[
+        Literal["ncf", "ratings", "sequences"],
+        flag(
+            "task",
+            "ncf: pairs, one held out a user; ratings: with features of user and item, 80/10/10; sequences: what came next.",
+        ),
+    ] = "ncf",
     or_synthetic: Annotated[
         bool, Switch, flag("or-synthetic", "Make a synthetic twin, and say so loudly, where real data cannot be had.")
     ] = False,
 ) -> None:
-    """Prepare MovieLens in the NCF split (leave one out, 99 test negatives)."""
+    """Prepare MovieLens: in the NCF split (leave one out, 99 test negatives), or with features, or as sequences."""
+    from fedps.data.prepare.featured import prepare_ratings, prepare_sequences  # noqa: PLC0415
     from fedps.data.prepare.movielens import prepare  # noqa: PLC0415
     from fedps.data.prepare.synth import synthesize  # noqa: PLC0415
     from fedps.errors import DataError  # noqa: PLC0415
 
     split = _split(partition, clients, alpha)
+    if task != "ncf":
+        featured = prepare_ratings if task == "ratings" else prepare_sequences
+        _describe(featured(out, source, split, seed), out)
+        return
     try:
         manifest = prepare(out, source, split, negatives, test_rating, test_negatives, seed)
     except DataError as error:
@@ -80,6 +92,22 @@ def prepare_movielens(
         )
         manifest = synthesize(out, split=split, per_positive=negatives, seed=seed)
     _describe(manifest, out)
+
+
+@prepare_app.command(name="fields")
+def prepare_fields(
+    source: Annotated[list[Path], flag("source", "Files of lines `label index:1 index:1 …`, plain or gzip.")],
+    *,
+    out: Out,
+    clients: Annotated[
+        int, flag("clients", "Number of clients; the first field's ids are dealt out to them.", least=1)
+    ] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Prepare files of libfm's form, such as Frappe: each field is a feature of one id."""
+    from fedps.data.prepare import featured  # noqa: PLC0415
+
+    _describe(featured.prepare_fields(out, source, clients, seed), out)
 
 
 @synth_app.command(name="movielens")

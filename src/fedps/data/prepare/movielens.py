@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
 from fedps.data.negatives import History, Ids
@@ -58,11 +59,12 @@ STARS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,2})?")
 
 
 class Ratings(NamedTuple):
-    """The rows of a file of ratings, as published; int64[n] each, the time in seconds since 1970."""
+    """The rows of a file of ratings, as published; int64[n] each, the time in seconds since 1970, and stars float64[n]."""
 
     user: Ids
     movie: Ids
     time: Ids
+    stars: NDArray[np.float64]
 
 
 class HoldOut(NamedTuple):
@@ -101,9 +103,9 @@ def prepare(
         DataError: a file is missing or not what it should be, or `out` holds something else.
     """
     archive, split = Archive(locate(source)), split or Split()
-    form, ratings = _ratings(archive)
+    form, ratings = read_ratings(archive)
     users, user = np.unique(ratings.user, return_inverse=True)
-    movies, item = _by_appearance(ratings.movie)
+    movies, item = by_appearance(ratings.movie)
     history = History(user, item, len(users), len(movies))
     test = _hold_out(archive.path, form, history, (user, item, ratings.time), test_rating, test_negatives)
     order = np.flatnonzero(item != test.test_item[user])
@@ -120,7 +122,12 @@ def prepare(
     return prepared.write(out, data, split, per_positive, seed)
 
 
-def _ratings(archive: Archive) -> tuple[Form, Ratings]:
+def read_ratings(archive: Archive) -> tuple[Form, Ratings]:
+    """Return an archive's ratings, and the form it has.
+
+    Raises:
+        DataError: it holds none, or a line is malformed; names file and line.
+    """
     for form in (ML_1M, ML_100K, ML_LATEST):
         payload = archive.read(form.ratings)
         if payload is not None:
@@ -155,7 +162,7 @@ def _table(payload: bytes, form: Form, origin: str) -> Ratings:
     if odd or b"x" in payload or b"X" in payload:
         _name_the_line(payload, form, origin, "holds a number below 0, none, or one in hexadecimal")
     _check_once(user, movie, origin)
-    return Ratings(user, movie, time)
+    return Ratings(user, movie, time, rating)
 
 
 def _name_the_line(payload: bytes, form: Form, origin: str, why: str) -> NoReturn:
@@ -181,7 +188,7 @@ def _check_once(user: Ids, movie: Ids, origin: str) -> None:
         )
 
 
-def _by_appearance(movie: Ids) -> tuple[Ids, Ids]:
+def by_appearance(movie: Ids) -> tuple[Ids, Ids]:
     """Return the movies in order of first appearance, int64[num_items], and each rating's rank there, int64[n]."""
     movies, first, place = np.unique(movie, return_index=True, return_inverse=True)
     order = np.argsort(first)

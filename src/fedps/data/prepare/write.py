@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute as pc
 from pyarrow import csv as arrow
 
 from fedps.data.negatives import History, Ids
@@ -24,7 +25,7 @@ from fedps.storage.whole import make_folder, whole_folder
 TEST_NEGATIVES = CANDIDATES - 1
 RETRIES = 64  # of a negative over all items; another number would prepare other data
 FORMAT = "fedps.prepared/1"  # in the manifest: tells our folders from others
-SIDES = ("train", "test")
+SIDES = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,46 @@ def write(out: Path, data: Interactions, split: Split | Partition, per_positive:
         _check_ours(out)
         make_folder(out.parent)
         with whole_folder(out) as folder:
-            for side in SIDES:
+            for side in ("train", "test"):
                 (folder / side).mkdir()
             return _fill(folder, data, split, per_positive, seed)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
+
+
+def write_featured(
+    out: Path, sides: Mapping[str, Mapping[str, pa.Table]], features: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
+) -> Mapping[str, Any]:  # fmt: skip
+    """Write samples of any features: `<side>/<client>.csv` with a header, and `manifest.json`; return the manifest.
+
+    Args:
+        out: the folder to make.
+        sides: by side (train, and valid or test) and client the samples, a column a feature or label.
+        features: what the columns are, as a job's section `features` has it.
+        facts: what else to say in the manifest.
+
+    Raises:
+        DataError: `out` holds something else or cannot be written.
+    """
+    counts = {side: {client: table.num_rows for client, table in of.items()} for side, of in sides.items()}
+    clients = {client: {"users": 0, "samples": n, "test_users": 0} for client, n in counts["train"].items()}
+    for client, facts_of in clients.items():
+        if "user" in features:
+            facts_of["users"] = len(pc.unique(sides["train"][client]["user"]))
+    manifest = {"format": FORMAT, "clients": clients, **facts, "features": features, "samples": counts}
+    try:
+        out = out.resolve()
+        _check_ours(out)
+        make_folder(out.parent)
+        with whole_folder(out) as folder:
+            for side, of in sides.items():
+                (folder / side).mkdir()
+                for client, table in of.items():
+                    arrow.write_csv(table, folder / side / f"{client}.csv")
+            (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
+    return manifest
 
 
 def stream(seed: int) -> np.random.Generator:
@@ -162,7 +198,7 @@ def _fill(
     if per_positive:
         _check_left(history, data.user, 1, "use --negatives 0")
     clients = {}
-    for client, users, rows in _shares(data, _clients(data, split, rng)):
+    for client, users, rows in _shares(data, clients_of(data, split, rng)):
         user, item = data.user[rows], data.item[rows]
         drawn = history.draw(np.repeat(user, per_positive), rng, RETRIES).reshape(len(user), per_positive)
         _write(folder / "train" / f"{client}.csv", user, np.column_stack([item, drawn]))
@@ -197,7 +233,12 @@ def _name(split: Split | Partition) -> str:
     return split.kind if isinstance(split, Split) else getattr(split, "__name__", "own")
 
 
-def _clients(data: Interactions, split: Split | Partition, rng: np.random.Generator) -> Mapping[str, Ids]:
+def clients_of(data: Interactions, split: Split | Partition, rng: np.random.Generator) -> Mapping[str, Ids]:
+    """Return each client's users.
+
+    Raises:
+        DataError: they cannot be split so.
+    """
     if not isinstance(split, Split):
         return partition.own(split(data), data.num_users)
     if split.kind == "zipcode":
