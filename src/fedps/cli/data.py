@@ -129,6 +129,21 @@ def synth_movielens(
     _describe(synthesize(out, users, items, per_user, _split(partition, clients, alpha), negatives, seed), out)
 
 
+@synth_app.command(name="ctr")
+def synth_clicks(
+    *,
+    out: Out,
+    samples: Annotated[int, flag("samples", "Number of samples.", least=20)] = 1_000_000,
+    values: Annotated[int, flag("values", "Number of ids there are, over all 26 slots.", least=1000)] = 10_000_000,
+    clients: Annotated[int, flag("clients", "Number of clients.", least=1)] = 4,
+    seed: Seed = 0,
+) -> None:
+    """Make up clicks in the form of Criteo's display ads: 13 numbers and 26 ids of an open space a sample."""
+    from fedps.data.prepare.clicks import synthesize_clicks  # noqa: PLC0415
+
+    _describe(synthesize_clicks(out, samples, clients, values, seed), out)
+
+
 @data_app.command(name="traces")
 def traces(
     *,

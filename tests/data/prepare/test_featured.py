@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
+from fedps.data.prepare.clicks import synthesize_clicks
 from fedps.data.prepare.featured import prepare_fields, prepare_ratings, prepare_sequences
 from fedps.data.prepare.write import Split
 from fedps.errors import DataError
@@ -95,3 +97,15 @@ def test_real_ml_100k_has_its_ages_and_genres(tmp_path: Path) -> None:
         row for side in ("train", "valid", "test") for mine in rows(tmp_path / "out", side).values() for row in mine
     ]
     assert (len(every), sum(row["label"] == "1" for row in every)) == (100_000, 55_375)
+
+
+def test_made_up_clicks_are_the_same_for_a_seed_and_say_that_they_are_made_up(tmp_path: Path) -> None:
+    manifest = synthesize_clicks(tmp_path / "a", samples=2000, clients=2, values=10_000, seed=3)
+    synthesize_clicks(tmp_path / "b", samples=2000, clients=2, values=10_000, seed=3)
+    one, other = (parquet.read_table(tmp_path / name / "train" / "1.parquet") for name in "ab")
+    assert one.equals(other)
+    assert manifest["synthetic"] and manifest["features"]["C26"] == {"kind": "id", "rows": "open"}
+    assert (one.num_rows, one.num_columns) == (900, 13 + 26 + 1)
+    distinct = [len(set(one[f"C{k}"].to_pylist())) for k in (1, 26)]
+    assert distinct[0] <= 10 and distinct[1] > 100, "few values in the first slot, many in the last"
+    assert 0.1 < sum(one["label"].to_pylist()) / 900 < 0.9

@@ -8,12 +8,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 from pyarrow import csv as arrow
+from pyarrow import parquet
 
 from fedps.data.negatives import History, Ids
 from fedps.data.prepare import partition
@@ -108,15 +109,17 @@ def write(out: Path, data: Interactions, split: Split | Partition, per_positive:
 
 
 def write_featured(
-    out: Path, sides: Mapping[str, Mapping[str, pa.Table]], features: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
+    out: Path, sides: Mapping[str, Mapping[str, pa.Table]], features: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any],
+    ending: Literal["csv", "parquet"] = "csv",
 ) -> Mapping[str, Any]:  # fmt: skip
-    """Write samples of any features: `<side>/<client>.csv` with a header, and `manifest.json`; return the manifest.
+    """Write samples of any features: `<side>/<client>.csv` with a header (or .parquet), and `manifest.json`; return the manifest.
 
     Args:
         out: the folder to make.
         sides: by side (train, and valid or test) and client the samples, a column a feature or label.
         features: what the columns are, as a job's section `features` has it.
         facts: what else to say in the manifest.
+        ending: of the files.
 
     Raises:
         DataError: `out` holds something else or cannot be written.
@@ -135,7 +138,8 @@ def write_featured(
             for side, of in sides.items():
                 (folder / side).mkdir()
                 for client, table in of.items():
-                    arrow.write_csv(table, folder / side / f"{client}.csv")
+                    path = folder / side / f"{client}.{ending}"
+                    arrow.write_csv(table, path) if ending == "csv" else parquet.write_table(table, path)
             (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
@@ -175,7 +179,13 @@ def _not_ours(out: Path) -> str | None:
         clients = None
     if clients is None:
         return f"it holds files, and no manifest.json of {FORMAT}"
-    ours = {"manifest.json", "items.csv", "users.csv", *SIDES, *(f"{s}/{c}.csv" for s in SIDES for c in clients)}
+    ours = {
+        "manifest.json",
+        "items.csv",
+        "users.csv",
+        *SIDES,
+        *(f"{s}/{c}.{e}" for s in SIDES for c in clients for e in ("csv", "parquet")),
+    }
     there = (p.relative_to(out) for p in out.rglob("*"))
     others = sorted({p.as_posix() for p in there if cache.FOLDER not in p.parts} - ours)
     return f"it holds {others[0]}, which was not written with it" if others else None
