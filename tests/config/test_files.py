@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedps.config import Job, Runner, files, load_job, notes_of
-from fedps.config.files import client_files_of, clients_there, files_in
+from fedps.config.files import ANY, client_files_of, clients_there, files_in
 from fedps.config.sections.training import HyperParameters
 from fedps.errors import DataError, JobError
 from fedps.types import ClientId
@@ -39,7 +39,7 @@ def held_out(tmp_path: Path, **runner: object) -> dict[str, list[str]]:
 def test_files_stand_in_natural_order_and_hidden_ones_are_nobodys(tmp_path: Path) -> None:
     make(tmp_path, *(f"{name}.csv" for name in ("10", "2", "b", "1", "a10", "a9", "._1", "02")), "notes.txt")
     assert [f.stem for f in files_in(tmp_path)] == ["1", "02", "2", "10", "a9", "a10", "b"]
-    assert files_in(tmp_path, any_ending=True)[-1].name == "notes.txt"
+    assert files_in(tmp_path, ANY)[-1].name == "notes.txt"
 
 
 def test_the_job_and_its_checks_name_clients_in_one_order(tmp_path: Path) -> None:

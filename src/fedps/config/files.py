@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from fedps.types import ClientId  # a name for `str`; with numpy beside it, which a look at a job does without
 
 Files = tuple[Path, ...]
+Endings = tuple[str, ...]  # of names of data files
+LINES: Endings = (".csv",)
+TEXTS: Endings = (".csv", ".tsv", ".txt", ".libsvm", ".svm", ".libfm")
+TABLES: Endings = (*TEXTS, *(f"{ending}.gz" for ending in TEXTS), ".parquet")  # read where the job states features
+ANY: Endings = ("",)
 MANIFEST = "manifest.json"
 NEARLY = re.compile(
     r"(.+?)(?:\.csv(?:\.(?:gz|bz2|xz|zst|zip|7z))?|\.tsv)", re.IGNORECASE
@@ -40,7 +45,7 @@ def client_files_of(job: Job) -> "dict[ClientId, Files]":
         DataError: fewer files than clients, two files of one stem, or a folder that cannot be read.
     """
     runner = job.runner
-    files = _listed(runner.train_data_dir, takes_any_ending(runner.reader_type, runner.pipe_command))
+    files = _listed(runner.train_data_dir, endings_of(job, "train"))
     count = runner.worker_num
     if not runner.split_file_list or count is None or count == len(files):
         return _by_stem(files, runner.train_data_dir)
@@ -65,7 +70,7 @@ def test_files_of(job: Job) -> "dict[ClientId, Files]":
     if runner.test_data_dir is None:
         return {}
     owners = client_files_of(job)
-    files = _listed(runner.test_data_dir, takes_any_ending(runner.infer_reader_type, runner.pipe_command))
+    files = _listed(runner.test_data_dir, endings_of(job, "test"))
     of_stem = {_composed(file): client for client, mine in owners.items() for file in mine}
     if runner.split_file_list and len(files) >= len(owners) and not any(_composed(f) in of_stem for f in files):
         return _deal(files, list(owners))
@@ -90,24 +95,29 @@ def clients_there(job: Job) -> list[str]:
     """
     runner = job.runner
     try:
-        files = files_in(runner.train_data_dir, takes_any_ending(runner.reader_type, runner.pipe_command))
+        files = files_in(runner.train_data_dir, endings_of(job, "train"))
     except OSError:
         return []
-    return [file.stem for file in files]
+    return [stem_of(file) for file in files]
 
 
-def files_in(folder: Path, any_ending: bool = False) -> list[Path]:
-    """Return a folder's data files, `*.csv` or of any ending, in natural order; hidden files are nobody's.
+def files_in(folder: Path, endings: Endings = LINES) -> list[Path]:
+    """Return a folder's data files, those of some endings, in natural order; hidden files are nobody's.
 
     Raises:
         OSError: the folder cannot be looked into.
     """
     with os.scandir(folder) as entries:
         files = [Path(e.path) for e in entries if e.is_file() and not e.name.startswith(".")]
-    return sorted((f for f in files if any_ending or f.suffix == ".csv"), key=lambda f: (_natural(f.stem), f.name))
+    return sorted((f for f in files if f.name.endswith(endings)), key=lambda f: (_natural(stem_of(f)), f.name))
 
 
-def strange_entries(folder: Path, any_ending: bool = False) -> dict[str, str]:
+def stem_of(file: Path) -> str:
+    """Return a data file's name without its ending, of a packed one without both."""
+    return file.name.removesuffix(".gz").rpartition(".")[0] if file.name.endswith(TABLES) else file.stem
+
+
+def strange_entries(folder: Path, endings: Endings = LINES) -> dict[str, str]:
     """Return what may be meant for a client's file in a folder and is none, by name: why, and what to do.
 
     Raises:
@@ -115,9 +125,11 @@ def strange_entries(folder: Path, any_ending: bool = False) -> dict[str, str]:
     """
     with os.scandir(folder) as entries:
         seen = {e.name: e for e in entries if not e.name.startswith(".")}
-    of_csv = {name: entry for name, entry in seen.items() if any_ending or name.endswith(".csv")}
+    of_csv = {name: entry for name, entry in seen.items() if name.endswith(endings)}
     found = {
         name: "is no .csv file as it is: unpack it, or rename it to .csv once it is lines user,item,label, or take it away"
+        if endings == LINES
+        else f"has none of the endings {', '.join(endings)}: pack it otherwise, or take it away"
         for name in seen.keys() - of_csv.keys()
         if (nearly := NEARLY.fullmatch(name)) and f"{nearly[1]}.csv" not in of_csv
     }
@@ -174,14 +186,13 @@ def _manifest(job: Job) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def takes_any_ending(reader: str | None, command: str | None) -> bool:
-    """Say whether files may have any ending: they may where the user's own class or command reads them.
-
-    Args:
-        reader: the job's `reader_type` or `infer_reader_type`.
-        command: its `pipe_command`.
-    """
-    return reader in ("DataLoader", "RecDataset") or (reader is not None and command is not None)
+def endings_of(job: Job, side: Literal["train", "test"]) -> Endings:
+    """Return of which endings a side's files are: any, where the user's own class or command reads them."""
+    runner = job.runner
+    reader = runner.reader_type if side == "train" else runner.infer_reader_type
+    if reader in ("DataLoader", "RecDataset") or (reader is not None and runner.pipe_command is not None):
+        return ANY
+    return TABLES if job.features else LINES
 
 
 def _natural(stem: str) -> list[tuple[int, str]]:
@@ -189,9 +200,9 @@ def _natural(stem: str) -> list[tuple[int, str]]:
     return [(int(p), p) if k % 2 else (0, p) for k, p in enumerate(parts)]
 
 
-def _listed(folder: Path, any_ending: bool) -> list[Path]:
+def _listed(folder: Path, endings: Endings) -> list[Path]:
     try:
-        return files_in(folder, any_ending)
+        return files_in(folder, endings)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
 
@@ -199,7 +210,7 @@ def _listed(folder: Path, any_ending: bool) -> list[Path]:
 def _by_stem(files: Sequence[Path], folder: Path) -> "dict[ClientId, Files]":
     found: dict[str, tuple[ClientId, Path]] = {}
     for file in files:
-        client = cast("ClientId", file.stem)
+        client = cast("ClientId", stem_of(file))
         if (stem := _composed(file)) in found:
             other = found[stem][1].name
             raise DataError(f"{folder}: {other} and {file.name} would both be of client {client!r}; rename one")
@@ -209,7 +220,7 @@ def _by_stem(files: Sequence[Path], folder: Path) -> "dict[ClientId, Files]":
 
 def _composed(file: Path) -> str:
     """Return a file's stem as all systems write it: a Mac writes ü as u and two dots."""
-    return unicodedata.normalize("NFC", file.stem)
+    return unicodedata.normalize("NFC", stem_of(file))
 
 
 def _deal(files: Sequence[Path], clients: "Sequence[ClientId]") -> "dict[ClientId, Files]":

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedps.config.files import client_files_of, files_in, sizes_of_data, test_files_of
+from fedps.config.files import client_files_of, endings_of, files_in, sizes_of_data, test_files_of
 from fedps.config.job import Allow, Job
 from fedps.config.sections.runner import LOCKSTEP, Runner
 from fedps.config.sections.training import ADAMS
@@ -174,7 +174,7 @@ def _held_out(job: Job) -> list[str]:
         return []
     without = [client for client in clients if client not in files]
     read = {file for mine in files.values() for file in mine}
-    unread = [file.name for file in files_in(job.runner.test_data_dir) if file not in read]
+    unread = [file.name for file in files_in(job.runner.test_data_dir, endings_of(job, "test")) if file not in read]
     return [
         f"runner.test_data_dir: {what} ({', '.join(names[:3])}{', …' if names[3:] else ''}) {effect}"
         for names, what, effect in (

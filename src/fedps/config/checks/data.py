@@ -4,13 +4,15 @@ import os
 from pathlib import Path
 
 from fedps.config.files import (
+    ANY,
+    Endings,
     client_files_of,
     clients_there,
+    endings_of,
     files_in,
     is_utf8,
     sizes_of_data,
     strange_entries,
-    takes_any_ending,
     test_files_of,
 )
 from fedps.config.job import Job
@@ -32,8 +34,7 @@ def texts(job: Job) -> list[str]:
 def train_folder(job: Job) -> list[str]:
     """Say that there is no training data."""
     runner = job.runner
-    ending = takes_any_ending(runner.reader_type, runner.pipe_command)
-    return _folder("runner.train_data_dir", runner.train_data_dir, ending, "e.g. DIR/train")
+    return _folder("runner.train_data_dir", runner.train_data_dir, endings_of(job, "train"), "e.g. DIR/train")
 
 
 def test_folder(job: Job) -> list[str]:
@@ -41,24 +42,23 @@ def test_folder(job: Job) -> list[str]:
     runner = job.runner
     if runner.test_data_dir is None:
         return []
-    ending = takes_any_ending(runner.infer_reader_type, runner.pipe_command)
     without = "e.g. DIR/test, or leave the key out to train without held-out samples"
-    return _folder("runner.test_data_dir", runner.test_data_dir, ending, without) or _nobodys_test_files(job)
+    return _folder("runner.test_data_dir", runner.test_data_dir, endings_of(job, "test"), without) or _nobodys_test_files(job)
 
 
-def _folder(key: str, folder: Path, any_ending: bool, remedy: str) -> list[str]:
+def _folder(key: str, folder: Path, endings: Endings, remedy: str) -> list[str]:
     subject = f"{key}: {str(folder)!r}: "
     try:
         if not folder.is_dir():
             return [subject + "there is no such folder; prepare data with `fedps data prepare movielens --out DIR`"]
         below = folder / key.removeprefix("runner.").removesuffix("_data_dir")  # as prepared data has it
-        if below.is_dir() and files_in(below, any_ending):
-            if files_in(folder, any_ending):
+        if below.is_dir() and files_in(below, endings):
+            if files_in(folder, endings):
                 return [subject + f"clients' files lie one folder further down: name {str(below)!r}"]
             remedy = str(below)
-        strange = [f"{subject}{name!r} {why}" for name, why in sorted(strange_entries(folder, any_ending).items())]
-        if not files_in(folder, any_ending):
-            kind = "file" if any_ending else "<client>.csv"
+        strange = [f"{subject}{name!r} {why}" for name, why in sorted(strange_entries(folder, endings).items())]
+        if not files_in(folder, endings):
+            kind = "file" if endings == ANY else f"<client>{' or '.join(endings)}"
             return strange or [
                 subject + f"holds no {kind}; `fedps data prepare` fills it; name the folder that does, {remedy}"
             ]
