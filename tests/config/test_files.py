@@ -8,6 +8,7 @@ import pytest
 
 from fedps.config import Job, Runner, files, load_job, notes_of
 from fedps.config.files import ANY, client_files_of, clients_there, files_in
+from fedps.config.sections.features import Feature
 from fedps.config.sections.training import HyperParameters
 from fedps.errors import DataError, JobError
 from fedps.types import ClientId
@@ -270,3 +271,14 @@ def test_held_out_files_that_fit_no_client_are_named_on_both_sides(tmp_path: Pat
         "runner.test_data_dir: has no file of 2 clients (1, 2) which are not evaluated",
         "runner.test_data_dir: has 2 files of nobody (01.csv, 02.csv) which are not read",
     ]
+
+
+def test_files_of_features_have_several_endings_and_a_client_is_named_without_them(tmp_path: Path) -> None:
+    make(tmp_path / "train", "0.csv", "a.tsv.gz", "b.parquet", "c.libfm", "d.docx", ".e.csv")
+    features = {"x": Feature(kind="number"), "y": Feature(kind="label")}
+    stating = job(tmp_path).model_copy(update={"features": features})
+    assert list(client_files_of(stating)) == clients_there(stating) == ["0", "a", "b", "c"]
+    assert clients_there(job(tmp_path)) == ["0"]
+    make(tmp_path / "train", "0.csv.gz")
+    with pytest.raises(DataError, match=r"0\.csv and 0\.csv\.gz would both be of client '0'"):
+        client_files_of(stating)

@@ -215,10 +215,14 @@ def _take_features(job: Job) -> Job:
     features = job.features or features_of_data(job)
     if not features:
         return job
-    runner, tasks = job.runner, labels(features).values()
-    if "metrics" not in runner.model_fields_set and len(tasks) == 1:  # held-out samples need be no groups of candidates
-        measured = ("rmse", "mae") if any(task.of == "real" for task in tasks) else ("auc", "logloss")
-        runner = runner.model_copy(update={"metrics": measured})
+    runner, tasks = job.runner, labels(features)
+    if "metrics" not in runner.model_fields_set and tasks:  # held-out samples need be no groups of candidates
+        measured = [
+            f"{name}/{metric}" if len(tasks) > 1 else metric
+            for name, task in tasks.items()
+            for metric in (("rmse", "mae") if task.of == "real" else ("auc", "logloss"))
+        ]
+        runner = runner.model_copy(update={"metrics": tuple(measured)})
     return job.model_copy(update={"features": features, "runner": runner})
 
 

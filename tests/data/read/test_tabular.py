@@ -1,17 +1,20 @@
 """Files of any columns are read by name; a cell that is not as it should be is told with file, line, column and remedy."""
 
+import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from fedps.config import Allow, Job, load_job
+from fedps.data.hashing import stable_hash
 from fedps.data.read.by_job import Reading, read_by_job
-from fedps.data.read.cells import stable_hash
 from fedps.errors import DataError
 from fedps.types import Bags
 
@@ -57,7 +60,7 @@ def listed(column: Any) -> list[Any]:
 
 def assert_read(reading: Reading, seed: int = 0) -> None:
     samples = reading.samples
-    ann = int(stable_hash(pa.array(["ann"]), seed)[0])
+    ann = int(stable_hash(["ann"], seed)[0]) % 2**63
     assert {name: listed(column) for name, column in samples.columns.items()} == {
         "user": [ann, 7], "item": [3, 0], "genres": [[1, 2], []], "history": [[2, 3, 4], []], "age": [0.5, -1000.0],
         "taste": [[1, 2], [0.25, -3]],
@@ -145,7 +148,7 @@ def test_a_cell_that_is_not_as_it_should_be(cell: dict[str, str], said: str, rea
 def test_a_missing_column_is_told_with_those_there_are(reads: Reads) -> None:
     with pytest.raises(DataError) as error:
         reads(HEADER.replace("age", "Age").replace("taste", "item") + LINES)
-    assert "line 1: has no column 'age', of features.age; the header has clicked, Age, user," in str(error.value)
+    assert "line 1: has no column 'age', of features.age; there are clicked, Age, user," in str(error.value)
     assert "has no column 'taste'" in str(error.value)
     assert "has two columns 'item'" in str(error.value)
 
@@ -161,12 +164,7 @@ def test_classic_lines_need_no_header_and_files_without_samples_are_told(reads: 
         reads(HEADER + "2,0.5,ann,x,3,1|2,1|2|3|4,1;2\n", bad_lines="skip")
 
 
-def test_hashes_are_the_same_everywhere(reads: Reads) -> None:
-    texts = pa.array(["", "ann", "ann ", "ä" * 40, "7"])
-    first = stable_hash(texts, 0)
-    assert first.tolist() == stable_hash(pa.concat_arrays([pa.array(["x"]), texts])[1:], 0).tolist()
-    assert len({*first.tolist(), *stable_hash(texts, 1).tolist()}) == 10
-    assert (first >= 0).all()
+def test_texts_and_numbers_of_an_open_space_are_known_alike_at_once_and_one_by_one(reads: Reads) -> None:
     features = {"user": {"kind": "id", "rows": "open"}, "label": {"kind": "label"}}
     column = ["007", "7", "-7", "9223372036854775807", "9223372036854775808", "", "x"]
     both = [
@@ -179,3 +177,117 @@ def test_hashes_are_the_same_everywhere(reads: Reads) -> None:
     assert both[0][1] == 7
     assert both[0][3] == np.iinfo(np.int64).max
     assert len(set(both[0].tolist())) == len(column)
+    assert min(both[0].tolist()) >= 0, "ids below 0 stand for padding"
+
+
+def test_what_an_empty_number_counts_as_may_be_said(reads: Reads) -> None:
+    features = {"age": {"kind": "number", "missing": -1}, "label": {"kind": "label"}}
+    for more in ("", "x,1\n"):
+        samples = reads("age,label\n3,0\n,1\n" + more, features=features, bad_lines="skip").samples
+        assert listed(samples.columns["age"]) == [3, -1]
+
+
+def test_packed_files_and_parquet_hold_the_same(reads: Reads, tmp_path: Path) -> None:
+    text = (HEADER + LINES).encode()
+    assert_read(reads(gzip.compress(text), "a.csv.gz"))
+    assert_read(reads(gzip.compress(text.replace(b",", b"\t").replace(b"a\tb", b"a")), "a.tsv.gz"))
+    with pytest.raises(DataError, match="is cut off, or damaged"):
+        reads(gzip.compress(text)[:-20], "a.csv.gz")
+    with pytest.raises(DataError, match=r"is packed by gzip: let its name end in \.gz"):
+        reads(gzip.compress(text), "a.csv")
+    for strings in (pa.string(), pa.dictionary(pa.int32(), pa.string()), pa.large_string()):
+        parquet(tmp_path / "a.parquet", user=pa.array(["ann", "7"]).cast(strings))
+        assert_read(reads((tmp_path / "a.parquet").read_bytes(), "a.parquet"))
+    with pytest.raises(DataError, match="is no Parquet file, or damaged"):
+        reads((tmp_path / "a.parquet").read_bytes()[:-30], "a.parquet")
+
+
+def parquet(path: Path, **columns: Any) -> None:
+    table = {
+        "clicked": pa.array([True, False]), "age": pa.array([0.5, -1000], pa.float64()), "user": pa.array(["ann", "7"]),
+        "item": pa.array([3, 0], pa.uint8()), "genres": pa.array([[1, 2], []], pa.list_(pa.int16())),
+        "history": pa.array([[1, 2, 3, 4], None], pa.large_list(pa.int64())),
+        "taste": pa.array([[1, 2], [0.25, -3]], pa.list_(pa.float32(), 2)),
+    }  # fmt: skip
+    pq.write_table(pa.table(table | columns), path)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "said"),
+    [
+        ("item", [3, 9], r"row 2, column 'item': 9 is not in \[0, 9\)"),
+        ("item", [None, 3], "row 1, column 'item': None is no whole number"),
+        ("item", [3.0, 2.5], "row 2, column 'item': 2.5 is no whole number"),
+        ("item", [[3], [2, 1]], r"row 2, column 'item': \[2, 1\] is no id; it holds several"),
+        ("user", [b"a", b"b"], "row 1, column 'user': b'a' is neither a whole number nor a text"),
+        ("genres", [[1, None], []], r"row 1, column 'genres': \[1, None\] is no whole number"),
+        ("age", [1.0, float("nan")], "row 2, column 'age': nan is no finite number"),
+        ("age", [None, 1.0], "row 1, column 'age': None is empty"),
+        ("taste", [[1.0], [1.0, 2.0]], r"row 1, column 'taste': \[1.0\] holds 1 numbers"),
+        ("clicked", [1, 2], "row 2, column 'clicked': 2 is neither 0 nor 1"),
+    ],
+)
+def test_a_row_of_parquet_that_is_not_as_it_should_be(
+    column: str, cells: list[object], said: str, reads: Reads, tmp_path: Path
+) -> None:
+    parquet(tmp_path / "a.parquet", **{column: pa.array(cells)})
+    with pytest.raises(DataError, match=f"a.parquet, {said}"):
+        reads((tmp_path / "a.parquet").read_bytes(), "a.parquet")
+
+
+CLICK = {"kind": "label"}
+BY_POSITION = {"click": CLICK, "a": {"kind": "id", "rows": 9}, "b": {"kind": "id", "rows": "open"}}
+BAG = {"x": {"kind": "number", "column": "7"}, "ids": {"kind": "ids", "rows": 9, "pooling": "sum"}, "click": CLICK}
+
+
+def test_lines_of_index_and_value(reads: Reads) -> None:
+    samples = reads("-1 3:1 44:1\n\n+1 2:1.0  5:1 # why\n", "a.libfm", BY_POSITION).samples
+    assert [listed(c) for c in (*samples.columns.values(), samples.label)] == [[3, 2], [44, 5], [0, 1]]
+    samples = reads(gzip.compress(b"1 7:0.5 2:1\n0\n1 4:1 3:1 7:-2e1"), "a.svm.gz", BAG).samples
+    assert [listed(c) for c in (*samples.columns.values(), samples.label)] == [
+        [0.5, 0, -20],
+        [[2], [], [4, 3]],
+        [1, 0, 1],
+    ]
+    several = {"p": CLICK, "q": {"kind": "label", "of": "real"}, "a": {"kind": "id", "rows": 9}}
+    assert reads("1,-1 3:1\n", "a.libsvm", several).samples.label.tolist() == [[1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("2 7:1 1:1", "line 2, column 'click': '2' is neither 0 nor 1"),
+        ("1 9:1", r"line 2, column 'ids': \[9\] is not in \[0, 9\)"),
+        ("1 3:2", "line 2: '1 3:2': holds something else than index:value, or an index that is an id with another"),
+        ("1 3", "line 2: '1 3': holds something else"),
+        ("1 qid:1", "line 2: '1 qid:1': holds something else"),
+        ("1 7:x", "line 2, column '7': 'x' is no number"),
+    ],
+)
+def test_a_line_of_index_and_value_that_is_not_as_it_should_be(line: str, said: str, reads: Reads) -> None:
+    text = f"1 1:1\n{line}\n0 7:2\n"
+    with pytest.raises(DataError, match=f"a.svm, {said}"):
+        reads(text, "a.svm", BAG)
+    reading = reads(text, "a.svm", BAG, bad_lines="skip")
+    assert (len(reading.samples.label), reading.skipped.lines) == (2, 1)
+
+
+def test_indices_by_position_are_as_many_as_features(reads: Reads) -> None:
+    with pytest.raises(DataError, match=r"line 1: '1 3:1': has 1 indices for the 2 features of kind id"):
+        reads("1 3:1\n", "a.libfm", BY_POSITION)
+    with pytest.raises(DataError, match="hold values by index"):
+        reads("1 3:1\n", "a.libfm", BY_POSITION | {"x": {"kind": "number"}})
+
+
+def test_the_published_files_are_read(reads: Reads) -> None:
+    folder = Path(os.environ.get("FEDPS_DATA", "/nowhere")) / "ctr"
+    if not folder.is_dir():
+        pytest.skip("FEDPS_DATA names no folder with ctr/")
+    fields = {f"f{k}": {"kind": "id", "rows": 5382} for k in range(10)}
+    samples = reads((folder / "frappe.test.libfm.gz").read_bytes(), "f.libfm.gz", {"label": CLICK} | fields).samples
+    assert (int(samples.label.sum()), samples.ids("f9").min(), samples.ids("f9").max()) == (9536, 5149, 5377)
+    criteo = {f"I{k}": {"kind": "number", "missing": 0} for k in range(1, 14)}
+    criteo |= {f"C{k}": {"kind": "id", "rows": "open"} for k in range(1, 27)}
+    features = criteo | {"label": CLICK | {"column": "Label"}}
+    samples = reads((folder / "criteo.train.tiny.csv.gz").read_bytes(), "c.csv.gz", features).samples
+    assert (len(samples.label), len(set(samples.ids("C3").tolist()))) == (1999, 1293)

@@ -43,7 +43,9 @@ def test_folder(job: Job) -> list[str]:
     if runner.test_data_dir is None:
         return []
     without = "e.g. DIR/test, or leave the key out to train without held-out samples"
-    return _folder("runner.test_data_dir", runner.test_data_dir, endings_of(job, "test"), without) or _nobodys_test_files(job)
+    return _folder(
+        "runner.test_data_dir", runner.test_data_dir, endings_of(job, "test"), without
+    ) or _nobodys_test_files(job)
 
 
 def _folder(key: str, folder: Path, endings: Endings, remedy: str) -> list[str]:

@@ -5,7 +5,7 @@ from fedps.config.sections.features import Feature, labels, of_user
 from fedps.figures import read_metric
 
 FITS = {  # key → the kinds that have it
-    "rows": ("id", "ids"), "table": ("id", "ids"), "pooling": ("ids",), "max": ("ids",), "dim": ("number",),
+    "rows": ("id", "ids"), "table": ("id", "ids"), "pooling": ("ids",), "max": ("ids",), "dim": ("number",), "missing": ("number",),
     "of": ("label",), "weight": ("label",), "separator": ("ids", "number"),
 }  # fmt: skip
 

@@ -34,6 +34,7 @@ def number(value: Any) -> Any:
 Word = Annotated[str, BeforeValidator(word)]
 Whole = Annotated[int, Field(ge=0), BeforeValidator(number)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(number)]
+Finite = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator(number)]

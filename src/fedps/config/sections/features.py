@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from fedps.config.sections import Count, Positive, Section, Word, word
+from fedps.config.sections import Count, Finite, Positive, Section, Word, word
 
 OPEN = "open"
 
@@ -29,6 +29,7 @@ class Feature(Section):
     )
     max: Count | None = Field(None, description="ids: of a longer list the last so many count; needed for a sequence")
     dim: Count = Field(1, description="number: how many it is")
+    missing: Finite | None = Field(None, description="number: what an empty cell counts as; left out: it is a mistake")
     side: Annotated[Literal["user", "item"], BeforeValidator(word)] | None = Field(
         None, description="whom it describes; tables of the user's side are private, unless remote_sparse names them"
     )

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from fedps.config.files import is_utf8
 from fedps.config.sections.features import OPEN, Feature
+from fedps.data.hashing import stable_hash
 from fedps.types import Bags, Column, Values
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")  # all fit int64
 PLAIN = r"^(0|[1-9][0-9]{0,18})$"  # of an open space: a number that is an id, unless it is above `LARGEST`
-LARGEST = np.iinfo(np.int64).max
+LARGEST = int(np.iinfo(np.int64).max)
 UNFIT = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)  # what Arrow says of cells of another kind
 
 
@@ -31,7 +32,7 @@ class Cells:
     """What the cells of one feature must be, and what they are as numbers.
 
     In an open space a whole number from 0 up that fits 64 bits, written without leading zeros, is the id itself; any other
-    text, the empty one too, is known by its `stable_hash`, and so is a number below 0.
+    text, the empty one too, is known by its hash (`hashed`), and so is a number below 0.
 
     Args:
         name: the feature's.
@@ -109,6 +110,10 @@ class Cells:
 
     def _bulk_values(self, cells: pa.Array) -> NDArray[Any] | None:
         """Return ids or numbers of cells of one value; None, or an Arrow error, if one is not as it should be."""
+        fill = self.feature.missing
+        if fill is not None:
+            cells = pc.if_else(pc.equal(cells, ""), str(fill), cells) if _is_text(cells.type) else cells
+            cells = cells.fill_null(str(fill) if _is_text(cells.type) else fill)
         if cells.null_count:
             return None
         if not self.feature.has_ids:
@@ -168,12 +173,15 @@ class Cells:
             raise ValueError("is no UTF-8; save the file in that encoding")
         if re.match(PLAIN, text) and int(text) <= LARGEST:
             return int(text)
-        return int(stable_hash(pa.array([text]), self._seed)[0])
+        return int(stable_hash([text], self._seed)[0]) & LARGEST
 
     def _number(self, part: Any) -> float:
         part = _plain(part)
         if part is None or part == "":
-            raise ValueError("is empty; fill it in, e.g. with the mean or 0")
+            if self.feature.missing is not None:
+                return self.feature.missing
+            key = f", or say by features.{self.name}.missing what it counts as" if self.feature.kind == "number" else ""
+            raise ValueError(f"is empty; fill it in{key}")
         try:
             number = float(part) if not (isinstance(part, str) and set(part) & set("xX_")) else None
         except (TypeError, ValueError):
@@ -191,37 +199,12 @@ class Cells:
         return number
 
 
-def stable_hash(texts: pa.Array, seed: int) -> NDArray[np.int64]:
-    """Return a number for each text that is the same on every machine: FNV-1a of its UTF-8, 63 bits.
-
-    The seed's eight bytes, the lowest first, come before the text's; the result is mixed as splitmix64 ends, and cut to
-    63 bits, so that it is never below 0. Two of a million texts fall together with a probability of 5e-8.
-
-    Args:
-        texts: an Arrow array of n texts.
-        seed: from 0, below 2**64.
-
-    Returns:
-        int64[n], from 0 up.
-    """
-    texts = texts.cast(pa.large_string())
-    _, ends, held = texts.buffers()
-    starts = (
-        np.frombuffer(ends, np.int64)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else np.zeros(1, int)
-    )
-    letters, lengths = np.frombuffer(held or b"", np.uint8), np.diff(starts)
-    start, prime = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-    with np.errstate(over="ignore"):
-        for byte in int(seed).to_bytes(8, "little"):
-            start = (start ^ np.uint64(byte)) * prime
-        hashes, left = np.full(len(texts), start), np.flatnonzero(lengths)
-        for k in range(int(lengths.max(initial=0))):
-            hashes[left] = (hashes[left] ^ letters[starts[left] + k]) * prime
-            left = left[lengths[left] > k + 1]
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
-        hashes ^= hashes >> np.uint64(31)
-    return (hashes >> np.uint64(1)).astype(np.int64)
+def hashed(texts: pa.Array, seed: int) -> NDArray[np.int64]:
+    """Return the ids of n texts, int64[n]: their XXH64 but for its highest bit, as ids below 0 stand for padding."""
+    coded = texts.dictionary_encode()
+    ids = stable_hash(coded.dictionary.to_pylist(), seed) & LARGEST
+    found: NDArray[np.int64] = ids[coded.indices.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def _open_ids(cells: pa.Array, seed: int) -> NDArray[np.int64]:
@@ -238,7 +221,7 @@ def _open_ids(cells: pa.Array, seed: int) -> NDArray[np.int64]:
     is_number = plain.to_numpy(zero_copy_only=False)
     ids = np.empty(len(cells), np.int64)
     ids[is_number] = cells.filter(plain).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    ids[~is_number] = stable_hash(cells.filter(pc.invert(plain)), seed)
+    ids[~is_number] = hashed(cells.filter(pc.invert(plain)), seed)
     return ids
 
 

@@ -1,130 +1,51 @@
-"""Read files whose columns are features, by the names of the columns, piece by piece.
+"""Read files whose columns are features, piece by piece.
 
-A piece is some rows, of which Arrow makes columns (`cells`). If it cannot, because one cell is not as it should be, the
-rows are gone through one by one: what is wrong is named, or the row is skipped and counted.
+| ending | what it holds |
+| --- | --- |
+| .csv, .tsv, .txt | lines of text, the first of which names the columns, with any sign between them: `_Text` |
+| .libsvm, .svm, .libfm | lines `label index:value …`: `_Indexed` |
+| .parquet | columns by name; ids of several, and vectors, as texts or as lists |
+
+Text may be packed by gzip, `.gz` behind the ending.
 """
 
 import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
 from fedps.config import Job
-from fedps.config.sections.features import labels
-from fedps.data.read.cells import WHOLE, Cells
-from fedps.data.read.reader import COLUMNS, FIRST, Skipped
+from fedps.data.read.cells import WHOLE
+from fedps.data.read.intake import Intake, Piece, Taken, Where
+from fedps.data.read.reader import COLUMNS, FIRST, PACKED, Skipped
 from fedps.errors import DataError
-from fedps.types import Bags, Column, Samples, joined
 
 BLOCK = 1 << 22  # bytes of text that are read at once
+ROWS = 1 << 16  # of Parquet
 LONGEST = 1 << 26  # of a line
-Where = Callable[[int], str]  # row of a piece → file and line
-Piece = tuple[Mapping[str, pa.Array], Where]  # cells by feature
-
-
-class Taken(NamedTuple):
-    """Samples that were read, and of how many the ids of a feature were cut to the last ones."""
-
-    samples: Samples
-    cut: Mapping[str, int]
-
-
-class Intake:
-    """Takes in pieces of one file.
-
-    Args:
-        job: its features, and its seed.
-        where: the file, or what is read, for messages.
-        skipped: counts rows with a mistake, which are then passed over; None makes them errors.
-    """
-
-    def __init__(self, job: Job, where: str, skipped: Skipped | None) -> None:
-        features = job.inputs
-        self.where, self._skipped = where, skipped
-        self.cells = {
-            name: Cells(name, f, features[f.table or name].rows, job.runner.seed) for name, f in features.items()
-        }
-        self._labels = list(labels(features))
-        self._parts: list[dict[str, Column]] = []
-        self._cut: dict[str, int] = {}
-
-    def add(self, piece: Mapping[str, pa.Array], where: Where) -> None:
-        """Take in a piece: at once if all of it is as it should be, else row by row."""
-        columns = {name: self.cells[name].bulk(cells) for name, cells in piece.items()}
-        whole = {name: column for name, column in columns.items() if column is not None}
-        if len(whole) == len(columns):
-            self._take(whole)
-        else:
-            self.add_rows(zip(*(piece[name].to_pylist() for name in self.cells), strict=True), where)
-
-    def add_rows(self, rows: Iterator[Sequence[Any]], where: Where) -> None:
-        """Take in rows of cells, in the order of the features, one by one."""
-        good: list[list[list[int] | list[float]]] = []
-        for number, row in enumerate(rows):
-            try:
-                good.append(self._row(row))
-            except ValueError as error:
-                self.reject(f"{where(number)}, {error}")
-        self._take({name: cells.join([row[k] for row in good]) for k, (name, cells) in enumerate(self.cells.items())})
-
-    def reject(self, mistake: str) -> None:
-        """Count a row that is not as it should be.
-
-        Raises:
-            DataError: none may be skipped.
-        """
-        if self._skipped is None:
-            raise DataError(mistake)
-        self._skipped.add(mistake)
-
-    def finish(self) -> Taken:
-        """Return all that was taken in.
-
-        Raises:
-            DataError: there is nothing.
-        """
-        if not any(len(part[self._labels[0]]) for part in self._parts):
-            first = self._skipped.first if self._skipped else ""
-            why = f"; all rows were skipped, the first: {first}" if first else ""
-            raise DataError(f"{self.where}: holds no sample; a client needs at least one{why}")
-        columns = {name: joined([part[name] for part in self._parts]) for name in self.cells}
-        tasks = [np.asarray(columns.pop(name)) for name in self._labels]
-        return Taken(Samples(columns, tasks[0] if len(tasks) == 1 else np.stack(tasks, axis=1)), self._cut)
-
-    def _row(self, row: Sequence[Any]) -> list[list[int] | list[float]]:
-        values = []
-        for cell, cells in zip(row, self.cells.values(), strict=True):
-            try:
-                values.append(cells.one(cell))
-            except ValueError as error:
-                raise ValueError(f"column {cells.column!r}: {cell!r:.60} {error}") from error
-        return values
-
-    def _take(self, columns: dict[str, Column]) -> None:
-        for name, column in columns.items():
-            most = self.cells[name].feature.max
-            if isinstance(column, Bags) and most is not None:
-                counts = np.diff(column.starts)
-                if over := int((counts > most).sum()):
-                    columns[name] = column.last(most)
-                    self._cut[name] = self._cut.get(name, 0) + over
-        self._parts.append(columns)
+INDEXED = (".libsvm", ".svm", ".libfm")
+NO_TEXT = PACKED | {
+    b"\x1f\x8b": "is packed by gzip: let its name end in .gz",
+    b"PAR1": "is Parquet: let its name end in .parquet",
+}
 
 
 def read_table(path: Path, job: Job, skipped: Skipped | None = None, first: bool = False) -> Taken:
-    """Read one file of samples by the names of its columns.
+    """Read one file of samples.
 
     Args:
-        path: lines of text with a header, packed by gzip if the name ends in `.gz`.
-        job: its features say which columns, and what they are.
+        path: its ending says what it holds.
+        job: its features say which columns are read, and what they are.
         skipped: counts malformed lines, which are then passed over; None makes them errors.
         first: look at the first lines alone.
 
@@ -133,7 +54,7 @@ def read_table(path: Path, job: Job, skipped: Skipped | None = None, first: bool
     """
     intake = Intake(job, str(path), skipped)
     try:
-        for piece, where in _pieces(path, intake, first):
+        for piece, where in _parquet(path, intake, first) if path.suffix == ".parquet" else _text(path, intake, first):
             intake.add(piece, where)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -142,13 +63,36 @@ def read_table(path: Path, job: Job, skipped: Skipped | None = None, first: bool
     return intake.finish()
 
 
-def _pieces(path: Path, intake: Intake, first: bool) -> Iterator[Piece]:
+def _parquet(path: Path, intake: Intake, first: bool) -> Iterator[Piece]:
+    from pyarrow import parquet  # noqa: PLC0415  (few need it)
+
+    places = {name: cells.column for name, cells in intake.cells.items()}
+    try:
+        file = parquet.ParquetFile(path)
+        _check_columns(str(path), file.schema_arrow.names, intake)
+        row = 0
+        for batch in file.iter_batches(FIRST if first else ROWS, columns=list(dict.fromkeys(places.values()))):
+            yield {name: batch.column(c) for name, c in places.items()}, _rows_from(path, row)
+            row += len(batch)
+            if first:
+                return
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: is no Parquet file, or damaged: {error}") from error
+
+
+def _rows_from(path: Path, start: int) -> Where:
+    return lambda row: f"{path}, row {start + row + 1}"
+
+
+def _text(path: Path, intake: Intake, first: bool) -> Iterator[Piece]:
     with _opened(path) as file:
-        text = _Text(path, intake, file)
-        if first:
-            yield from text.pieces(iter([b"".join(islice(file, FIRST))]))
-        else:
-            yield from text.pieces(_blocks(path, file))
+        begin = file.read(8)
+        if what := next((what for head, what in NO_TEXT.items() if begin.startswith(head)), ""):
+            raise DataError(f"{path}: {what}")
+        file.seek(0)
+        indexed = path.name.removesuffix(".gz").endswith(INDEXED)
+        lines = _Indexed(path, intake) if indexed else _Text(path, intake, file)
+        yield from lines.pieces(iter([b"".join(islice(file, FIRST))]) if first else _blocks(path, file))
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -196,8 +140,8 @@ class _Text:
         self._names = [name.strip() for name in next(csv.reader([header], delimiter=self._delimiter), [])]
         if set(wanted) == set(COLUMNS) and len(self._names) == len(COLUMNS) and all(map(WHOLE.fullmatch, self._names)):
             self._line, self._names, self._sample = self._line - 1, COLUMNS, f"{header}\n".encode()
-        if header:
-            self._check(wanted)  # an empty file holds no sample
+        if header:  # an empty file holds no sample
+            _check_columns(self._at(self._line), self._names, intake)
         self._places = {name: self._names.index(c.column) for name, c in intake.cells.items() if header}
 
     def pieces(self, blocks: Iterator[bytes]) -> Iterator[Piece]:
@@ -239,7 +183,7 @@ class _Text:
                     f"{self._at(line)}: has {len(row)} fields, and the header {len(self._names)}{quoted}; correct it, or put"
                     f' what holds {self._delimiter!r} between quotes (")'
                 )
-        self._intake.add_rows(iter(rows), places.__getitem__)
+        self._intake.add_rows(rows, places.__getitem__)
 
     def _where(self, block: bytes) -> Where:
         lines: list[int] = []
@@ -266,18 +210,112 @@ class _Text:
     def _at(self, line: int) -> str:
         return f"{self._path}, line {line}"
 
-    def _check(self, wanted: Sequence[str]) -> None:
-        """Make sure that each feature has its column."""
-        missing = {n: c.column for n, c in self._intake.cells.items() if c.column not in self._names}
-        twice = [column for column in wanted if self._names.count(column) > 1]
-        mistakes = [
-            f"{self._at(self._line)}: has no column {column!r}, of features.{name}; the header has"
-            f" {', '.join(self._names)[:200]}: add the column, or name it by features.{name}.column"
-            for name, column in missing.items()
-        ]
-        mistakes += [f"{self._at(self._line)}: has two columns {column!r}; rename one" for column in twice]
-        if mistakes:
-            raise DataError("\n".join(mistakes))
+
+class _Indexed:
+    """Lines `label index:value …`, as libsvm and libFM have them.
+
+    A feature whose column is a number has the value at that index, 0 where there is none. Of all other indices those whose
+    value is 1 are ids: a feature of kind `ids` has all of them, and features of kind `id` have them by position. Several
+    labels have commas between them; of a binary one -1 is 0. What stands behind a # is passed over.
+
+    Args:
+        path: the file, for messages.
+        intake: takes rows in; knows the features.
+
+    Raises:
+        DataError: the features are not such.
+    """
+
+    def __init__(self, path: Path, intake: Intake) -> None:
+        self._path, self._intake, self._line = path, intake, 0
+        cells = [c for c in intake.cells.values() if c.feature.kind != "label"]
+        self._labels = {n: c.feature.of == "binary" for n, c in intake.cells.items() if c.feature.kind == "label"}
+        self._numbered = {c.name: int(c.column) for c in cells if c.column.isdecimal()}
+        self._rest = [c for c in cells if c.name not in self._numbered]
+        self._several = [c.name for c in self._rest if c.feature.kind == "ids"]
+        if any(c.feature.kind == "number" for c in self._rest) or (self._several and len(self._rest) > 1):
+            raise DataError(
+                f"{path}: features {', '.join(c.name for c in self._rest)}: lines `label index:value …` hold values by index"
+                " (give features.NAME.column the index), and of other indices either one feature of kind ids or such of kind id"
+            )
+
+    def pieces(self, blocks: Iterator[bytes]) -> Iterator[Piece]:
+        """Yield the cells of blocks; lines of another form are rejected."""
+        for block in blocks:
+            lines = block.decode("utf-8", "replace").split("\n")
+            texts = [line.partition("#")[0] for line in lines] if b"#" in block else lines
+            numbers = np.array([k for k, text in enumerate(texts) if text.strip()], np.int64)
+            if len(numbers):
+                yield self._cells([texts[k] for k in numbers], numbers + self._line + 1)
+            self._line += block.count(b"\n")
+
+    def _cells(self, texts: Sequence[str], numbers: NDArray[np.int64]) -> Piece:
+        words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pa.array(texts)))
+        counts = pc.list_value_length(words).to_numpy() - 1
+        ends = np.cumsum(counts + 1)
+        flat = pc.list_flatten(words)
+        labels = flat.take(pa.array(ends - counts - 1))
+        behind = np.ones(len(flat), np.bool_)
+        behind[ends - counts - 1] = False
+        entries, row = flat.filter(pa.array(behind)), np.repeat(np.arange(len(texts)), counts)
+        parts = pc.extract_regex(entries, r"^(?P<index>[0-9]{1,18}):(?P<value>[^:]+)$")
+        index, value = (pc.struct_field(parts, k) for k in (0, 1))
+        broken = index.is_null().to_numpy(zero_copy_only=False)
+        number = index.fill_null("-1").cast(pa.int64()).to_numpy()
+        one = pc.is_in(value, pa.array(["1", "1.0"])).to_numpy(zero_copy_only=False)
+        others = ~np.isin(number, list(self._numbered.values())) if self._rest else np.zeros(len(row), np.bool_)
+        ids = np.bincount(row[others], minlength=len(texts))
+        uneven = (ids != len(self._rest)) if self._rest and not self._several else np.zeros(len(texts), np.bool_)
+        bad = uneven | (np.bincount(row[broken | (others & ~one)], minlength=len(texts)) > 0)
+        for k in np.flatnonzero(bad).tolist():
+            self._intake.reject(f"{self._path}, line {numbers[k]}: {texts[k][:80]!r}: {self._fault(ids[k], uneven[k])}")
+        kept = ~bad
+        cells = self._label_cells(labels.filter(pa.array(kept)))
+        for name, at in self._numbered.items():
+            found = np.flatnonzero(number == at)
+            column = np.full(len(texts), "0", object)
+            column[row[found]] = value.take(pa.array(found)).to_pylist()
+            cells[name] = pa.array(column[kept], pa.string())
+        chosen = number[others & kept[row]]
+        if self._several:
+            starts = np.concatenate([[0], np.cumsum(ids[kept])])
+            cells[self._several[0]] = pa.LargeListArray.from_arrays(pa.array(starts), pa.array(chosen))
+        else:
+            cells |= {c.name: pa.array(chosen[k :: len(self._rest)]) for k, c in enumerate(self._rest)}
+        lines = numbers[kept]
+        return cells, lambda k: f"{self._path}, line {lines[k]}"
+
+    def _fault(self, ids: int, uneven: bool) -> str:
+        if uneven:
+            return f"has {ids} indices for the {len(self._rest)} features of kind id"
+        return (
+            "holds something else than index:value, or an index that is an id with another value than 1; correct it, or give"
+            " a feature of kind number that column"
+        )
+
+    def _label_cells(self, labels: pa.Array) -> dict[str, pa.Array]:
+        cells: dict[str, pa.Array] = {}
+        for k, (name, binary) in enumerate(self._labels.items()):
+            parts = [text.split(",") for text in labels.to_pylist()] if len(self._labels) > 1 else None
+            texts = labels if parts is None else pa.array([p[k] if k < len(p) else "" for p in parts], pa.string())
+            texts = pc.replace_substring_regex(texts, r"^\+", "")
+            cells[name] = pc.if_else(pc.equal(texts, "-1"), "0", texts) if binary else texts
+        return cells
+
+
+def _check_columns(where: str, names: Sequence[str], intake: Intake) -> None:
+    """Make sure that each feature has its column."""
+    wanted = {name: cells.column for name, cells in intake.cells.items()}
+    mistakes = [
+        f"{where}: has no column {column!r}, of features.{name}; there are {', '.join(names)[:200]}: add the column, or name"
+        f" it by features.{name}.column"
+        for name, column in wanted.items()
+        if column not in names
+    ]
+    twice = dict.fromkeys(column for column in wanted.values() if list(names).count(column) > 1)
+    mistakes += [f"{where}: has two columns {column!r}; rename one" for column in twice]
+    if mistakes:
+        raise DataError("\n".join(mistakes))
 
 
 def _delimiter(header: str, wanted: Sequence[str]) -> str:

@@ -1,0 +1,110 @@
+"""Takes in what files hold, piece by piece, and makes columns of it: whole pieces at once, or row by row.
+
+A piece is some rows of which Arrow makes columns (`cells`). If it cannot, because one cell is not as it should be, the rows
+are gone through one by one: what is wrong is named, or the row is skipped and counted.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from fedps.config import Job
+from fedps.config.sections.features import labels
+from fedps.data.read.cells import Cells
+from fedps.data.read.reader import Skipped
+from fedps.errors import DataError
+from fedps.types import Bags, Column, Samples, joined
+
+Where = Callable[[int], str]  # row of a piece → file and line
+Piece = tuple[Mapping[str, pa.Array], Where]  # cells by feature
+
+
+class Taken(NamedTuple):
+    """Samples that were read, and of how many the ids of a feature were cut to the last ones."""
+
+    samples: Samples
+    cut: Mapping[str, int]
+
+
+class Intake:
+    """Takes in pieces of one file.
+
+    Args:
+        job: its features, and its seed.
+        where: the file, or what is read, for messages.
+        skipped: counts rows with a mistake, which are then passed over; None makes them errors.
+    """
+
+    def __init__(self, job: Job, where: str, skipped: Skipped | None) -> None:
+        features = job.inputs
+        self.where, self._skipped = where, skipped
+        self.cells = {
+            name: Cells(name, f, features[f.table or name].rows, job.runner.seed) for name, f in features.items()
+        }
+        self._labels = list(labels(features))
+        self._parts: list[dict[str, Column]] = []
+        self._cut: dict[str, int] = {}
+
+    def add(self, piece: Mapping[str, pa.Array], where: Where) -> None:
+        """Take in a piece: at once if all of it is as it should be, else row by row."""
+        columns = {name: self.cells[name].bulk(cells) for name, cells in piece.items()}
+        whole = {name: column for name, column in columns.items() if column is not None}
+        if len(whole) == len(columns):
+            self._take(whole)
+        else:
+            self.add_rows(zip(*(piece[name].to_pylist() for name in self.cells), strict=True), where)
+
+    def add_rows(self, rows: Iterable[Sequence[Any]], where: Where) -> None:
+        """Take in rows of cells, in the order of the features, one by one."""
+        good: list[list[list[int] | list[float]]] = []
+        for number, row in enumerate(rows):
+            try:
+                good.append(self._row(row))
+            except ValueError as error:
+                self.reject(f"{where(number)}, {error}")
+        self._take({name: cells.join([row[k] for row in good]) for k, (name, cells) in enumerate(self.cells.items())})
+
+    def reject(self, mistake: str) -> None:
+        """Count a row that is not as it should be.
+
+        Raises:
+            DataError: none may be skipped.
+        """
+        if self._skipped is None:
+            raise DataError(mistake)
+        self._skipped.add(mistake)
+
+    def finish(self) -> Taken:
+        """Return all that was taken in.
+
+        Raises:
+            DataError: there is nothing.
+        """
+        if not any(len(part[self._labels[0]]) for part in self._parts):
+            first = self._skipped.first if self._skipped else ""
+            why = f"; all rows were skipped, the first: {first}" if first else ""
+            raise DataError(f"{self.where}: holds no sample; a client needs at least one{why}")
+        columns = {name: joined([part[name] for part in self._parts]) for name in self.cells}
+        tasks = [np.asarray(columns.pop(name)) for name in self._labels]
+        return Taken(Samples(columns, tasks[0] if len(tasks) == 1 else np.stack(tasks, axis=1)), self._cut)
+
+    def _row(self, row: Sequence[Any]) -> list[list[int] | list[float]]:
+        values = []
+        for cell, cells in zip(row, self.cells.values(), strict=True):
+            try:
+                values.append(cells.one(cell))
+            except ValueError as error:
+                raise ValueError(f"column {cells.column!r}: {cell!r:.60} {error}") from error
+        return values
+
+    def _take(self, columns: dict[str, Column]) -> None:
+        for name, column in columns.items():
+            most = self.cells[name].feature.max
+            if isinstance(column, Bags) and most is not None:
+                counts = np.diff(column.starts)
+                if over := int((counts > most).sum()):
+                    columns[name] = column.last(most)
+                    self._cut[name] = self._cut.get(name, 0) + over
+        self._parts.append(columns)
