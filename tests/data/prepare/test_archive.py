@@ -72,7 +72,7 @@ def test_what_a_mac_or_windows_makes_of_an_archive_is_read(tmp_path: Path) -> No
     assert Archive(windows).names == ["ml-1m.zip", "ratings.dat"]
 
 
-def test_text_in_utf_16_and_any_line_ends_are_read() -> None:
+def test_text_in_utf_16_and_with_any_line_ends_is_read(tmp_path: Path) -> None:
     for text in ("1,Amélie\r\n2,b", "1,Amélie\r2,b\r", "\n1,Amélie\n2,b\n"):
         for payload in (
             text.encode("utf-16"),
@@ -80,7 +80,13 @@ def test_text_in_utf_16_and_any_line_ends_are_read() -> None:
             text.encode(),
             text.encode("latin-1"),
         ):
-            assert [fields for _, fields in lines(payload, "a", ",", 2, quoted=True)] == [["1", "Amélie"], ["2", "b"]]
+            (tmp_path / "movies.csv").write_bytes(payload)
+            zipped(tmp_path / "a.zip", {"movies.csv": payload})
+            for path in (tmp_path, tmp_path / "a.zip"):
+                found = Archive(path).read("movies.csv")
+                assert found is not None
+                assert [fields for _, fields in lines(found, "a", ",", 2, quoted=True)] == [["1", "Amélie"], ["2", "b"]]
+    assert [fields for _, fields in lines(b"1,a\n2,b\r\r\n", "a", ",", 2, quoted=True)] == [["1", "a"], ["2", "b"]]
 
 
 def test_an_archive_torn_anywhere_is_named(tmp_path: Path) -> None:

@@ -288,6 +288,19 @@ def test_ml_latest_gives_the_same_samples(archive: MakeArchive, files: dict[str,
     assert "Léon (1994), The" in (tmp_path / "b" / "items.csv").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=repr)
+def test_ml_latest_as_a_spreadsheet_saves_it_gives_the_same_samples(
+    end: str, files: dict[str, str], tmp_path: Path
+) -> None:
+    folder, split = latest(tmp_path / "ml-latest", files), Split("iid", 2)
+    prepare(tmp_path / "a", str(folder), split)
+    for file in folder.iterdir():
+        file.write_bytes(end.join(file.read_text(encoding="utf-8").splitlines()).encode("utf-16"))
+    prepare(tmp_path / "b", str(folder), split)
+    for file in (tmp_path / "a").rglob("*.csv"):
+        assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
+
+
 def test_half_stars_without_users_are_enough_where_nobody_asks_for_zip_codes(
     archive: MakeArchive, files: dict[str, str], tmp_path: Path
 ) -> None:

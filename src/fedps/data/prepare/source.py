@@ -147,7 +147,7 @@ class Archive:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
             raise DataError(f"{where} is packed by method {member.compress_type}; pack it with zip's own (deflate)")
         with archive.open(member) as stream:  # asked for one byte more than said, a false size cannot fill memory
-            return stream.read(member.file_size + 1).removeprefix(BOM)
+            return _plain(stream.read(member.file_size + 1))
 
 
 def _name_of(member: zipfile.ZipInfo) -> str:
@@ -189,7 +189,14 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if len(payload) > LIMIT:
         raise DataError(f"{path}: holds more than {LIMIT} bytes, which is no file of MovieLens")
-    return payload.removeprefix(BOM)
+    return _plain(payload)
+
+
+def _plain(payload: bytes) -> bytes:
+    """Return text without its byte order mark, as bytes a letter, and with line ends that are known today."""
+    if payload.startswith(UTF_16):
+        payload = payload.decode("utf-16", "replace").encode()
+    return payload.removeprefix(BOM) if b"\n" in payload else payload.removeprefix(BOM).replace(b"\r", b"\n")
 
 
 def lines(
@@ -198,7 +205,7 @@ def lines(
     r"""Yield each line's place, for messages, and its fields; blank lines are passed over.
 
     Args:
-        payload: text, UTF-8 as the newer MovieLens has it, UTF-16 with its mark, or else Latin-1 (so any byte is text).
+        payload: text, UTF-8 as the newer MovieLens has it, or else Latin-1 (so any byte is text).
         origin: the file's name.
         separator: between fields.
         count: how many fields a line has.
@@ -208,7 +215,7 @@ def lines(
         DataError: a line has another number of fields.
     """
     try:
-        text = payload.decode("utf-16" if payload.startswith(UTF_16) else "utf-8")
+        text = payload.decode()
     except UnicodeDecodeError:
         text = payload.decode("latin-1")
     for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
