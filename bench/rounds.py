@@ -79,7 +79,7 @@ def _live(job: Job, address: str, clients: int, rounds: int) -> list[list[float]
     together = threading.Barrier(clients)
     trained, evaluated = (
         Trained(1000, 1.0, 0.5, Histogram()),
-        Evaluation({"users": 10, "hr@10": 4.0, "ndcg@10": 2.0}, Histogram()),
+        Evaluation({"users": 10, "hr@10": 4.0, "ndcg@10": 2.0}, {"auc": Histogram()}),
     )
 
     def report(event: Event) -> None:

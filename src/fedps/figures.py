@@ -31,6 +31,8 @@ TITLES = {
 }  # fmt: skip
 OF_TRAINING = ("train_auc", "loss")  # figures that need no held-out samples
 LOWER_IS_BETTER = ("loss", "logloss", "rmse", "mae")
+ONE_LABEL = {"": False}  # labels by name, and whether they are real: any numbers, not 0 and 1; one alone has no name
+OF_REAL = ("rmse", "mae")  # what is measured of real labels where a job does not say
 LEFT_OUT = "gauc_left_out"  # users with samples of one class alone, who have no AUC
 COUNTS = ("users", "full_users", "test_samples", "gauc_samples", LEFT_OUT)
 MAX_COUNT = 1 << 40  # samples or users of one client: those of 4,096 add up exactly in int64 and in float64
@@ -102,6 +104,11 @@ def metrics_in(figures: Iterable[str]) -> list[Metric]:
     return found
 
 
+def aucs_of(metrics: Iterable[str]) -> list[str]:
+    """Return those of some metrics that counts of scores tell, not sums."""
+    return [name for name in metrics if read_metric(name).kind == "auc"]
+
+
 def sums_of(metrics: Sequence[str]) -> list[str]:
     """Return the names of all sums that some metrics are made of, counts of users before what is counted of them."""
     names = {name: None for metric in metrics for name in read_metric(metric).sums[::-1]}
@@ -158,13 +165,13 @@ class Totals:
         return found
 
 
-def fault_of(sums: Sums, metrics: Sequence[str], real: bool = False) -> str:
+def fault_of(sums: Sums, metrics: Sequence[str], tasks: Mapping[str, bool] = ONE_LABEL) -> str:
     """Say why sums cannot be those of one client's held-out samples; nothing if they can.
 
     Args:
         sums: none at all, where nothing was measured.
         metrics: what the job measures.
-        real: labels are any numbers, not 0 and 1.
+        tasks: its labels.
     """
     due = sums_of(metrics)
     if strange := [name for name in sums if name not in due]:
@@ -172,7 +179,7 @@ def fault_of(sums: Sums, metrics: Sequence[str], real: bool = False) -> str:
     if sums and (missing := [name for name in due if name not in sums]):
         return f"{missing[0]}: is missing"
     for name, value in sums.items():
-        least, most = _range(name, sums, real)
+        least, most = _range(name, sums, tasks)
         if not least <= value <= most:  # a NaN is neither
             return f"{name}: {value}: must be a number from {least:g} to {most:g}"
         if name.endswith(COUNTS) and not isinstance(value, int):
@@ -185,14 +192,14 @@ def fault_of(sums: Sums, metrics: Sequence[str], real: bool = False) -> str:
     return ""
 
 
-def _range(name: str, sums: Sums, real: bool) -> tuple[float, float]:
+def _range(name: str, sums: Sums, tasks: Mapping[str, bool]) -> tuple[float, float]:
     """Return the least and the most that a sum can be, beside the others: a share of a user or a sample is at most 1."""
     task, slash, bare = name.rpartition("/")
     samples = sums.get(f"{task}{slash}test_samples", MAX_COUNT)
     if bare in COUNTS:
         return 0, MAX_COUNT
     if bare in ("predictions", "labels"):
-        return (-MAX_LOSS * samples, MAX_LOSS * samples) if real else (0, samples)
+        return (-MAX_LOSS * samples, MAX_LOSS * samples) if tasks[task] else (0, samples)
     if bare in ("logloss", "absolute_error", "squared_error"):
         return 0, samples * (MAX_LOSS**2 if bare == "squared_error" else MAX_LOSS)
     count = "gauc_samples" if bare == "gauc" else "full_users" if bare.startswith("full_") else "users"

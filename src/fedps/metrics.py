@@ -4,14 +4,14 @@ Both add up over clients, so the value for all is exact though nobody shares a s
 histograms without loading torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import FedpsError
-from fedps.figures import CANDIDATES, DEFAULT, LEFT_OUT, Sums, read_metric
+from fedps.figures import CANDIDATES, DEFAULT, LEFT_OUT, ONE_LABEL, Figures, Metric, Sums, Totals, aucs_of, read_metric
 from fedps.ranking import Catalogue, rank_candidates, rank_catalogue
 from fedps.types import NO_BAGS, Bags, Keys, Samples, Values
 
@@ -87,11 +87,11 @@ class Evaluation(NamedTuple):
 
     Attributes:
         sums: by name, those that `figures.sums_of` lists for the metrics.
-        histogram: the spread of all samples' probabilities; nothing, where AUC is not asked for.
+        histograms: by the name of each AUC that is asked for the spread of all samples' probabilities.
     """
 
     sums: Sums
-    histogram: Histogram
+    histograms: Mapping[str, Histogram]
 
     @property
     def users(self) -> int:
@@ -109,9 +109,28 @@ class Evaluation(NamedTuple):
         return self.sums.get("ndcg@10", 0.0)
 
 
+class Evaluations:
+    """What held-out samples of several clients come to together."""
+
+    def __init__(self) -> None:
+        self._totals, self._histograms = Totals(), dict[str, Histogram]()
+
+    def add(self, sums: Sums, histograms: Mapping[str, Histogram]) -> None:
+        """Add those of one client, as an `Evaluation` has them."""
+        self._totals.add(sums)
+        for name, histogram in histograms.items():
+            self._histograms.setdefault(name, Histogram()).merge(histogram)
+
+    def figures(self, metrics: Sequence[str]) -> Figures:
+        """Return what metrics come to, by name; None where there was nothing to measure."""
+        spread = {name: self._histograms.get(name, Histogram()) for name in aucs_of(metrics)}
+        found = {name: histogram.auc() if len(histogram) else None for name, histogram in spread.items()}
+        return found | self._totals.figures(metrics)
+
+
 def evaluate(
     logits: Values, test: Samples, metrics: Sequence[str] = DEFAULT, catalogue: Catalogue | None = None,
-    user: Keys | None = None,
+    user: Keys | None = None, tasks: Mapping[str, bool] = ONE_LABEL,
 ) -> Evaluation:  # fmt: skip
     """Measure held-out samples by their logits.
 
@@ -119,41 +138,60 @@ def evaluate(
     1 round together.
 
     Args:
-        logits: float32[n].
+        logits: float32[n], or [n, tasks].
         test: n samples; there may be none.
-        metrics: what to measure, as `runner.metrics` has it.
+        metrics: what to measure, as `Job.metrics` has it.
         catalogue: all items, for metrics of full rankings.
         user: int64[n], whose each sample is, where users of several clients may have the same id; None: as `test` says.
+        tasks: the labels, as `Job.tasks` has them.
 
     Raises:
         FedpsError: a logit is not finite.
     """
-    wanted = [read_metric(name) for name in metrics]
-    candidates = [metric for metric in wanted if metric.k and not metric.full]
-    full = [metric for metric in wanted if metric.full]
-    histogram, sums = Histogram(), dict[str, int | float]()
-    if "auc" in metrics:
-        histogram.add(probabilities(logits), test.label)
-    if candidates and misfit(test):
-        sums |= {"users": 0} | {metric.name: 0.0 for metric in candidates}
-    elif candidates:
-        groups, items = logits.reshape(-1, CANDIDATES), test.item.reshape(-1, CANDIDATES)
-        sums |= {"users": len(groups)} | rank_candidates(groups, items, candidates)
-    if full and catalogue is not None:
-        sums |= rank_catalogue(catalogue, test, test.label > 0, catalogue.train.label > 0, full)
-    due = {name for metric in wanted if not metric.k for name in metric.sums}
-    sums |= {name: value for name, value in _sample_sums(logits, test, user, due).items() if name in due}
-    return Evaluation(sums, histogram)
+    sums, histograms = dict[str, int | float](), dict[str, Histogram]()
+    for number, (task, real) in enumerate(tasks.items()):
+        asked = [metric for metric in map(read_metric, metrics) if metric.task == task]
+        own = test if test.label.ndim == 1 else Samples(test.columns, test.label[:, number])
+        scores = logits if logits.ndim == 1 else logits[:, number]
+        histograms |= {metric.name: _spread(scores, own) for metric in asked if metric.kind == "auc"}
+        sums |= _candidate_sums(scores, own, [metric for metric in asked if metric.k and not metric.full])
+        if catalogue is not None and (full := [metric for metric in asked if metric.full]):
+            one = catalogue if test.label.ndim == 1 else catalogue.of_task(number)
+            sums |= rank_catalogue(one, own, own.label > 0, one.train.label > 0, full)
+        sums |= _sample_sums(scores, own, user, [metric for metric in asked if not metric.k and metric.sums], real)
+    return Evaluation(sums, {name: histograms[name] for name in aucs_of(metrics)})
 
 
-def _sample_sums(logits: Values, test: Samples, user: Keys | None, due: set[str]) -> dict[str, int | float]:
-    """Return sums over samples, and those of AUC by user where they are due."""
+def _spread(logits: Values, test: Samples) -> Histogram:
+    """Count the probabilities of samples whose label is known."""
+    histogram, known = Histogram(), ~np.isnan(test.label)
+    histogram.add(probabilities(logits)[known], test.label[known])
+    return histogram
+
+
+def _candidate_sums(logits: Values, test: Samples, metrics: Sequence[Metric]) -> dict[str, int | float]:
+    """Return sums over users of how their candidates are ranked, zeros where the samples are no groups of such."""
+    if not metrics:
+        return {}
+    _, users = metrics[0].sums
+    if misfit(test):
+        return {users: 0} | {metric.name: 0.0 for metric in metrics}
+    groups, items = logits.reshape(-1, CANDIDATES), test.item.reshape(-1, CANDIDATES)
+    return {users: len(groups)} | rank_candidates(groups, items, metrics)
+
+
+def _sample_sums(
+    logits: Values, test: Samples, user: Keys | None, metrics: Sequence[Metric], real: bool
+) -> dict[str, int | float]:
+    """Return sums over samples whose label is known, and those of AUC by user where they are due."""
+    due = {name for metric in metrics for name in metric.sums}
     if not due:
         return {}
     if not np.isfinite(logits).all():
         raise FedpsError("a score is NaN or infinite and cannot be measured: has the training diverged?")
-    exact, label = logits.astype(np.float64), test.label.astype(np.float64)
-    predictions = probabilities(logits).astype(np.float64)
+    known = ~np.isnan(test.label)
+    exact, label = logits[known].astype(np.float64), test.label[known].astype(np.float64)
+    predictions = exact if real else probabilities(logits[known]).astype(np.float64)
     error = predictions - label
     sums: dict[str, int | float] = {
         "test_samples": len(label),
@@ -163,7 +201,10 @@ def _sample_sums(logits: Values, test: Samples, user: Keys | None, due: set[str]
         "squared_error": float((error**2).sum()),
         "absolute_error": float(np.abs(error).sum()),
     }
-    return sums | (_auc_by_user(logits, label > 0, test.user if user is None else user) if "gauc" in due else {})
+    if any(metric.kind == "gauc" for metric in metrics):
+        sums |= _auc_by_user(logits[known], label > 0, (test.user if user is None else user)[known])
+    above = f"{metrics[0].task}/" if metrics[0].task else ""
+    return {above + name: value for name, value in sums.items() if above + name in due}
 
 
 def _auc_by_user(logits: Values, positive: NDArray[np.bool_], user: Keys) -> dict[str, int | float]:
@@ -194,8 +235,10 @@ def misfit(test: Samples) -> str:
 
     HR@10 and NDCG@10 are places of a positive among its own user's negatives; of other groups they would mean nothing.
     """
-    if test.label.ndim > 1 or any(isinstance(test.columns.get(name, NO_BAGS), Bags) for name in ("user", "item")):
-        return "its samples are no pairs of a user and an item with one label"
+    if any(isinstance(test.columns.get(name, NO_BAGS), Bags) for name in ("user", "item")):
+        return "its samples are no pairs of a user and an item"
+    if test.label.ndim > 1:
+        test = Samples(test.columns, test.label[:, 0])
     groups, left = divmod(len(test.label), CANDIDATES)
     user, label = (column[: groups * CANDIDATES].reshape(groups, CANDIDATES) for column in (test.user, test.label))
     bad = (user != user[:, :1]).any(axis=1) | (label[:, 0] != 1) | label[:, 1:].any(axis=1)

@@ -64,6 +64,11 @@ class Catalogue(NamedTuple):
     train: Samples
     score: Callable[[Keys, Keys], Values]
 
+    def of_task(self, number: int) -> "Catalogue":
+        """Return the same for one label of several, by its number."""
+        train = Samples(self.train.columns, self.train.label[:, number])
+        return self._replace(train=train, score=lambda samples, items: self.score(samples, items)[:, number])
+
 
 class Wanted(NamedTuple):
     """What is to be found for one user.
@@ -92,10 +97,10 @@ def rank_catalogue(
         test: the held-out samples.
         positive: which of them are to be found.
         taken: which of the catalogue's training samples their users have taken.
-        metrics: of full rankings.
+        metrics: of full rankings, of one label.
 
     Returns:
-        By the metrics' names, and the number of `full_users`.
+        By the metrics' names, and the number of users.
 
     Raises:
         FedpsError: a score is NaN or infinite.
@@ -107,7 +112,7 @@ def rank_catalogue(
         first, every = _places(scores, user)
         for metric, total in gains.items():
             found[metric].append(_gain(metric, total, first, every))
-    return {"full_users": len(users)} | {metric.name: math.fsum(each) for metric, each in found.items()}
+    return {metrics[0].sums[1]: len(users)} | {metric.name: math.fsum(each) for metric, each in found.items()}
 
 
 class Places(NamedTuple):

@@ -157,4 +157,4 @@ def test_long_training_and_long_evaluation_give_signs_of_life_to_servers_and_lau
     for who, event in figures[0].items():
         theirs = figures[1][who]
         assert event.sums == theirs.sums
-        np.testing.assert_array_equal(event.histogram.positives, theirs.histogram.positives)
+        np.testing.assert_array_equal(event.histograms["auc"].positives, theirs.histograms["auc"].positives)

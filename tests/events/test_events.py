@@ -32,7 +32,7 @@ def test_the_kinds_are_those_that_other_tools_read() -> None:
 
 
 def test_a_histogram_travels_as_bytes() -> None:
-    assert len(encode(events.Evaluated(1, sums(2, 1.5, 0.75), Histogram()))) < 2 * 4096 * 8 + 100
+    assert len(encode(events.Evaluated(1, sums(2, 1.5, 0.75), {"auc": Histogram()}))) < 2 * 4096 * 8 + 100
 
 
 def test_numbers_of_numpy_travel_as_plain_ones() -> None:

@@ -51,7 +51,7 @@ def test_what_is_written_is_read_back_line_by_line(path: Path, entries: list[Ent
 
 
 def test_a_histogram_stays_out(path: Path) -> None:
-    write(path, Entry(1.0, "worker", "0", events.Evaluated(1, sums(2, 1.5, 0.75), Histogram())))
+    write(path, Entry(1.0, "worker", "0", events.Evaluated(1, sums(2, 1.5, 0.75), {"auc": Histogram()})))
     assert list(lines(path)[0]) == ["time", "role", "id", "event", "epoch", "users", "hits", "ndcg"]
 
 

@@ -75,7 +75,7 @@ def run_of_two(ledger: Ledger) -> None:
         ledger.take(worker(who, end, events.EpochEnd(0, samples, loss, 0.9, histogram([0.9, 0.1], [1, 0]))))
     for who, hits, scores in (("a", 2.0, [0.9, 0.5]), ("b", 0.5, [0.4, 0.3])):
         ledger.take(worker(who, 16.0, events.EvaluateBegin(1)))
-        ledger.take(worker(who, 17.0, events.Evaluated(1, sums(2, hits, hits / 2), histogram(scores, [1, 0]))))
+        ledger.take(worker(who, 17.0, events.Evaluated(1, sums(2, hits, hits / 2), {"auc": histogram(scores, [1, 0])})))
         ledger.take(worker(who, 18.0, events.Done(bytes_sent=10, bytes_received=20, retries=1)))
 
 
@@ -132,7 +132,7 @@ def of_one_client(make_job: MakeJob, loss: float, hits: float, scores: list[floa
     ledger = Ledger(make_job(), began=0.0)
     ledger.take(worker("a", 1.0, events.EpochBegin(0)))
     ledger.take(worker("a", 2.0, events.EpochEnd(0, 100, loss, 0.9, histogram(scores, [1, 0]))))
-    ledger.take(worker("a", 3.0, events.Evaluated(1, sums(20, hits, hits / 2), histogram(scores, [1, 0]))))
+    ledger.take(worker("a", 3.0, events.Evaluated(1, sums(20, hits, hits / 2), {"auc": histogram(scores, [1, 0])})))
     return ledger.summary(4.0, None)
 
 
@@ -220,7 +220,7 @@ def evaluated(who: str, round_: int) -> list[Entry]:
         worker(who, 2.0 * round_, events.EpochBegin(round_ - 1)),
         worker(who, 2.0 * round_ + 1, events.EpochEnd(round_ - 1, 1, 0.5, 0.5, Histogram())),
         worker(who, 2.0 * round_ + 1, events.EvaluateBegin(round_)),
-        worker(who, 2.0 * round_ + 2, events.Evaluated(round_, sums(2, 2.0, 1.0), Histogram())),
+        worker(who, 2.0 * round_ + 2, events.Evaluated(round_, sums(2, 2.0, 1.0), {"auc": Histogram()})),
     ]
 
 
@@ -276,7 +276,7 @@ def test_an_event_is_not_kept_once_it_is_added_up(make_job: MakeJob) -> None:
     counted = Histogram()
     before = sys.getrefcount(counted)
     ledger.take(worker("a", 1.0, events.EpochEnd(0, 1, 0.5, 0.5, counted)))
-    ledger.take(worker("a", 1.0, events.Evaluated(1, sums(1, 1.0, 0.5), counted)))
+    ledger.take(worker("a", 1.0, events.Evaluated(1, sums(1, 1.0, 0.5), {"auc": counted})))
     assert sys.getrefcount(counted) == before
 
 
@@ -299,8 +299,10 @@ def figures_of(entries: Sequence[Entry]) -> dict[int, dict[str, Any]]:
         trained = [e.event for e in entries if isinstance(e.event, events.EpochEnd) and e.event.epoch == round_ - 1]
         tested = [e.event for e in entries if isinstance(e.event, events.Evaluated) and e.event.epoch == round_]
         training, held_out = Histogram(), Histogram()
-        for one, whole in [(e, training) for e in trained] + [(e, held_out) for e in tested]:
-            whole.merge(one.histogram)
+        for one in trained:
+            training.merge(one.histogram)
+        for other in tested:
+            held_out.merge(other.histograms["auc"])
         users = sum(e.sums["users"] for e in tested)
         rounds[round_] = {
             "loss": fsum(e.loss * e.samples for e in trained) / sum(e.samples for e in trained),

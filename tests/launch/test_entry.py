@@ -47,7 +47,7 @@ def test_a_role_does_not_wait_for_a_launcher_that_does_not_read_and_tells_what_i
 
 def test_what_matters_is_never_left_out() -> None:
     told = [e for k in range(MOST_WAITING) for e in (events.EpochBegin(k), events.Saved(k, "a folder", 0.1), NEWS)]
-    came = reported(*told, events.Evaluated(1, sums(2, 1.5, 0.75), Histogram()))
+    came = reported(*told, events.Evaluated(1, sums(2, 1.5, 0.75), {"auc": Histogram()}))
     matters = [e for e in came if not isinstance(e, events.Progress | events.Dropped)]
     assert matters[:-1] == [e for e in told if e is not NEWS]
     assert isinstance(matters[-1], events.Evaluated)

@@ -52,7 +52,7 @@ def test_what_is_measured_is_told_to_people(make_job: MakeJob, tmp_path: Path) -
     ledger, screen = Ledger(job, 0.0), io.StringIO()
     sums = {"gauc": 6.0, "gauc_samples": 8, "gauc_left_out": 3, "full_users": 4, "full_ndcg@10": 1.0}
     ledger.take(stamp("worker", "<0>", events.Data(9, 4)))
-    ledger.take(stamp("worker", "<0>", events.Evaluated(1, sums, Histogram([1] * 4096, [1] * 4096))))
+    ledger.take(stamp("worker", "<0>", events.Evaluated(1, sums, {"auc": Histogram([1] * 4096, [1] * 4096)})))
     summary = ledger.summary(2e9, None)
     words = {"GAUC": "0.7500 (3 users of one class left out)", "NDCG@10 of all items": "0.2500", "AUC": "0.5000"}
     assert dict(list(facts(summary).items())[:3]) == words

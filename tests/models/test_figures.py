@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedps.config import load_job
 from fedps.errors import FedpsError, JobError
 from fedps.figures import CANDIDATES, MAX_COUNT, Figures, Totals, fault_of, metrics_in, read_metric, sums_of
-from fedps.metrics import Histogram, evaluate
+from fedps.metrics import Evaluations, evaluate
 from fedps.types import Samples, Values
 from tests.conftest import MakeJob
 
@@ -43,13 +43,12 @@ def groups(users: int, seed: int) -> tuple[Samples, Values]:
 
 def told(parts: Sequence[tuple[Samples, Values]], metrics: Sequence[str] = ALL) -> Figures:
     """Return what clients' held-out samples come to, each measured by its own client."""
-    totals, histogram = Totals(), Histogram()
+    merged = Evaluations()
     for samples, logits in parts:
         found = evaluate(logits, samples, metrics)
         assert not fault_of(found.sums, metrics)
-        totals.add(found.sums)
-        histogram.merge(found.histogram)
-    return {"auc": histogram.auc()} | totals.figures(metrics)
+        merged.add(*found)
+    return merged.figures(metrics)
 
 
 def auc_of(scores: Values, label: Values) -> float | None:

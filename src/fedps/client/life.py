@@ -229,8 +229,9 @@ class FLClient:
         self.report(events.EvaluateBegin(self.assignment.round))
         self.pull_all()
         logits, catalogue = self.learner.score(self._signs.give), self.learner.catalogue(self._signs.give)
-        self.evaluated = evaluate(logits, self.data.test, self.job.runner.metrics, catalogue)
-        self.report(events.Evaluated(self.assignment.round, dict(self.evaluated.sums), self.evaluated.histogram))
+        job = self.job
+        self.evaluated = found = evaluate(logits, self.data.test, job.metrics, catalogue, tasks=job.tasks)
+        self.report(events.Evaluated(self.assignment.round, dict(found.sums), dict(found.histograms)))
 
     def callback_save_model(self) -> None:
         """Save what is private to `private/<client>/<round>/`; what is shared, the servers save."""

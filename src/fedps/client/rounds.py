@@ -106,11 +106,13 @@ class Coordinated:
         return info
 
 
-def _histograms(*of: Trained | Evaluation | None) -> list[Counts]:
-    """Return the counts of positives and of negatives, int64[4096] each, and empty ones where there is no histogram."""
-    none = np.empty(0, np.int64)
-    pairs = [(none, none) if one is None else (one.histogram.positives, one.histogram.negatives) for one in of]
-    return [counts for pair in pairs for counts in pair]
+def _histograms(trained: Trained | None, evaluated: Evaluation | None) -> list[Counts]:
+    """Return the counts of positives and of negatives as a report brings them, empty where there is no histogram."""
+    none, found = np.empty(0, np.int64), list[Counts]()
+    for spread in ([trained.histogram] if trained else [], list(evaluated.histograms.values()) if evaluated else []):
+        found.append(np.concatenate([none, *(histogram.positives for histogram in spread)]))
+        found.append(np.concatenate([none, *(histogram.negatives for histogram in spread)]))
+    return found
 
 
 class Simulated:

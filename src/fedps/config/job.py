@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from fedps.config.sections import Count, Section, Word
-from fedps.config.sections.features import Feature, classic
+from fedps.config.sections.features import Feature, classic, labels
 from fedps.config.sections.rounds import Distillation, SelectorSettings, Simulation
 from fedps.config.sections.runner import Runner
 from fedps.config.sections.training import HyperParameters, ServerOptimizer, TableParameters
 from fedps.config.source import dump
+from fedps.figures import DEFAULT, OF_REAL, read_metric
 
 
 class Allow(NamedTuple):
@@ -62,6 +63,27 @@ class Job(Section):
     def inputs(self) -> dict[str, Feature]:
         """What a sample is made of, labels included; lines user,item,label where nothing else is said."""
         return self.features or classic(self.hyper_parameters.num_users, self.hyper_parameters.num_items)
+
+    @property
+    def tasks(self) -> dict[str, bool]:
+        """The labels in their order, and whether each is real: any number, not 0 or 1; one alone has no name."""
+        found = {name: label.of == "real" for name, label in labels(self.inputs).items()}
+        return found if len(found) > 1 else dict(zip([""], found.values(), strict=False))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured of held-out samples: each metric of `runner.metrics`, of each label where there are several."""
+        given, found = self.runner.metrics, list[str]()
+        for task, real in self.tasks.items():
+            usual = OF_REAL if real and given == DEFAULT else given
+            own = [name for name in usual if "/" not in name or name.startswith(f"{task}/")]
+            found += [name if "/" in name or not task else f"{task}/{name}" for name in own]
+        return tuple(found)
+
+    @property
+    def ranks_all(self) -> bool:
+        """Whether some metric ranks all items, not candidates alone."""
+        return any(read_metric(name).full for name in self.metrics)
 
     @property
     def traces(self) -> Path | None:

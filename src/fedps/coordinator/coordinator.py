@@ -106,8 +106,9 @@ class Coordinator:
                 self._greet(conversation, hello)
                 conversation.reply(frame.ticket, Welcome(0, 1, self.round.number))
             case RoundReport() as report:
-                check(report.info, not self._clock.simulated, self.job.runner.metrics)
-                self._take_report(conversation, frame.ticket, report, read_scores(report, frame.arrays, self.teacher))
+                check(report.info, not self._clock.simulated, self.job.metrics, self.job.tasks)
+                scores = read_scores(report, frame.arrays, self.teacher, self.job.metrics)
+                self._take_report(conversation, frame.ticket, report, scores)
             case other:
                 raise RefusedError("order", f"{type(other).__name__} is nothing to say to a coordinator")
 

@@ -8,8 +8,8 @@ from fedps.coordinator.members import Member
 from fedps.coordinator.resuming import STATE, Checkpoint, Line
 from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, Turn, Turns, choose
 from fedps.errors import JobError
-from fedps.figures import DEFAULT, LOWER_IS_BETTER, Figures, Totals
-from fedps.metrics import Histogram
+from fedps.figures import DEFAULT, LOWER_IS_BETTER, Figures
+from fedps.metrics import Evaluations, Histogram
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.messages import Assignment
 
@@ -34,7 +34,7 @@ class Planner:
 
     def evaluate(self, round_: int, members: Sequence[Member]) -> Figures:
         """Return the merged figures of a round, and see whether they end the job."""
-        figures = merge(members, self._job.runner.metrics)
+        figures = merge(members, self._job.metrics)
         self.stopping.look(round_, figures)
         return figures
 
@@ -112,19 +112,18 @@ def merge(members: Sequence[Member], metrics: Sequence[str] = DEFAULT) -> Figure
         loss (weighted by samples), train_auc, auc and what else is measured; None where nobody trained or evaluated.
     """
     joined = [m for m in members if m.joins and m.info.loss is not None]
-    trained, totals = sum(m.info.trained for m in joined), Totals()
-    training, held_out = Histogram(), Histogram()
+    trained = sum(m.info.trained for m in joined)
+    training, held_out = Histogram(), Evaluations()
     for member in joined:
         training.merge(member.scores.training)
     for member in members:
-        held_out.merge(member.scores.held_out)
-        totals.add(member.info.sums)
+        held_out.add(member.info.sums, member.scores.held_out)
     loss = math.fsum((m.info.loss or 0.0) * m.info.trained for m in joined)
     return {
         "loss": loss / trained if trained else None,
         "train_auc": training.auc() if trained else None,
-        "auc": held_out.auc() if len(held_out) else None,
-    } | totals.figures(metrics)
+        "auc": None,
+    } | held_out.figures(metrics)
 
 
 class Stopping:

@@ -6,7 +6,7 @@ enough; all texts can stand in a line of the log. Whoever reads a report behind 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedps.access.conversation import MAX_NAME
 from fedps.coordinator.teacher import Teacher, check_logits
 from fedps.errors import RefusedError
-from fedps.figures import DEFAULT, MAX_COUNT, MAX_LOSS, fault_of
+from fedps.figures import DEFAULT, MAX_COUNT, MAX_LOSS, ONE_LABEL, aucs_of, fault_of
 from fedps.metrics import BUCKETS, Histogram
 from fedps.types import ClientInfo, Values
 from fedps.wire.messages import RoundReport
@@ -38,17 +38,20 @@ class Scores:
     """What a client's last round made of samples: score histograms, and logits of the round's public pairs, float32[S]."""
 
     training: Histogram = field(default_factory=Histogram)
-    held_out: Histogram = field(default_factory=Histogram)
+    held_out: dict[str, Histogram] = field(default_factory=dict)  # by the AUC that each tells
     logits: Values | None = None
 
 
-def read_scores(report: RoundReport, arrays: Sequence[NDArray[Any]], teacher: Teacher | None) -> Scores:
+def read_scores(
+    report: RoundReport, arrays: Sequence[NDArray[Any]], teacher: Teacher | None, metrics: Sequence[str] = DEFAULT
+) -> Scores:
     """Read what came with a report.
 
     Args:
         report: what it says.
         arrays: as `RoundReport` names them.
         teacher: the job's, whose public pairs logits are of.
+        metrics: what the job measures of held-out samples.
 
     Raises:
         RefusedError: counts that are none, or logits that nobody can use.
@@ -56,16 +59,22 @@ def read_scores(report: RoundReport, arrays: Sequence[NDArray[Any]], teacher: Te
     logits = arrays[4] if report.logits else None
     if logits is not None:
         check_logits(logits, teacher)
-    return Scores(_histogram(*arrays[:2]), _histogram(*arrays[2:4]), logits)
+    aucs = aucs_of(metrics)
+    held_out = [_split(counts, len(aucs)) for counts in arrays[2:4]]
+    spread = {name: _histogram(*counts) for name, *counts in zip(aucs, *held_out, strict=True)}
+    return Scores(_histogram(*arrays[:2]), spread, logits)
 
 
-def check(info: ClientInfo, measured: bool = True, metrics: Sequence[str] = DEFAULT) -> None:
+def check(
+    info: ClientInfo, measured: bool = True, metrics: Sequence[str] = DEFAULT, tasks: Mapping[str, bool] = ONE_LABEL
+) -> None:
     """Check that a report makes sense.
 
     Args:
         info: the report.
         measured: its seconds are those of training alone; those of simulated devices hold transfers too.
         metrics: what the job measures of held-out samples.
+        tasks: its labels.
 
     Raises:
         RefusedError: a number that is negative, not finite or absurd, or contradicts another; names field and value.
@@ -85,7 +94,7 @@ def check(info: ClientInfo, measured: bool = True, metrics: Sequence[str] = DEFA
             f"compute_capacity: {info.compute_capacity:g} samples/s: cannot be, of a client that trained {info.trained}"
             f" samples in {info.seconds:g} s",
         )
-    if fault := fault_of(info.sums, metrics):
+    if fault := fault_of(info.sums, metrics, tasks):
         raise RefusedError("malformed", f"sums: {fault}")
     if len(info.device_type) > MAX_NAME or not info.device_type.isprintable():
         raise RefusedError(
@@ -102,6 +111,13 @@ def _contradicts(info: ClientInfo) -> bool:
         return True
     ratio = info.compute_capacity / (info.trained / info.seconds)
     return not 1 / OFF <= ratio <= OFF
+
+
+def _split(counts: NDArray[Any], histograms: int) -> list[NDArray[Any]]:
+    """Return the counts of so many histograms that lie end to end; empty ones if none came."""
+    if len(counts) not in (0, BUCKETS * histograms):
+        raise RefusedError("malformed", f"histograms: {len(counts)} counts; {BUCKETS} of each AUC are due, or none")
+    return [counts[k * BUCKETS : (k + 1) * BUCKETS] for k in range(histograms)]
 
 
 def _histogram(positives: NDArray[Any], negatives: NDArray[Any]) -> Histogram:

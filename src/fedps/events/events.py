@@ -188,11 +188,11 @@ class EvaluateBegin(Event, frozen=True):
 
 
 class Evaluated(Event, frozen=True):
-    """Sums over a client's held-out samples, by name as `figures.sums_of` lists them, and the histogram of all scores."""
+    """Sums over a client's held-out samples, by name as `figures.sums_of` lists them, and histograms of all scores."""
 
     epoch: int
     sums: dict[str, int | float]
-    histogram: Histogram
+    histograms: dict[str, Histogram]  # by the AUC that each tells
 
 
 class Simulated(Event, frozen=True):
@@ -342,7 +342,8 @@ def facts(event: Event) -> dict[str, Any]:
     Sums and figures stand there by their own names, two sums by names that are older than there were others.
     """
     plain: dict[str, Any] = msgspec.to_builtins(event, enc_hook=_bare)
-    plain.pop("histogram", None)
+    for name in ("histogram", "histograms"):
+        plain.pop(name, None)
     sums = {JOURNALED.get(name, name): value for name, value in plain.pop("sums", {}).items()}
     return plain | {k: v for k, v in (sums | plain.pop("figures", {})).items() if k not in plain}
 

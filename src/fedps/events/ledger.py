@@ -16,8 +16,8 @@ from msgspec.structs import asdict
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event, facts
-from fedps.figures import CANDIDATES, DEFAULT, Metric, Sum, Totals, metrics_in
-from fedps.metrics import Histogram
+from fedps.figures import CANDIDATES, DEFAULT, Metric, Sum, metrics_in
+from fedps.metrics import Evaluations, Histogram
 from fedps.types import Counts, TableName
 
 MOST_OPEN = 64  # rounds; who lies further behind is not waited for
@@ -63,8 +63,8 @@ class Tally:
         self.clock: tuple[float, float] | None = None
         self.dropped: list[str] = []
         self._trained, self._span, self._samples = list[str](), Spans(), 0
-        self._loss, self._sums = Sum(), Totals()
-        self._training, self._held_out = Histogram(), Histogram()
+        self._loss, self._held_out = Sum(), Evaluations()
+        self._training = Histogram()
 
     def train(self, client: str, event: events.EpochEnd, begin: float, end: float) -> None:
         """Add a client's training, from `begin` to `end`."""
@@ -77,8 +77,7 @@ class Tally:
     def evaluate(self, event: events.Evaluated) -> None:
         """Add a client's evaluation."""
         self.evaluations += 1
-        self._sums.add(event.sums)
-        self._held_out.merge(event.histogram)
+        self._held_out.add(event.sums, event.histograms)
 
     def figures(self, round_: int, metrics: Sequence[str] = DEFAULT) -> dict[str, Any]:
         """Return the figures as the summary holds them; None where nobody trained, or had users held out."""
@@ -89,10 +88,10 @@ class Tally:
             # the last to report waits for the coordinator alone, all others for each other too
             "coordinator_seconds": self.wait if math.isfinite(self.wait) else 0.0,
             "loss": self._loss.mean(self._samples),
-            "auc": self._held_out.auc() if len(self._held_out) else None,
+            "auc": None,
             "train_auc": self._training.auc(),
             **ALWAYS,
-            **self._sums.figures(metrics),
+            **self._held_out.figures(metrics),
         }
 
     def simulated(self) -> dict[str, Any]:
@@ -115,7 +114,7 @@ class Ledger:
 
     def __init__(self, job: Job, began: float) -> None:
         self._job, self._began = job, began
-        measured = Totals().figures(job.runner.metrics)
+        measured = Evaluations().figures(job.metrics)
         self._names = list(dict.fromkeys(("loss", "auc", "train_auc", *ALWAYS, *measured)))
         self.rounds: list[dict[str, Any]] = []
         self.failed: dict[str, str] = {}
@@ -278,10 +277,9 @@ class Ledger:
 
     def _alone(self, event: events.Evaluated) -> dict[str, Any]:
         """Return what one client's held-out samples come to by themselves."""
-        sums = Totals()
-        sums.add(event.sums)
-        auc = event.histogram.auc() if len(event.histogram) else None
-        return {"auc": auc, **sums.figures(self._job.runner.metrics)}
+        alone = Evaluations()
+        alone.add(event.sums, event.histograms)
+        return alone.figures(self._job.metrics)
 
     def _diverged(self, rounds: Sequence[Mapping[str, Any]]) -> str | None:
         """Say why what was trained is no model, or None."""
@@ -335,7 +333,7 @@ class Ledger:
 
     def _figures(self, round_: int) -> dict[str, Any]:
         tally = self._open[round_]
-        return tally.figures(round_, self._job.runner.metrics) | (tally.simulated() if self._job.traces else {})
+        return tally.figures(round_, self._job.metrics) | (tally.simulated() if self._job.traces else {})
 
 
 def doubts(figures: Mapping[str, Any]) -> list[str]:

@@ -174,7 +174,7 @@ class Progress:
 
 def places(checked: events.Checked, job: Job) -> str:
     """Say which parameters leave the clients and which stay, in this order, and who is told what of each client."""
-    sums = f"sums over its own samples alone, no score: samples, loss, {', '.join(sums_of(job.runner.metrics))}"
+    sums = f"sums over its own samples alone, no score: samples, loss, {', '.join(sums_of(job.metrics))}"
     told = (
         f"the coordinator is told of each client, each round: {sums}; what else fedps.ClientInfo names; score histograms"
         if job.runner.with_coordinator

@@ -4,7 +4,7 @@ A barrier opens once all active members stand at one. Which epoch ends there fol
 barriers, never from what a client claims: a claim names a folder, and ends the saves of all epochs before it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fedps.access.conversation import Conversation
@@ -149,7 +149,7 @@ class Barriers:
                 f"barrier {barrier.stage!r} of epoch {barrier.epoch}: stages are {', '.join(STAGES)}, epochs run from 1 to"
                 f" {runner.epochs}",
             )
-        if barrier.figures is not None and (fault := _fault_of(barrier.figures, runner.metrics)):
+        if barrier.figures is not None and (fault := _fault_of(barrier.figures, self._job)):
             raise RefusedError("malformed", f"figures of epoch {barrier.epoch} that no epoch can have: {fault}")
         # Where a coordinator leads, rounds that nobody came to the end of are none here: see `_ending`.
         if not runner.with_coordinator and barrier.epoch > self.next_epoch:
@@ -163,11 +163,11 @@ class Barriers:
         return max(self.next_epoch, skipped)
 
 
-def _fault_of(said: Figures, metrics: Sequence[str]) -> str:
+def _fault_of(said: Figures, job: Job) -> str:
     """Say why a client's figures cannot be sums, nothing if they can; they are claims all the same."""
     if not (0 <= said.samples <= MAX_COUNT and 0 <= said.loss <= MAX_LOSS):
         return f"{said.samples} samples with a loss of {said.loss} in sum"
-    return fault_of(said.sums, metrics)
+    return fault_of(said.sums, job.metrics, job.tasks)
 
 
 def _place(barrier: Barrier) -> tuple[int, int]:

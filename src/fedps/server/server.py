@@ -297,7 +297,7 @@ class ParameterServer:
             self.shard.merge_rest()
         if opening.figures and self.barriers.epoch > self._reported:  # stragglers come later, and alone
             self._reported = self.barriers.epoch
-            self.report(_merged(self.barriers.epoch, opening.figures, self.job.runner.metrics))
+            self.report(_merged(self.barriers.epoch, opening.figures, self.job.metrics))
         if opening.epoch is None:
             self.barriers.open(opening, self.clock, now)
         else:

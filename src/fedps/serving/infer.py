@@ -49,13 +49,13 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
     tests = {client: reading.samples for client, reading in read.items()}
     new = said_of_new(weights, load_weights(model, weights))
     logits = logits_of(model, Samples.joined([*tests.values()]), runner.infer_batch_size)
-    items, trained = job.hyper_parameters.num_items, read_trained(job, allow) if runner.ranks_all else {}
+    items, trained = job.hyper_parameters.num_items, read_trained(job, allow) if job.ranks_all else {}
     full = [
-        rank_full(model, tests[c], trained[c], items, runner.infer_batch_size, runner.metrics)
+        rank_full(model, tests[c], trained[c], items, runner.infer_batch_size, job.metrics, job.tasks)
         for c in trained
         if c in tests
     ]
-    measures = measure([*tests.values()], logits, runner.metrics, full).measures
+    measures = measure([*tests.values()], logits, job.metrics, full, job.tasks).measures
     return {"weights": str(weights), **_noted(new, read.values()), **measures}
 
 
@@ -88,7 +88,7 @@ def infer_epochs(
     files = _files(folder, numbers, out)
     read = read_held_out(job, allow)
     tests = {client: reading.samples for client, reading in read.items()}
-    network, trained = SavedNetwork(job), read_trained(job, allow) if job.runner.ranks_all else {}
+    network, trained = SavedNetwork(job), read_trained(job, allow) if job.ranks_all else {}
     results = []
     for epoch, file in zip(numbers, files, strict=True):
         home = run_dir / "private" if run_dir else epochs.find_private(folder / str(epoch))

@@ -1,6 +1,6 @@
 """What a whole network makes of held-out samples: their logits, how good those are, and both as files and lines."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -12,8 +12,8 @@ from pyarrow import csv as arrow
 from torch import nn
 
 from fedps.errors import DataError
-from fedps.figures import DEFAULT, Sums, Totals, read_metric
-from fedps.metrics import Histogram, evaluate, misfit
+from fedps.figures import DEFAULT, ONE_LABEL, Sums, read_metric
+from fedps.metrics import Evaluations, Histogram, evaluate, misfit
 from fedps.models.inputs import tensors
 from fedps.ranking import Catalogue
 from fedps.storage.whole import make_folder, write_whole
@@ -56,35 +56,48 @@ def logits_of(model: nn.Module, test: Samples, batch_size: int) -> Values:
 
 
 def measure(
-    tests: Sequence[Samples], logits: Values, metrics: Sequence[str] = DEFAULT, full: Iterable[Sums] = ()
-) -> Scores:
+    tests: Sequence[Samples], logits: Values, metrics: Sequence[str] = DEFAULT, full: Iterable[Sums] = (),
+    tasks: Mapping[str, bool] = ONE_LABEL,
+) -> Scores:  # fmt: skip
     """Measure the logits of held-out samples; as in training, each client's are ranked if they are groups of candidates.
 
     Args:
         tests: each client's, n samples in all; there must be some.
-        logits: float32[n].
-        metrics: what else to measure than the loss, as `runner.metrics` has it.
+        logits: float32[n], or [n, tasks].
+        metrics: what else to measure than the loss, as `Job.metrics` has it.
         full: sums of full rankings, each client's.
+        tasks: the labels, as `Job.tasks` has them.
 
     Raises:
         FedpsError: a logit is not finite.
     """
     test, ranked = Samples.joined(tests), np.concatenate([np.full(len(t.label), not misfit(t)) for t in tests])
     candidates = [metric.name for metric in map(read_metric, metrics) if metric.k and not metric.full]
-    groups = evaluate(logits[ranked], test.at(ranked), candidates)
-    others = evaluate(logits, test, [name for name in metrics if name not in candidates], user=_whose(tests))
-    totals, exact = Totals(), logits.astype(np.float64)
-    for sums in (groups.sums, others.sums, *full):
-        totals.add(sums)
-    loss = np.mean(np.logaddexp(0, exact) - test.label * exact)
-    measures: dict[str, object] = {"users": groups.users, "samples": len(test.label), "loss": float(loss)}
-    measures |= {"auc": others.histogram.auc() if len(others.histogram) else None, "hr@10": None, "ndcg@10": None}
-    return Scores(test, logits, measures | totals.figures(metrics))
+    groups = evaluate(logits[ranked], test.at(ranked), candidates, tasks=tasks)
+    others = [name for name in metrics if name not in candidates]
+    rest, merged = evaluate(logits, test, others, user=_whose(tests), tasks=tasks), Evaluations()
+    for sums in (groups.sums, *full):
+        merged.add(sums, {})
+    merged.add(*rest)
+    measures: dict[str, object] = {
+        "users": groups.users,
+        "samples": len(test.label),
+        "loss": _loss(test, logits, tasks),
+    }
+    return Scores(test, logits, measures | {"auc": None, "hr@10": None, "ndcg@10": None} | merged.figures(metrics))
+
+
+def _loss(test: Samples, logits: Values, tasks: Mapping[str, bool]) -> float | None:
+    """Return the mean cross-entropy; None where a label is real, or not known of some sample."""
+    exact = logits.astype(np.float64)
+    loss = float(np.mean(np.logaddexp(0, exact) - test.label * exact))
+    return None if any(tasks.values()) or np.isnan(loss) else loss
 
 
 def rank_full(
-    model: nn.Module, test: Samples, train: Samples, num_items: int, batch_size: int, metrics: Sequence[str]
-) -> Sums:
+    model: nn.Module, test: Samples, train: Samples, num_items: int, batch_size: int, metrics: Sequence[str],
+    tasks: Mapping[str, bool] = ONE_LABEL,
+) -> Sums:  # fmt: skip
     """Rank all items for each user of one client that has a held-out positive; return the sums.
 
     Args:
@@ -94,6 +107,7 @@ def rank_full(
         num_items: items are 0 to this, exclusive.
         batch_size: as for `logits_of`.
         metrics: those of full rankings count.
+        tasks: the labels, as `Job.tasks` has them.
 
     Raises:
         FedpsError: a logit is not finite.
@@ -104,7 +118,7 @@ def rank_full(
         return logits_of(model, Samples({**chosen.columns, "item": items}, chosen.label), batch_size)
 
     full = [metric.name for metric in map(read_metric, metrics) if metric.full]
-    return evaluate(np.empty(0, np.float32), test, full, Catalogue(num_items, train, score)).sums
+    return evaluate(np.empty(0, np.float32), test, full, Catalogue(num_items, train, score), tasks=tasks).sums
 
 
 def _whose(tests: Sequence[Samples]) -> Keys | None:

@@ -32,8 +32,8 @@ class SavedNetwork:
 
     def __init__(self, job: Job) -> None:
         self.new: dict[TableName, int] = {}
-        self._model, self._size, self._metrics = build(job), job.runner.infer_batch_size, job.runner.metrics
-        self._items, self._ranks_all = job.hyper_parameters.num_items, job.runner.ranks_all
+        self._model, self._size, self._metrics = build(job), job.runner.infer_batch_size, job.metrics
+        self._tasks, self._items, self._ranks_all = job.tasks, job.hyper_parameters.num_items, job.ranks_all
         self._weights = dict(self._model.named_parameters())
         self._parameters = read_parameters(describe(self._model), job)
         self._private: list[TableName] = []  # what the epoch's servers do not hold
@@ -89,8 +89,10 @@ class SavedNetwork:
                 self._take_on(test, place)
             logits.append(logits_of(self._model, test, self._size))
             if client in trained:
-                full.append(rank_full(self._model, test, trained[client], self._items, self._size, self._metrics))
-        return measure(list(tests.values()), np.concatenate(logits), self._metrics, full)
+                full.append(
+                    rank_full(self._model, test, trained[client], self._items, self._size, self._metrics, self._tasks)
+                )
+        return measure(list(tests.values()), np.concatenate(logits), self._metrics, full, self._tasks)
 
     @torch.no_grad()
     def _take_on(self, test: Samples, place: Path) -> None:

@@ -157,8 +157,8 @@ class RoundReport(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=T
 
     `round` is the last round that was assigned to this client, 0 before the first.
     `logits`: whether logits of the round's public pairs come too.
-    Arrays: the round's score histograms, int64[4096] each: positives and negatives in training, then in evaluation; then
-    float32[S], if there are logits.
+    Arrays: the round's score histograms, int64[4096] each or none: positives and negatives in training, then in evaluation,
+    there end to end where the job measures several AUCs; then float32[S], if there are logits.
     """
 
     round: int

@@ -72,7 +72,7 @@ def test_held_out_samples_in_another_form_are_scored_but_not_ranked_and_it_is_sa
     assert found["samples"] == len(read_client(job, CLIENT).test.label)
     data = read_client(job, CLIENT)
     sums = evaluate(np.zeros(len(data.test.label), np.float32), data.test)
-    assert (sums.users, sums.hits, len(sums.histogram)) == (0, 0, len(data.test.label))
+    assert (sums.users, sums.hits, len(sums.histograms["auc"])) == (0, 0, len(data.test.label))
 
 
 def test_a_skipped_line_that_breaks_a_group_is_named(make_job: MakeJob, tmp_path: Path) -> None:

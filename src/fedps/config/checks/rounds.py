@@ -109,7 +109,7 @@ def ending(job: Job) -> list[str]:
     """Say where a target or patience cannot end the job."""
     runner, target = job.runner, job.runner.target
     held_out = target.metric not in OF_TRAINING
-    watched = [name for name in (*runner.metrics, *OF_TRAINING) if not name.endswith("calibration")]  # best at 1
+    watched = [name for name in (*job.metrics, *OF_TRAINING) if not name.endswith("calibration")]  # best at 1
     chosen = target.metric != type(target)().metric or target.value is not None or runner.patience is not None
     mistakes = []
     if chosen and target.metric not in watched:

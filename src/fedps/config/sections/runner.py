@@ -199,11 +199,6 @@ class Runner(Section):
         return epoch == self.epochs or (every > 0 and epoch % every == 0)
 
     @property
-    def ranks_all(self) -> bool:
-        """Whether some metric ranks all items, not candidates alone."""
-        return any(read_metric(name).full for name in self.metrics)
-
-    @property
     def users_stay(self) -> bool:
         """Whether no list says where embeddings live: those that the user column looks up are private then."""
         return self.local_sparse is None and not self.remote_sparse

@@ -58,7 +58,7 @@ def read_client(
         _tell(job, client, "test", test, report, log)
     return ClientData(
         train.samples, test.samples if test else None, client, runner.seed, runner.shuffle, negatives,
-        hyper.num_items, pairs=hyper.loss == "bpr", public=public, catalogue=runner.ranks_all, spaces=spaces(job.inputs),
+        hyper.num_items, pairs=hyper.loss == "bpr", public=public, catalogue=job.ranks_all, spaces=spaces(job.inputs),
     )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def _size(path: Path) -> int:
 def _read_test(job: Job, files: tuple[Path, ...], allow: Allow) -> Reading:
     """Read a client's held-out files, and note where they cannot be ranked."""
     found = read_by_job(job, "test", files, allow)
-    ranked = [metric.title for metric in map(read_metric, job.runner.metrics) if metric.k and not metric.full]
+    ranked = [metric.title for metric in map(read_metric, job.metrics) if metric.k and not metric.full]
     why = misfit(found.samples) if ranked else ""
     if not why:
         return found
