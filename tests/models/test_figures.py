@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedps.config import load_job
+from fedps.config import Job, load_job
+from fedps.config.checks import mistakes_of
 from fedps.errors import FedpsError, JobError
 from fedps.figures import CANDIDATES, MAX_COUNT, Figures, Totals, fault_of, metrics_in, read_metric, sums_of
 from fedps.metrics import Evaluations, evaluate
+from fedps.ranking import Catalogue
 from fedps.types import Samples, Values
 from tests.conftest import MakeJob
+from tests.training.test_features import FEATURES, job_of
 
 OF_SAMPLES = ("auc", "gauc", "logloss", "calibration", "rmse", "mae")
 OF_CANDIDATES = ("hr@1", "hr@10", "ndcg@5", "ndcg@10", "mrr@10", "mrr@99", "recall@20")
@@ -195,3 +199,80 @@ def test_no_claim_that_is_let_in_makes_a_figure_that_is_no_number(claims: dict[s
     figures = totals.figures(ASKED)
     assert all(value is None or math.isfinite(value) for value in figures.values())
     assert all(0 <= (figures[name] or 0) <= 1 for name in ("hr@10", "ndcg@10", "full_mrr@5", "gauc"))
+
+
+def test_each_of_several_labels_is_measured_by_itself() -> None:
+    clicks_, logits = clicks(400, 30, seed=3)
+    rng = np.random.default_rng(4)
+    rating = rng.normal(3, 1, 400).astype(np.float32)
+    rating[::7] = np.nan  # nobody rated these
+    both = Samples(clicks_.columns, np.column_stack([clicks_.label, rating]))
+    outputs = np.column_stack([logits, rng.normal(3, 1, 400).astype(np.float32)])
+    metrics = ["click/auc", "click/gauc", "click/logloss", "click/full_hr@3", "rating/rmse", "rating/calibration"]
+    tasks = {"click": False, "rating": True}
+    catalogue = Catalogue(50, both, lambda samples, items: np.column_stack([items, items]).astype(np.float32))
+    found, merged = evaluate(outputs, both, metrics, catalogue, tasks=tasks), Evaluations()
+    assert not fault_of(found.sums, metrics, tasks)
+    merged.add(*found)
+    figures, known = merged.figures(metrics), ~np.isnan(rating)
+    alone = told([(clicks_, logits)], OF_SAMPLES)
+    assert {
+        f"click/{name}": alone[name] for name in ("auc", "gauc", "logloss", "gauc_left_out")
+    }.items() <= figures.items()
+    error = outputs[known, 1].astype(float) - rating[known]
+    assert figures["rating/rmse"] == pytest.approx(math.sqrt(np.mean(error**2)))
+    assert figures["rating/calibration"] == pytest.approx(outputs[known, 1].mean() / rating[known].mean(), rel=1e-5)
+    assert figures["click/full_hr@3"] is not None and found.sums["click/full_users"] == len(
+        np.unique(clicks_.user[clicks_.label > 0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "due"),
+    [
+        ({"label": {}}, None, ("auc", "logloss")),
+        ({"label": {}}, ["gauc"], ("gauc",)),
+        ({"stars": {"of": "real"}}, None, ("rmse", "mae")),
+        ({"stars": {"of": "real"}}, ["rmse"], ("rmse",)),
+        ({"click": {}, "buy": {}}, ["auc", "buy/gauc"], ("click/auc", "buy/auc", "buy/gauc")),
+        ({"click": {}, "stars": {"of": "real"}}, None,
+         ("click/auc", "click/logloss", "stars/rmse", "stars/mae")),
+    ],
+)  # fmt: skip
+def test_a_job_measures_each_label_by_what_fits_it(
+    labels: dict[str, dict[str, str]], given: list[str] | None, due: tuple[str, ...], make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = labelled(make_job, tmp_path, labels, given)
+    assert job.metrics == due
+    assert not [mistake for mistake in mistakes_of(job) if "metrics" in mistake]
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "said"),
+    [
+        (
+            {"stars": {"of": "real"}},
+            ["auc"],
+            "'auc': is of labels that are 0 or 1, and this one is real; use rmse, mae",
+        ),
+        ({"click": {}, "buy": {}}, ["like/auc"], "'like/auc': like is none of several labels; there are click, buy"),
+        ({"click": {}}, ["click/auc"], "click is none of several labels; there is but one: leave it out before the /"),
+    ],
+)
+def test_a_metric_that_does_not_fit_a_label_is_a_mistake_of_the_job(
+    labels: dict[str, dict[str, str]], given: list[str], said: str, make_job: MakeJob, tmp_path: Path
+) -> None:
+    (mistake,) = [m for m in mistakes_of(labelled(make_job, tmp_path, labels, given)) if "metrics" in m]
+    assert said in mistake
+
+
+def labelled(make_job: MakeJob, folder: Path, labels: dict[str, dict[str, str]], metrics: list[str] | None) -> Job:
+    """Return a job with some labels, looked at no further."""
+    features = {"user": {"kind": "id", "rows": 30}, "item": {"kind": "id", "rows": 50}, **FEATURES} | {
+        name: {"kind": "label", **keys} for name, keys in labels.items()
+    }
+    if "label" not in labels:
+        del features["label"]
+    job = job_of(make_job, folder, features)
+    given = {"metrics": tuple(metrics)} if metrics else {}
+    return job.model_copy(update={"runner": job.runner.model_copy(update=given)})

@@ -11,23 +11,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedps.config.checks import mistakes_of
+from fedps.config.sections.features import spaces
 from fedps.data.read.client import read_client, read_held_out, read_trained
-from fedps.errors import FedpsError
+from fedps.data.samples import ClientData
+from fedps.errors import FedpsError, JobError
 from fedps.events import events
 from fedps.events.events import Entry
 from fedps.events.ledger import Ledger
 from fedps.figures import Totals, read_metric
 from fedps.launch.inprocess import run_in_process
 from fedps.metrics import evaluate
+from fedps.models.build import build
+from fedps.models.inputs import tensors
 from fedps.models.network import Plan
 from fedps.ranking import BLOCK, Catalogue, rank_catalogue
 from fedps.serving.infer import infer_epochs
 from fedps.training.compiled import Compiled
 from fedps.training.eager import Eager
 from fedps.training.learner import Learner
-from fedps.training.plan import make_plan
+from fedps.training.plan import described, make_plan
+from fedps.training.planning import plan_network
 from fedps.types import ClientId, Keys, Samples, Values
 from tests.conftest import MakeJob
+from tests.training.test_features import FEATURES, data_of, job_of
 
 METRICS = ("full_hr@3", "full_ndcg@3", "full_mrr@3", "full_recall@3", "full_ndcg@10", "full_mrr@40")
 
@@ -194,3 +201,83 @@ def test_ranking_all_items_changes_nothing_that_is_learned(make_job: MakeJob, tm
         rounds = ledger.summary(2e9, None)["rounds"]
         figures.append([{name: r[name] for name in ("loss", "train_auc", "auc", "hr@10")} for r in rounds])
     assert figures[0] == figures[1] and len(figures[0]) == 2
+
+
+SEQUENCE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.user, self.item = nn.Embedding(30, 4), nn.Embedding(50, 4)
+        self.top = nn.Linear(3, 1)
+
+    def forward(self, user, item, history, age):
+        taste = self.user(user) + self.item(history).sum(1)
+        return (taste * self.item(item)).sum(1) + self.top(age).squeeze(1) * self.item(item)[:, 0]
+"""
+
+
+def test_what_is_no_item_stays_as_in_the_users_first_held_out_positive(make_job: MakeJob, tmp_path: Path) -> None:
+    features = {name: FEATURES[name] for name in ("user", "item", "history", "age", "label")}
+    job = job_of(make_job, tmp_path, features, SEQUENCE)
+    data = data_of(job)
+    data = ClientData(
+        data.train, data.test, ClientId("0"), 0, shuffle=True, num_items=50, spaces=spaces(job.inputs), catalogue=True
+    )
+    learner = Learner(plan_network(job), job, data, local_optimizer=True)
+    learner.train(data.order(0), 32)
+    model = build(job)
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, table in learner.tables.items():
+            weights[name][torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
+        for name, place in learner.dense.places.items():
+            weights[name].copy_(torch.from_numpy(learner.dense.values[place]).view(weights[name].shape))
+    test, users = data.test, dict[int, int]()
+    for k in np.flatnonzero(test.label > 0):
+        users.setdefault(int(test.user[k]), int(k))
+    due = []
+    for user, first in sorted(users.items()):
+        same = test.at(np.full(50, first))
+        with torch.inference_mode():
+            scores = model(*tensors(model, {**same.columns, "item": np.arange(50)})).numpy()
+        wanted = set(test.item[(test.user == user) & (test.label > 0)].tolist())
+        taken = set(data.train.item[(data.train.user == user) & (data.train.label > 0)].tolist()) - wanted
+        order = sorted(set(range(50)) - taken, key=lambda item: -scores[item])
+        due.append([gain(name, order, wanted) for name in METRICS])
+    found = evaluate(learner.score(), test, METRICS, learner.catalogue()).sums
+    assert len(due) == found["full_users"] > 10
+    np.testing.assert_allclose([found[name] for name in METRICS], np.sum(due, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("item", "metric", "said"),
+    [
+        ({"kind": "id", "rows": "open"}, "full_hr@10", "item is open: nobody knows them all"),
+        ({"kind": "id", "rows": 50}, "full_hr@10", None),
+        ({"kind": "number"}, "full_hr@10", "needs a feature 'item' of kind id"),
+        ({"kind": "number"}, "hr@10", "needs a feature 'item' of kind id"),
+        ({"kind": "number"}, "gauc", None),
+    ],
+)
+def test_what_cannot_be_ranked_is_a_mistake_of_the_job(
+    item: dict[str, object], metric: str, said: str | None, make_job: MakeJob, tmp_path: Path
+) -> None:
+    features = {"user": {"kind": "id", "rows": 9}, "item": item, "label": {"kind": "label"}}
+    job = job_of(make_job, tmp_path, features)
+    wrong = job.model_copy(update={"runner": job.runner.model_copy(update={"metrics": ("auc", metric)})})
+    mistakes = [mistake for mistake in mistakes_of(wrong) if "metrics" in mistake]
+    assert [said in mistake for mistake in mistakes if said] == [True] * (said is not None)
+    assert bool(mistakes) is (said is not None)
+
+
+def test_items_of_which_the_network_knows_more_than_an_id_are_not_ranked(make_job: MakeJob, tmp_path: Path) -> None:
+    job = job_of(
+        make_job, tmp_path, {**FEATURES, "genres": {"kind": "ids", "rows": 7, "pooling": "sum", "side": "item"}}
+    )
+    described(make_plan(job), job)
+    full = job.model_copy(update={"runner": job.runner.model_copy(update={"metrics": ("full_hr@10",)})})
+    with pytest.raises(JobError, match=r"'full_hr@10': gives each user all items, .* takes genres of them, too"):
+        described(make_plan(job), full)

@@ -16,7 +16,7 @@ from fedps.config.sections.rounds import Distillation, SelectorSettings, Simulat
 from fedps.config.sections.runner import Runner
 from fedps.config.sections.training import HyperParameters, ServerOptimizer, TableParameters
 from fedps.config.source import dump
-from fedps.figures import DEFAULT, OF_REAL, read_metric
+from fedps.figures import read_metric
 
 
 class Allow(NamedTuple):
@@ -73,10 +73,9 @@ class Job(Section):
     @property
     def metrics(self) -> tuple[str, ...]:
         """What is measured of held-out samples: each metric of `runner.metrics`, of each label where there are several."""
-        given, found = self.runner.metrics, list[str]()
-        for task, real in self.tasks.items():
-            usual = OF_REAL if real and given == DEFAULT else given
-            own = [name for name in usual if "/" not in name or name.startswith(f"{task}/")]
+        found = []
+        for task in self.tasks:
+            own = [name for name in self.runner.metrics if "/" not in name or name.startswith(f"{task}/")]
             found += [name if "/" in name or not task else f"{task}/{name}" for name in own]
         return tuple(found)
 

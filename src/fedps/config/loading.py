@@ -14,11 +14,11 @@ from fedps.config.files import clients_there, features_of_data, sizes_of_data
 from fedps.config.job import Job, section
 from fedps.config.mistakes import sentence, shown
 from fedps.config.original import TABLE_KEYS, Remarks, drop_sections, rename, translate
-from fedps.config.sections.features import labels
 from fedps.config.sections.runner import Runner
 from fedps.config.sections.training import TableParameters
 from fedps.config.source import parse, read
 from fedps.errors import JobError
+from fedps.figures import OF_BINARY, OF_REAL
 
 PATHS = [name for name, field in Runner.model_fields.items() if field.annotation in (Path, Path | None)]  # of runner
 ALL_PATHS = frozenset({*(f"runner.{name}" for name in PATHS), "simulation.traces", "distillation.public_data"})
@@ -215,15 +215,12 @@ def _take_features(job: Job) -> Job:
     features = job.features or features_of_data(job)
     if not features:
         return job
-    runner, tasks = job.runner, labels(features)
-    if "metrics" not in runner.model_fields_set and tasks:  # held-out samples need be no groups of candidates
-        measured = [
-            f"{name}/{metric}" if len(tasks) > 1 else metric
-            for name, task in tasks.items()
-            for metric in (("rmse", "mae") if task.of == "real" else ("auc", "logloss"))
-        ]
-        runner = runner.model_copy(update={"metrics": tuple(measured)})
-    return job.model_copy(update={"features": features, "runner": runner})
+    job = job.model_copy(update={"features": features})
+    if "metrics" in job.runner.model_fields_set:
+        return job
+    above = {task: f"{task}/" if task else "" for task in job.tasks}  # held-out samples need be no groups of candidates
+    usual = [above[task] + name for task, real in job.tasks.items() for name in (OF_REAL if real else OF_BINARY)]
+    return job.model_copy(update={"runner": job.runner.model_copy(update={"metrics": tuple(usual)})})
 
 
 def _take_sizes(job: Job) -> Job:

@@ -1,8 +1,8 @@
 """Checks of features: their kinds, id spaces and sides."""
 
 from fedps.config.job import Job
-from fedps.config.sections.features import Feature, labels, of_user
-from fedps.figures import read_metric
+from fedps.config.sections.features import OPEN, Feature, of_user
+from fedps.figures import OF_REAL, Metric, read_metric
 
 FITS = {  # key → the kinds that have it
     "rows": ("id", "ids"), "table": ("id", "ids"), "pooling": ("ids",), "max": ("ids",), "dim": ("number",), "missing": ("number",),
@@ -50,22 +50,6 @@ def tables(job: Job) -> list[str]:
     return mistakes
 
 
-def measured(job: Job) -> list[str]:
-    """Say which features metrics miss, and that there is nothing to learn."""
-    if not job.features:
-        return []
-    if not labels(job.features):
-        return ["features: there is none of kind label, so there is nothing to learn; add label: {kind: label}"]
-    mistakes = []
-    for metric in map(read_metric, job.runner.metrics):
-        due = ("user", "item") if metric.k else ("user",) if metric.kind == "gauc" else ()
-        missing = [n for n in due if n not in job.features or job.features[n].kind != "id"]
-        mistakes += [
-            f"runner.metrics: {metric.name!r}: needs a feature {n!r} of kind id; leave it out" for n in missing
-        ]
-    return mistakes
-
-
 def inputs(job: Job) -> list[str]:
     """Say what the built-in pair networks miss."""
     if not job.features or job.runner.model is not None or not job.hyper_parameters.mode.startswith("NCF"):
@@ -75,3 +59,31 @@ def inputs(job: Job) -> list[str]:
         f"features.{name}: is missing: hyper_parameters.mode {job.hyper_parameters.mode} takes a user and an item, of kind id"
         for name in missing
     ]
+
+
+def measured(job: Job) -> list[str]:
+    """Say that there is nothing to learn, and what cannot be measured of the data's labels, users and items."""
+    tasks = job.tasks
+    if not tasks:
+        return ["features: there is none of kind label, so there is nothing to learn; add label: {kind: label}"]
+    there = f"there are {', '.join(tasks)}" if len(tasks) > 1 else "there is but one: leave it out before the /"
+    strange = [name for name in job.runner.metrics if "/" in name and name.rpartition("/")[0] not in tasks]
+    mistakes = [
+        f"runner.metrics: {name!r}: {name.rpartition('/')[0]} is none of several labels; {there}" for name in strange
+    ]
+    for metric in map(read_metric, job.metrics):
+        if why := _unmeasurable(metric, job):
+            mistakes.append(f"runner.metrics: {metric.name!r}: {why}")
+    return mistakes
+
+
+def _unmeasurable(metric: Metric, job: Job) -> str:
+    """Say why a metric cannot be measured, whatever the held-out samples are; nothing if it can."""
+    if job.tasks[metric.task] and metric.kind not in (*OF_REAL, "calibration"):
+        return f"is of labels that are 0 or 1, and this one is real; use {', '.join(OF_REAL)} or calibration"
+    due = ("user", "item") if metric.k else ("user",) if metric.kind == "gauc" else ()
+    inputs = job.inputs
+    if missing := [name for name in due if name not in inputs or inputs[name].kind != "id"]:
+        return f"needs a feature {' and '.join(map(repr, missing))} of kind id; leave it out"
+    rows = inputs[inputs["item"].table or "item"].rows if metric.full else None
+    return f"ranks all items, and item is {OPEN}: nobody knows them all; leave it out" if rows == OPEN else ""
