@@ -265,8 +265,8 @@ def test_a_worker_goes_on_when_its_library_is_cut_short_or_written_over(
     monkeypatch.setenv("FEDPS_CACHE", str(tmp_path))
     path = compiler.compiled('extern "C" int fedps_train() { return 7; }', [])
     program = (
-        "import os, pathlib, sys; from fedps.native.library import Library; path = pathlib.Path(sys.argv[1]);"
-        f"library = Library(path); path.chmod(0o600); {damage}; print(library._library.fedps_train())"
+        "import os, pathlib, sys; from fedps.native.compiler import load; path = pathlib.Path(sys.argv[1]);"
+        f"library = load(path); path.chmod(0o600); {damage}; print(library.fedps_train())"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
