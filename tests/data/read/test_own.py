@@ -24,7 +24,7 @@ def job(tmp_path: Path) -> Job:
 def read(tmp_path: Path, code: str, kind: str = "RecDataset", skipped: Skipped | None = None) -> Samples:
     """Read by a class with this code; `RecDataset` yields what its method `samples` does."""
     (tmp_path / "mine.py").write_text(code)
-    return read_own(job(tmp_path), kind, "mine", [tmp_path / "a.csv", tmp_path / "b.csv"], KEY, skipped)
+    return read_own(job(tmp_path), kind, "mine", [tmp_path / "a.csv", tmp_path / "b.csv"], KEY, skipped).samples
 
 
 def yielding(*samples: str) -> str:

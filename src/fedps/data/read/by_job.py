@@ -16,17 +16,18 @@ script of one's own it does (`scripts.datasets`).
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from fedps.config import Allow, Job
 from fedps.data.read.cache import keep, recall, state_of
 from fedps.data.read.command import Command, StoppedError
+from fedps.data.read.intake import Taken
 from fedps.data.read.own import CLASSES, read_own
-from fedps.data.read.pipe import read_pipe
+from fedps.data.read.pipe import read_pipe, read_slots
 from fedps.data.read.reader import Skipped, read_samples
 from fedps.data.read.stand_ins import copy_to
 from fedps.data.read.tabular import read_table
@@ -34,9 +35,12 @@ from fedps.errors import DataError
 from fedps.types import Samples
 
 PIPED = ("QueueDataset", "InmemoryDataset")
-DENIED = "pipe_command is not run without --allow-commands; files are read as user,item,label"
+DENIED = [
+    f"pipe_command is not run without --allow-commands; files are read {how}"
+    for how in ("as user,item,label", "by the names of their columns")
+]
+T = TypeVar("T")
 Side = Literal["train", "test"]
-ReadFile = Callable[[Path, Skipped | None, Event], Samples]
 
 
 class Reading(NamedTuple):
@@ -77,23 +81,20 @@ def read_by_job(job: Job, side: Side, files: Sequence[Path], allow: Allow) -> Re
     began = time.perf_counter()
     kind, module, key = _keys(job, side)
     command = job.runner.pipe_command if kind in PIPED else None
-    reader, note = "lines user,item,label", ""
-    cut: Counter[str] = Counter()
+    reader, notes = "columns by name" if job.features else "lines user,item,label", list[str]()
     if kind in CLASSES and module is not None:
         reader, skipped = f"{module}.{CLASSES[kind]}", Skipped()
         parts = [read_own(job, kind, module, files, key, skipped if job.runner.bad_lines == "skip" else None)]
     elif command is not None and allow.commands:
         reader = f"pipe_command {command!r}"
         parts, skipped = _read_command(job, files, command)
-    elif job.features:
-        reader, denied = "columns by name", ["runner.pipe_command is not run without --allow-commands"]
-        parts, skipped = _read_tables(job, files, cut)
-        note = "; ".join([*(denied if command is not None else []), *_said_of_cut(job, cut)])
     else:
-        note = f"runner.{DENIED}" if command is not None else ""
+        notes = [f"runner.{DENIED[bool(job.features)]}"] if command is not None else []
         parts, skipped = _read_lines(job, files, denied=command is not None)
-    counts = [len(part.label) for part in parts]
-    return Reading(Samples.joined(parts), files, reader, time.perf_counter() - began, counts, skipped, note)
+    counts = [len(part.samples.label) for part in parts]
+    samples = Samples.joined([part.samples for part in parts])
+    note = "; ".join(notes + _said_of_cut(job, parts))
+    return Reading(samples, files, reader, time.perf_counter() - began, counts, skipped, note)
 
 
 def runs_users_code(job: Job, side: Side, allow: Allow) -> bool:
@@ -111,8 +112,10 @@ def _keys(job: Job, side: Side) -> tuple[str | None, str | None, str]:
     return runner.infer_reader_type, runner.infer_reader_path, "runner.infer_reader_path"
 
 
-def read_files(read: ReadFile, files: Sequence[Path], threads: int, skip: bool) -> tuple[list[Samples], Skipped]:
-    """Read files, `threads` at the same time; return each file's samples, in order.
+def read_files(
+    read: Callable[[Path, Skipped | None, Event], T], files: Sequence[Path], threads: int, skip: bool
+) -> tuple[list[T], Skipped]:
+    """Read files, `threads` at the same time; return what comes of each, in order.
 
     Args:
         read: reads one file; is to give up with a `StoppedError` when the event is set.
@@ -143,44 +146,42 @@ def read_files(read: ReadFile, files: Sequence[Path], threads: int, skip: bool) 
     return [p.result() for p in pending], total
 
 
-def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Samples], Skipped]:
+def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Taken], Skipped]:
     hyper = job.hyper_parameters
 
-    def read(path: Path, skipped: Skipped | None, stop: Event) -> Samples:
+    def read(path: Path, skipped: Skipped | None, stop: Event) -> Taken:
+        if job.features:
+            return read_table(path, job, skipped)
         samples, state = recall(path, hyper.num_users, hyper.num_items), state_of(path)
         if samples is not None:
-            return samples
+            return Taken(samples, {})
         samples = read_samples(path, hyper.num_users, hyper.num_items, skipped)
         if skipped is None or not skipped.lines:
             keep(path, samples, state)
-        return samples
+        return Taken(samples, {})
 
     try:
         return read_files(read, files, job.runner.thread_num, job.runner.bad_lines == "skip")
     except DataError as error:
         if not denied:
             raise
-        raise DataError(f"{error}; runner.{DENIED}: pass --allow-commands if the command is yours") from error
+        raise DataError(
+            f"{error}; runner.{DENIED[bool(job.features)]}: pass --allow-commands if the command is yours"
+        ) from error
 
 
-def _read_tables(job: Job, files: Sequence[Path], cut: Counter[str]) -> tuple[list[Samples], Skipped]:
-    def read(path: Path, skipped: Skipped | None, stop: Event) -> Samples:
-        taken = read_table(path, job, skipped)
-        cut.update(taken.cut)
-        return taken.samples
-
-    return read_files(read, files, job.runner.thread_num, job.runner.bad_lines == "skip")
-
-
-def _said_of_cut(job: Job, cut: Mapping[str, int]) -> list[str]:
+def _said_of_cut(job: Job, parts: Sequence[Taken]) -> list[str]:
     """Say of how many samples which ids were left out."""
+    cut: Counter[str] = Counter()
+    for part in parts:
+        cut.update(part.cut)
     return [
         f"features.{name}.max: {job.features[name].max}: of {n} samples that have more ids, the last so many are taken"
         for name, n in cut.items()
     ]
 
 
-def _read_command(job: Job, files: Sequence[Path], text: str) -> tuple[list[Samples], Skipped]:
+def _read_command(job: Job, files: Sequence[Path], text: str) -> tuple[list[Taken], Skipped]:
     """Run the job's command on each file.
 
     A command that ends with a Python script, as the original's do, is given the original's two arguments: the path of
@@ -199,7 +200,9 @@ def _read_command(job: Job, files: Sequence[Path], text: str) -> tuple[list[Samp
             arguments = (str(resolved), folder)
         command = Command(text, job.folder, job.runner.start_timeout, arguments, modules)
 
-        def read(path: Path, skipped: Skipped | None, stop: Event) -> Samples:
-            return read_pipe(path, command, hyper.num_users, hyper.num_items, skipped, stop)
+        def read(path: Path, skipped: Skipped | None, stop: Event) -> Taken:
+            if job.features:
+                return read_slots(path, command, job, skipped, stop)
+            return Taken(read_pipe(path, command, hyper.num_users, hyper.num_items, skipped, stop), {})
 
         return read_files(read, files, job.runner.thread_num, job.runner.bad_lines == "skip")

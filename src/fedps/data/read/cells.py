@@ -142,7 +142,7 @@ class Cells:
 
     def _id(self, part: Any) -> int:
         key = f"features.{self.feature.table or self.name}.rows"
-        part = _plain(part)
+        part = plain(part)
         if self._open:
             return self._open_id(part)
         if isinstance(part, str) and not WHOLE.fullmatch(part):
@@ -176,7 +176,7 @@ class Cells:
         return int(stable_hash([text], self._seed)[0]) & LARGEST
 
     def _number(self, part: Any) -> float:
-        part = _plain(part)
+        part = plain(part)
         if part is None or part == "":
             if self.feature.missing is not None:
                 return self.feature.missing
@@ -242,10 +242,10 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _plain(part: Any) -> Any:
+def plain(part: Any) -> Any:
     """Return a number of numpy's, or an array of one, as Python's own, and a text without blanks around it."""
     if isinstance(part, str):
         return part.strip()
     if isinstance(part, list | tuple) and len(part) == 1:
-        return _plain(part[0])
+        return plain(part[0])
     return part.item() if hasattr(part, "item") and getattr(part, "size", 1) == 1 else part

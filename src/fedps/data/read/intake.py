@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fedps.config import Job
 from fedps.config.sections.features import labels
-from fedps.data.read.cells import Cells
+from fedps.data.read.cells import Cells, plain
 from fedps.data.read.reader import Skipped
 from fedps.errors import DataError
 from fedps.types import Bags, Column, Samples, joined
@@ -49,15 +49,27 @@ class Intake:
 
     def add(self, piece: Mapping[str, pa.Array], where: Where) -> None:
         """Take in a piece: at once if all of it is as it should be, else row by row."""
+        if not self._bulk(piece):
+            self._one_by_one(zip(*(piece[name].to_pylist() for name in self.cells), strict=True), where)
+
+    def add_rows(self, rows: Sequence[Sequence[Any]], where: Where) -> None:
+        """Take in rows of cells, in the order of the features."""
+        arrays = {
+            n: _array(cells, self.cells[n].has_several)
+            for n, cells in zip(self.cells, zip(*rows, strict=True), strict=False)
+        }
+        piece = {name: array for name, array in arrays.items() if array is not None}
+        if rows and not (len(piece) == len(arrays) and self._bulk(piece)):
+            self._one_by_one(rows, where)
+
+    def _bulk(self, piece: Mapping[str, pa.Array]) -> bool:
         columns = {name: self.cells[name].bulk(cells) for name, cells in piece.items()}
         whole = {name: column for name, column in columns.items() if column is not None}
-        if len(whole) == len(columns):
+        if fit := len(whole) == len(columns):
             self._take(whole)
-        else:
-            self.add_rows(zip(*(piece[name].to_pylist() for name in self.cells), strict=True), where)
+        return fit
 
-    def add_rows(self, rows: Iterable[Sequence[Any]], where: Where) -> None:
-        """Take in rows of cells, in the order of the features, one by one."""
+    def _one_by_one(self, rows: Iterable[Sequence[Any]], where: Where) -> None:
         good: list[list[list[int] | list[float]]] = []
         for number, row in enumerate(rows):
             try:
@@ -108,3 +120,11 @@ class Intake:
                     columns[name] = column.last(most)
                     self._cut[name] = self._cut.get(name, 0) + over
         self._parts.append(columns)
+
+
+def _array(cells: Sequence[Any], several: bool) -> pa.Array | None:
+    """Return cells as Arrow has them; None if they are of several kinds."""
+    try:
+        return pa.array(cells if several else [cell if isinstance(cell, str) else plain(cell) for cell in cells])
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None

@@ -11,7 +11,8 @@
 
 A sample is user, item and label, in this order: numbers, arrays or lists of one number; or a dict of them by name. All
 samples are read once, before training, and kept as arrays; so the last short batch is trained on, too. A header 0,1,2,
-that the class takes for a sample, is left out, one a file.
+that the class takes for a sample, is left out, one a file. Where the job states features, a sample has a part for each: in
+the job's order, in a dict by name, or in pairs of name and values; ids and numbers of several are lists or arrays.
 """
 
 import traceback
@@ -26,10 +27,10 @@ from numpy.typing import NDArray
 
 from fedps.config import Job
 from fedps.config.classes import load_class
+from fedps.data.read.intake import Intake, Taken
 from fedps.data.read.reader import COLUMNS, UNNAMED, Skipped, in_range, mistake_in, samples_of
 from fedps.data.read.stand_ins import standing_in
 from fedps.errors import DataError
-from fedps.types import Samples
 
 CLASSES = {"DataLoader": "Reader", "RecDataset": "RecDataset"}
 FORM = "yield user, item and label, a whole number each"
@@ -40,7 +41,7 @@ LINES = 12  # of a traceback that an error repeats
 def read_own(
     job: Job, kind: str, module: str, files: Sequence[Path], key: str,
     skipped: Skipped | None = None,
-) -> Samples:  # fmt: skip
+) -> Taken:  # fmt: skip
     """Read the samples that a user's own class makes of files.
 
     Args:
@@ -58,7 +59,7 @@ def read_own(
     reader = find_reader(job, kind, module, key)
     name = f"{key}: {module}.{CLASSES[kind]}"
     limits = job.hyper_parameters.num_users, job.hyper_parameters.num_items
-    intake = _Intake(name, limits, len(files), skipped)
+    intake = _Features(job, name, skipped) if job.features else _Intake(name, limits, len(files), skipped)
     batch: list[Any] = []
     try:
         samples = _samples(reader, kind, [str(file) for file in files], flat_config(job), name)
@@ -72,9 +73,9 @@ def read_own(
         raise
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise DataError(_failure(name, intake.number + len(batch), error)) from error
-    if not intake.good:
+    if not intake.number:
         raise DataError(f"{name}: yields no sample of {', '.join(f.name for f in files)}")
-    return samples_of(intake.good)
+    return intake.finish()
 
 
 def own_readers(job: Job) -> list[tuple[str, str, str]]:
@@ -117,6 +118,16 @@ class _Intake:
                 self._add_one(number, sample)
         self.number += len(batch)
 
+    def finish(self) -> Taken:
+        """Return all samples.
+
+        Raises:
+            DataError: there are none.
+        """
+        if not self.good:
+            raise DataError(f"{self._name}: yields no sample but such as were skipped")
+        return Taken(samples_of(self.good), {})
+
     def _add_one(self, number: int, sample: Any) -> None:
         values, mistake = _values(sample)
         if self._headers and list(map(str, values)) == UNNAMED:
@@ -131,6 +142,45 @@ class _Intake:
         if self._skipped is None:
             raise DataError(message)
         self._skipped.add(message)
+
+
+class _Features:
+    """Takes in samples of a job's features; arguments as for `_Intake`."""
+
+    def __init__(self, job: Job, name: str, skipped: Skipped | None) -> None:
+        self._name, self._intake, self.number = name, Intake(job, name, skipped), 0
+        self.finish = self._intake.finish
+
+    def add(self, batch: list[Any]) -> None:
+        """Take in a batch."""
+        rows, places = [], []
+        for number, sample in enumerate(batch, self.number + 1):
+            try:
+                rows.append(self._parts(sample))
+                places.append(number)
+            except ValueError as error:
+                self._intake.reject(f"{self._name}: sample {number}: {sample!r:.100}: {error}")
+        self._intake.add_rows(rows, lambda k: f"{self._name}: sample {places[k]}")
+        self.number += len(batch)
+
+    def _parts(self, sample: Any) -> list[Any]:
+        """Return a sample's parts in the order of the features."""
+        names = list(self._intake.cells)
+        if isinstance(sample, Sequence) and all(
+            isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in sample
+        ):
+            sample = dict(sample)
+        if isinstance(sample, Mapping):
+            if missing := [name for name in names if name not in sample]:
+                raise ValueError(f"has no part {missing[0]!r}; yield a dict of {', '.join(names)}")
+            return [sample[name] for name in names]
+        if isinstance(sample, str) or not hasattr(sample, "__len__"):
+            raise ValueError(
+                f"is a {type(sample).__name__}; yield {', '.join(names)}, in this order, or a dict of them"
+            )
+        if len(sample) != len(names):
+            raise ValueError(f"has {len(sample)} parts; yield {', '.join(names)}, in this order, or a dict of them")
+        return list(sample)
 
 
 def flat_config(job: Job) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Read samples through a shell command: a file in, MultiSlot text out, as `multislot` writes it.
 
-A line has the slots user, item and label, each of one whole number: `1 <user> 1 <item> 1 <label>`. Text is read in bulk
-by Arrow; what it cannot read is gone through line by line, and the first bad line is named.
+A line has the slots user, item and label, each of one whole number: `1 <user> 1 <item> 1 <label>`; where the job states
+features, a slot for each of them, in the job's order, of any number of values. Text is read in bulk by Arrow; what it cannot
+read is gone through line by line, and the first bad line is named.
 """
 
 import io
@@ -14,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow
 
+from fedps.config import Job
 from fedps.data.read.command import Command, run
+from fedps.data.read.intake import Intake, Taken
 from fedps.data.read.reader import COLUMNS, LONGEST, UNNAMED, Skipped, in_range, mistake_in, samples_of
 from fedps.errors import DataError
 from fedps.types import Samples
@@ -49,6 +52,52 @@ def read_pipe(
         first = f"; all lines were skipped, the first: {skipped.first}" if skipped and skipped.lines else ""
         raise DataError(f"{text.where}: prints no sample; {FORM}{first}")
     return Samples.joined(parts)
+
+
+def read_slots(
+    path: Path, command: Command, job: Job, skipped: Skipped | None = None, stop: Event | None = None
+) -> Taken:
+    """Read what a command makes of one file, a slot for each of the job's features; arguments and errors as for `read_pipe`."""
+    where, seen = f"{path}: pipe_command {command.text!r}", 0  # lines
+    intake = Intake(job, where, skipped)
+    with closing(run(command, path, stop)) as blocks:
+        for block in blocks:
+            rows, places = [], []
+            lines = block.splitlines(keepends=True)
+            for line, text in enumerate((each.decode("utf-8", "surrogateescape") for each in lines), seen + 1):
+                try:
+                    rows += [_cells(text, intake)] if text.strip() else []
+                    places += [line] if text.strip() else []
+                except ValueError as error:
+                    intake.reject(f"{where}, line {line} of its output: {text[:80]!r}: {error}")
+            intake.add_rows(rows, lambda k, places=places: f"{where}, line {places[k]} of its output")  # type: ignore[misc]
+            seen += len(lines)
+    return intake.finish()
+
+
+def _cells(line: str, intake: Intake) -> list[str | list[str]]:
+    """Return what a line has in the slot of each feature: a value, or a list of them.
+
+    Raises:
+        ValueError: it is no such line; says why.
+    """
+    words, at = line.split(), 0
+    cells: list[str | list[str]] = []
+    for name, kind in intake.cells.items():
+        count = words[at] if at < len(words) else ""
+        if not (count.isascii() and count.isdecimal()):
+            why = f"begins with {count[:20]!r}, which is no count of values" if count else "is missing"
+            raise ValueError(f"slot {name} {why}; a line is `<count> <value> …` for each of {', '.join(intake.cells)}")
+        values = words[at + 1 : at + 1 + int(count)]
+        if len(values) != int(count):
+            raise ValueError(f"slot {name} has {len(values)} of {count} values")
+        cells.append(values if kind.has_several or len(values) != 1 else values[0])
+        at += 1 + len(values)
+    if at < len(words):
+        raise ValueError(f"goes on after the last slot, {name}, with {' '.join(words[at:])[:40]!r}")
+    if not line.endswith("\n"):
+        raise ValueError("has no line end: the output is cut off")
+    return cells
 
 
 class _Text:
