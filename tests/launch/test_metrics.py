@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
+from fedps.config import load_job
 from fedps.events import events
 from fedps.events.events import Entry, stamp
 from fedps.events.ledger import Ledger
@@ -64,3 +67,55 @@ def test_what_is_measured_is_told_to_people(make_job: MakeJob, tmp_path: Path) -
     (tmp_path / "events.jsonl").write_text("")
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<td>&lt;0&gt;</td><td>9</td><td>4</td><td>0.7500 (3 users" in page
+
+
+TWO = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.user, self.item = nn.Embedding(20, 4), nn.Embedding(30, 4)
+        self.top = nn.Linear(8, 2)
+
+    def forward(self, user, item):
+        return self.top(torch.cat([self.user(user), self.item(item)], 1))
+"""
+
+
+@pytest.mark.parametrize("coordinated", [True, False])
+def test_figures_of_several_labels_travel_each_under_its_name(tmp_path: Path, coordinated: bool) -> None:
+    rng = np.random.default_rng(5)
+    for side, samples in (("train", 300), ("test", 120)):
+        (tmp_path / side).mkdir()
+        for client in "012":
+            rows = zip(*(rng.integers(0, n, samples) for n in (20, 30, 2, 2)), strict=True)
+            text = "user,item,click,buy\n" + "".join(f"{u},{i},{c},{b}\n" for u, i, c, b in rows)
+            (tmp_path / side / f"{client}.csv").write_text(text)
+    (tmp_path / "net.py").write_text(TWO)
+    tree = {
+        "runner": {
+            "train_data_dir": "train", "test_data_dir": "test", "train_batch_size": 32, "epochs": 1, "model": "net.Net",
+            "with_coordinator": coordinated, "metrics": ["auc", "gauc", "buy/rmse", "click/full_ndcg@5"],
+        },
+        "features": {
+            "user": {"kind": "id", "rows": 20}, "item": {"kind": "id", "rows": 30},
+            "click": {"kind": "label"}, "buy": {"kind": "label"},
+        },
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(tree))
+    job, entries, ledger = load_job(tmp_path / "job.yaml"), list[Entry](), Ledger(load_job(tmp_path / "job.yaml"), 0.0)
+    run_in_process(job, tmp_path / "run", entries.append)
+    for entry in entries:
+        ledger.take(entry)
+    names = ["click/auc", "buy/auc", "click/gauc", "buy/gauc", "buy/rmse", "click/full_ndcg@5"]
+    assert sorted(job.metrics) == sorted(names)
+    summary = ledger.summary(2e9, None)
+    found, due = summary["metrics"], infer_epochs(job, tmp_path / "run")["epochs"][0]  # type: ignore[index]
+    assert {name: found[name] for name in names} == pytest.approx({name: due[name] for name in names}, rel=1e-3)
+    assert found["click/auc"] != found["buy/auc"] and found["auc"] is None
+    (merged,) = [events.facts(entry.event) for entry in entries if isinstance(entry.event, events.Round)]
+    told = names if coordinated else names[2:]
+    assert {name: merged[name] for name in told} == {name: found[name] for name in told}
+    assert facts(summary)["click: NDCG@5 of all items"] == f"{found['click/full_ndcg@5']:.4f}"
