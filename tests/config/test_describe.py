@@ -6,6 +6,7 @@ import pytest
 
 from fedps.config import describe, load_job
 from fedps.config.job import fields
+from fedps.config.sections.training import OF_NETWORKS
 from fedps.errors import JobError
 
 TEXT = """
@@ -47,7 +48,14 @@ def test_every_key_tells_its_origin_and_meaning(path: Path) -> None:
     assert line(text, "table") == "table: {a: 1} # job file; given to runner.model"
     assert line(text, "worker_num").startswith("worker_num: 1 # ")
     for key, _ in fields():
-        line(text, key.rpartition(".")[2])
+        last = key.rpartition(".")[2]
+        assert last in OF_NETWORKS or line(text, last)
+    assert "embedding_dim" not in text, "a network of one's own may choose it"
+    assert line(describe(path, ["hyper_parameters.embedding_dim=3"]), "embedding_dim").startswith(
+        "embedding_dim: 3 # over"
+    )
+    path.write_text("runner: {train_data_dir: train}\n")
+    assert line(describe(path), "embedding_dim").startswith("embedding_dim: 16 # default; ")
 
 
 def test_an_override_counts_under_either_name_and_for_a_part_of_a_value(path: Path) -> None:

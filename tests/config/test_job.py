@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fedps.config import Job, load_job
 from fedps.config.job import fields
+from fedps.config.sections.training import OF_NETWORKS
 from fedps.errors import JobError
 from tests.config.conftest import MINIMAL, Write
 
@@ -341,8 +342,11 @@ def test_your_own_network_may_have_keys_of_its_own(write: Write) -> None:
         MINIMAL + "  model: net.Net\nhyper_parameters: {width: 6, dropout: 1e-1, top: [.inf], fc_layers: [9, 8]}\n"
     )
     job = load_job(path)
-    assert job.hyper_parameters.model_extra == {"width": 6, "dropout": 0.1, "top": [float("inf")]}
-    assert Job.model_validate_json(job.model_dump_json(by_alias=True)) == job
+    assert job.hyper_parameters.model_extra == {"width": 6, "top": [float("inf")]}
+    again = Job.model_validate_json(job.model_dump_json(by_alias=True))
+    assert again == job
+    own = again.hyper_parameters.model_fields_set & OF_NETWORKS
+    assert own == {"dropout"}, "what nobody gave stays the network's own to choose"
 
 
 def test_files_may_be_dealt_to_fewer_workers(write: Write) -> None:

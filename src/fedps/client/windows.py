@@ -83,7 +83,7 @@ class Passes:
     ) -> None:
         self._data, self._window, self._lead, self._mean = data, window, lead, mean
         self._size, self._single = job.runner.train_batch_size, job.runner.sync_mode == "sync"
-        self._unit = 2 if job.hyper_parameters.loss == "bpr" else 1  # a pair stays together
+        self._unit = job.group
         self._drawn = 0
         self._left: Order = np.empty(0, np.int32)  # of the pass that was drawn last
 

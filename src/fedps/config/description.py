@@ -30,19 +30,25 @@ def describe(path: Path, overrides: Sequence[str] = ()) -> str:
     job = resolve(path, tree, remarks)
     keys = [text.partition("=")[0].replace(" ", "") for text in overrides]
     keys = [RENAMED.get(key, key) for key in keys]
-    lines = _lines(job, tree, keys, "", "")
+    lines = _lines(job, job.model_dump(mode="json", by_alias=True), tree, keys, "", "")
     return "".join(f"{said:<{COMMENTS_AT}}  # {comment}\n" for said, comment in lines)
 
 
 def _lines(
-    part: BaseModel, given: Mapping[str, Any], overrides: Sequence[str], above: str, indent: str
+    part: BaseModel,
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
+    overrides: Sequence[str],
+    above: str,
+    indent: str,
 ) -> Iterator[Line]:
-    values = part.model_dump(mode="json", by_alias=True)
     for name, field in type(part).model_fields.items():
         key, value = field.alias or name, getattr(part, name)
+        if key not in values:
+            continue
         if isinstance(value, BaseModel):
             yield f"{indent}{key}:", str(field.description)
-            yield from _lines(value, given.get(key, {}), overrides, f"{above}{key}.", f"{indent}  ")
+            yield from _lines(value, values[key], given.get(key, {}), overrides, f"{above}{key}.", f"{indent}  ")
         else:
             origin = _origin(above + key, key in given, overrides, above + name)
             yield f"{indent}{key}: {inline(values[key])}", f"{origin}; {_meaning(field)}"

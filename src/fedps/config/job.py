@@ -5,16 +5,16 @@ Keys and sections are the original's (`runner`, `hyper_parameters`), so that its
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from pydantic.fields import FieldInfo
 
 from fedps.config.sections import Count, Section, Word
 from fedps.config.sections.features import Feature, classic, labels
 from fedps.config.sections.rounds import Distillation, SelectorSettings, Simulation
 from fedps.config.sections.runner import Runner
-from fedps.config.sections.training import HyperParameters, ServerOptimizer, TableParameters
+from fedps.config.sections.training import OF_NETWORKS, HyperParameters, ServerOptimizer, TableParameters
 from fedps.config.source import dump
 from fedps.figures import read_metric
 
@@ -85,6 +85,12 @@ class Job(Section):
         return any(read_metric(name).full for name in self.metrics)
 
     @property
+    def group(self) -> int:
+        """How many samples stay together in a batch: those whose scores the loss compares, and that follow each other."""
+        loss = self.hyper_parameters.loss
+        return 2 if loss == "bpr" else 1 + (self.runner.negatives or 0) if loss == "sampled_softmax" else 1
+
+    @property
     def traces(self) -> Path | None:
         """The file of simulated devices, its path counted from the job's folder; None: nothing is simulated."""
         path = self.simulation.traces
@@ -106,6 +112,15 @@ class Job(Section):
         job = self.model_copy()
         job._notes = tuple(notes)
         return job
+
+    @model_serializer(mode="wrap")
+    def _said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a network of one's own may choose itself: keys of the built-in ones that nobody gave."""
+        tree: dict[str, Any] = dump(self)
+        if self.runner.model is not None:
+            for key in OF_NETWORKS.difference(self.hyper_parameters.model_fields_set):
+                tree["hyper_parameters"].pop(key, None)
+        return tree
 
     def save(self, path: Path) -> None:
         """Write the resolved job as YAML; `load_job` reads it back the same.

@@ -80,7 +80,7 @@ def resolve(path: Path, tree: dict[str, Any], remarks: Remarks, elsewhere: Colle
         wrong = {".".join(names) for names in places}
         job = Job.model_validate(_mended(tree, places))
     if "runner.train_data_dir" not in {*wrong, *elsewhere}:
-        job = _take_sizes(_take_features(job))
+        job = _take_loss(_take_sizes(_take_features(job)))
     found += mistakes_of(job, {*wrong, *elsewhere})
     found += _beside(path, job)
     if found:
@@ -233,6 +233,14 @@ def _take_sizes(job: Job) -> Job:
     }
     sizes = {k: size for k, size in (sizes_of_data(job) | rows).items() if k not in hyper.model_fields_set}
     return job.model_copy(update={"hyper_parameters": hyper.model_copy(update=sizes)}) if sizes else job
+
+
+def _take_loss(job: Job) -> Job:
+    """Learn real labels by their squared error, unless the job says how."""
+    hyper, real = job.hyper_parameters, list(job.tasks.values())
+    if not real or not all(real) or "loss" in hyper.model_fields_set:
+        return job
+    return job.model_copy(update={"hyper_parameters": hyper.model_copy(update={"loss": "mse"})})
 
 
 def _count_workers(job: Job) -> Job:

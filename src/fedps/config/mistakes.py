@@ -21,7 +21,7 @@ SHOWN = 60  # characters of a value that are repeated
 MEANT = {  # the words of others, of keys and of values → ours
     "lr": "learning_rate", "eta": "learning_rate", "print_period": "print_interval", "log_interval": "print_interval",
     "batch_size": "train_batch_size", "rounds": "epochs", "num_rounds": "epochs", "local_steps": "round_iterations",
-    "embedding_dim": "mf_dim", "emb_dim": "mf_dim", "hidden_units": "fc_layers", "mu": "proximal",
+    "emb_dim": "embedding_dim", "dnn_hidden_units": "hidden_units", "mu": "proximal",
     "fedavg": "round", "fed_avg": "round", "fedsgd": "sync", "bsp": "sync", "asp": "async", "half_async": "async",
 }  # fmt: skip
 SAID = {  # pydantic's kind of error → our words

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from fedps.config.files import client_files_of, endings_of, files_in, sizes_of_data, test_files_of
 from fedps.config.job import Allow, Job
 from fedps.config.sections.runner import LOCKSTEP, Runner
-from fedps.config.sections.training import ADAMS
+from fedps.config.sections.training import ADAMS, USED_BY
 from fedps.errors import DataError
 
 SERVERS = ("momentum", "adagrad", "adam", "yogi")
@@ -32,8 +32,7 @@ MATTERS: tuple[tuple[str, str, str, tuple[Any, ...]], ...] = (
     ("runner", "dump_fields_path", "need_dump", (True,)),
     ("runner", "dump_fields", "need_dump", (True,)),
     ("runner", "dump_param", "need_dump", (True,)),
-    ("hyper_parameters", "mf_dim", "mode", ("NCF_GMF", "NCF_NeuMF")),
-    ("hyper_parameters", "fc_layers", "mode", ("NCF_MLP", "NCF_NeuMF")),
+    *(("hyper_parameters", key, "mode", modes) for key, modes in USED_BY.items()),
     ("hyper_parameters.optimizer", "beta1", "name", ADAMS),
     ("hyper_parameters.optimizer", "beta2", "name", ADAMS),
     ("hyper_parameters.optimizer", "epsilon", "name", (*ADAMS, "adagrad", "row_adagrad")),

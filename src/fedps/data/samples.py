@@ -38,6 +38,7 @@ class ClientData:
         num_items: item ids run from 0 to this, exclusive; needed to draw, and to rank all items.
         public: samples that are not trained on here, whose ids become keys too; None: there are none.
         pairs: an epoch is pairs of samples of one user: a positive, then a negative.
+        grouped: a positive and its drawn negatives stay together, in this order.
         spaces: each feature of ids, and its id space; other features are numbers.
         catalogue: held-out samples are scored with any item: all become keys.
 
@@ -55,7 +56,7 @@ class ClientData:
     def __init__(
         self, train: Samples, test: Samples | None, client: ClientId, seed: int, shuffle: bool,
         negatives: int | None = None, num_items: int = 0, pairs: bool = False, public: Samples | None = None,
-        spaces: Mapping[str, str] = PAIRS, catalogue: bool = False,
+        spaces: Mapping[str, str] = PAIRS, catalogue: bool = False, grouped: bool = False,
     ) -> None:  # fmt: skip
         self.train, self.test = train, train.at(slice(0)) if test is None else test
         self._stream, self._shuffle = (seed, zlib.crc32(client.encode())), shuffle
@@ -74,6 +75,7 @@ class ClientData:
             self._hold_items(num_items)
         self._passes, self._now, self._size = 1, 0, len(train.label)
         self._each = negatives or 0
+        self._unit = 1 + self._each if grouped else 1
         try:
             self._history = self._lay_out(num_items) if negatives is not None else None
             self._pairs = Pairs(ids_of(self.slots["user"]), self.train.label) if pairs else None
@@ -105,7 +107,7 @@ class ClientData:
             return pairs.reshape(-1) + np.int32(first)
         order = np.arange(first, first + self._size, dtype=np.int32)
         if self._shuffle:
-            shuffle.shuffle(order)
+            shuffle.shuffle(order if self._unit == 1 else order.reshape(-1, self._unit))
         return order
 
     def with_items(self, samples: Keys, items: Keys) -> tuple[Samples, dict[str, Column]]:

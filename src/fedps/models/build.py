@@ -22,12 +22,19 @@ from fedps.config import Job
 from fedps.config.checks.training import FEWER_IDS
 from fedps.config.classes import load_class
 from fedps.config.sections.features import labels
+from fedps.config.sections.training import OF_NETWORKS
 from fedps.errors import JobError
+from fedps.models.ctr import DIN, DCNv2, DeepFM
 from fedps.models.inputs import adapt, example, features_of, inputs_of
-from fedps.models.loss import check_loss, own_loss
+from fedps.models.loss import check_loss, logits_of, own_loss
 from fedps.models.ncf import NcfGmf, NcfMlp, NcfNeuMf
+from fedps.models.sequence import SASRec
+from fedps.models.towers import MF, TwoTower
 
-NETWORKS: Mapping[str, type[nn.Module]] = {"NCF_MLP": NcfMlp, "NCF_GMF": NcfGmf, "NCF_NeuMF": NcfNeuMf}
+NCF: Mapping[str, type[nn.Module]] = {"NCF_MLP": NcfMlp, "NCF_GMF": NcfGmf, "NCF_NeuMF": NcfNeuMf}
+NETWORKS: Mapping[str, type[nn.Module]] = {
+    "MF": MF, "TwoTower": TwoTower, "DeepFM": DeepFM, "DCNv2": DCNv2, "DIN": DIN, "SASRec": SASRec,
+}  # fmt: skip
 PURPOSE = zlib.crc32(b"fedps.models.build")  # sets this stream apart from others of the same seed
 SAMPLES = 64  # on which a network is tried for logits
 PROBABILITIES = {"Sigmoid", "Hardsigmoid", "LogSigmoid", "Softmax", "LogSoftmax"}  # as autograd names them
@@ -61,9 +68,14 @@ def build(job: Job) -> nn.Module:
     path = job.runner.model
     if path is None:
         hyper = job.hyper_parameters
+        ncf = NCF.get(hyper.mode)
         with _seeded(job.runner.seed):
-            model = NETWORKS[hyper.mode](hyper.num_users, hyper.num_items, hyper.mf_dim, hyper.fc_layers)
-        adapt(hyper.mode, model, job.inputs, classic=not job.features)
+            if ncf is not None:
+                model: nn.Module = ncf(hyper.num_users, hyper.num_items, hyper.mf_dim, hyper.fc_layers)
+            else:
+                inputs = {name: feature for name, feature in job.inputs.items() if feature.kind != "label"}
+                model = NETWORKS[hyper.mode](inputs, hyper, max(1, len(labels(job.inputs))))
+        adapt(hyper.mode, model, job.inputs, classic=not job.features and ncf is not None)
         return model
     network = _find(path, job.folder)
     arguments = _arguments(path, network, job)
@@ -78,7 +90,7 @@ def build(job: Job) -> nn.Module:
     _check_forward(path, model)
     if own_loss(model) is None:
         _check_logits(path, model, job)
-    check_loss(path, model)
+    _check_training(path, model, job)
     return model
 
 
@@ -112,8 +124,8 @@ def _arguments(path: str, network: type[nn.Module], job: Job) -> dict[str, objec
         JobError: one is missing, or the job has a key of its own that the class does not take.
     """
     hyper = job.hyper_parameters
-    own = dict(hyper.model_extra or {})
-    values = {n: getattr(hyper, n) for n in type(hyper).model_fields if n != "optimizer"} | own
+    own = {n: getattr(hyper, n) for n in OF_NETWORKS & hyper.model_fields_set} | (hyper.model_extra or {})
+    values = {n: getattr(hyper, n) for n in type(hyper).model_fields if n not in OF_NETWORKS | {"optimizer"}} | own
     takes = inspect.signature(network).parameters
     if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         return values
@@ -197,6 +209,55 @@ def _check_forward(path: str, model: nn.Module) -> None:
         due = "[B]" if tasks < 2 else f"[B, {tasks}], one for each label,"
         raise JobError(f"runner.model: {path}: {form} returns {what}; logits of shape {due} are due")
     model.train(training)
+
+
+def _check_training(path: str, model: nn.Module, job: Job) -> None:
+    """Call the network as training does, on two samples, and see whether its loss can take what it returns.
+
+    Raises:
+        JobError: it cannot, or a loss of the network's own is wrong.
+    """
+    loss, form, training = job.hyper_parameters.loss, _form(model), model.training
+    if own_loss(model) is None and not job.features and loss in ("bce", "bpr"):
+        return None  # it returns what it does in evaluation
+    try:
+        with _seeded(job.runner.seed):
+            output = model.train()(*example(model, 2))
+    except Exception as error:  # whatever the user's own code raises
+        raise JobError(f"runner.model: {path}: {form} fails in training: {type(error).__name__}: {error}") from error
+    finally:
+        model.train(training)
+    if own_loss(model) is not None:
+        return check_loss(path, model, output)
+    tasks = len(labels(features_of(model)))
+    if loss == "in_batch_softmax":
+        fits, due = (
+            _is_towers(output),
+            "rows of users and of items are, (float32[M, d], float32[M, d]) or with the items' ids",
+        )
+    else:
+        fits = isinstance(output, torch.Tensor) or (_is_towers(output) and len(output[0]) == 2)
+        fits = fits and logits_of(output).shape == ((2,) if tasks < 2 else (2, tasks))
+        due = "logits are, [B]" if tasks < 2 else f"logits are, [B, {tasks}]"
+    if not fits:
+        parts = output if isinstance(output, tuple) else (output,)
+        what = ", ".join(str(tuple(p.shape)) if isinstance(p, torch.Tensor) else type(p).__name__ for p in parts)
+        raise JobError(
+            f"runner.model: {path}: {form} returns {what} of two samples in training; with loss {loss} {due} due"
+        )
+    return None
+
+
+def _is_towers(output: Any) -> bool:
+    """Tell whether an output is rows of users and of items, perhaps with the items' ids."""
+    if (
+        not isinstance(output, tuple)
+        or len(output) not in (2, 3)
+        or not all(isinstance(p, torch.Tensor) for p in output)
+    ):
+        return False
+    queries, items, *ids = output
+    return queries.dim() == 2 and queries.shape == items.shape and all(p.shape == (len(items),) for p in ids)
 
 
 def _form(model: nn.Module) -> str:

@@ -78,7 +78,8 @@ def adapt(path: str, model: nn.Module, features: Mapping[str, Feature], classic:
     Args:
         path: names the network in errors.
         model: maps features to logits; changed in place. Of classic jobs it takes user and item, in this order or both in
-            a list; of others its arguments are named as features are, or it has one, a dict by name.
+            a list; of others its arguments are named as features are, or it has one, a dict by name (all features, or those
+            that its attribute `takes` names). Two rows a sample are its score by their product, in evaluation.
         features: all there are.
         classic: the job states no features.
 
@@ -87,8 +88,10 @@ def adapt(path: str, model: nn.Module, features: Mapping[str, Feature], classic:
     """
     forward: Callable[..., Any] = model.forward
     takes = [p for p in inspect.signature(forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
-    whole = len(takes) == 1 and takes[0].kind is not Parameter.VAR_POSITIONAL and takes[0].name not in features
-    there = [name for name, feature in features.items() if feature.kind != "label"]
+    open_ended = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    whole = len(takes) == 1 and takes[0].kind not in open_ended and takes[0].name not in features
+    wanted: Sequence[str] | None = getattr(model, "takes", None)
+    there = [n for n, f in features.items() if f.kind != "label" and (wanted is None or n in wanted)]
     names = there if classic or whole else _named(path, takes, there, features)
 
     def adapted(*inputs: Tensor) -> Any:
@@ -97,6 +100,8 @@ def adapt(path: str, model: nn.Module, features: Mapping[str, Feature], classic:
         else:
             by_name = dict(zip(names, inputs, strict=True))
             result = forward(by_name) if whole else forward(**by_name)
+        if isinstance(result, tuple) and not model.training:  # rows of two towers
+            result = (result[0] * result[1]).sum(-1)
         column = isinstance(result, Tensor) and result.shape == (len(inputs[0]), 1)
         return result.squeeze(1) if column else result
 

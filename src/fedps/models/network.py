@@ -66,9 +66,11 @@ class Network(msgspec.Struct, frozen=True):
         return {name: every[end - n : end] for (name, _), n, end in zip(self.dense, sizes, ends, strict=True)}
 
 
-def built_in(hyper: HyperParameters) -> Network:
-    """Describe a built-in network as `models.ncf` makes it, without making it: all but the dense parameters' start."""
-    parts = {"NCF_MLP": ("mlp",), "NCF_GMF": ("mf",), "NCF_NeuMF": ("mf", "mlp")}[hyper.mode]
+def built_in(hyper: HyperParameters) -> Network | None:
+    """Describe NCF as `models.ncf` makes it, without making it: all but the dense parameters' start; None for other modes."""
+    parts = {"NCF_MLP": ("mlp",), "NCF_GMF": ("mf",), "NCF_NeuMF": ("mf", "mlp")}.get(hyper.mode)
+    if parts is None:
+        return None
     widths = {"mlp": hyper.fc_layers[0] // 2, "mf": hyper.mf_dim}
     rows = {"user": hyper.num_users, "item": hyper.num_items}
     tables = [

@@ -8,6 +8,7 @@ and the private ones), so that pulling, pushing and optimizing them is one array
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -15,15 +16,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedps.config import Job
+from fedps.config.sections.features import labels
 from fedps.data.samples import ClientData, Order
 from fedps.errors import JobError
 from fedps.metrics import Histogram
 from fedps.models.inputs import features_of, inputs_of, look_up, pooling_of, tensors
-from fedps.models.loss import LOSSES, own_loss
+from fedps.models.loss import Frequencies, first_binary, predictions, training_loss
 from fedps.training.engine import Gradients, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import NO_BAGS, Bags, ClientId, Column, Keys, Samples, Slots, TableName, Values, taken
+from fedps.types import NO_BAGS, NO_KEYS, Bags, ClientId, Column, Keys, Samples, Slots, TableName, Values, ids_of, taken
 
 LEAST = 4096  # samples scored at once: smaller pieces are slow, and give the same scores
 
@@ -57,10 +60,11 @@ class CompactRows(nn.Module):
 
 
 class Backward(NamedTuple):
-    """One batch: loss, scores float32[B], each table's distinct slots and their gradients, flat gradients of each dense."""
+    """One batch: loss, scores float32[B] (`scored`: there are any), each table's slots and gradients, those of each dense."""
 
     loss: float
     scores: Values
+    scored: bool
     slots: dict[TableName, Slots]
     rows: dict[TableName, Values]
     dense: list[Values]
@@ -75,9 +79,7 @@ class Eager:
         data: what is trained on.
         tables: the learner's tables by name.
         dense: its dense parameters: shared, private, and those that stay as they are.
-        gpu: train on CUDA.
-        batch: samples scored at once, if that is enough to be fast.
-        loss: the built-in loss, if the network has none of its own.
+        job: its loss is made small, on CUDA or not; so many samples are scored at once, if that is enough to be fast.
 
     Raises:
         JobError: there is no CUDA device.
@@ -85,11 +87,12 @@ class Eager:
 
     def __init__(
         self, model: nn.Module, modules: Mapping[TableName, str], data: ClientData,
-        tables: Mapping[TableName, LocalTable], dense: Sequence[LocalDense], gpu: bool, batch: int, loss: str = "bce",
+        tables: Mapping[TableName, LocalTable], dense: Sequence[LocalDense], job: Job,
     ) -> None:  # fmt: skip
-        self._device = cuda() if gpu else torch.device("cpu")
-        self._model, self._data, self._tables, self._dense, self._batch = model, data, tables, dense, batch
-        self._loss, self._inputs = own_loss(model) or LOSSES[loss], inputs_of(model)
+        self._device = cuda() if job.runner.use_gpu else torch.device("cpu")
+        self._model, self._data, self._tables, self._dense = model, data, tables, dense
+        self._batch, self._labels = job.runner.infer_batch_size, labels(features_of(model))
+        self._loss, self._inputs = training_loss(model, job, partial(frequencies, model, data)), inputs_of(model)
         self._compact = {name: compact_rows(model, modules[name], table.features) for name, table in tables.items()}
         for name, compact in self._compact.items():
             model.set_submodule(modules[name], compact)
@@ -113,7 +116,7 @@ class Eager:
             scores.append(step.scores)
             if not math.isfinite(step.loss):
                 break
-            histogram.add(step.scores, self._data.train.label[samples[start : start + size]])
+            self._count(histogram, step, samples[start : start + size])
             for name, table in self._tables.items():
                 if table.optimizes:
                     table.train(step.slots[name], step.rows[name])
@@ -121,6 +124,18 @@ class Eager:
                 if flat.optimizes and flat.places:
                     flat.train(gradient)
         return Steps(np.array(losses), np.concatenate(scores), histogram)
+
+    def _count(self, histogram: Histogram, step: Backward, samples: Order) -> None:
+        """Count the scores of a batch in, of the label that they are of, where it is known and has two classes."""
+        column, binary = first_binary(self._labels)
+        if not (binary and step.scored):
+            return
+        label = self._data.train.label[samples]
+        if label.ndim == 1:
+            histogram.add(step.scores, label)
+        else:
+            known = ~np.isnan(label[:, column])
+            histogram.add(step.scores[known], label[known, column])
 
     def _set_rate(self, share: float) -> None:
         for table in self._tables.values():
@@ -163,15 +178,16 @@ class Eager:
         inputs, leaves = self._load(batch, rows, {n: places[table.features] for n, table in self._tables.items()})
         for leaf in leaves:
             leaf.requires_grad_()
-        logits = self._model(*inputs)
-        loss = self._loss(logits, torch.from_numpy(batch.label).to(self._device))
+        output, label = self._model(*inputs), torch.from_numpy(batch.label).to(self._device)
+        loss, scores = self._loss(output, label), predictions(output, label, self._labels)
         shared, private, _ = self._weights
         wanted = [*leaves, *shared, *private]
         gradients = torch.autograd.grad(loss, wanted, materialize_grads=True)  # zeros for what the loss does not use
         ends = len(leaves), len(leaves) + len(shared)
         return Backward(
             float(loss.detach()),
-            torch.sigmoid(logits.detach()).cpu().numpy(),
+            np.full(len(samples), np.nan, np.float32) if scores is None else scores.cpu().numpy(),
+            scores is not None,
             slots,
             {name: g.cpu().numpy() for name, g in zip(self._compact, gradients[: ends[0]], strict=True)},
             [_flat(gradients[ends[0] : ends[1]]), _flat(gradients[ends[1] :])],
@@ -213,6 +229,19 @@ class Eager:
                 for tensor, view in _views(tensors_, flat.values):
                     tensor.data.copy_(view)
         return inputs, [compact.rows for compact in self._compact.values()]
+
+
+def frequencies(model: nn.Module, data: ClientData) -> Frequencies:
+    """Count how often each id is the item of a training sample, or stands in whatever else the network takes items from.
+
+    A network says so by its attribute `candidates`, names of features of one space; others take `item`.
+    """
+    found = [feature for feature in getattr(model, "candidates", ("item",)) if feature in data.slots]
+    if not found:
+        return NO_KEYS, np.empty(0, np.int64)
+    keys = data.keys[features_of(model)[found[0]].table or found[0]]
+    slots = np.concatenate([ids_of(data.slots[feature]) for feature in found])
+    return keys, np.bincount(slots, minlength=len(keys))
 
 
 def compact_rows(model: nn.Module, module: str, features: Sequence[str]) -> CompactRows:

@@ -20,7 +20,7 @@ class Steps(NamedTuple):
 
     Attributes:
         losses: float64[K], each batch's mean.
-        scores: float32[n], every sample's, a probability.
+        scores: float32[n], every sample's: a probability, of a real label a number; NaN where the loss compares no samples.
         histogram: how the scores are spread.
     """
 

@@ -103,11 +103,7 @@ class Learner:
             from fedps.training.eager import Eager  # noqa: PLC0415  (imports torch)
 
         modules = {e.spec.name: e.module for e in self.parameters.embeddings}
-        runner, loss = self._job.runner, self._job.hyper_parameters.loss
-        return Eager(
-            build(self._job), modules, data, self.tables, self._flats,
-            gpu=runner.use_gpu, batch=runner.infer_batch_size, loss=loss,
-        )  # fmt: skip
+        return Eager(build(self._job), modules, data, self.tables, self._flats, self._job)
 
     @property
     def _flats(self) -> tuple[LocalDense, LocalDense, LocalDense]:

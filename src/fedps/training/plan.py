@@ -68,13 +68,13 @@ def make_plan(job: Job) -> Plan:
 
 
 def look_at(job: Job) -> Checked:
-    """Say where a job's parameters would live, without compiling anything; only a network of one's own needs torch.
+    """Say where a job's parameters would live, without compiling anything; for NCF this needs no torch.
 
     Raises:
         JobError: the network cannot be built, or does not fit the job.
     """
-    if job.runner.model is None:
-        return described(Plan(built_in(job.hyper_parameters)), job)
+    if job.runner.model is None and (known := built_in(job.hyper_parameters)) is not None:
+        return described(Plan(known), job)
     with needing_torch():
         from fedps.models.build import build  # noqa: PLC0415  (imports torch)
         from fedps.models.describe import describe  # noqa: PLC0415  (imports torch)
@@ -133,9 +133,8 @@ def _wanted(job: Job) -> bool:
 
 def _file(job: Job) -> str:
     """Return the name of a built-in network's plan: a digest of all that it follows from."""
-    hyper = job.hyper_parameters
-    sizes = (hyper.mode, hyper.num_users, hyper.num_items, hyper.mf_dim, hyper.fc_layers)
-    facts = (sizes, hyper.loss, job.runner.seed, made_by(), compiler.FLAGS, compiler.machine())
+    sizes = job.hyper_parameters.model_dump(exclude={"optimizer"}), [(n, f.model_dump()) for n, f in job.inputs.items()]
+    facts = (sizes, job.group, job.runner.seed, made_by(), compiler.FLAGS, compiler.machine())
     return f"plan-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.bin"
 
 

@@ -50,6 +50,8 @@ def plan_network(job: Job) -> Plan:
             raise NotLoweredError("the network has a loss of its own")
         if len(named := labels(job.inputs)) != 1 or any(label.of == "real" for label in named.values()):
             raise NotLoweredError("it learns other labels than one of 0 and 1")
+        if (loss := job.hyper_parameters.loss) not in ("bce", "bpr"):
+            raise NotLoweredError(f"loss {loss} has no operation yet")
         tables = {e.name: e.shape[1] for e in network.embeddings}
         sizes = {name: math.prod(shape) for name, shape in network.dense}
         library = compiled(write(lower(model, tables, sizes)), notes)

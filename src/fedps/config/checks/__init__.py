@@ -31,6 +31,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("features",), features.tables),
     (("features", "hyper_parameters.mode", "runner.model"), features.inputs),
     (("features", "runner.metrics"), features.measured),
+    (("features", "hyper_parameters.loss"), features.learned),
     (("runner.train_reader_path", "runner.infer_reader_path"), data.readers),
     (("runner.warmup_model_path",), data.warm_start),
     (("runner.dump_fields_path",), data.dumps),
@@ -60,7 +61,9 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("hyper_parameters.fc_layers", "hyper_parameters.mode", "runner.model"), training.layers),
     (("hyper_parameters", "runner.model"), training.unknown),
     (("hyper_parameters", "runner.model"), training.rows),
-    (("hyper_parameters.loss", "runner.train_batch_size"), training.pairs),
+    (("hyper_parameters.loss", "runner.train_batch_size", "runner.negatives"), training.groups),
+    (("hyper_parameters.loss", "hyper_parameters.mode", "runner.model", "runner.negatives"), training.softmax),
+    (("hyper_parameters.num_heads", "hyper_parameters.embedding_dim", "hyper_parameters.mode"), training.heads),
     (("hyper_parameters.optimizer.proximal", "runner.sync_mode"), training.proximal),
     (("server_optimizer.class", "runner.sync_mode", "runner.geo_merge"), training.server_optimizer),
     (

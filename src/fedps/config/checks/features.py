@@ -1,7 +1,7 @@
 """Checks of features: their kinds, id spaces and sides."""
 
 from fedps.config.job import Job
-from fedps.config.sections.features import OPEN, Feature, of_user
+from fedps.config.sections.features import OPEN, Feature, labels, of_item, of_user, sequences
 from fedps.figures import OF_REAL, Metric, read_metric
 
 FITS = {  # key → the kinds that have it
@@ -47,18 +47,84 @@ def tables(job: Job) -> list[str]:
                 f"{key}{private} is of the user's side, whose tables are private, and {public} is not; give both"
                 " side: user, or neither (the table is shared then; the samples stay here all the same)"
             )
+    pooled: dict[str, str] = {}
+    for name, feature in job.features.items():
+        space = feature.table or name
+        first = pooled.setdefault(space, name) if feature.kind == "ids" else name
+        if feature.pooling != (due := job.features[first].pooling):
+            mistakes.append(
+                f"features.{name}.pooling: {feature.pooling or 'none'}: {first}, which looks up the same table, has"
+                f" {due or 'none'}: give both the same, or each rows of its own"
+            )
     return mistakes
 
 
 def inputs(job: Job) -> list[str]:
-    """Say what the built-in pair networks miss."""
-    if not job.features or job.runner.model is not None or not job.hyper_parameters.mode.startswith("NCF"):
+    """Say what the built-in network misses, and what it cannot take."""
+    mode, features = job.hyper_parameters.mode, job.inputs
+    if job.runner.model is not None:
         return []
-    missing = [n for n in ("user", "item") if n not in job.features or job.features[n].kind != "id"]
-    return [
-        f"features.{name}: is missing: hyper_parameters.mode {job.hyper_parameters.mode} takes a user and an item, of kind id"
-        for name in missing
+    pair = mode == "MF" or mode.startswith("NCF")
+    due = ("user", "item") if pair else ("item",) if mode in ("TwoTower", "SASRec") else ()
+    what = "a user and an item" if pair else "an item"
+    mistakes = [
+        f"features.{name}: is missing: hyper_parameters.mode {mode} takes {what}, of kind id"
+        for name in due
+        if name not in features or features[name].kind != "id"
     ]
+    takes, found = list(due), sequences(features)
+    if mode in ("DIN", "SASRec"):
+        takes += [name for name in found if mode == "DIN" or features[name].table == "item"]
+        mistakes += _sequences(mode, [name for name in takes if name not in due])
+    if pair or mode == "SASRec":
+        mistakes += [
+            f"features.{name}: hyper_parameters.mode {mode} takes {', '.join(takes)} alone: leave the feature out, or choose a"
+            " mode that takes any, e.g. DeepFM"
+            for name, feature in features.items()
+            if name not in takes and feature.kind != "label" and not feature.optional
+        ]
+    if mode in ("MF", "TwoTower", "SASRec") and len(several := labels(features)) > 1:
+        mistakes.append(
+            f"features: hyper_parameters.mode {mode} learns one label; there are {', '.join(several)}: leave out all but one, or"
+            " choose DeepFM, DCNv2 or DIN"
+        )
+    if mode == "TwoTower" and not any(f.kind != "label" and not of_item(n, f) for n, f in features.items()):
+        mistakes.append(
+            "features: all are of the item's side: hyper_parameters.mode TwoTower needs some of the user, e.g. user"
+        )
+    return mistakes
+
+
+def _sequences(mode: str, found: list[str]) -> list[str]:
+    """Say that a network of sequences has none, or too many."""
+    if not found:
+        whose = "table: item" if mode == "SASRec" else "table: the feature that it is compared with, e.g. item"
+        return [
+            f"features: hyper_parameters.mode {mode} needs a sequence: of kind ids, without pooling, {whose};"
+            " e.g. history: {kind: ids, table: item, max: 50}"
+        ]
+    if mode == "SASRec" and len(found) > 1:
+        return [
+            f"features: hyper_parameters.mode SASRec takes one sequence of items; leave out all of {', '.join(found)} but one"
+        ]
+    return []
+
+
+def learned(job: Job) -> list[str]:
+    """Say what the loss cannot make of the labels."""
+    loss, every = job.hyper_parameters.loss, labels(job.inputs)
+    real = [name for name, label in every.items() if label.of == "real"]
+    key = f"hyper_parameters.loss: {loss}: "
+    if loss == "mse" and len(real) < len(every):
+        binary = next(name for name in every if name not in real)
+        return [
+            f"{key}features.{binary} is binary: use bce, which takes the squared error of real labels, or set its of: real"
+        ]
+    if loss == "bce" and real and len(real) == len(every):
+        return [f"{key}features.{real[0]} is real: use mse, or set its of: binary"]
+    if loss not in ("bce", "mse") and (real or len(every) > 1):
+        return [f"{key}takes one binary label; there are {', '.join(every)}: use bce or mse, or leave the others out"]
+    return []
 
 
 def measured(job: Job) -> list[str]:

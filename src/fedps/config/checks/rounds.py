@@ -43,10 +43,14 @@ def unfit(
     rate = job.hyper_parameters.optimizer.learning_rate
     if learning_rate is not None and learning_rate > MAX_SHARE * rate:
         return f"learning_rate {learning_rate:g}: is more than {MAX_SHARE:g} times the job's, {rate:g}: raise that one"
-    if batch_size is not None and batch_size % 2 and job.hyper_parameters.loss == "bpr":
-        return (
-            f"batch_size {batch_size}: with loss bpr a batch is pairs of samples: make it even, e.g. {batch_size + 1}"
+    if batch_size is not None and batch_size % job.group:
+        loss, fits = job.hyper_parameters.loss, -(-int(batch_size) // job.group) * job.group
+        made = (
+            "pairs of samples: make it even"
+            if loss == "bpr"
+            else f"groups of samples: make it a multiple of {job.group}"
         )
+        return f"batch_size {batch_size}: with loss {loss} a batch is {made}, e.g. {fits}"
     if geo_step is not None and (mode := job.runner.sync_mode) != "geo":
         return f"geo_step {geo_step}: {mode} has no windows of so many batches: leave it out, or use sync_mode geo"
     return None
@@ -184,9 +188,10 @@ def distillation(job: Job) -> list[str]:
         mistakes.append(
             f"{subject}simulated devices do not count what is trained and sent for it: leave it or simulation.traces out"
         )
-    if job.hyper_parameters.loss == "bpr":
+    if (loss := job.hyper_parameters.loss) != "bce":
+        how = "pairs" if loss == "bpr" else "items" if "softmax" in loss else "numbers"
         mistakes.append(
-            "hyper_parameters.loss: bpr: compares pairs, and knows no soft targets; use bce with distillation.public_data"
+            f"hyper_parameters.loss: {loss}: compares {how}, and knows no soft targets; use bce with distillation.public_data"
         )
     return mistakes
 

@@ -7,6 +7,7 @@ from fedps.config.classes import is_class_path
 from fedps.config.job import Job
 from fedps.config.mistakes import nearest, shown
 from fedps.config.sections.runner import MERGED
+from fedps.config.sections.training import TOWERS, USED_BY
 
 FEWER_IDS = "number ids from 0 when the data is prepared, or hash them to fewer, e.g. id % 1000000"
 
@@ -31,7 +32,7 @@ def places(job: Job) -> list[str]:
 def layers(job: Job) -> list[str]:
     """Say that the MLP's input cannot be halved between user and item."""
     hyper = job.hyper_parameters
-    if job.runner.model is not None or hyper.mode == "NCF_GMF" or hyper.fc_layers[0] % 2 == 0:
+    if job.runner.model is not None or hyper.mode not in USED_BY["fc_layers"] or hyper.fc_layers[0] % 2 == 0:
         return []
     return [
         f"hyper_parameters.fc_layers: {shown(list(hyper.fc_layers))}: the first size is user row + item row, equally"
@@ -44,12 +45,18 @@ def rows(job: Job) -> list[str]:
     hyper, memory = job.hyper_parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if job.runner.model is not None:  # it may have another use for these numbers
         return []
-    width = {"NCF_MLP": hyper.fc_layers[0] // 2, "NCF_GMF": hyper.mf_dim}.get(hyper.mode, hyper.mf_dim)
+    if hyper.mode in USED_BY["embedding_dim"]:
+        width = hyper.embedding_dim
+        counts = {f"features.{name}.rows": feature.rows for name, feature in job.features.items()}
+    else:
+        width = hyper.fc_layers[0] // 2 if hyper.mode == "NCF_MLP" else hyper.mf_dim
+        counts = {}
+    sizes = {f"hyper_parameters.{key}": getattr(hyper, key) for key in ("num_users", "num_items")}
     return [
-        f"hyper_parameters.{key}: {count}: each id has a row, and {count} rows of {width} floats take"
+        f"{key}: {count}: each id has a row, and {count} rows of {width} floats take"
         f" {4 * width * count / 2**30:,.0f} GiB of this machine's {memory / 2**30:,.0f}: {FEWER_IDS}"
-        for key in ("num_users", "num_items")
-        if 4 * width * (count := getattr(hyper, key)) > memory
+        for key, count in (counts or sizes).items()
+        if isinstance(count, int) and 4 * width * count > memory
     ]
 
 
@@ -65,14 +72,46 @@ def unknown(job: Job) -> list[str]:
     ]
 
 
-def pairs(job: Job) -> list[str]:
-    """Say that a batch cannot be pairs."""
-    size = job.runner.train_batch_size
-    if job.hyper_parameters.loss != "bpr" or size % 2 == 0:
+def groups(job: Job) -> list[str]:
+    """Say that a batch cannot be made of whole groups of samples."""
+    size, group, loss = job.runner.train_batch_size, job.group, job.hyper_parameters.loss
+    if size % group == 0:
         return []
-    return [
-        f"runner.train_batch_size: {size}: with loss bpr a batch is pairs of samples: make it even, e.g. {size + 1}"
-    ]
+    made = (
+        "pairs of samples: make it even"
+        if loss == "bpr"
+        else f"a positive and its negatives: make it a multiple of {group}"
+    )
+    return [f"runner.train_batch_size: {size}: with loss {loss} a batch is {made}, e.g. {-(-size // group) * group}"]
+
+
+def softmax(job: Job) -> list[str]:
+    """Say that a softmax over items has no items, or gets them twice."""
+    loss, negatives, mode = job.hyper_parameters.loss, job.runner.negatives, job.hyper_parameters.mode
+    mistakes = []
+    if loss == "sampled_softmax" and not negatives:
+        mistakes.append(
+            "runner.negatives: is missing: loss sampled_softmax tells a positive from so many drawn items; e.g. 100"
+        )
+    if loss == "in_batch_softmax" and negatives:
+        mistakes.append(
+            f"runner.negatives: {negatives}: loss in_batch_softmax takes the other items of a batch for negatives: leave it out,"
+            " or use sampled_softmax"
+        )
+    if loss == "in_batch_softmax" and job.runner.model is None and mode not in TOWERS:
+        mistakes.append(
+            f"hyper_parameters.loss: in_batch_softmax: mode {mode} scores a pair as a whole: use {' or '.join(TOWERS)}, or a"
+            " network of your own that returns rows of users and of items"
+        )
+    return mistakes
+
+
+def heads(job: Job) -> list[str]:
+    """Say that heads of attention cannot share an embedding."""
+    hyper = job.hyper_parameters
+    if job.runner.model is not None or hyper.mode != "SASRec" or hyper.embedding_dim % hyper.num_heads == 0:
+        return []
+    return [f"hyper_parameters.num_heads: {hyper.num_heads}: must divide embedding_dim, which is {hyper.embedding_dim}"]
 
 
 def proximal(job: Job) -> list[str]:

@@ -68,6 +68,18 @@ def of_user(name: str, feature: Feature) -> bool:
     return feature.side == "user" or (name == "user" and feature.side is None)
 
 
+def of_item(name: str, feature: Feature) -> bool:
+    """Tell whether a feature describes the item, or is the item; all others describe the user, or what the two meet in."""
+    return feature.side == "item" or (name == "item" and feature.side is None)
+
+
+def sequences(features: Mapping[str, Feature]) -> dict[str, str]:
+    """Return each sequence of ids that shares the table of a feature of one id, with that feature."""
+    of_items = {name for name, feature in features.items() if feature.kind == "id"}
+    plain = {n: f.table for n, f in features.items() if f.kind == "ids" and f.pooling is None}
+    return {name: table for name, table in plain.items() if table is not None and table in of_items}
+
+
 def labels(features: Mapping[str, Feature]) -> dict[str, Feature]:
     """Return what is to be learned."""
     return {name: feature for name, feature in features.items() if feature.kind == "label"}

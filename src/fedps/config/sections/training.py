@@ -13,6 +13,25 @@ from fedps.types import MOST_BOUNDS, Bounds
 OptimizerName = Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"]  # of `types.RuleName`
 ADAMS: tuple[OptimizerName, ...] = ("adam", "lazy_adam", "shared_adam")
 Epsilon = Annotated[Positive, Field(lt=1)]
+Mode = Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF", "MF", "TwoTower", "DeepFM", "DCNv2", "DIN", "SASRec"]
+LossName = Literal["bce", "mse", "bpr", "in_batch_softmax", "sampled_softmax"]
+DEEP: tuple[Mode, ...] = ("TwoTower", "DeepFM", "DCNv2", "DIN")  # those with layers of `hidden_units`
+TOWERS: tuple[Mode, ...] = ("TwoTower", "SASRec")  # those that can learn by in_batch_softmax
+USED_BY: dict[str, tuple[Mode, ...]] = {  # keys that some built-in networks alone have
+    "mf_dim": ("NCF_GMF", "NCF_NeuMF"),
+    "fc_layers": ("NCF_MLP", "NCF_NeuMF"),
+    "embedding_dim": ("MF", *DEEP, "SASRec"),
+    "hidden_units": DEEP,
+    "dropout": (*DEEP, "SASRec"),
+    "num_cross_layers": ("DCNv2",),
+    "low_rank": ("DCNv2",),
+    "attention_hidden_units": ("DIN",),
+    "num_heads": ("SASRec",),
+    "num_blocks": ("SASRec",),
+    "train_positions": ("SASRec",),
+    "temperature": ("TwoTower",),
+}
+OF_NETWORKS = frozenset(USED_BY) - {"mf_dim", "fc_layers"}  # a network of one's own gets those that the job gives it
 
 
 class Optimizer(Section):
@@ -100,14 +119,31 @@ class HyperParameters(Section):
         6040, description="user ids run from 0 to this, exclusive; left out: as manifest.json beside the data says"
     )
     num_items: Count = Field(3706, description="item ids run from 0 to this, exclusive; left out: as num_users")
-    mf_dim: Count = Field(8, description="size of a user's or item's embedding in matrix factorization")
-    mode: Annotated[Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF"], BeforeValidator(word)] = Field(
-        "NCF_MLP", description="the built-in network"
+    mf_dim: Count = Field(8, description="NCF: size of a user's or item's embedding in matrix factorization")
+    mode: Annotated[Mode, BeforeValidator(word)] = Field("NCF_MLP", description="the built-in network")
+    fc_layers: tuple[Count, ...] = Field(
+        (64, 32, 16, 8), min_length=2, description="NCF: sizes of the MLP, input first"
     )
-    fc_layers: tuple[Count, ...] = Field((64, 32, 16, 8), min_length=2, description="sizes of the MLP, input first")
-    loss: Annotated[Literal["bce", "bpr"], BeforeValidator(word)] = Field(
-        "bce", description="cross-entropy of each sample, or of pairs: a positive above a negative of its user"
+    loss: Annotated[LossName, BeforeValidator(word)] = Field(
+        "bce",
+        description="cross-entropy or squared error of each sample (left out: as its labels are), a positive above a negative of"
+        " its user, or the right item among those of the batch, or among runner.negatives drawn ones",
     )
+    embedding_dim: Count = Field(16, description="size of every embedding")
+    hidden_units: tuple[Count, ...] = Field((64, 32), min_length=1, description="sizes of the MLP, without its input")
+    dropout: Share = Field(0.0, description="share of values that training leaves out after each layer")
+    num_cross_layers: Count = Field(3, description="DCNv2: how many cross layers")
+    low_rank: Count | None = Field(None, description="DCNv2: rank of a cross layer's weights; left out: full")
+    attention_hidden_units: tuple[Count, ...] = Field(
+        (64,), min_length=1, description="DIN: sizes of the attention's MLP"
+    )
+    num_heads: Count = Field(1, description="SASRec: heads of attention; they share embedding_dim evenly")
+    num_blocks: Count = Field(2, description="SASRec: how many blocks of attention")
+    train_positions: Annotated[Literal["all", "last"], BeforeValidator(word)] = Field(
+        "all",
+        description="SASRec with in_batch_softmax: learn what follows each item of a sequence, or the whole of it alone",
+    )
+    temperature: Positive = Field(0.05, description="TwoTower: what the cosine of user and item is divided by")
 
 
 class ServerOptimizer(Section):

@@ -4,6 +4,8 @@ from math import inf
 from statistics import median
 
 from fedps.config import Job
+from fedps.config.sections.features import of_user, spaces
+from fedps.config.sections.training import USED_BY
 from fedps.coordinator.selectors.selector import Answer, ClientSelectorBase
 from fedps.types import ClientId, ClientInfo
 
@@ -68,9 +70,26 @@ def upload_bytes(job: Job) -> float:
         return job.selector.upload_mib * MIB
     if runner.model is not None:
         return 0.0
+    if hyper.mode in USED_BY["embedding_dim"]:
+        return _upload_of_features(job)
     widths = {"mlp": hyper.fc_layers[0] // 2, "mf": hyper.mf_dim}
     used = {"NCF_MLP": ("mlp",), "NCF_GMF": ("mf",), "NCF_NeuMF": ("mlp", "mf")}[hyper.mode]
     rows = {"user": hyper.num_users, "item": hyper.num_items}
     private = [f"{part}_user.weight" for part in used] if runner.users_stay else runner.local_sparse or ()
     shared = [(part, of) for part in used for of in rows if f"{part}_{of}.weight" not in private]
     return float(sum(rows[of] * widths[part] * FLOAT for part, of in shared))
+
+
+def _upload_of_features(job: Job) -> float:
+    """Return what all rows of the shared tables of features take; those of an open space are not known before they come."""
+    hyper, runner = job.hyper_parameters, job.runner
+    widths = {"embedding": hyper.embedding_dim}
+    widths |= {"DeepFM": {"linear": 1}, "MF": {"bias": 1}}.get(hyper.mode, {})
+    total = 0
+    for space in dict.fromkeys(spaces(job.inputs).values()):
+        feature = job.inputs[space]
+        rows = feature.rows if isinstance(feature.rows, int) else 0
+        stays = runner.users_stay and of_user(space, feature)
+        names = {part: f"{part}_{space}.weight" for part in widths}
+        total += sum(rows * widths[p] for p, n in names.items() if not stays and n not in (runner.local_sparse or ()))
+    return float(total * FLOAT)

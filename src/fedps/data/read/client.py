@@ -59,6 +59,7 @@ def read_client(
     return ClientData(
         train.samples, test.samples if test else None, client, runner.seed, runner.shuffle, negatives,
         hyper.num_items, pairs=hyper.loss == "bpr", public=public, catalogue=job.ranks_all, spaces=spaces(job.inputs),
+        grouped=hyper.loss == "sampled_softmax",
     )  # fmt: skip
 
 
@@ -165,7 +166,8 @@ def _negatives(job: Job, samples: Samples) -> tuple[int | None, str]:
         raise JobError(f"runner.negatives: {each}: {of_item}; leave the key out, and bring negatives in the data")
     if label.ndim > 1 or next(iter(labels(job.inputs).values())).of == "real":
         return None, ""
-    if each or not len(label) or (label.any() and not label.all()):
+    alone = job.hyper_parameters.loss == "in_batch_softmax"  # which needs none
+    if each or alone or not len(label) or (label.any() and not label.all()):
         return each or None, ""
     if not label.any():
         return None, "runner.train_data_dir: holds negatives (label 0) alone: nothing can be learned of what users like"
