@@ -14,7 +14,7 @@ from fedps.training.learner import Learner
 from fedps.training.parameters import read_parameters
 from fedps.training.plan import make_plan
 from fedps.training.rules import table_rule
-from fedps.types import ClientId, Rule
+from fedps.types import Bounds, ClientId, Rule
 from tests.conftest import MakeJob
 
 
@@ -91,3 +91,31 @@ def test_parameters_of_a_table_that_is_none(name: str, said: str, make_job: Make
         read_parameters(
             describe(build(job)), job_with_tables(make_job, "geo", {"embedding_1.w_0": {}, "mlp_item.weight": {}})
         )
+
+
+def test_a_tables_bounds_are_kept_by_the_servers(make_job: MakeJob) -> None:
+    bounds = {"admit_after": 3, "expire_after": 2, "max_rows": 50}
+    for mode in ("sync", "geo"):
+        specs = {
+            s.name: s for s in learner_of(job_with_tables(make_job, mode, {"mlp_item.weight": bounds})).server_specs(0)
+        }
+        assert specs["mlp_item.weight"].bounds == Bounds(3, 2, 50)
+        assert specs["predict.bias"].bounds == Bounds()
+
+
+def test_private_rows_have_no_bounds(make_job: MakeJob) -> None:
+    job = job_with_tables(make_job, "geo", {"embedding_0.w_0": {"max_rows": 50}})
+    with pytest.raises(
+        JobError,
+        match=r"^table_parameters.embedding_0.w_0: admit_after, expire_after, max_rows bound rows that servers train, and"
+        " mlp_user.weight is private or frozen; leave them out",
+    ):
+        read_parameters(describe(build(job)), job)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("admit_after", 0), ("admit_after", 256), ("expire_after", 251), ("max_rows", -1)]
+)
+def test_bounds_out_of_range_are_mistakes(key: str, value: int) -> None:
+    with pytest.raises(ValueError, match=key):
+        TableParameters.model_validate({key: value})
