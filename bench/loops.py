@@ -33,7 +33,7 @@ def make_loop(form: str, job: Job, data: ClientData, samples: int, rate: float =
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     model, size = build(job), job.runner.train_batch_size
-    optimizers = _optimizers(form, model, rate)
+    every = optimizers(form, model, rate)
     order = data.order(0)[:samples]
     user, item = (torch.from_numpy(column[order]).long() for column in (data.train.user, data.train.item))
     label = torch.from_numpy(data.train.label[order])
@@ -41,17 +41,18 @@ def make_loop(form: str, job: Job, data: ClientData, samples: int, rate: float =
     def train() -> None:
         for at in range(0, len(order), size):
             batch = slice(at, at + size)
-            for optimizer in optimizers:
+            for optimizer in every:
                 optimizer.zero_grad(set_to_none=True)
             loss = nn.functional.binary_cross_entropy_with_logits(model(user[batch], item[batch]), label[batch])
             loss.backward()  # type: ignore[no-untyped-call]
-            for optimizer in optimizers:
+            for optimizer in every:
                 optimizer.step()
 
     return train
 
 
-def _optimizers(form: str, model: Any, rate: float) -> list[Any]:
+def optimizers(form: str, model: Any, rate: float) -> list[Any]:
+    """Return a loop's optimizers: Adam, of `sparse` SparseAdam for tables and fused Adam for the rest."""
     import torch  # noqa: PLC0415
 
     if form != "sparse":

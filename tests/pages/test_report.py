@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedps.events.ledger import Ledger
-from fedps.pages.report import facts, plot, write_report
+from fedps.pages.report import _of_tables, facts, plot, write_report
 from tests.conftest import MakeJob
 
 HOSTILE = '<script>alert("x")</script>'
@@ -31,6 +31,13 @@ def test_a_plot_is_well_formed_and_lies_within_its_frame() -> None:
             assert 0 <= y <= height
     assert len(list(root.iter("polyline"))) == 2, "a line without points is left out"
     assert HOSTILE in [t.text for t in root.iter("text")], "shown as text, not run"
+
+
+def test_many_tables_are_told_by_what_they_have_together() -> None:
+    counts = {"rows": 3, "made": 3, "admitted": 0, "waiting": 0, "expired": 0, "evicted": 0, "bytes": 1 << 20}
+    few, many = ({f"t{k}": counts for k in range(number)} for number in (2, 30))
+    assert _of_tables(few) == "t0: 3 rows, 1.0 MiB (3 made); t1: 3 rows, 1.0 MiB (3 made)"
+    assert _of_tables(many) == "30, with 90 rows, 30.0 MiB (90 made) together; each stands in summary.json"
 
 
 @pytest.mark.parametrize("lines", [{}, {"a": []}])

@@ -86,7 +86,9 @@ class DeepFM(Tables):
             self.add_tables(prefix, dim, features)
             for name, feature in features.items():
                 if not feature.has_ids:
-                    self.add_module(f"{prefix}_{name}", nn.Linear(feature.dim, dim, bias=False))
+                    vector = nn.Linear(feature.dim, dim, bias=False)
+                    nn.init.normal_(vector.weight, ROW_START.a, ROW_START.b)
+                    self.add_module(f"{prefix}_{name}", vector)
         self.mlp = layers(len(features) * hyper.embedding_dim, hyper, tasks)
 
     def forward(self, **columns: Tensor) -> Tensor:

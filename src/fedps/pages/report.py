@@ -15,6 +15,7 @@ Record = Mapping[str, Any]
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 560, 260, 56, 24, 28  # of a plot, pixels
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa8822", "#66ccee", "#aa3377", "#888888", "#0099aa", "#cc6600", "#7755cc")
 LAST = ("auc", "loss", "train_auc")  # figures that people read after the others
+NAMED_TABLES = 8  # as many are told apart in a few words
 MOST_CLIENTS = 500  # that have a line in the report
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
@@ -77,7 +78,7 @@ def facts(summary: Record) -> dict[str, str]:
     if memory is not None:
         words["memory"] = f"{memory:,.0f} MiB in all (summed PSS)"
     if tables := summary.get("tables"):
-        words["tables"] = "; ".join(f"{name}: {_of_table(rows)}" for name, rows in tables.items())
+        words["tables"] = _of_tables(tables)
     if reason := summary["engine"]["reason"]:
         words["training steps"] = f"by torch, not compiled: {reason}"
     if timed := _timed(summary["rounds"]):
@@ -97,6 +98,15 @@ def in_words(figures: Record, without: Collection[str] = ()) -> dict[str, str]:
             note = f" ({left_out} users of one class left out)" if left_out else ""
             said[metric.title] = f"{figures[metric.name]:.4f}{note}"
     return said
+
+
+def _of_tables(tables: Mapping[str, Mapping[str, int]]) -> str:
+    """Return what servers say of their tables' rows, in words; of many tables what they have together."""
+    if len(tables) <= NAMED_TABLES:
+        return "; ".join(f"{name}: {_of_table(counts)}" for name, counts in tables.items())
+    counts = list(tables.values())
+    together = {key: sum(each[key] for each in counts) for key in counts[0]}
+    return f"{len(tables)}, with {_of_table(together)} together; each stands in summary.json"
 
 
 def _of_table(counts: Mapping[str, int]) -> str:

@@ -79,7 +79,7 @@ class Limits:
     total_bytes: int = 4 << 30
     waiting: int = 4096
     tables: int = 1024
-    reserved_bytes: int = 1 << 40
+    reserved_bytes: int = 1 << 45
 
 
 class Header(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
