@@ -1,5 +1,6 @@
 """What all roles of a run must agree on, and what each machine may have its own way."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,44 @@ def test_a_saved_job_agrees_with_itself(tmp_path: Path) -> None:
 def test_every_key_with_a_rule_of_its_own_is_a_key() -> None:
     leaves = {key for key, field in fields() if not section(field)}
     assert leaves >= LOCAL | set(PLACES)
+
+
+FEATURES: dict[str, dict[str, object]] = {
+    "user": {"kind": "id", "rows": "open", "side": "user"},
+    "age": {"kind": "number"},
+    "label": {"kind": "label"},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"age": {"kind": "number", "dim": 2}}, "features.age: "),
+        ({"user": {"kind": "id", "rows": 9, "side": "user"}}, "features.user: "),
+        ({"more": {"kind": "number"}}, "features.more: nothing here, "),
+        ({"label": {"kind": "label", "of": "real"}}, "features.label: "),
+        ({"age": {"kind": "number", "column": "years"}, "user": FEATURES["user"] | {"column": "who"}}, None),
+    ],
+)
+def test_clients_whose_features_differ_are_told_which(
+    change: dict[str, object], said: str | None, tmp_path: Path
+) -> None:
+    tree = {"runner": {"train_data_dir": "data", "model": "net.Net"}, "features": FEATURES}
+    ours, theirs = (
+        shared_part(load(tmp_path / name, tree | {"features": features}))
+        for name, features in (("ours", FEATURES), ("theirs", FEATURES | change))
+    )
+    found = first_difference(ours, theirs)
+    assert found is None if said is None else found is not None and found.startswith(said)
+
+
+def test_features_that_the_data_states_are_shared_as_those_of_the_job(tmp_path: Path) -> None:
+    tree = {"runner": {"train_data_dir": "data", "model": "net.Net"}}
+    parts = []
+    for dim in (1, 2):
+        folder = tmp_path / str(dim)
+        folder.mkdir()
+        stated = FEATURES | {"age": {"kind": "number", "dim": dim}}
+        (folder / "manifest.json").write_text(json.dumps({"features": stated}))
+        parts.append(shared_part(load(folder, tree)))
+    assert first_key(*parts) == "features.age"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from fedps.config import load_job
+from fedps.config import Allow, load_job
+from fedps.errors import JobError
 from fedps.events.events import Entry
 from fedps.events.ledger import Ledger
 from fedps.launch.inprocess import run_in_process
@@ -23,16 +24,17 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.city, self.item, self.genre = nn.Embedding(30, 4), nn.Embedding(50, 4), nn.Embedding(7, 4)
+        self.city, self.item, self.genre = nn.Embedding(64, 4), nn.Embedding(64, 4), nn.Embedding(7, 4)
         self.top = nn.Linear(14, 1)
 
     def forward(self, city, item, genres, history, age):
         rows = [self.city(city), self.item(item) * self.item(history).mean(1), self.genre(genres), age]
         return self.top(torch.cat(rows, 1)).squeeze(1)
 """
+CITIES = ["Köln", "São Paulo", "7", "", "-1", "a, b"]
 FEATURES = {
-    "city": {"kind": "id", "rows": 30, "side": "user"},
-    "item": {"kind": "id", "rows": 50},
+    "city": {"kind": "id", "rows": "open", "side": "user"},
+    "item": {"kind": "id", "rows": "open"},
     "genres": {"kind": "ids", "rows": 7, "pooling": "sum"},
     "history": {"kind": "ids", "table": "item", "max": 6},
     "age": {"kind": "number", "dim": 2},
@@ -108,3 +110,41 @@ def test_they_run_from_the_command_line(flags: list[str], tmp_path: Path) -> Non
     said = fedps("infer", job, "--run_dir", tmp_path / "run", "--json")
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["epochs"][0]["auc"] == pytest.approx(summary["metrics"]["auc"], rel=1e-4)
+
+
+def test_a_column_that_one_clients_file_lacks_is_told_before_anything_starts(tmp_path: Path) -> None:
+    job = write_job(tmp_path)
+    file = tmp_path / "train" / "1.csv"
+    file.write_text(file.read_text().replace("genres", "genre"))
+    for command in (["config", "check", job], ["run", job, "--run_dir", tmp_path / "run"]):
+        said = fedps(*command)
+        assert said.returncode == 2
+        assert (
+            f"{file}, line 1: has no column 'genres', of features.genres; there are click, age, history" in said.stderr
+        )
+        assert not (tmp_path / "run").exists()
+
+
+def test_what_makes_no_sense_of_them_is_told(tmp_path: Path) -> None:
+    job = write_job(tmp_path, negatives=2)
+    said = fedps("config", "check", job)
+    assert said.returncode == 2
+    assert "runner.negatives: 2: there is no feature user of kind id; leave the key out" in said.stderr
+    (tmp_path / "public.csv").write_text("1,2,1\n")
+    with pytest.raises(
+        JobError, match="distill pairs of counted users and items alone; leave it or city, item, genres"
+    ):
+        load_job(job, ["distillation.public_data=public.csv", "runner.with_coordinator=true"])
+
+
+def test_a_dump_has_any_features_but_what_is_private(tmp_path: Path) -> None:
+    asked = ["city", "item", "genres", "history", "age", "click", "prediction"]
+    job = load_job(write_job(tmp_path, need_dump=True, dump_fields=asked, worker_num=3))
+    for private, shown in ((False, ["item", "genres", "history", "click", "prediction"]), (True, asked)):
+        run = tmp_path / f"run-{private}"
+        run_in_process(job, run, list[Entry]().append, Allow(private_dump=private))
+        [first, *rest] = (run / "dump" / "epoch_0" / "part-000-00000").read_text().splitlines()
+        fields = [field.split(":") for field in first.lstrip("\t").split("\t")]
+        assert [name for name, *_ in fields] == shown
+        assert all(int(count) == len(values) for _, count, *values in fields)
+        assert len(rest) == 199

@@ -9,7 +9,7 @@ What is private. A dump is text in the clear that is made to be passed around, s
 the client: no private table or layer, and no ids of a column that private tables look up (user ids, if the user table is
 private). Such names are left out, which is said in the log, unless whoever starts the client allows them
 (`--allow-private-dump`); a job file cannot. Item ids are dumped where item rows are shared, since the servers see them
-anyway, and labels and scores, which name nobody without a user id. But samples stay in the order of training, and all of
+anyway, and labels and scores, which name nobody without a user id; numbers of a sample are never sent, and so are private. But samples stay in the order of training, and all of
 them are this client's: where a client is a single person, a dump is that person's history, to be kept like the data.
 """
 
@@ -18,14 +18,19 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedps.config import Allow, Job
+from fedps.config.sections.features import labels
 from fedps.data.samples import ClientData, Order
 from fedps.errors import DataError, JobError
 from fedps.training.learner import Learner
-from fedps.types import Values
+from fedps.types import Bags, Column, Values, taken
 
 BUFFER = 1 << 20  # bytes written to disk at once
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -59,7 +64,11 @@ def open_dump(
     shown, current = allow.private_dump, _parameters(learner)
     real = {name: str(learner.parameters.real_name(name)) for name in runner.dump_param}
     private = {*learner.private, *learner.parameters.private_dense}
-    fields = {n: _field(n, learner.data) for n in runner.dump_fields if shown or not _is_private_field(n, learner)}
+    fields = {
+        name: _field(name, job, learner.data)
+        for name in runner.dump_fields
+        if shown or not _is_private_field(name, job, learner)
+    }
     param = {name: current[own] for name, own in real.items() if shown or own not in private}
     if out := [n for n in (*runner.dump_fields, *runner.dump_param) if n not in fields and n not in param]:
         note = f"dump: {', '.join(out)} left out: private to this client; --allow-private-dump writes it"
@@ -86,7 +95,10 @@ class Dump:
         self._folder, self._number, self._fields, self._param = folder, number, fields, param
         self._file: IO[str] | None = None
         self._path = folder
-        self._line = "".join(f"\t{name}:1:%s" for name in fields) + "\n"
+        self._line = "".join(
+            f"\t{name}:{'' if isinstance(field, _Several) else '1:'}%s" for name, field in fields.items()
+        )
+        self._line += "\n"
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".part-{number:03d}"
@@ -164,13 +176,14 @@ def _parameters(learner: Learner) -> dict[str, Current]:
 
 
 def _check_names(job: Job, learner: Learner) -> None:
-    fields, parts = [*COLUMNS, "label", "score", "prediction", "sigmoid…"], learner.parameters
+    parts = learner.parameters
+    fields = [*(job.features or [*COLUMNS, "label"]), "score", "prediction", "sigmoid…"]
     names = [*learner.tables, *parts.dense, *parts.private_dense]
     also = f" (or {', '.join(parts.aliases)})" if parts.aliases else ""
     wrong = [
         f"runner.dump_fields: {name!r}: there is no such field; there are {', '.join(fields)}"
         for name in job.runner.dump_fields
-        if not _is_field(name)
+        if not _is_field(name, job)
     ] + [
         f"runner.dump_param: {name!r}: the model has no such parameter; there are {', '.join(names)}{also}"
         for name in job.runner.dump_param
@@ -180,23 +193,54 @@ def _check_names(job: Job, learner: Learner) -> None:
         raise JobError(wrong)
 
 
-def _is_field(name: str) -> bool:
-    return name in COLUMNS or name == "label" or SCORES.fullmatch(name) is not None
+class _Several:
+    """A field of any number of values: `count:value:value…`; `columns` returns them, given a batch and its scores."""
+
+    def __init__(self, columns: Callable[[Order, Values], Column]) -> None:
+        self._columns = columns
+
+    def __call__(self, batch: Order, scores: Values) -> list[str]:
+        """Return each sample's."""
+        return _rows(self._columns(batch, scores))
 
 
-def _is_private_field(name: str, learner: Learner) -> bool:
-    return COLUMNS.get(name) in {f for e in learner.parameters.embeddings if e.private for f in e.features}
+def _is_field(name: str, job: Job) -> bool:
+    return name in (job.features or (*COLUMNS, "label")) or SCORES.fullmatch(name) is not None
 
 
-def _field(name: str, data: ClientData) -> Texts:
-    if name in COLUMNS:
-        return lambda batch, _: data.train.ids(COLUMNS[name])[batch].tolist()
-    if name == "label":
-        return lambda batch, _: data.train.label[batch].astype(int).tolist()
-    return lambda _, scores: _texts(scores).to_pylist()
+def _is_private_field(name: str, job: Job, learner: Learner) -> bool:
+    if name in job.features and job.features[name].kind == "number":
+        return True
+    name = name if job.features else COLUMNS.get(name, name)
+    return name in {f for e in learner.parameters.embeddings if e.private for f in e.features}
 
 
-def _texts(values: Values) -> Any:
+def _field(name: str, job: Job, data: ClientData) -> Texts:
+    tasks, train = list(labels(job.inputs)), data.train
+    name = name if job.features else COLUMNS.get(name, name)
+    if name in tasks:
+        at = ... if len(tasks) == 1 else tasks.index(name)
+        if job.inputs[name].of == "binary":
+            return lambda batch, _: data.train.label[batch, at].astype(int).tolist()
+        return lambda batch, _: _texts(data.train.label[batch, at]).to_pylist()
+    if name not in train.columns:
+        return _Several(lambda _, scores: scores) if len(tasks) > 1 else lambda _, scores: _texts(scores).to_pylist()
+    if isinstance(column := train.columns[name], Bags) or column.ndim > 1:
+        return _Several(lambda batch, _: taken(data.train.columns[name], batch))
+    if column.dtype.kind == "f":
+        return lambda batch, _: _texts(data.train.columns[name][batch]).to_pylist()
+    return lambda batch, _: data.train.ids(name)[batch].tolist()
+
+
+def _rows(values: Column) -> list[str]:
+    """Return each row of numbers as the original writes several: how many, and each."""
+    if not isinstance(values, Bags):
+        values = Bags(values.reshape(-1), np.arange(len(values) + 1) * values.shape[1])
+    texts, starts = _texts(values.ids).to_pylist(), values.starts.tolist()
+    return [":".join([str(b - a), *texts[a:b]]) for a, b in pairwise(starts)]
+
+
+def _texts(values: NDArray[Any]) -> Any:
     """Return numbers as the shortest text that reads back the same."""
     import pyarrow as pa  # noqa: PLC0415  (slow to import, and few jobs dump)
     import pyarrow.compute as pc  # noqa: PLC0415

@@ -41,11 +41,15 @@ LONG = 40  # characters of a value that is said whole; of a longer one so many a
 
 
 def shared_part(job: Job) -> dict[str, str]:
-    """Return the value, as text, of each key on which all roles of a run must agree, in the order of the job file."""
+    """Return the value, as text, of each key on which all roles of a run must agree, in the order of the job file.
+
+    Features come first: other keys follow from them, and it is the feature that is to be named where two jobs differ.
+    """
     values = job.model_dump(mode="json", by_alias=True)
     own = NETWORK if job.public_data else ()
     shared = {key: value for key, value in _leaves(job, values) if key not in LOCAL and not key.startswith(own)}
-    return {key: _said(value, values["folder"]) for key, value in shared.items()}
+    in_order = sorted(shared, key=lambda key: not key.startswith("features."))
+    return {key: _said(shared[key], values["folder"]) for key in in_order}
 
 
 def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:

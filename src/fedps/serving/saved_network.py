@@ -13,6 +13,8 @@ from fedps.models.describe import describe
 from fedps.serving.predictions import Scores, logits_of, measure, rank_full
 from fedps.storage import epochs
 from fedps.storage.tables import SavedTable, new_ids, tensor
+from fedps.table.rules import rowless
+from fedps.training.eager import compact_rows
 from fedps.training.parameters import read_parameters
 from fedps.types import ClientId, Samples, TableName, ids_of
 
@@ -34,8 +36,16 @@ class SavedNetwork:
         self.new: dict[TableName, int] = {}
         self._model, self._size, self._metrics = build(job), job.runner.infer_batch_size, job.metrics
         self._tasks, self._items, self._ranks_all = job.tasks, job.hyper_parameters.num_items, job.ranks_all
+        network = describe(self._model)
+        self._parameters = read_parameters(network, job)
+        self._open = {
+            e.name: compact_rows(self._model, e.module, e.features) for e in network.embeddings if not e.shape[0]
+        }
+        for e in network.embeddings:
+            if e.name in self._open:
+                self._model.set_submodule(e.module, self._open[e.name])
+        self._rows: dict[TableName, SavedTable] = {}  # of open tables
         self._weights = dict(self._model.named_parameters())
-        self._parameters = read_parameters(describe(self._model), job)
         self._private: list[TableName] = []  # what the epoch's servers do not hold
 
     @torch.no_grad()
@@ -51,11 +61,15 @@ class SavedNetwork:
         """
         saved = epochs.read_model(folder)
         own = {*(e.spec.name for e in self._parameters.embeddings if e.private), *self._parameters.private_dense}
-        self._private = [name for name in self._weights if name in own and name not in saved]
-        self._check(saved, [n for n in self._weights if n not in self._private], folder)
-        if extra := sorted(set(saved) - set(self._weights)):
+        names = [*self._weights, *self._open]
+        self._private = [name for name in names if name in own and name not in saved]
+        self._check(saved, [n for n in names if n not in self._private], folder)
+        if extra := sorted(set(saved) - set(names)):
             raise JobError(f"{folder}: {', '.join(extra)} is no parameter of the job's network: of another model?")
         for name, table in saved.items():
+            if name in self._open:
+                self._rows[name] = table
+                continue
             rows = torch.from_numpy(tensor(table))
             (self._weights[name][: len(rows)] if name in self.new else self._weights[name]).copy_(rows)
 
@@ -87,6 +101,7 @@ class SavedNetwork:
         for client, test in tests.items():
             if place := places[client]:
                 self._take_on(test, place)
+            self._look_up(test)
             logits.append(logits_of(self._model, test, self._size))
             if client in trained:
                 full.append(
@@ -100,7 +115,11 @@ class SavedNetwork:
         saved = epochs.read_private(place)
         self._check(saved, self._private, place)
         for name in self._private:
-            table, weight = saved[name], self._weights[name]
+            table = saved[name]
+            if name in self._open:
+                self._rows[name] = table
+                continue
+            weight = self._weights[name]
             if table.spec.kind == "dense":
                 weight.copy_(torch.from_numpy(tensor(table)))
                 continue
@@ -117,12 +136,24 @@ class SavedNetwork:
                 )
             weight[torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
 
+    def _look_up(self, test: Samples) -> None:
+        """Lay out the rows that some samples name of open tables; ids without a row have what a server would give them."""
+        features = {e.spec.name: e.features for e in self._parameters.embeddings}
+        for name, stand_in in self._open.items():
+            table = self._rows[name]
+            keys = np.unique(np.concatenate([ids_of(test.columns[f]) for f in features[name]]).astype(np.int64))
+            rows = rowless(table.spec, keys)
+            _, here, there = np.intersect1d(keys, table.keys, assume_unique=True, return_indices=True)
+            rows[here] = table.values[there]
+            stand_in.keys, stand_in.rows = torch.from_numpy(keys), torch.from_numpy(rows)
+
     def _check(self, saved: Mapping[TableName, SavedTable], names: list[TableName], folder: Path) -> None:
         """Make sure that a save has these parameters, in the network's shapes; of a table there may be more ids now."""
         specs = {e.spec.name: e.spec for e in self._parameters.embeddings}
         mistakes = []
         for name in names:
-            shape, table = tuple(self._weights[name].shape), saved.get(name)
+            shape = specs[name].shape if name in self._open else tuple(self._weights[name].shape)
+            table = saved.get(name)
             if table is None:
                 mistakes.append(f"{folder}: lacks {name}; it holds {', '.join(sorted(saved)) or 'nothing'}")
             elif name in specs and table.spec.kind == "sparse" and (new := new_ids(specs[name], table)):

@@ -55,7 +55,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
         rounds.traces,
     ),
     (("distillation.public_data",), rounds.public_data),
-    (("distillation", "runner.with_coordinator", "hyper_parameters.loss"), rounds.distillation),
+    (("distillation", "runner.with_coordinator", "hyper_parameters.loss", "features"), rounds.distillation),
     (("runner.model",), training.class_path),
     (("runner.local_sparse", "runner.remote_sparse", "runner.local_dense"), training.places),
     (("hyper_parameters.fc_layers", "hyper_parameters.mode", "runner.model"), training.layers),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fedps.config.classes import is_class_path
 from fedps.config.files import clients_there
 from fedps.config.job import Job
+from fedps.config.sections.features import OPEN, classic
 from fedps.errors import JobError
 from fedps.figures import OF_TRAINING
 
@@ -187,6 +188,10 @@ def distillation(job: Job) -> list[str]:
     if job.traces is not None:
         mistakes.append(
             f"{subject}simulated devices do not count what is trained and sent for it: leave it or simulation.traces out"
+        )
+    if job.features and (more := [n for n, f in job.features.items() if n not in classic(1, 1) or f.rows == OPEN]):
+        mistakes.append(
+            f"{subject}clients distill pairs of counted users and items alone; leave it or {', '.join(more)} out"
         )
     if (loss := job.hyper_parameters.loss) != "bce":
         how = "pairs" if loss == "bpr" else "items" if "softmax" in loss else "numbers"
