@@ -210,7 +210,7 @@ def _sample_sums(
 def _auc_by_user(logits: Values, positive: NDArray[np.bool_], user: Keys) -> dict[str, int | float]:
     """Sum over users their AUC times their samples, ties counted half; who has samples of one class alone is left out.
 
-    GAUC is the quotient (Zhou et al., KDD 2018, section 6.2, where users count by their samples, too).
+    GAUC is the quotient (Zhou et al., KDD 2018, section 6.3, where users count by their samples, too).
     """
     _, who = np.unique(user, return_inverse=True)
     order = np.lexsort((logits, who))

@@ -27,7 +27,7 @@ def infer(
     allow_commands: AllowCommands = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate saved epochs, or given weights, on a job's held-out samples: AUC, HR@10, NDCG@10.
+    """Evaluate saved epochs, or given weights, on a job's held-out samples, by what its runner.metrics name.
 
     The epochs are those of --run_dir, or of the job's infer_load_path or model_save_path, from infer_start_epoch on.
 
