@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from fedps.config.sections.features import Feature
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.reports import LEAST_RATE, RANGES, check
 from fedps.coordinator.selectors import BUILT_IN, Turn, choose, make_selector
@@ -24,6 +25,8 @@ from tests.events.kept import into
 from tests.events.kinds import sums
 
 HONEST = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5, auc=0.6, sums=sums(3, 2.0, 1.5))
+
+HONEST_ELSE = replace(HONEST, sums={})
 
 anything = st.floats() | st.sampled_from([0.0, 5e-324, 1e308, 1.7e308, math.inf])
 whole = st.integers(-(2**63), 2**64 - 1)
@@ -166,6 +169,25 @@ def test_a_histogram_of_more_than_may_be_is_refused(make_job: MakeJob, count: in
     a = Caller(started(with_keys(make_job(with_coordinator=True), worker_num=1), []), "a")
     a.report(0, arrays=(np.full(4096, count), NONE, NONE, NONE))
     assert isinstance(a.replies[-1], Refused) and "histogram" in a.replies[-1].reason
+
+
+def test_reports_hold_the_scores_of_many_labels_each_under_its_name(make_job: MakeJob) -> None:
+    events: Events = []
+    pair = {name: Feature(kind="id", rows=9) for name in ("user", "item")}
+    labels = {f"label_{k}": Feature(kind="label") for k in range(20)}
+    job = with_keys(make_job(epochs=3, with_coordinator=True), worker_num=1, metrics=("auc",))
+    a = Caller(started(job.model_copy(update={"features": pair | labels}), events), "a")
+    a.report(0)
+    better = np.zeros((20, 4096), np.int64)
+    better[np.arange(20), 40 * np.arange(20)] = 2
+    counts = np.zeros((20, 4096), np.int64)
+    counts[:, 400] = 3
+    a.report(1, HONEST_ELSE, (NONE, NONE, better.reshape(-1), counts.reshape(-1)))
+    assert not isinstance(a.replies[-1], Refused)
+    (merged,) = [e for e in events if e["event"] == "round"]
+    assert [merged[f"label_{k}/auc"] for k in (0, 10, 19)] == [0.0, 0.5, 1.0]
+    a.report(2, HONEST_ELSE, (NONE, NONE, better.reshape(-1)[4096:], counts.reshape(-1)))
+    assert isinstance(a.replies[-1], Refused) and "histograms" in a.replies[-1].reason
 
 
 def test_no_text_of_a_client_forges_a_line_of_the_log(make_job: MakeJob) -> None:

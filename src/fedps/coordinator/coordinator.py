@@ -27,12 +27,15 @@ from fedps.coordinator.teacher import Prediction, make_teacher
 from fedps.errors import RefusedError
 from fedps.events import events
 from fedps.events.events import Report, dated
+from fedps.figures import aucs_of
+from fedps.metrics import BUCKETS
 from fedps.simulation.traces import SimulatedClock, read_traces
 from fedps.types import ClientId, ClientInfo
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Assignment, Hello, RoundReport, Welcome
 
 MESSAGE_BYTES = 1 << 20  # a report is 130 kB, with logits of public pairs up to 660 kB
+AUC_BYTES = 2 * BUCKETS * 8  # more of each AUC that is measured
 
 
 class Coordinator:
@@ -62,7 +65,8 @@ class Coordinator:
         run_dir: Path | None = None, clock: Clock | None = None,
     ) -> None:  # fmt: skip
         runner, expected = job.runner, job.runner.worker_num or 1
-        self.job, self.limits, self.refusals = job, Limits(message_bytes=MESSAGE_BYTES), Refusals(report)
+        size = MESSAGE_BYTES + AUC_BYTES * len(aucs_of(job.metrics))
+        self.job, self.limits, self.refusals = job, Limits(message_bytes=size), Refusals(report)
         self.roster = Roster(
             job.name, shared_part(job), "coordinator", expected, self.limits.connections, runner.start_timeout
         )
