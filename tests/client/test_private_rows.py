@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from fedps.client import private_rows
-from fedps.config import Job
+from fedps.config import Job, TableParameters
 from fedps.data.read.client import read_client
 from fedps.errors import DataError, JobError
 from fedps.launch.inprocess import run_in_process
 from fedps.storage import snapshot
-from fedps.storage.epochs import find_private, read_private
+from fedps.storage.epochs import find_private, read_model, read_private
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.types import NO_KEYS, ClientId, TableSpec
@@ -176,3 +176,13 @@ def test_a_run_from_another_models_folder_fails_before_it_trains(make_job: MakeJ
     with pytest.raises(Exception, match=r"runner\.warmup_model_path: .* has shape 220 × 8 there and 220 × 16|holds no"):
         run_in_process(job, tmp_path / "b", into(events))
     assert not [e for e in events if e["event"] == "first_batch"]
+
+
+def test_a_worker_by_hand_keeps_a_bounded_tables_values(make_job: MakeJob, tmp_path: Path) -> None:
+    """Ages and uses of its rows are the servers' alone, so the client's save has none."""
+    job = make_job().model_copy(update={"table_parameters": {"mlp_item.weight": TableParameters(max_rows=9)}})
+    learner = learner_of(job)
+    assert learner.tables["mlp_item.weight"].spec.bounds.max_rows == 9
+    private_rows.save_shared(learner, job, tmp_path, 1)
+    [table] = [t for name, t in read_model(tmp_path / "model" / "1").items() if name == "mlp_item.weight"]
+    np.testing.assert_array_equal(table.values, learner.tables["mlp_item.weight"].values)

@@ -17,7 +17,7 @@ from fedps.storage import epochs
 from fedps.storage.shards import Facts
 from fedps.storage.tables import SavedTable, fit_state, new_ids, said_of_new, shape_misfit
 from fedps.training.learner import ADD, Learner
-from fedps.types import NO_KEYS, ClientId, TableName
+from fedps.types import NO_KEYS, Bounds, ClientId, TableName
 
 
 def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int, keep: int | None = None) -> None:
@@ -70,7 +70,8 @@ def save_shared(learner: Learner, job: Job, run_dir: Path, epoch: int) -> None:
         if held is not None and spec.name in starts:  # all rows are given, and those that are held were trained
             keys, values = np.arange(spec.shape[0]), starts[spec.name].copy()
             values[held.keys] = held.values
-        tables[spec.name] = (replace(spec, rule=ADD), keys, values)
+        # Of rows' ages and uses a client knows nothing.
+        tables[spec.name] = (replace(spec, rule=ADD, bounds=Bounds()), keys, values)
     facts = Facts(1, shard=0, epoch=epoch, job=job.name, mode="base", run=str(run_dir.absolute()))
     epochs.save_shard(folder, 0, tables, facts)
 
