@@ -23,7 +23,7 @@ from threading import Event
 from typing import Literal, NamedTuple, TypeVar
 
 from fedps.config import Allow, Job
-from fedps.data.read.cache import keep, recall, state_of
+from fedps.data.read.cache import keep, keep_table, recall, recall_table, state_of
 from fedps.data.read.command import Command, StoppedError
 from fedps.data.read.intake import Taken
 from fedps.data.read.own import CLASSES, read_own
@@ -151,7 +151,7 @@ def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Tak
 
     def read(path: Path, skipped: Skipped | None, stop: Event) -> Taken:
         if job.features:
-            return read_table(path, job, skipped)
+            return _read_table(path, job, skipped)
         samples, state = recall(path, hyper.num_users, hyper.num_items), state_of(path)
         if samples is not None:
             return Taken(samples, {})
@@ -168,6 +168,16 @@ def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Tak
         raise DataError(
             f"{error}; runner.{DENIED[bool(job.features)]}: pass --allow-commands if the command is yours"
         ) from error
+
+
+def _read_table(path: Path, job: Job, skipped: Skipped | None) -> Taken:
+    if (taken := recall_table(path, job)) is not None:
+        return taken
+    state = state_of(path)
+    taken = read_table(path, job, skipped)
+    if skipped is None or not skipped.lines:
+        keep_table(path, job, taken, state)
+    return taken
 
 
 def _said_of_cut(job: Job, parts: Sequence[Taken]) -> list[str]:

@@ -70,6 +70,18 @@ class Cells:
             return None if values is None else Bags(values, np.concatenate([[0], np.cumsum(counts)]))
         return values.reshape(-1, self.feature.dim) if (counts == self.feature.dim).all() else None
 
+    def fits(self, values: NDArray[Any]) -> bool:
+        """Tell whether values, of any number, could be of this feature's cells."""
+        if not self.feature.has_ids:
+            return values.dtype == np.float32 and self._fit(values)
+        return values.dtype == self.type and (
+            not len(values) or bool(values.min() >= 0 and values.max() < self._rows + self._open)
+        )
+
+    def _fit(self, numbers: Values) -> bool:
+        binary = self.feature.kind == "label" and self.feature.of == "binary"
+        return bool(np.isfinite(numbers).all() and (not binary or ((numbers == 0) | (numbers == 1)).all()))
+
     def one(self, cell: Any) -> list[int] | list[float]:
         """Return the values of one cell.
 
@@ -128,10 +140,7 @@ class Cells:
         numbers: Values = np.array(
             _cast(cells, pa.float32()).to_numpy(zero_copy_only=False)
         )  # Arrow's own is read-only
-        if not np.isfinite(numbers).all():
-            return None
-        binary = self.feature.kind == "label" and self.feature.of == "binary"
-        return numbers if not binary or ((numbers == 0) | (numbers == 1)).all() else None
+        return numbers if self._fit(numbers) else None
 
     def _split(self, cell: Any) -> list[Any]:
         if cell is None:

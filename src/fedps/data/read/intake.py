@@ -4,19 +4,24 @@ A piece is some rows of which Arrow makes columns (`cells`). If it cannot, becau
 are gone through one by one: what is wrong is named, or the row is skipped and counted.
 """
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from fedps.cache import CacheError, cache_folder
 from fedps.config import Job
 from fedps.config.sections.features import labels
 from fedps.data.read.cells import Cells, plain
 from fedps.data.read.reader import Skipped
 from fedps.errors import DataError
-from fedps.types import Bags, Column, Samples, joined
+from fedps.types import Bags, Column, Samples, ids_of
 
+SPILL = 1 << 26  # bytes of one array that are held in memory while a file is read
 Where = Callable[[int], str]  # row of a piece → file and line
 Piece = tuple[Mapping[str, pa.Array], Where]  # cells by feature
 
@@ -44,7 +49,8 @@ class Intake:
             name: Cells(name, f, features[f.table or name].rows, job.runner.seed) for name, f in features.items()
         }
         self._labels = list(labels(features))
-        self._parts: list[dict[str, Column]] = []
+        self._parts = {name: _Growing() for name in self.cells}
+        self._counts = {name: _Growing() for name, cells in self.cells.items() if cells.feature.kind == "ids"}
         self._cut: dict[str, int] = {}
 
     def add(self, piece: Mapping[str, pa.Array], where: Where) -> None:
@@ -94,13 +100,36 @@ class Intake:
         Raises:
             DataError: there is nothing.
         """
-        if not any(len(part[self._labels[0]]) for part in self._parts):
+        if not len(self._parts[self._labels[0]]):
             first = self._skipped.first if self._skipped else ""
             why = f"; all rows were skipped, the first: {first}" if first else ""
             raise DataError(f"{self.where}: holds no sample; a client needs at least one{why}")
-        columns = {name: joined([part[name] for part in self._parts]) for name in self.cells}
-        tasks = [np.asarray(columns.pop(name)) for name in self._labels]
+        columns: dict[str, Column] = {name: part.joined() for name, part in self._parts.items()}
+        for name, counts in self._counts.items():
+            columns[name] = Bags(ids_of(columns[name]), np.concatenate([[0], np.cumsum(counts.joined())]))
+        tasks = [ids_of(columns.pop(name)) for name in self._labels]
         return Taken(Samples(columns, tasks[0] if len(tasks) == 1 else np.stack(tasks, axis=1)), self._cut)
+
+    def fits(self, samples: Samples) -> bool:
+        """Tell whether samples could have come of such files."""
+        labels, features = (
+            samples.label.reshape(len(samples.label), -1),
+            [n for n in self.cells if n not in self._labels],
+        )
+        if list(samples.columns) != features or labels.shape[1] != len(self._labels):
+            return False
+        for name, column in samples.columns.items():
+            cells, starts = self.cells[name], column.starts if isinstance(column, Bags) else None
+            if (starts is not None) != (cells.feature.kind == "ids"):
+                return False
+            if starts is not None and (
+                starts[0] != 0 or starts[-1] != len(ids_of(column)) or (np.diff(starts) < 0).any()
+            ):
+                return False
+            count = len(ids_of(column)) if starts is None else len(starts) - 1
+            if count != len(labels) or not cells.fits(ids_of(column)):
+                return False
+        return all(self.cells[name].fits(labels[:, k]) for k, name in enumerate(self._labels))
 
     def _row(self, row: Sequence[Any]) -> list[list[int] | list[float]]:
         values = []
@@ -119,7 +148,64 @@ class Intake:
                 if over := int((counts > most).sum()):
                     columns[name] = column.last(most)
                     self._cut[name] = self._cut.get(name, 0) + over
-        self._parts.append(columns)
+        for name, column in columns.items():
+            column = columns[name]
+            self._parts[name].add(ids_of(column) if not isinstance(column, Bags) else column.ids)
+            if isinstance(column, Bags):
+                self._counts[name].add(np.diff(column.starts).astype(np.int32))
+
+
+class _Growing:
+    """An array that grows: parts in memory, and from `SPILL` bytes on in a file that is nobody else's."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[Any]] = []
+        self._file: IO[bytes] | None = None
+        self._like: NDArray[Any] = np.empty(0)
+        self._length = self._bytes = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()  # what was mapped from it stays
+
+    def add(self, part: NDArray[Any]) -> None:
+        """Put a part at the end; all are of one type, and of one shape but for their lengths."""
+        self._parts.append(part)
+        self._like = part[:0]
+        self._length += len(part)
+        self._bytes += part.nbytes
+        if self._bytes > SPILL:
+            self._spill()
+
+    def joined(self) -> NDArray[Any]:
+        """Return the whole; what lies in the file is mapped from it."""
+        if self._file is None:
+            return np.concatenate(self._parts)
+        self._spill()
+        like = self._like
+        self._file.flush()
+        return np.asarray(np.memmap(self._file, like.dtype, "r", shape=(self._length, *like.shape[1:])))
+
+    def _spill(self) -> None:
+        self._file = self._file or _room()
+        for part in self._parts:
+            self._file.write(bytes_of(part))
+        self._parts, self._bytes = [], 0
+
+
+def bytes_of(array: NDArray[Any]) -> memoryview:
+    """Return an array's bytes, without a copy where they lie end to end."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _room() -> IO[bytes]:
+    """Open a file that goes when it is closed, where samples are kept; temporary files may lie in memory."""
+    with suppress(OSError, CacheError):
+        return tempfile.TemporaryFile(dir=cache_folder())
+    return tempfile.TemporaryFile()
 
 
 def _array(cells: Sequence[Any], several: bool) -> pa.Array | None:
