@@ -215,6 +215,8 @@ def test_sasrec_learns_what_follows_each_item_and_scores_what_follows_the_last(t
     torch.testing.assert_close(items, rows(ids))
     last = [2, 3, 9]
     torch.testing.assert_close(model.eval()(*inputs), (queries * items).sum(1)[last])
+    twice = [torch.cat((column, column[2:], column[2:])) for column in inputs]
+    torch.testing.assert_close(model(*twice), model(*inputs)[[0, 1, 2, 2, 2]])
     only = build(job_of(tmp_path, "SASRec", loss="in_batch_softmax", train_positions="last"))
     assert [part.tolist() for part in only(*inputs)][2] == [9, 8, 7]
 

@@ -89,7 +89,7 @@ class Tally:
             "coordinator_seconds": self.wait if math.isfinite(self.wait) else 0.0,
             "loss": self._loss.mean(self._samples),
             "auc": None,
-            "train_auc": self._training.auc(),
+            "train_auc": self._training.auc() if len(self._training) else None,
             **ALWAYS,
             **self._held_out.figures(metrics),
         }
@@ -198,7 +198,7 @@ class Ledger:
         return {
             "status": "failed" if error else "ok",
             "error": error,
-            "warnings": doubts(last),
+            "warnings": doubts(last, self._job),
             "mode": runner.sync_mode,
             "workers": runner.worker_num,
             "servers": runner.server_num,
@@ -336,10 +336,10 @@ class Ledger:
         return tally.figures(round_, self._job.metrics) | (tally.simulated() if self._job.traces else {})
 
 
-def doubts(figures: Mapping[str, Any]) -> list[str]:
+def doubts(figures: Mapping[str, Any], job: Job) -> list[str]:
     """Say what in the last round's figures makes one doubt that the model has learned anything, a sentence each."""
-    said, loss = [], figures.get("loss")
-    if loss is not None and loss > BEYOND_REASON * UNTRAINED:
+    said, loss = [], figures.get("loss") if job.hyper_parameters.loss in ("bce", "bpr") else None
+    if loss is not None and loss > BEYOND_REASON * UNTRAINED * len(job.tasks):
         said.append(
             f"loss {loss:.4g}: a model that has learned nothing has about {UNTRAINED:.2f};"
             " lower hyper_parameters.optimizer.learning_rate"

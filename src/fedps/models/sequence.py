@@ -42,11 +42,16 @@ class SASRec(Tables):
         M is B, or in training, where all positions count, the number of those: of an empty sequence there is one.
         """
         ids, item = columns[self.sequence], columns["item"]
-        rows, next_row = self.look_up("embedding", self.sequence, ids), self.look_up("embedding", "item", item)
-        after = self.encode(rows)
-        last = (ids >= 0).sum(1).clamp(min=1) - 1
+        next_row = self.look_up("embedding", "item", item)
         if not (self.training and self.every):
-            return after[torch.arange(len(last), device=last.device), last], next_row, item
+            fresh = torch.cat(
+                (ids.new_ones(1, dtype=torch.bool), (ids[1:] != ids[:-1]).any(1))
+            )  # each once, however many
+            after, last = self.encode(self.look_up("embedding", self.sequence, ids[fresh])), _last(ids[fresh])
+            users = after[torch.arange(len(last), device=last.device), last]
+            return users[fresh.cumsum(0) - 1], next_row, item
+        rows, last = self.look_up("embedding", self.sequence, ids), _last(ids)
+        after = self.encode(rows)
         place = torch.arange(rows.shape[1], device=last.device)
         at_end, counts = (place == last[:, None]), place <= last[:, None]
         next_rows = torch.where(at_end[..., None], next_row[:, None], rows.roll(-1, 1))
@@ -65,6 +70,11 @@ class SASRec(Tables):
             after = block(after)
         normed: Tensor = self.norm(after)
         return normed
+
+
+def _last(ids: Tensor) -> Tensor:
+    """Return where each sequence ends, int64[B]; an empty one at its first place."""
+    return (ids >= 0).sum(1).clamp(min=1) - 1
 
 
 class Block(nn.Module):

@@ -92,6 +92,7 @@ class Eager:
         self._device = cuda() if job.runner.use_gpu else torch.device("cpu")
         self._model, self._data, self._tables, self._dense = model, data, tables, dense
         self._batch, self._labels = job.runner.infer_batch_size, labels(features_of(model))
+        self._in_batch = job.hyper_parameters.loss == "in_batch_softmax"
         self._loss, self._inputs = training_loss(model, job, partial(frequencies, model, data)), inputs_of(model)
         self._compact = {name: compact_rows(model, modules[name], table.features) for name, table in tables.items()}
         for name, compact in self._compact.items():
@@ -126,9 +127,9 @@ class Eager:
         return Steps(np.array(losses), np.concatenate(scores), histogram)
 
     def _count(self, histogram: Histogram, step: Backward, samples: Order) -> None:
-        """Count the scores of a batch in, of the label that they are of, where it is known and has two classes."""
+        """Count the scores of a batch in, of the label that they are of, where it is known and its classes are told apart."""
         column, binary = first_binary(self._labels)
-        if not (binary and step.scored):
+        if self._in_batch or not (binary and step.scored):
             return
         label = self._data.train.label[samples]
         if label.ndim == 1:
