@@ -9,11 +9,13 @@ from msgspec.structs import replace
 
 from fedps.config import Job
 from fedps.errors import DataError
+from fedps.server import memory
 from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
+from fedps.table.admission import CANDIDATES_BYTES
 from fedps.table.rules import initial_rows
 from fedps.types import NO_KEYS, Bounds, Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Pull, Push, Refused
+from fedps.wire.messages import Barrier, Done, Join, Pull, Push, Refused
 from tests.conftest import MakeJob
 from tests.events.kept import into
 from tests.server.callers import BIAS, Caller, ones, push
@@ -185,3 +187,13 @@ def test_a_push_to_a_bounded_table_is_refused_whole_where_memory_is_short(make_j
     assert isinstance(refused, Refused) and "no room" in refused.reason
     assert isinstance(caller.ask(Push(("rows", "bias"), 1, 0), NO_KEYS, ones(0), NO_KEYS, ones(1)[:, :3]), Done)
     assert server.shard.store.counts()["rows"].rows == 0
+
+
+def test_tables_whose_counts_of_pushes_find_no_room_are_not_declared(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: CANDIDATES_BYTES)
+    caller = Caller(make_server(make_job(sync_mode="async"), tmp_path), "0")
+    refused = caller.ask(Join((BOUNDED, BIAS), 0))
+    assert isinstance(refused, Refused) and "no room" in refused.reason
+    assert isinstance(caller.ask(Join((OPEN, BIAS), 0)), Done)

@@ -91,11 +91,11 @@ class Saver:
         Raises:
             DataError: the files cannot be written; earlier saves stay as they were.
         """
-        tables, self._tables = self._tables, {}
+        tables, waiting, self._tables, self._waiting = self._tables, self._waiting, {}, {}
         if self._mode == "base":
             tables = {name: _values_only(*table) for name, table in tables.items()}
         epoch = self._facts.epoch or 0
-        check = save_shard(self._folder / str(epoch), self._shard, tables, self._facts, self._readers, self._waiting)
+        check = save_shard(self._folder / str(epoch), self._shard, tables, self._facts, self._readers, waiting)
         self._last = Base(epoch, check)
         self._epochs = [*(e for e in self._epochs if e != epoch), epoch]
         while self._keep and len(self._epochs) > self._keep:  # two at least: all servers have written the last but one

@@ -20,7 +20,7 @@ from fedps.server.memory import Budget, Room
 from fedps.server.merge import Contribution, Merged
 from fedps.server.saving import Beside, Done, Saver, at_once, make_store, start_from
 from fedps.table.sparse import places, row_bytes
-from fedps.table.store import Store, dense_bytes, unfit
+from fedps.table.store import Store, first_bytes, unfit
 from fedps.types import ClientId, Keys, Rows, TableName, TableSpec, Values
 from fedps.wire.compress import Array, Form, to_bf16, to_fp16
 from fedps.wire.frame import Limits
@@ -90,7 +90,7 @@ class Shard:
         for spec in tables:
             if fault := unfit(spec) or (self._warm and self._warm.misfit(spec)):
                 raise TableError(f"table {spec.name!r}: {fault}")
-        if not self._room.fits(dense_bytes(tables)):
+        if not self._room.fits(first_bytes(tables)):
             raise TableError("there is no room in this server's memory for tensors of this size")
 
     def declare(self, tables: tuple[TableSpec, ...]) -> None:

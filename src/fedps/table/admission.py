@@ -14,7 +14,7 @@ from fedps.table.kernels import compiled, spread
 from fedps.types import Keys
 
 BUCKETS, WAYS = 1 << 17, 8
-ENTRY_BYTES = 9  # an id and its count
+CANDIDATES_BYTES = BUCKETS * WAYS * 9  # an id and its count each
 Counts = NDArray[np.uint8]
 _i8r = types.Array(types.int64, 1, "C", readonly=True)
 _i8p = types.Array(types.int64, 2, "C")

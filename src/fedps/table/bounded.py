@@ -23,7 +23,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from fedps.errors import TableError
-from fedps.table.admission import BUCKETS, ENTRY_BYTES, WAYS, Candidates
+from fedps.table.admission import CANDIDATES_BYTES, Candidates
 from fedps.table.index import reserve
 from fedps.table.kernels import compiled
 from fedps.table.rules import initial_rows, rowless
@@ -76,7 +76,7 @@ class BoundedTable(SparseTable):
         """Return how many rows there are, what became of others, and what memory they take."""
         plain, waiting, marks = super().counts(), 0, 2 * self._rows + 8 * self._spare
         if self._candidates is not None:
-            waiting, marks = self._candidates.waiting, marks + ENTRY_BYTES * BUCKETS * WAYS
+            waiting, marks = self._candidates.waiting, marks + CANDIDATES_BYTES
         return replace(
             plain, admitted=self._admitted, waiting=waiting, expired=self._expired, evicted=self._evicted,
             bytes=plain.bytes + marks,

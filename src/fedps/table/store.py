@@ -7,6 +7,7 @@ import numpy as np
 
 from fedps.errors import TableError
 from fedps.table import rules
+from fedps.table.admission import CANDIDATES_BYTES
 from fedps.table.bounded import BoundedTable
 from fedps.table.dense import DenseTable
 from fedps.table.sparse import SparseTable, unbounded
@@ -42,7 +43,7 @@ class Store:
                     f"table {spec.name!r} is {self._tables[spec.name].spec} here, not {spec}: another job's model?"
                 )
         new = [spec for spec in specs if spec.name not in self._tables]
-        self._take(dense_bytes(new))
+        self._take(first_bytes(new))
         for spec in new:
             self._tables[spec.name] = self._make(spec)
 
@@ -172,9 +173,11 @@ class Store:
             raise TableError(f"no table {name!r} here; there are {', '.join(self._tables) or 'none'}") from None
 
 
-def dense_bytes(specs: Iterable[TableSpec]) -> int:
-    """Return the bytes that the dense tensors among some tables take, with their state."""
-    return sum(4 * rules.width(spec.rule, spec.dim) for spec in specs if spec.kind == "dense")
+def first_bytes(specs: Iterable[TableSpec]) -> int:
+    """Return the bytes that some tables take before any row is made: tensors with their state, and counts of pushes."""
+    specs = list(specs)
+    dense = sum(4 * rules.width(spec.rule, spec.dim) for spec in specs if spec.kind == "dense")
+    return dense + CANDIDATES_BYTES * sum(spec.bounds.admit_after > 1 for spec in specs)
 
 
 def unfit(spec: TableSpec) -> str | None:
