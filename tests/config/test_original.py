@@ -274,3 +274,44 @@ def test_a_section_that_the_original_drops_is_told_unless_it_is_a_misspelled_one
     assert "did you mean 'hyper_parameters'?" in told
     (told,) = mistakes(write, "static_benchmark.a=1")
     assert told.startswith("static_benchmark: {'a': 1}: there is no such key"), "who writes it now may be told"
+
+
+RANK = """
+runner:
+  train_data_dir: train
+  model: net.Net
+hyper_parameters:
+  sparse_inputs_slots: 4
+  sparse_feature_number: 1000001
+  sparse_feature_dim: 9
+  dense_input_dim: 13
+  fc_sizes: [512, 256]
+"""
+
+
+def test_the_inputs_that_a_rank_job_counts_are_features(write: Write) -> None:
+    job, notes = load(write, text=RANK)
+    assert {name: (f.kind, f.rows, f.table, f.dim, f.column) for name, f in job.features.items()} == {
+        "click": ("label", None, None, 1, None),
+        "slot_1": ("id", 1000001, None, 1, "1"),
+        "slot_2": ("id", None, "slot_1", 1, "2"),
+        "slot_3": ("id", None, "slot_1", 1, "3"),
+        "dense_feature": ("number", None, None, 13, None),
+    }
+    [note] = [note for note in notes if "sparse_inputs_slots" in note]
+    assert "are read as features click (the label), slot_1 to slot_3 (an id each, below 1000001, of one table)" in note
+    assert (job.hyper_parameters.model_extra or {})["sparse_feature_dim"] == 9, "the network's own"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["features={y: {kind: label}, x: {kind: number}}"], "are left to the network; the section features says"),
+        (["hyper_parameters.sparse_inputs_slots=1"], "state under features what the data holds, or give sparse_inputs"),
+        (["hyper_parameters.sparse_feature_number=many"], "state under features what the data holds"),
+    ],
+)
+def test_other_counts_of_inputs_are_answered_by_a_note(overrides: list[str], said: str, write: Write) -> None:
+    job, notes = load(write, *overrides, text=RANK)
+    assert "slot_1" not in job.features
+    assert any(said in note for note in notes if "sparse_inputs_slots" in note)

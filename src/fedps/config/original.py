@@ -7,6 +7,9 @@ empty) asks for nothing and is left out in silence.
 Its `table_parameters.NAME.accessor.…` is a table's optimizer and the start of its rows. It gives the first float of a row
 (`embed`) and the others (`embedx`) a rule each; here a row has one rule, that of `embedx`. The other keys there tell how
 its servers store rows and which rows they save: one note a table names them.
+
+Its `rank/` jobs (PaddleRec's DNN, DeepFM, DCN and their like) count their inputs among the hyper-parameters: `SLOTS` become
+features.
 """
 
 from typing import Any, NamedTuple
@@ -51,6 +54,7 @@ REFUSED: dict[str, dict[str | int, str]] = {  # key → value → why
         1: "two parties with different features of the same samples are not trained by this job; leave the key out"
     },
 }
+SLOTS = ("sparse_inputs_slots", "sparse_feature_number", "dense_input_dim", "sparse_feature_dim")  # of hyper_parameters
 OPTIONAL_PATHS = ("dump_fields_path", "warmup_model_path", "infer_load_path")  # empty means none
 RULES = {  # the original's rule → optimizer class here, and the section of its constants there
     "SparseNaiveSGDRule": ("sgd", "naive"),
@@ -142,6 +146,7 @@ def translate(tree: Tree, remarks: Remarks) -> None:
         _window(runner, remarks)
         _empty_paths(runner, remarks)
         _shared_tables(runner, remarks)
+    _slots(tree, remarks)
     tables = tree.get("table_parameters")
     if isinstance(tables, dict):
         for name, table in tables.items():
@@ -157,6 +162,39 @@ def _shared_tables(runner: Tree, remarks: Remarks) -> None:
             "runner.local_sparse, remote_sparse: neither is given: user rows stay with their clients; PaddlePaddle shares"
             " all tables then, as local_sparse: [] does here"
         )
+
+
+def _slots(tree: Tree, remarks: Remarks) -> None:
+    """Make features of the inputs that a job of PaddleRec's `rank/` counts, in the order in which its readers write them.
+
+    The first of `sparse_inputs_slots` is the label, the others have an id each, all of one table; then come the numbers.
+    """
+    hyper = tree.get("hyper_parameters")
+    found = {k: hyper[k] for k in SLOTS if k in hyper} if isinstance(hyper, dict) else {}
+    if not found:
+        return
+    said = ", ".join(f"{key} {shown(value)}" for key, value in found.items())
+    if tree.get("features"):
+        remarks.notes.append(
+            f"hyper_parameters: {said}: are left to the network; the section features says what is read"
+        )
+        return
+    slots, rows, dense = (found.get(key, 0) for key in SLOTS[:3])
+    if any(type(n) is not int for n in (slots, rows, dense)) or slots < 2 or rows < 1 or dense < 0:
+        remarks.notes.append(
+            f"hyper_parameters: {said}: are left to the network; state under features what the data holds, or give"
+            " sparse_inputs_slots (with the label) and sparse_feature_number, from which features are made"
+        )
+        return
+    features: Tree = {"click": {"kind": "label"}, "slot_1": {"kind": "id", "rows": rows, "column": "1"}}
+    features |= {f"slot_{k}": {"kind": "id", "table": "slot_1", "column": str(k)} for k in range(2, slots)}
+    features |= {"dense_feature": {"kind": "number", "dim": dense}} if dense else {}
+    tree["features"] = features
+    remarks.notes.append(
+        f"hyper_parameters: {said}: are read as features click (the label), slot_1 to slot_{slots - 1} (an id each, below"
+        f" {rows}, of one table){f' and dense_feature ({dense} numbers)' * bool(dense)}, in the order of PaddleRec's readers;"
+        " write a section features to say otherwise"
+    )
 
 
 def _switch_off(runner: Tree) -> None:

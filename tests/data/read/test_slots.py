@@ -156,3 +156,48 @@ def test_a_sample_that_is_not_as_it_should_be(sample: str, said: str, tmp_path: 
         yielding(tmp_path, f"yield 1, 7, [1], [1, 2]\nyield {sample}")
     reading = yielding(tmp_path, f"yield 1, 7, [1], [1, 2]\nyield {sample}\nyield 0, 7, [1], [1, 2]", bad_lines="skip")
     assert (len(reading.samples.label), reading.skipped.lines) == (2, 1)
+
+
+RANK_READER = """
+from pathlib import Path
+
+import numpy as np
+
+class RecDataset:
+    def __init__(self, file_list, config):
+        self.files = file_list
+        self.slots = ["click", "1", "2", "dense_feature"]
+
+    def __iter__(self):
+        for file in self.files:
+            for line in Path(file).read_text().splitlines():
+                output = {slot: [] for slot in self.slots}
+                for feasign in line.split():
+                    slot, _, value = feasign.partition(":")
+                    output[slot].append(float(value) if slot == "dense_feature" else int(value))
+                for slot in self.slots[1:3]:
+                    output[slot] = output[slot] or [0]
+                sparse = [np.array(output[slot]).astype("int64") for slot in self.slots[:3]]
+                yield [*sparse, np.array(output["dense_feature"]).astype("float32")]
+"""
+
+
+def test_a_rank_jobs_reader_is_read_as_it_counts_its_inputs(tmp_path: Path) -> None:
+    (tmp_path / "criteo_reader.py").write_text(RANK_READER)
+    (tmp_path / "train").mkdir()
+    file = tmp_path / "train" / "part-0"
+    file.write_text(
+        "click:1 dense_feature:0.05 dense_feature:0.5 1:737395 2:9\nclick:0 1:3 dense_feature:1 dense_feature:2\n"
+    )
+    tree = {
+        "runner": {"train_data_dir": "train", "model": "net.Net", "reader_type": "RecDataset", "train_reader_path": "criteo_reader"},
+        "hyper_parameters": {"sparse_inputs_slots": 3, "sparse_feature_number": 1000001, "dense_input_dim": 2},
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(tree))
+    samples = read_by_job(load_job(tmp_path / "job.yaml"), "train", [file], Allow()).samples
+    assert samples.ids("slot_1").tolist() == [737395, 3]
+    assert samples.ids("slot_2").tolist() == [9, 0]
+    np.testing.assert_array_equal(
+        np.asarray(samples.columns["dense_feature"]), np.array([[0.05, 0.5], [1, 2]], np.float32)
+    )
+    assert samples.label.tolist() == [1, 0]

@@ -165,15 +165,15 @@ class _Features:
 
     def _parts(self, sample: Any) -> list[Any]:
         """Return a sample's parts in the order of the features."""
-        names = list(self._intake.cells)
+        names = {name: cells.column for name, cells in self._intake.cells.items()}
         if isinstance(sample, Sequence) and all(
             isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in sample
         ):
             sample = dict(sample)
         if isinstance(sample, Mapping):
-            if missing := [name for name in names if name not in sample]:
+            if missing := [n for n, column in names.items() if n not in sample and column not in sample]:
                 raise ValueError(f"has no part {missing[0]!r}; yield a dict of {', '.join(names)}")
-            return [sample[name] for name in names]
+            return [sample[name if name in sample else column] for name, column in names.items()]
         if isinstance(sample, str) or not hasattr(sample, "__len__"):
             raise ValueError(
                 f"is a {type(sample).__name__}; yield {', '.join(names)}, in this order, or a dict of them"
