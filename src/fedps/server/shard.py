@@ -249,7 +249,8 @@ class Shard:
             TableError: there is none.
         """
         # What is kept unmerged is bounded in bytes, and a byte of a push makes `growth` bytes of rows at most.
-        tight, kept = not self._room.fits(int(size_of(offer) * self._growth)), self._unmerged + size_of(offer)
+        size = size_of(offer)
+        tight, kept = not self._room.fits(int(size * self._growth)), self._unmerged + size
         for name, change in offer.items():
             full = name in self._boundless and self.store.places_left(name) * _row_bytes(change) < kept
             if tight or full:
