@@ -45,7 +45,10 @@ NOT_RUN = {  # commands, by their first words, and a page that has a test of its
     "fedps coordinator": "for several machines; test_cli_roles.py starts each role on this one",
     "fedps worker": "for several machines; test_cli_roles.py starts each role on this one",
 }
-JOBS = {"distillation": "distillation.yaml"}  # of which a page speaks, beside the quick start's
+JOBS = {
+    "distillation": "distillation.yaml",
+    "features": "films.yaml",
+}  # of which a page speaks, beside the quick start's
 CONTEXT = {  # what a piece of Python stands in, by its first words
     "def loss": "from torch import Tensor\n",
     "row_init": "from fedps.types import Init\n",

@@ -291,3 +291,12 @@ def test_the_published_files_are_read(reads: Reads) -> None:
     features = criteo | {"label": CLICK | {"column": "Label"}}
     samples = reads((folder / "criteo.train.tiny.csv.gz").read_bytes(), "c.csv.gz", features).samples
     assert (len(samples.label), len(set(samples.ids("C3").tolist()))) == (1999, 1293)
+
+
+def test_one_label_of_several_may_be_unknown(reads: Reads) -> None:
+    several = {"x": {"kind": "number"}, "p": {"kind": "label"}, "q": {"kind": "label", "of": "real"}}
+    for more in ("", "1,2,0\n", "1,inf,0\n"):
+        label = reads("x,p,q\n1,1,\n2,nan,-3.5\n" + more, features=several, bad_lines="skip").samples.label
+        np.testing.assert_array_equal(label, np.array([[1, np.nan], [np.nan, -3.5]], np.float32))
+    with pytest.raises(DataError, match="column 'p': '' is empty"):
+        reads("x,p\n1,1\n2,\n", features={n: several[n] for n in "xp"})

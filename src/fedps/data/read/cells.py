@@ -5,9 +5,10 @@
 | id | a whole number below `rows`; in an open space whatever there is: see `Cells` |
 | ids | the same, several with `separator` between them, or a list; an empty cell has none |
 | number | a finite number, or `dim` of them with `separator` between them, or a list |
-| label | 0 or 1; of a real label any finite number |
+| label | 0 or 1; of a real label any finite number; one of several may be empty, or NaN: nobody knows it |
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -39,15 +40,18 @@ class Cells:
         feature: its kind.
         rows: of its id space; ids lie below.
         seed: the job's, of hashes.
+        unknown: of a label: it may be empty.
 
     Attributes:
         column: its name in data files.
     """
 
-    def __init__(self, name: str, feature: Feature, rows: int | Literal["open"] | None, seed: int) -> None:
+    def __init__(
+        self, name: str, feature: Feature, rows: int | Literal["open"] | None, seed: int, unknown: bool = False
+    ) -> None:
         self.name, self.feature, self.column = name, feature, feature.column or name
         self._rows = rows if isinstance(rows, int) else LARGEST
-        self._open, self._seed = rows == OPEN, seed
+        self._open, self._seed, self._unknown = rows == OPEN, seed, unknown
         self.type = np.dtype(np.int32 if self._rows <= np.iinfo(np.int32).max else np.int64)  # of its ids
 
     @property
@@ -80,6 +84,8 @@ class Cells:
 
     def _fit(self, numbers: Values) -> bool:
         binary = self.feature.kind == "label" and self.feature.of == "binary"
+        if self._unknown:
+            numbers = numbers[~np.isnan(numbers)]
         return bool(np.isfinite(numbers).all() and (not binary or ((numbers == 0) | (numbers == 1)).all()))
 
     def one(self, cell: Any) -> list[int] | list[float]:
@@ -122,12 +128,15 @@ class Cells:
 
     def _bulk_values(self, cells: pa.Array) -> NDArray[Any] | None:
         """Return ids or numbers of cells of one value; None, or an Arrow error, if one is not as it should be."""
-        fill = self.feature.missing
+        fill, empty = 0.0 if self._unknown else self.feature.missing, None
         if fill is not None:
-            cells = pc.if_else(pc.equal(cells, ""), str(fill), cells) if _is_text(cells.type) else cells
-            cells = cells.fill_null(str(fill) if _is_text(cells.type) else fill)
+            empty = pc.fill_null(pc.equal(cells, ""), True) if _is_text(cells.type) else cells.is_null()
+            cells = pc.if_else(empty, str(fill), cells) if _is_text(cells.type) else pc.if_else(empty, fill, cells)
         if cells.null_count:
             return None
+        if self._unknown:
+            found = self._bulk_numbers(cells)
+            return None if found is None else np.where(empty.to_numpy(zero_copy_only=False), np.float32(np.nan), found)  # type: ignore[union-attr]
         if not self.feature.has_ids:
             return self._bulk_numbers(cells)
         if self._open:
@@ -187,8 +196,8 @@ class Cells:
     def _number(self, part: Any) -> float:
         part = plain(part)
         if part is None or part == "":
-            if self.feature.missing is not None:
-                return self.feature.missing
+            if self._unknown or self.feature.missing is not None:
+                return self.feature.missing if self.feature.missing is not None else math.nan
             key = f", or say by features.{self.name}.missing what it counts as" if self.feature.kind == "number" else ""
             raise ValueError(f"is empty; fill it in{key}")
         try:
@@ -200,6 +209,8 @@ class Cells:
                 "" if self.feature.kind == "label" else f", or set features.{self.name}.kind: id if it names something"
             )
             raise ValueError(f"is no number; correct it{other}")
+        if self._unknown and math.isnan(number):
+            return number
         with np.errstate(over="ignore"):
             if not np.isfinite(np.float32(number)):
                 raise ValueError("is no finite number of 32 bits; correct it, or leave the line out")

@@ -45,10 +45,12 @@ class Intake:
     def __init__(self, job: Job, where: str, skipped: Skipped | None) -> None:
         features = job.inputs
         self.where, self._skipped = where, skipped
-        self.cells = {
-            name: Cells(name, f, features[f.table or name].rows, job.runner.seed) for name, f in features.items()
-        }
         self._labels = list(labels(features))
+        unknown = self._labels if len(self._labels) > 1 else []
+        self.cells = {
+            name: Cells(name, f, features[f.table or name].rows, job.runner.seed, name in unknown)
+            for name, f in features.items()
+        }
         self._parts = {name: _Growing() for name in self.cells}
         self._counts = {name: _Growing() for name, cells in self.cells.items() if cells.feature.kind == "ids"}
         self._cut: dict[str, int] = {}
