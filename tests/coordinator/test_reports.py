@@ -190,6 +190,13 @@ def test_reports_hold_the_scores_of_many_labels_each_under_its_name(make_job: Ma
     assert isinstance(a.replies[-1], Refused) and "histograms" in a.replies[-1].reason
 
 
+def test_a_report_has_its_usual_sums_by_their_own_names_too() -> None:
+    assert (HONEST["users"], HONEST.hits, HONEST["ndcg"], HONEST["sums"]["hr@10"]) == (3, 2.0, 1.5, 2.0)
+    assert (HONEST_ELSE["users"], HONEST_ELSE["hits"]) == (0, 0.0)
+    with pytest.raises(KeyError):
+        HONEST["hr@10"]
+
+
 def test_no_text_of_a_client_forges_a_line_of_the_log(make_job: MakeJob) -> None:
     log, forged = io.StringIO(), "fl-ps > lost fl_client: b"
     job = with_keys(make_job(epochs=3, with_coordinator=True), worker_num=1)
