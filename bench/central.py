@@ -1,0 +1,172 @@
+"""Networks of features trained over ten clients, in each mode, beside the same network trained on all data in one place."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from bench.apart import BenchError
+from bench.jobs import execute
+from bench.records import Figure, Options, Result, Sheet
+from fedps.config import load_job
+from fedps.data.prepare.featured import prepare_fields, prepare_ratings, prepare_sequences
+from fedps.data.prepare.movielens import prepare
+from fedps.data.prepare.write import Split
+from fedps.data.read.client import read_trained
+from fedps.types import ClientId, Samples
+
+CTR: dict[str, Any] = {"embedding_dim": 16, "hidden_units": [64, 32], "optimizer": {"learning_rate": 0.001}}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network and what it learns.
+
+    Attributes:
+        data: which of `_prepare`.
+        hyper: its hyperparameters.
+        metrics: what is compared, the first by the aims.
+        aims: by how much a mode may stay below the central loop.
+        runner: further keys.
+    """
+
+    data: str
+    hyper: Mapping[str, Any]
+    metrics: tuple[str, ...] = ("auc", "gauc", "logloss")
+    aims: Mapping[str, float] = field(
+        default_factory=lambda: {"async": 0.002, "sync": 0.002, "geo": 0.005, "round": 0.005}
+    )
+    runner: Mapping[str, Any] = field(default_factory=dict)
+
+
+CATALOGUE = {"async": 0.005, "sync": 0.005, "geo": 0.005, "round": 0.005}
+TASKS = {
+    "DeepFM, ML-1M ratings": Task("ratings", CTR | {"mode": "DeepFM"}, runner={"epochs": 3}),
+    "DCN-v2, ML-1M ratings": Task("ratings", CTR | {"mode": "DCNv2"}, runner={"epochs": 3}),
+    "DeepFM, Frappe": Task("frappe", CTR | {"mode": "DeepFM"}, runner={"epochs": 10, "train_batch_size": 256}),
+    "DCN-v2, Frappe": Task("frappe", CTR | {"mode": "DCNv2"}, runner={"epochs": 10, "train_batch_size": 256}),
+    "SASRec, ML-1M sequences": Task(
+        "sequences", {"mode": "SASRec", "embedding_dim": 32, "loss": "in_batch_softmax"}, ("full_ndcg@10", "full_hr@10"), CATALOGUE,
+        {"epochs": 100, "train_batch_size": 64, "eval_every": 0, "remote_sparse": ["embedding_item.weight"]},
+    ),
+    "TwoTower, ML-1M": Task(
+        "pairs", {"mode": "TwoTower", "embedding_dim": 32, "hidden_units": [32], "loss": "in_batch_softmax"},
+        ("full_ndcg@10", "full_hr@10"), CATALOGUE, {"epochs": 4, "negatives": 0, "eval_every": 0},
+    ),
+}  # fmt: skip
+MODES: dict[str, dict[str, Any]] = {
+    "async": {"sync_mode": "async"}, "sync": {"sync_mode": "sync"}, "geo": {"sync_mode": "geo"}, "round": {"sync_mode": "round"},
+}  # fmt: skip
+TINY = ("DeepFM, Frappe",)
+ABOUT = (
+    "Ten clients (zip codes of ML-1M; Frappe's users dealt out), user-side tables private, SASRec's shared; `fedps run` of each"
+    " mode, beside a plain PyTorch loop over all clients' samples, shuffled: the same network, passes, batch and Adam at 0.001."
+    " Both scored by `fedps infer` on the clients' held-out samples."
+)
+
+
+def measure(options: Options) -> Result:
+    """Train each task in one place and in each mode."""
+    source, figures, sheets = Path(os.environ.get("FEDPS_DATA", "")), list[Figure](), list[Sheet]()
+    names = TINY if options.size == "tiny" else list(TASKS)
+    with tempfile.TemporaryDirectory(prefix="fedps-bench-") as folder:
+        for name in names:
+            found = compare(name, Path(folder), source)
+            sheets.append(_sheet(name, found))
+            figures += [
+                Figure(f"{name}.{mode}.{metric}", f"{name}: {mode}", value, metric)
+                for mode, values in found.items()
+                for metric, value in values.items()
+            ]
+    return Result("central", ABOUT, tuple(figures), sheets=tuple(sheets))
+
+
+def compare(name: str, home: Path, source: Path, modes: tuple[str, ...] = tuple(MODES)) -> dict[str, dict[str, float]]:
+    """Return what a task comes to by the central loop, and in each mode: by metric."""
+    task, found = TASKS[name], dict[str, dict[str, float]]()
+    data = _prepare(task.data, home, source)
+    for mode in ("central", *modes):
+        job = _write(home, data, task, MODES.get(mode, {}))
+        weights = home / f"{task.hyper['mode']}.safetensors"
+        if mode == "central":
+            train_centrally(job, weights)
+            command = [sys.executable, "-m", "fedps", "infer", str(job), "--weights", str(weights), "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+            if done.returncode:
+                raise BenchError(f"fedps infer ended with exit code {done.returncode}\n{done.stderr[-2000:]}")
+            [figures] = json.loads(done.stdout)["epochs"]
+        else:
+            figures = execute(job, Path(tempfile.mkdtemp(dir=home)) / "run").summary["metrics"]
+        found[mode] = {metric: float(figures[metric]) for metric in task.metrics}
+        print(f"{name}, {mode}: " + ", ".join(f"{k} {v:.4f}" for k, v in found[mode].items()), flush=True)
+    return found
+
+
+def train_centrally(path: Path, weights: Path) -> None:
+    """Train a job's network by a plain PyTorch loop on all clients' samples, and save its weights."""
+    import torch  # noqa: PLC0415
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    from fedps.config.sections.features import spaces  # noqa: PLC0415
+    from fedps.data.samples import ClientData  # noqa: PLC0415
+    from fedps.models.build import build  # noqa: PLC0415
+    from fedps.models.inputs import tensors  # noqa: PLC0415
+    from fedps.models.loss import training_loss  # noqa: PLC0415
+    from fedps.training.eager import frequencies  # noqa: PLC0415
+
+    job = load_job(path)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(job.runner.seed)
+    model, train = build(job), Samples.joined(list(read_trained(job).values()))
+    data = ClientData(train, None, ClientId("all"), 0, shuffle=True, spaces=spaces(job.inputs))
+    loss = training_loss(model, job, lambda: frequencies(model, data))
+    optimizer = torch.optim.Adam(model.parameters(), lr=job.hyper_parameters.optimizer.learning_rate, fused=True)
+    rng, size = np.random.default_rng(job.runner.seed), job.runner.train_batch_size
+    for _ in range(job.runner.epochs):
+        order = rng.permutation(len(train.label))
+        for at in range(0, len(order), size):
+            batch = train.at(order[at : at + size])
+            optimizer.zero_grad(set_to_none=True)
+            loss(model(*tensors(model, batch.columns)), torch.from_numpy(batch.label)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    save_file({name: weight.detach().contiguous() for name, weight in model.named_parameters()}, weights)
+
+
+def _prepare(kind: str, home: Path, source: Path) -> Path:
+    out = home / kind
+    if not out.exists():
+        if kind == "frappe":
+            prepare_fields(out, sorted((source / "ctr").glob("frappe.*.libfm.gz")), 10, seed=0)
+        elif kind == "pairs":
+            prepare(out, None, per_positive=0)
+        else:
+            (prepare_ratings if kind == "ratings" else prepare_sequences)(out, None, Split(), seed=0)
+    return out
+
+
+def _write(home: Path, data: Path, task: Task, mode: Mapping[str, Any]) -> Path:
+    runner = {
+        "train_data_dir": str(data / "train"), "test_data_dir": str(data / "test"), "train_batch_size": 512,
+        "metrics": list(task.metrics), **task.runner, **mode,
+    }  # fmt: skip
+    path = home / "job.yaml"
+    path.write_text(yaml.safe_dump({"runner": runner, "hyper_parameters": dict(task.hyper)}, sort_keys=False))
+    return path
+
+
+def _sheet(name: str, found: Mapping[str, Mapping[str, float]]) -> Sheet:
+    task, rows = TASKS[name], []
+    first = task.metrics[0]
+    for mode, values in found.items():
+        gap = values[first] - found["central"][first]
+        said = "" if mode == "central" else f"{gap:+.4f} (aim: at least -{task.aims[mode]})"
+        rows.append((mode, *(f"{values[metric]:.4f}" for metric in task.metrics), said))
+    return Sheet(name, ("", *task.metrics, f"{first} beside central"), tuple(rows))
