@@ -114,7 +114,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, rng = tmp_path_factory.mktemp("published"), np.random.default_rng(0)
     taken = [(user, 1 + film) for user in range(1, 121) for film in rng.permutation(420)[: 30 if user % 12 else 210]]
     files = {
-        "ratings": [f"{user}::{film}::5::{978300000 + k}" for k, (user, film) in enumerate(taken)],
+        "ratings": [f"{user}::{film}::{2 + film % 4}::{978300000 + k}" for k, (user, film) in enumerate(taken)],
         "users": [f"{user}::F::25::3::{user % 10}0117" for user in range(1, 121)],
         "movies": [f"{film}::Film {film} ({1950 + film % 50})::Drama" for film in range(1, 421)],
     }
