@@ -58,29 +58,31 @@ def measure(options: Options) -> Result:
         "admit_after": ("admit_after 2", Bounds(admit_after=2)),
         "expire_after": ("expire_after 1", Bounds(expire_after=1)),
     }
-    figures = _grown(rows)
+    figures = _grown("grown", f"{rows:,} rows", Bounds(), rows)
+    figures += _grown("admitted", f"{rows:,} rows, admit_after 2", Bounds(admit_after=2), rows)
     for key, (what, bounds) in streams.items():
         figures += _streamed(key, f"{what}, {ids:,} distinct ids", bounds, ids)
     return Result("size", ABOUT, tuple(figures))
 
 
-def _grown(rows: int) -> list[Figure]:
-    """Give so many ids a row."""
-    stores, before, pauses = _stores(Bounds()), _resident(), Pauses()
+def _grown(key: str, what: str, bounds: Bounds, rows: int) -> list[Figure]:
+    """Give so many ids a row, by as many pushes as it takes."""
+    stores, before, pauses = _stores(bounds), _resident(), Pauses()
     began = time.perf_counter()
     for done, keys in enumerate(_pushes(rows)):
-        _push(stores, keys, pauses)
+        for _ in range(bounds.admit_after):
+            _push(stores, keys, pauses)
         if done % 512 == 0:
-            print(f"{done * PART:,} of {rows:,} rows", flush=True)
-    seconds, what = time.perf_counter() - began, f"{rows:,} rows"
+            print(f"{what}: {done * PART:,}", flush=True)
+    seconds = time.perf_counter() - began
     made, said = _count(stores, "rows"), _count(stores, "bytes")
     taken = (_resident() - before) / made
     return [
-        Figure("grown.bytes", f"{what}: memory of the process, a row", taken, "B"),
-        Figure("grown.share", f"{what}: beside values, state and key", taken / NEEDED, "times"),
-        Figure("grown.said", f"{what}: as the servers say, a row", said / made, "B"),
-        Figure("grown.rate", f"{what}: rows made", made / seconds, "rows/s"),
-        *pauses.figures("grown", what),
+        Figure(f"{key}.bytes", f"{what}: memory of the process, a row", taken, "B"),
+        Figure(f"{key}.share", f"{what}: beside values, state and key", taken / NEEDED, "times"),
+        Figure(f"{key}.said", f"{what}: as the servers say, a row", said / made, "B"),
+        Figure(f"{key}.rate", f"{what}: rows made", made / seconds, "rows/s"),
+        *pauses.figures(key, what),
     ]
 
 
