@@ -105,11 +105,11 @@ class BoundedTable(SparseTable):
         """Return rows float32[U, dim]; where an id has none, its start, or the shared one if rows wait to be made."""
         slots = self._find(keys)
         there = slots >= 0
-        if not there.all():
-            out = rowless(self.spec, keys)
-            out[there] = super().pull(keys[there])
-            return out
-        return super().pull(keys)
+        if there.all():
+            return self._read(slots)
+        out = rowless(self.spec, keys)
+        out[there] = self._read(slots[there])
+        return out
 
     def push(self, keys: Keys, values: Values, rate: float = 1.0) -> None:
         """Apply the rule to the rows that there are, or that this push makes; see `SparseTable.push`.

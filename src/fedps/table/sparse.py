@@ -118,9 +118,11 @@ class SparseTable:
         Raises:
             TableError: there is no room for the new rows.
         """
-        slots = self._slots_of(keys)
+        return self._read(self._slots_of(keys))
+
+    def _read(self, slots: Keys) -> Values:
         self._settle(slots, self.steps)
-        out = np.empty((len(keys), self.spec.dim), np.float32)
+        out = np.empty((len(slots), self.spec.dim), np.float32)
         kernels.gather(self._block, slots, out)
         return out
 
