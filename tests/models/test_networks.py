@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedps.config import Job, load_job
 from fedps.config.sections.features import spaces
+from fedps.coordinator.selectors.fedcs import upload_bytes
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.models.build import build
@@ -20,6 +21,8 @@ from fedps.models.loss import InBatchSoftmax, logits_of, training_loss
 from fedps.table.rules import initial_rows
 from fedps.training.eager import frequencies
 from fedps.training.learner import Learner
+from fedps.training.parameters import read_parameters
+from fedps.training.plan import find_plan, make_plan
 from fedps.training.planning import plan_network
 from fedps.types import ClientId, Samples
 
@@ -357,3 +360,20 @@ def test_the_loss_of_ones_own_network_needs_what_it_returns(tmp_path: Path) -> N
 def test_groups_of_samples_fill_a_batch(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"a batch is a positive and its negatives: make it a multiple of 5, e.g. 35"):
         job_of(tmp_path, "MF", runner={"negatives": 4}, loss="sampled_softmax")
+
+
+@pytest.mark.parametrize("mode", TAKEN)
+def test_what_a_client_uploads_is_known_without_the_network(mode: str, tmp_path: Path) -> None:
+    job = job_of(tmp_path, mode)
+    shared = [e.spec.shape for e in read_parameters(describe(build(job)), job).embeddings if not e.private]
+    assert upload_bytes(job) == 4 * sum(rows * dim for rows, dim in shared)
+
+
+def test_a_plan_is_found_again_by_all_that_it_hangs_on(tmp_path: Path) -> None:
+    job = job_of(tmp_path, "DeepFM", without("history"))
+    plan = make_plan(job)
+    assert plan.library and find_plan(job) == plan
+    summed = without("history") | {"genres": {"kind": "ids", "rows": 7, "pooling": "sum", "side": "item"}}
+    assert find_plan(job_of(tmp_path, "DeepFM", summed)) is None
+    assert find_plan(job_of(tmp_path, "DeepFM", without("history"), embedding_dim=5)) is None
+    assert find_plan(job_of(tmp_path, "DCNv2", without("history"))) is None
