@@ -15,6 +15,7 @@ import yaml
 from fedps.config import Allow, Job, load_job
 from fedps.data.hashing import stable_hash
 from fedps.data.read.by_job import Reading, read_by_job
+from fedps.data.read.tabular import read_table
 from fedps.errors import DataError
 from fedps.types import Bags
 
@@ -143,6 +144,18 @@ def test_a_cell_that_is_not_as_it_should_be(cell: dict[str, str], said: str, rea
     assert len(reading.samples.label) == 4
     assert reading.skipped.lines == 1
     assert "line 5" in reading.skipped.first
+
+
+def test_of_large_files_the_beginning_is_looked_at(
+    reads: Reads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedps.data.read.tabular.BLOCK", len(LINES) + 3)
+    reads(HEADER + LINES)
+    job, file = job_of(tmp_path, FEATURES), tmp_path / "train" / "a.csv"
+    file.write_text(HEADER + LINES + "2,,,,,,,\n" * 100)
+    assert len(read_table(file, job, first=True).samples.label) == 2
+    with pytest.raises(DataError, match="line 4"):
+        read_table(file, job)
 
 
 def test_a_missing_column_is_told_with_those_there_are(reads: Reads) -> None:

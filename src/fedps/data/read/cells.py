@@ -114,7 +114,7 @@ class Cells:
     def _parts(self, cells: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
         """Return all values of cells of several, end to end, and how many each has, int64[n]."""
         if _is_text(cells.type):
-            empty = pc.equal(cells, "").to_numpy(zero_copy_only=False)
+            empty = pc.equal(pc.utf8_trim_whitespace(cells), "").to_numpy(zero_copy_only=False)
             cells = pc.split_pattern(cells, self.feature.separator)
             counts = pc.list_value_length(cells).to_numpy(zero_copy_only=False).astype(np.int64)
             flat = pc.list_flatten(cells)
@@ -212,8 +212,9 @@ class Cells:
         if self._unknown and math.isnan(number):
             return number
         with np.errstate(over="ignore"):
-            if not np.isfinite(np.float32(number)):
-                raise ValueError("is no finite number of 32 bits; correct it, or leave the line out")
+            number = float(np.float32(number))
+        if not math.isfinite(number):
+            raise ValueError("is no finite number of 32 bits; correct it, or leave the line out")
         if self.feature.kind == "label" and self.feature.of == "binary" and number not in (0, 1):
             raise ValueError(f"is neither 0 nor 1; correct it, or set features.{self.name}.of: real")
         return number

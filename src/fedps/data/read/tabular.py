@@ -47,7 +47,7 @@ def read_table(path: Path, job: Job, skipped: Skipped | None = None, first: bool
         path: its ending says what it holds.
         job: its features say which columns are read, and what they are.
         skipped: counts malformed lines, which are then passed over; None makes them errors.
-        first: look at the first lines alone.
+        first: look at its beginning alone.
 
     Raises:
         DataError: it cannot be read, has no such column, or a cell is not as it should be; names file, line and column.
@@ -92,7 +92,7 @@ def _text(path: Path, intake: Intake, first: bool) -> Iterator[Piece]:
         file.seek(0)
         indexed = path.name.removesuffix(".gz").endswith(INDEXED)
         lines = _Indexed(path, intake) if indexed else _Text(path, intake, file)
-        yield from lines.pieces(iter([b"".join(islice(file, FIRST))]) if first else _blocks(path, file))
+        yield from lines.pieces(islice(_blocks(path, file), 1 if first else None))
 
 
 def _opened(path: Path) -> IO[bytes]:
