@@ -23,10 +23,12 @@ class Net(nn.Module):
         super().__init__()
         self.user, self.item, self.genre = nn.Embedding(30, 4), nn.Embedding(50, 4), nn.Embedding(7, 4)
         self.first, self.bag = nn.Embedding(50, 1), nn.EmbeddingBag(50, 4, mode="mean")
+        self.mixed = nn.Embedding(50, 4)  # by one id, and by bags
         self.top = nn.Sequential(nn.Linear(19, 8), nn.ReLU(), nn.Linear(8, 1))
 
     def forward(self, user, item, seen, genres, tags, age):
         rows = [self.user(user), self.item(item), self.item(seen), self.genre(genres)]
+        rows[1] = rows[1] + self.mixed(item) * self.mixed(tags)
         total = rows[0] + rows[1] + rows[2] + rows[3]
         pairs = (total * total - sum(row * row for row in rows)).sum(1, keepdim=True) / 2
         return (self.top(torch.cat([*rows, age], 1)) + pairs + self.first(item) + self.bag(tags).sum(1, keepdim=True)).squeeze(1)
@@ -75,3 +77,10 @@ def test_gradients_for_the_servers_are_those_of_torch(make_job: MakeJob, tmp_pat
         np.testing.assert_array_equal(slots, due.rows[name][0])
         np.testing.assert_allclose(rows, due.rows[name][1], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found.dense, due.dense, rtol=1e-3, atol=1e-5)
+
+
+def test_an_embedding_with_padding_of_its_own_trains_by_torch(make_job: MakeJob, tmp_path: Path) -> None:
+    net = NET.replace('nn.EmbeddingBag(50, 4, mode="mean")', 'nn.EmbeddingBag(50, 4, mode="mean", padding_idx=49)')
+    plan = plan_network(job_of(make_job, tmp_path, FEATURES, net))
+    assert not plan.library
+    assert "bag has padding_idx" in plan.reason

@@ -133,3 +133,11 @@ def test_features_that_do_not_fit_are_named(
     with pytest.raises(JobError, match=said):
         job = job_of(make_job, tmp_path, features)
         read_parameters(describe(build(job)), job)
+
+
+def test_one_embedding_pools_all_that_looks_it_up_alike(make_job: MakeJob, tmp_path: Path) -> None:
+    features = FEATURES | {"genres": {"kind": "ids", "table": "item", "pooling": "sum"}}
+    job = job_of(make_job, tmp_path, features, NET.replace("self.genre(genres)", "self.item(genres)"))
+    said = r"genres \(pooling: sum\) and history \(no pooling\) look up one embedding: give each its own, or leave pooling out"
+    with pytest.raises(JobError, match=said):
+        build(job)

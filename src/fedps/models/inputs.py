@@ -110,6 +110,8 @@ def adapt(path: str, model: nn.Module, features: Mapping[str, Feature], classic:
     if any(features[name].kind == "ids" for name in names):
         try:
             _look_up_padded(model)
+        except JobError:
+            raise
         except Exception as error:  # whatever the user's own code raises
             raise JobError(
                 f"runner.model: {path}: forward({', '.join(names)}) fails on three samples: {type(error).__name__}: {error}"
@@ -240,7 +242,7 @@ def _look_up_padded(model: nn.Module) -> None:
     padded = {name: Padded(module) for name, module in _embeddings(model).items()}
     for name, module in _embeddings(model).items():
         module.forward = padded[name]
-        padded[name].features = partial(lambda name: [features[f] for f in seen[name] if f], name)
+        padded[name].features = partial(lambda name: {f: features[f] for f in features if f in seen[name]}, name)
     _watch(model, seen)
     for name, module in _embeddings(model).items():
         own = [f for f in seen.get(name, ()) if f and features[f].kind == "ids"]
@@ -249,11 +251,21 @@ def _look_up_padded(model: nn.Module) -> None:
         pads |= {f: module.padding_idx for f in own if module.padding_idx is not None}
 
 
-def pooling_of(module: nn.Module, features: Sequence[Feature]) -> str | None:
-    """Return how an embedding joins the rows of a sample's ids: sum, mean, or not at all."""
+def pooling_of(module: nn.Module, features: Mapping[str, Feature]) -> str | None:
+    """Return how an embedding joins the rows of a sample's ids: sum, mean, or not at all.
+
+    Raises:
+        JobError: the features that look it up say so differently: ids do not tell which feature they come from.
+    """
     if isinstance(module, nn.EmbeddingBag):
         return str(module.mode)
-    return next((feature.pooling for feature in features if feature.pooling), None)
+    ways = {name: feature.pooling for name, feature in features.items() if feature.kind == "ids"}
+    if len(set(ways.values())) > 1:
+        said = " and ".join(f"{name} ({f'pooling: {way}' if way else 'no pooling'})" for name, way in ways.items())
+        raise JobError(
+            f"runner.model: {said} look up one embedding: give each its own, or leave pooling out and pool in forward"
+        )
+    return next(iter(ways.values()), None)
 
 
 @contextmanager
@@ -263,12 +275,16 @@ def pooling_by(pool: Callable[[Tensor, Tensor, bool], Tensor], model: nn.Module)
         (m, m.forward) for m in _embeddings(model).values() if isinstance(m.forward, Padded) and m.forward.pooling
     ]
     for module, padded in changed:
-        module.forward = lambda ids, m=module, how=padded.pooling: pool(m.weight, ids, how == "mean")
+        module.forward = partial(_pooled_by, pool, module, padded.pooling == "mean")
     try:
         yield
     finally:
         for module, padded in changed:
             module.forward = padded
+
+
+def _pooled_by(pool: Callable[[Tensor, Tensor, bool], Tensor], module: Any, mean: bool, ids: Tensor) -> Tensor:
+    return functional.embedding(ids, module.weight) if ids.dim() == 1 else pool(module.weight, ids, mean)
 
 
 class Padded:
@@ -283,7 +299,7 @@ class Padded:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self.features: Callable[[], Sequence[Feature]] = lambda: ()
+        self.features: Callable[[], Mapping[str, Feature]] = dict
 
     @property
     def pooling(self) -> str | None:

@@ -78,6 +78,10 @@ def _trace(model: nn.Module, training: bool) -> fx.Graph:
     weights, was = dict(model.named_parameters()), model.training
     if any(True for _ in model.buffers()):
         raise NotLoweredError("it has buffers")
+    if padded := [n for n, m in model.named_modules() if getattr(m, "padding_idx", None) is not None]:
+        raise NotLoweredError(
+            f"{padded[0]} has padding_idx, an id that stands for none; behind shorter lists -1 stands anyway"
+        )
 
     def forward(weights: dict[str, Tensor], *inputs: Tensor) -> Any:
         return functional_call(model, weights, inputs)

@@ -248,7 +248,7 @@ def frequencies(model: nn.Module, data: ClientData) -> Frequencies:
 def compact_rows(model: nn.Module, module: str, features: Sequence[str]) -> CompactRows:
     """Return what stands in for a network's embedding, which some features look up."""
     layer, every = model.get_submodule(module), features_of(model)
-    pooling = pooling_of(layer, [every[feature] for feature in features])
+    pooling = pooling_of(layer, {feature: every[feature] for feature in features})
     return CompactRows(pooling, cast("int | None", layer.padding_idx))
 
 
