@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 import yaml
 
 from fedps.config import Allow, load_job
+from fedps.data.read.client import read_client
 from fedps.errors import JobError
 from fedps.events.events import Entry
 from fedps.events.ledger import Ledger
 from fedps.launch.inprocess import run_in_process
 from fedps.serving.infer import infer_epochs
+from fedps.types import Bags, ClientId
 from tests.launch.runs import fedps
 
 NET = """
@@ -42,7 +46,7 @@ FEATURES = {
 }
 
 
-def write_job(folder: Path, **runner: Any) -> Path:
+def write_job(folder: Path, features: Mapping[str, Any] = FEATURES, loss: str = "bce", **runner: Any) -> Path:
     """Write a job of three clients whose samples tell no user, with their files and a network; return the job file."""
     rng = np.random.default_rng(0)
     for side, samples in (("train", 200), ("test", 90)):
@@ -71,8 +75,8 @@ def write_job(folder: Path, **runner: Any) -> Path:
             "train_data_dir": "train", "test_data_dir": "test", "train_batch_size": 32, "geo_step": 2, "epochs": 1,
             "model": "net.Net", **runner,
         },
-        "hyper_parameters": {"optimizer": {"class": "adam", "learning_rate": 0.05}},
-        "features": FEATURES,
+        "hyper_parameters": {"optimizer": {"class": "adam", "learning_rate": 0.05}, "loss": loss},
+        "features": dict(features),
     }  # fmt: skip
     (folder / "job.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return folder / "job.yaml"
@@ -148,3 +152,56 @@ def test_a_dump_has_any_features_but_what_is_private(tmp_path: Path) -> None:
         assert [name for name, *_ in fields] == shown
         assert all(int(count) == len(values) for _, count, *values in fields)
         assert len(rest) == 199
+
+
+@pytest.mark.parametrize(
+    ("change", "runner", "said"),
+    [
+        ({}, {"negatives": 2}, "runner.negatives: 2: features tags could tell of the item; leave the key out"),
+        ({"tags": {"kind": "ids", "table": "item", "pooling": "sum", "side": "item"}}, {"negatives": 2}, "features tags could tell"),
+        ({"click": {"kind": "label", "of": "real"}}, {"negatives": 2}, "runner.negatives: 2: what is drawn has label 0"),
+        ({}, {"metrics": ["auc", "full_ndcg@10"]},
+         "runner.metrics: 'full_ndcg@10': ranks all items, each in place of a sample's own, and tags may tell of that one"),
+        ({"user": None}, {"loss": "bpr"}, "loss: bpr: ranks the items of one user, and there is no feature user of kind id"),
+    ],
+)  # fmt: skip
+def test_no_other_item_takes_the_place_of_one_that_features_may_tell_of(
+    change: dict[str, Any], runner: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    features = {
+        "user": {"kind": "id", "rows": 9},
+        "item": {"kind": "id", "rows": 50},
+        "tags": {"kind": "ids", "rows": 7, "pooling": "mean"},
+        "click": {"kind": "label"},
+    }
+    with pytest.raises(JobError, match=re.escape(said)):
+        load_job(write_job(tmp_path, {k: f for k, f in (features | change).items() if f}, **runner))
+
+
+def test_drawn_negatives_and_full_rankings_keep_what_is_the_users(tmp_path: Path) -> None:
+    features = {
+        "user": {**FEATURES["city"], "column": "city"},
+        "item": {"kind": "id", "rows": 64},
+        "history": FEATURES["history"],
+        "age": {**FEATURES["age"], "side": "user"},
+        "click": FEATURES["click"],
+    }
+    job = load_job(write_job(tmp_path, features, negatives=3, metrics=["auc", "full_ndcg@10"]))
+    net = NET.replace("city, item, genres", "user, item").replace("self.city(city)", "self.city(user)")
+    (tmp_path / "net.py").write_text(net.replace("self.genre(genres)", "self.city(user)"))
+    entries = list[Entry]()
+    run_in_process(job, tmp_path / "run", entries.append)
+    ledger = Ledger(job, 0.0)
+    for entry in entries:
+        ledger.take(entry)
+    assert ledger.summary(2e9, None)["metrics"]["full_ndcg@10"] > 0
+    data = read_client(job, ClientId("0"))
+    data.order(0)
+    groups = data.train.at(slice(4 * 5, 4 * 6))
+    assert list(groups.label) == [1, 0, 0, 0]
+    assert len(set(groups.item)) > 1
+    assert len(set(groups.user)) == 1
+    history, age = groups.columns["history"], groups.columns["age"]
+    assert isinstance(history, Bags)
+    assert len({tuple(history.at(np.array([k])).ids) for k in range(4)}) == 1
+    assert len(np.unique(np.asarray(age), axis=0)) == 1

@@ -29,6 +29,8 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.train_data_dir", "hyper_parameters.num_users", "hyper_parameters.num_items"), data.sizes),
     (("features",), features.kinds),
     (("features",), features.tables),
+    (("features", "runner.model"), features.pooled),
+    (("features", "runner.negatives"), features.drawn),
     (("features", "hyper_parameters.mode", "runner.model"), features.inputs),
     (("features", "runner.metrics"), features.measured),
     (("features", "hyper_parameters.loss"), features.learned),

@@ -1,7 +1,7 @@
 """Checks of features: their kinds, id spaces and sides."""
 
 from fedps.config.job import Job
-from fedps.config.sections.features import OPEN, Feature, labels, of_item, of_user, sequences
+from fedps.config.sections.features import OPEN, Feature, beside_item, labels, of_item, of_user, sequences, undrawable
 from fedps.figures import OF_REAL, Metric, read_metric
 
 FITS = {  # key → the kinds that have it
@@ -47,11 +47,15 @@ def tables(job: Job) -> list[str]:
                 f"{key}{private} is of the user's side, whose tables are private, and {public} is not; give both"
                 " side: user, or neither (the table is shared then; the samples stay here all the same)"
             )
-    pooled: dict[str, str] = {}
+    return mistakes
+
+
+def pooled(job: Job) -> list[str]:
+    """Say which features share a table of a built-in network and pool otherwise; networks of one's own may have several."""
+    mistakes, firsts = [], dict[str, str]()
     for name, feature in job.features.items():
-        space = feature.table or name
-        first = pooled.setdefault(space, name) if feature.kind == "ids" else name
-        if feature.pooling != (due := job.features[first].pooling):
+        first = firsts.setdefault(feature.table or name, name) if feature.kind == "ids" else name
+        if job.runner.model is None and feature.pooling != (due := job.features[first].pooling):
             mistakes.append(
                 f"features.{name}.pooling: {feature.pooling or 'none'}: {first}, which looks up the same table, has"
                 f" {due or 'none'}: give both the same, or each rows of its own"
@@ -110,6 +114,16 @@ def _sequences(mode: str, found: list[str]) -> list[str]:
     return []
 
 
+def drawn(job: Job) -> list[str]:
+    """Say that no negatives can be drawn."""
+    each, why, every = job.runner.negatives, undrawable(job.inputs), labels(job.inputs)
+    if len(every) != 1 or any(label.of == "real" for label in every.values()):
+        why = "what is drawn has label 0, of one label that is 0 or 1"
+    return (
+        [f"runner.negatives: {each}: {why}; leave the key out, and bring negatives in the data"] if each and why else []
+    )
+
+
 def learned(job: Job) -> list[str]:
     """Say what the loss cannot make of the labels."""
     loss, every = job.hyper_parameters.loss, labels(job.inputs)
@@ -122,6 +136,8 @@ def learned(job: Job) -> list[str]:
         ]
     if loss == "bce" and real and len(real) == len(every):
         return [f"{key}features.{real[0]} is real: use mse, or set its of: binary"]
+    if loss == "bpr" and ("user" not in job.inputs or job.inputs["user"].kind != "id"):
+        return [f"{key}ranks the items of one user, and there is no feature user of kind id: add it, or use bce"]
     if loss not in ("bce", "mse") and (real or len(every) > 1):
         return [f"{key}takes one binary label; there are {', '.join(every)}: use bce or mse, or leave the others out"]
     return []
@@ -151,5 +167,13 @@ def _unmeasurable(metric: Metric, job: Job) -> str:
     inputs = job.inputs
     if missing := [name for name in due if name not in inputs or inputs[name].kind != "id"]:
         return f"needs a feature {' and '.join(map(repr, missing))} of kind id; leave it out"
-    rows = inputs[inputs["item"].table or "item"].rows if metric.full else None
-    return f"ranks all items, and item is {OPEN}: nobody knows them all; leave it out" if rows == OPEN else ""
+    if not metric.full:
+        return ""
+    if inputs[inputs["item"].table or "item"].rows == OPEN:
+        return f"ranks all items, and item is {OPEN}: nobody knows them all; leave it out"
+    if others := beside_item(inputs):
+        return (
+            f"ranks all items, each in place of a sample's own, and {', '.join(others)} may tell of that one: leave the metric"
+            " out, or give side: user to what does not"
+        )
+    return ""

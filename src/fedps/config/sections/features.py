@@ -31,7 +31,8 @@ class Feature(Section):
     dim: Count = Field(1, description="number: how many it is")
     missing: Finite | None = Field(None, description="number: what an empty cell counts as; left out: it is a mistake")
     side: Annotated[Literal["user", "item"], BeforeValidator(word)] | None = Field(
-        None, description="whom it describes; tables of the user's side are private, unless remote_sparse names them"
+        None,
+        description="whom it describes; tables of the user's side are private, unless local_sparse or remote_sparse is given",
     )
     of: Annotated[Literal["binary", "real"], BeforeValidator(word)] = Field(
         "binary", description="label: 0 or 1, or any number"
@@ -71,6 +72,26 @@ def of_user(name: str, feature: Feature) -> bool:
 def of_item(name: str, feature: Feature) -> bool:
     """Tell whether a feature describes the item, or is the item; all others describe the user, or what the two meet in."""
     return feature.side == "item" or (name == "item" and feature.side is None)
+
+
+def beside_item(features: Mapping[str, Feature]) -> list[str]:
+    """Return the features that may tell of a sample's item beside its id: with another item in its place they would be wrong.
+
+    What is of the user's side does not, nor do items that are not said to describe the item: they are a history.
+    """
+    others = {n: f for n, f in features.items() if n != "item" and f.kind != "label" and not of_user(n, f)}
+    return [name for name, feature in others.items() if feature.table != "item" or feature.side == "item"]
+
+
+def undrawable(features: Mapping[str, Feature]) -> str:
+    """Say why no other items can be drawn in place of a sample's own; empty if they can."""
+    for name in ("user", "item"):
+        if name not in features or features[name].kind != "id":
+            return f"there is no feature {name} of kind id"
+    if features[features["item"].table or "item"].rows == OPEN:
+        return "nobody has counted the items (features.item.rows)"
+    others = beside_item(features)
+    return f"features {', '.join(others)} could tell of the item" if others else ""
 
 
 def sequences(features: Mapping[str, Feature]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import TextIO
 
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of, test_files_of
-from fedps.config.sections.features import labels, of_user, spaces
+from fedps.config.sections.features import labels, spaces, undrawable
 from fedps.data.read.by_job import Reading, Side, read_by_job, runs_users_code
 from fedps.data.read.reader import read_first
 from fedps.data.read.tabular import read_table
@@ -161,9 +161,7 @@ def _negatives(job: Job, samples: Samples) -> tuple[int | None, str]:
     there are none where a sample tells more of its item than its id.
     """
     each, label = job.runner.negatives, samples.label
-    of_item = _of_item(job)
-    if each and of_item:
-        raise JobError(f"runner.negatives: {each}: {of_item}; leave the key out, and bring negatives in the data")
+    of_item = undrawable(job.inputs)
     if label.ndim > 1 or next(iter(labels(job.inputs).values())).of == "real":
         return None, ""
     alone = job.hyper_parameters.loss == "in_batch_softmax"  # which needs none
@@ -181,21 +179,6 @@ def _negatives(job: Job, samples: Samples) -> tuple[int | None, str]:
         None,
         f"runner.negatives: {said}: the training data holds positives (label 1) alone: the network learns to say 1 always",
     )
-
-
-def _of_item(job: Job) -> str:
-    """Say why no other items can be drawn in place of a sample's own; empty if they can."""
-    if not job.features:
-        return ""
-    features = job.features
-    for name in ("user", "item"):
-        if name not in features or features[name].kind != "id":
-            return f"there is no feature {name} of kind id"
-    if not isinstance(features[features["item"].table or "item"].rows, int):
-        return "nobody has counted the items (features.item.rows)"
-    others = [n for n, f in features.items() if n != "item" and f.kind != "label" and not of_user(n, f)]
-    others = [n for n in others if features[n].table != "item"]
-    return f"features {', '.join(others)} could tell of the item" if others else ""
 
 
 def _tell(job: Job, client: ClientId, side: Side, read: Reading, report: Report | None, log: TextIO | None) -> None:
