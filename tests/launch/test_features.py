@@ -36,7 +36,7 @@ class Net(nn.Module):
         return self.top(torch.cat(rows, 1)).squeeze(1)
 """
 CITIES = ["Köln", "São Paulo", "7", "", "-1", "a, b"]
-FEATURES = {
+FEATURES: dict[str, dict[str, Any]] = {
     "city": {"kind": "id", "rows": "open", "side": "user"},
     "item": {"kind": "id", "rows": "open"},
     "genres": {"kind": "ids", "rows": 7, "pooling": "sum"},

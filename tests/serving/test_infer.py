@@ -106,6 +106,16 @@ def test_weights_of_other_precision_are_taken(gmf_job: Job, tmp_path: Path) -> N
     assert all(p.dtype == torch.float32 and bool((p == 0.5).all()) for p in model.parameters())
 
 
+def test_rows_of_open_ids_are_not_read_from_one_file(gmf_job: Job, tmp_path: Path) -> None:
+    model, path = build(gmf_job), tmp_path / "open.safetensors"
+    tensors = {name: weight.detach()[:3].contiguous() for name, weight in model.named_parameters()}
+    save_file(tensors | {"mf_item.weight.ids": torch.tensor([-7, 0, 1 << 40])}, path)
+    with pytest.raises(
+        JobError, match=r"mf_item.weight has ids of an open space, .* score the run's saved epochs, by --run_dir"
+    ):
+        load_weights(model, path)
+
+
 def test_all_misfits_of_a_weights_file_are_told_at_once(gmf_job: Job, tmp_path: Path) -> None:
     tensors = {"mf_user.weight": torch.ones(120, 2), "predict.weight": torch.ones(1, 1), "extra": torch.ones(3)}
     save_file(tensors, tmp_path / "other.safetensors")

@@ -270,12 +270,13 @@ def pooling_of(module: nn.Module, features: Mapping[str, Feature]) -> str | None
 
 @contextmanager
 def pooling_by(pool: Callable[[Tensor, Tensor, bool], Tensor], model: nn.Module) -> Iterator[None]:
-    """Look pooled ids up by another function of weight float32[rows, dim], ids int64[B, L] and whether it is the mean."""
-    changed = [
-        (m, m.forward) for m in _embeddings(model).values() if isinstance(m.forward, Padded) and m.forward.pooling
-    ]
+    """Look pooled ids up by another function of weight float32[rows, dim], ids int64[B, L] and whether it is the mean.
+
+    A look-up that does not pool is torch's own meanwhile, as if there were no padding.
+    """
+    changed = [(m, m.forward) for m in _embeddings(model).values() if isinstance(m.forward, Padded)]
     for module, padded in changed:
-        module.forward = partial(_pooled_by, pool, module, padded.pooling == "mean")
+        module.forward = partial(_pooled_by, pool, module, padded.pooling)
     try:
         yield
     finally:
@@ -283,8 +284,9 @@ def pooling_by(pool: Callable[[Tensor, Tensor, bool], Tensor], model: nn.Module)
             module.forward = padded
 
 
-def _pooled_by(pool: Callable[[Tensor, Tensor, bool], Tensor], module: Any, mean: bool, ids: Tensor) -> Tensor:
-    return functional.embedding(ids, module.weight) if ids.dim() == 1 else pool(module.weight, ids, mean)
+def _pooled_by(pool: Callable[[Tensor, Tensor, bool], Tensor], module: Any, how: str | None, ids: Tensor) -> Tensor:
+    pools = how is not None and ids.dim() > 1
+    return pool(module.weight, ids, how == "mean") if pools else functional.embedding(ids, module.weight)
 
 
 class Padded:

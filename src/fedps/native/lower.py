@@ -218,6 +218,8 @@ class _Reader:
             raise NotLoweredError("it looks up something that is no table")
         if not isinstance(ids, Ids):
             raise NotLoweredError(f"{weight.name} is looked up by derived ids")
+        if _name(node) == "embedding" and self._features[ids.feature].kind == "ids":
+            raise NotLoweredError(f"{ids.feature} is a sequence, whose rows {weight.name} does not pool")
         table, dim = list(self._tables).index(weight.name), self._tables[weight.name]
         return op.Lookup(table, self._inputs.index(ids.feature), dim)
 

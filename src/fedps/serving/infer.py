@@ -211,5 +211,10 @@ def _misfits(
             mistakes.append(
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}; the job's network has {tuple(weight.shape)}"
             )
+    if opened := sorted(name for name in weights if f"{name}.ids" in tensors):
+        return [
+            f"{path}: {', '.join(opened)} has ids of an open space, whose rows are not read from one file: score the run's"
+            " saved epochs, by --run_dir"
+        ]
     strange = sorted(set(tensors) - set(weights))
     return mistakes + [f"{path}: {name} is no parameter of the job's network" for name in strange]
