@@ -69,9 +69,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
             (folder / side / f"{client}.csv").write_text("\n".join(lines) + "\n")
     for name, runner in SETTINGS.items():
-        places = {"train_data_dir": str(folder / "train"), "test_data_dir": str(folder / "test"), "model": "kept.Kept"}
+        data = {"train_data_dir": str(folder / "train"), "test_data_dir": str(folder / "test"), "model": "kept.Kept"}
         tree = {
-            "runner": {**places, "train_batch_size": 32, "epochs": 2, "shuffle": False, **runner},
+            "runner": {**data, "train_batch_size": 32, "epochs": 2, "shuffle": False, **runner},
             "features": FEATURES,
             "hyper_parameters": {"optimizer": {"learning_rate": 0.05}},
         }
@@ -118,8 +118,8 @@ def test_no_private_history_no_number_and_no_row_of_theirs_leaves_a_client(
     frames = check_every_byte(recorded)
     said = {type(frame.message) for frame in frames}
     assert said >= {Hello, Pull, Push, Values}
-    tables = {t for f in frames if isinstance(f.message, Pull | Push | Values) for t in f.message.tables}
-    assert tables == {"item.weight", "out.weight", "out.bias"}
+    spoken_of = {t for f in frames if isinstance(f.message, Pull | Push | Values) for t in f.message.tables}
+    assert spoken_of == {"item.weight", "out.weight", "out.bias"}
 
 
 def test_the_control_the_same_history_shared_is_found(folder: Path, runs: dict[str, Recorded]) -> None:
