@@ -17,7 +17,6 @@ from fedps.cache import CacheError, cache_folder
 from fedps.config import Job
 from fedps.errors import JobError, needing_torch
 from fedps.events.events import Checked
-from fedps.figures import read_metric
 from fedps.models.network import Plan, built_in
 from fedps.native import compiler
 from fedps.storage.whole import write_whole
@@ -97,13 +96,12 @@ def described(plan: Plan, job: Job) -> Checked:
     """Look for mistakes that only the network shows; say where its parameters live, and by what steps are taken.
 
     Raises:
-        JobError: a table's name matches nothing, a shared parameter passes what servers hold and messages carry, or all items
-            are to be ranked, of which the network must know more than their ids.
+        JobError: a table's name matches nothing, or a shared parameter passes what servers hold and messages carry.
     """
     parts, shapes = read_parameters(plan.network, job), dict(plan.network.dense)
     shared = [e.spec for e in parts.embeddings if not e.private]
     shared += [TableSpec(name, "dense", shapes[name]) for name in parts.dense]
-    if mistakes := misfits(shared, job.runner.server_num, job.limits.message_mib) + _unranked(plan, job):
+    if mistakes := misfits(shared, job.runner.server_num, job.limits.message_mib):
         raise JobError(mistakes)
     tables = {private: [e.spec.name for e in parts.embeddings if e.private is private] for private in (True, False)}
     return Checked(
@@ -114,17 +112,6 @@ def described(plan: Plan, job: Job) -> Checked:
         reason=plan.reason,
         notes=list(plan.notes),
     )
-
-
-def _unranked(plan: Plan, job: Job) -> list[str]:
-    """Say which features of items stand in the way of scoring any item in the place of another."""
-    known = [name for name in plan.network.inputs if name != "item" and job.inputs[name].side == "item"]
-    return [
-        f"runner.metrics: {name!r}: gives each user all items, by their ids alone, and the network takes {', '.join(known)} of"
-        " them, too; leave it out, or rank candidates"
-        for name in job.metrics
-        if known and read_metric(name).full
-    ]
 
 
 def _wanted(job: Job) -> bool:
