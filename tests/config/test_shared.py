@@ -153,10 +153,10 @@ FEATURES: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"age": {"kind": "number", "dim": 2}}, "features.age: "),
-        ({"user": {"kind": "id", "rows": 9, "side": "user"}}, "features.user: "),
-        ({"more": {"kind": "number"}}, "features.more: nothing here, "),
-        ({"label": {"kind": "label", "of": "real"}}, "features.label: "),
+        ({"age": {"kind": "number", "dim": 2}}, "features.age.dim: 1 here, 2 there"),
+        ({"user": {"kind": "id", "rows": 9, "side": "user"}}, 'features.user.rows: "open" here, 9 there'),
+        ({"more": {"kind": "number"}}, "features.more.kind: nothing here, "),
+        ({"label": {"kind": "label", "of": "real"}}, 'features.label.of: "binary" here, "real" there'),
         ({"age": {"kind": "number", "column": "years"}, "user": FEATURES["user"] | {"column": "who"}}, None),
     ],
 )
@@ -181,4 +181,4 @@ def test_features_that_the_data_states_are_shared_as_those_of_the_job(tmp_path: 
         stated = FEATURES | {"age": {"kind": "number", "dim": dim}}
         (folder / "manifest.json").write_text(json.dumps({"features": stated}))
         parts.append(shared_part(load(folder, tree)))
-    assert first_key(*parts) == "features.age"
+    assert first_key(*parts) == "features.age.dim"

@@ -1,5 +1,6 @@
 """A job on a machine that holds some of its data, or none."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from fedps.config import Job, load_job
+from fedps.config.shared import shared_part
 from fedps.errors import JobError
 from fedps.launch.one_role import find_client, load_here
 from tests.conftest import MakeJob
@@ -91,3 +93,24 @@ def test_nobody_and_numbers_out_of_range_are_refused(job: Job, tmp_path: Path) -
         find_client(here, None, None)
     with pytest.raises(JobError, match="--worker_id 10: workers are numbered from 0 to 9"):
         find_client(here, None, 10)
+
+
+def test_features_are_those_of_the_job_wherever_the_data_is(job: Job, tmp_path: Path) -> None:
+    """A server, which has no data, and a client with its own alone measure and count what all others do."""
+    tree = yaml.safe_load((tmp_path / "job.yaml").read_text())
+    rows = {"user": {"kind": "id", "rows": 130}, "item": {"kind": "id", "rows": 220}}
+    tree |= {"features": rows | {"label": {"kind": "label"}}}
+    del tree["hyper_parameters"]["num_users"]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(tree))
+    whole = load_here(tmp_path / "job.yaml").job
+    server = load_here(elsewhere(tmp_path, worker_num=10)).job
+    assert shared_part(server) == shared_part(whole)
+    assert server.hyper_parameters.num_users == 130
+
+
+def test_a_client_with_its_own_data_alone_has_the_features_that_it_states(job: Job, tmp_path: Path) -> None:
+    path = elsewhere(tmp_path, worker_num=10)
+    keep(job, path.parent / "there", "4")
+    stated = {"user": {"kind": "id", "rows": 120}, "item": {"kind": "id", "rows": 220}, "label": {"kind": "label"}}
+    (path.parent / "there" / "manifest.json").write_text(json.dumps({"features": stated}))
+    assert list(load_here(path).job.features) == ["user", "item", "label"]

@@ -79,8 +79,8 @@ def resolve(path: Path, tree: dict[str, Any], remarks: Remarks, elsewhere: Colle
         places = [_names(e["loc"]) for e in errors]
         wrong = {".".join(names) for names in places}
         job = Job.model_validate(_mended(tree, places))
-    if "runner.train_data_dir" not in {*wrong, *elsewhere}:
-        job = _take_loss(_take_sizes(_take_features(job)))
+    if "runner.train_data_dir" not in wrong:
+        job = _take_loss(_take_sizes(_take_features(job), looks="runner.train_data_dir" not in elsewhere))
     found += mistakes_of(job, {*wrong, *elsewhere})
     found += _beside(path, job)
     if found:
@@ -223,15 +223,16 @@ def _take_features(job: Job) -> Job:
     return job.model_copy(update={"runner": job.runner.model_copy(update={"metrics": tuple(usual)})})
 
 
-def _take_sizes(job: Job) -> Job:
-    """Take from the data's manifest, or from the features, what the job leaves out of `num_users` and `num_items`."""
+def _take_sizes(job: Job, looks: bool) -> Job:
+    """Take from the features, or the data's manifest if it `looks` there, what the job leaves out of `num_users` and `num_items`."""
     hyper = job.hyper_parameters
     rows = {
         f"num_{name}s": f.rows
         for name, f in job.features.items()
         if name in ("user", "item") and isinstance(f.rows, int)
     }
-    sizes = {k: size for k, size in (sizes_of_data(job) | rows).items() if k not in hyper.model_fields_set}
+    stated = sizes_of_data(job) if looks else {}
+    sizes = {k: size for k, size in (stated | rows).items() if k not in hyper.model_fields_set}
     return job.model_copy(update={"hyper_parameters": hyper.model_copy(update=sizes)}) if sizes else job
 
 

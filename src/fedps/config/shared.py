@@ -37,6 +37,7 @@ PLACES = (
     "simulation.traces",
     "distillation.public_data",
 )  # where the file lies may differ, but not whether there is one
+OWN_FILES = ("column", "separator", "optional")  # of a feature: each client's own
 LONG = 40  # characters of a value that is said whole; of a longer one so many are, with its digest
 
 
@@ -66,20 +67,22 @@ def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str 
 
 
 def _leaves(section: BaseModel, values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys of a section with their values; what the job says of one table, or feature, counts as one."""
+    """Yield the dotted keys of a section with their values; what the job says of one table counts as one."""
     below = {field.alias or name: getattr(section, name) for name, field in type(section).model_fields.items()}
     for key, value in values.items():
         if isinstance(part := below.get(key), BaseModel):
             yield from _leaves(part, value, f"{above}{key}.")
-        elif key in ("table_parameters", "features"):
-            yield from ((f"{key}.{name}", _without_form(one)) for name, one in sorted(value.items()))
+        elif key == "features":
+            yield from (
+                (f"{key}.{name}.{k}", v)
+                for name, one in sorted(value.items())
+                for k, v in one.items()
+                if k not in OWN_FILES
+            )
+        elif key == "table_parameters":
+            yield from ((f"{key}.{name}", one) for name, one in sorted(value.items()))
         else:
             yield above + key, value is not None if above + key in PLACES else value
-
-
-def _without_form(one: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out how a feature is written in a client's own files."""
-    return {key: value for key, value in one.items() if key not in ("column", "separator")}
 
 
 def _said(value: Any, folder: str) -> str:
