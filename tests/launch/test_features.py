@@ -17,7 +17,8 @@ from fedps.errors import JobError
 from fedps.events.events import Entry
 from fedps.events.ledger import Ledger
 from fedps.launch.inprocess import run_in_process
-from fedps.serving.infer import infer_epochs
+from fedps.serving.export import export_run
+from fedps.serving.infer import infer, infer_epochs
 from fedps.types import Bags, ClientId
 from tests.launch.runs import fedps
 
@@ -99,6 +100,19 @@ def test_every_mode_trains_them_and_a_saved_epoch_scores_as_its_clients_did(mode
     lines = Path(epoch["predictions"]).read_text().splitlines()
     assert lines[0] == "city,item,genres,history,age,click,prediction"
     assert len(lines) == 271
+
+
+def test_an_export_with_open_tables_scores_as_the_run_did(tmp_path: Path) -> None:
+    job, entries = load_job(write_job(tmp_path, local_sparse=[])), list[Entry]()
+    run_in_process(job, tmp_path / "run", entries.append)
+    epoch: dict[str, Any] = infer_epochs(job, tmp_path / "run")["epochs"][0]  # type: ignore[index]
+    found = infer(job, export_run(tmp_path / "run", tmp_path / "out"))
+    assert found["samples"] == epoch["samples"]
+    assert found["logloss"] == pytest.approx(epoch["logloss"], rel=1e-5)
+    private = load_job(write_job(tmp_path))
+    run_in_process(private, tmp_path / "other", entries.append)
+    with pytest.raises(JobError, match=r"lacks city\.weight or city\.weight\.ids.* exported only on request"):
+        infer(private, export_run(tmp_path / "other", tmp_path / "out"))
 
 
 @pytest.mark.parametrize("flags", [[], ["--in-process"]])

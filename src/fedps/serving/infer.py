@@ -16,17 +16,19 @@ from torch import nn
 
 from fedps.config import Allow, Job
 from fedps.config.checks.data import PADDLES, is_paddles
-from fedps.config.sections.features import labels
+from fedps.config.sections.features import OPEN, labels
 from fedps.data.read.by_job import Reading
 from fedps.data.read.client import first_of, read_held_out, read_trained
 from fedps.errors import DataError, JobError
 from fedps.metrics import probabilities
 from fedps.models.build import build
 from fedps.serving.predictions import logits_of, measure, print_progress, rank_full, write_predictions
-from fedps.serving.saved_network import SavedNetwork
+from fedps.serving.saved_network import OpenTables, SavedNetwork
 from fedps.storage import epochs
 from fedps.storage.tables import said_of_new
 from fedps.types import Samples, TableName
+
+PRIVATE_LACKS = "what is private to clients is exported only on request"
 
 
 def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:  # noqa: B008  (a constant)
@@ -47,8 +49,12 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
     """
     read, runner, model = read_held_out(job, allow), job.runner, build(job)
     tests = {client: reading.samples for client, reading in read.items()}
-    new = said_of_new(weights, load_weights(model, weights))
-    logits = logits_of(model, Samples.joined([*tests.values()]), runner.infer_batch_size)
+    every = Samples.joined([*tests.values()])
+    open_tables = OpenTables(model, job) if any(f.rows == OPEN for f in job.features.values()) else None
+    new = said_of_new(weights, load_weights(model, weights, open_tables))
+    if open_tables:
+        open_tables.look_up(every)
+    logits = logits_of(model, every, runner.infer_batch_size)
     items, trained = job.hyper_parameters.num_items, read_trained(job, allow) if job.ranks_all else {}
     full = [
         rank_full(model, tests[c], trained[c], items, runner.infer_batch_size, job.metrics, job.tasks)
@@ -162,12 +168,13 @@ def _files(folder: Path, numbers: list[int], out: Path | None) -> list[Path]:
     return [out]
 
 
-def load_weights(model: nn.Module, path: Path) -> dict[TableName, int]:
+def load_weights(model: nn.Module, path: Path, open_tables: OpenTables | None = None) -> dict[TableName, int]:
     """Put a file's tensors into a model's parameters; rows of embeddings go by id, and new ids keep their start.
 
     Args:
         model: takes float32 values; tensors of other precision are converted.
         path: a safetensors file.
+        open_tables: the model's, which take their rows.
 
     Returns:
         By embedding how many of its ids the file does not have, where there are some.
@@ -182,6 +189,8 @@ def load_weights(model: nn.Module, path: Path) -> dict[TableName, int]:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: is no safetensors file, or torn: {error}") from error
+    if open_tables is not None:
+        _take_rows(open_tables, tensors, path)
     weights = dict(model.named_parameters())
     tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     new = {
@@ -197,6 +206,16 @@ def load_weights(model: nn.Module, path: Path) -> dict[TableName, int]:
     return new
 
 
+def _take_rows(open_tables: OpenTables, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Give open tables their rows, out of a file's tensors."""
+    for name in open_tables.names:
+        if name not in tensors or f"{name}.ids" not in tensors:
+            raise JobError(
+                f"{path}: lacks {name} or {name}.ids, rows of an open table and whose they are ({PRIVATE_LACKS})"
+            )
+        open_tables.rows[name] = tensors.pop(f"{name}.ids").numpy(), tensors.pop(name).float().numpy()
+
+
 def _misfits(
     weights: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], grown: Collection[str], path: Path
 ) -> list[str]:
@@ -204,9 +223,7 @@ def _misfits(
     mistakes = []
     for name, weight in weights.items():
         if name not in tensors:
-            mistakes.append(
-                f"{path}: lacks {name}; it holds {holds} (what is private to clients is exported only on request)"
-            )
+            mistakes.append(f"{path}: lacks {name}; it holds {holds} ({PRIVATE_LACKS})")
         elif tensors[name].shape != weight.shape and name not in grown:
             mistakes.append(
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}; the job's network has {tuple(weight.shape)}"

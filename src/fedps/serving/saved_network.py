@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from fedps.config import Job
 from fedps.errors import JobError
@@ -16,7 +17,45 @@ from fedps.storage.tables import SavedTable, new_ids, tensor
 from fedps.table.rules import rowless
 from fedps.training.eager import compact_rows
 from fedps.training.parameters import read_parameters
-from fedps.types import ClientId, Samples, TableName, ids_of
+from fedps.types import ClientId, Keys, Samples, TableName, Values, ids_of
+
+
+class OpenTables:
+    """A network's open tables: their embeddings give way to what looks rows up by id.
+
+    Args:
+        model: as `build` makes it; changed.
+        job: its job.
+
+    Attributes:
+        parameters: the network's.
+        names: of the tables.
+        rows: of each its ids, int64[n] sorted, and their values; to be set before `look_up`.
+
+    Raises:
+        JobError: a table's name matches nothing.
+    """
+
+    def __init__(self, model: nn.Module, job: Job) -> None:
+        network = describe(model)
+        self.parameters = read_parameters(network, job)
+        open_ = {e.name: e for e in network.embeddings if not e.shape[0]}
+        self._stand_ins = {name: compact_rows(model, e.module, e.features) for name, e in open_.items()}
+        for name, stand_in in self._stand_ins.items():
+            model.set_submodule(open_[name].module, stand_in)
+        self.names, self.rows = list(open_), dict[TableName, tuple[Keys, Values]]()
+
+    def look_up(self, test: Samples) -> None:
+        """Lay out the rows that some samples name; ids without a row have what a server would give them."""
+        for embedding in self.parameters.embeddings:
+            if (stand_in := self._stand_ins.get(embedding.spec.name)) is None:
+                continue
+            there, values = self.rows[embedding.spec.name]
+            keys = np.unique(np.concatenate([ids_of(test.columns[f]) for f in embedding.features]).astype(np.int64))
+            rows = rowless(embedding.spec, keys)
+            _, at, found = np.intersect1d(keys, there, assume_unique=True, return_indices=True)
+            rows[at] = values[found]
+            stand_in.keys, stand_in.rows = torch.from_numpy(keys), torch.from_numpy(rows)
 
 
 class SavedNetwork:
@@ -36,15 +75,8 @@ class SavedNetwork:
         self.new: dict[TableName, int] = {}
         self._model, self._size, self._metrics = build(job), job.runner.infer_batch_size, job.metrics
         self._tasks, self._items, self._ranks_all = job.tasks, job.hyper_parameters.num_items, job.ranks_all
-        network = describe(self._model)
-        self._parameters = read_parameters(network, job)
-        self._open = {
-            e.name: compact_rows(self._model, e.module, e.features) for e in network.embeddings if not e.shape[0]
-        }
-        for e in network.embeddings:
-            if e.name in self._open:
-                self._model.set_submodule(e.module, self._open[e.name])
-        self._rows: dict[TableName, SavedTable] = {}  # of open tables
+        self._open = OpenTables(self._model, job)
+        self._parameters = self._open.parameters
         self._weights = dict(self._model.named_parameters())
         self._private: list[TableName] = []  # what the epoch's servers do not hold
 
@@ -61,14 +93,14 @@ class SavedNetwork:
         """
         saved = epochs.read_model(folder)
         own = {*(e.spec.name for e in self._parameters.embeddings if e.private), *self._parameters.private_dense}
-        names = [*self._weights, *self._open]
+        names = [*self._weights, *self._open.names]
         self._private = [name for name in names if name in own and name not in saved]
         self._check(saved, [n for n in names if n not in self._private], folder)
         if extra := sorted(set(saved) - set(names)):
             raise JobError(f"{folder}: {', '.join(extra)} is no parameter of the job's network: of another model?")
         for name, table in saved.items():
-            if name in self._open:
-                self._rows[name] = table
+            if name in self._open.names:
+                self._open.rows[name] = table.keys, table.values
                 continue
             rows = torch.from_numpy(tensor(table))
             (self._weights[name][: len(rows)] if name in self.new else self._weights[name]).copy_(rows)
@@ -101,7 +133,7 @@ class SavedNetwork:
         for client, test in tests.items():
             if place := places[client]:
                 self._take_on(test, place)
-            self._look_up(test)
+            self._open.look_up(test)
             logits.append(logits_of(self._model, test, self._size))
             if client in trained:
                 full.append(
@@ -116,8 +148,8 @@ class SavedNetwork:
         self._check(saved, self._private, place)
         for name in self._private:
             table = saved[name]
-            if name in self._open:
-                self._rows[name] = table
+            if name in self._open.names:
+                self._open.rows[name] = table.keys, table.values
                 continue
             weight = self._weights[name]
             if table.spec.kind == "dense":
@@ -136,23 +168,12 @@ class SavedNetwork:
                 )
             weight[torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
 
-    def _look_up(self, test: Samples) -> None:
-        """Lay out the rows that some samples name of open tables; ids without a row have what a server would give them."""
-        features = {e.spec.name: e.features for e in self._parameters.embeddings}
-        for name, stand_in in self._open.items():
-            table = self._rows[name]
-            keys = np.unique(np.concatenate([ids_of(test.columns[f]) for f in features[name]]).astype(np.int64))
-            rows = rowless(table.spec, keys)
-            _, here, there = np.intersect1d(keys, table.keys, assume_unique=True, return_indices=True)
-            rows[here] = table.values[there]
-            stand_in.keys, stand_in.rows = torch.from_numpy(keys), torch.from_numpy(rows)
-
     def _check(self, saved: Mapping[TableName, SavedTable], names: list[TableName], folder: Path) -> None:
         """Make sure that a save has these parameters, in the network's shapes; of a table there may be more ids now."""
         specs = {e.spec.name: e.spec for e in self._parameters.embeddings}
         mistakes = []
         for name in names:
-            shape = specs[name].shape if name in self._open else tuple(self._weights[name].shape)
+            shape = specs[name].shape if name in self._open.names else tuple(self._weights[name].shape)
             table = saved.get(name)
             if table is None:
                 mistakes.append(f"{folder}: lacks {name}; it holds {', '.join(sorted(saved)) or 'nothing'}")
