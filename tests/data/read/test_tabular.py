@@ -1,6 +1,7 @@
 """Files of any columns are read by name; a cell that is not as it should be is told with file, line, column and remedy."""
 
 import gzip
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,10 @@ import yaml
 from fedps.config import Allow, Job, load_job
 from fedps.data.hashing import stable_hash
 from fedps.data.read.by_job import Reading, read_by_job
+from fedps.data.read.client import read_client
 from fedps.data.read.tabular import read_table
 from fedps.errors import DataError
-from fedps.types import Bags
+from fedps.types import Bags, ClientId
 
 FEATURES: dict[str, dict[str, object]] = {
     "user": {"kind": "id", "rows": "open", "side": "user"},
@@ -313,3 +315,18 @@ def test_one_label_of_several_may_be_unknown(reads: Reads) -> None:
         np.testing.assert_array_equal(label, np.array([[1, np.nan], [np.nan, -3.5]], np.float32))
     with pytest.raises(DataError, match="column 'p': '' is empty"):
         reads("x,p\n1,1\n2,\n", features={n: several[n] for n in "xp"})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("0.csv.gz", "has 4 words\nTotal words: 4"), ("0.parquet", "Total example: 2")]
+)
+def test_words_are_counted_of_what_a_packed_file_holds(name: str, said: str, tmp_path: Path) -> None:
+    features = {"x": {"kind": "number"}, "y": CLICK}
+    (tmp_path / "train").mkdir()
+    if name.endswith(".gz"):
+        (tmp_path / "train" / name).write_bytes(gzip.compress(b"x y\n1 0\n"))
+    else:
+        pq.write_table(pa.table({"x": [1.0, 2.0], "y": [0, 1]}), tmp_path / "train" / name)
+    log = io.StringIO()
+    read_client(job_of(tmp_path, features, example_count_method="word"), ClientId("0"), log=log)
+    assert said in log.getvalue()

@@ -9,7 +9,7 @@ from fedps.config.files import client_files_of, test_files_of
 from fedps.config.sections.features import labels, spaces, undrawable
 from fedps.data.read.by_job import Reading, Side, read_by_job, runs_users_code
 from fedps.data.read.reader import read_first
-from fedps.data.read.tabular import read_table
+from fedps.data.read.tabular import opened, read_table
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
 from fedps.events import events
@@ -202,7 +202,7 @@ def _tell(job: Job, client: ClientId, side: Side, read: Reading, report: Report 
 
 def _counts(job: Job, read: Reading) -> list[str]:
     """Return the original's lines of how much was read, by example_count_method."""
-    if job.runner.example_count_method == "word":
+    if job.runner.example_count_method == "word" and not any(file.suffix == ".parquet" for file in read.files):
         words = [_count_words(file) for file in read.files]
         each = [f"file: {f} has {n} words" for f, n in zip(read.files, words, strict=True)]
         return [*each, f"Total words: {sum(words)}"]
@@ -212,5 +212,5 @@ def _counts(job: Job, read: Reading) -> list[str]:
 
 def _count_words(path: Path) -> int:
     """Count what stands between blanks, as the original does with example_count_method word."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return sum(len(line.split()) for line in file)

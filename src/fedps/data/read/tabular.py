@@ -85,7 +85,7 @@ def _rows_from(path: Path, start: int) -> Where:
 
 
 def _text(path: Path, intake: Intake, first: bool) -> Iterator[Piece]:
-    with _opened(path) as file:
+    with opened(path) as file:
         begin = file.read(8)
         if what := next((what for head, what in NO_TEXT.items() if begin.startswith(head)), ""):
             raise DataError(f"{path}: {what}")
@@ -95,7 +95,8 @@ def _text(path: Path, intake: Intake, first: bool) -> Iterator[Piece]:
         yield from lines.pieces(islice(_blocks(path, file), 1 if first else None))
 
 
-def _opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
+    """Open a file of text, packed by gzip if its name says so."""
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
