@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel
 
 from fedps.config import Job, load_job
-from fedps.config.original import MEANINGLESS, REFUSED, RENAMED
+from fedps.config.original import MEANINGLESS, REFUSED, RENAMED, SLOTS
 from tests.launch.rooms import here
 from tests.launch.runs import events
 from tests.ports import free_address
@@ -172,7 +172,7 @@ def test_each_key_of_the_tutorial_has_a_row_of_its_own_and_each_row_is_of_real_k
     optimizer = section(section(Job, "hyper_parameters"), "optimizer")
     real = keys_of(section(Job, "runner")) | keys_of(section(Job, "hyper_parameters"))
     real |= {f"optimizer.{key}" for key in keys_of(optimizer)}
-    real |= {key.split(".", 1)[-1] for key in (*RENAMED, *MEANINGLESS, *REFUSED)}
+    real |= {*SLOTS, *(key.split(".", 1)[-1] for key in (*RENAMED, *MEANINGLESS, *REFUSED))}
     assert [key for row in rows() for key in row if key not in real] == []
 
 
