@@ -172,6 +172,15 @@ def test_clients_whose_features_differ_are_told_which(
     assert found is None if said is None else found is not None and found.startswith(said)
 
 
+def test_a_job_that_states_no_features_differs_in_these_first(tmp_path: Path) -> None:
+    tree = {"runner": {"train_data_dir": "data", "model": "net.Net"}}
+    ours, theirs = (
+        shared_part(load(tmp_path / "ours", tree)),
+        shared_part(load(tmp_path / "theirs", tree | {"features": FEATURES})),
+    )
+    assert str(first_difference(ours, theirs)).startswith('features.age.kind: nothing here, "number" there')
+
+
 def test_features_that_the_data_states_are_shared_as_those_of_the_job(tmp_path: Path) -> None:
     tree = {"runner": {"train_data_dir": "data", "model": "net.Net"}}
     parts = []

@@ -39,7 +39,7 @@ class Net(nn.Module):
         rows = [self.user(user), self.item(item), self.genre(genres), last.tanh().mean(1), age]
         return self.top(torch.cat([*rows, ], 1)).squeeze(1) + self.bag(genres).sum(1)
 """
-FEATURES = {
+FEATURES: dict[str, dict[str, object]] = {
     "user": {"kind": "id", "rows": 30},
     "item": {"kind": "id", "rows": 50},
     "genres": {"kind": "ids", "rows": 7, "pooling": "sum"},
@@ -141,3 +141,22 @@ def test_one_embedding_pools_all_that_looks_it_up_alike(make_job: MakeJob, tmp_p
     said = r"genres \(pooling: sum\) and history \(no pooling\) look up one embedding: give each its own, or leave pooling out"
     with pytest.raises(JobError, match=said):
         build(job)
+
+
+@pytest.mark.parametrize(
+    ("change", "of"), [("user.clamp(min=0)", "user"), ("(age[:, 0] * 2).long().clamp(0, 9)", "age")]
+)
+def test_an_embedding_looked_up_by_what_is_computed_from_the_users_is_not_shared_in_silence(
+    change: str, of: str, make_job: MakeJob, tmp_path: Path
+) -> None:
+    net, features = (
+        NET.replace("self.user(user)", f"self.user({change})"),
+        FEATURES | {"age": {**FEATURES["age"], "side": "user"}},
+    )
+    job = job_of(make_job, tmp_path, features, net)
+    with pytest.raises(
+        JobError, match=f"runner.local_dense: user.weight is looked up by what the network computes from {of},"
+    ):
+        read_parameters(describe(build(job)), job)
+    kept = job.model_copy(update={"runner": job.runner.model_copy(update={"local_dense": ("user.weight",)})})
+    assert read_parameters(describe(build(kept)), kept).private_dense == ("user.weight",)

@@ -42,24 +42,21 @@ LONG = 40  # characters of a value that is said whole; of a longer one so many a
 
 
 def shared_part(job: Job) -> dict[str, str]:
-    """Return the value, as text, of each key on which all roles of a run must agree, in the order of the job file.
-
-    Features come first: other keys follow from them, and it is the feature that is to be named where two jobs differ.
-    """
+    """Return the value, as text, of each key on which all roles of a run must agree, in the order of the job file."""
     values = job.model_dump(mode="json", by_alias=True)
     own = NETWORK if job.public_data else ()
-    shared = {key: value for key, value in _leaves(job, values) if key not in LOCAL and not key.startswith(own)}
-    in_order = sorted(shared, key=lambda key: not key.startswith("features."))
-    return {key: _said(shared[key], values["folder"]) for key in in_order}
+    shared = ((key, value) for key, value in _leaves(job, values) if key not in LOCAL and not key.startswith(own))
+    return {key: _said(value, values["folder"]) for key, value in shared}
 
 
 def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
     """Return the first key in which two jobs differ, with both values as `shared_part` says them; None if they agree.
 
-    A key that both have comes first: one that only one has may follow from it.
+    Features come first, as other keys follow from them; then a key that both have: one that only one has may follow from it.
     """
     in_both = [key for key in ours if key in theirs]
-    key = next((key for key in [*in_both, *ours, *theirs] if ours.get(key) != theirs.get(key)), None)
+    keys = sorted([*in_both, *ours, *theirs], key=lambda key: not key.startswith("features."))
+    key = next((key for key in keys if ours.get(key) != theirs.get(key)), None)
     if key is None:
         return None
     here, there = (part.get(key, "nothing")[: 2 * LONG] for part in (ours, theirs))  # theirs may be anything

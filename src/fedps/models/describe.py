@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fedps.config.sections.features import OPEN, Feature
-from fedps.models.inputs import EMBEDDINGS, Lookups, features_of, inputs_of, lookups
+from fedps.models.inputs import EMBEDDINGS, Lookups, computed, features_of, inputs_of, lookups
 from fedps.models.network import EmbeddingLayer, Network
 from fedps.types import Init
 
@@ -54,6 +54,7 @@ def describe(model: nn.Module, other: nn.Module | None = None) -> Network:
         tuple(name for name, weight in weights.items() if not weight.requires_grad),
         given,
         inputs_of(model),
+        dict(computed(model)),
     )
 
 

@@ -50,15 +50,22 @@ PAIR = _Inputs(("user", "item"), classic(2, 2), {})
 
 
 class Ids(Tensor):
-    """Ids that know which features they come from, however they are rearranged; computing with them forgets it."""
+    """A feature's values that know where they come from.
+
+    Attributes:
+        features: whose ids they are, however they were rearranged; computing with them forgets it.
+        sources: which features they were computed from.
+    """
 
     features: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, ids: Tensor, feature: str) -> "Ids":
-        """Return ids that come from one feature."""
-        made = ids.as_subclass(cls)
-        made.features = frozenset((feature,))
+    def of(cls, values: Tensor, feature: str, has_ids: bool) -> "Ids":
+        """Return the values of one feature."""
+        made = values.as_subclass(cls)
+        made.sources = frozenset((feature,))
+        made.features = made.sources if has_ids else frozenset()
         return made
 
     @classmethod
@@ -69,6 +76,7 @@ class Ids(Tensor):
         for made in result if isinstance(result, tuple | list) else (result,):
             if isinstance(made, Ids):
                 made.features = frozenset().union(*(a.features for a in given)) if rearranged else frozenset()
+                made.sources = frozenset().union(*(a.sources for a in given))
         return result
 
 
@@ -158,6 +166,13 @@ def _of(model: nn.Module) -> "_Inputs":
     return cast(_Inputs, vars(model).get("fedps_inputs", PAIR))
 
 
+def computed(model: nn.Module) -> Lookups:
+    """Find which features' values the ids are computed from that look up embeddings, of those that have such."""
+    found: dict[str, set[str]] = {}
+    _watch(model, {}, found)
+    return {name: tuple(sorted(sources)) for name, sources in found.items() if sources}
+
+
 def lookups(model: nn.Module) -> Lookups:
     """Find which features look up each embedding, by calling the network once on ids that know where they come from.
 
@@ -170,13 +185,15 @@ def lookups(model: nn.Module) -> Lookups:
 
 
 @torch.no_grad()
-def _watch(model: nn.Module, seen: dict[str, set[str]]) -> None:
-    """Call a network once, and note of each embedding which features look it up, "" for what it computes itself."""
+def _watch(model: nn.Module, seen: dict[str, set[str]], sources: dict[str, set[str]] | None = None) -> None:
+    """Call a network once, and note of each embedding which features look it up, "" for what it computes, and from which."""
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
         def note(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             came = args[0].features if isinstance(args[0], Ids) else ()
             seen.setdefault(name, set()).update(came or ("",))
+            if sources is not None and isinstance(args[0], Ids) and not came:
+                sources.setdefault(name, set()).update(args[0].sources)
             return (args[0].as_subclass(Tensor), *args[1:])
 
         return note
@@ -185,7 +202,7 @@ def _watch(model: nn.Module, seen: dict[str, set[str]]) -> None:
     columns = zip(inputs_of(model), example(model, 3), strict=True)
     features = features_of(model)
     try:
-        model(*(Ids.of(column, name) if features[name].has_ids else column for name, column in columns))
+        model(*(Ids.of(column, name, features[name].has_ids) for name, column in columns))
     finally:
         for hook in hooks:
             hook.remove()

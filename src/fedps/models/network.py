@@ -42,6 +42,7 @@ class Network(msgspec.Struct, frozen=True):
         frozen: names of parameters that stay as they start.
         given: by embedding whose start is data all its rows, little-endian float32 end to end.
         inputs: the features that the network takes.
+        computed: by embedding whose ids the network computes the features it computes them from.
     """
 
     embeddings: tuple[EmbeddingLayer, ...]
@@ -52,6 +53,7 @@ class Network(msgspec.Struct, frozen=True):
     frozen: tuple[str, ...] = ()
     given: dict[str, bytes] = {}
     inputs: tuple[str, ...] = ("user", "item")
+    computed: dict[str, tuple[str, ...]] = {}
 
     def given_rows(self, name: str) -> Values:
         """Return all rows of an embedding whose start is data, float32[rows, dim]."""

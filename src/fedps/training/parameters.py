@@ -77,6 +77,7 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     if runner.users_stay:
         users = {name for name, feature in job.inputs.items() if of_user(name, feature)}
         local = {e.name: e.name for e in network.embeddings if users.issuperset(e.features)}
+        mistakes += _computed_of_users(network, users, local_dense)
     mistakes = mistakes or _placed_twice(local, remote, columns) + _forgotten(local, remote, columns)
     mistakes = mistakes or _unbounded(job, own_settings, {*local, *network.frozen})
     mistakes = mistakes or shared_by_mistake(
@@ -98,6 +99,17 @@ def read_parameters(network: Network, job: Job) -> Parameters:
     shared = tuple(n for n in others if n not in local_dense)
     private = tuple(n for n in others if n in local_dense)
     return Parameters(tuple(map(sparse_of, network.embeddings)), shared, private, network.aliases)
+
+
+def _computed_of_users(network: Network, users: Set[str], local_dense: Mapping[str, str]) -> list[str]:
+    """Name embeddings that would be private, were they not looked up by ids that the network computes from the user's."""
+    return [
+        f"runner.local_dense: {name} is looked up by what the network computes from {', '.join(sorted(users.intersection(found)))},"
+        " of the user's side, so it is no table that stays with the client by itself: add it here, look it up by the feature"
+        " itself, or say in local_sparse and remote_sparse where each embedding lives"
+        for name, found in network.computed.items()
+        if users.intersection(found) and name not in local_dense
+    ]
 
 
 def _unbounded(job: Job, own_settings: Mapping[str, str], kept: Set[str]) -> list[str]:
