@@ -47,7 +47,9 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 
 
-def write_job(folder: Path, features: Mapping[str, Any] = FEATURES, loss: str = "bce", **runner: Any) -> Path:
+def write_job(
+    folder: Path, features: Mapping[str, Any] = FEATURES, hyper: Mapping[str, Any] = {}, **runner: Any
+) -> Path:
     """Write a job of three clients whose samples tell no user, with their files and a network; return the job file."""
     rng = np.random.default_rng(0)
     for side, samples in (("train", 200), ("test", 90)):
@@ -76,7 +78,7 @@ def write_job(folder: Path, features: Mapping[str, Any] = FEATURES, loss: str = 
             "train_data_dir": "train", "test_data_dir": "test", "train_batch_size": 32, "geo_step": 2, "epochs": 1,
             "model": "net.Net", **runner,
         },
-        "hyper_parameters": {"optimizer": {"class": "adam", "learning_rate": 0.05}, "loss": loss},
+        "hyper_parameters": {"optimizer": {"class": "adam", "learning_rate": 0.05}, **hyper},
         "features": dict(features),
     }  # fmt: skip
     (folder / "job.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -169,18 +171,19 @@ def test_a_dump_has_any_features_but_what_is_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "runner", "said"),
+    ("change", "keys", "said"),
     [
         ({}, {"negatives": 2}, "runner.negatives: 2: features tags could tell of the item; leave the key out"),
         ({"tags": {"kind": "ids", "table": "item", "pooling": "sum", "side": "item"}}, {"negatives": 2}, "features tags could tell"),
         ({"click": {"kind": "label", "of": "real"}}, {"negatives": 2}, "runner.negatives: 2: what is drawn has label 0"),
         ({}, {"metrics": ["auc", "full_ndcg@10"]},
          "runner.metrics: 'full_ndcg@10': ranks all items, each in place of a sample's own, and tags may tell of that one"),
+        ({}, {"num_items": 100}, "hyper_parameters.num_items: 100: features.item.rows is 50: leave the key out"),
         ({"user": None}, {"loss": "bpr"}, "loss: bpr: ranks the items of one user, and there is no feature user of kind id"),
     ],
 )  # fmt: skip
 def test_no_other_item_takes_the_place_of_one_that_features_may_tell_of(
-    change: dict[str, Any], runner: dict[str, Any], said: str, tmp_path: Path
+    change: dict[str, Any], keys: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     features = {
         "user": {"kind": "id", "rows": 9},
@@ -189,7 +192,10 @@ def test_no_other_item_takes_the_place_of_one_that_features_may_tell_of(
         "click": {"kind": "label"},
     }
     with pytest.raises(JobError, match=re.escape(said)):
-        load_job(write_job(tmp_path, {k: f for k, f in (features | change).items() if f}, **runner))
+        hyper, runner = (
+            {k: v for k, v in keys.items() if (k in ("loss", "num_items")) is due} for due in (True, False)
+        )
+        load_job(write_job(tmp_path, {k: f for k, f in (features | change).items() if f}, hyper, **runner))
 
 
 def test_drawn_negatives_and_full_rankings_keep_what_is_the_users(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("runner.train_data_dir",), data.train_folder),
     (("runner.test_data_dir", "runner.train_data_dir", "runner.worker_num"), data.test_folder),
     (("runner.worker_num", "runner.train_data_dir"), data.workers),
-    (("runner.train_data_dir", "hyper_parameters.num_users", "hyper_parameters.num_items"), data.sizes),
+    (("runner.train_data_dir", "hyper_parameters.num_users", "hyper_parameters.num_items", "features"), data.sizes),
     (("features",), features.kinds),
     (("features",), features.tables),
     (("features", "runner.model"), features.pooled),

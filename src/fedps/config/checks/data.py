@@ -98,9 +98,14 @@ def workers(job: Job) -> list[str]:
 
 
 def sizes(job: Job) -> list[str]:
-    """Say that the network has fewer users or items than the data's manifest."""
+    """Say that the network has fewer users or items than the data's manifest, or others than the features."""
     if job.features:
-        return []
+        rows = {f"num_{name}s": job.features[name].rows for name in ("user", "item") if name in job.features}
+        return [
+            f"hyper_parameters.{key}: {given}: features.{key[4:-1]}.rows is {due}: leave the key out"
+            for key, due in rows.items()
+            if isinstance(due, int) and (given := getattr(job.hyper_parameters, key)) != due
+        ]
     return [
         f"hyper_parameters.{key}: {given}: {job.runner.train_data_dir.parent / 'manifest.json'} says {size}; use that, or"
         " leave the key out"
