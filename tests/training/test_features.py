@@ -144,13 +144,19 @@ def test_one_embedding_pools_all_that_looks_it_up_alike(make_job: MakeJob, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("change", "of"), [("user.clamp(min=0)", "user"), ("(age[:, 0] * 2).long().clamp(0, 9)", "age")]
+    ("change", "of"),
+    [
+        ("self.user(user.clamp(min=0))", "user"),
+        ("self.user((age[:, 0] * 2).long().clamp(0, 9))", "age"),
+        ("self.user.weight[user]", "user"),
+        ("nn.functional.embedding(user, self.user.weight)", "user"),
+    ],
 )
 def test_an_embedding_looked_up_by_what_is_computed_from_the_users_is_not_shared_in_silence(
     change: str, of: str, make_job: MakeJob, tmp_path: Path
 ) -> None:
     net, features = (
-        NET.replace("self.user(user)", f"self.user({change})"),
+        NET.replace("self.user(user)", change),
         FEATURES | {"age": {**FEATURES["age"], "side": "user"}},
     )
     job = job_of(make_job, tmp_path, features, net)
@@ -160,3 +166,8 @@ def test_an_embedding_looked_up_by_what_is_computed_from_the_users_is_not_shared
         read_parameters(describe(build(job)), job)
     kept = job.model_copy(update={"runner": job.runner.model_copy(update={"local_dense": ("user.weight",)})})
     assert read_parameters(describe(build(kept)), kept).private_dense == ("user.weight",)
+
+
+def test_a_bag_by_its_maximum_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="an EmbeddingBag has mode max: use mean or sum, or pool in forward"):
+        build(job_of(make_job, tmp_path, net=NET.replace('mode="mean"', 'mode="max"')))

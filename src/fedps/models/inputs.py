@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import Parameter
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class Ids(Tensor):
 
     features: frozenset[str] = frozenset()
     sources: frozenset[str] = frozenset()
+    took: ClassVar[dict[int, set[str]]] = {}  # parameters, by their `id`, that ids took rows of by themselves → sources
 
     @classmethod
     def of(cls, values: Tensor, feature: str, has_ids: bool) -> "Ids":
@@ -71,7 +72,10 @@ class Ids(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
-        given = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else [arg]) if isinstance(a, Ids)]
+        every = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else [arg])]
+        given = [a for a in every if isinstance(a, Ids)]
+        for weight in (a for a in every if isinstance(a, nn.Parameter)):  # embedding(ids, weight), or weight[ids]
+            cls.took.setdefault(id(weight), set()).update(*(a.sources for a in given if not a.is_floating_point()))
         rearranged = getattr(func, "__name__", "") in REARRANGING
         for made in result if isinstance(result, tuple | list) else (result,):
             if isinstance(made, Ids):
@@ -167,9 +171,11 @@ def _of(model: nn.Module) -> "_Inputs":
 
 
 def computed(model: nn.Module) -> Lookups:
-    """Find which features' values the ids are computed from that look up embeddings, of those that have such."""
+    """Find which features look up a parameter that is no table: by computed ids, or not through a module."""
     found: dict[str, set[str]] = {}
+    Ids.took.clear()
     _watch(model, {}, found)
+    found |= {name: Ids.took[id(weight)] for name, weight in model.named_parameters() if id(weight) in Ids.took}
     return {name: tuple(sorted(sources)) for name, sources in found.items() if sources}
 
 
@@ -272,9 +278,12 @@ def pooling_of(module: nn.Module, features: Mapping[str, Feature]) -> str | None
     """Return how an embedding joins the rows of a sample's ids: sum, mean, or not at all.
 
     Raises:
-        JobError: the features that look it up say so differently: ids do not tell which feature they come from.
+        JobError: the features that look it up say so differently: ids do not tell which feature they come from; or it takes
+            the maximum, by which rows cannot be trained here.
     """
     if isinstance(module, nn.EmbeddingBag):
+        if module.mode == "max":
+            raise JobError("runner.model: an EmbeddingBag has mode max: use mean or sum, or pool in forward")
         return str(module.mode)
     ways = {name: feature.pooling for name, feature in features.items() if feature.kind == "ids"}
     if len(set(ways.values())) > 1:

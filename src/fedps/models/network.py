@@ -42,7 +42,7 @@ class Network(msgspec.Struct, frozen=True):
         frozen: names of parameters that stay as they start.
         given: by embedding whose start is data all its rows, little-endian float32 end to end.
         inputs: the features that the network takes.
-        computed: by embedding whose ids the network computes the features it computes them from.
+        computed: by parameter of which rows are taken by ids, and which is no table, the features that these come from.
     """
 
     embeddings: tuple[EmbeddingLayer, ...]

@@ -102,11 +102,11 @@ def read_parameters(network: Network, job: Job) -> Parameters:
 
 
 def _computed_of_users(network: Network, users: Set[str], local_dense: Mapping[str, str]) -> list[str]:
-    """Name embeddings that would be private, were they not looked up by ids that the network computes from the user's."""
+    """Name what would be a private table, were it looked up by the user's features as they are, and by a module."""
     return [
         f"runner.local_dense: {name} is looked up by what the network computes from {', '.join(sorted(users & set(found)))},"
-        " of the user's side, so it is no table that stays with the client by itself: add it here, look it up by the feature"
-        " itself, or say in local_sparse and remote_sparse where each embedding lives"
+        " of the user's side, so it is no table that stays with the client by itself: add it here, let the feature itself look"
+        " it up, as an nn.Embedding, or say in local_sparse and remote_sparse where each embedding lives"
         for name, found in network.computed.items()
         if users & set(found) and name not in local_dense
     ]
