@@ -174,6 +174,6 @@ def _unmeasurable(metric: Metric, job: Job) -> str:
     if others := beside_item(inputs):
         return (
             f"ranks all items, each in place of a sample's own, and {', '.join(others)} may tell of that one: leave the metric"
-            " out, or give side: user to what does not"
+            " out, or these features, or give side: user to what does not"
         )
     return ""
