@@ -41,6 +41,16 @@ def test_size(small_data: Path) -> None:
     assert result.find("max_rows.rows").value == 5_000  # type: ignore[union-attr]
 
 
+def test_ctr(small_data: Path) -> None:
+    keys = {figure.key for figure in checked("ctr", small_data).figures}
+    assert keys == {"DeepFM.fedps", "DeepFM.fused", "DeepFM.sparse", "workers.1", "workers.4"}
+
+
+def test_central(small_data: Path) -> None:
+    result = checked("central", small_data)
+    assert [row[0] for row in result.sheets[0].rows] == ["central", "geo"]
+
+
 def test_rounds(small_data: Path) -> None:
     assert [figure.key for figure in checked("rounds", small_data).figures] == ["2.median", "2.longest"]
 
