@@ -26,7 +26,7 @@ def bench(
 ) -> None:
     """Measure fedps on this machine, and write tables and plots.
 
-    Subjects, all but the last three if none is named; each is measured in a process of its own:
+    Subjects, all but the last five if none is named; each is measured in a process of its own:
 
     job      ten clients, a server and a coordinator train one pass: from the command to its exit
 
@@ -47,6 +47,10 @@ def bench(
     selection  time to a quality for each selector, on the simulated clock of 100 virtual clients; some minutes more
 
     merges   what the model is worth with each mode and merge, after 2 passes and after 20; an hour more
+
+    ctr      DeepFM and DCN-v2 on clicks in Criteo's form, beside plain PyTorch loops; four workers beside one
+
+    central  networks of features in each mode, beside the same network trained on all data in one place
 
     All of them take about 10 minutes on two cores and 6 GB of memory, --quick under 2 minutes. Leave the machine alone
     meanwhile: anything else that runs is measured too.

@@ -8,8 +8,6 @@ from bench.records import Options, Result
 SUBJECTS = {
     "job": "ten clients, a server and a coordinator train one pass: from the command to its exit",
     "step": "the training step beside plain PyTorch loops, on one core",
-    "ctr": "DeepFM and DCN-v2 on clicks in Criteo's form, beside plain PyTorch loops; four workers beside one",
-    "central": "networks of features in each mode, beside the same network trained on all data in one place",
     "table": "a server's tables beside numpy and torch, from 10 k to 10 M rows",
     "wire": "pulls through the product's own client beside a bare socket",
     "scaling": "the job with 1 to 20 workers, and with 1 to 4 servers",
@@ -18,8 +16,10 @@ SUBJECTS = {
     "size": "50 M rows over two servers, and bounded tables under 100 M distinct ids: memory and pauses",
     "selection": "time to a quality for each selector, on the simulated clock of 100 virtual clients",
     "merges": "what the model is worth with each mode and merge, after 2 passes and after 20",
+    "ctr": "DeepFM and DCN-v2 on clicks in Criteo's form, beside plain PyTorch loops; four workers beside one",
+    "central": "networks of features in each mode, beside the same network trained on all data in one place",
 }
-NAMED_ONLY = ("ctr", "central", "size", "selection", "merges")  # take long; measured where they are asked for by name
+NAMED_ONLY = ("size", "selection", "merges", "ctr", "central")  # take long; measured where they are asked for by name
 Measure = Callable[[Options], Result]
 
 

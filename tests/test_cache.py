@@ -100,12 +100,12 @@ def test_loops_are_compiled_where_nothing_can_be_kept(tmp_path: Path) -> None:
     """A package that is read only, no home and no cache: what a server imports comes up all the same."""
     shutil.copytree(Path(fedps.__file__).parent, tmp_path / "fedps", ignore=shutil.ignore_patterns("__pycache__"))
     read_only(tmp_path / "fedps" / "table")
-    program = "import fedps.table.kernels as k; print(k.__file__, k.KEPT, k.parts_of.__wrapped__.__name__)"
+    program = "import fedps.table.kernels as k; print(k.__file__, k.KEPT, k.gather.__wrapped__.__name__)"
     environ = os.environ | {"PYTHONPATH": str(tmp_path), "HOME": "/dev/null", "FEDPS_CACHE": "/dev/null/cache"}
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path}/fedps/table/kernels.py False parts_of\n"
+    assert done.stdout == f"{tmp_path}/fedps/table/kernels.py False gather\n"
 
 
 def read_only(folder: Path) -> Path:

@@ -37,7 +37,7 @@ def await_text(path: Path, text: str, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def exit_codes(roles: list[subprocess.Popen[str]], said: dict[str, Path], seconds: float = 120) -> list[int]:
+def exit_codes(roles: list[subprocess.Popen[str]], said: dict[str, Path], seconds: float = 90) -> list[int]:
     """Wait until all roles have ended; what each of them said is shown where one does not."""
     families = [descendants(role) for role in roles if role.poll() is None]
     deadline = time.monotonic() + seconds
@@ -83,7 +83,7 @@ def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Pa
         "server-1.safetensors",
     } or (len(list((run_dir / "model" / "1").iterdir())) >= 2)
     assert sorted(p.name for p in (run_dir / "private").iterdir()) == [str(k) for k in range(WORKERS)]
-    assert events(run_dir, "server-1") == ["started", "ready", "saved", "stopped"]
+    assert events(run_dir, "server-1") == ["started", "ready", "saved", "tables", "stopped"]
     assert "selected" in events(run_dir, "coordinator-0")
     told = events(run_dir, "worker-1")
     assert (told[0], told[-1]) == ("started", "done")

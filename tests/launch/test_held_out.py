@@ -90,7 +90,8 @@ def test_clicks_alone_get_negatives_and_it_is_said(tmp_path: Path, capfd: pytest
 
 
 NO_SAMPLES = {
-    "item,title,year\n1,2\n": "line 2: '1,2': has 2 fields; a line is user,item,label",
+    "id,title,year\n1,2\n": "line 2: '1,2': has 2 fields; a line is user,item,label",
+    "item,title,year\n1,2,3\n": "line 1: 'item,title,year': names its columns in another order; a line is user,item,label",
     "user_id,item_id,rating\n1,2,5\n": "line 2: '1,2,5': label 5 is neither 0 nor 1",
     "user_id,item_id,rating\nu1,B22,1\n": "line 2: 'u1,B22,1': user 'u1' is no whole number of at most 18 digits",
     "1\t2\t1\n": r"line 1: '1\t2\t1': has 1 field; a line is user,item,label",

@@ -55,9 +55,9 @@ def many(tables: int) -> tuple[TableSpec, ...]:
 DECLARED = {
     "tables": (many(1025), "too_large", "1025 tables pass the limit of 1024"),
     "address space": (
-        tuple(TableSpec(f"t{n}", "sparse", (2**62, 1)) for n in range(1000)),
+        tuple(TableSpec(f"t{n}", "sparse", (2**62, 1 << 24)) for n in range(1000)),
         "too_large",
-        "over the limit of 1099511627776 bytes a server",
+        "over the limit of 35184372088832 bytes a server",
     ),
     "floats of a row": ((TableSpec("t", "sparse", (100, 2**27)),), "mismatch", "over the limit of"),
     "floats that wrap to 0": ((TableSpec("t", "dense", (2**32, 2**32)),), "too_large", "bytes a server"),

@@ -96,7 +96,7 @@ def _with_options(model: nn.Module, columns: Lookups, modules: Mapping[str, str]
     for name in columns:
         layer, padded = model.get_submodule(modules[name]), any(features[f].kind == "ids" for f in columns[name])
         options = {
-            o: getattr(layer, o) for o in ("max_norm", "scale_grad_by_freq", *(() if padded else ("padding_idx",)))
+            o: getattr(layer, o) for o in (*(() if padded else ("padding_idx",)), "max_norm", "scale_grad_by_freq")
         }
         if used := [f"{o}={value}" for o, value in options.items() if value is not None and value is not False]:
             mistakes.append(

@@ -3,15 +3,18 @@
 `training.rules` makes the rules of tables of what the job says here; `table.rules` has their formulas.
 """
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from fedps.config.sections import Count, Fraction, Positive, Rate, Section, Share, lower, number, word
-from fedps.types import MOST_BOUNDS, Bounds
+
+if TYPE_CHECKING:
+    from fedps.types import Bounds
 
 OptimizerName = Literal["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"]  # of `types.RuleName`
 ADAMS: tuple[OptimizerName, ...] = ("adam", "lazy_adam", "shared_adam")
+MOST_ADMIT_AFTER, MOST_EXPIRE_AFTER, MOST_ROWS = 255, 250, 1 << 40  # as in `types.MOST_BOUNDS`
 Epsilon = Annotated[Positive, Field(lt=1)]
 Mode = Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF", "MF", "TwoTower", "DeepFM", "DCNv2", "DIN", "SASRec"]
 LossName = Literal["bce", "mse", "bpr", "in_batch_softmax", "sampled_softmax"]
@@ -92,20 +95,22 @@ class TableParameters(Section):
     initial_range: Positive | None = Field(
         None, description="rows start uniform in ±this; left out: as the network says"
     )
-    admit_after: Annotated[Count, Field(le=MOST_BOUNDS.admit_after)] = Field(
+    admit_after: Annotated[Count, Field(le=MOST_ADMIT_AFTER)] = Field(
         1,
         description="shared rows: an id gets a row at its so-many-th push; until then one default row serves all such",
     )
-    expire_after: Annotated[Count, Field(le=MOST_BOUNDS.expire_after)] | None = Field(
+    expire_after: Annotated[Count, Field(le=MOST_EXPIRE_AFTER)] | None = Field(
         None, description="shared rows: epochs without a push after which a row leaves; left out: none does"
     )
-    max_rows: Annotated[Count, Field(le=MOST_BOUNDS.max_rows)] | None = Field(
+    max_rows: Annotated[Count, Field(le=MOST_ROWS)] | None = Field(
         None, description="shared rows: so many on all servers together; the least used make room; left out: no bound"
     )
 
     @property
-    def bounds(self) -> Bounds:
+    def bounds(self) -> "Bounds":
         """What keeps the table's rows few."""
+        from fedps.types import Bounds  # noqa: PLC0415  (who only looks at a job needs no numpy)
+
         return Bounds(self.admit_after, self.expire_after or 0, self.max_rows or 0)
 
 

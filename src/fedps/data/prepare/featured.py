@@ -175,7 +175,7 @@ def _times(archive: Archive, ratings: Ratings) -> NDArray[np.int64]:
     payload = archive.read("user_rank.npy")
     if payload is None:
         return ratings.time
-    ranks: NDArray[np.int64] = np.load(io.BytesIO(payload), allow_pickle=False).astype(np.int64)
+    ranks: NDArray[np.int64] = np.load(io.BytesIO(payload)).astype(np.int64)
     if ranks.shape != ratings.time.shape:
         raise DataError(f"{archive.path}: user_rank.npy holds {ranks.shape} places, for {len(ratings.time)} ratings")
     return ranks
