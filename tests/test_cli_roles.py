@@ -37,7 +37,7 @@ def await_text(path: Path, text: str, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def exit_codes(roles: list[subprocess.Popen[str]], said: dict[str, Path], seconds: float = 90) -> list[int]:
+def exit_codes(roles: list[subprocess.Popen[str]], said: dict[str, Path], seconds: float = 240) -> list[int]:
     """Wait until all roles have ended; what each of them said is shown where one does not."""
     families = [descendants(role) for role in roles if role.poll() is None]
     deadline = time.monotonic() + seconds
@@ -49,6 +49,7 @@ def exit_codes(roles: list[subprocess.Popen[str]], said: dict[str, Path], second
     return codes
 
 
+@pytest.mark.timeout(300)  # each worker loads torch and compiles its step, all at once
 def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Path) -> None:
     job, run_dir = write_job(tmp_path, with_coordinator=True, worker_num=WORKERS), tmp_path / "run"
     one, two, three = (free_address() for _ in range(3))
@@ -98,6 +99,7 @@ def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Pa
     assert "<svg" in (run_dir / "report.html").read_text()
 
 
+@pytest.mark.timeout(300)
 def test_an_organisation_ends_with_a_model_of_its_own_to_score_with(tmp_path: Path) -> None:
     job, at = write_job(tmp_path), free_address()
     there = {client: machine(job, f"org {client}", client) for client in "012"}
