@@ -6,6 +6,7 @@ new one stands in its place, not before.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -96,16 +97,10 @@ def write(out: Path, data: Interactions, split: Split | Partition, per_positive:
         DataError: `out` holds something else or cannot be written, the data cannot be split so, or a user has taken
             too many items to draw negatives from.
     """
-    try:
-        out = out.resolve()  # of a link, what it points to is replaced
-        _check_ours(out)
-        make_folder(out.parent)
-        with whole_folder(out) as folder:
-            for side in ("train", "test"):
-                (folder / side).mkdir()
-            return _fill(folder, data, split, per_positive, seed)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
+    with _replacing(out) as folder:
+        for side in ("train", "test"):
+            (folder / side).mkdir()
+        return _fill(folder, data, split, per_positive, seed)
 
 
 def write_featured(
@@ -130,20 +125,31 @@ def write_featured(
         if "user" in features:
             facts_of["users"] = len(pc.unique(sides["train"][client]["user"]))
     manifest = {"format": FORMAT, "clients": clients, **facts, "features": features, "samples": counts}
+    with _replacing(out) as folder:
+        for side, of in sides.items():
+            (folder / side).mkdir()
+            for client, table in of.items():
+                path = folder / side / f"{client}.{ending}"
+                arrow.write_csv(table, path) if ending == "csv" else parquet.write_table(table, path)
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return manifest
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """Yield a folder that stands at `out` once it is filled, in the place of one that was written here before.
+
+    Raises:
+        DataError: `out` holds something else or cannot be written.
+    """
     try:
-        out = out.resolve()
+        out = out.resolve()  # of a link, what it points to is replaced
         _check_ours(out)
         make_folder(out.parent)
         with whole_folder(out) as folder:
-            for side, of in sides.items():
-                (folder / side).mkdir()
-                for client, table in of.items():
-                    path = folder / side / f"{client}.{ending}"
-                    arrow.write_csv(table, path) if ending == "csv" else parquet.write_table(table, path)
-            (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            yield folder
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
-    return manifest
 
 
 def stream(seed: int) -> np.random.Generator:
