@@ -76,6 +76,9 @@ def test_fields_are_numbered_anew_and_the_first_is_the_user(tmp_path: Path) -> N
         ("1 3:1", "has 1 fields; the lines above have 2"),
         ("1 3:1 4:2", "a field is index:1"),
         ("x 3:1 4:1", "label 'x'"),
+        ("1 3:x 4:1", "a field is index:1"),
+        ("inf 3:1 4:1", "label 'inf'"),
+        (f"1 {10**30}:1 4:1", "a field is index:1"),
     ],
 )
 def test_a_malformed_line_of_fields_is_named(line: str, said: str, tmp_path: Path) -> None:
@@ -97,6 +100,14 @@ def test_real_ml_100k_has_its_ages_and_genres(tmp_path: Path) -> None:
         row for side in ("train", "valid", "test") for mine in rows(tmp_path / "out", side).values() for row in mine
     ]
     assert (len(every), sum(row["label"] == "1" for row in every)) == (100_000, 55_375)
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "lines have no fields"), ("1 3:1\n", "lines have 1 fields")])
+def test_files_without_a_user_and_an_item_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "some.libfm").write_text(text)
+    with pytest.raises(DataError, match=f"some.libfm: {said}; as many are due in each, at least two"):
+        prepare_fields(tmp_path / "out", [tmp_path / "some.libfm"], 1, seed=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_made_up_clicks_are_the_same_for_a_seed_and_say_that_they_are_made_up(tmp_path: Path) -> None:

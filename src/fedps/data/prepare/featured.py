@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedps.data.negatives import Ids
 from fedps.data.prepare.movielens import ML_1M, ML_100K, Form, Ratings, by_appearance, read_ratings
-from fedps.data.prepare.source import Archive, lines, locate, read_file, whole
+from fedps.data.prepare.source import NUMBER, Archive, lines, locate, read_file, whole
 from fedps.data.prepare.write import Interactions, Split, clients_of, stream, write_featured
 from fedps.errors import DataError
 from fedps.types import Bags
@@ -116,7 +116,14 @@ def prepare_fields(out: Path, sources: Sequence[Path], clients: int, seed: int) 
     Raises:
         DataError: a line is malformed, or `out` holds something else; names file and line.
     """
-    rows = np.array([row for source in sources for row in _fields(source)], np.int64)
+    found = [row for source in sources for row in _fields(source)]
+    if len({len(row) for row in found}) != 1 or len(found[0]) < 3:  # a label, a user, an item
+        counts = sorted({len(row) - 1 for row in found})
+        raise DataError(
+            f"{', '.join(map(str, sources))}: lines have {', '.join(map(str, counts)) or 'no'} fields; as many are due in"
+            " each, at least two: the user and the item"
+        )
+    rows = np.array(found, np.int64)
     label, ids = (rows[:, 0] > 0).astype(np.int64), rows[:, 1:]
     coded = [np.unique(column, return_inverse=True) for column in ids.T]
     names = ["user", "item", *(f"field_{k}" for k in range(2, len(coded)))]
@@ -222,9 +229,9 @@ def _fields(source: Path) -> Iterator[list[int]]:
         count = count or len(words)
         if len(words) != count:
             raise DataError(f"{where}: has {len(words) - 1} fields; the lines above have {count - 1}")
-        if not all(len(pair) == 2 and pair[0].isdecimal() and float(pair[1]) == 1 for pair in pairs):
+        if not all(len(pair) == 2 and NUMBER.fullmatch(pair[0]) and pair[1] in ("1", "1.0") for pair in pairs):
             raise DataError(f"{where}: a field is index:1")
         try:
             yield [int(float(words[0])), *(int(index) for index, _ in pairs)]
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise DataError(f"{where}: label {words[0]!r} is no number") from error
