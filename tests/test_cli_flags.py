@@ -256,6 +256,14 @@ def test_infer_and_export_hand_over_their_flags(
     assert here(monkeypatch, "export", tmp_path, "--out", "m", "--epoch=2", "--private", "--format", "safetensors") == 0
     assert export.args == (tmp_path, Path("m"), 2, True)
     assert str(export.answer) in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert here(monkeypatch, "export", "latest", "--out", "m") == WRONG
+    assert "error: latest: no run is in" in capsys.readouterr().err
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "job.yaml").touch()
+    assert here(monkeypatch, "export", "latest", "--out", "m") == 0
+    assert here(monkeypatch, "infer", job, "--run_dir", "latest") == 0
+    assert export.args[0] == epochs.args[1] == Path("runs/one")
 
 
 def test_config_show_and_check(job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

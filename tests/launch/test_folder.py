@@ -1,5 +1,6 @@
 """The run folder: made whole, never over another run, and taken back without touching what others put there."""
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from fedps.config import Job, load_job
 from fedps.errors import JobError
-from fedps.launch.folder import discard, make_log_folder, make_run_folder, share_run_folder
+from fedps.launch.folder import discard, find_run, make_log_folder, make_run_folder, runs_in, share_run_folder
 from tests.conftest import MakeJob
 
 OTHER = {
@@ -178,3 +179,29 @@ def test_a_folder_whose_name_no_report_could_say_is_refused(make_job: MakeJob, t
     with pytest.raises(JobError, match=r"--log_dir .*is no UTF-8"):
         make_log_folder(folder)
     assert not folder.exists()
+
+
+def test_the_latest_run_is_the_one_that_started_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_run("anywhere/else") == Path("anywhere/else")
+    with pytest.raises(JobError, match=r"latest: no run is in .*/runs yet; `fedps run JOB\.yaml` from here makes one"):
+        find_run("latest")
+    for name, time in (("zz-first", 100.0), ("newest", 300.0), ("aa-second", 200.0)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "events.jsonl").write_text(f"{json.dumps({'time': time})}\n")
+        os.utime(tmp_path / "runs" / name / "events.jsonl", (1e9 - time, 1e9 - time))
+    (tmp_path / "runs" / "notes").mkdir()
+    assert find_run("latest") == find_run(Path("latest")) == Path("runs/newest")
+    assert [run.name for run in runs_in(Path("runs"))] == ["newest", "aa-second", "zz-first"]
+    (tmp_path / "latest").mkdir()
+    assert find_run("./latest") == Path("latest"), "a folder of one's own"
+
+
+@pytest.mark.parametrize("first", ["", "{", "7", '{"time": null}', '{"time": "soon"}'])
+def test_a_run_whose_journal_says_no_time_is_as_old_as_its_job(first: str, tmp_path: Path) -> None:
+    for name, second in (("old", 100), ("new", 200)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "events.jsonl").write_text(first)
+        (tmp_path / name / "job.yaml").touch()
+        os.utime(tmp_path / name / "job.yaml", (second, second))
+    assert [run.name for run in runs_in(tmp_path)] == ["new", "old"]

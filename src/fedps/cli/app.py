@@ -41,6 +41,12 @@ def _from_here(override: str) -> str:
     return override
 
 
+def _found(_: Any, tokens: Any) -> Path:
+    from fedps.launch.folder import find_run  # noqa: PLC0415
+
+    return find_run(tokens[0].value)
+
+
 def flag(word: str, said: str, least: int | None = None, also: str | None = None) -> Parameter:
     """Return a flag with its help, - and _ alike in its name; `least` is the smallest number it takes, `also` its alias."""
     words = [word, also or word]
@@ -85,6 +91,7 @@ RunDir = Annotated[
         "Folder of the run: events, model, what is private (default runs/<job>, to which `run` adds the time).",
     ),
 ]
+PastRun = Annotated[Path, Parameter(converter=_found, help="The run's folder, or `latest`: the newest under runs/.")]
 LogDir = Annotated[
     Path | None, flag("log_dir", "Folder for a copy of what roles print (`run`: default log in the run's folder).")
 ]

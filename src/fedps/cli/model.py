@@ -4,9 +4,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
-from fedps.cli.app import AllowCommands, AsJson, JobFile, Override, RunDir, Switch, app, flag, load, note_job, tell
+from fedps.cli.app import AllowCommands, AsJson, JobFile, Override, PastRun, Switch, app, flag, load, note_job, tell
 from fedps.errors import JobError, needing_torch
 
 
@@ -18,7 +16,9 @@ def infer(
         Path | None,
         flag("weights", "A safetensors file with the model's own parameter names, as `fedps export` writes it."),
     ] = None,
-    run_dir: RunDir = None,
+    run_dir: Annotated[
+        PastRun | None, flag("run_dir", "The run's folder, or `latest`; its saved epochs, and what is private.")
+    ] = None,
     predictions: Annotated[
         Path | None,
         flag("predictions", "Folder for predictions-<epoch>.csv, or a file .csv (default beside the saved epochs)."),
@@ -58,7 +58,7 @@ def infer(
 
 @app.command
 def export(
-    run_dir: Annotated[Path, Parameter(help="The run's folder.")],
+    run_dir: PastRun,
     *,
     out: Annotated[Path, flag("out", "Folder to write model.safetensors to.")],
     epoch: Annotated[int | None, flag("epoch", "Which saved epoch (default the last).")] = None,

@@ -1,5 +1,6 @@
-"""The run folder and the logs' folder: where they lie, and that they are ours to fill."""
+"""The run folder and the logs' folder: where they lie, that they are ours to fill, and how one of the past is found."""
 
+import json
 import os
 import resource
 import shutil
@@ -18,6 +19,7 @@ from fedps.config.source import read
 from fedps.errors import JobError
 
 JOURNAL = "events.jsonl"
+RUNS, LATEST = Path("runs"), "latest"  # where runs are kept unless one says otherwise; a name for the newest of them
 FILES, OWN_FILES = 3, 20  # that the launcher keeps open for each process, and for itself
 READERS = {"owner": 0, "group": 0o050, "all": 0o055}  # what they must be allowed, by `runner.model_readers`
 OURS = (
@@ -44,7 +46,7 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
             not read it.
     """
     check_readers(job)
-    base, taken = (run_dir or Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve(), ""
+    base, taken = (run_dir or RUNS / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve(), ""
     _check_name("--run_dir", base)
     for folder in [base] if run_dir else _names(base):
         try:
@@ -57,6 +59,41 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
         except OSError as error:
             raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
     raise JobError(f"--run_dir {base}: holds {taken} already: another run? choose another folder")
+
+
+def find_run(run_dir: str | Path) -> Path:
+    """Return a run's folder as people name it: its path, or `latest` for the newest under `runs/`.
+
+    A folder of one's own that is called so is `./latest`.
+
+    Raises:
+        JobError: the latest is asked for, and there is none.
+    """
+    if str(run_dir) != LATEST:
+        return Path(run_dir)
+    if runs := runs_in(RUNS):
+        return runs[0]
+    raise JobError(
+        f"{LATEST}: no run is in {RUNS.resolve()} yet; `fedps run JOB.yaml` from here makes one, or name its folder"
+    )
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the folders of runs in a folder, the newest first, by when they started; none where there is no folder."""
+    try:
+        runs = [path for path in folder.iterdir() if any((path / name).is_file() for name in ("job.yaml", JOURNAL))]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(runs, key=lambda run: (started(run), run.name), reverse=True)
+
+
+def started(run_dir: Path) -> float:
+    """Return when a run started, seconds since 1970: as its journal says, or when its job was written there."""
+    with suppress(OSError, ValueError, TypeError, KeyError), (run_dir / JOURNAL).open("rb") as file:
+        return float(json.loads(file.readline())["time"])
+    with suppress(OSError):
+        return (run_dir / "job.yaml").stat().st_mtime
+    return 0.0
 
 
 def check_places(job: Job) -> None:
@@ -74,7 +111,7 @@ def check_places(job: Job) -> None:
             f"runner.worker_num: {runner.worker_num}: {roles} processes need {need} open files, and this shell allows"
             f" {most}: raise that by `ulimit -n {need}`, use fewer clients (split_file_list), or run with --in-process"
         )
-    place = runner.model_save_path or Path("runs").resolve()
+    place = runner.model_save_path or RUNS.resolve()
     size = 4 * (hyper.num_users + hyper.num_items) * max(hyper.fc_layers[0] // 2, hyper.mf_dim)
     with suppress(OSError):  # a folder that cannot be looked at is told where it is made
         free = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
@@ -131,7 +168,7 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
         JobError: it cannot be written, or holds a run of another job, or the job's readers could not read it.
     """
     check_readers(job)
-    folder = (run_dir or Path("runs") / job.name).resolve()
+    folder = (run_dir or RUNS / job.name).resolve()
     _check_name("--run_dir", folder)
     try:
         (folder / "private").mkdir(parents=True, exist_ok=True)
