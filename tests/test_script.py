@@ -23,9 +23,8 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "own_training_script.py"
 
 @pytest.fixture(scope="module")
 def fork_server() -> Iterator[None]:
-    roles.prepare_fork_server(torch=False)
-    yield
-    roles.stop_fork_server()
+    with roles.fork_server(torch=False):
+        yield
 
 
 def launch(tmp_path: Path, script: str, **runner: Any) -> dict[str, Any]:

@@ -44,9 +44,8 @@ class MyNet(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
-    roles.prepare_fork_server(torch=False)
-    yield
-    roles.stop_fork_server()
+    with roles.fork_server(torch=False):
+        yield
 
 
 def launch(job: Path, run_dir: Path, orders: Orders | None = None, *, in_process: bool = False) -> dict[str, Any]:
@@ -74,8 +73,8 @@ def test_a_temporary_folder_of_a_long_path_holds_no_socket_and_stays_the_tempora
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
     program = (
-        "import tempfile; from fedps.launch.local import processes; processes.prepare_fork_server(torch=False);"
-        "processes.stop_fork_server(); print(tempfile.gettempdir())"
+        "import tempfile; from fedps.launch.local import processes\n"
+        "with processes.fork_server(torch=False): print(tempfile.gettempdir())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True, check=False

@@ -27,16 +27,13 @@ class TappedLaunch(Launch):
 
 
 def main(arguments: list[str]) -> None:
-    roles.prepare_fork_server(torch=False)
-    try:
+    with roles.fork_server(torch=False):
         for job_file, run_dir in zip(arguments[::2], arguments[1::2], strict=True):
             job, folder = load_job(Path(job_file)), Path(run_dir)
             launch = TappedLaunch(job, make_run_folder(job, folder), 0.0, as_json=True)
             launch.run(in_process=False)
             for tap in launch.taps:
                 write_talks(tap.close(), folder.with_name(folder.name + ".tap"))
-    finally:
-        roles.stop_fork_server()
 
 
 if __name__ == "__main__":

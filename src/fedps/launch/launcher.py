@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fedps.events.journal import Journal
 from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address
 from fedps.launch.folder import check_places, discard, make_log_folder, make_run_folder
-from fedps.launch.local.processes import prepare_fork_server, start_check, start_role, stop_fork_server
+from fedps.launch.local.processes import fork_server, start_check, start_role
 from fedps.launch.local.role import RoleSpec, check_classes, runs_own_classes
 from fedps.launch.local.scripts import start_script
 from fedps.launch.progress import Progress
@@ -76,16 +77,12 @@ def run(
     if not in_process:
         check_places(job)
     plan = None if in_process else find_plan(job)
-    if not in_process:
-        prepare_fork_server(torch=plan is None)  # first of all: it imports while everything else begins
-    try:
+    # first of all the fork server: it imports while everything else begins
+    with nullcontext() if in_process else fork_server(torch=plan is None):
         if orders.log_dir is not None:
             make_log_folder(orders.log_dir)
         folder = make_run_folder(job, run_dir)
         return Launch(job, folder, began, as_json, orders, plan).run(in_process)
-    finally:
-        if not in_process:
-            stop_fork_server()
 
 
 class Launch:

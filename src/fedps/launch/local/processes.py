@@ -6,13 +6,15 @@ end when their pipe does, so no process outlives the launcher, however it ends.
 
 import os
 import signal
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from fedps.config import Job
@@ -21,7 +23,7 @@ from fedps.events.events import Event, Failed, decode
 from fedps.launch.local import entry
 from fedps.launch.local.role import RoleSpec
 
-PRELOAD = ("fedps.launch.local.preload", "fedps.cli")  # the command's module, which each process names as its main one
+PRELOAD = "fedps.launch.local.preload"
 PRELOAD_TORCH = "FEDPS_PRELOAD_TORCH"  # environment variable by which the fork server knows
 LONGEST_SOCKET, SOCKET_NAME = 107, len("/pymp-12345678/listener-12345678")  # bytes of a path, and of its end
 PATIENCE = 10.0  # seconds a role gets to stop by itself
@@ -99,29 +101,55 @@ def stop(children: Sequence[Child]) -> None:
         child.pipe.close()
 
 
-def prepare_fork_server(torch: bool) -> None:
-    """Start the process that workers are forked from; it imports what they share while servers start.
+@contextmanager
+def fork_server(torch: bool) -> Iterator[None]:
+    """Keep the process that workers are forked from; it imports what they share while servers start.
+
+    What roles find in their environment is this process's own again at the end, and the fork server is gone.
 
     Args:
         torch: whether workers will need it.
+
+    Raises:
+        JobError: no socket can be made for it.
     """
+    before = dict(os.environ)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # ten workers share the cores; each keeps to one
     os.environ.pop("grpc_proxy", None)  # all roles are on this machine, whatever their addresses
     os.environ.pop(PRELOAD_TORCH, None)
     if torch:
         os.environ[PRELOAD_TORCH] = "1"
-    get_context("forkserver").set_forkserver_preload([*PRELOAD])
-    _make_socket_folder()
-    _fork_server().ensure_running()
+    try:
+        get_context("forkserver").set_forkserver_preload([PRELOAD])
+        _make_socket_folder()
+        with _main_module_hidden():
+            _fork_server().ensure_running()
+        yield
+    finally:
+        _stop_fork_server()
+        for variable in os.environ.keys() - before.keys():
+            del os.environ[variable]
+        os.environ.update(before)
 
 
-def stop_fork_server() -> None:
+def _stop_fork_server() -> None:
     """End the fork server at once, though it may be importing still; the workers are gone by now."""
     server = _fork_server()
     if server._forkserver_pid is not None:
         os.kill(server._forkserver_pid, signal.SIGKILL)
     server._stop()
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Let new processes not run the main module again: a user's script may call `fedps.run` without a guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _make_socket_folder() -> None:
@@ -158,6 +186,7 @@ def _start(
     ours, theirs = context.Pipe()
     args = (theirs, str(log), job.model_dump_json(by_alias=True), *facts)
     process = context.Process(target=life, args=args, name=f"fedps {kind} {name}")
-    process.start()
+    with _main_module_hidden():
+        process.start()
     theirs.close()
     return Child(kind, name, process, ours, log)
