@@ -72,11 +72,11 @@ class Histogram:
         self.positives += other.positives
         self.negatives += other.negatives
 
-    def auc(self) -> float:
-        """Return the area under the ROC curve by trapezoids; 0.5, as for guessing, if a class is absent."""
+    def auc(self) -> float | None:
+        """Return the area under the ROC curve by trapezoids; None if a class is absent, so that there is nothing to tell apart."""
         pairs = float(self.positives.sum()) * float(self.negatives.sum())
         if not pairs:
-            return 0.5
+            return None
         below = np.cumsum(self.negatives) - self.negatives
         won = self.positives.astype(np.float64) @ (below + self.negatives / 2)
         return float(won / pairs)
@@ -124,7 +124,7 @@ class Evaluations:
     def figures(self, metrics: Sequence[str]) -> Figures:
         """Return what metrics come to, by name; None where there was nothing to measure."""
         spread = {name: self._histograms.get(name, Histogram()) for name in aucs_of(metrics)}
-        found = {name: histogram.auc() if len(histogram) else None for name, histogram in spread.items()}
+        found = {name: histogram.auc() for name, histogram in spread.items()}
         return found | self._totals.figures(metrics)
 
 

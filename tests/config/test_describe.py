@@ -71,6 +71,55 @@ def test_it_is_a_job_file_for_the_same_job(path: Path, tmp_path: Path) -> None:
     assert load_job(again) == load_job(path, overrides)
 
 
+FEATURES = """
+runner: {train_data_dir: train}
+hyper_parameters: {mode: DIN}
+features:
+  user: {kind: id, rows: 943, side: user}
+  item: {kind: id, rows: 1682}
+  history: {kind: ids, table: item, max: 20}
+  'yes': {kind: label, of: binary}
+table_parameters:
+  item_embedding: {optimizer: {class: sgd}, max_rows: 10}
+"""
+
+
+def test_features_and_tables_have_a_line_each_of_what_is_set_and_their_keys_are_explained_once(
+    path: Path, tmp_path: Path
+) -> None:
+    path.write_text(FEATURES)
+    text, again = describe(path, ["features.item.rows=99"]), tmp_path / "again.yaml"
+    lines = text.splitlines()
+    start = next(n for n, one in enumerate(lines) if one.startswith("features:"))
+    assert " # override; what a sample is made of" in lines[start]
+    assert lines[start + 1 : start + 6] == [
+        "  user: {kind: id, rows: 943, side: user}",
+        "  item: {kind: id, rows: 99}",
+        "  history: {kind: ids, table: item, max: 20}",
+        "  'yes': {kind: label, of: binary}",
+        "  # what may stand there, and what holds where it does not:",
+    ]
+    assert "  item_embedding: {optimizer: {class: sgd}, max_rows: 10}" in lines
+    explained = [" ".join(one.split()) for one in lines]
+    for said in (
+        "# max: null # ids: of a longer list the last so many count; needed for a sequence",
+        "# weight: 1.0 # label: of its loss, where there are several",
+        "# admit_after: 1 # shared rows: an id gets a row at its so-many-th push; until then one default row serves all such",
+        "# beta1: null # Adam: decay of the first moment",
+    ):
+        assert explained.count(said) == 1
+    again.write_text(text)
+    assert load_job(again) == load_job(path, ["features.item.rows=99"])
+
+
+def test_what_follows_from_the_rest_is_no_default(path: Path) -> None:
+    path.write_text(FEATURES)
+    text = describe(path)
+    assert line(text, "num_users").startswith("num_users: 943 # derived; ")
+    assert line(text, "metrics").startswith("metrics: [auc, logloss] # derived; ")
+    assert line(text, "num_blocks").startswith("num_blocks: 2 # default; ")
+
+
 def test_a_wrong_job_is_not_described(path: Path) -> None:
     with pytest.raises(JobError, match=r"runner\.epochs: 0"):
         describe(path, ["runner.epochs=0"])

@@ -69,6 +69,28 @@ def test_what_is_measured_is_told_to_people(make_job: MakeJob, tmp_path: Path) -
     assert "<td>&lt;0&gt;</td><td>9</td><td>4</td><td>0.7500 (3 users" in page
 
 
+def test_an_auc_that_says_nothing_is_shown_nowhere(make_job: MakeJob, tmp_path: Path) -> None:
+    towers = {"mode": "TwoTower", "loss": "in_batch_softmax"}
+    job = make_job(towers, metrics=["full_hr@10"], negatives=0, print_interval=1, local_sparse=None)
+    entries, ledger, screen = list[Entry](), Ledger(job, 0.0), io.StringIO()
+    run_in_process(job, tmp_path / "run", entries.append)
+    progress = Progress(job, [ClientId("0"), ClientId("1")], quiet=False)
+    progress._console, progress._said = Console(file=screen, width=200), -1e9
+    for entry in entries:
+        ledger.take(entry)
+        progress.take(entry)
+    summary = ledger.summary(2e9, None)
+    progress._console.print(progress._table())
+    progress.evaluated(summary["rounds"][0])
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "run" / "events.jsonl").write_text("")
+    assert "loss" in screen.getvalue() and "samples/s, mean over workers" in screen.getvalue()
+    logs = "".join(path.read_text() for path in (tmp_path / "run").rglob("*.log"))
+    for text in (screen.getvalue(), str(facts(summary)), write_report(tmp_path / "run").read_text(), logs):
+        assert "AUC" not in text and "Auc" not in text
+    assert {auc for client in summary["clients"].values() for auc in client["first_epoch_auc"].values()} == {None}
+
+
 TWO = """
 import torch
 from torch import nn

@@ -222,8 +222,8 @@ class Trainer:
         meter, auc = self._meter, self._meter.total.auc()
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         self._say(
-            f"time: [{now}], batch: [{meter.batches}], Epoch {self._epoch} Var Loss[1]:[{loss:g}],"
-            f" Epoch {self._epoch} Var Auc[1]:[{auc:g}]"
+            f"time: [{now}], batch: [{meter.batches}], Epoch {self._epoch} Var Loss[1]:[{loss:g}]"
+            + ("" if auc is None else f", Epoch {self._epoch} Var Auc[1]:[{auc:g}]")
         )
         self._report(events.Progress(self._epoch, meter.batches, self._batches, meter.samples, loss, auc))
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from fedps.config.job import choices
+from fedps.config.job import choices, section
 from fedps.config.loading import read_tree, resolve
 from fedps.config.original import RENAMED
 from fedps.config.source import inline
@@ -31,7 +31,7 @@ def describe(path: Path, overrides: Sequence[str] = ()) -> str:
     keys = [text.partition("=")[0].replace(" ", "") for text in overrides]
     keys = [RENAMED.get(key, key) for key in keys]
     lines = _lines(job, job.model_dump(mode="json", by_alias=True), tree, keys, "", "")
-    return "".join(f"{said:<{COMMENTS_AT}}  # {comment}\n" for said, comment in lines)
+    return "".join(f"{said:<{COMMENTS_AT}}  # {comment}\n" if comment else f"{said}\n" for said, comment in lines)
 
 
 def _lines(
@@ -49,18 +49,43 @@ def _lines(
         if isinstance(value, BaseModel):
             yield f"{indent}{key}:", str(field.description)
             yield from _lines(value, values[key], given.get(key, {}), overrides, f"{above}{key}.", f"{indent}  ")
+            continue
+        derived = value != field.get_default(call_default_factory=True)
+        origin = _origin(above + key, key in given, derived, overrides, above + name)
+        if isinstance(value, dict) and value and all(isinstance(entry, BaseModel) for entry in value.values()):
+            yield f"{indent}{key}:", f"{origin}; {_meaning(field)}"
+            yield from _entries(value, f"{indent}  ")
         else:
-            origin = _origin(above + key, key in given, overrides, above + name)
             yield f"{indent}{key}: {inline(values[key])}", f"{origin}; {_meaning(field)}"
     for key in part.model_extra or {}:
-        origin = _origin(above + key, True, overrides)
+        origin = _origin(above + key, True, False, overrides)
         yield f"{indent}{inline(key)}: {inline(values[key])}", f"{origin}; given to runner.model"
 
 
-def _origin(key: str, given: bool, overrides: Sequence[str], name: str = "") -> str:
+def _entries(entries: Mapping[str, BaseModel], indent: str) -> Iterator[Line]:
+    """Yield what is said of each of some features or tables, a line each; then all that could be, with what is else."""
+    for name, entry in entries.items():
+        yield f"{indent}{inline(name)}: {inline(entry.model_dump(mode='json', by_alias=True, exclude_unset=True))}", ""
+    yield f"{indent}# what may stand there, and what holds where it does not:", ""
+    yield from _keys(type(next(iter(entries.values()))), f"{indent}#   ")
+
+
+def _keys(model: type[BaseModel], indent: str) -> Iterator[Line]:
+    """Yield the keys of a section with their defaults; `indent` makes comments of them."""
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if below := section(field):
+            yield f"{indent}{key}:", str(field.description)
+            yield from _keys(below, f"{indent}  ")
+        else:
+            value = "…" if field.is_required() else inline(field.get_default())
+            yield f"{indent}{key}: {value}", _meaning(field)
+
+
+def _origin(key: str, given: bool, derived: bool, overrides: Sequence[str], name: str = "") -> str:
     """Say where a value came from; an override of a section, or of a part of the value, counts."""
     if not given:
-        return "default"
+        return "derived" if derived else "default"
     over = any(f"{key}.".startswith(f"{o}.") or o.startswith(f"{key}.") or o == name for o in overrides)
     return "override" if over else "job file"
 

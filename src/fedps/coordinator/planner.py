@@ -121,7 +121,7 @@ def merge(members: Sequence[Member], metrics: Sequence[str] = DEFAULT) -> Figure
     loss = math.fsum((m.info.loss or 0.0) * m.info.trained for m in joined)
     return {
         "loss": loss / trained if trained else None,
-        "train_auc": training.auc() if len(training) else None,
+        "train_auc": training.auc(),
         "auc": None,
     } | held_out.figures(metrics)
 

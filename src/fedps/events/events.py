@@ -157,7 +157,7 @@ class Progress(Event, frozen=True):
     batches: int  # batches in all
     samples: int  # samples done
     loss: float  # mean of the batches since the last such event
-    auc: float  # of all the process has trained
+    auc: float | None  # of all the process has trained; None if that is of one class alone
 
 
 class Dropped(Event, frozen=True):
@@ -176,7 +176,7 @@ class EpochEnd(Event, frozen=True):
     epoch: int
     samples: int
     loss: float  # mean over samples
-    auc: float  # of all the process has trained
+    auc: float | None  # of all the process has trained; None if that is of one class alone
     histogram: Histogram  # of the epoch's scores
     late: int = 0  # pushes that came after their step or window was closed: what they changed is lost
 

@@ -89,7 +89,7 @@ class Tally:
             "coordinator_seconds": self.wait if math.isfinite(self.wait) else 0.0,
             "loss": self._loss.mean(self._samples),
             "auc": None,
-            "train_auc": self._training.auc() if len(self._training) else None,
+            "train_auc": self._training.auc(),
             **ALWAYS,
             **self._held_out.figures(metrics),
         }

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -153,20 +154,23 @@ class Progress:
         elif time.monotonic() - self._said > LINE_EVERY:
             self._said = time.monotonic()
             last = self._last.values()
-            loss, auc = sum(e.loss for e in last) / len(last), sum(e.auc for e in last) / len(last)
+            aucs = [e.auc for e in last if e.auc is not None]
+            means = f"loss {mean(e.loss for e in last):.4f}" + (f", AUC {mean(aucs):.4f}" if aucs else "")
             epoch = max(e.epoch for e in last)
             now = [e for e in last if e.epoch == epoch]  # who sits out stays behind
             share = (epoch + sum(e.batch for e in now) / sum(e.batches for e in now)) / self._job.runner.epochs
-            self.say(f"{share:4.0%} {self._all.rate:,.0f} samples/s, mean over workers: loss {loss:.4f}, AUC {auc:.4f}")
+            self.say(f"{share:4.0%} {self._all.rate:,.0f} samples/s, mean over workers: {means}")
 
     def _table(self) -> Table:
-        table = Table("worker", "epoch", "batch", "samples/s", "loss", "AUC")
+        told = any(e.auc is not None for e in self._last.values())  # of one class alone, AUC says nothing
+        table = Table("worker", "epoch", "batch", "samples/s", "loss", *["AUC"] * told)
         for client in self._clients:
             e = self._last.get(client)
             if e is not None:
                 table.add_row(
                     client, f"{e.epoch + 1}/{self._job.runner.epochs}", f"{e.batch}/{e.batches}",
-                    f"{self._speed[client].rate:,.0f}", f"{e.loss:.4f}", f"{e.auc:.4f}",
+                    f"{self._speed[client].rate:,.0f}", f"{e.loss:.4f}",
+                    *["" if e.auc is None else f"{e.auc:.4f}"] * told,
                 )  # fmt: skip
         table.caption = f"{self._all.rate:,.0f} samples/s in all" if self._last else "starting"
         return table

@@ -39,16 +39,16 @@ def write_report(run_dir: Path, journal: str = "events.jsonl") -> Path:
         key=lambda e: (len(e["id"]), e["id"], e["time"]),
     )
     rounds, metrics = summary["rounds"], metrics_in(summary["metrics"])
+    timed = [(r["simulated_clock"] / 3600, r["hr@10"]) for r in _timed(rounds) if r["hr@10"] is not None]
     plots = [
         plot("Training loss by worker, over batches", _by_worker(progress, "loss")),
         plot("Training AUC by worker, over batches", _by_worker(progress, "auc")),
         plot("Held-out users, over epochs", {m.title: _by_epoch(rounds, m.name) for m in metrics if m.k}),
         plot("AUC of all clients, over epochs", {"held out": _by_epoch(rounds, "auc"), "training": _by_epoch(rounds, "train_auc")}),
+        plot("Held-out samples, over epochs",
+             {m.title: _by_epoch(rounds, m.name) for m in metrics if not m.k and m.name not in LAST}),
+        plot("HR@10 of held-out users, over simulated hours", {"HR@10": timed}),
     ]  # fmt: skip
-    if others := {m.title: _by_epoch(rounds, m.name) for m in metrics if not m.k and m.name not in LAST}:
-        plots.append(plot("Held-out samples, over epochs", others))
-    if timed := [(r["simulated_clock"] / 3600, r["hr@10"]) for r in _timed(rounds) if r["hr@10"] is not None]:
-        plots.append(plot("HR@10 of held-out users, over simulated hours", {"HR@10": timed}))
     rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in _rows(summary).items())
     error = f'<p class="failed">{html.escape(summary["error"])}</p>' if summary["error"] else ""
     elsewhere = summary.get("log_dir", "") not in ("", str(run_dir / "log"))
@@ -122,12 +122,12 @@ def hours(seconds: float) -> str:
 
 
 def plot(title: str, lines: Mapping[str, Points]) -> str:
-    """Return a figure with one line a name; points are (x, y)."""
+    """Return a figure with one line a name; points are (x, y). Nothing, where there is no point."""
     lines = {name: points for name, points in lines.items() if points}
     every = [p for points in lines.values() for p in points]
-    caption = f"<figcaption>{html.escape(title)}</figcaption>"
     if not every:
-        return f"<figure>{caption}<p>nothing to show</p></figure>"
+        return ""
+    caption = f"<figcaption>{html.escape(title)}</figcaption>"
     (x0, x1), (y0, y1) = _range([x for x, _ in every]), _range([y for _, y in every])
     across, up = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM - 10
 

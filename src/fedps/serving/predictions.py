@@ -177,6 +177,8 @@ def _cells(column: Column) -> Any:
 def print_progress(log: TextIO, epoch: int, samples: Samples, scores: Values, size: int, every: int) -> None:
     """Print the original's line every so many batches: `epoch: 1, batch_id: 50, auc: 0.75`, the AUC of all so far.
 
+    It is left out as long as they are of one class alone.
+
     Args:
         log: takes the lines.
         epoch: which.
@@ -192,7 +194,8 @@ def print_progress(log: TextIO, epoch: int, samples: Samples, scores: Values, si
     for batch in range(0, batches, max(every, -(-batches // LINES))):
         end = min((batch + 1) * size, len(scores))
         total.add(scores[begin:end], samples.label[begin:end])
-        lines.append(f"epoch: {epoch}, batch_id: {batch}, auc: {total.auc():.6f}\n")
+        auc = total.auc()
+        lines.append(f"epoch: {epoch}, batch_id: {batch}{'' if auc is None else f', auc: {auc:.6f}'}\n")
         begin = end
     log.write("".join(lines))
     log.flush()
