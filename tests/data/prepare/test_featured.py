@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
+from fedps.data.catalogue import Catalogue
 from fedps.data.prepare.clicks import synthesize_clicks
 from fedps.data.prepare.featured import prepare_fields, prepare_ratings, prepare_sequences
 from fedps.data.prepare.write import Split
@@ -43,12 +44,17 @@ def test_a_rating_has_what_is_known_of_its_user_and_its_item(archive: MakeArchiv
     assert manifest["features"] == json.loads((tmp_path / "out" / "manifest.json").read_text())["features"]
     assert manifest["features"]["genres"] == {"kind": "ids", "rows": 2, "pooling": "mean", "side": "item"}
     assert manifest["clients"]["1"]["samples"] == len(by_side["train"]["1"])
+    items, users = (Catalogue.read(tmp_path / "out" / name) for name in ("items.csv", "users/2.csv"))
+    assert (items.title(150), items.find("7"), items.key(0)) == ("Léon (1994)", 150, "100")
+    assert (users.ids.tolist(), users.keys) == ([1], ["2"])
     prepare_ratings(tmp_path / "out", str(source), Split(), seed=1)  # what was prepared may be prepared anew
 
 
 def test_a_sequence_is_what_a_user_took_before_the_item_that_came_next(archive: MakeArchive, tmp_path: Path) -> None:
     prepare_sequences(tmp_path / "out", str(archive(USERS | MOVIES)), Split(), seed=0)
     (train,), (test,) = (rows(tmp_path / "out", side)["2"] for side in ("train", "test"))
+    assert Catalogue.read(tmp_path / "out" / "items.csv").title(150) == "Léon (1994)"
+    assert Catalogue.read(tmp_path / "out" / "users" / "2.csv").key(1) == "2"
     assert (train["item"], train["history"]) == ("49", "|".join(map(str, range(25, 49))))
     assert (test["item"], test["history"]) == ("150", "|".join(map(str, range(25, 50))))
 
@@ -66,6 +72,8 @@ def test_fields_are_numbered_anew_and_the_first_is_the_user(tmp_path: Path) -> N
     assert sorted((int(r["user"]), int(r["item"]), int(r["field_2"]), int(r["label"])) for r in every) == sorted(
         (k % 6, k % 7, 1 - k % 2, 1 - k % 2) for k in range(60)
     )
+    items = Catalogue.read(tmp_path / "out" / "items.csv")
+    assert items.keys == [str(100 + k) for k in range(7)]
     users = [{row["user"] for row in mine} for mine in sides[0].values()]
     assert len(users) == 3 and sum(map(len, users)) == 6, "a user is one client's"
 

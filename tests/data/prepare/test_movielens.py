@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fedps.config.files import files_in
+from fedps.data.catalogue import Catalogue
 from fedps.data.prepare.movielens import prepare
 from fedps.data.prepare.write import Split
 from fedps.data.read.reader import read_samples
@@ -90,9 +91,10 @@ def test_ids_go_by_first_appearance_and_the_latest_is_held_out(archive: MakeArch
     assert (train.item[taken] // 25 == train.user[taken]).all()
     assert np.bincount(train.user[taken]).tolist() == [25] * 6
     titles = (tmp_path / "out" / "items.csv").read_text().splitlines()
-    assert titles[1:3] == ['0,"First of 1"', '1,""']
-    assert titles[151] == '150,"Léon (1994)"'
-    assert not (tmp_path / "out" / "users.csv").exists()
+    assert titles[:3] == ['"item","key","title"', '0,"100","First of 1"', '1,"101",""']
+    assert titles[151] == '150,"7","Léon (1994)"'
+    assert (tmp_path / "out" / "users" / "2.csv").read_text().splitlines() == ['"user","key"', '1,"2"']
+    assert (manifest["items"], manifest["users"]) == ("items.csv", "users")
 
 
 def test_of_equal_times_the_last_in_the_file_is_held_out(archive: MakeArchive, tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_zip_codes_are_matched_by_user_id(archive: MakeArchive, files: dict[str,
     assert shards == {str(u + 1): {u} for u in range(6)}
 
 
-def test_gaps_in_user_ids_close_and_users_csv_tells_who_is_who(
+def test_gaps_in_user_ids_close_and_each_client_knows_who_is_who(
     archive: MakeArchive, files: dict[str, str], tmp_path: Path
 ) -> None:
     far = 10**15
@@ -132,9 +134,9 @@ def test_gaps_in_user_ids_close_and_users_csv_tells_who_is_who(
     }
     manifest = prepare(tmp_path / "out", str(archive(changes)))
     assert manifest["num_users"] == 6
-    assert manifest["users"] == "users.csv"
-    rows = (tmp_path / "out" / "users.csv").read_text().splitlines()
-    assert rows == ['"user","id"', "0,1", "1,2", "2,3", "3,5", "4,6", f"5,{far}"]
+    users = [Catalogue.read(tmp_path / "out" / "users" / f"{client}.csv") for client in manifest["clients"]]
+    keys = {user: one.key(user) for one in users for user in one.ids.tolist()}
+    assert keys == {0: "1", 1: "2", 2: "3", 3: "5", 4: "6", 5: str(far)}
     assert set(read_samples(tmp_path / "out" / "test" / "4.csv", 6, 151).user.tolist()) == {5}
 
 
@@ -244,7 +246,7 @@ def test_ml100k_is_read_from_its_own_files(tmp_path: Path) -> None:
     manifest = prepare(tmp_path / "out", str(tmp_path))
     assert {k: v["users"] for k, v in manifest["clients"].items()} == {"8": 1, "letter": 2}
     assert held_out(tmp_path / "out") == {2: 59, 0: 119, 1: 179}
-    assert (tmp_path / "out" / "items.csv").read_text().splitlines()[1] == '0,"Four, Rooms"'
+    assert (tmp_path / "out" / "items.csv").read_text().splitlines()[1] == '0,"500","Four, Rooms"'
     for bad in ("1,2\t3\t4\t5", "1\t2\t3"):
         (tmp_path / "u.data").write_text("\n".join([*rows, bad]))
         with pytest.raises(DataError, match=r"u\.data, line 181: "):
@@ -253,8 +255,7 @@ def test_ml100k_is_read_from_its_own_files(tmp_path: Path) -> None:
 
 def test_titles_are_not_needed(archive: MakeArchive, tmp_path: Path) -> None:
     manifest = prepare(tmp_path / "out", str(archive({"movies.dat": None})), Split("iid", 2))
-    assert "items" not in manifest
-    assert not (tmp_path / "out" / "items.csv").exists()
+    assert (tmp_path / "out" / "items.csv").read_text().splitlines()[:2] == ['"item","key"', '0,"100"']
     assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
 
 

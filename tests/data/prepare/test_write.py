@@ -24,7 +24,8 @@ def interactions(per_user: int = 3, users: int = 4, items: int = 120) -> Interac
     """Users who took the first items; their last is held out."""
     user, item = np.repeat(np.arange(users), per_user), np.tile(np.arange(per_user), users)
     codes = [f"{u % 10}0000" for u in range(users)]
-    return Interactions(user, item, np.full(users, per_user), None, codes, items, "made here")
+    held_out = np.full(users, per_user)
+    return Interactions(user, item, users, items, np.arange(users), held_out, None, "made here", codes)
 
 
 def small(out: Path, users: int = 20) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedps.data.catalogue import Catalogue
 from fedps.data.negatives import Ids
-from fedps.data.prepare.movielens import ML_1M, ML_100K, Form, Ratings, by_appearance, read_ratings
+from fedps.data.prepare.movielens import ML_1M, ML_100K, Form, Ratings, by_appearance, catalogue_of, read_ratings, texts
 from fedps.data.prepare.source import NUMBER, Archive, lines, locate, read_file, whole
-from fedps.data.prepare.write import Interactions, Split, clients_of, stream, write_featured
+from fedps.data.prepare.write import Interactions, Split, clients_of, ids_of_users, stream, write_featured
 from fedps.errors import DataError
 from fedps.types import Bags
 
@@ -49,7 +50,7 @@ def prepare_ratings(out: Path, source: str | None, split: Split, seed: int) -> M
     columns = {"user": user, "item": item, **{name: ranks[user] for name, (ranks, _) in facts.items()}}
     table = pa.table(columns | {"genres": _cells(genres).take(pa.array(item)), "label": (ratings.stars >= LIKED) * 1})
     rng = stream(seed)
-    owner = _owner(user, zip_codes, split, rng)
+    shares = _shares(len(users), zip_codes, split, rng)
     side = rng.choice(len(HELD_OUT), len(user), p=list(HELD_OUT.values()))
     features: dict[str, dict[str, Any]] = {
         "user": {"kind": "id", "rows": len(users), "side": "user"},
@@ -58,11 +59,11 @@ def prepare_ratings(out: Path, source: str | None, split: Split, seed: int) -> M
         "genres": {"kind": "ids", "rows": len(names), "pooling": "mean", "side": "item"},
         "label": {"kind": "label"},
     }  # fmt: skip
-    sides = {name: dict(_parts(table.filter(side == k), owner[side == k])) for k, name in enumerate(HELD_OUT)}
+    sides = {name: dict(parts(table.filter(side == k), user[side == k], shares)) for k, name in enumerate(HELD_OUT)}
     return write_featured(out, sides, features, {
         "num_users": len(users), "num_items": len(movies), "source": archive.path.resolve().name, "synthetic": False,
         "seed": seed, "partition": split.kind, "genres": list(names),
-    })  # fmt: skip
+    }, items=catalogue_of(archive, form, movies), users=ids_of_users(texts(users), shares))  # fmt: skip
 
 
 def prepare_sequences(out: Path, source: str | None, split: Split, seed: int) -> Mapping[str, Any]:
@@ -80,7 +81,7 @@ def prepare_sequences(out: Path, source: str | None, split: Split, seed: int) ->
     }  # of each user, the item that is to be told from those before
     zip_codes = _users(archive, form, users)[1]
     rng = stream(seed)
-    owner = _owner(np.arange(len(users)), zip_codes, split, rng)
+    shares = _shares(len(users), zip_codes, split, rng)
     sides = {}
     for side, at in ends.items():
         there = at > starts[:-1]  # who has an item before it
@@ -89,7 +90,7 @@ def prepare_sequences(out: Path, source: str | None, split: Split, seed: int) ->
             "history": _cells(Bags(*_windows(item, np.maximum(starts[:-1], at - LONGEST)[there], at[there]))),
             "label": np.ones(there.sum(), np.int64),
         })  # fmt: skip
-        sides[side] = dict(_parts(table, owner[there]))
+        sides[side] = dict(parts(table, np.flatnonzero(there), shares))
     features: dict[str, dict[str, Any]] = {
         "user": {"kind": "id", "rows": len(users), "side": "user"},
         "item": {"kind": "id", "rows": len(movies)},
@@ -99,7 +100,7 @@ def prepare_sequences(out: Path, source: str | None, split: Split, seed: int) ->
     return write_featured(out, sides, features, {
         "num_users": len(users), "num_items": len(movies), "source": archive.path.resolve().name, "synthetic": False,
         "seed": seed, "partition": split.kind,
-    })  # fmt: skip
+    }, items=catalogue_of(archive, form, movies), users=ids_of_users(texts(users), shares))  # fmt: skip
 
 
 def prepare_fields(out: Path, sources: Sequence[Path], clients: int, seed: int) -> Mapping[str, Any]:
@@ -129,16 +130,17 @@ def prepare_fields(out: Path, sources: Sequence[Path], clients: int, seed: int) 
     names = ["user", "item", *(f"field_{k}" for k in range(2, len(coded)))]
     table = pa.table({name: places for name, (_, places) in zip(names, coded, strict=True)} | {"label": label})
     rng = stream(seed)
-    owner = _owner(coded[0][1], [], Split("iid", clients), rng)
+    user, shares = coded[0][1], _shares(len(coded[0][0]), [], Split("iid", clients), rng)
     side = rng.choice(len(HELD_OUT), len(label), p=list(HELD_OUT.values()))
     sizes = {name: len(distinct) for name, (distinct, _) in zip(names, coded, strict=True)}
     features: dict[str, dict[str, Any]] = {name: {"kind": "id", "rows": size} for name, size in sizes.items()}
     features["user"]["side"] = "user"
-    sides = {name: dict(_parts(table.filter(side == k), owner[side == k])) for k, name in enumerate(HELD_OUT)}
+    sides = {name: dict(parts(table.filter(side == k), user[side == k], shares)) for k, name in enumerate(HELD_OUT)}
+    user_keys, item_keys = (texts(distinct) for distinct, _ in coded[:2])
     return write_featured(out, sides, features | {"label": {"kind": "label"}}, {
         "num_users": sizes["user"], "num_items": sizes["item"], "source": ", ".join(s.name for s in sources),
         "synthetic": False, "seed": seed, "partition": "iid",
-    })  # fmt: skip
+    }, items=Catalogue(np.arange(sizes["item"]), item_keys), users=ids_of_users(user_keys, shares))  # fmt: skip
 
 
 def _users(archive: Archive, form: Form, users: Ids) -> tuple[dict[str, tuple[Ids, int]], list[str]]:
@@ -201,19 +203,24 @@ def _cells(bags: Bags) -> pa.Array:
     return pa.array(["|".join(ids[a:b]) for a, b in zip(bags.starts[:-1], bags.starts[1:], strict=True)])
 
 
-def _owner(user: Ids, zip_codes: Sequence[str], split: Split, rng: np.random.Generator) -> NDArray[Any]:
-    """Return each sample's client, texts[n], given its user from 0."""
-    count = int(user.max()) + 1
+def _shares(users: int, zip_codes: Sequence[str], split: Split, rng: np.random.Generator) -> Mapping[str, Ids]:
+    """Return each client's users."""
     nobody = np.zeros(0, np.int64)
-    everyone = Interactions(nobody, nobody, np.zeros(count, np.int64), None, zip_codes, 1, "")
-    of = np.empty(count, object)
-    for client, mine in clients_of(everyone, split, rng).items():
-        of[mine] = client
-    return of[user]
+    return clients_of(Interactions(nobody, nobody, users, 1, nobody, nobody, None, "", zip_codes), split, rng)
 
 
-def _parts(table: pa.Table, owner: NDArray[Any]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield each client with its samples."""
+def parts(table: pa.Table, user: Ids, shares: Mapping[str, Ids]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield each client with its samples, in the order of the names of those that have some.
+
+    Args:
+        table: the samples of all.
+        user: int64[n], whose each is.
+        shares: each client's users.
+    """
+    of = np.empty(1 + max(int(users.max()) for users in shares.values()), object)
+    for client, users in shares.items():
+        of[users] = client
+    owner = of[user]
     for client in np.unique(owner.astype(str)).tolist():
         yield client, table.filter(owner == client)
 

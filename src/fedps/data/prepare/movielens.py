@@ -5,7 +5,7 @@ a folder of the same files. Stars are not looked at: whatever a user rated, it t
 
 An item's id is its rank of first appearance in the ratings. A user's is the rank of the UserID among those with
 ratings: UserID - 1 in the published files, where UserIDs run from 1 without a gap, as NCF has it. Where they do not,
-ids stay without a gap all the same, and `users.csv` tells which is whose.
+ids stay without a gap all the same, and `users/<client>.csv` tells which is whose.
 """
 
 import io
@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
+from fedps.data.catalogue import Catalogue
 from fedps.data.negatives import History, Ids
 from fedps.data.prepare import published
 from fedps.data.prepare import write as prepared
@@ -116,8 +117,8 @@ def prepare(
             f"{archive.path}: holds no {form.users}, which tells users' zip codes; use --partition iid or quantity"
         )
     data = Interactions(
-        user[order], item[order], test.test_item, test.negatives, zip_codes, len(movies),
-        archive.path.resolve().name, _titles(archive, form, movies), users, test_origin=test.origin,
+        user[order], item[order], len(users), len(movies), np.arange(len(users)), test.test_item, test.negatives,
+        archive.path.resolve().name, zip_codes, catalogue_of(archive, form, movies), texts(users), test_origin=test.origin,
     )  # fmt: skip
     return prepared.write(out, data, split, per_positive, seed)
 
@@ -246,12 +247,19 @@ def _zip_codes(archive: Archive, form: Form, users: Ids) -> list[str]:
     return [codes[user] for user in users.tolist()]
 
 
-def _titles(archive: Archive, form: Form, movies: Ids) -> list[str]:
+def catalogue_of(archive: Archive, form: Form, movies: Ids) -> Catalogue:
+    """Return the movies as items, in their order, with their titles where the archive tells them."""
     payload = archive.read(form.movies)
-    if payload is None:
-        return []
     titles: dict[int, str] = {}
-    origin, quoted = f"{archive.path}: {form.movies}", bool(form.header)
-    for where, fields in islice(lines(payload, origin, form.within, form.movie_fields, quoted), quoted, None):
-        titles[whole(fields[0], where, "movie")] = fields[1]
-    return [titles.get(movie, "") for movie in movies.tolist()]
+    if payload is not None:
+        origin, quoted = f"{archive.path}: {form.movies}", bool(form.header)
+        for where, fields in islice(lines(payload, origin, form.within, form.movie_fields, quoted), quoted, None):
+            titles[whole(fields[0], where, "movie")] = fields[1]
+    return Catalogue(
+        np.arange(len(movies)), texts(movies), [titles.get(m, "") for m in movies.tolist()] if titles else None
+    )
+
+
+def texts(numbers: Ids) -> list[str]:
+    """Return numbers as texts."""
+    return list(map(str, numbers.tolist()))

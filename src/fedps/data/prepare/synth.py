@@ -79,7 +79,8 @@ def synthesize(
     keep = item != held_out[user]
     zip_codes = [f"{z:05d}" for z in rng.integers(0, 100_000, users)]
     data = Interactions(
-        user[keep], item[keep], held_out, None, zip_codes, items, f"synthetic twin, seed {seed}", synthetic=True,
+        user[keep], item[keep], users, items, np.arange(users), held_out, None, f"synthetic twin, seed {seed}", zip_codes,
+        synthetic=True,
     )  # fmt: skip
     return prepared.write(out, data, split or Split(), per_positive, seed)
 

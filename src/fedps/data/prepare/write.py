@@ -7,7 +7,7 @@ new one stands in its place, not before.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from pyarrow import compute as pc
 from pyarrow import csv as arrow
 from pyarrow import parquet
 
+from fedps.data.catalogue import ITEMS, USERS, Catalogue
 from fedps.data.negatives import History, Ids
 from fedps.data.prepare import partition
 from fedps.data.read import cache
@@ -32,37 +33,39 @@ SIDES = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Interactions:
-    """What users took, split for training and testing.
+    """What users took, split for training and testing; users and items are numbered from 0.
 
     Attributes:
         user, item: int64[n], training positives.
-        test_item: int64[num_users], each user's held-out item.
-        test_negatives: int64[num_users, 99], or None to draw them.
-        zip_codes: one a user; none where the source has none.
-        num_items: item ids run from 0 to this, exclusive.
+        num_users, num_items: how many there are.
+        test_user, test_item: int64[m], held-out positives, sorted by users; none is among those of training.
+        test_negatives: int64[m, 99], or None to draw them.
         source: where it came from.
-        titles: item titles by item id, if known.
-        user_ids: int64[num_users], the source's own ids, sorted; None if it has none.
+        zip_codes: one a user; none where the source has none.
+        items: the source's ids of items and their titles, if it has any.
+        user_keys: the source's ids of users; none where it has none.
         synthetic: whether it was made up.
         test_origin: how test items were chosen: a file's name, `latest` or `drawn`.
     """
 
     user: Ids
     item: Ids
+    num_users: int
+    num_items: int
+    test_user: Ids
     test_item: Ids
     test_negatives: Ids | None
-    zip_codes: Sequence[str]
-    num_items: int
     source: str
-    titles: Sequence[str] = field(default_factory=list)
-    user_ids: Ids | None = None
+    zip_codes: Sequence[str] = ()
+    items: Catalogue | None = None
+    user_keys: Sequence[str] = ()
     synthetic: bool = False
     test_origin: str = "drawn"
 
     @property
-    def num_users(self) -> int:
-        """How many users there are."""
-        return len(self.test_item)
+    def titles(self) -> Sequence[str]:
+        """Item titles by item id; empty where they are not known."""
+        return self.items.titles if self.items else ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def write(out: Path, data: Interactions, split: Split | Partition, per_positive:
 
 def write_featured(
     out: Path, sides: Mapping[str, Mapping[str, pa.Table]], features: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any],
-    ending: Literal["csv", "parquet"] = "csv",
+    ending: Literal["csv", "parquet"] = "csv", items: Catalogue | None = None,
+    users: Mapping[str, Catalogue] | None = None,
 ) -> Mapping[str, Any]:  # fmt: skip
     """Write samples of any features: `<side>/<client>.csv` with a header (or .parquet), and `manifest.json`; return the manifest.
 
@@ -115,6 +119,8 @@ def write_featured(
         features: what the columns are, as a job's section `features` has it.
         facts: what else to say in the manifest.
         ending: of the files.
+        items: the source's ids of items, if it has any.
+        users: each client's users, likewise.
 
     Raises:
         DataError: `out` holds something else or cannot be written.
@@ -126,6 +132,7 @@ def write_featured(
             facts_of["users"] = len(pc.unique(sides["train"][client]["user"]))
     manifest = {"format": FORMAT, "clients": clients, **facts, "features": features, "samples": counts}
     with _replacing(out) as folder:
+        manifest |= _write_ids(folder, items, users or {})
         for side, of in sides.items():
             (folder / side).mkdir()
             for client, table in of.items():
@@ -187,10 +194,11 @@ def _not_ours(out: Path) -> str | None:
         return f"it holds files, and no manifest.json of {FORMAT}"
     ours = {
         "manifest.json",
-        "items.csv",
-        "users.csv",
+        ITEMS,
+        USERS,
+        "users.csv",  # of data prepared by earlier versions
         *SIDES,
-        *(f"{s}/{c}.{e}" for s in SIDES for c in clients for e in ("csv", "parquet")),
+        *(f"{s}/{c}.{e}" for s in (*SIDES, USERS) for c in clients for e in ("csv", "parquet")),
     }
     there = (p.relative_to(out) for p in out.rglob("*"))
     others = sorted({p.as_posix() for p in there if cache.FOLDER not in p.parts} - ours)
@@ -203,32 +211,32 @@ def _fill(
     if per_positive < 0:
         raise DataError(f"--negatives {per_positive}: must be 0 or more")
     rng = stream(seed)
-    everyone = np.arange(data.num_users)
     history = History(
-        np.append(data.user, everyone), np.append(data.item, data.test_item), data.num_users, data.num_items
+        np.append(data.user, data.test_user), np.append(data.item, data.test_item), data.num_users, data.num_items
     )  # fmt: skip
     held_out = data.test_negatives
     if held_out is None:
-        _check_left(history, everyone, TEST_NEGATIVES, "give --test-negatives FILE")
-        held_out = np.stack([history.draw_distinct(u, TEST_NEGATIVES, rng) for u in everyone.tolist()])
+        _check_left(history, data.test_user, TEST_NEGATIVES, "give --test-negatives FILE")
+        held_out = np.stack([history.draw_distinct(u, TEST_NEGATIVES, rng) for u in data.test_user.tolist()])
     if per_positive:
         _check_left(history, data.user, 1, "use --negatives 0")
-    clients = {}
-    for client, users, rows in _shares(data, clients_of(data, split, rng)):
+    clients, shares = {}, clients_of(data, split, rng)
+    for client, users, rows, tested in _shares(data, shares):
         user, item = data.user[rows], data.item[rows]
         drawn = history.draw(np.repeat(user, per_positive), rng, RETRIES).reshape(len(user), per_positive)
         _write(folder / "train" / f"{client}.csv", user, np.column_stack([item, drawn]))
-        candidates = np.column_stack([data.test_item[users], held_out[users]])
-        _write(folder / "test" / f"{client}.csv", users, candidates)
+        candidates = np.column_stack([data.test_item[tested], held_out[tested]])
+        _write(folder / "test" / f"{client}.csv", data.test_user[tested], candidates)
         clients[client] = {
             "users": len(users), "positives": len(user), "samples": len(user) * (1 + per_positive),
-            "test_users": len(users),
+            "test_users": len(np.unique(data.test_user[tested])),
         }  # fmt: skip
     manifest: dict[str, Any] = {
         "format": FORMAT, "clients": clients, "num_users": data.num_users, "num_items": data.num_items,
         "source": data.source, "synthetic": data.synthetic, "seed": seed, "partition": _name(split),
         "negatives": per_positive, "test_positives": data.test_origin,
-        "test_negatives": "drawn" if data.test_negatives is None else "given", **_names(folder, data),
+        "test_negatives": "drawn" if data.test_negatives is None else "given",
+        **_write_ids(folder, data.items, ids_of_users(data.user_keys, shares)),
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest
@@ -270,35 +278,42 @@ def clients_of(data: Interactions, split: Split | Partition, rng: np.random.Gene
     return {str(k): users for k, users in enumerate(parts)}
 
 
-def _shares(data: Interactions, clients: Mapping[str, Ids]) -> Iterator[tuple[str, Ids, Ids]]:
-    """Yield each client with its users and the rows of its training positives, in one pass over all of them."""
+def _shares(data: Interactions, clients: Mapping[str, Ids]) -> Iterator[tuple[str, Ids, Ids, Ids]]:
+    """Yield each client with its users, the rows of its training positives and those of its held-out ones."""
     owner = np.empty(data.num_users, np.int64)
     for k, users in enumerate(clients.values()):
         owner[users] = k
-    owners = owner[data.user]
-    order = np.argsort(owners, kind="stable")
-    cuts = np.searchsorted(owners[order], np.arange(1, len(clients)))
-    for (client, users), rows in zip(clients.items(), np.split(order, cuts), strict=True):
+    trained, tested = (_rows_by_owner(owner[user], len(clients)) for user in (data.user, data.test_user))
+    for (client, users), rows, held_out in zip(clients.items(), trained, tested, strict=True):
         if not len(rows):
             raise DataError(
                 f"client {client}: its {len(users)} users have nothing to train on once a test item each is held out;"
                 " choose fewer --clients or another --partition"
             )
-        yield client, users, rows
+        yield client, users, rows, held_out
 
 
-def _names(folder: Path, data: Interactions) -> dict[str, str]:
-    """Write the titles of items, and the source's ids of users where they do not run from 1 without a gap."""
-    files = {}
-    if data.titles:
-        files["items"] = "items.csv"
-        items = pa.table({"item": np.arange(len(data.titles)), "title": list(data.titles)})
-        arrow.write_csv(items, folder / "items.csv")
-    if data.user_ids is not None and (data.user_ids[0], data.user_ids[-1]) != (1, data.num_users):
-        files["users"] = "users.csv"
-        users = pa.table({"user": np.arange(data.num_users), "id": data.user_ids})
-        arrow.write_csv(users, folder / "users.csv")
-    return files
+def _rows_by_owner(owners: Ids, count: int) -> list[Ids]:
+    """Return the rows of each of so many owners, in one pass over all."""
+    order = np.argsort(owners, kind="stable")
+    return np.split(order, np.searchsorted(owners[order], np.arange(1, count)))
+
+
+def ids_of_users(keys: Sequence[str], shares: Mapping[str, Ids]) -> dict[str, Catalogue]:
+    """Return each client's users with the source's ids of them; none if it has none."""
+    each = {client: np.sort(users) for client, users in shares.items()} if keys else {}
+    return {client: Catalogue(users, [keys[user] for user in users.tolist()]) for client, users in each.items()}
+
+
+def _write_ids(folder: Path, items: Catalogue | None, users: Mapping[str, Catalogue]) -> dict[str, str]:
+    """Write the source's ids: of items for all, of users each client's by itself; return what the manifest says of it."""
+    if items is not None:
+        items.write(folder / ITEMS)
+    if users:
+        (folder / USERS).mkdir()
+    for client, catalogue in users.items():
+        catalogue.write(folder / USERS / f"{client}.csv", "user")
+    return ({"items": ITEMS} if items is not None else {}) | ({"users": USERS} if users else {})
 
 
 def _write(path: Path, users: Ids, items: Ids) -> None:
