@@ -6,6 +6,7 @@ gets, HR@10 0.10 of 100 candidates, not 1.0.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from fedps.errors import FedpsError
 from fedps.figures import Metric
 from fedps.types import Keys, Samples, Values
 
-BLOCK = 1 << 17  # pairs of a user and an item that are scored at once, or one user's: it bounds memory
+BLOCK = 1 << 20  # pairs of a user and an item that are ranked at once, or one user's: it bounds memory
 Counts = NDArray[np.int64]
 Sums = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -57,17 +58,18 @@ class Catalogue(NamedTuple):
     Attributes:
         items: how many; ids run from 0.
         train: samples whose positives their users have taken: these are no rivals.
-        score: the logits, float32[b], of some held-out samples, int64[b], with other items, int64[b], in their place.
+        score: the logits, float32[b, items], of some held-out samples, int64[b], with each item in the place of theirs; of
+            several labels float32[b, items, labels].
     """
 
     items: int
     train: Samples
-    score: Callable[[Keys, Keys], Values]
+    score: Callable[[Keys], Values]
 
     def of_task(self, number: int) -> "Catalogue":
         """Return the same for one label of several, by its number."""
         train = Samples(self.train.columns, self.train.label[:, number])
-        return self._replace(train=train, score=lambda samples, items: self.score(samples, items)[:, number])
+        return self._replace(train=train, score=lambda samples: self.score(samples)[..., number])
 
 
 class Wanted(NamedTuple):
@@ -108,10 +110,14 @@ def rank_catalogue(
     gains = {metric: _total_gain(metric, min(metric.k, catalogue.items)) for metric in metrics}
     found: dict[Metric, list[float]] = {metric: [] for metric in metrics}
     users = list(_wanted(catalogue, test, positive, taken))
-    for user, scores in zip(users, _scored(catalogue, users), strict=True):
-        first, every = _places(scores, user)
-        for metric, total in gains.items():
-            found[metric].append(_gain(metric, total, first, every))
+    at_once = max(1, BLOCK // catalogue.items)
+    for begin in range(0, len(users), at_once):
+        block = users[begin : begin + at_once]
+        scores = catalogue.score(np.array([user.sample for user in block]))
+        _check(scores)
+        for first, every in _places(scores, block):
+            for metric, total in gains.items():
+                found[metric].append(_gain(metric, total, first, every))
     return {metrics[0].sums[1]: len(users)} | {metric.name: math.fsum(each) for metric, each in found.items()}
 
 
@@ -144,26 +150,29 @@ def _wanted(catalogue: Catalogue, test: Samples, positive: Mask, taken: Mask) ->
         yield Wanted(int(samples[first[k]]), items, rest)
 
 
-def _scored(catalogue: Catalogue, users: Sequence[Wanted]) -> Iterator[Values]:
-    """Yield the scores of all items for each user, float32[items]; pairs of several users are scored together."""
-    items = np.arange(catalogue.items)
-    at_once = max(1, BLOCK // catalogue.items)
-    for begin in range(0, len(users), at_once):
-        samples = np.array([user.sample for user in users[begin : begin + at_once]])
-        scores = catalogue.score(np.repeat(samples, catalogue.items), np.tile(items, len(samples)))
-        _check(scores)
-        yield from scores.reshape(len(samples), catalogue.items)
+def _places(scores: Values, users: Sequence[Wanted]) -> Iterator[tuple[Places, Places]]:
+    """Yield where each user's first item stands, and where all of them do.
 
-
-def _places(scores: Values, user: Wanted) -> tuple[Places, Places]:
-    """Return where a user's first item stands, and where all of them do."""
-    mine = scores[user.items]
-    rivals = np.sort(np.delete(scores, user.taken))
-    behind, below = (np.searchsorted(rivals, mine, side) for side in ("right", "left"))
-    ahead, tied = len(rivals) - behind, behind - below
-    best = int(np.argmin(ahead))
-    together = int((mine == mine[best]).sum())
-    return Places(ahead[best : best + 1], tied[best : best + 1], together), Places(ahead, tied, 1)
+    Args:
+        scores: float32[users, items].
+        users: whose.
+    """
+    left = np.array(scores)
+    for row, user in zip(left, users, strict=True):
+        row[user.taken] = -np.inf  # behind all
+    owner = np.repeat(np.arange(len(users)), [len(user.items) for user in users])
+    mine = left[owner, np.concatenate([user.items for user in users])]
+    ahead, tied = np.empty(len(mine), np.int64), np.empty(len(mine), np.int64)
+    for begin in range(0, len(mine), len(users)):
+        cut = slice(begin, begin + len(users))
+        rivals, own = left[owner[cut]], mine[cut, None]
+        ahead[cut], tied[cut] = (np.count_nonzero(found, axis=1) for found in (rivals > own, rivals == own))
+    ends = np.cumsum([len(user.items) for user in users]).tolist()
+    for begin, end in pairwise([0, *ends]):
+        best = begin + int(np.argmin(ahead[begin:end]))
+        together = int((mine[begin:end] == mine[best]).sum())
+        first = Places(ahead[best : best + 1], tied[best : best + 1], together)
+        yield first, Places(ahead[begin:end], tied[begin:end], 1)
 
 
 def _gain(metric: Metric, total: Sums, first: Places, every: Places) -> float:

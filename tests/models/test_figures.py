@@ -210,7 +210,9 @@ def test_each_of_several_labels_is_measured_by_itself() -> None:
     outputs = np.column_stack([logits, rng.normal(3, 1, 400).astype(np.float32)])
     metrics = ["click/auc", "click/gauc", "click/logloss", "click/full_hr@3", "rating/rmse", "rating/calibration"]
     tasks = {"click": False, "rating": True}
-    catalogue = Catalogue(50, both, lambda samples, items: np.column_stack([items, items]).astype(np.float32))
+    catalogue = Catalogue(
+        50, both, lambda samples: np.tile(np.arange(50, dtype=np.float32)[:, None], (len(samples), 1, 2))
+    )
     found, merged = evaluate(outputs, both, metrics, catalogue, tasks=tasks), Evaluations()
     assert not fault_of(found.sums, metrics, tasks)
     merged.add(*found)

@@ -55,8 +55,8 @@ def gain(name: str, order: list[int], wanted: set[int]) -> float:
 def ranked(scores: Values, train: Samples, test: Samples) -> dict[str, float]:
     """Return the sums over users of scores float32[users, items]."""
 
-    def score(samples: Keys, items: Keys) -> Values:
-        found: Values = scores[test.user[samples], items]
+    def score(samples: Keys) -> Values:
+        found: Values = scores[test.user[samples]]
         return found
 
     catalogue = Catalogue(scores.shape[1], train, score)
@@ -112,9 +112,9 @@ def test_pairs_are_scored_in_blocks_of_a_bounded_size(items: int) -> None:
     users, sizes = 50 if items == 7 else 8, []
     test = Samples.pairs(np.arange(users), np.arange(users) % 7, np.ones(users, np.float32))
 
-    def score(samples: Keys, items: Keys) -> Values:
-        sizes.append(len(samples))
-        return (-items).astype(np.float32)
+    def score(samples: Keys) -> Values:
+        sizes.append(len(samples) * items)
+        return np.tile(-np.arange(items, dtype=np.float32), (len(samples), 1))
 
     metrics = [read_metric("full_mrr@7")]
     found = rank_catalogue(
@@ -138,9 +138,8 @@ def test_both_engines_rank_every_item(make_job: MakeJob, negatives: int | None) 
         users = np.unique(data.test.user[data.test.label > 0])
         assert found.sums["full_users"] == len(users) > 5
         sums.append(found.sums)
-        rows = np.stack([learner.catalogue().score(np.array([k]), np.array([7])) for k in range(2)])
-        test, slots = data.test, data.test_slots
-        assert np.isfinite(rows).all() and len(test.label) == len(slots["item"])
+        rows = learner.catalogue().score(np.arange(2))
+        assert np.isfinite(rows).all() and rows.shape == (2, job.hyper_parameters.num_items)
     for name, value in sums[0].items():
         assert value == pytest.approx(sums[1][name], rel=2e-2, abs=0.05), name
 

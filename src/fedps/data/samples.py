@@ -110,16 +110,9 @@ class ClientData:
             shuffle.shuffle(order if self._unit == 1 else order.reshape(-1, self._unit))
         return order
 
-    def with_items(self, samples: Keys, items: Keys) -> tuple[Samples, dict[str, Column]]:
-        """Return some held-out samples with other items in place of theirs, and their slots; all items are keys.
-
-        Args:
-            samples: int64[n], which of the held-out samples.
-            items: int64[n].
-        """
-        test = self.test.at(samples)
-        slots = {feature: taken(column, samples) for feature, column in self.test_slots.items()}
-        return Samples({**test.columns, "item": items}, test.label), {**slots, "item": items.astype(np.int32)}
+    def held_out(self, samples: Keys) -> tuple[Samples, dict[str, Column]]:
+        """Return some of the held-out samples, int64[n], and their slots."""
+        return self.test.at(samples), {feature: taken(column, samples) for feature, column in self.test_slots.items()}
 
     def distinct(self, features: Sequence[str], samples: Order) -> Slots:
         """Return the distinct slots that some features of one space have in some training samples, int32 sorted."""

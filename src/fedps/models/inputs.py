@@ -39,11 +39,12 @@ Lookups = Mapping[str, tuple[str, ...]]  # an embedding's parameter → features
 
 
 class _Inputs(NamedTuple):
-    """What a network takes, all features there are, and what stands behind the ids of shorter samples, if not -1."""
+    """What a network takes, all features there are, what stands behind the ids of shorter samples, if not -1, and its output."""
 
     names: tuple[str, ...]
     features: Mapping[str, Feature]
     paddings: dict[str, int]
+    call: Callable[..., Any] | None = None
 
 
 PAIR = _Inputs(("user", "item"), classic(2, 2), {})
@@ -106,19 +107,21 @@ def adapt(path: str, model: nn.Module, features: Mapping[str, Feature], classic:
     there = [n for n, f in features.items() if f.kind != "label" and (wanted is None or n in wanted)]
     names = there if classic or whole else _named(path, takes, there, features)
 
-    def adapted(*inputs: Tensor) -> Any:
+    def call(*inputs: Tensor) -> Any:
         if classic:
-            result = forward(list(inputs)) if whole else forward(*inputs)
-        else:
-            by_name = dict(zip(names, inputs, strict=True))
-            result = forward(by_name) if whole else forward(**by_name)
+            return forward(list(inputs)) if whole else forward(*inputs)
+        by_name = dict(zip(names, inputs, strict=True))
+        return forward(by_name) if whole else forward(**by_name)
+
+    def adapted(*inputs: Tensor) -> Any:
+        result = call(*inputs)
         if isinstance(result, tuple) and not model.training:  # rows of two towers
             result = (result[0] * result[1]).sum(-1)
         column = isinstance(result, Tensor) and result.shape == (len(inputs[0]), 1)
         return result.squeeze(1) if column else result
 
     model.forward = adapted
-    vars(model)["fedps_inputs"] = _Inputs(tuple(names), features, {})
+    vars(model)["fedps_inputs"] = _Inputs(tuple(names), features, {}, call)
     if any(features[name].kind == "ids" for name in names):
         try:
             _look_up_padded(model)
@@ -163,6 +166,11 @@ def features_of(model: nn.Module) -> Mapping[str, Feature]:
 def paddings_of(model: nn.Module) -> dict[str, int]:
     """Return what stands behind the ids of a feature's shorter samples, where it is not -1."""
     return _of(model).paddings
+
+
+def output_of(model: nn.Module) -> Callable[..., Any]:
+    """Return what a network is called by for its output as it stands: of two towers their rows, in evaluation too."""
+    return _of(model).call or model
 
 
 def _of(model: nn.Module) -> "_Inputs":

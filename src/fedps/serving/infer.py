@@ -56,11 +56,7 @@ def infer(job: Job, weights: Path, allow: Allow = Allow()) -> dict[str, object]:
         open_tables.look_up(every)
     logits = logits_of(model, every, runner.infer_batch_size)
     items, trained = job.hyper_parameters.num_items, read_trained(job, allow) if job.ranks_all else {}
-    full = [
-        rank_full(model, tests[c], trained[c], items, runner.infer_batch_size, job.metrics, job.tasks)
-        for c in trained
-        if c in tests
-    ]
+    full = [rank_full(model, tests[c], trained[c], items, job.metrics, job.tasks) for c in trained if c in tests]
     measures = measure([*tests.values()], logits, job.metrics, full, job.tasks).measures
     return {"weights": str(weights), **_noted(new, read.values()), **measures}
 

@@ -14,6 +14,7 @@ from torch import nn
 from fedps.errors import DataError
 from fedps.figures import DEFAULT, ONE_LABEL, Sums, read_metric
 from fedps.metrics import Evaluations, Histogram, evaluate, misfit
+from fedps.models.catalogue import AllItems, has_towers
 from fedps.models.inputs import tensors
 from fedps.ranking import Catalogue
 from fedps.storage.whole import make_folder, write_whole
@@ -95,7 +96,7 @@ def _loss(test: Samples, logits: Values, tasks: Mapping[str, bool]) -> float | N
 
 
 def rank_full(
-    model: nn.Module, test: Samples, train: Samples, num_items: int, batch_size: int, metrics: Sequence[str],
+    model: nn.Module, test: Samples, train: Samples, num_items: int, metrics: Sequence[str],
     tasks: Mapping[str, bool] = ONE_LABEL,
 ) -> Sums:  # fmt: skip
     """Rank all items for each user of one client that has a held-out positive; return the sums.
@@ -105,17 +106,17 @@ def rank_full(
         test: the client's held-out samples.
         train: its training samples: what users took there is no rival.
         num_items: items are 0 to this, exclusive.
-        batch_size: as for `logits_of`.
         metrics: those of full rankings count.
         tasks: the labels, as `Job.tasks` has them.
 
     Raises:
         FedpsError: a logit is not finite.
     """
+    every = AllItems(model.eval(), num_items, has_towers(model))
 
-    def score(samples: Keys, items: Keys) -> Values:
-        chosen = test.at(samples)
-        return logits_of(model, Samples({**chosen.columns, "item": items}, chosen.label), batch_size)
+    def score(samples: Keys) -> Values:
+        scores: Values = every(tensors(model, test.at(samples).columns)).float().numpy()
+        return scores
 
     full = [metric.name for metric in map(read_metric, metrics) if metric.full]
     return evaluate(np.empty(0, np.float32), test, full, Catalogue(num_items, train, score), tasks=tasks).sums

@@ -136,9 +136,7 @@ class SavedNetwork:
             self._open.look_up(test)
             logits.append(logits_of(self._model, test, self._size))
             if client in trained:
-                full.append(
-                    rank_full(self._model, test, trained[client], self._items, self._size, self._metrics, self._tasks)
-                )
+                full.append(rank_full(self._model, test, trained[client], self._items, self._metrics, self._tasks))
         return measure(list(tests.values()), np.concatenate(logits), self._metrics, full, self._tasks)
 
     @torch.no_grad()

@@ -8,10 +8,10 @@ import numpy as np
 from fedps.data.samples import ClientData, Order
 from fedps.metrics import Histogram
 from fedps.native.library import Library
-from fedps.training.engine import Gradients, Steps
+from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import Bags, Column, Samples, Slots, TableName, Values
+from fedps.types import Bags, Column, Samples, Slots, TableName, Values, taken
 
 GO = 1 << 18  # samples scored in a call, a multiple of the step's blocks
 
@@ -78,6 +78,20 @@ class Compiled:
             logits[at : at + GO] = self._library.score(features, go)
             rest()
         return logits
+
+    def ranker(self, items: int) -> Ranker:
+        """Return what scores samples with each item in the place of theirs: items are their own slots, from 0 to this."""
+        every = np.arange(items, dtype=np.int32)
+
+        def rank(test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
+            scores = np.empty((len(test.label), items), np.float32)
+            for k in range(len(scores)):
+                pairs = np.full(items, k)
+                inner = {feature: taken(column, pairs) for feature, column in slots.items()}
+                scores[k] = self.score(test.at(pairs), {**inner, "item": every}, rest)
+            return scores
+
+        return rank
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""

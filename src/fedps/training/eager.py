@@ -21,9 +21,10 @@ from fedps.config.sections.features import labels
 from fedps.data.samples import ClientData, Order
 from fedps.errors import JobError
 from fedps.metrics import Histogram
+from fedps.models.catalogue import AllItems, has_towers
 from fedps.models.inputs import features_of, inputs_of, look_up, pooling_of, tensors
 from fedps.models.loss import Frequencies, first_binary, predictions, training_loss
-from fedps.training.engine import Gradients, Steps
+from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import NO_BAGS, NO_KEYS, Bags, ClientId, Column, Keys, Samples, Slots, TableName, Values, ids_of, taken
@@ -94,6 +95,7 @@ class Eager:
         self._batch, self._labels = job.runner.infer_batch_size, labels(features_of(model))
         self._in_batch = job.hyper_parameters.loss == "in_batch_softmax"
         self._loss, self._inputs = training_loss(model, job, partial(frequencies, model, data)), inputs_of(model)
+        self._towers = has_towers(model)
         self._compact = {name: compact_rows(model, modules[name], table.features) for name, table in tables.items()}
         for name, compact in self._compact.items():
             model.set_submodule(modules[name], compact)
@@ -155,7 +157,7 @@ class Eager:
         """Return the logits of samples, float32[n], or [n, tasks], on the rows as they stand; arguments as for an `Engine`."""
         size, pieces = max(self._batch, LEAST), []
         self._model.eval()
-        rows = {n: (t.keys, np.ascontiguousarray(t.values)) for n, t in self._tables.items()}
+        rows = self._rows()
         for start in range(0, len(test.label), size):
             cut = slice(start, start + size)
             places = {f: taken(slots[f], cut) for f in self._inputs if f in slots}
@@ -165,9 +167,26 @@ class Eager:
         self._model.train()
         return np.concatenate([*pieces, np.empty((0, *pieces[0].shape[1:]) if pieces else 0, np.float32)])
 
+    def ranker(self, items: int) -> Ranker:
+        """Return what scores samples with each item in the place of theirs: items are their own slots, from 0 to this."""
+        rows, every = self._rows(), AllItems(self._model, items, self._towers, self._device)
+
+        def rank(test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
+            self._model.eval()
+            inputs, _ = self._load(test, rows, {name: {} for name in self._tables})
+            scores: Values = every(inputs, rest).float().cpu().numpy()
+            self._model.train()
+            return scores
+
+        return rank
+
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
         return table.read(slots)
+
+    def _rows(self) -> dict[TableName, tuple[Keys, Values]]:
+        """Return all rows of all tables, as they stand."""
+        return {n: (t.keys, np.ascontiguousarray(t.values)) for n, t in self._tables.items()}
 
     def _backward(self, samples: Order) -> Backward:
         data = self._data

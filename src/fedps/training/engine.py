@@ -46,6 +46,13 @@ class Gradients(NamedTuple):
     dense: Values
 
 
+class Ranker(Protocol):
+    """Scores samples with every item, on rows as they stood when it was made."""
+
+    def __call__(self, test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
+        """Return logits, float32[n, items], or [n, items, tasks]; arguments as for `Engine.score`."""
+
+
 class Engine(Protocol):
     """Takes steps for a learner."""
 
@@ -63,6 +70,9 @@ class Engine(Protocol):
             slots: for each feature of ids the places of theirs among the data's keys, int32[n], or bags of such.
             rest: called now and then, between two goes of some samples.
         """
+
+    def ranker(self, items: int) -> Ranker:
+        """Return what scores samples with each item in the place of theirs: items are their own slots, from 0 to this."""
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""

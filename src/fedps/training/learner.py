@@ -5,6 +5,7 @@ The modes move shared values in and out of it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 import numpy as np
 from msgspec.structs import replace
@@ -170,16 +171,16 @@ class Learner:
         return self.engine.score(self.data.test, self.data.test_slots, rest)
 
     def catalogue(self, rest: Callable[[], None] = lambda: None) -> Catalogue:
-        """Return all items, each to be scored in the place of a held-out sample's; its data knows all of them as keys.
+        """Return all items, each to be scored in the place of a held-out sample's, on rows as they stand when the first is.
+
+        The data knows all items as keys.
 
         Args:
             rest: called now and then, as scoring goes on.
         """
-
-        def score(samples: Keys, items: Keys) -> Values:
-            return self.engine.score(*self.data.with_items(samples, items), rest)
-
-        return Catalogue(self._job.hyper_parameters.num_items, self.data.train, score)
+        items = self._job.hyper_parameters.num_items
+        ranker = cache(lambda: self.engine.ranker(items))
+        return Catalogue(items, self.data.train, lambda samples: ranker()(*self.data.held_out(samples), rest))
 
     def settle_private(self) -> None:
         """Bring all private rows up to date; rounding makes it count when that is done, so it is at each epoch's end."""

@@ -1,0 +1,73 @@
+"""Samples against all items, by torch: where a network is two towers, each sample and each item goes through its own once."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fedps.models.inputs import Ids, example, features_of, inputs_of, output_of
+
+
+class AllItems:
+    """Scores samples with each item in the place of theirs.
+
+    Args:
+        model: as `build` makes it, in evaluation mode when this is called; its weights stand still from the first call on.
+        items: how many; ids run from 0.
+        towers: whether it is two (`has_towers`).
+        device: where its weights are.
+    """
+
+    def __init__(self, model: nn.Module, items: int, towers: bool, device: torch.device | None = None) -> None:
+        self._model, self._place = model, inputs_of(model).index("item")
+        self._items, self._towers = torch.arange(items, device=device), towers
+        self._rows: Tensor | None = None  # of all items, float32[items, d]
+
+    @torch.no_grad()
+    def __call__(self, inputs: Sequence[Tensor], rest: Callable[[], None] = lambda: None) -> Tensor:
+        """Return logits, float32[n, items], or [n, items, tasks].
+
+        Args:
+            inputs: what the network is called with, of n samples.
+            rest: called now and then.
+        """
+        if self._towers:
+            if self._rows is None:
+                self._rows = output_of(self._model)(
+                    *self._beside([one.to(inputs[0].device) for one in example(self._model, 1)])
+                )[1]
+            rest()
+            rows: Tensor = output_of(self._model)(*inputs)[0]
+            return rows @ self._rows.T
+        scores = []
+        for k in range(len(inputs[0])):
+            scores.append(self._model(*self._beside([column[k : k + 1] for column in inputs])))
+            rest()
+        return torch.stack(scores)
+
+    def _beside(self, one: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the network is called with of one sample, beside each item."""
+        inputs = [column.expand(len(self._items), *column.shape[1:]).contiguous() for column in one]
+        inputs[self._place] = self._items
+        return inputs
+
+
+@torch.no_grad()
+def has_towers(model: nn.Module) -> bool:
+    """Tell whether a network's output is two rows a sample, one of the item alone, and one of all else.
+
+    Args:
+        model: as `build` makes it.
+    """
+    features, training = features_of(model), model.training
+    columns = zip(inputs_of(model), example(model, 3), strict=True)
+    try:
+        output = output_of(model.eval())(*(Ids.of(values, name, features[name].has_ids) for name, values in columns))
+    except Exception:  # whatever the user's own code raises at ids that know where they come from
+        return False
+    finally:
+        model.train(training)
+    if not isinstance(output, tuple) or not all(isinstance(rows, Ids) for rows in output[:2]):
+        return False
+    users, items = (rows.sources for rows in output[:2])
+    return "item" not in users and items <= {"item"}
