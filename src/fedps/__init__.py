@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedps.api import Run, load, run
     from fedps.client.life import FLClient
     from fedps.config import Job, load_job
     from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy
@@ -25,12 +26,15 @@ PLACES = {
     "MultiSlotDataGenerator": "fedps.data.scripts.multislot",
     "MultiSlotStringDataGenerator": "fedps.data.scripts.multislot",
     "Role": "fedps.script",
+    "Run": "fedps.api",
     "init": "fedps.script",
+    "load": "fedps.api",
     "load_job": "fedps.config",
+    "run": "fedps.api",
 }
 __all__ = [
     "ClientInfo", "ClientInfoAttr", "ClientSelectorBase", "FLClient", "FLStrategy", "Job", "MultiSlotDataGenerator",
-    "MultiSlotStringDataGenerator", "Role", "init", "load_job",
+    "MultiSlotStringDataGenerator", "Role", "Run", "init", "load", "load_job", "run",
 ]  # fmt: skip
 
 

@@ -8,7 +8,8 @@
     │   └── LimitError    a message or request over a stated limit
     ├── RefusedError      the peer refused a request and said why (`kind` is a word from `wire.messages`)
     ├── LostError         the peer went away, or did not answer in time
-    └── RoleError         a role of a run failed; carries its name and traceback
+    ├── RoleError         a role of a run failed; carries its name and traceback
+    └── RunError          a run that Python code started failed; carries its folder
 
 Local mistakes and the peer's are different types: `WireError` is what *we* raise on bad bytes, `RefusedError` is
 what *they* answered.
@@ -18,6 +19,7 @@ import errno
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: there is no room on the disk
 CROWDED = (errno.EMFILE, errno.ENFILE)  # too many files and pipes are open
@@ -84,6 +86,19 @@ class RoleError(FedpsError):
     def __init__(self, role: str, reason: str, traceback: str = "") -> None:
         self.role, self.reason, self.traceback = role, reason, traceback
         super().__init__(f"{role}: {reason}")
+
+
+class RunError(FedpsError):
+    """A run that `fedps.run` started has failed.
+
+    Args:
+        reason: as its summary says.
+        folder: the run's, with its summary, its report and each role's log.
+    """
+
+    def __init__(self, reason: str, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(f"{reason}; what is left of the run is in {folder}")
 
 
 def shortage(error: BaseException) -> str | None:

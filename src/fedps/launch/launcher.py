@@ -42,6 +42,7 @@ class Orders:
         allow: what the person at the command line allows.
         script: a training script of the user's, started in every role instead of the built-in one.
         script_args: given to the script.
+        quiet: show nothing.
     """
 
     log_dir: Path | None = None
@@ -50,6 +51,7 @@ class Orders:
     allow: Allow = field(default_factory=Allow)
     script: Path | None = None
     script_args: tuple[str, ...] = ()
+    quiet: bool = False
 
 
 PLAIN = Orders()
@@ -65,7 +67,7 @@ def run(
         run_dir: the run's folder, by default `runs/<job>-<time>`.
         in_process: servers and workers in this process, for debuggers.
         as_json: show nothing but the summary, as one JSON object on standard output.
-        orders: what else the command line says.
+        orders: what else the command line, or the caller, says.
 
     Raises:
         JobError: a folder cannot be used, an address is taken, or the job does not fit its network.
@@ -96,7 +98,7 @@ class Launch:
         self._log_dir = (orders.log_dir or folder / "log").resolve()
         self._clients = list(client_files_of(job))
         self._ledger, self._journal = Ledger(job, began), Journal(folder / "events.jsonl")
-        self._progress = Progress(job, self._clients, quiet=as_json)
+        self._progress = Progress(job, self._clients, quiet=as_json or orders.quiet)
         self._watch, self._memory = Watch(job, scripted=orders.script is not None), Memory()
         self._checked: events.Checked | None = None  # the job's network
         self._looked, self._shown = 0.0, 0  # when memory was, s, monotonic, and how many rounds

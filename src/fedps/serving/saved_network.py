@@ -45,6 +45,11 @@ class OpenTables:
             model.set_submodule(open_[name].module, stand_in)
         self.names, self.rows = list(open_), dict[TableName, tuple[Keys, Values]]()
 
+    def hold(self) -> None:
+        """Lay out all rows there are."""
+        for name, stand_in in self._stand_ins.items():
+            stand_in.keys, stand_in.rows = (torch.from_numpy(np.ascontiguousarray(part)) for part in self.rows[name])
+
     def look_up(self, test: Samples) -> None:
         """Lay out the rows that some samples name; ids without a row have what a server would give them."""
         for embedding in self.parameters.embeddings:
@@ -56,6 +61,27 @@ class OpenTables:
             _, at, found = np.intersect1d(keys, there, assume_unique=True, return_indices=True)
             rows[at] = values[found]
             stand_in.keys, stand_in.rows = torch.from_numpy(keys), torch.from_numpy(rows)
+
+
+def network_of(job: Job, saved: Mapping[TableName, SavedTable]) -> nn.Module:
+    """Return the job's network with saved values; what no save has stays as it starts.
+
+    Raises:
+        JobError: the network cannot be made.
+    """
+    model = build(job)
+    tables = OpenTables(model, job)
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, table in saved.items():
+            if name in tables.names:
+                tables.rows[name] = table.keys, table.values
+            elif table.spec.kind == "dense":
+                weights[name].copy_(torch.from_numpy(tensor(table)))
+            else:
+                weights[name][torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
+    tables.hold()
+    return model
 
 
 class SavedNetwork:
