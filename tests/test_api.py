@@ -49,7 +49,7 @@ def test_a_run_has_its_figures_and_a_line_an_epoch(run: fedps.Run) -> None:
 
 def test_tables_go_by_parameter_and_by_feature(run: fedps.Run) -> None:
     ids, rows = run.tables["item"]
-    assert (rows.shape, rows.dtype, list(run.tables["user"].ids)) == ((len(ids), 8), np.float32, list(range(30)))
+    assert (rows.shape, str(rows.dtype), list(run.tables["user"].ids)) == ((len(ids), 8), "float32", list(range(30)))
     named = next(name for name in run.tables if "item" in name)
     assert run.tables[named] is run.tables["item"]
     with pytest.raises(KeyError, match=r"'film': write one of .*item"):
