@@ -130,7 +130,7 @@ def test_columns_larger_than_what_is_held_in_memory_are_gathered_in_a_file(
     held = read(job_of(tmp_path)).samples
     kept()[0].unlink()
     monkeypatch.setattr("fedps.data.read.intake.SPILL", 100)
-    monkeypatch.setattr("fedps.data.read.tabular.BLOCK", 200)
+    monkeypatch.setattr("fedps.data.read.lines.BLOCK", 200)
     assert_same(held, read(job_of(tmp_path)).samples)
     assert len(kept()) == 1
     assert_same(held, read(job_of(tmp_path)).samples)

@@ -93,7 +93,7 @@ def test_quotes_byte_order_marks_blanks_and_gzip(reads: Reads) -> None:
 
 
 def test_blocks_of_a_large_file_are_joined(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedps.data.read.tabular.BLOCK", 40)
+    monkeypatch.setattr("fedps.data.read.lines.BLOCK", 40)
     lines = "".join(f'{k % 2},{k},u{k},"a\nb",{k % 9},{k % 5},,1;{k}\n' for k in range(200))
     samples = reads(HEADER + lines).samples
     assert listed(samples.columns["age"]) == list(range(200))
@@ -151,7 +151,7 @@ def test_a_cell_that_is_not_as_it_should_be(cell: dict[str, str], said: str, rea
 def test_of_large_files_the_beginning_is_looked_at(
     reads: Reads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedps.data.read.tabular.BLOCK", len(LINES) + 3)
+    monkeypatch.setattr("fedps.data.read.lines.BLOCK", len(LINES) + 3)
     reads(HEADER + LINES)
     job, file = job_of(tmp_path, FEATURES), tmp_path / "train" / "a.csv"
     file.write_text(HEADER + LINES + "2,,,,,,,\n" * 100)

@@ -5,7 +5,7 @@ are gone through one by one: what is wrong is named, or the row is skipped and c
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any, NamedTuple
 
@@ -17,12 +17,12 @@ from fedps.cache import CacheError, cache_folder
 from fedps.config import Job
 from fedps.config.sections.features import labels
 from fedps.data.read.cells import Cells, plain
+from fedps.data.read.lines import Where
 from fedps.data.read.reader import Skipped
 from fedps.errors import DataError
 from fedps.types import Bags, Column, Samples, ids_of
 
 SPILL = 1 << 26  # bytes of one array that are held in memory while a file is read
-Where = Callable[[int], str]  # row of a piece → file and line
 Piece = tuple[Mapping[str, pa.Array], Where]  # cells by feature
 
 

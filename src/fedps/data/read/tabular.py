@@ -11,7 +11,6 @@ Text may be packed by gzip, `.gz` behind the ending.
 
 import csv
 import gzip
-import io
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -22,17 +21,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import csv as arrow
 
 from fedps.config import Job
 from fedps.data.read.cells import WHOLE
-from fedps.data.read.intake import Intake, Piece, Taken, Where
+from fedps.data.read.intake import Intake, Piece, Taken
+from fedps.data.read.lines import LONGEST, Lines, Where, blocks
 from fedps.data.read.reader import COLUMNS, FIRST, PACKED, Skipped
 from fedps.errors import DataError
 
-BLOCK = 1 << 22  # bytes of text that are read at once
 ROWS = 1 << 16  # of Parquet
-LONGEST = 1 << 26  # of a line
 INDEXED = (".libsvm", ".svm", ".libfm")
 NO_TEXT = PACKED | {
     b"\x1f\x8b": "is packed by gzip: let its name end in .gz",
@@ -92,34 +89,12 @@ def _text(path: Path, intake: Intake, first: bool) -> Iterator[Piece]:
         file.seek(0)
         indexed = path.name.removesuffix(".gz").endswith(INDEXED)
         lines = _Indexed(path, intake) if indexed else _Text(path, intake, file)
-        yield from lines.pieces(islice(_blocks(path, file), 1 if first else None))
+        yield from lines.pieces(islice(blocks(str(path), file), 1 if first else None))
 
 
 def opened(path: Path) -> IO[bytes]:
     """Open a file of text, packed by gzip if its name says so."""
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _blocks(path: Path, file: IO[bytes]) -> Iterator[bytes]:
-    """Yield a text's lines in blocks, none of which ends within quotes."""
-    rest = b""
-    while block := file.read(BLOCK):
-        block, rest = rest + block, b""
-        end = block.rfind(b"\n") + 1
-        if end == 0 or block.count(b'"', 0, end) % 2:
-            if len(block) > LONGEST:
-                why = (
-                    f'a quote (") is not closed within {LONGEST >> 20} MiB'
-                    if end
-                    else "it has no line ends: is it text?"
-                )
-                raise DataError(f"{path}: {why}")
-            rest = block
-            continue
-        yield block[:end]
-        rest = block[end:]
-    if rest:
-        yield rest
 
 
 class _Text:
@@ -142,74 +117,30 @@ class _Text:
         if set(wanted) == set(COLUMNS) and len(self._names) == len(COLUMNS) and all(map(WHOLE.fullmatch, self._names)):
             self._line, self._names, self._sample = self._line - 1, COLUMNS, f"{header}\n".encode()
         if header:  # an empty file holds no sample
-            _check_columns(self._at(self._line), self._names, intake)
+            _check_columns(f"{path}, line {self._line}", self._names, intake)
         self._places = {name: self._names.index(c.column) for name, c in intake.cells.items() if header}
 
     def pieces(self, blocks: Iterator[bytes]) -> Iterator[Piece]:
         """Yield the cells of blocks; rows of too many or too few fields are rejected."""
+        lines = Lines(str(self._path), self._names, self._delimiter, self._line)
         for block in chain([self._sample] if self._sample else [], blocks):
-            piece = self._bulk(block)
-            if piece is None:
-                self._row_by_row(block)
+            cells = lines.cells(block, list(self._places.values()))
+            if cells is None:
+                self._row_by_row(lines, block)
             else:
-                yield piece, self._where(block)
-            self._line += block.count(b"\n")
+                yield dict(zip(self._places, cells, strict=True)), lines.where(block)
+            lines.leave(block)
 
-    def _bulk(self, block: bytes) -> dict[str, pa.Array] | None:
-        names = [str(k) for k in range(len(self._names))]  # those of the file may come twice
-        wanted = list(dict.fromkeys(names[k] for k in self._places.values()))
-        try:
-            table = arrow.read_csv(
-                pa.BufferReader(block),
-                read_options=arrow.ReadOptions(column_names=names, use_threads=False, block_size=len(block) + 1),
-                parse_options=arrow.ParseOptions(delimiter=self._delimiter, newlines_in_values=b'"' in block),
-                convert_options=arrow.ConvertOptions(
-                    column_types=dict.fromkeys(wanted, pa.string()), include_columns=wanted, strings_can_be_null=False
-                ),
-            )
-        except pa.ArrowInvalid:
-            return None
-        return {name: table[names[k]].combine_chunks() for name, k in self._places.items()}
-
-    def _row_by_row(self, block: bytes) -> None:
+    def _row_by_row(self, lines: Lines, block: bytes) -> None:
         rows: list[list[str]] = []
         places: list[str] = []
-        for line, row in self._rows(block):
-            if len(row) == len(self._names):
-                rows.append([row[k] for k in self._places.values()])
-                places.append(self._at(line))
+        for where, row in lines.rows(block):
+            if fault := lines.fault(row):
+                self._intake.reject(f"{where}: {fault}")
             else:
-                quoted = '; a quote (") is not closed' if ",".join(row).count('"') % 2 else ""
-                self._intake.reject(
-                    f"{self._at(line)}: has {len(row)} fields, and the header {len(self._names)}{quoted}; correct it, or put"
-                    f' what holds {self._delimiter!r} between quotes (")'
-                )
+                rows.append([row[k] for k in self._places.values()])
+                places.append(where)
         self._intake.add_rows(rows, places.__getitem__)
-
-    def _where(self, block: bytes) -> Where:
-        lines: list[int] = []
-
-        def where(row: int) -> str:
-            if not lines:
-                lines.extend(line for line, _ in self._rows(block))
-            return self._at(lines[row])
-
-        return where
-
-    def _rows(self, block: bytes) -> Iterator[tuple[int, list[str]]]:
-        """Yield the first line and the fields of each row that is not blank."""
-        text = block.decode("utf-8", "surrogateescape").replace("\0", "\ufffd")
-        reader, line = csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter), self._line
-        try:
-            for row in reader:
-                if row:
-                    yield line + 1, row
-                line = self._line + reader.line_num
-        except csv.Error as error:
-            raise DataError(f"{self._at(line + 1)}: {error}") from error
-
-    def _at(self, line: int) -> str:
-        return f"{self._path}, line {line}"
 
 
 class _Indexed:
