@@ -31,7 +31,7 @@ constexpr int vectors_at_once(int vectors) {
 
 inline Vector load(const float* at) { return *reinterpret_cast<const Vector*>(at); }
 inline void store(float* at, Vector v) { *reinterpret_cast<Vector*>(at) = v; }
-inline Vector all(float x) { return Vector{} + x; }
+inline Vector all(float x) { return x - Vector{}; }  // minus zero changes no float, plus zero does, and must be computed
 
 // Denormals count as zeros while this lives: arithmetic on them is many times slower, and they mean nothing here.
 struct FlushDenormals {
