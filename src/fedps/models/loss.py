@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedps.config import Job
-from fedps.config.sections.features import Feature, labels
+from fedps.config.sections.features import Feature, first_binary, labels
 from fedps.errors import JobError
 from fedps.models.inputs import features_of
 from fedps.types import Keys
@@ -185,12 +185,6 @@ def predictions(output: Any, label: Tensor, labels: Mapping[str, Feature]) -> Te
     column, binary = first_binary(labels)
     logits = logits if logits.dim() < 2 else logits[:, column]
     return torch.sigmoid(logits) if binary else logits
-
-
-def first_binary(labels: Mapping[str, Feature]) -> tuple[int, bool]:
-    """Return which label stands for all where one number is due, and whether it is a binary one."""
-    kinds = [label.of for label in labels.values()] or ["binary"]
-    return (kinds.index("binary"), True) if "binary" in kinds else (0, False)
 
 
 def own_loss(model: nn.Module) -> Loss | None:

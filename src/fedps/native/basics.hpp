@@ -86,6 +86,14 @@ struct Dense {
 
 constexpr int DENSE = 3;
 
+enum : int64_t { CROSS_ENTROPY, PAIRWISE, SAMPLED_SOFTMAX, WEIGHTED };  // as in `library.LOSSES`
+
+struct Label {
+  int64_t real;  // whether it is any number, learned by squared error; else 0 or 1, by cross-entropy
+  float weight;  // of its loss
+  float share;   // of the batch at hand: what the loss of a sample counts whose label is known
+};
+
 struct Call {
   Table* tables;
   Dense* dense;            // DENSE of them: shared, private, frozen
@@ -94,10 +102,12 @@ struct Call {
   const Feature* features; // what the samples are
   const int32_t* order;    // the samples, in the order of training
   int64_t samples, batch, first;  // how many; of a batch; number of the first batch (from 1, for `seen`)
-  const float* label;
+  const float* label;      // [..][labels]; of several, NaN where nobody knows
   const double* rates;     // [batches]: share of `lr` that each batch is trained with
-  int64_t pairwise;        // whether samples two by two are pairs: a positive, then a negative
-  float* scores;           // [samples]: probabilities (train) or logits (score)
+  Label* each;             // [labels]: what they are
+  int64_t labels, scored;  // how many; which of them stands for all where one number is due
+  int64_t loss, group;     // what is made small; samples that it compares: a positive, then its negatives
+  float* scores;           // train, [samples]: probabilities, of a real label numbers; score, [samples][labels]: logits
   double* losses;          // [batches]: mean of each
   int64_t* counts;         // [2][BUCKETS]: scores of positives, of negatives
 };

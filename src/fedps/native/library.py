@@ -3,10 +3,10 @@
 import ctypes
 import threading
 from collections.abc import Sequence
-from ctypes import c_double, c_int64, c_void_p
+from ctypes import c_double, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,26 @@ from fedps.native.compiler import load
 from fedps.table import rules
 from fedps.types import RULES, Bags, Column, Rule, Values
 
+LOSSES = ("cross_entropy", "pairwise", "sampled_softmax", "weighted")  # as the enum of `basics.hpp` has them
+MOST_GROUP = 64  # samples whose scores a loss may compare: `BLOCK` there
+
 Places = NDArray[np.int32]
+
+
+class Loss(NamedTuple):
+    """What a step makes small, and what is known of the labels (`models/loss.py`).
+
+    Attributes:
+        name: of `LOSSES`; `weighted` is the sum over labels.
+        group: samples that it compares, which follow each other: a positive, then its negatives.
+        labels: of each in order, whether it is real, and the weight of its loss.
+        scored: which of these stands for all where one number is due.
+    """
+
+    name: str = "cross_entropy"
+    group: int = 1
+    labels: tuple[tuple[bool, float], ...] = ((False, 1.0),)
+    scored: int = 0
 
 
 class _Rule(ctypes.Structure):
@@ -51,12 +70,16 @@ class _Feature(ctypes.Structure):
     _fields_ = tuple((name, c_void_p) for name in ("slots", "starts", "numbers"))
 
 
+class _Label(ctypes.Structure):
+    _fields_ = (("real", c_int64), ("weight", c_float), ("share", c_float))
+
+
 class _Call(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("tables", "dense", "of", "offset", "features", "order")),
         *((name, c_int64) for name in ("samples", "batch", "first")),
-        *((name, c_void_p) for name in ("label", "rates")),
-        ("pairwise", c_int64),
+        *((name, c_void_p) for name in ("label", "rates", "each")),
+        *((name, c_int64) for name in ("labels", "scored", "loss", "group")),
         *((name, c_void_p) for name in ("scores", "losses", "counts")),
     )
 
@@ -95,6 +118,7 @@ class Library:
         places: int64[2, parameters], which of these each belongs to, and where it begins there.
         features: how many the program has.
         ids: that one sample has at most, of all features.
+        loss: what it makes small.
 
     Attributes:
         dense_gradients: of the last batch, float32[dim] for each of `dense`.
@@ -105,7 +129,7 @@ class Library:
 
     def __init__(
         self, path: Path, tables: Sequence[Trainable], dense: Sequence[Trainable], places: NDArray[np.int64],
-        features: int, ids: int,
+        features: int, ids: int, loss: Loss,
     ) -> None:  # fmt: skip
         self._library = load(path)
         self._library.fedps_train.restype = c_int64
@@ -119,11 +143,14 @@ class Library:
         self._rows, self._fields = rows, [*zip(tables, rows, strict=False), *zip(dense, kinds, strict=True)]
         self._features = (_Feature * features)()
         pointers = (ctypes.addressof(rows), ctypes.addressof(kinds), *(p.ctypes.data for p in places))
-        self._call = _Call(*pointers, ctypes.addressof(self._features))
+        self._labels = (_Label * len(loss.labels))(*(_Label(*label) for label in loss.labels))
+        self._call = _Call(*pointers, ctypes.addressof(self._features), each=ctypes.addressof(self._labels))
+        self._call.labels, self._call.scored = len(loss.labels), loss.scored
+        self._call.loss, self._call.group = LOSSES.index(loss.name), loss.group
 
     def train(
         self, features: Sequence[Column], order: Places, label: Values, size: int, first: int,
-        rates: NDArray[np.float64], pairwise: bool = False,
+        rates: NDArray[np.float64],
     ) -> tuple[NDArray[np.float64], Values, Counts]:  # fmt: skip
         """Train batch after batch.
 
@@ -132,21 +159,20 @@ class Library:
         Args:
             features: every sample's rows, int32[n] or bags of int32, or numbers, float32[n] or [n, width].
             order: int32, the samples to train on.
-            label: float32[n].
-            size: samples of a batch.
+            label: float32[n], or [n, labels].
+            size: samples of a batch, whole groups.
             first: number of the first batch, counted from 1 over all calls.
             rates: float64[batches], the share of their rules' learning rate that each batch is trained with.
-            pairwise: samples two by two are pairs, a positive and a negative; `size` is even then.
 
         Returns:
-            each batch's mean loss; every sample's score, a probability; and int64[2, BUCKETS], how the scores of positives
-            and of negatives are spread (see `Histogram`).
+            each batch's mean loss; every sample's score, a probability, of a real label a number; and int64[2, BUCKETS], how
+            the scores of positives and of negatives are spread (see `Histogram`).
         """
         self._make_room(min(size, len(order)) * self._ids)
         losses, scores = np.empty(-(-len(order) // size)), np.empty(len(order), np.float32)
         counts, call = np.zeros((2, BUCKETS), np.int64), self._call
         self._begin(features, order, scores)
-        call.batch, call.first, call.pairwise = min(size, len(order)), first, pairwise
+        call.batch, call.first = min(size, len(order)), first
         call.label, call.rates = label.ctypes.data, rates.ctypes.data
         call.losses, call.counts = losses.ctypes.data, counts.ctypes.data
         done = self._library.fedps_train(ctypes.byref(call))
@@ -160,8 +186,8 @@ class Library:
         return self._touched[number][:count], self._gradients[number][:count]
 
     def score(self, features: Sequence[Column], order: Places) -> Values:
-        """Return samples' logits, float32[len(order)], on rows as they stand; arguments as for `train`."""
-        scores = np.empty(len(order), np.float32)
+        """Return samples' logits, float32[len(order), labels], on rows as they stand; arguments as for `train`."""
+        scores = np.empty((len(order), len(self._labels)), np.float32)
         self._begin(features, order, scores)
         self._call.batch = 1
         self._library.fedps_score(ctypes.byref(self._call))

@@ -35,14 +35,14 @@ inline void count(float score, float label, int64_t* counts) {
   ++counts[(label > 0 ? 0 : BUCKETS) + static_cast<int>(score * (BUCKETS - 1))];
 }
 
-// Mean cross-entropy of logits (models/loss.py), the scores, counted too, and d = d(loss)/d(logit); `batch` samples in the
-// whole batch.
+// A head takes the logits z of a block's samples, `batch` being how many there are in the whole batch. It returns the loss
+// (models/loss.py), as if each sample had the mean; leaves scores, counted too, and d = d(loss)/d(logit).
+
 template <int Z>
-double cross_entropy(int samples, int64_t batch, const float* z, const int32_t* order, const float* label, float* d,
-                     float* scores, int64_t* counts) {
+double cross_entropy(const Call& c, int64_t batch, int samples, const float* z, const int32_t* order, float* d, float* scores) {
   const float share = 1.0f / static_cast<float>(batch);
   float losses[BLOCK], slopes[BLOCK], x[BLOCK], y[BLOCK];
-  for (int s = 0; s < samples; ++s) x[s] = z[s * Z], y[s] = label[order[s]];
+  for (int s = 0; s < samples; ++s) x[s] = z[s * Z], y[s] = c.label[order[s]];
   for (int s = 0; s < samples; ++s) {
     const float e = exp_of_negative(-std::abs(x[s])), p = score_of(x[s], e);
     losses[s] = std::max(x[s], 0.0f) - x[s] * y[s] + log_of_one_and(e);
@@ -52,15 +52,12 @@ double cross_entropy(int samples, int64_t batch, const float* z, const int32_t* 
   double loss = 0;
   for (int s = 0; s < samples; ++s) loss += losses[s], d[s * Z] = slopes[s];
   if (!std::isfinite(loss)) return std::nan("");
-  for (int s = 0; s < samples; ++s) count(scores[s], y[s], counts);
+  for (int s = 0; s < samples; ++s) count(scores[s], y[s], c.counts);
   return loss;
 }
 
-// Mean over pairs of -log sigmoid(positive - negative) (models/loss.py), the rest as above; returned twice a pair, for a
-// pair is two samples.
 template <int Z>
-double pairwise(int samples, int64_t batch, const float* z, const int32_t* order, const float* label, float* d,
-                float* scores, int64_t* counts) {
+double pairwise(const Call& c, int64_t batch, int samples, const float* z, const int32_t* order, float* d, float* scores) {
   const float share = 2.0f / static_cast<float>(batch);
   float losses[BLOCK / 2], slopes[BLOCK / 2], x[BLOCK];
   for (int s = 0; s < samples; ++s) {
@@ -79,8 +76,61 @@ double pairwise(int samples, int64_t batch, const float* z, const int32_t* order
     d[2 * p * Z] = -slopes[p], d[(2 * p + 1) * Z] = slopes[p];
   }
   if (!std::isfinite(loss)) return std::nan("");
-  for (int s = 0; s < samples; ++s) count(scores[s], label[order[s]], counts);
+  for (int s = 0; s < samples; ++s) count(scores[s], c.label[order[s]], c.counts);
   return loss;
+}
+
+template <int Z>
+double sampled_softmax(const Call& c, int64_t batch, int samples, const float* z, const int32_t* order, float* d, float* scores) {
+  const int group = static_cast<int>(c.group);
+  const float share = static_cast<float>(group) / static_cast<float>(batch);
+  double loss = 0;
+  for (int s = 0; s < samples; s += group, z += group * Z, d += group * Z) {
+    float most = z[0], sum = 0, powers[BLOCK];
+    for (int k = 0; k < group; ++k) most = std::max(most, z[k * Z]);
+    for (int k = 0; k < group; ++k) sum += powers[k] = exp_of_negative(z[k * Z] - most);
+    loss += group * (most - z[0] + std::log(sum));
+    for (int k = 0; k < group; ++k) {
+      d[k * Z] = share * (powers[k] / sum - (k == 0));
+      scores[s + k] = score_of(z[k * Z], exp_of_negative(-std::abs(z[k * Z])));
+    }
+  }
+  if (!std::isfinite(loss)) return std::nan("");
+  for (int s = 0; s < samples; ++s) count(scores[s], c.label[order[s]], c.counts);
+  return loss;
+}
+
+// Say of each label what the loss of a sample counts in a batch: its weight over the samples where it is known.
+inline void begin_labels(const Call& c, int64_t batch, const int32_t* order) {
+  for (int64_t k = 0; k < c.labels; ++k) {
+    int64_t known = 0;
+    for (int64_t i = 0; i < batch; ++i) known += !std::isnan(c.label[order[i] * c.labels + k]);
+    c.each[k].share = c.each[k].weight / static_cast<float>(std::max<int64_t>(known, 1));
+  }
+}
+
+// The sum over labels of their mean losses, each times its weight; a label that is NaN is left out.
+template <int Z>
+double weighted(const Call& c, int64_t batch, int samples, const float* z, const int32_t* order, float* d, float* scores) {
+  double loss = 0;
+  for (int s = 0; s < samples; ++s)
+    for (int64_t k = 0; k < c.labels; ++k) {
+      const Label label = c.each[k];
+      const float x = z[s * Z + k], y = c.label[order[s] * c.labels + k], off = x - y;
+      const float e = exp_of_negative(-std::abs(x)), p = score_of(x, e);
+      if (k == c.scored) scores[s] = label.real ? x : p;
+      const bool known = !std::isnan(y);
+      const float own = label.real ? off * off : std::max(x, 0.0f) - x * y + log_of_one_and(e);
+      d[s * Z + k] = known ? label.share * (label.real ? 2 * off : p - y) : 0.0f;
+      loss += known ? label.share * own : 0.0f;
+    }
+  if (!std::isfinite(loss)) return std::nan("");
+  if (!c.each[c.scored].real)
+    for (int s = 0; s < samples; ++s) {
+      const float y = c.label[order[s] * c.labels + c.scored];
+      if (!std::isnan(y)) count(scores[s], y, c.counts);
+    }
+  return loss * static_cast<double>(batch);
 }
 
 }  // namespace fedps

@@ -57,18 +57,19 @@ def _(weight: Tensor, ids: Tensor, mean: bool) -> Tensor:
     return weight.new_empty((ids.shape[0], weight.shape[1]))
 
 
-def lower(model: nn.Module, tables: Mapping[str, int], dense: Mapping[str, int]) -> Program:
+def lower(model: nn.Module, tables: Mapping[str, int], dense: Mapping[str, int], tasks: int = 1) -> Program:
     """Return a network's program.
 
     Args:
-        model: as `build` makes it: maps its inputs to logits [B].
+        model: as `build` makes it: maps its inputs to logits [B], or [B, tasks].
         tables: for each embedding that features look up the floats of a row, in the network's order.
         dense: floats of every other parameter, in the network's order.
+        tasks: how many labels there are.
 
     Raises:
         NotLoweredError: it cannot be expressed; says why.
     """
-    programs = {_Reader(_trace(model, mode), model, tables, dense).program() for mode in (True, False)}
+    programs = {_Reader(_trace(model, mode), model, tables, dense).program(tasks) for mode in (True, False)}
     if len(programs) != 1:
         raise NotLoweredError("it computes otherwise in training than in evaluation")
     return op.without_dead(programs.pop())
@@ -117,14 +118,14 @@ class _Reader:
         self._operations: list[Operation] = []
         self._meaning: dict[fx.Node, Meaning] = {}
 
-    def program(self) -> Program:
+    def program(self, tasks: int) -> Program:
         for node in self._graph.nodes:
             if node.op == "placeholder":
                 self._meaning[node] = self._input(node)
             elif node.op == "call_function":
                 self._meaning[node] = self._call(node)
             elif node.op == "output":
-                self._finish(node.args[0])
+                self._finish(node.args[0], tasks)
             else:
                 raise NotLoweredError(f"it reads {node.target}, which is no parameter")
         return Program(tuple(self._tables.values()), tuple(self._dense.values()), tuple(self._operations))
@@ -137,14 +138,14 @@ class _Reader:
             return Ids(name)
         return self._add(node, op.Number(self._inputs.index(name), self._features[name].dim))
 
-    def _finish(self, node: Any) -> None:
+    def _finish(self, node: Any, tasks: int) -> None:
         while isinstance(node, list | tuple) and len(node) == 1:
             node = node[0]
         last = self._meaning.get(node)
-        if not isinstance(last, int) or self._operations[last].width != 1:
-            raise NotLoweredError("its result is no number a sample")
+        if not isinstance(last, int) or self._width(last) != tasks:
+            raise NotLoweredError("its result is no number a sample and label")
         if last != len(self._operations) - 1:
-            self._operations.append(op.Unary("affine", last, 1, (1.0, 0.0)))
+            self._operations.append(op.Unary("affine", last, tasks, (1.0, 0.0)))
 
     def _call(self, node: fx.Node) -> Meaning:
         name = _name(node)

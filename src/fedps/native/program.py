@@ -93,7 +93,7 @@ Operation = Lookup | Pool | Number | Linear | Unary | Binary | Column | Sum | Co
 
 
 class Program(msgspec.Struct, frozen=True):
-    """All operations in order; an operation names earlier ones by number, and the last one is the logit.
+    """All operations in order; an operation names earlier ones by number, and the last one is the logit, or those of all labels.
 
     Features are numbered as in `Network.inputs`.
 

@@ -21,7 +21,12 @@ int64_t train(const Call& c) {
   double full[Network::TABLES + DENSE];
   for (int k = 0; k < Network::TABLES; ++k) full[k] = c.tables[k].rule.lr;
   for (int k = 0; k < DENSE; ++k) full[Network::TABLES + k] = c.dense[k].rule.lr;
-  const auto head = c.pairwise ? pairwise<Network::STRIDE> : cross_entropy<Network::STRIDE>;
+  constexpr int Z = Network::STRIDE;
+  const auto head = c.loss == PAIRWISE          ? pairwise<Z>
+                    : c.loss == SAMPLED_SOFTMAX ? sampled_softmax<Z>
+                    : c.loss == WEIGHTED        ? weighted<Z>
+                                                : cross_entropy<Z>;
+  const int64_t most = BLOCK / c.group * c.group;  // samples of a block: a group stays together
   int64_t done = 0;
   for (int64_t at = 0; at < c.samples; at += c.batch, ++done) {
     const int64_t n = std::min(c.batch, c.samples - at);
@@ -31,11 +36,12 @@ int64_t train(const Call& c) {
     for (int k = 0; k < DENSE; ++k) std::memset(c.dense[k].gradient, 0, sizeof(float) * c.dense[k].size);
     w.find_rows(c, order, n, batch);
     w.begin(c);
+    if (c.loss == WEIGHTED) begin_labels(c, n, order);
     double loss = 0;
-    for (int64_t i = 0; i < n; i += BLOCK) {
-      const int m = static_cast<int>(std::min<int64_t>(BLOCK, n - i));
+    for (int64_t i = 0; i < n; i += most) {
+      const int m = static_cast<int>(std::min(most, n - i));
       w.forward(c, order + i, m);
-      loss += head(m, n, w.logit(), order + i, c.label, w.slope(), c.scores + at + i, c.counts);
+      loss += head(c, n, m, w.logit(), order + i, w.slope(), c.scores + at + i);
       w.backward(c, i, m);
     }
     c.losses[done] = loss / static_cast<double>(n);
@@ -47,7 +53,7 @@ int64_t train(const Call& c) {
   return done;
 }
 
-// Write each sample's logit to `scores`.
+// Write each sample's logits to `scores`.
 template <class Network>
 void score(const Call& c) {
   auto made = std::make_unique<Network>();  // all zeros, as the padding must be
@@ -56,7 +62,8 @@ void score(const Call& c) {
   for (int64_t i = 0; i < c.samples; i += BLOCK) {
     const int m = static_cast<int>(std::min<int64_t>(BLOCK, c.samples - i));
     w.forward(c, c.order + i, m);
-    for (int s = 0; s < m; ++s) c.scores[i + s] = w.logit()[s * Network::STRIDE];
+    for (int s = 0; s < m; ++s)
+      std::memcpy(c.scores + (i + s) * c.labels, w.logit() + s * Network::STRIDE, sizeof(float) * c.labels);
   }
 }
 

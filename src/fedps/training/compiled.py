@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fedps.config import Job
+from fedps.config.sections.features import first_binary, labels
 from fedps.data.samples import ClientData, Order
 from fedps.metrics import Histogram
-from fedps.native.library import Library
+from fedps.native.library import Library, Loss
 from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
@@ -26,7 +28,7 @@ class Compiled:
         dense: its dense parameters: shared, private, and those that stay as they are.
         names: of all dense parameters, as the program numbers them.
         inputs: of all features, as the program numbers them.
-        pairwise: the loss is that of pairs (`models/loss.py`).
+        loss: what they make small.
 
     Raises:
         OSError: the library cannot be loaded, or is not what was compiled.
@@ -34,15 +36,21 @@ class Compiled:
 
     def __init__(
         self, library: Path, data: ClientData, tables: Mapping[TableName, LocalTable],
-        dense: Sequence[LocalDense], names: Sequence[TableName], inputs: Sequence[str], pairwise: bool = False,
+        dense: Sequence[LocalDense], names: Sequence[TableName], inputs: Sequence[str], loss: Loss,
     ) -> None:  # fmt: skip
-        self._data, self._inputs, self._pairwise = data, inputs, pairwise
+        self._data, self._inputs, self._tasks = data, inputs, len(loss.labels)
         self._names, self._tables, self._dense = list(tables), list(tables.values()), dense
         places = [(k, d.places[name].start) for name in names for k, d in enumerate(dense) if name in d.places]
         longest = [int(np.diff(c.starts).max(initial=0)) if isinstance(c, Bags) else 1 for c in data.slots.values()]
         # which of the three each parameter belongs to, and where it begins there
         self._library = Library(
-            library, self._tables, dense, np.array(places or [(0, 0)], np.int64).T.copy(), len(inputs), sum(longest)
+            library,
+            self._tables,
+            dense,
+            np.array(places or [(0, 0)], np.int64).T.copy(),
+            len(inputs),
+            sum(longest),
+            loss,
         )
         self._batches = 0
 
@@ -50,7 +58,7 @@ class Compiled:
         """Take a step on each batch of `size` samples; the last may be shorter."""
         features = _columns(self._inputs, self._data.slots, self._data.train)
         losses, scores, counts = self._library.train(
-            features, samples, self._data.train.label, size, self._batches + 1, rates, self._pairwise
+            features, samples, self._data.train.label, size, self._batches + 1, rates
         )
         self._batches += len(losses)
         share = float(rates[len(losses) - 1])
@@ -69,27 +77,27 @@ class Compiled:
         return Gradients(rows, self._library.dense_gradients[0].copy())
 
     def score(self, test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
-        """Return the logits of samples, float32[n], on the rows as they stand; arguments as for an `Engine`."""
+        """Return the logits of samples, float32[n], or [n, tasks], on the rows as they stand; arguments as for an `Engine`."""
         features = _columns(self._inputs, slots, test)
         order = np.arange(len(test.label), dtype=np.int32)
-        logits = np.empty(len(order), np.float32)
+        logits = np.empty((len(order), self._tasks), np.float32)
         for at in range(0, len(order), GO):
             go = order[at : at + GO]
             logits[at : at + GO] = self._library.score(features, go)
             rest()
-        return logits
+        return logits[:, 0] if self._tasks == 1 else logits
 
     def ranker(self, items: int) -> Ranker:
         """Return what scores samples with each item in the place of theirs: items are their own slots, from 0 to this."""
         every = np.arange(items, dtype=np.int32)
 
         def rank(test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
-            scores = np.empty((len(test.label), items), np.float32)
+            scores = np.empty((len(test.label), items, self._tasks), np.float32)
             for k in range(len(scores)):
                 pairs = np.full(items, k)
                 inner = {feature: taken(column, pairs) for feature, column in slots.items()}
-                scores[k] = self.score(test.at(pairs), {**inner, "item": every}, rest)
-            return scores
+                scores[k] = self.score(test.at(pairs), {**inner, "item": every}, rest).reshape(items, -1)
+            return scores[..., 0] if self._tasks == 1 else scores
 
         return rank
 
@@ -99,6 +107,16 @@ class Compiled:
         out = np.empty((len(slots), table.dim), np.float32)
         self._library.read(number, slots, out)
         return out
+
+
+def loss_of(job: Job) -> Loss:
+    """Return what a job's training makes small."""
+    name, every = job.hyper_parameters.loss, labels(job.inputs)
+    if name == "mse" or (name == "bce" and len(every) > 1):
+        several = len(every) > 1
+        each = tuple((label.of == "real", label.weight if several else 1.0) for label in every.values())
+        return Loss("weighted", labels=each, scored=first_binary(every)[0])
+    return Loss({"bpr": "pairwise", "sampled_softmax": name}.get(name, "cross_entropy"), job.group)
 
 
 def _columns(inputs: Sequence[str], slots: Mapping[str, Column], samples: Samples) -> list[Column]:

@@ -17,13 +17,13 @@ from torch import nn
 from torch.nn import functional
 
 from fedps.config import Job
-from fedps.config.sections.features import labels
+from fedps.config.sections.features import first_binary, labels
 from fedps.data.samples import ClientData, Order
 from fedps.errors import JobError
 from fedps.metrics import Histogram
 from fedps.models.catalogue import AllItems, has_towers
 from fedps.models.inputs import features_of, inputs_of, look_up, pooling_of, tensors
-from fedps.models.loss import Frequencies, first_binary, predictions, training_loss
+from fedps.models.loss import Frequencies, predictions, training_loss
 from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable

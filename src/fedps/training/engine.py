@@ -63,7 +63,7 @@ class Engine(Protocol):
         """Return the gradients of the last batch, for shared parameters that the servers train."""
 
     def score(self, test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
-        """Return the logits of samples, float32[n], on the rows as they stand.
+        """Return the logits of samples, float32[n], or [n, tasks], on the rows as they stand.
 
         Args:
             test: n samples.

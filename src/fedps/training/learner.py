@@ -84,10 +84,9 @@ class Learner:
         return self._compiled(data) if self._plan.library else self._eager(data)
 
     def _compiled(self, data: ClientData) -> Engine:
-        from fedps.training.compiled import Compiled  # noqa: PLC0415  (only one of the two is needed)
+        from fedps.training.compiled import Compiled, loss_of  # noqa: PLC0415  (only one of the two is needed)
 
         names = [name for name, _ in self._plan.network.dense]
-        pairwise = self._job.hyper_parameters.loss == "bpr"
         return Compiled(
             cache_folder() / self._plan.library,
             data,
@@ -95,7 +94,7 @@ class Learner:
             self._flats,
             names,
             self._plan.network.inputs,
-            pairwise,
+            loss_of(self._job),
         )
 
     def _eager(self, data: ClientData) -> Engine:

@@ -104,3 +104,9 @@ def sequences(features: Mapping[str, Feature]) -> dict[str, str]:
 def labels(features: Mapping[str, Feature]) -> dict[str, Feature]:
     """Return what is to be learned."""
     return {name: feature for name, feature in features.items() if feature.kind == "label"}
+
+
+def first_binary(labels: Mapping[str, Feature]) -> tuple[int, bool]:
+    """Return which label stands for all where one number is due, and whether it is a binary one."""
+    kinds = [label.of for label in labels.values()] or ["binary"]
+    return (kinds.index("binary"), True) if "binary" in kinds else (0, False)
