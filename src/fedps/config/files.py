@@ -158,7 +158,7 @@ def is_utf8(text: str) -> bool:
 
 def sizes_of_data(job: Job) -> dict[str, int]:
     """Return `num_users` and `num_items` as the manifest beside prepared data has them; empty where there is none."""
-    manifest = _manifest(job)
+    manifest = manifest_of(job)
     sizes = {key: manifest.get(key) for key in ("num_users", "num_items")}
     return {key: size for key, size in sizes.items() if type(size) is int and size > 0}
 
@@ -169,7 +169,7 @@ def features_of_data(job: Job) -> dict[str, Feature]:
     Raises:
         JobError: they are none.
     """
-    stated = _manifest(job).get("features", {})
+    stated = manifest_of(job).get("features", {})
     try:
         return {name: Feature.model_validate(one | {"optional": True}) for name, one in stated.items()}
     except (ValidationError, AttributeError, TypeError) as error:
@@ -178,7 +178,8 @@ def features_of_data(job: Job) -> dict[str, Feature]:
         ) from error
 
 
-def _manifest(job: Job) -> dict[str, Any]:
+def manifest_of(job: Job) -> dict[str, Any]:
+    """Return what the manifest beside prepared data says; empty where there is none that can be read."""
     try:
         manifest = json.loads((job.runner.train_data_dir.parent / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # torn, or of somebody else: the files' ids are checked all the same

@@ -118,6 +118,14 @@ def test_prepared_data_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_job_beside_the_data_outlives_it(tmp_path: Path) -> None:
+    small(tmp_path / "out")
+    (tmp_path / "out" / "job.yaml").write_text("runner: {train_data_dir: train, epochs: 7}")
+    small(tmp_path / "out", users=30)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["num_users"] == 30
+    assert (tmp_path / "out" / "job.yaml").read_text() == "runner: {train_data_dir: train, epochs: 7}"
+
+
 def test_of_a_link_the_folder_it_points_to_is_replaced(tmp_path: Path) -> None:
     small(tmp_path / "real")
     (tmp_path / "link").symlink_to("real")

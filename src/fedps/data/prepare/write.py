@@ -5,6 +5,7 @@ new one stands in its place, not before.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ TEST_NEGATIVES = CANDIDATES - 1
 RETRIES = 64  # of a negative over all items; another number would prepare other data
 FORMAT = "fedps.prepared/1"  # in the manifest: tells our folders from others
 SIDES = ("train", "valid", "test")
+JOB = "job.yaml"  # as `fedps init` writes it beside the data
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ def _replacing(out: Path) -> Iterator[Path]:
         make_folder(out.parent)
         with whole_folder(out) as folder:
             yield folder
+            if (out / JOB).is_file():  # people write in it: it outlives the data
+                shutil.copy2(out / JOB, folder / JOB)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
 
@@ -194,6 +198,7 @@ def _not_ours(out: Path) -> str | None:
         return f"it holds files, and no manifest.json of {FORMAT}"
     ours = {
         "manifest.json",
+        JOB,
         ITEMS,
         USERS,
         "users.csv",  # of data prepared by earlier versions

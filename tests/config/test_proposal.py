@@ -1,0 +1,148 @@
+"""The first job for prepared data: what is chosen by what the data has, and how it is cut by how much there is."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedps.config import load_job
+from fedps.config.proposal import Pace, choose, look_at, pace, propose
+from fedps.errors import JobError
+
+USER = {"kind": "id", "rows": 40, "side": "user"}
+ITEM = {"kind": "id", "rows": 60}
+OPEN = {"kind": "id", "rows": "open"}
+LABEL, STARS = {"kind": "label"}, {"kind": "label", "of": "real"}
+HISTORY = {"kind": "ids", "table": "item", "max": 200}
+GENRES = {"kind": "ids", "rows": 18, "pooling": "mean"}
+PAIR = {"user": USER, "item": ITEM, "label": LABEL}
+
+
+def prepared(
+    folder: Path, features: dict[str, Any] | None = None, samples: int = 4000, clients: int = 4, *sides: str
+) -> Path:
+    for side in sides or ("train", "test"):
+        (folder / side).mkdir(parents=True)
+        for client in range(clients):
+            (folder / side / f"{client}.csv").touch()
+    facts: dict[str, Any] = {"num_users": 40, "num_items": 60} | ({"features": features} if features else {})
+    facts["clients"] = {str(client): {"samples": samples} for client in range(clients)}
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("features", "mode"),
+    [
+        (None, "NCF_MLP"),
+        (PAIR, "NCF_MLP"),
+        (PAIR | {"label": STARS}, "MF"),
+        (PAIR | {"item": OPEN}, "MF"),
+        (PAIR | {"genres": GENRES}, "DeepFM"),
+        (PAIR | {"likes": LABEL}, "DeepFM"),
+        ({"C1": OPEN, "I1": {"kind": "number"}, "label": LABEL}, "DeepFM"),
+        (PAIR | {"history": HISTORY}, "SASRec"),
+        (PAIR | {"history": HISTORY, "genres": GENRES}, "DIN"),
+        (PAIR | {"history": HISTORY, "label": STARS}, "DeepFM"),
+    ],
+)
+def test_the_network_follows_from_what_the_data_has_and_takes_it(
+    features: dict[str, Any] | None, mode: str, tmp_path: Path
+) -> None:
+    data = prepared(tmp_path / "data", features)
+    assert choose(look_at(data)) == mode
+    (data / "job.yaml").write_text(propose(data, data / "job.yaml").text)
+    assert load_job(data / "job.yaml").hyper_parameters.mode == mode
+
+
+@pytest.mark.parametrize(
+    ("samples", "mode", "due"),
+    [
+        (497_000, "NCF_MLP", Pace(512, 971, 10, 2)),  # a client of MovieLens-1M by zip code
+        (45_000, "NCF_MLP", Pace(256, 176, 10, 11)),  # and of MovieLens-100k
+        (8_000, "DeepFM", Pace(64, 125, 10, 4)),
+        (94, "SASRec", Pace(32, 3, 1, 30)),
+        (1, "MF", Pace(32, 1, 1, 4)),
+    ],
+)
+def test_batches_windows_and_passes_follow_from_how_much_there_is(
+    samples: int, mode: str, due: Pace, tmp_path: Path
+) -> None:
+    assert pace(look_at(prepared(tmp_path / "data", None, samples)), mode) == due
+
+
+def test_a_window_is_never_a_whole_pass_where_there_is_more_than_a_batch(tmp_path: Path) -> None:
+    data = look_at(prepared(tmp_path / "data"))
+    for samples in (33, 100, 1000, 10_000, 10_000_000):
+        size = pace(data._replace(samples=samples, clients=1), "DeepFM")
+        assert size.window < size.batches
+
+
+def test_the_file_has_all_from_its_own_folder_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = prepared(tmp_path / "my data", PAIR | {"genres": GENRES}, 4000, 4, "train", "valid", "test")
+    monkeypatch.chdir(tmp_path)
+    for file in (Path("my data/job.yaml"), Path("jobs/one.yaml")):
+        file.parent.mkdir(exist_ok=True)
+        proposal = propose(Path("my data"), file)
+        file.write_text(proposal.text)
+        runner = load_job(file).runner
+        assert (runner.train_data_dir, runner.test_data_dir) == (data / "train", data / "valid")
+        assert proposal.command == ("fedps run 'my data/job.yaml'" if "my" in str(file) else "fedps run jobs/one.yaml")
+        assert proposal.command in proposal.text
+
+
+def test_many_clients_are_played_in_one_process(tmp_path: Path) -> None:
+    assert propose(prepared(tmp_path / "few", None, 100, 64), Path("j.yaml")).command == "fedps run j.yaml"
+    many = propose(prepared(tmp_path / "many", None, 100, 65), Path("j.yaml"))
+    assert many.command == "fedps run j.yaml --in-process"
+
+
+def test_a_sequence_is_cut_to_what_helps(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", PAIR | {"history": HISTORY})
+    (data / "job.yaml").write_text(propose(data, data / "job.yaml").text)
+    job = load_job(data / "job.yaml")
+    assert job.features["history"].max == 50
+    assert job.metrics == ("full_hr@10", "full_ndcg@10")
+    short = prepared(tmp_path / "short", PAIR | {"history": HISTORY | {"max": 20}})
+    assert "features:" not in propose(short, short / "job.yaml").text
+
+
+def test_what_stands_in_a_comment_for_another_network_is_a_job_too(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data")
+    head, _, tail = propose(data, data / "job.yaml").text.partition("  mode: NCF_MLP")
+    other = [line.replace("  # ", "  ", 1) for line in tail.splitlines() if line.startswith("  # ") and ":" in line]
+    (data / "job.yaml").write_text(head + "\n".join(other))
+    hyper = load_job(data / "job.yaml").hyper_parameters
+    assert (hyper.mode, hyper.loss, hyper.optimizer.learning_rate) == ("MF", "bpr", 0.005)
+
+
+def test_a_network_may_be_named_and_has_to_take_the_data(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data")
+    for mode in ("NCF_GMF", "NCF_NeuMF", "MF", "TwoTower", "DeepFM", "DCNv2"):
+        assert f"  mode: {mode}" in propose(data, data / "job.yaml", mode).text
+    with pytest.raises(JobError, match="mode SASRec needs a sequence"):
+        propose(data, data / "job.yaml", "SASRec")
+    with pytest.raises(JobError, match=r"--model deepfm: there is no such network; there are NCF_MLP, .*SASRec"):
+        propose(data, data / "job.yaml", "deepfm")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        (None, "there is none; make such a folder by `fedps data prepare`"),
+        ("[1]", "there is none;"),
+        ('{"format": "other"}', "there is none whose clients and sizes can be read"),
+        ('{"clients": {"0": {}}, "num_users": 1, "num_items": 2}', "there is none whose clients and sizes can be read"),
+        ('{"clients": {"0": 3}, "num_users": 1, "num_items": 2}', "there is none whose clients and sizes can be read"),
+        ('{"clients": {}, "num_users": 1, "num_items": 2}', "has no samples to train on"),
+    ],
+)
+def test_a_folder_without_prepared_data_is_named(manifest: str | None, said: str, tmp_path: Path) -> None:
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(JobError, match=re.escape(said)):
+        propose(tmp_path, tmp_path / "job.yaml")
+    with pytest.raises(JobError, match=r"nowhere: holds no prepared data: of its manifest\.json there is no folder"):
+        propose(tmp_path / "nowhere", tmp_path / "job.yaml")
