@@ -3,6 +3,7 @@
     FedpsError
     ├── JobError          the job file, a flag or a name in it is wrong (ours to tell before anything starts)
     ├── DataError         a data file is missing, malformed or does not fit the job; names file and line
+    │   └── MalformedError    lines, or columns, that are no samples: all that were found together
     ├── TableError        a table was asked for what it does not hold, or given what it must not keep
     ├── WireError         bytes that are no message of this protocol
     │   └── LimitError    a message or request over a stated limit
@@ -23,6 +24,7 @@ from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: there is no room on the disk
 CROWDED = (errno.EMFILE, errno.ENFILE)  # too many files and pipes are open
+TOLD = 20  # mistakes in data that are told at once
 
 
 class FedpsError(Exception):
@@ -43,6 +45,20 @@ class JobError(FedpsError):
 
 class DataError(FedpsError):
     """A data file is missing, malformed, or does not fit the job."""
+
+
+class MalformedError(DataError):
+    """Lines of data that are no samples, of one file or several.
+
+    Args:
+        mistakes: what is wrong with each of the first, at most `TOLD` are kept; `str()` lists them.
+        lines: how many there are.
+    """
+
+    def __init__(self, mistakes: Sequence[str], lines: int) -> None:
+        self.mistakes, self.lines = list(mistakes[:TOLD]), lines
+        more = lines - len(self.mistakes)
+        super().__init__("\n".join([*self.mistakes, *[f"and {more:,} more malformed lines"] * bool(more)]))
 
 
 class TableError(FedpsError):

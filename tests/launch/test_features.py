@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +225,33 @@ def test_drawn_negatives_and_full_rankings_keep_what_is_the_users(tmp_path: Path
     assert isinstance(history, Bags)
     assert len({tuple(history.at(np.array([k])).ids) for k in range(4)}) == 1
     assert len(np.unique(np.asarray(age), axis=0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda text: text.replace("genres", "kinds", 1),
+            "1.csv, line 1: has no column 'genres', of features.genres; there are",
+        ),
+        (
+            lambda text: re.sub(r"\n[01]\t", "\n7\t", text, count=1),
+            "1.csv, line 2, column 'click': '7' is neither 0 nor 1",
+        ),
+        (
+            lambda text: re.sub(r"\n[01]\t", "\nx\t", text),
+            "1.csv, line 2, column 'click': 'x' is no number; correct it\n",
+        ),
+    ],
+)
+def test_the_client_whose_data_are_of_another_schema_is_named_before_anybody_trains(
+    tmp_path: Path, change: Callable[[str], str], said: str
+) -> None:
+    job, path = write_job(tmp_path), tmp_path / "train" / "1.csv"
+    path.write_text(change(path.read_text()))
+    for command in (["run", job, "--run_dir", tmp_path / "run"], ["config", "check", job]):
+        ended = fedps(*command)
+        assert ended.returncode == 2, ended.stderr
+        assert f"error: {tmp_path}/train/{said}" in ended.stderr
+        assert "Traceback" not in ended.stderr and "/0.csv" not in ended.stderr and "/2.csv" not in ended.stderr
+    assert not (tmp_path / "run").exists(), "nothing was started"

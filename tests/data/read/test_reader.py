@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedps.data.read.reader import Skipped, read_samples
-from fedps.errors import DataError
+from fedps.data.read.reader import Skipped, read_first, read_samples
+from fedps.errors import DataError, MalformedError
 from tests.columns import columns
 
 GOOD = [[1, 3], [2, 4], [1.0, 0.0]]
@@ -149,6 +149,31 @@ def test_malformed_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     assert [column.tolist() for column in columns(samples)] == GOOD
     assert [column.dtype.name for column in columns(samples)] == ["int64", "int64", "float32"]
     assert (skipped.lines, skipped.first) == (5, f"{path}, line 3: 'x': has 1 field; a line is user,item,label")
+
+
+def test_all_malformed_lines_are_told_together_the_first_in_full_the_others_by_number(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text("user,item,label\n1,2,1\n99,77,3\n" + "3,x,0\n" * 30)
+    for read_it in (read_samples, read_first):
+        with pytest.raises(MalformedError) as error:
+            read_it(path, 10, 20)
+        told = str(error.value).splitlines()
+        assert told[0] == (
+            f"{path}, line 3: '99,77,3': user 99 is not in [0, 10); correct it or raise hyper_parameters.num_users;"
+            " and item 77 is not in [0, 20); correct it or raise hyper_parameters.num_items;"
+            " and label 3 is neither 0 nor 1"
+        )
+        assert told[1] == f"{path}, line 4: '3,x,0': item 'x' is no whole number of at most 18 digits"
+        assert (len(told), told[-1]) == (21, "and 11 more malformed lines")
+
+
+def test_a_large_file_is_not_searched_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedps.data.read.reader.AT_ONCE", 4)
+    path = tmp_path / "c.csv"
+    path.write_text("1,2,1\n" * 5 + "x\ny\n" + "1,2,1\n" * 5 + "z\n")
+    with pytest.raises(MalformedError) as error:
+        read_samples(path, 10, 20)
+    assert error.value.lines == 2
 
 
 def test_where_nothing_is_malformed_nothing_is_skipped(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import yaml
 from fedps.config import Allow, Job, load_job
 from fedps.data.hashing import stable_hash
 from fedps.data.read.by_job import Reading, read_by_job
-from fedps.data.read.client import read_client
+from fedps.data.read.client import check_files, read_client
 from fedps.data.read.tabular import read_table
-from fedps.errors import DataError
+from fedps.errors import DataError, MalformedError
 from fedps.types import Bags, ClientId
 
 FEATURES: dict[str, dict[str, object]] = {
@@ -158,6 +158,44 @@ def test_of_large_files_the_beginning_is_looked_at(
     assert len(read_table(file, job, first=True).samples.label) == 2
     with pytest.raises(DataError, match="line 4"):
         read_table(file, job)
+
+
+def test_all_bad_cells_of_all_files_are_told_together(tmp_path: Path) -> None:
+    """Cells of one line, lines of one file, files of one client; and a file that lacks a column altogether."""
+    folder, texts = tmp_path / "train", LINES.splitlines(keepends=True)
+    folder.mkdir()
+    (folder / "a.csv").write_text(HEADER + LINES + "2,old,ann,x,3,1|7,1,1;2\n" + LINES + "1,0.5,ann,x\n" + LINES)
+    (folder / "b.csv").write_text(HEADER + texts[0])
+    (folder / "c.csv").write_text("clicked,age,user,item,genres,taste\n")
+    (folder / "d.csv").write_text(HEADER + "x,1,u,m,1,1,1,1;2\n" * 40)
+    job = job_of(tmp_path, FEATURES, split_file_list=True, worker_num=1)
+    with pytest.raises(MalformedError) as error:
+        read_client(job, ClientId("0"))
+    fields, first, column, *others = told = str(error.value).splitlines()
+    assert first.startswith(f"{folder / 'a.csv'}, line 4, column 'genres': '1|7' is not in [0, 5); ")
+    assert (
+        "; and column 'age': 'old' is no number; " in first
+        and "; and column 'clicked': '2' is neither 0 nor 1" in first
+    )
+    assert fields.startswith(f"{folder / 'a.csv'}, line 7: has 4 fields, and the header 8; ")
+    assert column.startswith(f"{folder / 'c.csv'}, line 1: has no column 'history', of features.history; ")
+    assert others[0].startswith(f"{folder / 'd.csv'}, line 2, column 'clicked': 'x' is no number")
+    assert (len(told), told[-1]) == (21, "and 23 more malformed lines")
+    with pytest.raises(MalformedError) as checked:
+        check_files(job, Allow())
+    assert str(checked.value) == str(error.value)
+
+
+def test_files_of_all_clients_are_looked_at(tmp_path: Path) -> None:
+    for side in ("train", "test"):
+        (tmp_path / side).mkdir()
+        for client in "01":
+            (tmp_path / side / f"{client}.csv").write_text(HEADER + f"1,{client}{side},u,m,1,1,1,1;2\n")
+    with pytest.raises(MalformedError) as error:
+        check_files(job_of(tmp_path, FEATURES, test_data_dir="test"), Allow())
+    places = [f"{tmp_path / side / client}.csv, line 2, column 'age'" for side in ("train", "test") for client in "01"]
+    for told, place in zip(str(error.value).splitlines(), places, strict=True):
+        assert told.startswith(place)
 
 
 def test_a_missing_column_is_told_with_those_there_are(reads: Reads) -> None:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Event
 from typing import Literal, NamedTuple, TypeVar
@@ -31,7 +31,7 @@ from fedps.data.read.pipe import read_pipe, read_slots
 from fedps.data.read.reader import Skipped, read_samples
 from fedps.data.read.stand_ins import copy_to
 from fedps.data.read.tabular import read_table
-from fedps.errors import DataError
+from fedps.errors import DataError, MalformedError
 from fedps.types import Samples
 
 PIPED = ("QueueDataset", "InmemoryDataset")
@@ -83,8 +83,8 @@ def read_by_job(job: Job, side: Side, files: Sequence[Path], allow: Allow) -> Re
     command = job.runner.pipe_command if kind in PIPED else None
     reader, notes = "columns by name" if job.features else "lines user,item,label", list[str]()
     if kind in CLASSES and module is not None:
-        reader, skipped = f"{module}.{CLASSES[kind]}", Skipped()
-        parts = [read_own(job, kind, module, files, key, skipped if job.runner.bad_lines == "skip" else None)]
+        reader, skipped = f"{module}.{CLASSES[kind]}", Skipped(job.runner.bad_lines == "skip")
+        parts = [read_own(job, kind, module, files, key, skipped)]
     elif command is not None and allow.commands:
         reader = f"pipe_command {command!r}"
         parts, skipped = _read_command(job, files, command)
@@ -113,7 +113,7 @@ def _keys(job: Job, side: Side) -> tuple[str | None, str | None, str]:
 
 
 def read_files(
-    read: Callable[[Path, Skipped | None, Event], T], files: Sequence[Path], threads: int, skip: bool
+    read: Callable[[Path, Skipped, Event], T], files: Sequence[Path], threads: int, skip: bool
 ) -> tuple[list[T], Skipped]:
     """Read files, `threads` at the same time; return what comes of each, in order.
 
@@ -124,39 +124,41 @@ def read_files(
         skip: pass over malformed lines, and count them.
 
     Raises:
-        DataError: what a file that failed raised; the others are given up.
+        MalformedError: files hold malformed lines; names those of all files.
+        DataError: what a file that failed otherwise raised; the others are given up.
     """
-    skipped = [Skipped() if skip else None for _ in files]
+    skipped = [Skipped(skip) for _ in files]
     stop = Event()
     with ThreadPoolExecutor(min(threads, len(files)), "reader") as pool:
         pending = [pool.submit(read, file, mine, stop) for file, mine in zip(files, skipped, strict=True)]
         try:
-            wait(pending, return_when=FIRST_EXCEPTION)
+            next((p for p in as_completed(pending) if not isinstance(p.exception(), MalformedError | None)), None)
         finally:  # on Ctrl-C, too
             if not all(p.done() and not p.exception() for p in pending):
                 stop.set()
                 pool.shutdown(cancel_futures=True)
     failures = [error for p in pending if not p.cancelled() and (error := p.exception())]
+    wrong, total = Skipped(allowed=False), Skipped()
     for error in sorted(failures, key=lambda e: isinstance(e, StoppedError)):
-        raise error
-    total = Skipped()
+        with wrong.gathering():
+            raise error
+    wrong.check()
     for mine in skipped:
-        if mine is not None and mine.lines:
-            total.add(mine.first, mine.lines)
+        total.add(*mine.told, lines=mine.lines)
     return [p.result() for p in pending], total
 
 
 def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Taken], Skipped]:
     hyper = job.hyper_parameters
 
-    def read(path: Path, skipped: Skipped | None, stop: Event) -> Taken:
+    def read(path: Path, skipped: Skipped, stop: Event) -> Taken:
         if job.features:
             return _read_table(path, job, skipped)
         samples, state = recall(path, hyper.num_users, hyper.num_items), state_of(path)
         if samples is not None:
             return Taken(samples, {})
         samples = read_samples(path, hyper.num_users, hyper.num_items, skipped)
-        if skipped is None or not skipped.lines:
+        if not skipped.lines:
             keep(path, samples, state)
         return Taken(samples, {})
 
@@ -170,12 +172,12 @@ def _read_lines(job: Job, files: Sequence[Path], denied: bool) -> tuple[list[Tak
         ) from error
 
 
-def _read_table(path: Path, job: Job, skipped: Skipped | None) -> Taken:
+def _read_table(path: Path, job: Job, skipped: Skipped) -> Taken:
     if (taken := recall_table(path, job)) is not None:
         return taken
     state = state_of(path)
     taken = read_table(path, job, skipped)
-    if skipped is None or not skipped.lines:
+    if not skipped.lines:
         keep_table(path, job, taken, state)
     return taken
 
@@ -210,7 +212,7 @@ def _read_command(job: Job, files: Sequence[Path], text: str) -> tuple[list[Take
             arguments = (str(resolved), folder)
         command = Command(text, job.folder, job.runner.start_timeout, arguments, modules)
 
-        def read(path: Path, skipped: Skipped | None, stop: Event) -> Taken:
+        def read(path: Path, skipped: Skipped, stop: Event) -> Taken:
             if job.features:
                 return read_slots(path, command, job, skipped, stop)
             return Taken(read_pipe(path, command, hyper.num_users, hyper.num_items, skipped, stop), {})

@@ -8,7 +8,7 @@ from fedps.config import Allow, Job
 from fedps.config.files import client_files_of, test_files_of
 from fedps.config.sections.features import labels, spaces, undrawable
 from fedps.data.read.by_job import Reading, Side, read_by_job, runs_users_code
-from fedps.data.read.reader import read_first
+from fedps.data.read.reader import Skipped, read_first
 from fedps.data.read.tabular import opened, read_table
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
@@ -94,8 +94,10 @@ def check_files(job: Job, allow: Allow, only: ClientId | None = None) -> list[st
         What there is to say of them, each kind once.
 
     Raises:
-        DataError: a training file holds no sample, or its first are malformed; else as for `read_held_out`.
+        MalformedError: files hold malformed lines, or lack columns; names those of all clients.
+        DataError: a training file holds no sample; else as for `read_held_out`.
     """
+    wrong, held_out = Skipped(allowed=False), list[str]()
     notes: dict[str, list[ClientId]] = {}
     sides: tuple[Side, Side] = ("train", "test")
     train, test = (
@@ -107,9 +109,14 @@ def check_files(job: Job, allow: Allow, only: ClientId | None = None) -> list[st
         for side, files in zip(sides, (client_files_of(job), test_files_of(job)), strict=True)
     )
     for client, mine in train.items():
-        notes.setdefault(_negatives(job, _begins(job, mine, allow))[1], []).append(client)
+        with wrong.gathering():
+            notes.setdefault(_negatives(job, _begins(job, mine, allow))[1], []).append(client)
+    for mine in test.values():
+        with wrong.gathering():
+            held_out.append(_read_test(job, mine, allow).note)
+    wrong.check()
     found = [f"{text} (clients {', '.join(c[:3])}{', …' if c[3:] else ''})" for text, c in notes.items() if text]
-    return found + first_of([_read_test(job, mine, allow).note for mine in test.values()])
+    return found + first_of(held_out)
 
 
 def first_of(notes: Iterable[str]) -> list[str]:
@@ -120,14 +127,19 @@ def first_of(notes: Iterable[str]) -> list[str]:
 
 def _begins(job: Job, files: tuple[Path, ...], allow: Allow) -> Samples:
     """Read a client's training files, of large ones the first lines."""
-    hyper = job.hyper_parameters
+    hyper, wrong, parts = job.hyper_parameters, Skipped(allowed=False), list[Samples]()
     small = tuple(file for file in files if _size(file) <= SMALL)
-    large = [file for file in files if file not in small and job.runner.bad_lines == "error"]
-    if job.features:
-        parts = [read_table(file, job, first=True).samples for file in large]
-    else:
-        parts = [read_first(file, hyper.num_users, hyper.num_items) for file in large]
-    return Samples.joined([*parts, read_by_job(job, "train", small, allow).samples] if small else parts or [NO_SAMPLES])
+    for file in files if job.runner.bad_lines == "error" else ():
+        with wrong.gathering():
+            if file not in small and job.features:
+                parts.append(read_table(file, job, first=True).samples)
+            elif file not in small:
+                parts.append(read_first(file, hyper.num_users, hyper.num_items))
+    if small:
+        with wrong.gathering():
+            parts.append(read_by_job(job, "train", small, allow).samples)
+    wrong.check()
+    return Samples.joined(parts or [NO_SAMPLES])
 
 
 def _size(path: Path) -> int:

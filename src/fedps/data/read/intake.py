@@ -39,12 +39,12 @@ class Intake:
     Args:
         job: its features, and its seed.
         where: the file, or what is read, for messages.
-        skipped: counts rows with a mistake, which are then passed over; None makes them errors.
+        skipped: counts rows with a mistake; None makes them errors.
     """
 
     def __init__(self, job: Job, where: str, skipped: Skipped | None) -> None:
         features = job.inputs
-        self.where, self._skipped = where, skipped
+        self.where, self._skipped = where, skipped or Skipped(allowed=False)
         self._labels = list(labels(features))
         unknown = self._labels if len(self._labels) > 1 else []
         self.cells = {
@@ -56,12 +56,17 @@ class Intake:
         self._cut: dict[str, int] = {}
 
     def add(self, piece: Mapping[str, pa.Array], where: Where) -> None:
-        """Take in a piece: at once if all of it is as it should be, else row by row."""
+        """Take in a piece: at once if all of it is as it should be, else row by row.
+
+        Raises:
+            MalformedError: rows are not as they should be, and none may be skipped.
+        """
         if not self._bulk(piece):
             self._one_by_one(zip(*(piece[name].to_pylist() for name in self.cells), strict=True), where)
+        self._skipped.check()
 
     def add_rows(self, rows: Sequence[Sequence[Any]], where: Where) -> None:
-        """Take in rows of cells, in the order of the features."""
+        """Take in rows of cells, in the order of the features; errors as for `add`."""
         arrays = {
             n: _array(cells, self.cells[n].has_several)
             for n, cells in zip(self.cells, zip(*rows, strict=True), strict=False)
@@ -69,6 +74,7 @@ class Intake:
         piece = {name: array for name, array in arrays.items() if array is not None}
         if rows and not (len(piece) == len(arrays) and self._bulk(piece)):
             self._one_by_one(rows, where)
+        self._skipped.check()
 
     def _bulk(self, piece: Mapping[str, pa.Array]) -> bool:
         columns = {name: self.cells[name].bulk(cells) for name, cells in piece.items()}
@@ -87,13 +93,7 @@ class Intake:
         self._take({name: cells.join([row[k] for row in good]) for k, (name, cells) in enumerate(self.cells.items())})
 
     def reject(self, mistake: str) -> None:
-        """Count a row that is not as it should be.
-
-        Raises:
-            DataError: none may be skipped.
-        """
-        if self._skipped is None:
-            raise DataError(mistake)
+        """Count a row that is not as it should be; with the others of its piece it is an error, unless it may be skipped."""
         self._skipped.add(mistake)
 
     def finish(self) -> Taken:
@@ -103,8 +103,7 @@ class Intake:
             DataError: there is nothing.
         """
         if not len(self._parts[self._labels[0]]):
-            first = self._skipped.first if self._skipped else ""
-            why = f"; all rows were skipped, the first: {first}" if first else ""
+            why = f"; all rows were skipped, the first: {self._skipped.first}" if self._skipped.lines else ""
             raise DataError(f"{self.where}: holds no sample; a client needs at least one{why}")
         columns: dict[str, Column] = {name: part.joined() for name, part in self._parts.items()}
         for name, counts in self._counts.items():
@@ -134,12 +133,15 @@ class Intake:
         return all(self.cells[name].fits(labels[:, k]) for k, name in enumerate(self._labels))
 
     def _row(self, row: Sequence[Any]) -> list[list[int] | list[float]]:
-        values = []
+        """Return the values of each cell. Raises ValueError: says all that is wrong with them."""
+        values, mistakes = [], []
         for cell, cells in zip(row, self.cells.values(), strict=True):
             try:
                 values.append(cells.one(cell))
             except ValueError as error:
-                raise ValueError(f"column {cells.column!r}: {cell!r:.60} {error}") from error
+                mistakes.append(f"column {cells.column!r}: {cell!r:.60} {error}")
+        if mistakes:
+            raise ValueError("; and ".join(mistakes))
         return values
 
     def _take(self, columns: dict[str, Column]) -> None:

@@ -50,7 +50,7 @@ def read_own(
         module: where it is, e.g. `movielens_reader`.
         files: given to it as a list of paths.
         key: the job's key that names the module.
-        skipped: counts malformed samples, which are then passed over; None makes them errors.
+        skipped: counts malformed samples; None makes them errors.
 
     Raises:
         JobError: there is no such module or class.
@@ -105,7 +105,8 @@ class _Intake:
     """
 
     def __init__(self, name: str, limits: tuple[int, int], files: int, skipped: Skipped | None) -> None:
-        self._name, self._limits, self._headers, self._skipped = name, limits, files, skipped
+        self._name, self._limits, self._headers = name, limits, files
+        self._skipped = skipped or Skipped(allowed=False)
         self.good, self.number = array("q"), 0
 
     def add(self, batch: list[Any]) -> None:
@@ -116,6 +117,7 @@ class _Intake:
         else:
             for number, sample in enumerate(batch, self.number + 1):
                 self._add_one(number, sample)
+            self._skipped.check()
         self.number += len(batch)
 
     def finish(self) -> Taken:
@@ -138,10 +140,7 @@ class _Intake:
         if mistake is None:
             self.good.extend(values)
             return
-        message = f"{self._name}: sample {number}: {sample!r:.100}: {mistake}"
-        if self._skipped is None:
-            raise DataError(message)
-        self._skipped.add(message)
+        self._skipped.add(f"{self._name}: sample {number}: {sample!r:.100}: {mistake}")
 
 
 class _Features:

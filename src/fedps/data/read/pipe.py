@@ -38,7 +38,7 @@ def read_pipe(
         command: what to run on it.
         num_users: user ids must lie in [0, num_users).
         num_items: item ids must lie in [0, num_items).
-        skipped: counts malformed lines, which are then passed over; None makes them errors.
+        skipped: counts malformed lines; None makes them errors.
         stop: kills the command, when set.
 
     Raises:
@@ -110,7 +110,7 @@ class _Text:
 
     def __init__(self, where: str, num_users: int, num_items: int, skipped: Skipped | None) -> None:
         self.where, self._line = where, 0
-        self._limits, self._skipped = (num_users, num_items), skipped
+        self._limits, self._skipped = (num_users, num_items), skipped or Skipped(allowed=False)
 
     def read(self, block: bytes) -> Samples:
         """Return the samples of the next block, which holds whole lines; a header comes first of all, if there is one."""
@@ -148,10 +148,8 @@ class _Text:
             if mistake is None:
                 good.extend(map(int, values))
                 continue
-            message = f"{self.where}, line {number} of its output: {line[:80]!r}: {mistake}"
-            if self._skipped is None:
-                raise DataError(message)
-            self._skipped.add(message)
+            self._skipped.add(f"{self.where}, line {number} of its output: {line[:80]!r}: {mistake}")
+        self._skipped.check()
         return samples_of(good)
 
     def _values(self, line: bytes) -> tuple[list[str], str | None]:

@@ -1,9 +1,13 @@
-"""Read samples: lines `user,item,label`, in bulk by Arrow; what it cannot read is found line by line and named."""
+"""Read samples: lines `user,item,label`, in bulk by Arrow; what it cannot read is found line by line and named.
+
+A mistake does not stop a read at once: all in the same `AT_ONCE` lines, or in the same piece of a file, are told together.
+"""
 
 import csv
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
-from fedps.errors import DataError
+from fedps.errors import TOLD, DataError, MalformedError
 from fedps.types import Samples
 
 COLUMNS = ["user", "item", "label"]
@@ -21,6 +25,8 @@ FORM = "a line is user,item,label"
 EMPTY = "holds no sample; a client needs at least one line user,item,label"
 NUMBER = re.compile(r"-?[0-9]{1,18}")  # all fit int64
 Column = NDArray[np.int64]
+Row = tuple[str, list[str]]  # its place, for messages, and its fields
+AT_ONCE = 1 << 16  # lines
 FIRST = 1000  # samples of a large file that are looked at before anybody trains
 PACKED = {  # how files begin that are no text as it is read here, and what to do
     b"\x1f\x8b": "is packed by gzip: unpack it",
@@ -37,15 +43,46 @@ LONGEST = 1 << 12  # characters of a line that are looked at; a binary file may 
 
 
 class Skipped:
-    """Malformed lines that were passed over: `lines`, how many, and `first`, what is wrong with the first."""
+    """Malformed lines that were met.
 
-    def __init__(self) -> None:
-        self.lines, self.first = 0, ""
+    Args:
+        allowed: they are passed over; else `check` makes an error of them.
 
-    def add(self, mistake: str, lines: int = 1) -> None:
-        """Count `lines` more, the first of which has this mistake."""
-        self.first = self.first or mistake
+    Attributes:
+        lines: how many.
+        told: what is wrong with the first of them.
+    """
+
+    def __init__(self, allowed: bool = True) -> None:
+        self.lines, self.told = 0, list[str]()
+        self._allowed = allowed
+
+    @property
+    def first(self) -> str:
+        """What is wrong with the first; empty if there is none."""
+        return self.told[0] if self.told else ""
+
+    def add(self, *mistakes: str, lines: int = 1) -> None:
+        """Count `lines` more, the first of which have these mistakes."""
+        self.told += mistakes[: TOLD - len(self.told)]
         self.lines += lines
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Count in what malformed lines a read ends with."""
+        try:
+            yield
+        except MalformedError as error:
+            self.add(*error.mistakes, lines=error.lines)
+
+    def check(self) -> None:
+        """Make sure that there are none, unless they may be.
+
+        Raises:
+            MalformedError: there are some.
+        """
+        if self.lines and not self._allowed:
+            raise MalformedError(self.told, self.lines)
 
 
 def read_samples(path: Path, num_users: int, num_items: int, skipped: Skipped | None = None) -> Samples:
@@ -55,11 +92,12 @@ def read_samples(path: Path, num_users: int, num_items: int, skipped: Skipped | 
         path: the file; UTF-8 or ASCII, fields may be quoted, blank lines and spaces around fields are passed over.
         num_users: user ids must lie in [0, num_users).
         num_items: item ids must lie in [0, num_items).
-        skipped: counts malformed lines, which are then passed over; None makes them errors.
+        skipped: counts malformed lines; None makes them errors.
 
     Raises:
         DataError: missing, empty, malformed, an id out of range or a label other than 0 or 1; names file and line.
     """
+    skipped = skipped or Skipped(allowed=False)
     try:
         skip = _lines_to_skip(path)
         table = arrow.read_csv(
@@ -84,12 +122,8 @@ def read_first(path: Path, num_users: int, num_items: int) -> Samples:
     Raises:
         DataError: it holds no sample, or one of the first is malformed; arguments and errors as for `read_samples`.
     """
-    good = array("q")
     try:
-        for where, row in islice(_rows(path), FIRST):
-            if mistake := _mistake_in_row(row, num_users, num_items):
-                raise DataError(f"{where}: {mistake}")
-            good.extend(map(int, row))
+        good = _good(islice(_rows(path), FIRST), num_users, num_items, Skipped(allowed=False))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not good:
@@ -103,19 +137,22 @@ def in_range(user: Column, item: Column, label: Column, num_users: int, num_item
 
 
 def mistake_in(values: Sequence[str], num_users: int, num_items: int) -> str | None:
-    """Say what is wrong with the texts of user, item and label; None if nothing is."""
-    for text, name in zip(values, COLUMNS, strict=True):
-        if not NUMBER.fullmatch(text.strip(" \t")):  # other blanks are none to Arrow
-            longer = name != "label" and text.isascii() and text.strip().isdecimal()
-            remedy = (
-                f"; hash {name}s to numbers below hyper_parameters.num_{name}s, e.g. id % 1000000" if longer else ""
-            )
-            return f"{name} {text[:40]!r} is no whole number of at most 18 digits{remedy}"
-    limits = (("user", num_users, "num_users"), ("item", num_items, "num_items"))
-    for text, (name, limit, key) in zip(values, limits, strict=False):
-        if not 0 <= int(text) < limit:
-            return f"{name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.{key}"
-    return None if int(values[2]) in (0, 1) else f"label {values[2]} is neither 0 nor 1"
+    """Say all that is wrong with the texts of user, item and label; None if nothing is."""
+    limits = dict(zip(COLUMNS, (num_users, num_items, 2), strict=True))
+    found = [_mistake(name, text, limits[name]) for name, text in zip(COLUMNS, values, strict=True)]
+    return "; and ".join(filter(None, found)) or None
+
+
+def _mistake(name: str, text: str, limit: int) -> str:
+    if not NUMBER.fullmatch(text.strip(" \t")):  # other blanks are none to Arrow
+        longer = name != "label" and text.isascii() and text.strip().isdecimal()
+        remedy = f"; hash {name}s to numbers below hyper_parameters.num_{name}s, e.g. id % 1000000" if longer else ""
+        return f"{name} {text[:40]!r} is no whole number of at most 18 digits{remedy}"
+    if 0 <= int(text) < limit:
+        return ""
+    if name == "label":
+        return f"label {text} is neither 0 nor 1"
+    return f"{name} {int(text)} is not in [0, {limit}); correct it or raise hyper_parameters.num_{name}s"
 
 
 def samples_of(numbers: "array[int]") -> Samples:
@@ -185,23 +222,33 @@ def _may_be_hexadecimal(path: Path, skip: int) -> bool:
         return any(b"x" in chunk or b"X" in chunk for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
-def _line_by_line(path: Path, num_users: int, num_items: int, why: str, skipped: Skipped | None) -> Samples:
-    """Read the slow way; say what is wrong with the first bad line, or count bad lines and keep the others."""
-    good = array("q")
-    for where, row in _rows(path):
-        mistake = _mistake_in_row(row, num_users, num_items)
-        if mistake is None:
-            good.extend(map(int, row))
-        elif skipped is None:
-            raise DataError(f"{where}: {mistake}")
-        else:
-            skipped.add(f"{where}: {mistake}")
+def _line_by_line(path: Path, num_users: int, num_items: int, why: str, skipped: Skipped) -> Samples:
+    """Read the slow way; count bad lines, and keep the others."""
+    good, rows = array("q"), _rows(path)
+    while more := list(islice(rows, AT_ONCE)):
+        good += _good(more, num_users, num_items, skipped)
     if not good:
-        first = f"; all lines were skipped, the first: {skipped.first}" if skipped and skipped.lines else ""
+        first = f"; all lines were skipped, the first: {skipped.first}" if skipped.lines else ""
         raise DataError(f"{path}: {EMPTY}{first}")
-    if skipped is None or not skipped.lines:
+    if not skipped.lines:
         raise DataError(f"{path}: cannot be read: {why}")
     return samples_of(good)
+
+
+def _good(rows: Iterable[Row], num_users: int, num_items: int, skipped: Skipped) -> "array[int]":
+    """Return the numbers of the rows that are samples.
+
+    Raises:
+        MalformedError: some are none, and may not be skipped.
+    """
+    good = array("q")
+    for where, row in rows:
+        if mistake := _mistake_in_row(row, num_users, num_items):
+            skipped.add(f"{where}: {mistake}")
+        else:
+            good.extend(map(int, row))
+    skipped.check()
+    return good
 
 
 def _mistake_in_row(row: list[str], num_users: int, num_items: int) -> str | None:
@@ -210,7 +257,7 @@ def _mistake_in_row(row: list[str], num_users: int, num_items: int) -> str | Non
     return mistake_in(row, num_users, num_items)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _rows(path: Path) -> Iterator[Row]:
     """Yield each sample's place, for messages, and its fields."""
     skip = _lines_to_skip(path)
     with path.open(encoding="utf-8-sig", errors="replace") as file:

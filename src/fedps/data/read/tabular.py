@@ -27,7 +27,7 @@ from fedps.data.read.cells import WHOLE
 from fedps.data.read.intake import Intake, Piece, Taken
 from fedps.data.read.lines import LONGEST, Lines, Where, blocks
 from fedps.data.read.reader import COLUMNS, FIRST, PACKED, Skipped
-from fedps.errors import DataError
+from fedps.errors import DataError, MalformedError
 
 ROWS = 1 << 16  # of Parquet
 INDEXED = (".libsvm", ".svm", ".libfm")
@@ -43,7 +43,7 @@ def read_table(path: Path, job: Job, skipped: Skipped | None = None, first: bool
     Args:
         path: its ending says what it holds.
         job: its features say which columns are read, and what they are.
-        skipped: counts malformed lines, which are then passed over; None makes them errors.
+        skipped: counts malformed lines; None makes them errors.
         first: look at its beginning alone.
 
     Raises:
@@ -247,7 +247,7 @@ def _check_columns(where: str, names: Sequence[str], intake: Intake) -> None:
     twice = dict.fromkeys(column for column in wanted.values() if list(names).count(column) > 1)
     mistakes += [f"{where}: has two columns {column!r}; rename one" for column in twice]
     if mistakes:
-        raise DataError("\n".join(mistakes))
+        raise MalformedError(mistakes, len(mistakes))
 
 
 def _delimiter(header: str, wanted: Sequence[str]) -> str:

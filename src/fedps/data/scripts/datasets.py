@@ -95,11 +95,10 @@ class QueueDataset:
 
     def _read(self, files: Sequence[Path]) -> list[Samples]:
         parts, skipped = read_files(self._read_file, files, self._threads, self._skip)
-        if skipped.lines:
-            self.skipped.add(skipped.first, skipped.lines)
+        self.skipped.add(*skipped.told, lines=skipped.lines)
         return parts
 
-    def _read_file(self, path: Path, skipped: Skipped | None, stop: Event) -> Samples:
+    def _read_file(self, path: Path, skipped: Skipped, stop: Event) -> Samples:
         if self._command is not None:
             return read_pipe(path, self._command, *self._ids, skipped, stop)
         return read_samples(path, *self._ids, skipped)
