@@ -17,7 +17,8 @@ from fedps.config import Allow, Job, load_job, notes_of
 from fedps.config.job import fields, section
 from fedps.config.mistakes import close
 from fedps.config.source import read
-from fedps.errors import DataError, JobError, RunError
+from fedps.errors import DataError, JobError, RunError, needing_torch
+from fedps.launch.folder import find_run
 from fedps.serving.saved_run import Tables, private_tables, shared_tables, whole_epoch
 from fedps.types import Keys, Values
 
@@ -113,12 +114,10 @@ class Run:
             JobError: torch is not installed, or clients hold different private values of the same rows.
             DataError: nothing whole was saved, or a file is torn.
         """
-        from fedps.errors import needing_torch  # noqa: PLC0415
-
         with needing_torch():
             from fedps.serving.saved_network import network_of  # noqa: PLC0415
 
-        return network_of(self.job, self._saved)
+        return network_of(self.job, self._saved).module
 
     @cached_property
     def tables(self) -> "RowsByTable":
@@ -172,6 +171,7 @@ def run(
     if not quiet:
         for text in notes_of(job, allow):
             print(f"note: {text}", file=sys.stderr)
+    place = None if run_dir is None else Path(run_dir)
     summary = launch(
         job, None if run_dir is None else Path(run_dir), in_process, orders=Orders(allow=allow, quiet=quiet)
     )
@@ -191,7 +191,7 @@ def load(folder: str | Path, epoch: int | None = None) -> Run:
         JobError: there is no such run, or no such epoch.
         DataError: it has not ended, or a file of it is torn.
     """
-    return Run(Path(folder), epoch)
+    return Run(find_run(folder), epoch)
 
 
 def _override(key: str, value: Any) -> str:

@@ -19,7 +19,7 @@ what *they* answered.
 import errno
 import resource
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: there is no room on the disk
@@ -129,15 +129,25 @@ def shortage(error: BaseException) -> str | None:
 
 
 @contextmanager
-def needing_torch() -> Iterator[None]:
-    """Import what needs torch.
+def needing(extra: str, *modules: str) -> Iterator[None]:
+    """Import what an extra of the package brings.
+
+    Args:
+        extra: its name.
+        modules: what it brings; by default one of its name.
 
     Raises:
-        JobError: torch is not installed.
+        JobError: it is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "torch":
+        missing = (error.name or "").partition(".")[0]
+        if missing not in (modules or (extra,)):
             raise
-        raise JobError("torch is not installed here, and this needs it: pip install 'fedps[torch]'") from None
+        raise JobError(f"{missing} is not installed here, and this needs it: pip install 'fedps[{extra}]'") from None
+
+
+def needing_torch() -> AbstractContextManager[None]:
+    """Import what needs torch. Raises JobError: it is not installed."""
+    return needing("torch")

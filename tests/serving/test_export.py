@@ -167,7 +167,7 @@ def test_the_file_is_its_owners_and_replaced_whole(run: Path, tmp_path: Path) ->
     export_run(run, tmp_path / "out", 1)
     path = export_run(run, tmp_path / "out")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [f.name for f in path.parent.iterdir()] == ["model.safetensors"]
+    assert sorted(f.name for f in path.parent.iterdir()) == ["model.json", "model.safetensors"]
     assert load_file(path)["predict.weight"][0, 0] == 101.0
 
 

@@ -60,14 +60,25 @@ def infer(
 def export(
     run_dir: PastRun,
     *,
-    out: Annotated[Path, flag("out", "Folder to write model.safetensors to.")],
+    out: Annotated[Path, flag("out", "Folder to write the model and its card to.")],
     epoch: Annotated[int | None, flag("epoch", "Which saved epoch (default the last).")] = None,
     private: Annotated[
         bool, Switch, flag("private", "Join the clients' private tables too, where they lie in the run folder.")
     ] = False,
-    format: Annotated[Literal["safetensors"], flag("format", "The file's form.")] = "safetensors",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        Literal["safetensors", "torch", "onnx", "vectors"],
+        flag(
+            "format",
+            "safetensors; a state dict (torch); the whole network (onnx); items' vectors of two towers (vectors).",
+        ),
+    ] = "safetensors",
 ) -> None:
-    """Write a run's model as one file, names and shapes as in the network."""
+    """Write a run's model as one file, names and shapes as in the network, and a card that says what it is.
+
+    Example: fedps export latest --out model
+
+    Example: fedps export latest --out model --format onnx --private
+    """
     from fedps.serving.export import export_run  # noqa: PLC0415
 
-    print(f"{format}: {export_run(run_dir, out, epoch, private)}")
+    print(f"{format}: {export_run(run_dir, out, epoch, private, format)}")

@@ -9,6 +9,8 @@ import msgspec
 
 from fedps.events.events import Entry, facts, printable
 
+JOURNAL = "events.jsonl"  # in the folder of a run
+
 
 class Journal:
     """Appends entries to a file, each as one whole line.

@@ -17,8 +17,8 @@ from fedps.config.files import is_utf8
 from fedps.config.shared import first_difference, shared_part
 from fedps.config.source import read
 from fedps.errors import JobError
+from fedps.events.journal import JOURNAL
 
-JOURNAL = "events.jsonl"
 RUNS, LATEST = Path("runs"), "latest"  # where runs are kept unless one says otherwise; a name for the newest of them
 FILES, OWN_FILES = 3, 20  # that the launcher keeps open for each process, and for itself
 READERS = {"owner": 0, "group": 0o050, "all": 0o055}  # what they must be allowed, by `runner.model_readers`

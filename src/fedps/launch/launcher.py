@@ -13,7 +13,7 @@ from fedps.data.read.client import check_files
 from fedps.errors import CROWDED, DataError, JobError, RoleError, shortage
 from fedps.events import events
 from fedps.events.events import Closed, Entry, Failed, stamp
-from fedps.events.journal import Journal
+from fedps.events.journal import JOURNAL, Journal
 from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address
 from fedps.launch.folder import check_places, discard, make_log_folder, make_run_folder
@@ -97,7 +97,7 @@ class Launch:
         self._job, self._folder, self._as_json, self._orders = job, folder, as_json, orders
         self._log_dir = (orders.log_dir or folder / "log").resolve()
         self._clients = list(client_files_of(job))
-        self._ledger, self._journal = Ledger(job, began), Journal(folder / "events.jsonl")
+        self._ledger, self._journal = Ledger(job, began), Journal(folder / JOURNAL)
         self._progress = Progress(job, self._clients, quiet=as_json or orders.quiet)
         self._watch, self._memory = Watch(job, scripted=orders.script is not None), Memory()
         self._checked: events.Checked | None = None  # the job's network

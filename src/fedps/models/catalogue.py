@@ -32,18 +32,23 @@ class AllItems:
             rest: called now and then.
         """
         if self._towers:
-            if self._rows is None:
-                self._rows = output_of(self._model)(
-                    *self._beside([one.to(inputs[0].device) for one in example(self._model, 1)])
-                )[1]
+            vectors = self.vectors()
             rest()
             rows: Tensor = output_of(self._model)(*inputs)[0]
-            return rows @ self._rows.T
+            return rows @ vectors.T
         scores = []
         for k in range(len(inputs[0])):
             scores.append(self._model(*self._beside([column[k : k + 1] for column in inputs])))
             rest()
         return torch.stack(scores)
+
+    @torch.no_grad()
+    def vectors(self) -> Tensor:
+        """Return what all items come to in their tower, float32[items, d]; a score is a sample's row times an item's."""
+        if self._rows is None:
+            one = [column.to(self._items.device) for column in example(self._model, 1)]
+            self._rows = output_of(self._model)(*self._beside(one))[1]
+        return self._rows
 
     def _beside(self, one: Sequence[Tensor]) -> list[Tensor]:
         """Return what the network is called with of one sample, beside each item."""

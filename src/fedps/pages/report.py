@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedps.events.journal import read_journal
+from fedps.events.journal import JOURNAL, read_journal
 from fedps.figures import metrics_in
 from fedps.storage.whole import PUBLIC, write_whole
 
@@ -31,7 +31,7 @@ every event <a href="{journal}">{journal}</a>, each role's log in {logs}.</p></h
 """
 
 
-def write_report(run_dir: Path, journal: str = "events.jsonl") -> Path:
+def write_report(run_dir: Path, journal: str = JOURNAL) -> Path:
     """Write `report.html` beside a run's journal and `summary.json`; return its path."""
     summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     progress = sorted(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ class OpenTables:
     Attributes:
         parameters: the network's.
         names: of the tables.
-        rows: of each its ids, int64[n] sorted, and their values; to be set before `look_up`.
+        rows: of each its ids, int64[n] sorted, and their values; to be set before `look_up` or `hold`.
+        private: what of the network stays with the clients.
 
     Raises:
         JobError: a table's name matches nothing.
@@ -44,6 +46,8 @@ class OpenTables:
         for name, stand_in in self._stand_ins.items():
             model.set_submodule(open_[name].module, stand_in)
         self.names, self.rows = list(open_), dict[TableName, tuple[Keys, Values]]()
+        own = (e.spec.name for e in self.parameters.embeddings if e.private)
+        self.private: set[TableName] = {*own, *self.parameters.private_dense}
 
     def hold(self) -> None:
         """Lay out all rows there are."""
@@ -63,25 +67,39 @@ class OpenTables:
             stand_in.keys, stand_in.rows = torch.from_numpy(keys), torch.from_numpy(rows)
 
 
-def network_of(job: Job, saved: Mapping[TableName, SavedTable]) -> nn.Module:
-    """Return the job's network with saved values; what no save has stays as it starts.
+class Network(NamedTuple):
+    """A network with saved values.
+
+    Attributes:
+        module: what no save has stays as it starts.
+        open: its tables of open id spaces.
+        missing: what is private to clients, and in no save that was given.
+    """
+
+    module: nn.Module
+    open: list[TableName]
+    missing: list[TableName]
+
+
+@torch.no_grad()
+def network_of(job: Job, saved: Mapping[TableName, SavedTable]) -> Network:
+    """Return the job's network with saved values.
 
     Raises:
         JobError: the network cannot be made.
     """
-    model = build(job)
-    tables = OpenTables(model, job)
-    weights = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, table in saved.items():
-            if name in tables.names:
-                tables.rows[name] = table.keys, table.values
-            elif table.spec.kind == "dense":
-                weights[name].copy_(torch.from_numpy(tensor(table)))
-            else:
-                weights[name][torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
+    module = build(job)
+    tables = OpenTables(module, job)
+    weights = dict(module.named_parameters())
+    for name, table in saved.items():
+        if name in tables.names:
+            tables.rows[name] = table.keys, table.values
+        elif table.spec.kind == "dense":
+            weights[name].copy_(torch.from_numpy(tensor(table)))
+        else:
+            weights[name][torch.from_numpy(table.keys)] = torch.from_numpy(np.ascontiguousarray(table.values))
     tables.hold()
-    return model
+    return Network(module, tables.names, sorted(tables.private - saved.keys()))
 
 
 class SavedNetwork:
@@ -118,9 +136,8 @@ class SavedNetwork:
             DataError: a file is missing or torn.
         """
         saved = epochs.read_model(folder)
-        own = {*(e.spec.name for e in self._parameters.embeddings if e.private), *self._parameters.private_dense}
         names = [*self._weights, *self._open.names]
-        self._private = [name for name in names if name in own and name not in saved]
+        self._private = [name for name in names if name in self._open.private and name not in saved]
         self._check(saved, [n for n in names if n not in self._private], folder)
         if extra := sorted(set(saved) - set(names)):
             raise JobError(f"{folder}: {', '.join(extra)} is no parameter of the job's network: of another model?")
