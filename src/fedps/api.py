@@ -172,9 +172,7 @@ def run(
         for text in notes_of(job, allow):
             print(f"note: {text}", file=sys.stderr)
     place = None if run_dir is None else Path(run_dir)
-    summary = launch(
-        job, None if run_dir is None else Path(run_dir), in_process, orders=Orders(allow=allow, quiet=quiet)
-    )
+    summary = launch(job, place, in_process, False, Orders(allow=allow, quiet=quiet))
     if summary["status"] != "ok":
         raise RunError(str(summary["error"]), Path(summary["run_dir"]))
     return Run(Path(summary["run_dir"]))
