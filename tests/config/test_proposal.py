@@ -87,6 +87,7 @@ def test_the_file_has_all_from_its_own_folder_wherever_it_lies(tmp_path: Path, m
         file.parent.mkdir(exist_ok=True)
         proposal = propose(Path("my data"), file)
         file.write_text(proposal.text)
+        assert load_job(file).name == ("my data" if file.stem == "job" else "one")
         runner = load_job(file).runner
         assert (runner.train_data_dir, runner.test_data_dir) == (data / "train", data / "valid")
         assert proposal.command == ("fedps run 'my data/job.yaml'" if "my" in str(file) else "fedps run jobs/one.yaml")

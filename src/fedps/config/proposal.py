@@ -172,6 +172,9 @@ def _lines(data: Prepared, file: Path, mode: str, command: str) -> Iterator[Line
     yield f"#   {command}", ""
     yield f"# All other keys, what they are set to and what they mean: fedps config show {shlex.quote(str(file))}", ""
     yield "", ""
+    if file.stem == "job":  # which would name all runs of all data alike
+        yield f"name: {inline(data.folder.resolve().name)}", "runs are named so"
+        yield "", ""
     yield "runner:", ""
     yield from _runner(data, file, mode)
     yield "", ""

@@ -1,7 +1,9 @@
 """The journal of a run, `events.jsonl`: an entry a line, whole at any time and whoever reads meanwhile."""
 
+import fcntl
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ JOURNAL = "events.jsonl"  # in the folder of a run
 
 
 class Journal:
-    """Appends entries to a file, each as one whole line.
+    """Appends entries to a file, each as one whole line, and holds the file's lock meanwhile (see `is_written`).
 
     Args:
         path: the file; made if absent.
@@ -24,6 +26,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
+        with suppress(OSError):  # a file system without locks: nobody can tell then, and nothing else depends on it
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, entry: Entry) -> None:
         """Append one entry; NaN and infinities, which JSON lacks, become null.
@@ -55,3 +59,15 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
         for text in file:
             if text.endswith(b"\n"):
                 yield json.loads(text)
+
+
+def is_written(path: Path) -> bool:
+    """Whether a run still writes its journal: its launcher holds the file's lock, however it ends."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

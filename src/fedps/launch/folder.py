@@ -1,6 +1,5 @@
 """The run folder and the logs' folder: where they lie, that they are ours to fill, and how one of the past is found."""
 
-import json
 import os
 import resource
 import shutil
@@ -18,6 +17,7 @@ from fedps.config.shared import first_difference, shared_part
 from fedps.config.source import read
 from fedps.errors import JobError
 from fedps.events.journal import JOURNAL
+from fedps.events.past import started
 
 RUNS, LATEST = Path("runs"), "latest"  # where runs are kept unless one says otherwise; a name for the newest of them
 FILES, OWN_FILES = 3, 20  # that the launcher keeps open for each process, and for itself
@@ -85,15 +85,6 @@ def runs_in(folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(runs, key=lambda run: (started(run), run.name), reverse=True)
-
-
-def started(run_dir: Path) -> float:
-    """Return when a run started, seconds since 1970: as its journal says, or when its job was written there."""
-    with suppress(OSError, ValueError, TypeError, KeyError), (run_dir / JOURNAL).open("rb") as file:
-        return float(json.loads(file.readline())["time"])
-    with suppress(OSError):
-        return (run_dir / "job.yaml").stat().st_mtime
-    return 0.0
 
 
 def check_places(job: Job) -> None:

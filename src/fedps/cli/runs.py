@@ -1,0 +1,83 @@
+"""`fedps runs`: what runs there are."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from fedps.cli.app import AsJson, app
+
+if TYPE_CHECKING:
+    from fedps.events.past import Past
+
+FIGURES = 2  # of held-out samples, that have room in a line
+
+
+@app.command
+def runs(
+    folder: Annotated[Path, Parameter(help="The folder that holds the runs' folders.")] = Path("runs"),
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs in a folder, the newest first: what each is, how it ended, and what came of it.
+
+    Example: fedps runs
+    """
+    from fedps.errors import JobError  # noqa: PLC0415
+    from fedps.events.past import look_at  # noqa: PLC0415
+    from fedps.launch.folder import runs_in  # noqa: PLC0415
+
+    if not folder.is_dir() and folder != Path("runs"):
+        raise JobError(f"{folder}: there is no such folder; name one that holds runs")
+    found = [look_at(run) for run in runs_in(folder)]
+    if as_json:
+        print(json.dumps([_facts(past) for past in found]))
+    elif found:
+        print(aligned([["run", "started", "model", "mode", "status", "epochs", "", "time"], *map(_row, found)]))
+    else:
+        print(f"no run is in {folder.resolve()} yet; `fedps run JOB.yaml` makes one")
+
+
+def _facts(past: "Past") -> dict[str, Any]:
+    return {
+        "run": past.folder.name,
+        "folder": str(past.folder.resolve()),
+        "started": past.began,
+        "job": past.job.get("name"),
+        "model": past.model or None,
+        "mode": past.said("runner", "sync_mode"),
+        "clients": past.said("runner", "worker_num"),
+        "status": past.status,
+        "error": past.error or None,
+        "epochs": past.epochs,
+        "epochs_of_job": past.said("runner", "epochs"),
+        "metrics": past.metrics,
+        "wall_seconds": past.summary.get("wall_seconds"),
+    }
+
+
+def _row(past: "Past") -> list[str]:
+    from fedps.pages.report import in_words  # noqa: PLC0415
+
+    due, wall = past.said("runner", "epochs"), past.summary.get("wall_seconds")
+    figures = list(in_words(past.metrics).items())[:FIGURES]
+    return [
+        past.folder.name,
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(past.began)),
+        past.model,
+        str(past.said("runner", "sync_mode") or ""),
+        past.status,
+        f"{past.epochs}/{due}" if due else str(past.epochs),
+        ", ".join(f"{title} {value}" for title, value in figures),
+        f"{wall:,.0f} s" if wall is not None else "",
+    ]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines with their columns below one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
