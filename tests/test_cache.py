@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from numba import config
 
 import fedps
-from fedps.cache import CacheError, cache_folder
+from fedps.cache import CacheError, cache_folder, in_turn
 from fedps.table import kernels
 
 
@@ -117,3 +119,51 @@ def read_only(folder: Path) -> Path:
 
 def no_home() -> Path:
     raise RuntimeError("Could not determine home directory.")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from fedps.cache import in_turn
+with in_turn(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_after_the_other_does_what_several_want_done(tmp_path: Path) -> None:
+    made, at_once, most = list[int](), list[int](), list[int]()
+
+    def make(number: int) -> None:
+        with in_turn(tmp_path / "lock"):
+            at_once.append(number)
+            most.append(len(at_once))
+            time.sleep(0.02)
+            at_once.remove(number)
+            made.append(number)
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(make, range(5)))
+    assert sorted(made) == [0, 1, 2, 3, 4]
+    assert set(most) == {1}
+    assert list(tmp_path.iterdir()) == [], "the lock is gone when nobody needs it"
+
+
+def test_a_lock_whose_holder_is_slow_or_dies_keeps_nobody(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with in_turn(tmp_path / "lock", 0.2):
+            assert holder.poll() is None, "it goes on beside the slow one"
+        assert (tmp_path / "lock").exists()
+        holder.kill()
+    with in_turn(tmp_path / "lock"):
+        assert holder.poll() is not None
+    assert not (tmp_path / "lock").exists()
+
+
+def test_where_nothing_can_be_locked_nobody_waits(tmp_path: Path) -> None:
+    with in_turn(tmp_path / "no folder" / "lock"):
+        pass

@@ -5,18 +5,22 @@ only, `fedps-<uid>` among the temporary files. It holds code that is loaded: so 
 if they are the user's own, and nobody else may write to them.
 """
 
+import fcntl
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedps.errors import FedpsError
 
 LOOPS = "loops"  # numba's folder in it
 ELSEWHERE = "set FEDPS_CACHE to a folder elsewhere"  # the remedy, whatever is wrong with it
+LONGEST = 300.0  # seconds that one process waits for what another makes
+LOOK_EVERY = 0.05  # seconds
 OTHERS = stat.S_IWGRP | stat.S_IWOTH  # the right of others to write
 
 
@@ -55,6 +59,43 @@ def loops_folder() -> Path:
         if folder.stat().st_mode & OTHERS:  # numba makes folders as the umask says
             shutil.rmtree(folder)
     return _opened(folder, None)
+
+
+@contextmanager
+def in_turn(file: Path, longest: float = LONGEST) -> Iterator[None]:
+    """Let one process after the other do what is in the context, so that those behind find what the first has made.
+
+    Who has waited for `longest`, or cannot lock files there, goes on beside the others. The lock of a process that dies is
+    the system's to take back.
+
+    Args:
+        file: it stands for what is made; it is there only while it is.
+        longest: seconds.
+    """
+    lock = _locked(file, time.monotonic() + longest)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            file.unlink(missing_ok=True)  # who waits for it sees that it is gone, and takes another
+            os.close(lock)
+
+
+def _locked(file: Path, until: float) -> int | None:
+    with suppress(OSError):
+        while time.monotonic() < until:
+            lock, ours = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), False
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                ours = os.path.samestat(os.fstat(lock), file.stat())  # else whoever had it has just removed it
+            except (BlockingIOError, FileNotFoundError):
+                time.sleep(LOOK_EVERY)
+            finally:
+                if not ours:
+                    os.close(lock)
+            if ours:
+                return lock
+    return None
 
 
 def _candidates() -> Iterator[Path]:

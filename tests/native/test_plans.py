@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,9 @@ from fedps.config import Job
 from fedps.errors import JobError
 from fedps.launch.inprocess import run_in_process
 from fedps.launch.launcher import run
+from fedps.models.network import Plan
 from fedps.native import compiler
+from fedps.training import planning
 from fedps.training.plan import find_plan, make_plan
 from tests.conftest import MakeJob
 from tests.events.kept import into
@@ -239,6 +243,41 @@ def test_a_library_that_is_not_what_was_compiled_is_discarded_and_compiled_again
     assert note.startswith(f"{library}: ")
     assert "compiled again" in note
     assert make_plan(job).notes == (), "said once"
+
+
+@NEEDS_COMPILER
+def test_what_several_need_at_once_is_compiled_once(
+    quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path))
+    made, compile_ = list[str](), compiler._compile
+
+    def spy(*args: Any) -> Path:
+        made.append(args[-1])
+        return compile_(*args)
+
+    monkeypatch.setattr(compiler, "_compile", spy)
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: compiler.compiled('extern "C" int answer() { return 42; }', []), range(4)))
+    assert len(made) == 1
+    assert set(tmp_path.iterdir()) == paths
+
+
+@NEEDS_COMPILER
+def test_a_plan_that_another_makes_meanwhile_is_waited_for(
+    make_job: MakeJob, quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
+    job, made, plan_network = make_job(), list[Job](), planning.plan_network
+
+    def spy(job: Job) -> Plan:
+        made.append(job)
+        return plan_network(job)
+
+    monkeypatch.setattr(planning, "plan_network", spy)
+    with ThreadPoolExecutor(3) as pool:
+        plans = list(pool.map(make_plan, [job] * 3))
+    assert (len(made), len({plan.library for plan in plans})) == (1, 1)
 
 
 @NEEDS_COMPILER

@@ -2,8 +2,9 @@
 
 A library of the cache (see `fedps.cache`) is loaded into workers. So it is loaded only if it is, byte for byte, what a
 compiler once made for this key: its name is `step-<key>-<checksum>.so`. Whatever else lies there is discarded, and made
-again. What was checked is what runs: a process loads a copy in its own memory, so that nothing that becomes of the file
-later, cut short by a full disk or written over, can reach the machine code of a worker.
+again. Where several processes need the same step at once, the first compiles it, and the others wait for it. What was
+checked is what runs: a process loads a copy in its own memory, so that nothing that becomes of the file later, cut short by
+a full disk or written over, can reach the machine code of a worker.
 """
 
 import ctypes
@@ -18,13 +19,12 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from fedps.cache import ELSEWHERE, CacheError, cache_folder
+from fedps.cache import ELSEWHERE, LONGEST, CacheError, cache_folder, in_turn
 from fedps.storage.whole import write_whole
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 HEADERS = Path(__file__).parent  # step.hpp, and what it includes
-LONGEST = 300.0  # seconds that a compiler may take
 READ_ONLY = 0o400  # of a library: it is made once, and only ever replaced
 
 _loaded: dict[str, ctypes.CDLL] = {}  # by checksum; a process unloads none
@@ -51,13 +51,21 @@ def compiled(source: str, notes: list[str]) -> Path:
     headers = [file.read_text() for file in sorted(HEADERS.glob("*.hpp"))]
     facts = (source, headers, " ".join(FLAGS), _version(compiler), machine())
     folder, key = cache_folder(notes), hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    if (found := _find(folder, key, notes)) is not None:
+        return found
+    with in_turn(folder / f"step-{key}.lock"):
+        return _find(folder, key, notes) or _compile(compiler, source, folder, key)
+
+
+def _find(folder: Path, key: str, notes: list[str]) -> Path | None:
+    """Return the library of a key; what cannot be used is discarded."""
     for library in folder.glob(f"step-{key}-*.so"):
         fault = fault_of(library)
         if not fault:
             return library
         library.unlink(missing_ok=True)
         notes.append(f"{library}: {fault}; it is discarded, and the step compiled again")
-    return _compile(compiler, source, folder, key)
+    return None
 
 
 def fault_of(library: Path) -> str:

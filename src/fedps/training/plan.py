@@ -6,14 +6,14 @@ and only what that comes to is kept.
 """
 
 import hashlib
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
 
-from fedps.cache import CacheError, cache_folder
+from fedps.cache import CacheError, cache_folder, in_turn
 from fedps.config import Job
 from fedps.errors import JobError, needing_torch
 from fedps.events.events import Checked
@@ -57,6 +57,19 @@ def make_plan(job: Job) -> Plan:
     """
     if (known := find_plan(job)) is not None:
         return known
+    with _in_turn(job):  # workers that are started by hand all come here at once
+        return find_plan(job) or _make(job)
+
+
+def _in_turn(job: Job) -> AbstractContextManager[None]:
+    """Let one process after the other make a plan that is kept."""
+    if job.runner.model is None and _wanted(job):
+        with suppress(CacheError):
+            return in_turn(cache_folder() / f"{_file(job)}.lock")
+    return nullcontext()
+
+
+def _make(job: Job) -> Plan:
     with needing_torch():
         from fedps.training.planning import plan_network  # noqa: PLC0415  (imports torch)
 
