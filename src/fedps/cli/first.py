@@ -1,11 +1,12 @@
-"""`fedps init`: a first job for prepared data."""
+"""`fedps init` and `fedps doctor`: a first job for prepared data, and what keeps a machine, or a run, from doing well."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from fedps.cli.app import Switch, app, flag
+from fedps.cli.app import FAILED, AsJson, PastRun, Switch, app, flag
 from fedps.errors import JobError
 
 
@@ -35,3 +36,34 @@ def init(
     except OSError as error:
         raise JobError(f"{file}: cannot be written: {error.strerror}; choose another --out") from error
     print(f"{proposal.text}\nwritten to {file}; next: {proposal.command}")
+
+
+@app.command
+def doctor(run_dir: PastRun | None = None, *, as_json: AsJson = False) -> None:
+    """Say what this machine has for a run and what it lacks; or of a run's folder what is whole, and what can be done with it.
+
+    Each finding is ok, a warning or a fault, with what to do about it; the exit code is 1 if there is a fault.
+
+    Example: fedps doctor
+
+    Example: fedps doctor latest
+    """
+    if run_dir is None:
+        from fedps.doctor.machine import examine  # noqa: PLC0415
+
+        findings = list(examine())
+    else:
+        from fedps.doctor import run  # noqa: PLC0415
+
+        findings = list(run.examine(run_dir))
+    counts = {state: sum(f.state == state for f in findings) for state in ("fault", "warning")}
+    if as_json:
+        print(json.dumps({"findings": [finding._asdict() for finding in findings], **counts}))
+    else:
+        for finding in findings:
+            print(f"{finding.state:<8} {finding.what:<12} {finding.said}")
+            if finding.remedy:
+                print(f"{'':<21} {finding.remedy}")
+        print(", ".join(f"{count or 'no'} {state}{'s' * (count != 1)}" for state, count in counts.items()))
+    if counts["fault"]:
+        raise SystemExit(FAILED)
