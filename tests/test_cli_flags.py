@@ -358,6 +358,20 @@ def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     )
 
 
+def test_a_shell_completes_commands_and_their_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert here(monkeypatch, "--install-completion", "--shell", "bash") == 0
+    assert "Completion script installed to" in capsys.readouterr().out
+    (script,) = tmp_path.rglob("completions/fedps")
+    text = script.read_text()
+    commands = ("run", "init", "doctor", "runs", "movielens", "export", "--worker_num", "--install-completion")
+    assert [command for command in commands if command not in text] == []
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+
+
 @pytest.mark.parametrize("args", [["--help"], ["config", "check", "JOB"], ["config", "show", "JOB"]], ids=" ".join)
 def test_what_needs_no_room_loads_none(args: list[str], job: Path) -> None:
     looks = "check" in args  # at data, so that it may load what reads it

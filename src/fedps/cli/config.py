@@ -1,5 +1,6 @@
 """`fedps config`: look at a job without running it."""
 
+import json
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
@@ -34,6 +35,19 @@ def show(job: JobFile = None, *, override: Override = None) -> None:
     from fedps.config import describe  # noqa: PLC0415
 
     print(describe(named(job), override or []), end="")
+
+
+@config_app.command(name="schema")
+def print_schema() -> None:
+    """Print the JSON schema of a job file, by which editors complete and check it.
+
+    Example: fedps config schema > job.schema.json
+
+    Then, as the first line of a job, for VS Code's YAML extension and others: # yaml-language-server: $schema=job.schema.json
+    """
+    from fedps.config.schema import schema  # noqa: PLC0415
+
+    print(json.dumps(schema(), indent=1))
 
 
 @config_app.command
