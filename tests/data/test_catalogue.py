@@ -47,7 +47,9 @@ def test_without_keys_an_id_is_its_own(tmp_path: Path) -> None:
 def test_pandas_or_a_person_may_have_written_it(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_bytes("\ufeffitem,key,title,colour\r\n1,b,B,red\r\n\r\n0,a,A,\r\n".encode())
     read = Catalogue.read(tmp_path / "items.csv")
-    assert (read.keys, read.titles) == (["a", "b"], ["A", "B"])
+    assert (read.keys, read.titles, read.more) == (["a", "b"], ["A", "B"], {"colour": ["", "red"]})
+    read.write(tmp_path / "again.csv")
+    assert Catalogue.read(tmp_path / "again.csv").more == read.more
 
 
 def test_the_nearest_keys_are_named() -> None:

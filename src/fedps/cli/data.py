@@ -33,6 +33,7 @@ Alpha = Annotated[
 Negatives = Annotated[int, flag("negatives", "Sampled negatives for each positive.", least=0)]
 Seed = Annotated[int, flag("seed", "Of all draws.", least=0)]
 Law = Literal["lognormal", "pareto", "same"]
+GUESSED = "Guessed by the usual names."
 SPREADS = "lognormal, pareto (of the time a sample takes) or same (for all)"
 SPREAD = "0 is none; 1 is a factor of 27 between the slowest and the fastest twentieth (lognormal)."
 
@@ -92,6 +93,105 @@ def prepare_movielens(
         )
         manifest = synthesize(out, split=split, per_positive=negatives, seed=seed)
     _describe(manifest, out)
+
+
+@prepare_app.command(name="table")
+def prepare_table(
+    source: Annotated[
+        list[Path],
+        flag(
+            "source",
+            "Files of interactions, a line each: CSV, TSV, `::`, Parquet, RecBole's .inter; or ARCHIVE.zip/FILE.",
+        ),
+    ],
+    *,
+    out: Out,
+    user: Annotated[str | None, flag("user", f"Column of the user. {GUESSED}")] = None,
+    item: Annotated[str | None, flag("item", f"Column of the item. {GUESSED}")] = None,
+    rating: Annotated[str | None, flag("rating", f"Column of the rating, for --positive. {GUESSED}")] = None,
+    time: Annotated[
+        str | None, flag("time", f"Column of the time: numbers or ISO dates; `none`: there is none. {GUESSED}")
+    ] = None,
+    client: Annotated[
+        str | None,
+        flag("client", "Column that says whose a line, or in --users a user, is: a hospital, a shop, a country."),
+    ] = None,
+    positive: Annotated[
+        str | None, flag("positive", 'Which ratings count as taken, e.g. ">= 4"; left out: every line does.')
+    ] = None,
+    users: Annotated[Path | None, flag("users", "File about users: each column becomes a feature.")] = None,
+    items: Annotated[Path | None, flag("items", "File about items: titles, and features.")] = None,
+    task: Annotated[
+        Literal["pairs", "ratings", "sequences"],
+        flag("task", "pairs: who took what; ratings: each line has its own label; sequences: what came next."),
+    ] = "pairs",
+    split: Annotated[
+        Literal["leave-one-out", "time", "ratio"] | None,
+        flag(
+            "split",
+            "What is held out: each user's latest, the latest --share of all, or a random one of each user's (ratings: ratio).",
+        ),
+    ] = None,
+    share: Annotated[float, flag("share", "Of lines, that --split time and ratio hold out.")] = 0.1,
+    core: Annotated[int, flag("core", "Leave users and items with fewer lines out.", least=0)] = 0,
+    partition: Annotated[
+        Literal["iid", "quantity", "zipcode", "dirichlet"] | None,
+        flag(
+            "partition", "How users become clients where no column says so (iid); the last two by zip codes in --users."
+        ),
+    ] = None,
+    clients: Annotated[int | None, flag("clients", "Number of clients (10).", least=1)] = None,
+    alpha: Alpha = None,
+    shared_users: Annotated[
+        Literal["refuse", "first", "largest", "apart"],
+        flag(
+            "shared-users",
+            "Users in several clients: all lines go to the first or largest one, or they are a user of each.",
+        ),
+    ] = "refuse",
+    site: Annotated[str | None, flag("site", "All lines are of this one client, who prepares them at home.")] = None,
+    catalogue: Annotated[
+        Path | None,
+        flag("catalogue", "The items that all sites share: items.csv of prepared data, or any list of items."),
+    ] = None,
+    unknown_items: Annotated[
+        Literal["leave", "refuse"],
+        flag("unknown-items", "Lines of items that --catalogue lacks: leave them out, or refuse."),
+    ] = "leave",
+    negatives: Annotated[
+        int | None,
+        flag(
+            "negatives", "Drawn here for each positive (with features 4; else none, as training draws anew).", least=0
+        ),
+    ] = None,
+    candidates: Annotated[
+        bool, Parameter(negative="--no-candidates", help="Draw 99 beside each held-out item, for HR@10.")
+    ] = True,
+    delimiter: Annotated[str | None, flag("delimiter", "What cuts lines of text. Found out.")] = None,
+    encoding: Annotated[str | None, flag("encoding", "Of text. Found out: UTF-8, UTF-16 or Latin-1.")] = None,
+    header: Annotated[bool | None, Parameter(help="Whether the first line names columns. Found out.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Prepare your own table of who took what: ratings, purchases, clicks.
+
+    Columns are guessed from their names, and the guess is printed; without names they are called 1, 2, 3, …
+
+    For example:
+
+      fedps data prepare table ratings.csv --out .data/mine
+      fedps data prepare table visits.parquet --client hospital --items drugs.csv --out .data/drugs
+      fedps data prepare table ml-100k.zip/u.data --items ml-100k.zip/u.item --positive ">= 4" --out .data/films
+      fedps data prepare table north.csv --site north --catalogue items.csv --out .data/north
+    """
+    from fedps.data.prepare import table  # noqa: PLC0415
+    from fedps.data.prepare.forms import Hints  # noqa: PLC0415
+
+    ask = table.Ask(
+        source, {"user": user, "item": item, "rating": rating, "time": time, "client": client}, users, items, catalogue,
+        unknown_items, positive, task, split, share, core, partition, clients, 0.5 if alpha is None else alpha, shared_users,
+        site, negatives, candidates, seed, Hints(delimiter, encoding, header),
+    )  # fmt: skip
+    _describe(table.prepare_table(out, ask), out)
 
 
 @prepare_app.command(name="fields")
@@ -232,6 +332,6 @@ def _describe(manifest: Any, out: Path) -> None:
     print(f"{'client':>8} {'users':>8} {'samples':>11}")
     for client, facts in manifest["clients"].items():
         print(f"{client:>8} {facts['users']:>8,} {facts['samples']:>11,}")
-    samples = sum(f["samples"] for f in manifest["clients"].values())
-    print(f"{'all':>8} {manifest['num_users']:>8,} {samples:>11,}   {manifest['num_items']:,} items")
+    users, samples = (sum(f[name] for f in manifest["clients"].values()) for name in ("users", "samples"))
+    print(f"{'all':>8} {manifest.get('num_users', users):>8,} {samples:>11,}   {manifest['num_items']:,} items")
     print(f"source: {manifest['source']}{' (SYNTHETIC)' if manifest['synthetic'] else ''}; prepared in {out}")

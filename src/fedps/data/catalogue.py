@@ -8,7 +8,7 @@ id, always text: "007" is not "7".
 import csv
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -31,21 +31,27 @@ class Catalogue:
         ids: int64[n], ours.
         keys: the source's, one an id, all different.
         titles: one an id, empty where there is none; None: there are no titles.
+        more: what else is known, by column a text for each id.
 
     Attributes:
         ids: int64[n], sorted.
         keys: in the order of `ids`.
         titles: in the order of `ids`, or empty.
+        more: in the order of `ids`.
 
     Raises:
         DataError: an id or a key stands there twice.
     """
 
-    def __init__(self, ids: NDArray[np.int64], keys: Sequence[str], titles: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, ids: NDArray[np.int64], keys: Sequence[str], titles: Sequence[str] | None = None,
+        more: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:  # fmt: skip
         order = np.argsort(ids, kind="stable").tolist()
         self.ids = np.asarray(ids, np.int64)[order]
         self.keys: list[str] = [keys[k] for k in order]
         self.titles: list[str] = [titles[k] for k in order] if titles else []
+        self.more = {name: [column[k] for k in order] for name, column in (more or {}).items()}
         self._ids = dict(zip(self.keys, self.ids.tolist(), strict=True))
         if (twice := np.flatnonzero(np.diff(self.ids) == 0)).size:
             raise DataError(f"id {self.ids[twice[0]]} stands there twice; leave one")
@@ -64,7 +70,7 @@ class Catalogue:
 
     @classmethod
     def read(cls, path: Path) -> "Catalogue":
-        """Read a file whose first column is ids, and which may have columns `key` (the id, if not) and `title`.
+        """Read a file whose first column is ids, and which may have columns `key` (the id, if not), `title` and more.
 
         Raises:
             DataError: it is missing, or not such a file; names the line.
@@ -77,8 +83,9 @@ class Catalogue:
             )
         keys = table["key"].to_pylist() if "key" in names else ids
         titles = table["title"].to_pylist() if "title" in names else None
+        more = {name: table[name].to_pylist() for name in names[1:] if name not in ("key", "title")}
         try:
-            return cls(np.array(ids, np.int64), keys, titles)
+            return cls(np.array(ids, np.int64), keys, titles, more)
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
 
@@ -87,6 +94,7 @@ class Catalogue:
         columns = {noun: pa.array(self.ids), "key": pa.array(self.keys, pa.string())}
         if self.titles:
             columns["title"] = pa.array(self.titles, pa.string())
+        columns |= {name: pa.array(column, pa.string()) for name, column in self.more.items()}
         arrow.write_csv(pa.table(columns), path)
 
     def find(self, key: str) -> int | None:

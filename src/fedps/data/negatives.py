@@ -87,6 +87,26 @@ class History:
         left = np.flatnonzero(~self.holds(user, np.arange(self.num_items)))
         return rng.choice(left, count, replace=False)
 
+    def draw_sets(self, user: Ids, count: int, rng: np.random.Generator) -> Ids:
+        """Draw `count` different items for each entry of `user`, uniformly over those that this user left: int64[n, count].
+
+        Each of them has left so many.
+        """
+        drawn = np.empty((len(user), count), np.int64)
+        if not count:
+            return drawn
+        few = self.left[user] < 4 * count
+        for row in np.flatnonzero(few).tolist():
+            drawn[row] = self.draw_distinct(int(user[row]), count, rng)
+        many = np.flatnonzero(~few)
+        sets = np.sort(self.draw(np.repeat(user[many], count), rng, 1).reshape(-1, count).astype(np.int64), axis=1)
+        while (again := np.diff(sets, axis=1, prepend=-1) == 0).any():
+            rows = np.flatnonzero(again.any(axis=1))
+            sets[again] = self.draw(user[many[np.nonzero(again)[0]]], rng, 1)
+            sets[rows] = np.sort(sets[rows], axis=1)
+        drawn[many] = sets
+        return drawn
+
     def _draw_left(self, user: Ids, rng: np.random.Generator) -> Places:
         number = rng.integers(0, self.left[user])
         place = np.searchsorted(self._below, user * (self.num_items + 1) + number, side="right")

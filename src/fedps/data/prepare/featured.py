@@ -73,34 +73,46 @@ def prepare_sequences(out: Path, source: str | None, split: Split, seed: int) ->
     users, user = np.unique(ratings.user, return_inverse=True)
     movies, item = by_appearance(ratings.movie)
     order = np.lexsort((_times(archive, ratings), user))
-    user, item = user[order], item[order]
-    starts = np.append(np.flatnonzero(np.diff(user, prepend=-1)), len(user))
-    ends = {
-        "train": starts[1:] - 2,
-        "test": starts[1:] - 1,
-    }  # of each user, the item that is to be told from those before
     zip_codes = _users(archive, form, users)[1]
-    rng = stream(seed)
-    shares = _shares(len(users), zip_codes, split, rng)
-    sides = {}
-    for side, at in ends.items():
+    shares = _shares(len(users), zip_codes, split, stream(seed))
+    sides = {side: dict(parts(table, at, shares)) for side, (table, at) in sequences(user[order], item[order]).items()}
+    return write_featured(out, sides, features_of_sequences(len(users), len(movies)), {
+        "num_users": len(users), "num_items": len(movies), "source": archive.path.resolve().name, "synthetic": False,
+        "seed": seed, "partition": split.kind,
+    }, items=catalogue_of(archive, form, movies), users=ids_of_users(texts(users), shares))  # fmt: skip
+
+
+def sequences(user: Ids, item: Ids) -> dict[str, tuple[pa.Table, Ids]]:
+    """Tell each user's last item from those before it, for testing, and the last but one, for training.
+
+    Args:
+        user: int64[n], users from 0 without a gap, sorted.
+        item: int64[n], what each took, in their order.
+
+    Returns:
+        By side a sample for each user who has an item before it, and whose each is: int64[m].
+    """
+    starts = np.append(np.flatnonzero(np.diff(user, prepend=-1)), len(user))
+    found = {}
+    for side, at in (("train", starts[1:] - 2), ("test", starts[1:] - 1)):
         there = at > starts[:-1]  # who has an item before it
         table = pa.table({
             "user": np.flatnonzero(there), "item": item[at[there]],
             "history": _cells(Bags(*_windows(item, np.maximum(starts[:-1], at - LONGEST)[there], at[there]))),
             "label": np.ones(there.sum(), np.int64),
         })  # fmt: skip
-        sides[side] = dict(parts(table, np.flatnonzero(there), shares))
-    features: dict[str, dict[str, Any]] = {
-        "user": {"kind": "id", "rows": len(users), "side": "user"},
-        "item": {"kind": "id", "rows": len(movies)},
+        found[side] = (table, np.flatnonzero(there))
+    return found
+
+
+def features_of_sequences(users: int | str, items: int) -> dict[str, dict[str, Any]]:
+    """Return what columns of sequences are."""
+    return {
+        "user": {"kind": "id", "rows": users, "side": "user"},
+        "item": {"kind": "id", "rows": items},
         "history": {"kind": "ids", "table": "item", "max": LONGEST},
         "label": {"kind": "label"},
     }
-    return write_featured(out, sides, features, {
-        "num_users": len(users), "num_items": len(movies), "source": archive.path.resolve().name, "synthetic": False,
-        "seed": seed, "partition": split.kind,
-    }, items=catalogue_of(archive, form, movies), users=ids_of_users(texts(users), shares))  # fmt: skip
 
 
 def prepare_fields(out: Path, sources: Sequence[Path], clients: int, seed: int) -> Mapping[str, Any]:

@@ -41,7 +41,7 @@ class Interactions:
         user, item: int64[n], training positives.
         num_users, num_items: how many there are.
         test_user, test_item: int64[m], held-out positives, sorted by users; none is among those of training.
-        test_negatives: int64[m, 99], or None to draw them.
+        test_negatives: int64[m, 99], or none, int64[m, 0]; None to draw them.
         source: where it came from.
         zip_codes: one a user; none where the source has none.
         items: the source's ids of items and their titles, if it has any.
@@ -88,7 +88,10 @@ class Split:
 Partition = Callable[[Interactions], Mapping[str, Ids]]  # of one's own: each client's users, int64[n], in any order
 
 
-def write(out: Path, data: Interactions, split: Split | Partition, per_positive: int, seed: int) -> Mapping[str, Any]:
+def write(
+    out: Path, data: Interactions, split: Split | Partition, per_positive: int, seed: int,
+    facts: Mapping[str, Any] | None = None,
+) -> Mapping[str, Any]:  # fmt: skip
     """Write `train/<client>.csv`, `test/<client>.csv` and `manifest.json` under `out`; return the manifest.
 
     Args:
@@ -97,6 +100,7 @@ def write(out: Path, data: Interactions, split: Split | Partition, per_positive:
         split: how users become clients, or a function that says so.
         per_positive: negatives drawn for each training positive.
         seed: of all draws.
+        facts: what else to say in the manifest.
 
     Raises:
         DataError: `out` holds something else or cannot be written, the data cannot be split so, or a user has taken
@@ -105,7 +109,7 @@ def write(out: Path, data: Interactions, split: Split | Partition, per_positive:
     with _replacing(out) as folder:
         for side in ("train", "test"):
             (folder / side).mkdir()
-        return _fill(folder, data, split, per_positive, seed)
+        return _fill(folder, data, split, per_positive, seed, facts or {})
 
 
 def write_featured(
@@ -211,7 +215,7 @@ def _not_ours(out: Path) -> str | None:
 
 
 def _fill(
-    folder: Path, data: Interactions, split: Split | Partition, per_positive: int, seed: int
+    folder: Path, data: Interactions, split: Split | Partition, per_positive: int, seed: int, facts: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     if per_positive < 0:
         raise DataError(f"--negatives {per_positive}: must be 0 or more")
@@ -241,7 +245,7 @@ def _fill(
         "source": data.source, "synthetic": data.synthetic, "seed": seed, "partition": _name(split),
         "negatives": per_positive, "test_positives": data.test_origin,
         "test_negatives": "drawn" if data.test_negatives is None else "given",
-        **_write_ids(folder, data.items, ids_of_users(data.user_keys, shares)),
+        **_write_ids(folder, data.items, ids_of_users(data.user_keys, shares)), **facts,
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest

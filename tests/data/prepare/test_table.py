@@ -1,0 +1,388 @@
+"""Anybody's table of interactions: guessed, counted, told, cleaned, split, dealt out, and written so that jobs run on it."""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from fedps.data.catalogue import Catalogue
+from fedps.data.prepare.forms import Hints
+from fedps.data.prepare.table import Ask, prepare_table
+from fedps.errors import DataError
+
+SHELF = Path(os.environ.get("FEDPS_DATA", "/nowhere"))
+USERS, ITEMS, EACH = 30, 150, 8
+Prepare = Callable[..., dict[str, Any]]
+
+
+def lines_of(each: int = EACH) -> list[list[str]]:
+    """Users u00… each took some items, one after another; the last has rating 1."""
+    return [
+        [f"u{user:02}", f"B{(user * 7 + k * 11) % ITEMS:03}", "5" if k < each - 1 else "1", str(1000 * k + user)]
+        for user in range(USERS)
+        for k in range(each)
+    ]
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> Path:
+    """A file of ratings in which lines of all users are mixed."""
+    path = tmp_path / "ratings.csv"
+    rows = lines_of()
+    order = np.random.default_rng(0).permutation(len(rows))
+    path.write_text(
+        "".join(f"{','.join(row)}\n" for row in [["userId", "asin", "stars", "timestamp"], *(rows[k] for k in order)])
+    )
+    return path
+
+
+@pytest.fixture
+def prepare(ratings: Path, tmp_path: Path) -> Prepare:
+    """Return a function that prepares the ratings, or other files, into the folder `out`."""
+
+    def make(*source: Path, **asked: Any) -> dict[str, Any]:
+        columns: dict[str, str | None] = {
+            role: asked.pop(role) for role in ("user", "item", "rating", "time", "client") if role in asked
+        }
+        hints = Hints(**{name: asked.pop(name) for name in ("delimiter", "encoding", "header") if name in asked})
+        told: list[str] = []
+        ask = Ask(source or [ratings], columns, hints=hints, **asked)
+        manifest = prepare_table(tmp_path / "out", ask, told.append)
+        assert manifest["told"] == told
+        assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
+        return dict(manifest)
+
+    return make
+
+
+def pairs(out: Path, side: str) -> list[tuple[str, str, str, str]]:
+    """Return client, user, item and label of each line, users and items by the source's ids."""
+    items = Catalogue.read(out / "items.csv")
+    found = []
+    for path in sorted((out / side).iterdir()):
+        users = Catalogue.read(out / "users" / path.name)
+        with path.open() as file:
+            for row in csv.reader(file):
+                if row[0] != "user":
+                    found.append((path.stem, users.key(int(row[0])), items.key(int(row[1])), row[-1]))
+    return found
+
+
+def rows(out: Path, side: str, client: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((out / side / f"{client}.csv").read_text().splitlines()))
+
+
+def test_each_user_s_latest_is_held_out_and_all_others_are_trained_on(prepare: Prepare, tmp_path: Path) -> None:
+    manifest = prepare()
+    train, test = pairs(tmp_path / "out", "train"), pairs(tmp_path / "out", "test")
+    latest = {(user, item) for user, item, stars, _ in lines_of() if stars == "1"}
+    assert {(user, item) for _, user, item, label in test if label == "1"} == latest
+    assert {(user, item) for _, user, item, _ in train} == {(user, item) for user, item, _, _ in lines_of()} - latest
+    assert len(test) == 100 * USERS and {label for *_, label in train} == {"1"}
+    groups = [test[k : k + 100] for k in range(0, len(test), 100)]
+    taken = {(user, item) for user, item, _, _ in lines_of()}
+    for group in groups:
+        assert len({user for _, user, _, _ in group}) == 1
+        assert len({item for _, _, item, _ in group}) == 100
+        assert not {(user, item) for _, user, item, label in group if label == "0"} & taken
+    assert len(manifest["clients"]) == 10
+    assert (manifest["num_users"], manifest["num_items"], manifest["split"]) == (USERS, 150, "leave-one-out")
+    assert manifest["columns"] == {"user": "userId", "item": "asin", "rating": "stars", "time": "timestamp"}
+    assert "user 'userId' (guessed), item 'asin' (guessed)" in manifest["told"][1]
+    assert "every line counts" in manifest["told"][1]
+
+
+def test_the_same_data_in_other_forms_is_prepared_the_same(prepare: Prepare, ratings: Path, tmp_path: Path) -> None:
+    prepare()
+    files = {p.relative_to(tmp_path / "out"): p.read_bytes() for p in (tmp_path / "out").rglob("*.csv")}
+    table = [line.split(",") for line in ratings.read_text().splitlines()]
+    (tmp_path / "a.dat").write_text("".join(f"{'::'.join(row)}\r\n" for row in table[1:]))
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    (tmp_path / "b.inter").write_text(head + "".join("\t".join(row) + "\n" for row in table[1:]))
+    columns = dict(zip(("user", "item", "rating", "time"), zip(*table[1:], strict=True), strict=True))
+    typed = {**columns, "time": pa.array(map(int, columns["time"])).cast(pa.timestamp("s"))}
+    parquet.write_table(pa.table({name: pa.array(c) for name, c in typed.items()}), tmp_path / "c.parquet")
+    for name in ("a.dat", "b.inter", "c.parquet"):
+        prepare(tmp_path / name)
+        assert files == {p.relative_to(tmp_path / "out"): p.read_bytes() for p in (tmp_path / "out").rglob("*.csv")}, (
+            name
+        )
+
+
+def test_only_what_fulfils_the_condition_is_taken(prepare: Prepare, tmp_path: Path) -> None:
+    manifest = prepare(positive=">= 4")
+    assert manifest["counted"]["not_positive"] == USERS
+    both = pairs(tmp_path / "out", "train") + [p for p in pairs(tmp_path / "out", "test") if p[3] == "1"]
+    assert {(user, item) for _, user, item, _ in both} == {(u, i) for u, i, stars, _ in lines_of() if stars == "5"}
+
+
+def test_a_split_by_time_holds_out_the_latest_of_all(prepare: Prepare, tmp_path: Path) -> None:
+    late = tmp_path / "late.csv"
+    late.write_text("userId,asin,stars,timestamp\nnew,B001,5,9000\n")
+    manifest = prepare(tmp_path / "ratings.csv", late, split="time", share=0.252)
+    test = {(user, item) for _, user, item, label in pairs(tmp_path / "out", "test") if label == "1"}
+    assert test == {(u, i) for u, i, _, time in lines_of() if int(time) >= 6000}
+    assert manifest["num_users"] == USERS, "who comes after the cut has nothing to learn from"
+    assert any("1 lines of 1 users who have none before the cut" in line for line in manifest["told"])
+
+
+def test_a_split_by_ratio_holds_out_a_share_of_each_user(prepare: Prepare, tmp_path: Path) -> None:
+    prepare(split="ratio", share=0.25, candidates=False)
+    test = pairs(tmp_path / "out", "test")
+    assert {label for *_, label in test} == {"1"}
+    assert set(Counter(user for _, user, _, _ in test).values()) == {2}
+
+
+def test_a_column_says_who_is_whose(prepare: Prepare, tmp_path: Path) -> None:
+    hospital = ["St. Mary's", "north", "Süd"]
+    table = pa.table({
+        "patient": [row[0] for row in lines_of()], "drug": [row[1] for row in lines_of()],
+        "hospital": [hospital[int(row[0][1:]) % 3] for row in lines_of()],
+    })  # fmt: skip
+    parquet.write_table(table, tmp_path / "visits.parquet")
+    manifest = prepare(tmp_path / "visits.parquet")
+    assert list(manifest["clients"]) == ["St.-Mary-s", "north", "Süd"]
+    assert manifest["partition"] == "hospital"
+    assert "client 'hospital' (guessed)" in manifest["told"][1]
+    assert {(client, int(user[1:]) % 3) for client, user, _, _ in pairs(tmp_path / "out", "train")} == {
+        ("St.-Mary-s", 0), ("north", 1), ("Süd", 2),
+    }  # fmt: skip
+    assert {p.name for p in (tmp_path / "out" / "users").iterdir()} == {"St.-Mary-s.csv", "north.csv", "Süd.csv"}
+    assert len(prepare(tmp_path / "visits.parquet", partition="iid", clients=4)["clients"]) == 4
+
+
+def test_a_user_of_two_clients_is_named_and_refused_or_goes_where_one_says(prepare: Prepare, tmp_path: Path) -> None:
+    path = tmp_path / "visits.csv"
+    lines = [f"u{k},i{k % 7},{'north' if k % 2 else 'south'}" for k in range(12)]
+    path.write_text("\n".join(["user,item,shop", "ann,i0,north", "ann,i1,south", "ann,i2,south", *lines]) + "\n")
+    with pytest.raises(
+        DataError, match=r"1 users have lines in several clients: 'ann' in 'north' and 'south'; .*--shared-users"
+    ):
+        prepare(path)
+    for policy, where in (("first", {"north"}), ("largest", {"south"}), ("apart", {"north", "south"})):
+        manifest = prepare(path, shared_users=policy)
+        both = pairs(tmp_path / "out", "train") + pairs(tmp_path / "out", "test")
+        mine = [(client, item) for client, user, item, _ in both if user == "ann"]
+        assert {client for client, _ in mine} == where
+        assert len(mine) == 3
+        assert manifest["num_users"] == 13 + (policy == "apart")
+        assert any("several clients" in line for line in manifest["told"])
+
+
+def test_what_is_known_of_users_and_items_becomes_features_of_the_kind_that_cells_show(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    (tmp_path / "users.csv").write_text(
+        "user id,sex,age,zip code,hobbies,same\n"
+        + "".join(
+            f"u{k:02},{'FM'[k % 2]},{20 + k * 1.5},{10000 + k},{'a;b' if k % 2 else 'b;c'},x\n"
+            for k in range(USERS - 1)
+        )
+    )
+    (tmp_path / "items.csv").write_text(
+        "asin,name,genres,price,year\n"
+        + "".join(
+            f'B{k:03},"Item {k}, the",{"Drama|Crime" if k % 2 else "Drama"},{k / 3:.2f},{1990 + k % 5}\n'
+            for k in range(ITEMS)
+        )
+    )
+    manifest = prepare(users=tmp_path / "users.csv", items=tmp_path / "items.csv", partition="zipcode")
+    features = manifest["features"]
+    assert {name: (f["kind"], f.get("rows"), f.get("side")) for name, f in features.items()} == {
+        "user": ("id", USERS, "user"), "item": ("id", 150, "item"), "sex": ("id", "open", "user"),
+        "age": ("number", None, "user"), "hobbies": ("ids", "open", "user"), "genres": ("ids", 2, "item"),
+        "price": ("number", None, "item"), "year": ("id", 5, "item"), "label": ("label", None, None),
+    }  # fmt: skip
+    assert manifest["values"] == {"genres": ["Crime", "Drama"], "year": ["1990", "1991", "1992", "1993", "1994"]}
+    assert "user column 'same': left out: all cells are the same" in manifest["told"]
+    assert any(line.startswith("users: 1 of 30 have no line in") for line in manifest["told"])
+    items = Catalogue.read(tmp_path / "out" / "items.csv")
+    assert items.title(items.find("B007") or 0) == "Item 7, the"
+    assert items.more["genres"][items.find("B007") or 0] == "Drama|Crime"
+    assert set(manifest["clients"]) == {"1", "letter"}, "who has no zip code is of the client `letter`"
+    train = rows(tmp_path / "out", "train", "1")
+    users = Catalogue.read(tmp_path / "out" / "users" / "1.csv")
+    for row in train:
+        user, item = int(users.key(int(row["user"]))[1:]), int(items.key(int(row["item"]))[1:])
+        assert (row["sex"], row["hobbies"]) == ("FM"[user % 2], "a|b" if user % 2 else "b|c")
+        assert row["genres"] == ("1|0" if item % 2 else "1")
+        assert row["year"] == str(item % 5)
+    assert Counter(row["label"] for row in train) == {"1": len(train) // 5, "0": len(train) * 4 // 5}
+    assert abs(np.mean([float(row["price"]) for row in train])) < 0.5, "by its distance from the mean"
+
+
+def test_ratings_have_their_own_labels_and_sequences_what_was_taken_before(prepare: Prepare, tmp_path: Path) -> None:
+    manifest = prepare(task="ratings", positive=">3")
+    every = [
+        row
+        for side in ("train", "valid", "test")
+        for client in manifest["clients"]
+        for row in rows(tmp_path / "out", side, client)
+    ]
+    assert len(every) == len(lines_of())
+    assert sum(row["label"] == "0" for row in every) == USERS
+    manifest = prepare(task="sequences")
+    users, items = (Catalogue.read(tmp_path / "out" / name) for name in ("users/0.csv", "items.csv"))
+    for row in rows(tmp_path / "out", "test", "0"):
+        mine = [item for user, item, _, _ in lines_of() if user == users.key(int(row["user"]))]
+        assert [items.key(int(item)) for item in [*row["history"].split("|"), row["item"]]] == mine
+    assert manifest["features"]["history"]["table"] == "item"
+
+
+def test_what_comes_again_or_has_too_little_is_left_out_counted_and_told(
+    prepare: Prepare, ratings: Path, tmp_path: Path
+) -> None:
+    with ratings.open("a") as file:
+        file.write("u00,B000,5,99999\n,B001,3,1\nu01,,3,1\nsolo,B001,4,5\n  ,B001,4,5\n U00,B001,4,5\n")
+    manifest = prepare()
+    counted = manifest["counted"]
+    assert (counted["lines"], counted["no_id"], counted["repeated"], counted["users_with_one"]) == (246, 3, 1, 2)
+    test = {user: item for _, user, item, label in pairs(tmp_path / "out", "test") if label == "1"}
+    assert test["u00"] == "B000", "of lines that come again the latest counts"
+    assert "solo" not in test
+    assert any(
+        "user ids: 1 differ from others by case or blanks only, e.g. 'u00' and ' U00'" in t or "' U00'" in t
+        for t in manifest["told"]
+    )
+    manifest = prepare(core=2)
+    assert "users_with_one" in manifest["counted"] and manifest["counted"]["users_with_one"] == 0
+    left = Counter(item for _, _, item, _ in pairs(tmp_path / "out", "train")) + Counter(
+        item for _, _, item, label in pairs(tmp_path / "out", "test") if label == "1"
+    )
+    assert min(left.values()) >= 2
+    with pytest.raises(DataError, match="no interaction is left"):
+        prepare(core=1000)
+
+
+def test_a_site_prepares_its_own_against_a_shared_catalogue(prepare: Prepare, ratings: Path, tmp_path: Path) -> None:
+    (tmp_path / "drugs.csv").write_text(
+        "drug,name,kind\n" + "".join(f"B{k:03},Drug {k},{'ab'[k % 2]}\n" for k in range(ITEMS))
+    )
+    features = []
+    for site in ("north", "south"):
+        mine = [row for row in lines_of() if (int(row[0][1:]) < 12) == (site == "north")]
+        path = tmp_path / f"{site}.csv"
+        path.write_text(
+            "user,item,stars,time\n" + "".join(f"{','.join(row)}\n" for row in [*mine, ["u00", "b001", "5", "1"]])
+        )
+        manifest = prepare(path, site=site, catalogue=tmp_path / "drugs.csv")
+        features.append((manifest["features"], manifest["num_items"], manifest["values"]))
+        assert list(manifest["clients"]) == [site] and "num_users" not in manifest
+        assert manifest["counted"]["unknown_items"] == 1
+        assert any(
+            "unknown items: 1 are not in the catalogue, in 1 lines, e.g. 'b001' (nearest: 'B001')" in t
+            for t in manifest["told"]
+        )
+        items = Catalogue.read(tmp_path / "out" / "items.csv")
+        assert (len(items), items.find("B007"), items.title(7)) == (ITEMS, 7, "Drug 7")
+        (tmp_path / "out" / "items.csv").rename(tmp_path / "shared.csv")
+        with pytest.raises(DataError, match=r"unknown items: 1 .*'b001'.*--unknown-items leave"):
+            prepare(path, site=site, catalogue=tmp_path / "shared.csv", unknown_items="refuse")
+        (tmp_path / "shared.csv").rename(tmp_path / "out" / "items.csv")
+        again = prepare(path, site=site, catalogue=tmp_path / "out" / "items.csv")
+        assert again["features"] == manifest["features"], "what was prepared is a catalogue for others"
+    assert features[0] == features[1]
+    assert features[0][0]["user"] == {"kind": "id", "rows": "open", "side": "user"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"user": "usrId"}, r"ratings.csv: has no column 'usrId', given by --user; nearest: 'userId'; there are 'userId', 'asin'"),
+        ({"split": "half"}, "--split half: there are leave-one-out, time, ratio"),
+        ({"core": -1}, "--core -1: must be 0 or more"),
+        ({"negatives": -1}, "--negatives -1"),
+        ({"task": "ratings"}, "--task ratings: say which ratings are positive"),
+        ({"positive": "good"}, "--positive 'good': is no condition"),
+        ({"share": 2.0}, "--share 2: must be between 0 and 1"),
+        ({"partition": "zipcode"}, "--partition zipcode: needs a column of zip codes"),
+        ({"clients": 1000}, "--clients 1000: there are only 30 users"),
+        ({"seed": -1}, "--seed -1"),
+        ({"user": "asin", "item": "asin"}, "column 'asin' is named for user and item"),
+        ({"time": "none", "split": "time"}, "--split time: no column tells the time"),
+        ({"user": "x", "item": "y"}, r"'x', given by --user.*\n.*'y', given by --item"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_told_with_a_remedy(
+    asked: dict[str, Any], said: str, prepare: Prepare, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=said):
+        prepare(**asked)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "asked", "said"),
+    [
+        (
+            "u00,B001,good,5",
+            {"positive": ">=4"},
+            r"line 242: rating in column 'stars': 'good' is no number; correct it",
+        ),
+        ("u00,B001,5,yesterday", {}, r"line 242: time 'yesterday' is no number, as the times above are; "),
+        ("u00,B001,5", {}, r"line 242: 'u00,B001,5' has 3 fields, and the header 4"),
+        ("u00,B001,5,1,7", {}, r"line 242: .*has 5 fields"),
+    ],
+)
+def test_a_cell_that_is_none_is_named_with_its_line(
+    line: str, asked: dict[str, Any], said: str, prepare: Prepare, ratings: Path
+) -> None:
+    with ratings.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=f"ratings.csv, {said}"):
+        prepare(**asked)
+
+
+def test_a_rating_of_nothing_is_not_taken_for_a_purchase(prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "clicks.csv").write_text(
+        "user,item,click\n" + "".join(f"u{k % 9},i{k % 31},{k % 2}\n" for k in range(200))
+    )
+    with pytest.raises(DataError, match=r"column 'click' holds '0': was such an item taken\?.*--positive"):
+        prepare(tmp_path / "clicks.csv")
+    assert prepare(tmp_path / "clicks.csv", positive=">= 1")["counted"]["not_positive"] > 0
+    prepare(tmp_path / "clicks.csv", rating="none")
+
+
+def test_of_a_small_catalogue_held_out_items_stand_alone(prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "small.csv").write_text("user,item\n" + "".join(f"u{k % 9},i{k % 31}\n" for k in range(200)))
+    manifest = prepare(tmp_path / "small.csv")
+    assert manifest["test_negatives"] == "none"
+    assert any("measure full_hr@10" in line for line in manifest["told"])
+    assert {label for *_, label in pairs(tmp_path / "out", "test")} == {"1"}
+
+
+def test_ids_of_every_kind_stay_what_they_are(prepare: Prepare, tmp_path: Path) -> None:
+    keys = ["007", "7", "NA", "null", "é", 'say "hi"', "a,b", "two\nlines", " x", "x"]
+    with (tmp_path / "odd.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user", "item"])
+        writer.writerows((f"u{k % 5}", key) for k, key in enumerate(keys * 5))
+        writer.writerows((key, "item") for key in keys)
+    prepare(tmp_path / "odd.csv")
+    assert set(Catalogue.read(tmp_path / "out" / "items.csv").keys) == {*keys, "item"}
+    users = [key for path in (tmp_path / "out" / "users").iterdir() for key in Catalogue.read(path).keys]
+    assert set(users) == {*keys, *(f"u{k}" for k in range(5))}
+
+
+def test_dates_order_as_numbers_do(prepare: Prepare, tmp_path: Path) -> None:
+    dates = ["2026-01-02T10:00:00Z", "2025-12-31T23:59:59Z", "2026-01-02T10:00:01Z"]
+    rows = [f"u{user},i{user + 7 * k},{date}" for user in range(20) for k, date in enumerate(dates)]
+    (tmp_path / "dated.csv").write_text("user,item,date\n" + "\n".join(rows) + "\n")
+    prepare(tmp_path / "dated.csv", candidates=False)
+    assert {(u, i) for _, u, i, _ in pairs(tmp_path / "out", "test")} == {(f"u{u}", f"i{u + 14}") for u in range(20)}
+
+
+@pytest.mark.skipif(not (SHELF / "ml-100k.zip").is_file(), reason="real ML-100k is not at hand: set FEDPS_DATA")
+def test_real_ml_100k_of_its_own_archive(prepare: Prepare, tmp_path: Path) -> None:
+    manifest = prepare(SHELF / "ml-100k.zip" / "u.data", items=SHELF / "ml-100k.zip" / "u.item")
+    assert (manifest["num_users"], manifest["num_items"], manifest["counted"]["lines"]) == (943, 1682, 100_000)
+    items = Catalogue.read(tmp_path / "out" / "items.csv")
+    assert items.title(items.find("50") or 0) == "Star Wars (1977)"
