@@ -84,12 +84,3 @@ def test_an_embedding_with_padding_of_its_own_trains_by_torch(make_job: MakeJob,
     plan = plan_network(job_of(make_job, tmp_path, FEATURES, net))
     assert not plan.library
     assert "bag has padding_idx" in plan.reason
-
-
-def test_a_sequence_is_what_stands_in_the_way_of_a_compiled_step(make_job: MakeJob, tmp_path: Path) -> None:
-    features = {"user": FEATURES["user"], "seen": {"kind": "ids", "rows": 50, "max": 5}, "label": {"kind": "label"}}
-    net = NET[: NET.index("    def forward")] + (
-        "    def forward(self, user, seen):\n        return (self.user(user) * self.item(seen).mean(1)).sum(1)\n"
-    )
-    plan = plan_network(job_of(make_job, tmp_path, features, net))
-    assert plan.reason.startswith("seen is a sequence, whose rows item.weight does not pool (")

@@ -107,17 +107,17 @@ void zip(int samples, const float* a, const float* b, float* y, F f) {
     for (int j = 0; j < W; ++j) y[s * Y + j] = f(a[s * A + (WA == 1 ? 0 : j)], b[s * B + (WB == 1 ? 0 : j)]);
 }
 
-// da (+)= dy · f(other), summed over columns where a has one
+// da (+)= dy · f(a, other), f being the derivative by a, summed over columns where a has one
 template <int W, int WA, int WB, int A, int B, int Y, bool ADD, class F>
-void zip_back(int samples, const float* other, const float* dy, float* da, F f) {
+void zip_back(int samples, const float* a, const float* other, const float* dy, float* da, F f) {
   for (int s = 0; s < samples; ++s) {
     if (WA == 1) {
       float d = 0;
-      for (int j = 0; j < W; ++j) d += dy[s * Y + j] * f(other[s * B + (WB == 1 ? 0 : j)]);
+      for (int j = 0; j < W; ++j) d += dy[s * Y + j] * f(a[s * A], other[s * B + (WB == 1 ? 0 : j)]);
       da[s * A] = ADD ? da[s * A] + d : d;
     } else {
       for (int j = 0; j < W; ++j) {
-        const float d = dy[s * Y + j] * f(other[s * B + (WB == 1 ? 0 : j)]);
+        const float d = dy[s * Y + j] * f(a[s * A + j], other[s * B + (WB == 1 ? 0 : j)]);
         da[s * A + j] = ADD ? da[s * A + j] + d : d;
       }
     }

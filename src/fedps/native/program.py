@@ -1,7 +1,10 @@
 """A network as a short list of operations on `[samples, width]` values: what the generated step is written from.
 
-Every value belongs to one sample: nothing here mixes the samples of a batch, so a batch can be worked on in blocks.
+A value has one row a sample, or one at each position of a sequence, `[samples, positions, width]`. Nothing here mixes the
+samples of a batch, so a batch can be worked on in blocks.
 """
+
+from collections.abc import Sequence
 
 import msgspec
 
@@ -23,10 +26,49 @@ class Pool(msgspec.Struct, frozen=True, tag=True):
     width: int
 
 
+class Rows(msgspec.Struct, frozen=True, tag=True):
+    """Rows of table number `table` at each position: those of the sample's ids, then zeros."""
+
+    table: int
+    feature: int
+    positions: int
+    width: int
+
+
+class Present(msgspec.Struct, frozen=True, tag=True):
+    """At each position 1 where the sample has an id of feature number `feature`, behind them 0."""
+
+    feature: int
+    positions: int
+    width: int = 1
+
+
 class Number(msgspec.Struct, frozen=True, tag=True):
     """The sample's numbers of feature number `feature`."""
 
     feature: int
+    width: int
+
+
+class Repeat(msgspec.Struct, frozen=True, tag=True):
+    """A sample's row at each of so many positions."""
+
+    x: int
+    positions: int
+    width: int
+
+
+class Total(msgspec.Struct, frozen=True, tag=True):
+    """The sum of a value's rows over its positions."""
+
+    x: int
+    width: int
+
+
+class Softmax(msgspec.Struct, frozen=True, tag=True):
+    """The softmax over positions, of each column by itself."""
+
+    x: int
     width: int
 
 
@@ -50,12 +92,16 @@ class Unary(msgspec.Struct, frozen=True, tag=True):
 
 
 class Binary(msgspec.Struct, frozen=True, tag=True):
-    """add, sub or mul of two values; one of them may have one column, which then stands for all."""
+    """A function of two values; one of them may have one column, which then stands for all.
+
+    add, sub, mul, div; or fill: a, but the first of `numbers` where b is not 0.
+    """
 
     function: str
     a: int
     b: int
     width: int
+    numbers: tuple[float, ...] = ()
 
 
 class Column(msgspec.Struct, frozen=True, tag=True):
@@ -89,7 +135,8 @@ class Slice(msgspec.Struct, frozen=True, tag=True):
     width: int
 
 
-Operation = Lookup | Pool | Number | Linear | Unary | Binary | Column | Sum | Concat | Slice
+Source = Lookup | Pool | Rows | Present | Number  # they read what a sample is
+Operation = Source | Repeat | Total | Softmax | Linear | Unary | Binary | Column | Sum | Concat | Slice
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -111,7 +158,7 @@ class Program(msgspec.Struct, frozen=True):
 def inputs(operation: Operation) -> tuple[int, ...]:
     """Return the numbers of the operations that this one reads."""
     match operation:
-        case Lookup() | Pool() | Number():
+        case Lookup() | Pool() | Rows() | Present() | Number():
             return ()
         case Binary(a=a, b=b):
             return (a, b)
@@ -119,6 +166,17 @@ def inputs(operation: Operation) -> tuple[int, ...]:
             return parts
         case _:
             return (operation.x,)
+
+
+def positions(operation: Operation, before: Sequence[int]) -> int:
+    """Return how many positions a value has, given those of the values before; 0: it has one row a sample."""
+    match operation:
+        case Rows() | Present() | Repeat():
+            return operation.positions
+        case Total():
+            return 0
+        case _:
+            return max((before[x] for x in inputs(operation)), default=0)
 
 
 def without_dead(program: Program) -> Program:
@@ -134,7 +192,7 @@ def without_dead(program: Program) -> Program:
 
 def _renumbered(operation: Operation, new: dict[int, int]) -> Operation:
     match operation:
-        case Lookup() | Pool() | Number():
+        case Lookup() | Pool() | Rows() | Present() | Number():
             return operation
         case Binary(a=a, b=b):
             return msgspec.structs.replace(operation, a=new[a], b=new[b])

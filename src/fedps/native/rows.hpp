@@ -139,6 +139,10 @@ inline void fetch(const float* at, int64_t floats) {  // ask for memory ahead of
 struct Places {
   std::vector<int32_t> at;     // of each id, sample after sample
   std::vector<int64_t> first;  // [samples]: of a sample's ids, where the first is in `at`; of features with several
+
+  int64_t end(int64_t i) const {  // where those of sample i end
+    return i + 1 < static_cast<int64_t>(first.size()) ? first[i + 1] : static_cast<int64_t>(at.size());
+  }
 };
 
 // Find the batch's distinct rows that a feature looks up, and say for each where its gradient stands.
@@ -223,8 +227,7 @@ void pool(const Table& table, const Feature& feature, const int32_t* order, int 
 template <int DIM, int Y, bool MEAN>
 void pool_back(Table& table, const Places& places, int64_t from, int samples, const float* dy) {
   for (int64_t i = from; i < from + samples; ++i, dy += Y) {
-    const int64_t begin = places.first[i];
-    const int64_t end = i + 1 < static_cast<int64_t>(places.first.size()) ? places.first[i + 1] : static_cast<int64_t>(places.at.size());
+    const int64_t begin = places.first[i], end = places.end(i);
     const float share = MEAN && end > begin ? 1 / static_cast<float>(end - begin) : 1.0f;
     for (int64_t k = begin; k < end; ++k) {
       float* g = table.gradient + static_cast<int64_t>(places.at[k]) * DIM;

@@ -4,6 +4,7 @@ The loops stand in `step.hpp` and what it includes; what is written here is thei
 concatenation that no other operation reads are written straight to their place in it.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from typing import NamedTuple
 from fedps.native import program as op
 from fedps.native.program import Operation, Program
 
-LANES = 8  # as in basics.hpp
+LANES, BLOCK, TILE = 8, 64, 4  # as in basics.hpp
+ROWS = 512  # of a block where samples have many positions: so much stays in a near cache
 
 # function → value of x, and derivative by x with y the value; p0, p1 stand for the operation's numbers
 UNARY = {
@@ -19,6 +21,7 @@ UNARY = {
     "relu": ("x > 0 ? x : 0.0f", "x > 0 ? 1.0f : 0.0f"),
     "leaky_relu": ("x > 0 ? x : p0 * x", "x > 0 ? 1.0f : p0"),
     "sigmoid": ("1.0f / (1.0f + std::exp(-x))", "y * (1.0f - y)"),
+    "at_least": ("x < p0 ? p0 : x", "x < p0 ? 0.0f : 1.0f"),
     "tanh": ("std::tanh(x)", "1.0f - y * y"),
     "exp": ("std::exp(x)", "y"),
     "square": ("x * x", "2.0f * x"),
@@ -29,8 +32,14 @@ UNARY = {
         "0.5f * (1.0f + std::erf(x * 0.70710678f)) + 0.39894228f * x * std::exp(-0.5f * x * x)",
     ),
 }  # fmt: skip
-# function → value, derivative by a as a function of b, derivative by b as a function of a
-BINARY = {"add": ("a + b", "1.0f", "1.0f"), "sub": ("a - b", "1.0f", "-1.0f"), "mul": ("a * b", "o", "o")}
+# function → value; derivative by a, a function of it and b; derivative by b, a function of it and a: x is itself, o the other
+BINARY = {
+    "add": ("a + b", "1.0f", "1.0f"),
+    "sub": ("a - b", "1.0f", "-1.0f"),
+    "mul": ("a * b", "o", "o"),
+    "div": ("a / b", "1.0f / o", "-o / (x * x)"),
+    "fill": ("b != 0 ? p0 : a", "o != 0 ? 0.0f : 1.0f", "0.0f"),
+}
 
 
 class Place(NamedTuple):
@@ -49,34 +58,35 @@ class Place(NamedTuple):
         return self.value().replace("v", "d", 1)
 
 
-def write(program: Program) -> str:
-    """Return the C++ of a program."""
-    return _Writer(program).text()
+def write(program: Program, group: int = 1) -> str:
+    """Return the C++ of a program; so many samples, which the loss compares, go into one block."""
+    return _Writer(program).text(group)
 
 
 class _Writer:
     def __init__(self, program: Program) -> None:
         self._program, self._operations = program, program.operations
         self._places = _places(program)
+        self._positions, self._still = _positions(program), _still(program)
         self._members: list[str] = []
         self._begin: list[str] = []
         self._forward: list[str] = []
         self._backward: list[str] = []
         self._end: list[str] = []
         self._written: set[int] = set()  # values whose gradient an operation has written
-        lookups = [o for o in program.operations if isinstance(o, op.Lookup | op.Pool)]
+        lookups = [o for o in program.operations if isinstance(o, op.Lookup | op.Pool | op.Rows)]
         # which table a feature looks up → the number of the places where the gradients of its rows stand
         self._looked_up = {key: k for k, key in enumerate(dict.fromkeys((o.table, o.feature) for o in lookups))}
 
-    def text(self) -> str:
+    def text(self, group: int) -> str:
         last = len(self._operations) - 1
         self._written.add(last)
         for number, operation in enumerate(self._operations):
             self._forward += self._apply(number, operation)
         for number in reversed(range(len(self._operations))):
             self._backward += self._back(number, self._operations[number])
-        sizes = {place.array: place.stride for place in self._places}
-        arrays = [f"alignas(64) float v{a}[BLOCK * {sizes[a]}], d{a}[BLOCK * {sizes[a]}];" for a in sorted(sizes)]
+        sizes = {p.array: (self._positions[p.array] or 1) * p.stride for p in self._places}
+        arrays = [f"alignas(64) float v{a}[SAMPLES * {sizes[a]}], d{a}[SAMPLES * {sizes[a]}];" for a in sorted(sizes)]
         rows, out = list(enumerate(self._program.tables)), self._places[last]
         find = [f"c.tables[{k}].count = 0;" for k, _ in rows]
         find += [
@@ -88,6 +98,7 @@ class _Writer:
             tables=len(rows),
             lookups=max(1, len(self._looked_up)),
             stride=out.stride,
+            samples=self._samples(group),
             members=_lines([*arrays, *self._members], "  "),
             logit=out.value(),
             slope=out.gradient(),
@@ -101,13 +112,29 @@ class _Writer:
         )
 
     def _apply(self, number: int, operation: Operation) -> list[str]:
-        y = self._places[number]
+        y, m = self._places[number], self._rows(number)
         match operation:
             case op.Lookup(table, feature, dim):
                 return [f"look_up<{dim}, {y.stride}>(c.tables[{table}], c.features[{feature}], order, m, {y.value()});"]
             case op.Pool(table, feature, mean, dim):
                 sizes = f"{dim}, {y.stride}, {_bool(mean)}"
                 return [f"pool<{sizes}>(c.tables[{table}], c.features[{feature}], order, m, {y.value()});"]
+            case op.Rows(table, feature, length, dim):
+                sizes = f"{dim}, {length}, {y.stride}"
+                return [f"look_up_each<{sizes}>(c.tables[{table}], c.features[{feature}], order, m, {y.value()});"]
+            case op.Present(feature, length):
+                return [f"present<{length}, {y.stride}>(c.features[{feature}], order, m, {y.value()});"]
+            case op.Repeat(x, length, width):
+                a = self._places[x]
+                return [f"repeat<{width}, {length}, {a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
+            case op.Total(x, width):
+                a = self._places[x]
+                sizes = f"{width}, {self._positions[x]}, {a.stride}, {y.stride}, false"
+                return [f"total<{sizes}>(m, {a.value()}, {y.value()});"]
+            case op.Softmax(x, width):
+                a = self._places[x]
+                sizes = f"{width}, {self._positions[x]}, {a.stride}, {y.stride}"
+                return [f"softmax<{sizes}>(m, {a.value()}, {y.value()});"]
             case op.Number(feature, width):
                 return [f"numbers<{width}, {y.stride}>(c.features[{feature}], order, m, {y.value()});"]
             case op.Linear(x, weight, bias, transposed, width):
@@ -116,42 +143,44 @@ class _Writer:
                 named = f"{_at('block', weight)}, {_at('block', bias) if bias >= 0 else 'nullptr'}"
                 self._begin.append(f"layer{number}.begin({named});")
                 self._end.append(f"layer{number}.end({named.replace('block', 'gradient')});")
-                return [f"layer{number}.apply<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
+                return [f"layer{number}.apply<{a.stride}, {y.stride}>({m}, {a.value()}, {y.value()});"]
             case op.Unary(function, x, width, numbers):
                 a, body = self._places[x], _with(UNARY[function][0], numbers)
                 return [
-                    f"map<{width}, {a.stride}, {y.stride}>(m, {a.value()}, {y.value()}, [](float x) {{ return {body}; }});"
+                    f"map<{width}, {a.stride}, {y.stride}>({m}, {a.value()}, {y.value()}, [](float x) {{ return {body}; }});"
                 ]
-            case op.Binary(function, one, other, width):
-                a, b = self._places[one], self._places[other]
+            case op.Binary(function, one, other, width, numbers):
+                a, b, body = self._places[one], self._places[other], _with(BINARY[function][0], numbers)
                 sizes = f"{width}, {self._operations[one].width}, {self._operations[other].width}"
                 return [
-                    f"zip<{sizes}, {a.stride}, {b.stride}, {y.stride}>(m, {a.value()}, {b.value()}, {y.value()},"
-                    f" [](float a, float b) {{ return {BINARY[function][0]}; }});"
+                    f"zip<{sizes}, {a.stride}, {b.stride}, {y.stride}>({m}, {a.value()}, {b.value()}, {y.value()},"
+                    f" []([[maybe_unused]] float a, float b) {{ return {body}; }});"
                 ]
             case op.Column(function, x, parameter, width):
                 a = self._places[x]
                 self._members.append(f"Column<{width}, {self._program.parameters[parameter]}> column{number};")
                 self._begin.append(f"column{number}.begin({_at('block', parameter)});")
                 self._end.append(f"column{number}.end({_at('gradient', parameter)});")
-                return [f"column{number}.{function}<{a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"]
+                return [f"column{number}.{function}<{a.stride}, {y.stride}>({m}, {a.value()}, {y.value()});"]
             case op.Sum(x):
                 a = self._places[x]
                 return [
-                    f"sum_columns<{self._operations[x].width}, {a.stride}, {y.stride}>(m, {a.value()}, {y.value()});"
+                    f"sum_columns<{self._operations[x].width}, {a.stride}, {y.stride}>({m}, {a.value()}, {y.value()});"
                 ]
             case op.Concat(parts):
                 return [
-                    f"copy<{self._operations[p].width}, {a.stride}, {y.stride}, false>(m, {a.value()}, {b.value()});"
+                    f"copy<{self._operations[p].width}, {a.stride}, {y.stride}, false>({m}, {a.value()}, {b.value()});"
                     for p, b in self._parts(number, parts)
                     if (a := self._places[p]) != b
                 ]
             case op.Slice(x, start, width):
                 a = self._places[x]
-                return [f"copy<{width}, {a.stride}, {y.stride}, false>(m, {a.value()} + {start}, {y.value()});"]
+                return [f"copy<{width}, {a.stride}, {y.stride}, false>({m}, {a.value()} + {start}, {y.value()});"]
 
     def _back(self, number: int, operation: Operation) -> list[str]:
-        y = self._places[number]
+        if number in self._still:
+            return []
+        y, m = self._places[number], self._rows(number)
         dy = y.gradient()
         match operation:
             case op.Lookup(table, feature, dim):
@@ -160,31 +189,47 @@ class _Writer:
             case op.Pool(table, feature, mean, dim):
                 sizes, places = f"{dim}, {y.stride}, {_bool(mean)}", f"places[{self._looked_up[table, feature]}]"
                 return [f"pool_back<{sizes}>(c.tables[{table}], {places}, i, m, {dy});"]
-            case op.Number():
+            case op.Rows(table, feature, length, dim):
+                sizes, places = f"{dim}, {length}, {y.stride}", f"places[{self._looked_up[table, feature]}]"
+                return [f"look_up_each_back<{sizes}>(c.tables[{table}], {places}, i, m, {dy});"]
+            case op.Number() | op.Present():
                 return []
+            case op.Repeat(x, length, width):
+                a, add = self._places[x], self._adds(x)
+                return [f"total<{width}, {length}, {y.stride}, {a.stride}, {add}>(m, {dy}, {a.gradient()});"]
+            case op.Total(x, width):
+                a, add = self._places[x], self._adds(x)
+                sizes = f"{width}, {self._positions[x]}, {a.stride}, {y.stride}, {add}"
+                return [f"total_back<{sizes}>(m, {dy}, {a.gradient()});"]
+            case op.Softmax(x, width):
+                a, add = self._places[x], self._adds(x)
+                sizes = f"{width}, {self._positions[x]}, {a.stride}, {y.stride}, {add}"
+                return [f"softmax_back<{sizes}>(m, {y.value()}, {dy}, {a.gradient()});"]
             case op.Linear(x):
                 a, add = self._places[x], self._adds(x)
                 sizes = f"{a.stride}, {y.stride}, {add}"
-                return [f"layer{number}.back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
+                return [f"layer{number}.back<{sizes}>({m}, {a.value()}, {dy}, {a.gradient()});"]
             case op.Unary(function, x, width, numbers):
                 a, add, body = self._places[x], self._adds(x), _with(UNARY[function][1], numbers)
                 return [
-                    f"map_back<{width}, {a.stride}, {y.stride}, {add}>(m, {a.value()}, {y.value()}, {dy}, {a.gradient()},"
+                    f"map_back<{width}, {a.stride}, {y.stride}, {add}>({m}, {a.value()}, {y.value()}, {dy}, {a.gradient()},"
                     f" []([[maybe_unused]] float x, [[maybe_unused]] float y) {{ return {body}; }});"
                 ]
             case op.Binary(function, one, other, width):
                 sides = ((one, other, BINARY[function][1]), (other, one, BINARY[function][2]))
-                return [self._side_back(mine, its, body, width, y) for mine, its, body in sides]
+                return [
+                    self._side_back(mine, its, body, width, y) for mine, its, body in sides if mine not in self._still
+                ]
             case op.Column(function, x):
                 a, add = self._places[x], self._adds(x)
                 sizes = f"{a.stride}, {y.stride}, {add}"
-                return [f"column{number}.{function}_back<{sizes}>(m, {a.value()}, {dy}, {a.gradient()});"]
+                return [f"column{number}.{function}_back<{sizes}>({m}, {a.value()}, {dy}, {a.gradient()});"]
             case op.Sum(x):
                 a, add, width = self._places[x], self._adds(x), self._operations[x].width
-                return [f"sum_columns_back<{width}, {a.stride}, {y.stride}, {add}>(m, {dy}, {a.gradient()});"]
+                return [f"sum_columns_back<{width}, {a.stride}, {y.stride}, {add}>({m}, {dy}, {a.gradient()});"]
             case op.Concat(parts):
                 return [
-                    f"copy<{self._operations[p].width}, {y.stride}, {a.stride}, {self._adds(p)}>(m, {b.gradient()},"
+                    f"copy<{self._operations[p].width}, {y.stride}, {a.stride}, {self._adds(p)}>({m}, {b.gradient()},"
                     f" {a.gradient()});"
                     for p, b in self._parts(number, parts)
                     if (a := self._places[p]) != b
@@ -193,22 +238,31 @@ class _Writer:
                 return self._slice_back(x, start, width, y)
 
     def _side_back(self, mine: int, its: int, body: str, width: int, y: Place) -> str:
-        a, b, add = self._places[mine], self._places[its], self._adds(mine)
+        a, b, add, m = self._places[mine], self._places[its], self._adds(mine), self._rows(mine)
         sizes = f"{width}, {self._operations[mine].width}, {self._operations[its].width}"
         return (
-            f"zip_back<{sizes}, {a.stride}, {b.stride}, {y.stride}, {add}>(m, {b.value()}, {y.gradient()},"
-            f" {a.gradient()}, []([[maybe_unused]] float o) {{ return {body}; }});"
+            f"zip_back<{sizes}, {a.stride}, {b.stride}, {y.stride}, {add}>({m}, {a.value()}, {b.value()}, {y.gradient()},"
+            f" {a.gradient()}, []([[maybe_unused]] float x, [[maybe_unused]] float o) {{ return {body}; }});"
         )
 
     def _slice_back(self, x: int, start: int, width: int, y: Place) -> list[str]:
-        a, clear = self._places[x], []
+        a, m, clear = self._places[x], self._rows(x), []
         if self._adds(x) == "false":  # only some columns get a gradient from here
             whole = self._operations[x].width
             zero = "[](float, float) { return 0.0f; }"
             clear = [
-                f"map_back<{whole}, {a.stride}, {a.stride}, false>(m, {a.value()}, {a.value()}, {a.value()}, {a.gradient()}, {zero});"
+                f"map_back<{whole}, {a.stride}, {a.stride}, false>({m}, {a.value()}, {a.value()}, {a.value()}, {a.gradient()}, {zero});"
             ]
-        return [*clear, f"copy<{width}, {y.stride}, {a.stride}, true>(m, {y.gradient()}, {a.gradient()} + {start});"]
+        return [*clear, f"copy<{width}, {y.stride}, {a.stride}, true>({m}, {y.gradient()}, {a.gradient()} + {start});"]
+
+    def _samples(self, group: int) -> int:
+        """Return the samples of a block, whole tiles."""
+        fit = ROWS // max(1, *self._positions) // TILE * TILE
+        return min(BLOCK, max(fit, -(-group // TILE) * TILE, TILE))
+
+    def _rows(self, value: int) -> str:
+        """Return how many rows a value has in a block of m samples."""
+        return f"m * {self._positions[value]}" if self._positions[value] else "m"
 
     def _adds(self, value: int) -> str:
         """Say whether a value has part of its gradient already, and note that it has now."""
@@ -244,9 +298,27 @@ def _places(program: Program) -> list[Place]:
     return places
 
 
+def _positions(program: Program) -> list[int]:
+    found: list[int] = []
+    for operation in program.operations:
+        found.append(op.positions(operation, found))
+    return found
+
+
+def _still(program: Program) -> set[int]:
+    """Return the values that depend on nothing that is trained, and so need no gradient."""
+    found: set[int] = set()
+    for number, operation in enumerate(program.operations):
+        trained = isinstance(operation, op.Lookup | op.Pool | op.Rows | op.Linear | op.Column)
+        if not trained and found.issuperset(op.inputs(operation)):
+            found.add(number)
+    return found
+
+
 def _with(body: str, numbers: tuple[float, ...]) -> str:
     for k, number in enumerate(numbers):
-        body = body.replace(f"p{k}", f"({number!r}f)")
+        written = f"({number!r}f)" if math.isfinite(number) else f"({'-' * (number < 0)}INFINITY)"
+        body = body.replace(f"p{k}", written)
     return body
 
 
@@ -269,7 +341,7 @@ using namespace fedps;
 namespace {{
 
 struct Network {{
-  static constexpr int TABLES = {tables}, STRIDE = {stride};
+  static constexpr int TABLES = {tables}, STRIDE = {stride}, SAMPLES = {samples};
 {members}
   Places places[{lookups}];
 

@@ -7,8 +7,7 @@
 #pragma once
 
 #include "layers.hpp"
-#include "losses.hpp"
-#include "rows.hpp"
+#include "positions.hpp"
 
 namespace fedps {
 
@@ -26,7 +25,7 @@ int64_t train(const Call& c) {
                     : c.loss == SAMPLED_SOFTMAX ? sampled_softmax<Z>
                     : c.loss == WEIGHTED        ? weighted<Z>
                                                 : cross_entropy<Z>;
-  const int64_t most = BLOCK / c.group * c.group;  // samples of a block: a group stays together
+  const int64_t most = Network::SAMPLES / c.group * c.group;  // samples of a block: a group stays together
   int64_t done = 0;
   for (int64_t at = 0; at < c.samples; at += c.batch, ++done) {
     const int64_t n = std::min(c.batch, c.samples - at);
@@ -59,8 +58,8 @@ void score(const Call& c) {
   auto made = std::make_unique<Network>();  // all zeros, as the padding must be
   Network& w = *made;
   w.begin(c);
-  for (int64_t i = 0; i < c.samples; i += BLOCK) {
-    const int m = static_cast<int>(std::min<int64_t>(BLOCK, c.samples - i));
+  for (int64_t i = 0; i < c.samples; i += Network::SAMPLES) {
+    const int m = static_cast<int>(std::min<int64_t>(Network::SAMPLES, c.samples - i));
     w.forward(c, c.order + i, m);
     for (int s = 0; s < m; ++s)
       std::memcpy(c.scores + (i + s) * c.labels, w.logit() + s * Network::STRIDE, sizeof(float) * c.labels);

@@ -16,8 +16,9 @@ from fedps.models.loss import own_loss
 from fedps.models.network import Plan
 from fedps.native.compiler import CompileError, compiled
 from fedps.native.library import MOST_GROUP
-from fedps.native.lower import NotLoweredError, lower
+from fedps.native.lower import lower
 from fedps.native.source import write
+from fedps.native.trace import NotLoweredError
 from fedps.training.compiled import Compiled
 from fedps.training.eager import Eager, cuda
 from fedps.training.learner import Learner
@@ -57,7 +58,7 @@ def plan_network(job: Job) -> Plan:
             raise NotLoweredError(f"loss {loss} compares {job.group} samples, of which a block holds {MOST_GROUP}")
         tables = {e.name: e.shape[1] for e in network.embeddings}
         sizes = {name: math.prod(shape) for name, shape in network.dense}
-        library = compiled(write(lower(model, tables, sizes, tasks)), notes)
+        library = compiled(write(lower(model, tables, sizes, tasks), job.group), notes)
         plan = Plan(network, library.name, notes=tuple(notes))
         _try(plan, job)
     except (NotLoweredError, CacheError, OSError) as error:
