@@ -162,6 +162,35 @@ def evaluate(
     return Evaluation(sums, {name: histograms[name] for name in aucs_of(metrics)})
 
 
+def popularity(train: Samples, test: Samples, metrics: Sequence[str], items: int) -> Sums:
+    """Return what a ranking by popularity comes to: an item's score is how often some training samples took it.
+
+    It is what a recommender has to beat (Ferrari Dacrema et al., RecSys 2019).
+
+    Args:
+        train: of one client, so that no count leaves it.
+        test: its held-out samples.
+        metrics: what is measured; those that rank are.
+        items: how many there are, for metrics of full rankings.
+
+    Returns:
+        Sums over users, as `evaluate` has them; none where nothing is ranked.
+    """
+    ranked = [name for name in metrics if read_metric(name).k]
+    if not ranked or train.label.ndim > 1 or isinstance(train.columns.get("item", NO_BAGS), Bags):
+        return {}
+    taken, counts = np.unique(train.item[train.label > 0], return_counts=True)
+
+    def score(ids: Keys) -> Values:
+        place = np.minimum(np.searchsorted(taken, ids), len(taken) - 1)
+        return np.where(taken[place] == ids, counts[place], 0).astype(np.float32)
+
+    if not len(taken):
+        return {}
+    catalogue = Catalogue(items, train, lambda samples: np.tile(score(np.arange(items)), (len(samples), 1)))
+    return evaluate(score(test.item), test, ranked, catalogue).sums
+
+
 def _spread(logits: Values, test: Samples) -> Histogram:
     """Count the probabilities of samples whose label is known."""
     histogram, known = Histogram(), ~np.isnan(test.label)

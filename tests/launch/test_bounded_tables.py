@@ -10,7 +10,7 @@ from fedps.config import Job, TableParameters
 from fedps.events.events import Entry
 from fedps.events.ledger import Ledger
 from fedps.launch.inprocess import run_in_process
-from fedps.pages.report import facts
+from fedps.pages.words import facts
 from fedps.storage import epochs
 from fedps.storage.tables import SavedTable
 from tests.conftest import MakeJob

@@ -18,7 +18,8 @@ from fedps.events.ledger import Ledger
 from fedps.launch.inprocess import run_in_process
 from fedps.launch.progress import Progress
 from fedps.metrics import Histogram
-from fedps.pages.report import facts, write_report
+from fedps.pages.report import write_report
+from fedps.pages.words import facts
 from fedps.serving.infer import infer_epochs
 from fedps.types import ClientId
 from tests.conftest import MakeJob

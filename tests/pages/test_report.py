@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from fedps.events.ledger import Ledger
-from fedps.pages.report import _of_tables, facts, plot, write_report
+from fedps.pages.plots import bands, plot, shares, spark
+from fedps.pages.report import write_report
+from fedps.pages.words import _of_tables, facts
 from tests.conftest import MakeJob
 
 HOSTILE = '<script>alert("x")</script>'
@@ -30,7 +32,7 @@ def test_a_plot_is_well_formed_and_lies_within_its_frame() -> None:
             assert 0 <= x <= width
             assert 0 <= y <= height
     assert len(list(root.iter("polyline"))) == 2, "a line without points is left out"
-    assert HOSTILE in [t.text for t in root.iter("text")], "shown as text, not run"
+    assert HOSTILE in [t.text for t in root.iter("title")], "shown as text, not run"
 
 
 def test_many_tables_are_told_by_what_they_have_together() -> None:
@@ -50,6 +52,39 @@ def test_one_point_and_a_flat_line_are_drawn() -> None:
         assert "nan" not in plot("t", {"a": points}).lower()
 
 
+def test_ticks_of_what_is_counted_are_whole_numbers() -> None:
+    root = figure(plot("t", {"a": [(1, 0.5), (2, 0.6), (3, 0.7)]}, whole=True))
+    ticks = [t.text for t in root.iter("text") if t.attrib["text-anchor"] == "middle"]
+    assert ticks == ["1", "2", "3"]
+    alone = figure(plot("t", {"a": [(1, 0.5)]}, whole=True))
+    assert [t.text for t in alone.iter("text") if t.attrib["text-anchor"] == "middle"] == ["1"]
+
+
+def test_a_level_is_dashed_and_within_the_frame() -> None:
+    root = figure(plot("t", {"a": [(1, 0.5), (2, 0.6)]}, levels={"popularity": 0.9}))
+    (dashed,) = [p for p in root.iter("path") if "stroke-dasharray" in p.attrib]
+    assert 0 <= float(dashed.attrib["d"].split(",")[1].split("H")[0]) <= 260
+
+
+@pytest.mark.parametrize("count", [11, 1000])
+def test_a_band_of_many_lines_is_as_small_as_one_of_few(count: int) -> None:
+    lines = {str(k): [(x / 10, k / count + x) for x in range(1, 20)] for k in range(count)}
+    drawn = bands("t", lines)
+    root = figure(drawn)
+    assert (len(list(root.iter("polygon"))), len(list(root.iter("polyline")))) == (2, 1)
+    assert len(drawn) < 8_000
+    assert f"median of {count}" in drawn
+
+
+def test_a_spark_needs_two_points_and_a_bar_something_to_share() -> None:
+    assert spark([(0, 1.0)]) == "" != spark([(0, 1.0), (1, 1.0)])
+    assert shares("t", {"a": 0.0}, "s") == ""
+    assert [float(r.attrib["width"]) for r in figure(shares("t", {"a": 1.0, "b": 3.0}, "s")).iter("rect")] == [
+        134.0,
+        402.0,
+    ]
+
+
 @pytest.fixture
 def summary(make_job: MakeJob) -> dict[str, Any]:
     return Ledger(make_job(), 0.0).summary(1.0, f"worker 3: {HOSTILE}")
@@ -62,7 +97,8 @@ def test_the_page_of_a_failed_run_shows_why_and_runs_nothing(summary: dict[str, 
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "worker 3: &lt;script&gt;" in page
-    assert "<script" not in page
+    assert page.count("<script") == 1, "its own, that sorts the table"
+    assert "alert(" not in page.replace("alert(&quot;", "")
     assert "http" not in page
 
 

@@ -32,7 +32,7 @@ from fedps.errors import JobError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.figures import CANDIDATES
-from fedps.metrics import Evaluation, evaluate, misfit
+from fedps.metrics import Evaluation, evaluate, misfit, popularity
 from fedps.models.network import Plan
 from fedps.net.channel import Channel
 from fedps.net.compressing import compression_of
@@ -184,8 +184,10 @@ class FLClient:
         job, public = self.job, Public(self.job) if self.job.public_data else None
         known = public.samples if public else None
         self.data = read_client(job, self.client, self.allow, self.report, self.log, known)
-        test = self.data.test
-        self.report(events.Data(len(self.data), 0 if misfit(test) else len(test.label) // CANDIDATES))
+        test, items = self.data.test, job.hyper_parameters.num_items
+        users = 0 if misfit(test) else len(test.label) // CANDIDATES
+        popular = dict(popularity(self.data.train, test, job.metrics, items))
+        self.report(events.Data(len(self.data), users, popular))
         plan = self._plan or make_plan(job)
         how = "compiled code" if plan.library else f"torch ({plan.reason})"
         print("\n".join([*plan.notes, f"training steps: by {how}"]), file=self.log, flush=True)

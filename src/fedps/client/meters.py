@@ -1,8 +1,9 @@
 """What is measured of a client's training: loss and AUC, and where its time goes."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from fedps.client.windows import Window
 from fedps.metrics import Histogram
 from fedps.training.engine import Steps
 
+T = TypeVar("T")
 EVERY = 100  # batches between two reports, as in the original
 
 
@@ -22,17 +24,26 @@ class Meter:
         total, round: score histograms, of the process and of this round.
         batches, samples: of this round so far.
         loss: summed over this round's samples.
+        waited: seconds of this round in which the servers were waited for.
     """
 
     def __init__(self) -> None:
         self.total, self.round = Histogram(), Histogram()
         self.batches = self.samples = 0
-        self.loss = self._recent = 0.0
+        self.loss = self.waited = self._recent = 0.0
         self._recent_batches = 0
 
     def begin_round(self) -> None:
         """Forget the last round's sums."""
-        self.round, self.batches, self.samples, self.loss = Histogram(), 0, 0, 0.0
+        self.round, self.batches, self.samples, self.loss, self.waited = Histogram(), 0, 0, 0.0, 0.0
+
+    def wait(self, exchange: Callable[[], T]) -> T:
+        """Wait for the servers, and note how long that takes."""
+        began = time.perf_counter()
+        try:
+            return exchange()
+        finally:
+            self.waited += time.perf_counter() - began
 
     def add(self, samples: int, steps: Steps, size: int) -> None:
         """Take in the steps of some samples in batches of `size`."""

@@ -141,16 +141,16 @@ class Trainer:
             raise JobError(f"an assignment's {why}")
         self._rate = learning_rate
         self._batches, windows = self._passes.cut(iterations, batch_size, window)
-        began = self._begin(round_ - 1)
+        began, meter = self._begin(round_ - 1), self._meter
         if self._timer:
             windows = self._timer.reading(windows)
         for coming in windows:
             self._mode.begin(coming)  # asks for its rows
             self._train(coming.lead, coming.size)  # meanwhile the last window's push is merged
-            self._mode.settle()  # takes up the rows, as merged
+            meter.wait(self._mode.settle)  # takes up the rows, as merged
             self._train(coming.rest, coming.size)
             self._mode.end(coming)  # pushes, and waits for nothing
-        return self._end(began, self._mode.finish())
+        return self._end(began, meter.wait(self._mode.finish))
 
     def _begin(self, epoch: int) -> float:
         """Begin a round; return when."""
@@ -172,7 +172,8 @@ class Trainer:
         if late:
             self._say(f"fl-ps > pushes that came after their window was closed: {late}; what they changed is lost")
         done = Trained(meter.samples, time.perf_counter() - began, meter.loss / meter.samples, meter.round)
-        self._report(events.EpochEnd(self._epoch, done.samples, done.loss, meter.total.auc(), done.histogram, late))
+        auc = meter.total.auc()
+        self._report(events.EpochEnd(self._epoch, done.samples, done.loss, auc, done.histogram, meter.waited, late))
         return done
 
     def _train(self, pieces: list[Order], size: int) -> None:

@@ -124,10 +124,11 @@ class Skipped(Event, frozen=True):
 
 
 class Data(Event, frozen=True):
-    """A client's data is ready: training samples, and users held out."""
+    """A client's data is ready: training samples, users held out, and what popularity comes to, as sums over those."""
 
     samples: int
     test_users: int
+    popularity: dict[str, int | float] = {}
 
 
 class Assigned(Event, frozen=True):
@@ -178,6 +179,7 @@ class EpochEnd(Event, frozen=True):
     loss: float  # mean over samples
     auc: float | None  # of all the process has trained; None if that is of one class alone
     histogram: Histogram  # of the epoch's scores
+    waited: float = 0.0  # seconds of it in which rows or merges were waited for
     late: int = 0  # pushes that came after their step or window was closed: what they changed is lost
 
 

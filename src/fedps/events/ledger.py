@@ -16,7 +16,7 @@ from msgspec.structs import asdict
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event, facts
-from fedps.figures import CANDIDATES, DEFAULT, Metric, Sum, metrics_in
+from fedps.figures import CANDIDATES, DEFAULT, Metric, Sum, Totals, metrics_in, read_metric
 from fedps.metrics import Evaluations, Histogram
 from fedps.types import Counts, TableName
 
@@ -63,7 +63,8 @@ class Tally:
         self.clock: tuple[float, float] | None = None
         self.dropped: list[str] = []
         self._trained, self._span, self._samples = list[str](), Spans(), 0
-        self._loss, self._held_out = Sum(), Evaluations()
+        self._loss, self._held_out, self._waited = Sum(), Evaluations(), Sum()
+        self._evaluation = Spans()
         self._training = Histogram()
 
     def train(self, client: str, event: events.EpochEnd, begin: float, end: float) -> None:
@@ -72,11 +73,13 @@ class Tally:
         self._span.add(begin, end)
         self._samples += event.samples
         self._loss.add(event.loss * event.samples)
+        self._waited.add(event.waited)
         self._training.merge(event.histogram)
 
-    def evaluate(self, event: events.Evaluated) -> None:
-        """Add a client's evaluation."""
+    def evaluate(self, event: events.Evaluated, begin: float, end: float) -> None:
+        """Add a client's evaluation, from `begin` to `end`."""
         self.evaluations += 1
+        self._evaluation.add(begin, end)
         self._held_out.add(event.sums, event.histograms)
 
     def figures(self, round_: int, metrics: Sequence[str] = DEFAULT) -> dict[str, Any]:
@@ -85,6 +88,8 @@ class Tally:
             "round": round_,
             "selected": sorted(self._trained),
             "seconds": self._span.length,
+            "wait_seconds": self._waited.mean(len(self._trained)),
+            "eval_seconds": self._evaluation.length,
             # the last to report waits for the coordinator alone, all others for each other too
             "coordinator_seconds": self.wait if math.isfinite(self.wait) else 0.0,
             "loss": self._loss.mean(self._samples),
@@ -131,6 +136,7 @@ class Ledger:
         self._first_batch: dict[str, float] = {}
         self._first: set[str] = set()  # clients that the coordinator picked for round 1
         self._clients: dict[str, dict[str, Any]] = {}
+        self._popular: dict[str, Mapping[str, int | float]] = {}  # what popularity comes to, by client
         self._samples = self._sent = self._received = self._retries = self._rejected = self._late = 0
         self._done: set[str] = set()  # clients that have said what they sent
         self._not_finite: str | None = None  # whose loss was no number, and when
@@ -192,13 +198,13 @@ class Ledger:
         evaluated = [r for r, tally in self._open.items() if tally.evaluations]
         rounds = sorted([*self.rounds, *map(self._figures, evaluated)], key=lambda figures: figures["round"])
         rounds = rounds or [self._told(round_) for round_ in sorted(self._merged)]  # where no worker is heard
-        last = rounds[-1] if rounds else {}
+        last, popular = rounds[-1] if rounds else {}, self._popularity()
         started, told = self.started(), bool(self._done) and self._begun.keys() <= self._done
         error = error or self._diverged(rounds)
         return {
             "status": "failed" if error else "ok",
             "error": error,
-            "warnings": doubts(last, self._job),
+            "warnings": [*doubts(last, self._job), *beaten(last, popular)],
             "mode": runner.sync_mode,
             "workers": runner.worker_num,
             "servers": runner.server_num,
@@ -212,6 +218,7 @@ class Ledger:
             "samples_per_second": self._samples / train if train else None,
             "rounds": rounds,
             "metrics": {k: last.get(k) for k in self._names},
+            "popularity": popular,
             "clients": dict(sorted(self._clients.items())),
             "bytes": {
                 "sent_by_clients": self._sent if told else None,
@@ -230,6 +237,14 @@ class Ledger:
             },
         }
 
+    def _popularity(self) -> dict[str, float]:
+        """Return what a ranking by popularity comes to over all clients, by metric; what was not measured is left out."""
+        totals = Totals()
+        for sums in self._popular.values():
+            totals.add(sums)
+        found = totals.figures(name for name in self._job.metrics if read_metric(name).k)
+        return {name: value for name, value in found.items() if isinstance(value, float)}
+
     def _summed_tables(self) -> dict[TableName, dict[str, int]]:
         """Return what the servers said last of the rows of each table, added up."""
         names = sorted({name for tables in self._tables.values() for name in tables})
@@ -238,8 +253,9 @@ class Ledger:
 
     def _take_worker(self, who: str, now: float, event: Event) -> None:
         match event:
-            case events.Data(samples=samples, test_users=users):
+            case events.Data(samples=samples, test_users=users, popularity=popular):
                 self._client(who).update(samples=samples, test_users=users)
+                self._popular[who] = popular
             case events.Progress(epoch=0, batch=batch, auc=auc):
                 self._client(who)["first_epoch_auc"][str(batch)] = auc
             case events.FirstBatch():
@@ -262,8 +278,9 @@ class Ledger:
             case events.EvaluateBegin():
                 self._begun[who] = now
             case events.Evaluated(epoch=epoch):
-                self._evaluation.add(self._begun.get(who, now), now)
-                self._tally(epoch).evaluate(event)
+                begun = self._begun.get(who, now)
+                self._evaluation.add(begun, now)
+                self._tally(epoch).evaluate(event, begun, now)
                 self._client(who)["metrics"] = self._alone(event)
                 self._past[who] = epoch
             case events.Done(bytes_sent=sent, bytes_received=received, retries=retries):
@@ -293,7 +310,8 @@ class Ledger:
         """Return a round's figures as a coordinator merged them."""
         merged = facts(self._merged[round_])
         known = {key: merged.get(key) for key in ("round", *self._names)}
-        return {"selected": self._selected.get(round_, []), "seconds": None, "coordinator_seconds": None, **known}
+        nothing = dict.fromkeys(("seconds", "wait_seconds", "eval_seconds", "coordinator_seconds"))
+        return {"selected": self._selected.get(round_, []), **nothing, **known}
 
     def _weight(self, kind: str) -> float | None:
         return round(self._memory[kind], 1) if kind in self._memory else None
@@ -352,6 +370,18 @@ def doubts(figures: Mapping[str, Any], job: Job) -> list[str]:
             " returns (logits), and at the learning rate"
         )
     return said
+
+
+def beaten(figures: Mapping[str, Any], popular: Mapping[str, float]) -> list[str]:
+    """Say where the last round's figures are no better than those of a ranking by popularity, in one sentence."""
+    poor = [m for m in metrics_in(popular) if figures.get(m.name) is not None and figures[m.name] <= popular[m.name]]
+    if not poor:
+        return []
+    said = ", ".join(f"{m.title} {figures[m.name]:.4f} ({popular[m.name]:.4f})" for m in poor)
+    return [
+        f"{said}: no better than to rank items by how often the client's own samples took them, which is in brackets;"
+        " train for more epochs, or look at the learning rate"
+    ]
 
 
 def _chance(metric: Metric) -> float | None:

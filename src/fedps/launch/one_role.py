@@ -31,7 +31,8 @@ from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_log_folder, share_run_folder
 from fedps.launch.progress import trouble
-from fedps.pages.report import facts, write_report
+from fedps.pages.report import write_report
+from fedps.pages.words import facts
 from fedps.storage.whole import PUBLIC, write_whole
 from fedps.types import ClientId
 

@@ -14,7 +14,7 @@ from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event
 from fedps.figures import sums_of
-from fedps.pages.report import facts, hours, in_words
+from fedps.pages.words import facts, hours, in_words
 from fedps.types import ClientId
 
 NOT_HERE = ("auc", "loss", "train_auc")  # figures that a line of an epoch has in another place, or not at all
