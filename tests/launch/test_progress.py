@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fedps.events import events
 from fedps.events.events import Entry, Event
-from fedps.launch.progress import WINDOW, Progress, Speed, places
+from fedps.launch.progress import WINDOW, Progress, Speed, clock, places
 from fedps.types import ClientId
 from tests.conftest import MakeJob
 
@@ -106,13 +106,34 @@ def test_a_live_table_has_a_row_a_worker(make_job: MakeJob) -> None:
         progress.take(progress_event(who, 1.0, 0, 10))
         progress.take(progress_event(who, 2.0, 0, 20))
     screen = io.StringIO()
-    Console(file=screen, width=100).print(progress._table())
+    Console(file=screen, width=100).print(progress._view())
     rows = [line.split("│") for line in screen.getvalue().splitlines() if "│" in line]
     assert [[c.strip() for c in row[1:-1]] for row in rows] == [
         ["0", "1/3", "1/2", "10", "0.5000", "0.7500"],
         ["north", "1/3", "1/2", "10", "0.5000", "0.7500"],
     ]
-    assert "samples/s in all" in screen.getvalue()
+    assert "30 samples/s loss 0.5000, AUC 0.7500" in " ".join(screen.getvalue().split())
+
+
+@pytest.mark.parametrize("count", [60, 1000])
+def test_many_workers_fit_a_terminal_of_30_lines_with_the_total_in_sight(count: int, make_job: MakeJob) -> None:
+    clients = [ClientId(f"hospital-{k:04d}") for k in range(count)]
+    progress = Progress(make_job(epochs=3), clients, quiet=True)
+    for k, who in enumerate(clients):
+        progress.take(Entry(1.0, "worker", who, events.Progress(0, 1 + (k + 1 < count), 2, 10, 0.5, 0.75)))
+    progress.evaluated({"round": 1, "loss": 0.4, "auc": None, "hr@10": 0.3, "ndcg@10": 0.2})
+    screen = io.StringIO()
+    progress._console = Console(file=screen, width=100, height=30)
+    progress._console.print(progress._view())
+    lines = screen.getvalue().splitlines()
+    assert len(lines) < 30 and all(len(line) <= 100 for line in lines)
+    assert "samples/s" in lines[0] and lines[1].startswith("epoch 1 of 3: loss 0.4000, HR@10 0.3000")
+    assert f"…ospital-{count - 1:04d}"[-11:] in screen.getvalue(), "who is behind is shown"
+    assert ("that are further" in screen.getvalue()) is (count == 1000)
+
+
+def test_a_time_is_shown_as_on_a_clock() -> None:
+    assert [clock(seconds) for seconds in (0.2, 65, 7265)] == ["0:00", "1:05", "2:01:05"]
 
 
 def test_who_takes_part_is_told_with_addresses(make_job: MakeJob) -> None:

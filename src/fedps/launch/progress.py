@@ -3,16 +3,20 @@
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from statistics import mean
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event
+from fedps.events.ledger import beaten
 from fedps.figures import sums_of
 from fedps.pages.words import facts, hours, in_words
 from fedps.types import ClientId
@@ -20,6 +24,7 @@ from fedps.types import ClientId
 NOT_HERE = ("auc", "loss", "train_auc")  # figures that a line of an epoch has in another place, or not at all
 LINE_EVERY = 2.0  # seconds between plain lines
 WINDOW = 5.0  # seconds over which a rate is taken
+NAME, CELL = 12, 26  # columns of a worker's name, and of all that is said of it, where there are many
 
 
 class Speed:
@@ -58,7 +63,9 @@ class Progress:
         self._done: dict[str, int] = {}  # and in all
         self._speed: dict[str, Speed] = {}
         self._all = Speed()
-        self._said = 0.0
+        self._said, self._began = 0.0, time.monotonic()  # when a line was, and when training began
+        self._epoch = ""  # what came of the last one
+        self._cell: Any = None  # of a notebook, to be shown anew
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -70,7 +77,10 @@ class Progress:
         own = [runner.model, runner.fl_client, runner.client_selector if "." in runner.client_selector else None]
         for path in filter(None, own):
             self.say(f"runs code: {path} from {self._job.folder}")
-        if self._console.is_terminal and not self._quiet:
+        if self._console.is_jupyter and not self._quiet:
+            show = import_module("IPython.display").display  # which there is in a notebook
+            self._cell = show(self._view(), display_id=True)
+        elif self._console.is_terminal and not self._quiet:
             self._live.start()
         return self
 
@@ -117,6 +127,8 @@ class Progress:
                 self.say(f"{entry.role} {entry.id}: {sentence}")
 
     def _advance(self, who: str, at: float, event: events.Progress) -> None:
+        if not self._last:
+            self._began = time.monotonic()
         last = self._last.get(who)
         if last is not None and last.epoch != event.epoch:
             self._before[who] = self._before.get(who, 0) + last.samples
@@ -133,7 +145,8 @@ class Progress:
         clock = result.get("simulated_clock")
         auc += f", simulated clock {hours(clock)}" if clock is not None else ""
         word = "round" if self._job.runner.with_coordinator else "epoch"
-        self.say(f"{word} {result['round']} of {self._job.runner.epochs}: {loss}{auc}{others}")
+        self._epoch = f"{word} {result['round']} of {self._job.runner.epochs}: {loss}{auc}{others}"
+        self.say(self._epoch)
 
     def close(self, summary: Mapping[str, Any], folder: str) -> None:
         """Print the closing table; the last line is the run folder."""
@@ -146,22 +159,49 @@ class Progress:
             self.say(f"warning: {warning}")
         if summary["error"]:
             self.say(f"failed: {summary['error']}")
-        self.say(f"run folder: {folder}")
+        popular = beaten(summary["metrics"], summary["popularity"])
+        self.say(f"run folder: {folder}{' (no better than popularity: see the warning)' * bool(popular)}")
 
     def _show(self) -> None:
         if self._live.is_started:
-            self._live.update(self._table())
+            self._live.update(self._view())
+        elif self._cell is not None:
+            self._cell.update(self._view())
         elif time.monotonic() - self._said > LINE_EVERY:
             self._said = time.monotonic()
-            last = self._last.values()
-            aucs = [e.auc for e in last if e.auc is not None]
-            means = f"loss {mean(e.loss for e in last):.4f}" + (f", AUC {mean(aucs):.4f}" if aucs else "")
-            epoch = max(e.epoch for e in last)
-            now = [e for e in last if e.epoch == epoch]  # who sits out stays behind
-            share = (epoch + sum(e.batch for e in now) / sum(e.batches for e in now)) / self._job.runner.epochs
-            self.say(f"{share:4.0%} {self._all.rate:,.0f} samples/s, mean over workers: {means}")
+            self.say(f"{self._share():4.0%} {self._all.rate:,.0f} samples/s, mean over workers: {self._means()}")
+
+    def _share(self) -> float:
+        """Return how much of the run's training is done, from 0 to 1."""
+        epoch = max(e.epoch for e in self._last.values())
+        now = [e for e in self._last.values() if e.epoch == epoch]  # who sits out stays behind
+        return (epoch + sum(e.batch for e in now) / sum(e.batches for e in now)) / self._job.runner.epochs
+
+    def _means(self) -> str:
+        last = self._last.values()
+        aucs = [e.auc for e in last if e.auc is not None]
+        return f"loss {mean(e.loss for e in last):.4f}" + (f", AUC {mean(aucs):.4f}" if aucs else "")
+
+    def _view(self) -> Table:
+        """Return what is seen while a run goes: how far it is, always in sight, what came of the last epoch, the workers."""
+        view = Table.grid()
+        if not self._last:
+            view.add_row("starting")
+            return view
+        share, spent = self._share(), time.monotonic() - self._began
+        left = f"{clock(spent / share - spent)} left" if share > 0 else ""
+        bar = Table.grid(padding=(0, 1))
+        rate = f"{self._all.rate:,.0f} samples/s"
+        bar.add_row(f"{share:4.0%}", ProgressBar(1.0, share, width=30), clock(spent), left, rate, self._means())
+        view.add_row(bar)
+        if self._epoch:
+            view.add_row(Text(self._epoch, overflow="ellipsis", no_wrap=True))
+        room = self._console.height - view.row_count - 4  # a table's own lines, and the prompt's
+        view.add_row(self._table() if len(self._last) <= room else self._cells(max(room, 1)))
+        return view
 
     def _table(self) -> Table:
+        """Return a line a worker."""
         told = any(e.auc is not None for e in self._last.values())  # of one class alone, AUC says nothing
         table = Table("worker", "epoch", "batch", "samples/s", "loss", *["AUC"] * told)
         for client in self._clients:
@@ -172,8 +212,33 @@ class Progress:
                     f"{self._speed[client].rate:,.0f}", f"{e.loss:.4f}",
                     *["" if e.auc is None else f"{e.auc:.4f}"] * told,
                 )  # fmt: skip
-        table.caption = f"{self._all.rate:,.0f} samples/s in all" if self._last else "starting"
         return table
+
+    def _cells(self, room: int) -> Table:
+        """Return many workers in so many lines of several each; those that are furthest behind, where not all have room."""
+        done = {client: e.epoch + e.batch / e.batches for client, e in self._last.items()}
+        across = max(1, self._console.width // CELL)
+        last = sorted(done, key=lambda client: done[client])[: room * across]
+        shown = [client for client in self._clients if client in set(last)]
+        grid = Table.grid(padding=(0, 2))
+        for at in range(0, len(shown), across):
+            line = [(client, self._last[client]) for client in shown[at : at + across]]
+            grid.add_row(*(f"{_end(c):{NAME}} {done[c] / self._job.runner.epochs:4.0%} {e.loss:.4f}" for c, e in line))
+        if hidden := len(done) - len(shown):
+            grid.add_row(f"and {hidden} that are further")
+        return grid
+
+
+def _end(name: str) -> str:
+    """Return the end of a long name, by which names of a kind differ."""
+    return name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+
+
+def clock(seconds: float) -> str:
+    """Return a time as a bar shows it: 1:05, or 2:01:05."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
 
 
 def places(checked: events.Checked, job: Job) -> str:
