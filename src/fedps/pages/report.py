@@ -152,17 +152,18 @@ def _by_epoch(rounds: Sequence[Record], key: str) -> list[tuple[float, float]]:
 
 
 def _trained(job: Record) -> dict[str, str]:
-    """Return what was trained, and how, in words."""
-    if not job:
+    """Return what was trained, and how, in words; nothing of a job that does not say it."""
+    try:
+        runner, hyper = job["runner"], job["hyper_parameters"]
+        optimizer = hyper["optimizer"]
+        return {
+            "network": runner["model"] or hyper["mode"],
+            "training": f"{hyper.get('loss', 'its own loss')}, {optimizer['class']} at {optimizer['learning_rate']},"
+            f" batches of {runner['train_batch_size']:,}, {runner['epochs']} epochs, seed {runner['seed']}",
+            "data": str(runner["train_data_dir"]),
+        }
+    except KeyError:
         return {}
-    runner, hyper = job["runner"], job["hyper_parameters"]
-    optimizer = hyper["optimizer"]
-    return {
-        "network": runner["model"] or hyper["mode"],
-        "training": f"{hyper.get('loss', 'its own loss')}, {optimizer['class']} at {optimizer['learning_rate']},"
-        f" batches of {runner['train_batch_size']:,}, {runner['epochs']} epochs, seed {runner['seed']}",
-        "data": str(runner["train_data_dir"]),
-    }
 
 
 def _rows(summary: Record) -> dict[str, str]:
