@@ -67,7 +67,7 @@ def test_what_is_measured_is_told_to_people(make_job: MakeJob, tmp_path: Path) -
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "events.jsonl").write_text("")
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "<td>&lt;0&gt;</td><td>9</td><td>4</td><td>0.7500 (3 users" in page
+    assert "<td>&lt;0&gt;</td><td>9</td><td>4</td><td>0</td><td>0.7500 (3 users" in page
 
 
 def test_an_auc_that_says_nothing_is_shown_nowhere(make_job: MakeJob, tmp_path: Path) -> None:

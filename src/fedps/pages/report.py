@@ -30,7 +30,7 @@ td + td { font-variant-numeric: tabular-nums } .clients { max-height: 40rem; ove
 SORT = """
 for (const head of document.querySelectorAll(".clients th")) head.onclick = () => {
   const body = head.closest("table").tBodies[0], k = head.cellIndex, up = head.dataset.up = head.dataset.up == 1 ? -1 : 1;
-  const key = row => { const text = row.cells[k].textContent.replaceAll(",", ""); return isNaN(text) || !text ? text : +text };
+  const key = row => { const text = row.cells[k].textContent, n = parseFloat(text.replaceAll(",", "")); return isNaN(n) ? text : n };
   body.append(...[...body.rows].sort((a, b) => { const x = key(a), y = key(b); return up * (x < y ? -1 : x > y ? 1 : 0) }));
 };
 """
