@@ -4,9 +4,9 @@ import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
-from fedps import __version__
 from fedps.config.source import dump, read
 from fedps.events.journal import JOURNAL, read_journal
 from fedps.figures import Metric, metrics_in
@@ -67,7 +67,7 @@ def write_report(run_dir: Path, journal: str = JOURNAL) -> Path:
 
 def _when(began: float) -> str:
     day = f"{datetime.fromtimestamp(began).astimezone():%Y-%m-%d %H:%M:%S %Z}, " if began else ""
-    return f"{day}fedps {__version__}"
+    return f"{day}fedps {version('fedps')}"
 
 
 def _said(summary: Record) -> str:
