@@ -60,7 +60,7 @@ def _facts(past: "Past") -> dict[str, Any]:
 
 
 def _row(past: "Past") -> list[str]:
-    from fedps.pages.report import in_words  # noqa: PLC0415
+    from fedps.pages.words import in_words  # noqa: PLC0415
 
     due, wall = past.said("runner", "epochs"), past.summary.get("wall_seconds")
     figures = list(in_words(past.metrics).items())[:FIGURES]
