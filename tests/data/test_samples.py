@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedps.data.negatives import History
 from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData, encode
 from fedps.errors import DataError
 from fedps.events.events import Entry, EpochEnd
 from fedps.launch.inprocess import run_in_process
-from fedps.types import ClientId, Samples
+from fedps.types import Bags, ClientId, Samples
 from tests.conftest import MakeJob
 
 ME = ClientId("3")
@@ -48,6 +49,29 @@ def test_data_without_positives_is_refused_with_the_clients_name() -> None:
     none = Samples.pairs(np.array([1]), np.array([0]), np.zeros(1, np.float32))
     with pytest.raises(DataError, match=r"client 'a': runner\.negatives: the training data has no positive"):
         ClientData(none, None, ClientId("a"), 0, True, negatives=4, num_items=9)
+
+
+def test_what_a_users_histories_hold_is_no_negative_of_theirs() -> None:
+    """The first film of a history is nobody's positive; and of a longer one only the last films are kept."""
+    user, item = np.array([7, 7, 9]), np.array([0, 1, 5])
+    seen = Bags(np.array([2, 3, 4, 2, 6]), np.array([0, 2, 4, 5]))
+    last = np.array([8, 8, 0])
+    train = Samples({"user": user, "item": item, "seen": seen, "last": last}, np.array([1, 0, 1], np.float32))
+    spaces = {"user": "user", "item": "item", "seen": "item", "last": "item"}
+    data = ClientData(train, None, ClientId("a"), 0, True, negatives=40, num_items=10, spaces=spaces)
+    data.order(0)
+    drawn = {who: set(data.train.item[(data.train.user == who) & (data.train.label == 0)].tolist()) for who in (7, 9)}
+    assert drawn == {7: {1, 5, 6, 7, 9}, 9: {1, 2, 3, 4, 7, 8, 9}}
+
+
+@pytest.mark.parametrize("cells", [0, 1 << 26])
+def test_histories_count_with_and_without_a_table_of_all_cells(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedps.data.negatives.MOST_CELLS", cells)
+    history = History(np.array([0, 1]), np.array([3, 3]), 2, 5, [(np.array([0, 0, 1]), np.array([1, 1, 0]))])
+    assert history.left.tolist() == [3, 3]
+    drawn = history.draw(np.repeat([0, 1], 200), np.random.default_rng(0))
+    assert [set(half.tolist()) for half in (drawn[:200], drawn[200:])] == [{0, 2, 4}, {1, 2, 4}]
+    assert history.holds(0, np.arange(5)).tolist() == [False, True, False, True, False]
 
 
 def rows(data: ClientData, order: np.ndarray) -> np.ndarray:

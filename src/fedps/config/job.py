@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from pydantic.fields import FieldInfo
 
 from fedps.config.sections import Count, Section, Word
-from fedps.config.sections.features import Feature, classic, labels
+from fedps.config.sections.features import Feature, classic, labels, with_label
 from fedps.config.sections.rounds import Distillation, SelectorSettings, Simulation
 from fedps.config.sections.runner import Runner
 from fedps.config.sections.training import OF_NETWORKS, HyperParameters, ServerOptimizer, TableParameters
@@ -62,7 +62,9 @@ class Job(Section):
     @property
     def inputs(self) -> dict[str, Feature]:
         """What a sample is made of, labels included; lines user,item,label where nothing else is said."""
-        return self.features or classic(self.hyper_parameters.num_users, self.hyper_parameters.num_items)
+        if not self.features:
+            return classic(self.hyper_parameters.num_users, self.hyper_parameters.num_items)
+        return with_label(self.features)
 
     @property
     def tasks(self) -> dict[str, bool]:

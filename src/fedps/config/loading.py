@@ -14,6 +14,7 @@ from fedps.config.files import clients_there, features_of_data, sizes_of_data
 from fedps.config.job import Job, section
 from fedps.config.mistakes import sentence, shown
 from fedps.config.original import TABLE_KEYS, Remarks, drop_sections, rename, translate
+from fedps.config.sections.features import labels, undrawable
 from fedps.config.sections.runner import Runner
 from fedps.config.sections.training import TableParameters
 from fedps.config.source import parse, read
@@ -218,6 +219,9 @@ def _take_features(job: Job) -> Job:
     job = job.model_copy(update={"features": features})
     if "metrics" in job.runner.model_fields_set:
         return job
+    if any(feature.implied for feature in labels(job.inputs).values()):  # positives alone, which only rankings measure
+        usual = [] if undrawable(job.inputs) else ["full_hr@10", "full_ndcg@10"]
+        return job.model_copy(update={"runner": job.runner.model_copy(update={"metrics": tuple(usual)})})
     above = {task: f"{task}/" if task else "" for task in job.tasks}  # held-out samples need be no groups of candidates
     usual = [above[task] + name for task, real in job.tasks.items() for name in (OF_REAL if real else OF_BINARY)]
     return job.model_copy(update={"runner": job.runner.model_copy(update={"metrics": tuple(usual)})})

@@ -4,6 +4,8 @@ They are drawn once when data is prepared, and anew for each pass where the job 
 own training data alone: held-out positives may be drawn, as in NCF (He et al., WWW 2017, section 4.1).
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,25 +29,33 @@ class History:
         item: int[n], in [0, num_items), what these users took; a pair may come twice.
         num_users: how many users there are.
         num_items: how many items there are.
+        also: more users and items, in the same form: what these users took before, as their histories tell.
 
     Attributes:
         num_users, num_items: as given.
         left: int64[num_users], how many items each user has not taken.
     """
 
-    def __init__(self, user: NDArray[np.integer], item: NDArray[np.integer], num_users: int, num_items: int) -> None:
+    def __init__(
+        self, user: NDArray[np.integer], item: NDArray[np.integer], num_users: int, num_items: int,
+        also: Iterable[tuple[NDArray[np.integer], NDArray[np.integer]]] = (),
+    ) -> None:  # fmt: skip
         self.num_users, self.num_items = num_users, num_items
-        pairs = np.sort(user.astype(np.int64) * num_items + item)
-        self._pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique would hash, which takes far longer than sorting
+        self._table: NDArray[np.bool_] | None = None
+        if num_users * num_items <= MOST_CELLS:
+            self._table = np.zeros(num_users * num_items, np.bool_)
+            for users, items in ((user, item), *also):
+                self._table[users.astype(np.int64) * num_items + items] = True
+            self._pairs = np.flatnonzero(self._table)
+        else:
+            self._pairs = _distinct(
+                [users.astype(np.int64) * num_items + items for users, items in ((user, item), *also)]
+            )
         owner, taken = np.divmod(self._pairs, num_items)
         count = np.bincount(owner, minlength=num_users)
         self.left, self._start = num_items - count, np.cumsum(count) - count
         # of each taken item, how many left ones lie below it; users end to end, so each user's begin higher
         self._below = owner * (num_items + 1) + taken - (np.arange(len(taken)) - self._start[owner])
-        self._table: NDArray[np.bool_] | None = None
-        if num_users * num_items <= MOST_CELLS:
-            self._table = np.zeros(num_users * num_items, np.bool_)
-            self._table[self._pairs] = True
 
     def holds(self, user: Ids | int, item: Ids | Places | int) -> NDArray[np.bool_]:
         """Tell which pairs of a user and an item are taken.
@@ -111,6 +121,12 @@ class History:
         number = rng.integers(0, self.left[user])
         place = np.searchsorted(self._below, user * (self.num_items + 1) + number, side="right")
         return (number + place - self._start[user]).astype(np.int32)
+
+
+def _distinct(parts: Sequence[Ids]) -> Ids:
+    """Return the numbers in some arrays, sorted, each once; np.unique would hash, which takes far longer than sorting."""
+    numbers = np.sort(np.concatenate(parts))
+    return numbers[np.diff(numbers, prepend=-1) > 0]
 
 
 class Pairs:

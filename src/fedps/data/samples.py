@@ -6,7 +6,7 @@ of (job seed, client, epoch): any machine draws the same.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ class ClientData:
     """The training and held-out samples of one client, and the order in which an epoch goes through them.
 
     Where negatives are drawn, the samples of a pass are laid out as each positive, then its negatives; several passes
-    stand end to end, so that one can be drawn while another is trained.
+    stand end to end, so that one can be drawn while another is trained. What a user's histories hold was taken, too: it is
+    no negative, as in SASRec (Kang and McAuley, ICDM 2018, section III.E) and in the samples made for DIN.
 
     Args:
         train: training samples.
@@ -134,7 +135,8 @@ class ClientData:
         user = ids_of(self.slots["user"])[positive]
         if not len(user):
             raise DataError("runner.negatives: the training data has no positive (label 1); leave the key out")
-        history = History(user, np.asarray(self.train.item)[positive], len(self.keys["user"]), num_items)
+        item = np.asarray(self.train.item)[positive]
+        history = History(user, item, len(self.keys["user"]), num_items, self._histories())
         if not history.left.all():
             raise DataError(
                 f"runner.negatives: user {self.keys['user'][history.left == 0][0]} has taken all {num_items} items, so none"
@@ -146,6 +148,13 @@ class ClientData:
         self._size = label.size
         self._take(np.repeat(positive, 1 + each), self.slots, label.reshape(-1))
         return history
+
+    def _histories(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Yield users and what they took before, by the features that share the items' space."""
+        user = ids_of(self.slots["user"])
+        for feature in (f for f, of in self._spaces.items() if of == self._spaces["item"] and f != "item"):
+            column = self.train.columns[feature]
+            yield np.repeat(user, np.diff(column.starts)) if isinstance(column, Bags) else user, ids_of(column)
 
     def _hold_items(self, num_items: int) -> None:
         """Make all items keys: an item is its own slot then."""

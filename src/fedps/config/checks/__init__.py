@@ -34,6 +34,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
     (("features", "hyper_parameters.mode", "runner.model"), features.inputs),
     (("features", "runner.metrics"), features.measured),
     (("features", "hyper_parameters.loss"), features.learned),
+    (("features", "hyper_parameters.loss", "runner.negatives", "runner.model"), features.alone),
     (("runner.train_reader_path", "runner.infer_reader_path"), data.readers),
     (("runner.warmup_model_path",), data.warm_start),
     (("runner.dump_fields_path",), data.dumps),

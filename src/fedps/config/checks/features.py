@@ -20,6 +20,10 @@ def kinds(job: Job) -> list[str]:
         unfit = [k for k, kinds in FITS.items() if k in feature.model_fields_set and feature.kind not in kinds]
         unfit = [k for k in unfit if getattr(feature, k) != Feature.model_fields[k].default]
         mistakes += [f"{key}.{k}: a feature of kind {feature.kind} has no such key; leave it out" for k in unfit]
+        if feature.implied and (feature.kind != "label" or feature.of != "binary" or len(labels(job.features)) > 1):
+            mistakes.append(
+                f"{key}.column: '': only a binary label that is the only one may stand in no file; name its column"
+            )
         if feature.has_ids and (feature.rows is None) == (feature.table is None):
             mistakes.append(
                 f"{key}: give rows (how many ids there are, or open) or table (the feature whose ids they are), one of the two"
@@ -122,6 +126,20 @@ def drawn(job: Job) -> list[str]:
     return (
         [f"runner.negatives: {each}: {why}; leave the key out, and bring negatives in the data"] if each and why else []
     )
+
+
+def alone(job: Job) -> list[str]:
+    """Say that there is no label, and nothing else either by which to tell what is liked from what is not."""
+    implied, why = [name for name, label in labels(job.inputs).items() if label.implied], undrawable(job.inputs)
+    if job.runner.negatives == 0:
+        why = "runner.negatives is 0"
+    if not implied or not why or job.runner.model is not None or job.hyper_parameters.loss == "in_batch_softmax":
+        return []
+    stated = "there is none of kind label" if not job.features.keys() & implied else f"{implied[0]} is always 1"
+    return [
+        f"features: {stated}, so all samples are positives, and no negatives are drawn: {why}; add label: {{kind: label}} and"
+        " a column of 0 and 1, or see to it that negatives can be drawn, or use loss in_batch_softmax"
+    ]
 
 
 def learned(job: Job) -> list[str]:

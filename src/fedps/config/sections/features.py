@@ -41,13 +41,26 @@ class Feature(Section):
     separator: Word = Field(
         "|", min_length=1, description="ids, and number of several: what stands between the values of a cell"
     )
-    column: Word | None = Field(None, description="its name in the data files; left out: the feature's")
+    column: Word | None = Field(
+        None, description="its name in the data files; left out: the feature's; '' of a label: none, as it is always 1"
+    )
     optional: bool = Field(False, description="a network may leave it; set where the data's manifest states it")
 
     @property
     def has_ids(self) -> bool:
         """Whether it is looked up in a table."""
         return self.kind in ("id", "ids")
+
+    @property
+    def implied(self) -> bool:
+        """Whether it is a label that stands in no file: all samples are positives."""
+        return self.column == ""
+
+
+def with_label(features: Mapping[str, Feature]) -> dict[str, Feature]:
+    """Return features with a label: the implied one, if none is stated."""
+    there = labels(features) or "label" in features
+    return dict(features) if there else {**features, "label": Feature(kind="label", column="")}
 
 
 def classic(num_users: int, num_items: int) -> dict[str, Feature]:

@@ -46,14 +46,17 @@ class Intake:
         features = job.inputs
         self.where, self._skipped = where, skipped or Skipped(allowed=False)
         self._labels = list(labels(features))
+        self._implied = any(features[name].implied for name in self._labels)
         unknown = self._labels if len(self._labels) > 1 else []
         self.cells = {
             name: Cells(name, f, features[f.table or name].rows, job.runner.seed, name in unknown)
             for name, f in features.items()
+            if not f.implied
         }
         self._parts = {name: _Growing() for name in self.cells}
         self._counts = {name: _Growing() for name, cells in self.cells.items() if cells.feature.kind == "ids"}
         self._cut: dict[str, int] = {}
+        self._rows = 0
 
     def add(self, piece: Mapping[str, pa.Array], where: Where) -> None:
         """Take in a piece: at once if all of it is as it should be, else row by row.
@@ -102,12 +105,14 @@ class Intake:
         Raises:
             DataError: there is nothing.
         """
-        if not len(self._parts[self._labels[0]]):
+        if not self._rows:
             why = f"; all rows were skipped, the first: {self._skipped.first}" if self._skipped.lines else ""
             raise DataError(f"{self.where}: holds no sample; a client needs at least one{why}")
         columns: dict[str, Column] = {name: part.joined() for name, part in self._parts.items()}
         for name, counts in self._counts.items():
             columns[name] = Bags(ids_of(columns[name]), np.concatenate([[0], np.cumsum(counts.joined())]))
+        if self._implied:
+            return Taken(Samples(columns, np.ones(self._rows, np.float32)), self._cut)
         tasks = [ids_of(columns.pop(name)) for name in self._labels]
         return Taken(Samples(columns, tasks[0] if len(tasks) == 1 else np.stack(tasks, axis=1)), self._cut)
 
@@ -130,6 +135,8 @@ class Intake:
             count = len(ids_of(column)) if starts is None else len(starts) - 1
             if count != len(labels) or not cells.fits(ids_of(column)):
                 return False
+        if self._implied:
+            return bool((labels == 1).all())
         return all(self.cells[name].fits(labels[:, k]) for k, name in enumerate(self._labels))
 
     def _row(self, row: Sequence[Any]) -> list[list[int] | list[float]]:
@@ -145,6 +152,7 @@ class Intake:
         return values
 
     def _take(self, columns: dict[str, Column]) -> None:
+        self._rows += max(len(c.starts) - 1 if isinstance(c, Bags) else len(c) for c in columns.values())
         for name, column in columns.items():
             most = self.cells[name].feature.max
             if isinstance(column, Bags) and most is not None:

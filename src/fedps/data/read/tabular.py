@@ -162,6 +162,10 @@ class _Indexed:
         self._path, self._intake, self._line = path, intake, 0
         cells = [c for c in intake.cells.values() if c.feature.kind != "label"]
         self._labels = {n: c.feature.of == "binary" for n, c in intake.cells.items() if c.feature.kind == "label"}
+        if not self._labels:
+            raise DataError(
+                f"{path}: lines `label index:value …` have a label: add one to features, label: {{kind: label}}"
+            )
         self._numbered = {c.name: int(c.column) for c in cells if c.column.isdecimal()}
         self._rest = [c for c in cells if c.name not in self._numbered]
         self._several = [c.name for c in self._rest if c.feature.kind == "ids"]
