@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from fedps.data.hashing import stable_hash
 from fedps.data.scripts.datasets import InmemoryDataset, QueueDataset
 from fedps.errors import DataError
+from fedps.types import Bags, ids_of
 
 AWK = "awk -F, '{print 1,$1,1,$2,1,$3}'"
 
@@ -77,6 +79,52 @@ def test_malformed_lines_are_counted_anew_in_each_pass(tmp_path: Path) -> None:
         assert items(dataset) == [list(range(11))]
         assert dataset.skipped.lines == 2
         assert "'x'" in dataset.skipped.first
+
+
+SLOTS: dict[str, dict[str, object]] = {
+    "who": {"kind": "id", "rows": "open"},
+    "seen": {"kind": "ids", "rows": 9, "max": 2},
+    "age": {"kind": "number", "dim": 2},
+    "click": {"kind": "label"},
+}
+PRINT = 'awk -F, \'NR > 1 {n = split($2, s, "|"); split($3, a, "|"); '
+PRINT += 'print 1, $1, n, s[1], (n > 1 ? s[2] " " : "") (n > 2 ? s[3] " " : "") 2, a[1], a[2], 1, $4}\''
+
+
+@pytest.mark.parametrize("kind", [QueueDataset, InmemoryDataset])
+@pytest.mark.parametrize("command", [None, PRINT])
+def test_any_declared_slots_are_yielded(kind: type[QueueDataset], command: str | None, tmp_path: Path) -> None:
+    rows = [f"u{k},{'|'.join(map(str, range(1, 2 + k % 3)))},{k}|0.5,{k % 2}" for k in range(7)]
+    for name, part in (("a.csv", rows[:3]), ("b.csv", rows[3:])):
+        (tmp_path / name).write_text("\n".join(["who,seen,age,click", *part]) + "\n")
+    dataset = kind()
+    dataset.init(batch_size=5, pipe_command=command, allow_commands=True, features=SLOTS, seed=3)
+    dataset.set_filelist([tmp_path / "a.csv", tmp_path / "b.csv"])
+    if isinstance(dataset, InmemoryDataset):
+        dataset.load_into_memory()
+        assert len(dataset) == 7
+    first, last = dataset.batches()
+    assert (len(first.label), len(last.label)) == (5, 2)
+    assert list(first.columns) == ["who", "seen", "age"]
+    assert ids_of(first.columns["who"]).tolist() == (stable_hash([f"u{k}" for k in range(5)], 3) & (2**63 - 1)).tolist()
+    seen = first.columns["seen"]
+    assert isinstance(seen, Bags)
+    assert seen.padded().tolist() == [[1, -1], [1, 2], [2, 3], [1, -1], [1, 2]]
+    assert ids_of(last.columns["age"]).tolist() == [[5, 0.5], [6, 0.5]]
+    assert first.label.tolist() == [0, 1, 0, 1, 0]
+
+
+def test_slots_without_a_label_are_positives_and_wrong_ones_are_told_all_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("who\nx\ny\n")
+    dataset = QueueDataset()
+    dataset.init(batch_size=2, features={"who": SLOTS["who"]})
+    dataset.set_filelist([tmp_path / "a.csv"])
+    (batch,) = dataset.batches()
+    assert batch.label.tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"(?s)features\.a: give rows .*features\.b\.table: 'c': is no feature"):
+        dataset.init(features={"a": {"kind": "id"}, "b": {"kind": "id", "table": "c"}})
+    with pytest.raises(ValueError, match="num_items: is missing; give it, or features"):
+        dataset.init(num_users=3)
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
