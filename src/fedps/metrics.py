@@ -5,7 +5,7 @@ histograms without loading torch.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedps.errors import FedpsError
 from fedps.figures import CANDIDATES, DEFAULT, LEFT_OUT, ONE_LABEL, Figures, Metric, Sums, Totals, aucs_of, read_metric
 from fedps.ranking import Catalogue, rank_candidates, rank_catalogue
-from fedps.types import NO_BAGS, Bags, Keys, Samples, Values
+from fedps.types import NO_BAGS, Bags, Keys, Ranked, Samples, Values
 
 BUCKETS = 2**12  # the original's
 LEAST = np.float32(-88)  # a logit below it has a probability of 0; its exponential would overflow
@@ -82,7 +82,8 @@ class Histogram:
         return float(won / pairs)
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True)
+class Evaluation(Ranked):
     """What held-out samples come to, as counts and sums that add up over clients.
 
     Attributes:
@@ -92,21 +93,6 @@ class Evaluation(NamedTuple):
 
     sums: Sums
     histograms: Mapping[str, Histogram]
-
-    @property
-    def users(self) -> int:
-        """How many users were ranked among their candidates."""
-        return int(self.sums.get("users", 0))
-
-    @property
-    def hits(self) -> float:
-        """Users whose positive is among the first 10 of their candidates; a tie counts in part."""
-        return self.sums.get("hr@10", 0.0)
-
-    @property
-    def ndcg(self) -> float:
-        """The sum of their NDCG at 10."""
-        return self.sums.get("ndcg@10", 0.0)
 
 
 class Evaluations:

@@ -155,7 +155,28 @@ class ClientInfoAttr(StrEnum):
     BANDWIDTH = auto()
 
 
-class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Ranked:
+    """What sums over held-out samples say of users who were ranked; `sums` are by name, as `figures.sums_of` lists them."""
+
+    sums: Mapping[str, int | float]
+
+    @property
+    def users(self) -> int:
+        """How many users were ranked among their candidates."""
+        return int(self.sums.get("users", 0))
+
+    @property
+    def hits(self) -> float:
+        """Users whose positive is among the first 10 of their candidates; a tie counts in part."""
+        return self.sums.get("hr@10", 0.0)
+
+    @property
+    def ndcg(self) -> float:
+        """The sum of their NDCG at 10."""
+        return self.sums.get("ndcg@10", 0.0)
+
+
+class ClientInfo(Ranked, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client reports of itself and of its last round: its claims, measured by itself.
 
     The list is closed: the coordinator learns nothing else of a client, but its score histograms and, where the job
@@ -186,21 +207,6 @@ class ClientInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sums: dict[str, int | float] = {}
     available: bool = True
     dropped: bool = False
-
-    @property
-    def users(self) -> int:
-        """How many users were ranked among their candidates."""
-        return int(self.sums.get("users", 0))
-
-    @property
-    def hits(self) -> float:
-        """Their hits at 10."""
-        return self.sums.get("hr@10", 0.0)
-
-    @property
-    def ndcg(self) -> float:
-        """The sum of their NDCG at 10."""
-        return self.sums.get("ndcg@10", 0.0)
 
     def __getitem__(self, name: str) -> Any:
         """Return a field by its name. Raises KeyError: there is none."""

@@ -51,7 +51,7 @@ def told(parts: Sequence[tuple[Samples, Values]], metrics: Sequence[str] = ALL) 
     for samples, logits in parts:
         found = evaluate(logits, samples, metrics)
         assert not fault_of(found.sums, metrics)
-        merged.add(*found)
+        merged.add(found.sums, found.histograms)
     return merged.figures(metrics)
 
 
@@ -215,7 +215,7 @@ def test_each_of_several_labels_is_measured_by_itself() -> None:
     )
     found, merged = evaluate(outputs, both, metrics, catalogue, tasks=tasks), Evaluations()
     assert not fault_of(found.sums, metrics, tasks)
-    merged.add(*found)
+    merged.add(found.sums, found.histograms)
     figures, known = merged.figures(metrics), ~np.isnan(rating)
     alone = told([(clicks_, logits)], OF_SAMPLES)
     assert {

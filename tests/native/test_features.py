@@ -12,6 +12,7 @@ from fedps.training.eager import Eager
 from fedps.training.learner import Learner
 from fedps.training.planning import plan_network
 from tests.conftest import MakeJob
+from tests.native.alike import assert_alike, assert_same_gradients
 from tests.training.test_features import data_of, job_of
 
 NET = """
@@ -61,9 +62,7 @@ def test_a_pass_and_the_scores_are_those_of_torch(rule: str, make_job: MakeJob, 
     found, due = (learner.train(data.order(0), 48) for learner in (one, other))
     np.testing.assert_allclose(found.losses, due.losses, rtol=1e-4)
     np.testing.assert_allclose(found.scores, due.scores, rtol=2e-3, atol=1e-4)
-    for name, table in one.tables.items():
-        np.testing.assert_allclose(table.block, other.tables[name].block, rtol=2e-3, atol=3e-4, err_msg=name)
-    np.testing.assert_allclose(one.dense.raw, other.dense.raw, rtol=2e-3, atol=3e-4)
+    assert_alike(one, other)
     np.testing.assert_allclose(one.score(), other.score(), rtol=2e-3, atol=2e-3)
 
 
@@ -71,12 +70,7 @@ def test_gradients_for_the_servers_are_those_of_torch(make_job: MakeJob, tmp_pat
     one, other, data = both(make_job, tmp_path, local=False)
     for learner in (one, other):
         learner.train(data.order(0)[:40], 40)
-    found, due = one.gradients(), other.gradients()
-    assert found.rows.keys() == due.rows.keys() == one.shared.keys()
-    for name, (slots, rows) in found.rows.items():
-        np.testing.assert_array_equal(slots, due.rows[name][0])
-        np.testing.assert_allclose(rows, due.rows[name][1], rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(found.dense, due.dense, rtol=1e-3, atol=1e-5)
+    assert_same_gradients(one, other)
 
 
 def test_an_embedding_with_padding_of_its_own_trains_by_torch(make_job: MakeJob, tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from torch.nn import functional
 
 from fedps.config import Job
 from fedps.models.build import build
-from fedps.table import rules
 from fedps.table.rules import initial_rows
-from fedps.training.learner import Learner
 from tests.conftest import MakeJob
+from tests.native.alike import assert_alike
 from tests.native.test_steps import both, job_of, pytestmark  # noqa: F401  (skipped without a compiler, as there)
 
 RATES = np.array([1.0, 0.25, 2.0, 0.5])
@@ -22,14 +21,6 @@ PRIVATE = ["mlp_user.weight"]
 def options(make_job: MakeJob, rule: str = "sgd", loss: str = "bpr", **runner: object) -> Job:
     optimizer = {"class": rule, "learning_rate": 0.05, "private_learning_rate": 0.05, "weight_decay": 0.02}
     return make_job({"optimizer": optimizer, "loss": loss}, local_sparse=PRIVATE, negatives=3, **runner)
-
-
-def assert_alike(one: Learner, other: Learner) -> None:
-    for name, table in one.tables.items():
-        its = other.tables[name]
-        np.testing.assert_allclose(table.block, its.block, rtol=2e-3, atol=3e-4, err_msg=name)
-        np.testing.assert_array_equal(rules.counters(table.rule, table.raw), rules.counters(its.rule, its.raw))
-    np.testing.assert_allclose(one.dense.raw, other.dense.raw, rtol=2e-3, atol=3e-4)
 
 
 @pytest.mark.parametrize("rule", ["adam", "lazy_adam", "sgd", "adagrad", "row_adagrad", "shared_adam"])

@@ -21,6 +21,7 @@ from fedps.training.plan import make_plan
 from fedps.training.tables import LocalDense, LocalTable
 from fedps.types import ClientId, Samples
 from tests.conftest import MakeJob, batches_of
+from tests.native.alike import assert_alike, assert_same_gradients
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: steps are taken by torch here")
 
@@ -96,12 +97,7 @@ def test_steps_are_those_of_torch(network: str, rule: str, make_job: MakeJob, tm
         found, due = (learner.train(one.data.order(epoch), 48) for learner in (one, other))
         np.testing.assert_allclose(found.losses, due.losses, rtol=1e-4)
         np.testing.assert_allclose(found.scores, due.scores, rtol=2e-3, atol=1e-4)
-    for name, table in one.tables.items():
-        its = other.tables[name]
-        np.testing.assert_allclose(table.block, its.block, rtol=2e-3, atol=3e-4, err_msg=name)
-        np.testing.assert_array_equal(rules.counters(table.rule, table.raw), rules.counters(its.rule, its.raw))
-        assert table.steps == its.steps
-    np.testing.assert_allclose(one.dense.raw, other.dense.raw, rtol=2e-3, atol=3e-4)
+    assert_alike(one, other)
     np.testing.assert_allclose(one.score(), other.score(), rtol=2e-3, atol=2e-3)
     slots = one.data.distinct(("item",), order[:40])
     for name in one.shared:
@@ -115,12 +111,7 @@ def test_gradients_for_the_servers_are_those_of_torch(network: str, make_job: Ma
     for batch in batches_of(one.data, 0, 32):
         for learner in (one, other):
             learner.train(batch, 32)
-        found, due = one.gradients(), other.gradients()
-        assert found.rows.keys() == due.rows.keys() == one.shared.keys()
-        for name, (slots, rows) in found.rows.items():
-            np.testing.assert_array_equal(slots, due.rows[name][0])
-            np.testing.assert_allclose(rows, due.rows[name][1], rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(found.dense, due.dense, rtol=1e-3, atol=1e-5)
+        assert_same_gradients(one, other)
 
 
 @pytest.mark.parametrize("network", ["NCF_MLP", "NCF_GMF", "NCF_NeuMF", "Crossed"])

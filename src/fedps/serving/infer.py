@@ -226,8 +226,8 @@ def _misfits(
             )
     if opened := sorted(name for name in weights if f"{name}.ids" in tensors):
         return [
-            f"{path}: {', '.join(opened)} has ids of an open space, whose rows are not read from one file: score the run's"
-            " saved epochs, by --run_dir"
+            f"{path}: {', '.join(opened)}: their rows are of open ids, which the job counts: set rows: open for the features that"
+            " look them up, as in the job that trained them"
         ]
     strange = sorted(set(tensors) - set(weights))
     return mistakes + [f"{path}: {name} is no parameter of the job's network" for name in strange]

@@ -79,7 +79,7 @@ def measure(
     rest, merged = evaluate(logits, test, others, user=_whose(tests), tasks=tasks), Evaluations()
     for sums in (groups.sums, *full):
         merged.add(sums, {})
-    merged.add(*rest)
+    merged.add(rest.sums, rest.histograms)
     measures: dict[str, object] = {
         "users": groups.users,
         "samples": len(test.label),
