@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+from cyclopts import Parameter
+
 from fedps.cli.app import AllowCommands, AsJson, JobFile, Override, PastRun, Switch, app, flag, load, note_job, tell
 from fedps.errors import JobError, needing_torch
 
@@ -82,3 +84,36 @@ def export(
     from fedps.serving.export import export_run  # noqa: PLC0415
 
     print(f"{format}: {export_run(run_dir, out, epoch, private, format)}")
+
+
+@app.command(name="import")
+def import_(
+    folder: Annotated[Path, Parameter(help="An epoch that the original has saved: folders 000, 001 and so on.")],
+    *,
+    job: JobFile = None,
+    out: Annotated[Path, flag("out", "Folder to write the epoch to, in the form of a run's.")],
+    table: Annotated[
+        list[str] | None,
+        flag("table", "001=NAME: which parameter a sparse table is of; repeated. Default: in the network's order."),
+    ] = None,
+    dense: Annotated[
+        str | None, flag("dense", "NAME,NAME…: dense parameters in the order of their file. Default: the network's.")
+    ] = None,
+    override: Override = None,
+) -> None:
+    """Take over tables that PaddlePaddle's parameter server has saved: to start from, to infer with, to export.
+
+    Example: fedps import output_model/2 -m config_fl.yaml --out taken-over
+
+    Example: fedps run config_fl.yaml -o runner.warmup_model_path=taken-over/model/1
+    """
+    from fedps.serving.original_tables import import_original  # noqa: PLC0415
+
+    pairs = [text.partition("=") for text in table or []]
+    if bad := [number for number, sign, name in pairs if not (number and sign and name)]:
+        raise JobError(f"--table {bad[0]}: write FOLDER=NAME, e.g. --table 001=embedding_1.w_0")
+    names = {number: name for number, _, name in pairs} or None
+    order = dense.split(",") if dense else ()
+    for name, source in import_original(load(job, override or []), folder, out, names, order).items():
+        print(f"{name}: {source}")
+    print(f"epoch: {out / 'model' / '1'}")
