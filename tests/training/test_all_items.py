@@ -24,6 +24,7 @@ SEQUENCE = {name: FEATURES[name] for name in ("item", "history", "label")}
 JOBS = {  # mode → features, loss, and whether it is two towers
     "MF": ({name: FEATURES[name] for name in ("user", "item", "label")}, "bce", False),
     "MF, real": ({"user": FEATURES["user"], "item": FEATURES["item"], "label": {"kind": "label", "of": "real"}}, "mse", False),
+    "NCF_NeuMF": ({name: FEATURES[name] for name in ("user", "item", "label")}, "bce", False),
     "DeepFM": (RANKED, "bce", False),
     "DCNv2": (RANKED, "bce", False),
     "DIN": (RANKED, "bce", False),

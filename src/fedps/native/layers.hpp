@@ -58,9 +58,11 @@ struct Linear {
   alignas(64) float d_forward[IN * padded(OUT)];
   alignas(64) float d_bias[padded(OUT)];
 
-  void begin(const float* w, const float* b) {
+  // of w the inputs from `start` on, out of `total`
+  void begin(const float* w, const float* b, int start = 0, int total = IN) {
     for (int o = 0; o < OUT; ++o)
-      for (int i = 0; i < IN; ++i) forward[i * padded(OUT) + o] = backward[o * padded(IN) + i] = w[TRANSPOSED ? o * IN + i : i * OUT + o];
+      for (int i = 0; i < IN; ++i)
+        forward[i * padded(OUT) + o] = backward[o * padded(IN) + i] = w[TRANSPOSED ? o * total + start + i : (start + i) * OUT + o];
     for (int o = 0; o < OUT; ++o) bias[o] = b ? b[o] : 0.0f;
     std::memset(d_forward, 0, sizeof d_forward);
     std::memset(d_bias, 0, sizeof d_bias);
@@ -135,6 +137,19 @@ void sum_columns(int samples, const float* a, float* y) {
   for (int s = 0; s < samples; ++s) {
     float sum = 0;
     for (int j = 0; j < W; ++j) sum += a[s * A + j];
+    y[s * Y] = sum;
+  }
+}
+
+// the same, in another order of the columns, whole vectors of them at once
+template <int W, int A, int Y>
+void sum_vectors(int samples, const float* a, float* y) {
+  for (int s = 0; s < samples; ++s) {
+    Vector part = all(0);
+    for (int j = 0; j + LANES <= W; j += LANES) part += load(a + s * A + j);
+    float sum = 0;
+    for (int j = 0; j < LANES; ++j) sum += part[j];
+    for (int j = W / LANES * LANES; j < W; ++j) sum += a[s * A + j];
     y[s * Y] = sum;
   }
 }

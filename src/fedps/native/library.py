@@ -193,6 +193,39 @@ class Library:
         self._library.fedps_score(ctypes.byref(self._call))
         return scores
 
+    def items(self, features: Sequence[Column | None], count: int) -> Values:
+        """Return what ranking needs of each of so many items, on rows as they stand, float32[count, …].
+
+        Args:
+            features: of the item its slots, int32[count]; of the others nothing.
+            count: how many.
+        """
+        self._library.fedps_item_floats.restype = c_int64
+        out = np.empty((count, self._library.fedps_item_floats()), np.float32)
+        call, _kept = self._apart(features, np.arange(count, dtype=np.int32))
+        self._library.fedps_items(ctypes.byref(call), c_void_p(out.ctypes.data))
+        return out
+
+    def rank(self, features: Sequence[Column | None], order: Places, items: Values, scores: Values) -> None:
+        """Write the logits of samples with each item to `scores`, float32[len(order), items, labels]; any thread may.
+
+        Args:
+            features: as for `train`; of the item nothing.
+            order: int32, the samples.
+            items: what `items` has returned.
+            scores: C-contiguous.
+        """
+        call, _kept = self._apart(features, order)
+        call.scores = scores.ctypes.data
+        self._library.fedps_rank(ctypes.byref(call), c_void_p(items.ctypes.data), c_int64(len(items)))
+
+    def _apart(self, features: Sequence[Column | None], order: Places) -> tuple[_Call, object]:
+        """Return a call of its own, which changes nothing, on some samples; and what must live as long."""
+        own, call = (_Feature * len(features))(), _Call.from_buffer_copy(self._call)
+        _point(own, features)
+        call.features, call.order, call.samples = ctypes.addressof(own), order.ctypes.data, len(order)
+        return call, (own, order)
+
     def read(self, number: int, slots: Places, out: Values) -> None:
         """Bring rows of a table up to its step, and copy their values to `out`, float32[U, dim]."""
         table, fields = self._tables[number], self._rows[number]
@@ -202,13 +235,7 @@ class Library:
 
     def _begin(self, features: Sequence[Column], order: Places, scores: Values) -> None:
         """Say what may have changed since the last call: data grows, steps start anew, and a call changes rates."""
-        for fields, column in zip(self._features, features, strict=True):
-            if isinstance(column, Bags):
-                fields.slots, fields.starts = column.ids.ctypes.data, column.starts.ctypes.data
-            elif column.dtype == np.int32:
-                fields.slots = column.ctypes.data
-            else:
-                fields.numbers = column.ctypes.data
+        _point(self._features, features)
         for one, fields in self._fields:
             fields.steps, fields.rule.lr = one.steps, one.own.learning_rate
         self._call.order, self._call.samples, self._call.scores = order.ctypes.data, len(order), scores.ctypes.data
@@ -223,6 +250,17 @@ class Library:
         self._gradients = [np.empty((count, t.dim), np.float32) for count, t in zip(rows, self._tables, strict=True)]
         for fields, touched, gradient in zip(self._rows, self._touched, self._gradients, strict=False):
             fields.touched, fields.gradient = touched.ctypes.data, gradient.ctypes.data
+
+
+def _point(fields: ctypes.Array[_Feature], features: Sequence[Column | None]) -> None:
+    """Let fields point at columns; where there is none they stay as they are."""
+    for field, column in zip(fields, features, strict=True):
+        if isinstance(column, Bags):
+            field.slots, field.starts = column.ids.ctypes.data, column.starts.ctypes.data
+        elif column is not None and column.dtype == np.int32:
+            field.slots = column.ctypes.data
+        elif column is not None:
+            field.numbers = column.ctypes.data
 
 
 def _table(table: Trainable, marks: NDArray[np.int32]) -> _Table:

@@ -4,7 +4,7 @@ A value has one row a sample, or one at each position of a sequence, `[samples, 
 samples of a batch, so a batch can be worked on in blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -73,13 +73,18 @@ class Softmax(msgspec.Struct, frozen=True, tag=True):
 
 
 class Linear(msgspec.Struct, frozen=True, tag=True):
-    """x W + b. `weight` and `bias` (-1: none) are numbers of parameters; `transposed`: the weight is kept as [width, in]."""
+    """x W + b. `weight` and `bias` (-1: none) are numbers of parameters; `transposed`: the weight is kept as [width, in].
+
+    Of W the rows from `start` on may be meant alone, out of `total`; 0: it has no others.
+    """
 
     x: int
     weight: int
     bias: int
     transposed: bool
     width: int
+    start: int = 0
+    total: int = 0
 
 
 class Unary(msgspec.Struct, frozen=True, tag=True):
@@ -186,11 +191,12 @@ def without_dead(program: Program) -> Program:
         if number in needed:
             needed.update(inputs(program.operations[number]))
     new = {old: k for k, old in enumerate(sorted(needed))}
-    kept = tuple(_renumbered(program.operations[old], new) for old in sorted(needed))
+    kept = tuple(renumbered(program.operations[old], new) for old in sorted(needed))
     return Program(program.tables, program.parameters, kept)
 
 
-def _renumbered(operation: Operation, new: dict[int, int]) -> Operation:
+def renumbered(operation: Operation, new: Mapping[int, int]) -> Operation:
+    """Return an operation that reads others by their new numbers."""
     match operation:
         case Lookup() | Pool() | Rows() | Present() | Number():
             return operation

@@ -43,15 +43,16 @@ BINARY = {
 
 
 class Place(NamedTuple):
-    """Where a value lies: in which operation's array, from which column on, and the floats of a row there."""
+    """Where a value lies: in which operation's array, or a named one, from which column on, and the floats of a row there."""
 
-    array: int
+    array: int | str
     column: int
     stride: int
 
     def value(self) -> str:
         """Return a pointer to the value of a block's first sample."""
-        return f"v{self.array} + {self.column}" if self.column else f"v{self.array}"
+        name = f"v{self.array}" if isinstance(self.array, int) else self.array
+        return f"{name} + {self.column}" if self.column else name
 
     def gradient(self) -> str:
         """Return the same of its gradient."""
@@ -59,11 +60,13 @@ class Place(NamedTuple):
 
 
 def write(program: Program, group: int = 1) -> str:
-    """Return the C++ of a program; so many samples, which the loss compares, go into one block."""
-    return _Writer(program).text(group)
+    """Return the C++ of a program's step; so many samples, which the loss compares, go into one block."""
+    return Writer(program).text(group)
 
 
-class _Writer:
+class Writer:
+    """Writes a program's training step."""
+
     def __init__(self, program: Program) -> None:
         self._program, self._operations = program, program.operations
         self._places = _places(program)
@@ -78,14 +81,15 @@ class _Writer:
         # which table a feature looks up → the number of the places where the gradients of its rows stand
         self._looked_up = {key: k for k, key in enumerate(dict.fromkeys((o.table, o.feature) for o in lookups))}
 
-    def text(self, group: int) -> str:
+    def text(self, group: int = 1) -> str:
+        """Return it all."""
         last = len(self._operations) - 1
         self._written.add(last)
         for number, operation in enumerate(self._operations):
             self._forward += self._apply(number, operation)
         for number in reversed(range(len(self._operations))):
             self._backward += self._back(number, self._operations[number])
-        sizes = {p.array: (self._positions[p.array] or 1) * p.stride for p in self._places}
+        sizes = {p.array: (self._positions[p.array] or 1) * p.stride for p in self._places if isinstance(p.array, int)}
         arrays = [f"alignas(64) float v{a}[SAMPLES * {sizes[a]}], d{a}[SAMPLES * {sizes[a]}];" for a in sorted(sizes)]
         rows, out = list(enumerate(self._program.tables)), self._places[last]
         find = [f"c.tables[{k}].count = 0;" for k, _ in rows]
@@ -99,15 +103,15 @@ class _Writer:
             lookups=max(1, len(self._looked_up)),
             stride=out.stride,
             samples=self._samples(group),
-            members=_lines([*arrays, *self._members], "  "),
+            members=lines([*arrays, *self._members], "  "),
             logit=out.value(),
             slope=out.gradient(),
-            begin=_lines(self._begin),
-            find_rows=_lines(find),
-            forward=_lines(self._forward),
-            backward=_lines(self._backward),
-            end=_lines(self._end),
-            change_rows=_lines(f"end_rows<{dim}>(c.tables[{k}]);" for k, dim in rows),
+            begin=lines(self._begin),
+            find_rows=lines(find),
+            forward=lines(self._forward),
+            backward=lines(self._backward),
+            end=lines(self._end),
+            change_rows=lines(f"end_rows<{dim}>(c.tables[{k}]);" for k, dim in rows),
             read_rows="".join(READ.format(number=k, dim=dim) for k, dim in rows),
         )
 
@@ -137,11 +141,11 @@ class _Writer:
                 return [f"softmax<{sizes}>(m, {a.value()}, {y.value()});"]
             case op.Number(feature, width):
                 return [f"numbers<{width}, {y.stride}>(c.features[{feature}], order, m, {y.value()});"]
-            case op.Linear(x, weight, bias, transposed, width):
+            case op.Linear(x, weight, bias, transposed, width, start, total):
                 a, size = self._places[x], self._operations[x].width
                 self._members.append(f"Linear<{size}, {width}, {_bool(transposed)}> layer{number};")
                 named = f"{_at('block', weight)}, {_at('block', bias) if bias >= 0 else 'nullptr'}"
-                self._begin.append(f"layer{number}.begin({named});")
+                self._begin.append(f"layer{number}.begin({named}{f', {start}, {total}' if total else ''});")
                 self._end.append(f"layer{number}.end({named.replace('block', 'gradient')});")
                 return [f"layer{number}.apply<{a.stride}, {y.stride}>({m}, {a.value()}, {y.value()});"]
             case op.Unary(function, x, width, numbers):
@@ -330,8 +334,9 @@ def _bool(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _lines(lines: Iterable[str], indent: str = "    ") -> str:
-    return "\n".join(indent + line for line in lines)
+def lines(each: Iterable[str], indent: str = "    ") -> str:
+    """Return lines one below the other."""
+    return "\n".join(indent + line for line in each)
 
 
 TEXT = """\

@@ -66,4 +66,46 @@ void score(const Call& c) {
   }
 }
 
+// Values, of `FLOATS` each, go to their places in rows of `ROW`; and one for all samples.
+template <int FLOATS, int ROW>
+void keep(int samples, const float* a, float* out) {
+  for (int s = 0; s < samples; ++s) std::memcpy(out + s * ROW, a + s * FLOATS, sizeof(float) * FLOATS);
+}
+template <int FLOATS>
+void spread(int samples, const float* a, float* y) {
+  for (int s = 0; s < samples; ++s) std::memcpy(y + s * FLOATS, a, sizeof(float) * FLOATS);
+}
+
+// Write what pairs need of each item, float[samples][ITEM].
+template <class Halves>
+void items(const Call& c, float* out) {
+  auto made = std::make_unique<Halves>();
+  made->begin(c);
+  for (int64_t i = 0; i < c.samples; i += Halves::SAMPLES)
+    made->items(c, c.order + i, static_cast<int>(std::min<int64_t>(Halves::SAMPLES, c.samples - i)), out + i * Halves::ITEM);
+}
+
+// Write the logits of each sample with each of `count` items, float[samples][count][labels], to `scores`.
+template <class Halves>
+void rank(const Call& c, const float* items, int64_t count) {
+  auto made = std::make_unique<Halves>();
+  Halves& h = *made;
+  h.begin(c);
+  constexpr int64_t SAMPLES = Halves::SAMPLES;
+  std::vector<float> users(SAMPLES * Halves::USER);
+  for (int64_t i = 0; i < c.samples; i += SAMPLES) {
+    const int m = static_cast<int>(std::min(SAMPLES, c.samples - i));
+    h.users(c, c.order + i, m, users.data());
+    for (int64_t k = 0; k < count; k += SAMPLES) {  // these items stay in the nearest cache for all samples of the block
+      const int n = static_cast<int>(std::min(SAMPLES, count - k));
+      for (int s = 0; s < m; ++s) {
+        const float* z = h.pairs(users.data() + s * Halves::USER, items + k * Halves::ITEM, n);
+        float* at = c.scores + ((i + s) * count + k) * c.labels;
+        for (int j = 0; j < n; ++j)
+          for (int64_t l = 0; l < c.labels; ++l) at[j * c.labels + l] = z[j * Halves::STRIDE + l];
+      }
+    }
+  }
+}
+
 }  // namespace fedps

@@ -13,9 +13,10 @@ from fedps.native.library import Library, Loss
 from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import Bags, Column, Samples, Slots, TableName, Values, taken
+from fedps.types import Bags, Column, Samples, Slots, TableName, Values
 
 GO = 1 << 18  # samples scored in a call, a multiple of the step's blocks
+AT_ONCE = 64  # samples ranked in a call, such a block
 
 
 class Compiled:
@@ -90,13 +91,15 @@ class Compiled:
     def ranker(self, items: int) -> Ranker:
         """Return what scores samples with each item in the place of theirs: items are their own slots, from 0 to this."""
         every = np.arange(items, dtype=np.int32)
+        rows = self._library.items([every if name == "item" else None for name in self._inputs], items)
 
         def rank(test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
-            scores = np.empty((len(test.label), items, self._tasks), np.float32)
-            for k in range(len(scores)):
-                pairs = np.full(items, k)
-                inner = {feature: taken(column, pairs) for feature, column in slots.items()}
-                scores[k] = self.score(test.at(pairs), {**inner, "item": every}, rest).reshape(items, -1)
+            features = _columns(self._inputs, slots, test)
+            order = np.arange(len(test.label), dtype=np.int32)
+            scores = np.empty((len(order), items, self._tasks), np.float32)
+            for at in range(0, len(order), AT_ONCE):
+                self._library.rank(features, order[at : at + AT_ONCE], rows, scores[at : at + AT_ONCE])
+                rest()
             return scores[..., 0] if self._tasks == 1 else scores
 
         return rank

@@ -15,6 +15,7 @@ from fedps.models.inputs import made_up
 from fedps.models.loss import own_loss
 from fedps.models.network import Plan
 from fedps.native.compiler import CompileError, compiled
+from fedps.native.halves import write_halves
 from fedps.native.library import MOST_GROUP
 from fedps.native.lower import lower
 from fedps.native.source import write
@@ -22,7 +23,7 @@ from fedps.native.trace import NotLoweredError
 from fedps.training.compiled import Compiled
 from fedps.training.eager import Eager, cuda
 from fedps.training.learner import Learner
-from fedps.types import ClientId, Samples
+from fedps.types import NO_BAGS, ClientId, Samples
 
 SAMPLES = 150  # of the trial: three batches, the last one short
 BATCH = 62  # or a few more: what a loss compares stays together
@@ -58,7 +59,9 @@ def plan_network(job: Job) -> Plan:
             raise NotLoweredError(f"loss {loss} compares {job.group} samples, of which a block holds {MOST_GROUP}")
         tables = {e.name: e.shape[1] for e in network.embeddings}
         sizes = {name: math.prod(shape) for name, shape in network.dense}
-        library = compiled(write(lower(model, tables, sizes, tasks), job.group), notes)
+        program = lower(model, tables, sizes, tasks)
+        halves = write_halves(program, network.inputs.index("item")) if "item" in network.inputs else ""
+        library = compiled(write(program, job.group) + halves, notes)
         plan = Plan(network, library.name, notes=tuple(notes))
         _try(plan, job)
     except (NotLoweredError, CacheError, OSError) as error:
@@ -98,6 +101,9 @@ def _try(plan: Plan, job: Job) -> None:
         gradients = [learner.gradients() for learner in (one, other)]
         pairs = [(steps[0].scores, steps[1].scores), (gradients[0].dense, gradients[1].dense)]
         pairs += [(gradients[0].rows[n][1], gradients[1].rows[n][1]) for n in gradients[0].rows]
+        if not start and isinstance(own := data.slots.get("item", NO_BAGS), np.ndarray):
+            ranker, scores = one.engine.ranker(int(own.max()) + 1), one.engine.score(samples.at(batch), data.slots)
+            pairs.append((ranker(samples.at(batch), data.slots)[batch, own[batch]], scores))
         for a, b in pairs:
             if a.shape != b.shape or not np.allclose(
                 a, b, rtol=1e-3, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))
