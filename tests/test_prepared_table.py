@@ -41,8 +41,9 @@ def test_a_csv_of_ratings_trains_by_a_job_of_three_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     columns = taken()
-    lines = [",".join(columns), *(",".join(row) for row in zip(*columns.values(), strict=True))]
-    (tmp_path / "ratings.csv").write_text("\r\n".join(lines) + "\r\n")
+    head, *lines = [",".join(columns), *(",".join(row) for row in zip(*columns.values(), strict=True))]
+    (tmp_path / "ratings.csv").write_text("\r\n".join([head, *lines[:700]]) + "\r\n")
+    (tmp_path / "more.csv").write_text("\n".join([head, *lines[700:]]) + "\n")
     told = here(
         monkeypatch,
         "data",
@@ -50,6 +51,7 @@ def test_a_csv_of_ratings_trains_by_a_job_of_three_lines(
         "table",
         "--source",
         tmp_path / "ratings.csv",
+        tmp_path / "more.csv",
         "--clients",
         "3",
         "--out",

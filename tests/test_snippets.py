@@ -36,6 +36,7 @@ SHOWN = {  # blocks that nobody types, by what they begin with
     "waiting for server": "what a worker says",
     "time: [": "what logs say",
     "2026-01-01": "what logs say",
+    "ratings.csv: text": "what a command says",
 }
 NOT_RUN = {  # commands, by their first words, and a page that has a test of its own
     "from-paddlepaddle": "test_from_paddlepaddle.py runs them in the tutorial's folder",
@@ -132,7 +133,20 @@ def here(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(ROOT / "examples", "examples")
     do(["fedps", "data", "prepare", "movielens", "--out", ".data/ml-1m"], monkeypatch)
     shutil.copy(".data/ml-1m/train/0.csv", "examples/public.csv")
+    write_tables()
     return tmp_path
+
+
+def write_tables() -> None:
+    """Write what the guide to one's own data prepares: interactions of all and of two sites, and what is known of both."""
+    taken = [(user, (user * 7 + k * 11) % 150, k) for user in range(40) for k in range(12)]
+    rows = [f"u{user},f{film},{1 + (user + k) % 5},{1000 * k + user}\n" for user, film, k in taken]
+    head = "userId,movieId,rating,timestamp\n"
+    for name, part in (("ratings", rows), ("north", rows[:240]), ("south", rows[240:])):
+        Path(f"{name}.csv").write_text(head + "".join(part))
+    films = [f"f{film},Film {film},{'Crime|Drama' if film % 2 else 'Drama'},{film / 7:.1f}\n" for film in range(150)]
+    Path("films.csv").write_text("movieId,title,genres,price\n" + "".join(films))
+    Path("people.csv").write_text("userId,sex\n" + "".join(f"u{user},{'FM'[user % 2]}\n" for user in range(40)))
 
 
 def do(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

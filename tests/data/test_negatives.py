@@ -90,3 +90,20 @@ def test_of_no_users_nothing_is_drawn() -> None:
 def test_without_a_negative_of_a_user_with_positives_there_are_no_pairs() -> None:
     with pytest.raises(DataError, match="no user has both a positive and a negative"):
         Pairs(np.array([0, 1], np.int32), np.array([1, 0], np.float32))
+
+
+def test_sets_of_different_items_that_a_user_left_each_as_likely() -> None:
+    user, item = np.repeat(np.arange(3), [5, 380, 296]), np.concatenate([np.arange(5), np.arange(380), np.arange(296)])
+    history = History(user, item, 3, 400)
+    whose = np.array([0, 1, 2, 0])
+    drawn = history.draw_sets(whose, 20, np.random.default_rng(0))
+    assert drawn.shape == (4, 20)
+    assert all(len(set(row)) == 20 for row in drawn.tolist())
+    assert not history.holds(np.repeat(whose, 20), drawn.reshape(-1)).any()
+    assert (drawn[1] == np.sort(drawn[1])).all() or set(drawn[1].tolist()) == set(range(380, 400)), (
+        "just so many are left"
+    )
+    assert history.draw_sets(whose, 0, np.random.default_rng(0)).shape == (4, 0)
+    many = history.draw_sets(np.zeros(4000, np.int64), 20, np.random.default_rng(1))
+    share = np.bincount(many.reshape(-1), minlength=400)[5:] / 4000
+    assert abs(share - 20 / 395).max() < 0.02

@@ -33,6 +33,7 @@ Alpha = Annotated[
 Negatives = Annotated[int, flag("negatives", "Sampled negatives for each positive.", least=0)]
 Seed = Annotated[int, flag("seed", "Of all draws.", least=0)]
 Law = Literal["lognormal", "pareto", "same"]
+SEVERAL = Parameter(consume_multiple=True)
 GUESSED = "Guessed by the usual names."
 SPREADS = "lognormal, pareto (of the time a sample takes) or same (for all)"
 SPREAD = "0 is none; 1 is a factor of 27 between the slowest and the fastest twentieth (lognormal)."
@@ -99,6 +100,7 @@ def prepare_movielens(
 def prepare_table(
     source: Annotated[
         list[Path],
+        SEVERAL,
         flag(
             "source",
             "Files of interactions, a line each: CSV, TSV, `::`, Parquet, RecBole's .inter; or ARCHIVE.zip/FILE.",

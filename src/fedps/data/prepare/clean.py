@@ -11,7 +11,27 @@ from fedps.data.prepare.split import one_client_each
 from fedps.errors import DataError
 
 MANY = 3  # examples in a message
-Say = Callable[[str], None]
+
+
+class Told:
+    """What is worth knowing, said as it is found and kept for the manifest.
+
+    Args:
+        say: takes in a line.
+
+    Attributes:
+        lines: all that was said, but for what is private.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.lines: list[str] = []
+
+    def __call__(self, line: str, private: str = "") -> None:
+        """Say a line, and what of it others need not read: users' ids."""
+        if line:
+            self.lines.append(line)
+            self._say(line + private)
 
 
 def cleaned(
@@ -21,7 +41,7 @@ def cleaned(
     shared_users: str,
     only_positive: bool,
     core: int,
-    tell: Say,
+    tell: Told,
 ) -> tuple[Log, dict[str, int]]:
     """Leave out lines of items that are not listed, repeated ones, what is not positive, and who has too little.
 
@@ -42,7 +62,7 @@ def cleaned(
     """
     counts = {}
     for role in ("user", "item"):
-        tell(_alike(role, log.keys[role]))
+        _tell_alike(role, log.keys[role], tell)
     if listed is not None:
         log, counts["unknown_items"] = _of_catalogue(log, listed, refuse_unknown, tell)
     if len(log.client):
@@ -73,14 +93,15 @@ def cleaned(
     return log, counts
 
 
-def _alike(role: str, keys: Sequence[str]) -> str:
+def _tell_alike(role: str, keys: Sequence[str], tell: Told) -> None:
     groups = alike(keys)
-    examples = "; ".join(" and ".join(map(repr, group[:2])) for group in groups[:MANY])
-    told = f"{role} ids: {len(groups):,} differ from others by case or blanks only, e.g. {examples}; they count as different"
-    return told if groups else ""
+    examples = ", e.g. " + "; ".join(" and ".join(map(repr, group[:2])) for group in groups[:MANY])
+    told = f"{role} ids: {len(groups):,} differ from others by case or blanks only, and count as different"
+    if groups:
+        tell(told + examples * (role == "item"), examples * (role == "user"))
 
 
-def _of_catalogue(log: Log, listed: Catalogue, refuse: bool, tell: Say) -> tuple[Log, int]:
+def _of_catalogue(log: Log, listed: Catalogue, refuse: bool, tell: Told) -> tuple[Log, int]:
     """Leave out lines of items that are not listed, whose codes come behind those that are."""
     unknown = log.keys["item"][len(listed) :]
     known = log.item < len(listed)

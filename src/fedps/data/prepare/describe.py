@@ -85,6 +85,11 @@ class Facts:
         cells, row = self._cells[column], self._row
         return [cells[row[key]] if key in row else "" for key in keys]
 
+    def names_each(self, column: str) -> bool:
+        """Tell whether a column could be what lines are called: texts, nearly all different."""
+        there = [cell for cell in self._cells[column] if cell not in NOTHING]
+        return len(set(there)) * 2 > len(self.keys) and not all(map(is_number, there))
+
     def lacking(self, keys: Sequence[str]) -> int:
         """Count the keys that the file does not have."""
         return sum(key not in self._row for key in keys)

@@ -32,6 +32,7 @@ from fedps.errors import DataError
 FIRST = 100  # lines that are looked at, to tell a file's form
 HEAD = 1 << 20  # bytes that hold them
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", "::": "::"}
+ESCAPED = {"\\t": "\t", "tab": "\t", "blank": " "}  # as they are written in a shell
 STAND_IN = "\x1f"  # for a delimiter of several signs: ASCII's own unit separator
 KINDS = ("token", "token_seq", "float", "float_seq")  # of RecBole's columns
 LATIN = 3  # bytes that are no UTF-8, in text without any letter beyond ASCII in UTF-8, that make it Latin-1
@@ -118,7 +119,7 @@ class Source:
         text = bare.replace("\r", "\n") if self._old_mac else bare
         whole = text if len(head) < HEAD else text[: text.rfind("\n") + 1]
         begin = [line for line in whole.splitlines()[: 4 * FIRST] if line.strip()]
-        self._delimiter = hints.delimiter or _delimiter(begin, path)
+        self._delimiter = ESCAPED.get(hints.delimiter or "", hints.delimiter) or _delimiter(begin, path)
         rows = list(_fields(begin, self._delimiter, self._delimiter != "::"))[:FIRST]
         typed = all(cell.rpartition(":")[2] in KINDS and ":" in cell for cell in rows[0])
         self.header = typed or (_is_header(rows, known) if hints.header is None else hints.header)
@@ -280,7 +281,8 @@ def _member(archive: zipfile.ZipFile, path: Path, wanted: str | None) -> str:
     told = ", ".join(Path(name).name for name in names[:10]) + (", …" if len(names) > 10 else "")
     if wanted is not None:
         raise DataError(f"{path}: holds no {wanted}, but {told or 'nothing'}")
-    which = Path(names[0]).name if names else "FILE"
+    largest = max(archive.infolist(), key=lambda member: member.file_size, default=None)
+    which = Path(largest.filename).name if largest else "FILE"
     raise DataError(f"{path}: holds {len(names)} files: {told}; name one, e.g. {path}/{which}")
 
 
@@ -331,13 +333,19 @@ def _fields(begin: Sequence[str], sign: str, quoted: bool) -> Iterator[list[str]
 
 
 def _is_header(rows: Sequence[Sequence[str]], known: Sequence[str]) -> bool:
-    """Tell names of columns from cells: all are there and none is a number, and below one is, or a name is known."""
+    """Tell names of columns from cells: none is a number, and a name is known, or below are numbers, or digits for letters."""
     cells = [cell.strip() for cell in rows[0]]
     if not all(cells) or any(map(is_number, cells)) or len(set(cells)) < len(cells):
         return False
-    below = any(is_number(cell) for row in rows[1:] for cell in row)
+    below = any(is_number(cell) for row in rows[1:] for cell in row) or any(
+        all(map(_has_digit, column)) for head, *column in zip(*rows, strict=False) if column and not _has_digit(head)
+    )
     plain = {plain_name(cell) for cell in cells}
     return below or not plain.isdisjoint(map(plain_name, known))
+
+
+def _has_digit(text: str) -> bool:
+    return any(sign.isdigit() for sign in text)
 
 
 def is_number(text: str) -> bool:

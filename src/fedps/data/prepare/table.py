@@ -12,7 +12,7 @@ import numpy as np
 
 from fedps.data.catalogue import Catalogue
 from fedps.data.negatives import Ids
-from fedps.data.prepare.clean import cleaned
+from fedps.data.prepare.clean import Told, cleaned
 from fedps.data.prepare.columns import ALL_NAMES, column_of, columns_of
 from fedps.data.prepare.describe import Described, Facts, describe, name_of
 from fedps.data.prepare.forms import Hints, Source
@@ -28,7 +28,6 @@ ATOMIC = {".user": "users", ".item": "items"}  # RecBole's endings of files that
 TASKS = {"pairs": "leave-one-out", "ratings": "ratio", "sequences": "leave-one-out"}  # and how each is split
 NO = ("0", "0.0", "-1", "False", "false")  # ratings that hardly mean that an item was taken
 NONE = "none"  # in place of a column: there is none
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Ask:
     hints: Hints = Hints()  # noqa: RUF009  (a tuple of None)
 
 
-def prepare_table(out: Path, ask: Ask, say: Say = print) -> Mapping[str, Any]:
+def prepare_table(out: Path, ask: Ask, say: Callable[[str], None] = print) -> Mapping[str, Any]:
     """Prepare files of interactions; return the manifest.
 
     Args:
@@ -87,14 +86,7 @@ def prepare_table(out: Path, ask: Ask, say: Say = print) -> Mapping[str, Any]:
     Raises:
         DataError: a file cannot be read, or cannot be prepared so; names file, line and column, and what to do.
     """
-    told: list[str] = []
-
-    def tell(line: str) -> None:
-        if line:
-            told.append(line)
-            say(line)
-
-    ask = _checked(ask)
+    ask, tell = _checked(ask), Told(say)
     users = _facts(ask.users, "user", ask.hints, tell) if ask.users else None
     listed = _listed(ask.catalogue, ask.hints, tell) if ask.catalogue else None
     columns, log, counted = _read(ask, users, listed, tell)
@@ -109,7 +101,7 @@ def prepare_table(out: Path, ask: Ask, say: Say = print) -> Mapping[str, Any]:
     _tell_features(of_items, "item", tell)
     facts = {
         "source": ", ".join(path.name for path in ask.source), "partition": _partition(ask, columns), "split": ask.split,
-        "positive": ask.positive, "columns": columns, "counted": {**counted._asdict(), **counts}, "told": told,
+        "positive": ask.positive, "columns": columns, "counted": {**counted._asdict(), **counts}, "told": tell.lines,
     }  # fmt: skip
     ready = Ready(log, items, shares, of_users, of_items, ask.site is not None, ask.seed, facts)
     if ask.task == "ratings":
@@ -157,7 +149,7 @@ def _checked(ask: Ask) -> Ask:
 
 
 def _read(
-    ask: Ask, users: "tuple[Source, Facts] | None", listed: Catalogue | None, tell: Say
+    ask: Ask, users: "tuple[Source, Facts] | None", listed: Catalogue | None, tell: Told
 ) -> tuple[dict[str, str], Log, Counted]:
     """Read the interactions; return the columns of the last file, by role, too."""
     named = {role: name for role, name in ask.columns.items() if name is not None}
@@ -216,7 +208,7 @@ def _check_meaning(source: Source, columns: Mapping[str, str]) -> None:
         )
 
 
-def _facts(path: Path, role: str, hints: Hints, tell: Say) -> tuple[Source, Facts]:
+def _facts(path: Path, role: str, hints: Hints, tell: Told) -> tuple[Source, Facts]:
     """Read a file about users or items; its keys are in the column of the usual name, else in the first."""
     source = Source(path, hints, (*ALL_NAMES, "item", "key"))
     key = column_of(source, role) or source.names[0]
@@ -226,7 +218,7 @@ def _facts(path: Path, role: str, hints: Hints, tell: Say) -> tuple[Source, Fact
     return source, facts
 
 
-def _listed(path: Path, hints: Hints, tell: Say) -> Catalogue:
+def _listed(path: Path, hints: Hints, tell: Told) -> Catalogue:
     """Return the items that others use, too: as they were prepared, or any list of them."""
     if {"item", "key"} <= set(Source(path, hints, ("item", "key")).names):
         found = Catalogue.read(path)
@@ -237,27 +229,29 @@ def _listed(path: Path, hints: Hints, tell: Say) -> Catalogue:
         tell(f"{path.name}: {len(found):,} items, as they were prepared")
         return found
     source, facts = _facts(path, "item", hints, tell)
-    return _catalogue(source, facts, facts.keys)
+    return _catalogue(source, facts, facts.keys, tell)
 
 
-def _items_of(keys: Sequence[str], ask: Ask, tell: Say) -> Catalogue:
+def _items_of(keys: Sequence[str], ask: Ask, tell: Told) -> Catalogue:
     """Return the items of the log, with what a file says of them."""
     if ask.items is None:
         return Catalogue(np.arange(len(keys)), keys)
     source, facts = _facts(ask.items, "item", ask.hints, tell)
     if lacking := facts.lacking(keys):
         tell(f"items: {lacking:,} of {len(keys):,} have no line in {ask.items.name}")
-    return _catalogue(source, facts, keys)
+    return _catalogue(source, facts, keys, tell)
 
 
-def _catalogue(source: Source, facts: Facts, keys: Sequence[str]) -> Catalogue:
-    title = column_of(source, "title") if source.header else next(iter(facts.columns), None)
-    titles = facts.cells(title, keys) if title is not None else None
+def _catalogue(source: Source, facts: Facts, keys: Sequence[str], tell: Told) -> Catalogue:
+    """Return items with their titles: of the usual name, else the first column of texts that are nearly all different."""
+    title = column_of(source, "title") or next((name for name in facts.columns if facts.names_each(name)), None)
+    titles = None if title is None else facts.cells(title, keys)
+    tell("" if title is None else f"titles: column {title!r} (guessed)")
     others = {name_of(column): facts.cells(column, keys) for column in facts.columns if column != title}
     return Catalogue(np.arange(len(keys)), keys, titles, others)
 
 
-def _split(log: Log, ask: Ask, all_items: bool, tell: Say) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Log]:
+def _split(log: Log, ask: Ask, all_items: bool, tell: Told) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Log]:
     """Tell which lines are held out; users whose lines all come after the cut are left out."""
     if ask.task != "pairs":
         return np.zeros(len(log), np.bool_), log
@@ -299,7 +293,7 @@ def _partition(ask: Ask, columns: Mapping[str, str]) -> str:
     return "site" if ask.site else columns.get("client") or ask.partition or "iid"
 
 
-def _describe_users(users: tuple[Source, Facts], keys: Sequence[str], client: str | None, tell: Say) -> Described:
+def _describe_users(users: tuple[Source, Facts], keys: Sequence[str], client: str | None, tell: Told) -> Described:
     source, facts = users
     if lacking := facts.lacking(keys):
         tell(f"users: {lacking:,} of {len(keys):,} have no line in {source.path.name}")
@@ -309,6 +303,6 @@ def _describe_users(users: tuple[Source, Facts], keys: Sequence[str], client: st
     return found
 
 
-def _tell_features(found: Described, side: str, tell: Say) -> None:
+def _tell_features(found: Described, side: str, tell: Told) -> None:
     for column, what in found.told.items():
         tell(f"{side} column {column!r}: {what}")

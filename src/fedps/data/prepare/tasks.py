@@ -5,7 +5,7 @@ ids is known, they are lines `user,item,label`; else samples have a column a fea
 themselves whether they are positive. Sequences are what a user took before the item that came next.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fedps.config.sections.features import OPEN
 from fedps.data.catalogue import Catalogue
 from fedps.data.negatives import History, Ids
 from fedps.data.prepare import write as prepared
+from fedps.data.prepare.clean import Told
 from fedps.data.prepare.describe import Described
 from fedps.data.prepare.featured import features_of_sequences, parts, sequences
 from fedps.data.prepare.interactions import Log, Mask
@@ -88,9 +89,7 @@ class Ready:
         )
 
 
-def write_pairs(
-    out: Path, ready: Ready, test: Mask, negatives: int, candidates: bool, tell: Callable[[str], None]
-) -> Mapping[str, Any]:
+def write_pairs(out: Path, ready: Ready, test: Mask, negatives: int, candidates: bool, tell: Told) -> Mapping[str, Any]:
     """Write positives and drawn negatives; return the manifest.
 
     Args:
@@ -109,7 +108,9 @@ def write_pairs(
     history = History(user, item, ready.num_users, len(ready.items))
     order = np.argsort(user, kind="stable")
     rows, held_out = order[~test[order]], order[test[order]]
-    if candidates:
+    if not len(held_out):
+        tell("nothing is held out: no user has two interactions")
+    elif candidates:
         short = history.left[user[held_out]] < TEST_NEGATIVES
         if short.all():
             candidates = False

@@ -235,7 +235,8 @@ def _fill(
         drawn = history.draw(np.repeat(user, per_positive), rng, RETRIES).reshape(len(user), per_positive)
         _write(folder / "train" / f"{client}.csv", user, np.column_stack([item, drawn]))
         candidates = np.column_stack([data.test_item[tested], held_out[tested]])
-        _write(folder / "test" / f"{client}.csv", data.test_user[tested], candidates)
+        if len(tested):
+            _write(folder / "test" / f"{client}.csv", data.test_user[tested], candidates)
         clients[client] = {
             "users": len(users), "positives": len(user), "samples": len(user) * (1 + per_positive),
             "test_users": len(np.unique(data.test_user[tested])),
