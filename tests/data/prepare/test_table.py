@@ -56,7 +56,7 @@ def prepare(ratings: Path, tmp_path: Path) -> Prepare:
         told: list[str] = []
         ask = Ask(source or [ratings], columns, hints=hints, **asked)
         manifest = prepare_table(tmp_path / "out", ask, told.append)
-        assert manifest["told"] == told
+        assert len(told) == len(manifest["told"]) and all(map(str.startswith, told, manifest["told"]))
         assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
         return dict(manifest)
 
@@ -248,10 +248,8 @@ def test_what_comes_again_or_has_too_little_is_left_out_counted_and_told(
     test = {user: item for _, user, item, label in pairs(tmp_path / "out", "test") if label == "1"}
     assert test["u00"] == "B000", "of lines that come again the latest counts"
     assert "solo" not in test
-    assert any(
-        "user ids: 1 differ from others by case or blanks only, e.g. 'u00' and ' U00'" in t or "' U00'" in t
-        for t in manifest["told"]
-    )
+    assert any("user ids: 1 differ from others by case or blanks only" in line for line in manifest["told"])
+    assert not any("u00" in line for line in manifest["told"]), "who is whose user is nobody's business"
     manifest = prepare(core=2)
     assert "users_with_one" in manifest["counted"] and manifest["counted"]["users_with_one"] == 0
     left = Counter(item for _, _, item, _ in pairs(tmp_path / "out", "train")) + Counter(
