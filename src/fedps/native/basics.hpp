@@ -12,6 +12,7 @@ namespace fedps {
 
 constexpr int LANES = 8;   // floats of a vector
 constexpr int BLOCK = 64;  // samples that are worked on at once: what they need stays in the nearest cache
+constexpr int WIDE_BLOCK = 256;  // the same where layers are wide, whose weights are read once a block
 constexpr int TILE = 4;    // rows of a product kept in registers
 constexpr int BUCKETS = 4096;  // of a histogram of scores, as in metrics.py
 constexpr int64_t LAST = UINT32_MAX;  // the largest counter of a row's pushes, as in `rules.LAST`

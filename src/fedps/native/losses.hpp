@@ -41,7 +41,7 @@ inline void count(float score, float label, int64_t* counts) {
 template <int Z>
 double cross_entropy(const Call& c, int64_t batch, int samples, const float* z, const int32_t* order, float* d, float* scores) {
   const float share = 1.0f / static_cast<float>(batch);
-  float losses[BLOCK], slopes[BLOCK], x[BLOCK], y[BLOCK];
+  float losses[WIDE_BLOCK], slopes[WIDE_BLOCK], x[WIDE_BLOCK], y[WIDE_BLOCK];
   for (int s = 0; s < samples; ++s) x[s] = z[s * Z], y[s] = c.label[order[s]];
   for (int s = 0; s < samples; ++s) {
     const float e = exp_of_negative(-std::abs(x[s])), p = score_of(x[s], e);
@@ -59,7 +59,7 @@ double cross_entropy(const Call& c, int64_t batch, int samples, const float* z, 
 template <int Z>
 double pairwise(const Call& c, int64_t batch, int samples, const float* z, const int32_t* order, float* d, float* scores) {
   const float share = 2.0f / static_cast<float>(batch);
-  float losses[BLOCK / 2], slopes[BLOCK / 2], x[BLOCK];
+  float losses[WIDE_BLOCK / 2], slopes[WIDE_BLOCK / 2], x[WIDE_BLOCK];
   for (int s = 0; s < samples; ++s) {
     x[s] = z[s * Z];
     const float e = exp_of_negative(-std::abs(x[s]));

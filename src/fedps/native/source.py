@@ -12,7 +12,8 @@ from typing import NamedTuple
 from fedps.native import program as op
 from fedps.native.program import Operation, Program
 
-LANES, BLOCK, TILE = 8, 64, 4  # as in basics.hpp
+LANES, BLOCK, WIDE_BLOCK, TILE = 8, 64, 256, 4  # as in basics.hpp
+WIDE = 64  # floats on both sides of a layer from which on products go by panels (gemm.hpp)
 ROWS = 512  # of a block where samples have many positions: so much stays in a near cache
 
 # function → value of x, and derivative by x with y the value; p0, p1 stand for the operation's numbers
@@ -143,7 +144,9 @@ class Writer:
                 return [f"numbers<{width}, {y.stride}>(c.features[{feature}], order, m, {y.value()});"]
             case op.Linear(x, weight, bias, transposed, width, start, total):
                 a, size = self._places[x], self._operations[x].width
-                self._members.append(f"Linear<{size}, {width}, {_bool(transposed)}> layer{number};")
+                sizes = f"{size}, {width}, {_bool(transposed)}"
+                wide = f"WideLinear<{sizes}, SAMPLES * {self._positions[x] or 1}>"
+                self._members.append(f"{wide if min(size, width) >= WIDE else f'Linear<{sizes}>'} layer{number};")
                 named = f"{_at('block', weight)}, {_at('block', bias) if bias >= 0 else 'nullptr'}"
                 self._begin.append(f"layer{number}.begin({named}{f', {start}, {total}' if total else ''});")
                 self._end.append(f"layer{number}.end({named.replace('block', 'gradient')});")
@@ -262,7 +265,8 @@ class Writer:
     def _samples(self, group: int) -> int:
         """Return the samples of a block, whole tiles."""
         fit = ROWS // max(1, *self._positions) // TILE * TILE
-        return min(BLOCK, max(fit, -(-group // TILE) * TILE, TILE))
+        wide = any(line.startswith("WideLinear") for line in self._members)
+        return min(WIDE_BLOCK if wide else BLOCK, max(fit, -(-group // TILE) * TILE, TILE))
 
     def _rows(self, value: int) -> str:
         """Return how many rows a value has in a block of m samples."""

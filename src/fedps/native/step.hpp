@@ -2,10 +2,11 @@
 // `Network`: its arrays, and in the order of its operations which loops to call with which sizes. All sizes but the number
 // of samples are known when it is compiled.
 //
-// A value is float[BLOCK * stride]: a row a sample, its columns padded with zeros to whole vectors. Its gradient lies in
+// A value is float[SAMPLES * stride]: a row a sample, its columns padded with zeros to whole vectors. Its gradient lies in
 // an array of the same form. What stands in rows behind the last sample of a block is never used.
 #pragma once
 
+#include "gemm.hpp"
 #include "layers.hpp"
 #include "positions.hpp"
 
