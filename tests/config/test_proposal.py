@@ -21,7 +21,12 @@ PAIR = {"user": USER, "item": ITEM, "label": LABEL}
 
 
 def prepared(
-    folder: Path, features: dict[str, Any] | None = None, samples: int = 4000, clients: int = 4, *sides: str
+    folder: Path,
+    features: dict[str, Any] | None = None,
+    samples: int = 4000,
+    clients: int = 4,
+    *sides: str,
+    **told: Any,
 ) -> Path:
     for side in sides or ("train", "test"):
         (folder / side).mkdir(parents=True)
@@ -29,7 +34,7 @@ def prepared(
             (folder / side / f"{client}.csv").touch()
     facts: dict[str, Any] = {"num_users": 40, "num_items": 60} | ({"features": features} if features else {})
     facts["clients"] = {str(client): {"samples": samples} for client in range(clients)}
-    (folder / "manifest.json").write_text(json.dumps(facts))
+    (folder / "manifest.json").write_text(json.dumps(facts | told))
     return folder
 
 
@@ -98,6 +103,43 @@ def test_many_clients_are_played_in_one_process(tmp_path: Path) -> None:
     assert propose(prepared(tmp_path / "few", None, 100, 64), Path("j.yaml")).command == "fedps run j.yaml"
     many = propose(prepared(tmp_path / "many", None, 100, 65), Path("j.yaml"))
     assert many.command == "fedps run j.yaml --in-process"
+
+
+def test_positives_alone_count_with_the_negatives_that_training_draws(tmp_path: Path) -> None:
+    alone = look_at(prepared(tmp_path / "data", None, 9_000, negatives=0))
+    assert pace(alone, "NCF_MLP") == pace(look_at(prepared(tmp_path / "drawn", None, 45_000, negatives=4)), "NCF_MLP")
+    assert pace(alone, "TwoTower") == pace(look_at(prepared(tmp_path / "whole", None, 9_000)), "TwoTower")
+
+
+@pytest.mark.parametrize(
+    ("features", "test_negatives", "due"),
+    [
+        (None, "drawn", ["hr@10", "ndcg@10", "auc"]),
+        (None, "none", ["full_hr@10", "full_ndcg@10"]),
+        (PAIR, "drawn", ["hr@10", "ndcg@10", "auc"]),
+        (PAIR, "none", ["full_hr@10", "full_ndcg@10"]),
+        (PAIR | {"genres": GENRES}, "drawn", ["hr@10", "ndcg@10", "auc"]),
+        (PAIR | {"genres": GENRES}, "none", ["auc", "gauc", "logloss"]),
+        (PAIR | {"label": STARS}, "none", ["rmse", "mae"]),
+    ],
+)
+def test_what_is_measured_follows_from_what_is_held_out(
+    features: dict[str, Any] | None, test_negatives: str, due: list[str], tmp_path: Path
+) -> None:
+    data = prepared(tmp_path / "data", features, test_negatives=test_negatives)
+    (data / "job.yaml").write_text(propose(data, data / "job.yaml").text)
+    assert list(load_job(data / "job.yaml").metrics) == due
+
+
+def test_the_job_of_one_site_says_what_servers_without_data_have_to_know(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", PAIR | {"user": OPEN | {"side": "user"}}, partition="site")
+    (data / "job.yaml").write_text(propose(data, data / "job.yaml").text)
+    (data / "manifest.json").unlink()
+    assert {n: f.rows for n, f in load_job(data / "job.yaml").features.items()} == {
+        "user": "open",
+        "item": 60,
+        "label": None,
+    }
 
 
 def test_a_sequence_is_cut_to_what_helps(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`fedps runs`: what runs there are."""
+"""`fedps runs` and `fedps compare`: what runs there are, and some of them side by side."""
 
 import json
 import time
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from fedps.cli.app import AsJson, app
+from fedps.cli.app import AsJson, PastRun, app, flag, note
+from fedps.errors import JobError
 
 if TYPE_CHECKING:
     from fedps.events.past import Past
@@ -26,7 +27,6 @@ def runs(
 
     Example: fedps runs
     """
-    from fedps.errors import JobError  # noqa: PLC0415
     from fedps.events.past import look_at  # noqa: PLC0415
     from fedps.launch.folder import runs_in  # noqa: PLC0415
 
@@ -39,6 +39,46 @@ def runs(
         print(aligned([["run", "started", "model", "mode", "status", "epochs", "", "time"], *map(_row, found)]))
     else:
         print(f"no run is in {folder.resolve()} yet; `fedps run JOB.yaml` makes one")
+
+
+@app.command
+def compare(
+    *run_dirs: PastRun,
+    out: Annotated[Path | None, flag("out", "Write a page there, with curves over epochs (HTML).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs: their figures, the best in each line marked by *, and what their jobs say differently.
+
+    Example: fedps compare runs/films-... latest --out compare.html
+    """
+    from fedps.events.past import look_at  # noqa: PLC0415
+    from fedps.launch.folder import is_run  # noqa: PLC0415
+    from fedps.pages.compare import Comparison, said  # noqa: PLC0415
+
+    if len(run_dirs) < 2:
+        raise JobError("name two runs or more, by their folders, or `latest`; `fedps runs` lists them")
+    if strange := [str(folder) for folder in run_dirs if not is_run(folder)]:
+        raise JobError([f"{folder}: is no run's folder; `fedps runs` lists the runs there are" for folder in strange])
+    comparison = Comparison([look_at(folder) for folder in run_dirs])
+    if as_json:
+        facts = [_facts(past) for past in comparison.runs]
+        print(json.dumps({"runs": facts, "differences": comparison.differences()}))
+    else:
+        for text in comparison.remarks():
+            note(text)
+        rows = [
+            [row.name, *(f"{cell}{' *' * (k in row.best)}" for k, cell in enumerate(row.cells))]
+            for row in comparison.rows()
+        ]
+        differing = [[key, *map(said, values)] for key, values in comparison.differences().items()]
+        print(aligned([["", *comparison.names], *rows, *differing]))
+    if out is not None:
+        try:
+            comparison.write_page(out)
+        except OSError as error:
+            raise JobError(f"--out {out}: cannot be written: {error.strerror}; choose another") from error
+        if not as_json:
+            print(f"written to {out}")
 
 
 def _facts(past: "Past") -> dict[str, Any]:

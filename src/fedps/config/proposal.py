@@ -24,6 +24,7 @@ COMMENTS_AT = 48  # the column at which comments stand, unless a value is longer
 BATCHES = 100  # of a pass of the mean client, for which batches are made smaller
 SMALLEST, LARGEST = 32, 512  # samples of a batch
 WINDOWS = 4  # of a pass, at least: a window that were a whole pass would make a round of it
+DRAWN = 4  # negatives for each positive, where the data has none, as `runner.negatives` says
 MOST_PROCESSES = 64  # clients, beyond which one machine plays them in one process
 HISTORY = 50  # items of a sequence: more cost time, and rarely tell more
 LENGTHS = {"NCF": (2000, 2, 20), "SASRec": (400, 10, 30), "DIN": (400, 2, 20)}  # batches due, fewest, most epochs
@@ -62,6 +63,9 @@ class Prepared(NamedTuple):
         clients: how many there are.
         samples: to train on, all clients together.
         users: how many there are; 0 where nobody counted them.
+        drawn: negatives that training draws for each sample, of data that holds positives alone.
+        candidates: whether 99 negatives stand beside each held-out positive.
+        site: it is one organisation's part; others prepare theirs elsewhere.
     """
 
     folder: Path
@@ -70,6 +74,9 @@ class Prepared(NamedTuple):
     clients: int
     samples: int
     users: int
+    drawn: int = 0
+    candidates: bool = False
+    site: bool = False
 
     @property
     def real(self) -> bool:
@@ -128,7 +135,9 @@ def look_at(folder: Path) -> Prepared:
     manifest = manifest_of(job)
     try:
         samples = [int(facts["samples"]) for facts in manifest["clients"].values()]
-        users, items = int(manifest["num_users"]), int(manifest["num_items"])
+        users, items = (int(manifest.get(key, 0)) for key in ("num_users", "num_items"))
+        if "features" not in manifest and not (users and items):
+            raise KeyError("num_users, num_items")
     except (AttributeError, KeyError, TypeError, ValueError):
         what = (
             "no folder" if not folder.is_dir() else "none whose clients and sizes can be read" if manifest else "none"
@@ -139,7 +148,11 @@ def look_at(folder: Path) -> Prepared:
     if not sum(samples):
         raise JobError(f"{folder}: has no samples to train on, says its {MANIFEST}; prepare the data anew")
     features = features_of_data(job)
-    return Prepared(folder, features or classic(users, items), bool(features), len(samples), sum(samples), users)
+    stated, features = bool(features), features or classic(users, items)
+    drawn = DRAWN if manifest.get("negatives") == 0 and not undrawable(features) else 0
+    candidates = manifest.get("test_negatives", "none" if stated else "drawn") != "none"
+    site = manifest.get("partition") == "site"
+    return Prepared(folder, features, stated, len(samples), sum(samples), users, drawn, candidates, site)
 
 
 def choose(data: Prepared) -> str:
@@ -155,7 +168,8 @@ def choose(data: Prepared) -> str:
 
 def pace(data: Prepared, mode: str) -> Pace:
     """Return batches, windows and passes for so many samples."""
-    mean = math.ceil(data.samples / data.clients)
+    drawn = data.drawn * (LOSSES.get(mode) != "in_batch_softmax")
+    mean = math.ceil(data.samples * (1 + drawn) / data.clients)
     batch = min(max(1 << (max(mean // BATCHES, 1)).bit_length() - 1, SMALLEST), LARGEST)
     if mode == "SASRec":
         batch = SMALLEST  # of users: each of their items is told from all others of the batch
@@ -168,7 +182,8 @@ def pace(data: Prepared, mode: str) -> Pace:
 def _lines(data: Prepared, file: Path, mode: str, command: str) -> Iterator[Line]:
     """Yield the file's lines; a head has no comment beside it."""
     users = f"{data.users:,} users, " * bool(data.users)
-    yield f"# {data.clients} clients, {users}{data.samples:,} samples to train on. Written by `fedps init`.", ""
+    clients = f"{data.clients:,} client{'s' * (data.clients > 1)}"
+    yield f"# {clients}, {users}{data.samples:,} samples to train on. Written by `fedps init`.", ""
     yield f"#   {command}", ""
     yield f"# All other keys, what they are set to and what they mean: fedps config show {shlex.quote(str(file))}", ""
     yield "", ""
@@ -188,8 +203,7 @@ def _lines(data: Prepared, file: Path, mode: str, command: str) -> Iterator[Line
         )
         yield "  # mode: MF", ""
         yield from ((f"  # {said.strip()}", comment) for said, comment in _network(data, "MF"))
-    if mode in ("SASRec", "DIN"):
-        yield from _shorter(data)
+    yield from _features(data, mode)
 
 
 def _runner(data: Prepared, file: Path, mode: str) -> Iterator[Line]:
@@ -210,14 +224,16 @@ def _runner(data: Prepared, file: Path, mode: str) -> Iterator[Line]:
     every = max(1, size.epochs // 10)
     yield f"  eval_every: {every}", "epochs between two evaluations, and saves"
     if held_out and (metrics := _metrics(data, mode)):
-        said = "among all items that a user has not taken" if metrics[0].startswith("full") else "what is measured"
+        said = "among all items that a user has not taken" if metrics[0].startswith("full") else "of held-out samples"
         yield f"  metrics: {inline(metrics)}", said
 
 
 def _metrics(data: Prepared, mode: str) -> list[str]:
     """Return what is measured; nothing where the usual is right."""
-    if not data.stated or data.real or len(labels(data.features)) > 1:
+    if data.real or len(labels(data.features)) > 1 or (data.candidates and not data.stated):
         return []
+    if data.candidates:
+        return ["hr@10", "ndcg@10", "auc"]
     if (data.pair or mode in ("SASRec", "TwoTower", "DIN")) and not undrawable(data.features):
         return ["full_hr@10", "full_ndcg@10"]
     user = data.features.get("user")
@@ -238,13 +254,16 @@ def _network(data: Prepared, mode: str) -> Iterator[Line]:
     yield f"  optimizer: {{class: adam, learning_rate: {RATES.get(mode, 0.001)}}}", ""
 
 
-def _shorter(data: Prepared) -> Iterator[Line]:
-    """Yield the section of features, where the manifest's sequences are longer than needed."""
-    found = sequences(data.features)
-    if all((data.features[name].max or 0) <= HISTORY for name in found):
+def _features(data: Prepared, mode: str) -> Iterator[Line]:
+    """Yield the section of features, where the manifest's sequences are longer than needed, or a server cannot read it."""
+    found = [name for name in sequences(data.features) if mode in ("SASRec", "DIN")]
+    if not data.site and all((data.features[name].max or 0) <= HISTORY for name in found):
         return
     yield "", ""
-    yield "features:", f"as {MANIFEST} has them, but of a sequence the last {HISTORY} alone"
+    yield (
+        "features:",
+        "of all sites: machines without data know them from here" if data.site else f"a sequence: its last {HISTORY}",
+    )
     for name, feature in data.features.items():
         taken = feature.kind == "label" or name == "item" or name in found  # all other a network may leave
         facts: dict[str, Any] = feature.model_dump(exclude_defaults=True, exclude={"optional"} if taken else None)

@@ -78,10 +78,15 @@ def find_run(run_dir: str | Path) -> Path:
     )
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, in whatever state."""
+    return any((folder / name).is_file() for name in ("job.yaml", JOURNAL, "summary.json"))
+
+
 def runs_in(folder: Path) -> list[Path]:
     """Return the folders of runs in a folder, the newest first, by when they started; none where there is no folder."""
     try:
-        runs = [path for path in folder.iterdir() if any((path / name).is_file() for name in ("job.yaml", JOURNAL))]
+        runs = [path for path in folder.iterdir() if is_run(path)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(runs, key=lambda run: (started(run), run.name), reverse=True)
