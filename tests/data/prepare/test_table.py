@@ -13,6 +13,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from fedps.config import load_job
+from fedps.config.shared import first_difference, shared_part
 from fedps.data.catalogue import Catalogue
 from fedps.data.prepare.forms import Hints
 from fedps.data.prepare.table import Ask, prepare_table
@@ -177,6 +179,36 @@ def test_a_user_of_two_clients_is_named_and_refused_or_goes_where_one_says(prepa
         assert any("several clients" in line for line in manifest["told"])
 
 
+def test_a_file_of_users_may_say_who_is_whose(prepare: Prepare, tmp_path: Path) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text(
+        "userId,country,sex\n" + "".join(f"u{k:02},{'fr' if k < 9 else 'de'},{'fm'[k % 2]}\n" for k in range(USERS))
+    )
+    manifest = prepare(users=people, client="country")
+    assert {client: facts["users"] for client, facts in manifest["clients"].items()} == {"fr": 9, "de": 21}
+    assert (manifest["partition"], list(manifest["features"])) == ("country", ["user", "item", "sex", "label"])
+    people.write_text("userId,country\nu00,fr\n")
+    with pytest.raises(DataError, match=r"--client country: 29 users have no such cell in --users, e.g. 'u\d\d'"):
+        prepare(users=people, client="country")
+
+
+def test_recbole_s_three_files_are_told_apart_by_their_endings(prepare: Prepare, tmp_path: Path) -> None:
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    (tmp_path / "ml.inter").write_text(head + "".join("\t".join(row) + "\n" for row in lines_of()))
+    (tmp_path / "ml.item").write_text(
+        "item_id:token\tmovie_title:token_seq\tclass:token\n"
+        + "".join(f'B{k:03}\tItem "{k}\tkind {k % 3}\n' for k in range(ITEMS))
+    )
+    (tmp_path / "ml.user").write_text(
+        "user_id:token\tage:token\n" + "".join(f"u{k:02}\t{20 + k % 5}\n" for k in range(USERS))
+    )
+    manifest = prepare(tmp_path / "ml.inter", tmp_path / "ml.item", tmp_path / "ml.user")
+    assert list(manifest["features"]) == ["user", "item", "age", "class", "label"]
+    assert manifest["source"] == "ml.inter"
+    items = Catalogue.read(tmp_path / "out" / "items.csv")
+    assert items.title(items.find("B009") or 0) == 'Item "9', "its quotes mean nothing"
+
+
 def test_what_is_known_of_users_and_items_becomes_features_of_the_kind_that_cells_show(
     prepare: Prepare, tmp_path: Path
 ) -> None:
@@ -264,7 +296,7 @@ def test_a_site_prepares_its_own_against_a_shared_catalogue(prepare: Prepare, ra
     (tmp_path / "drugs.csv").write_text(
         "drug,name,kind\n" + "".join(f"B{k:03},Drug {k},{'ab'[k % 2]}\n" for k in range(ITEMS))
     )
-    features = []
+    features, jobs = [], []
     for site in ("north", "south"):
         mine = [row for row in lines_of() if (int(row[0][1:]) < 12) == (site == "north")]
         path = tmp_path / f"{site}.csv"
@@ -287,6 +319,9 @@ def test_a_site_prepares_its_own_against_a_shared_catalogue(prepare: Prepare, ra
         (tmp_path / "shared.csv").rename(tmp_path / "out" / "items.csv")
         again = prepare(path, site=site, catalogue=tmp_path / "out" / "items.csv")
         assert again["features"] == manifest["features"], "what was prepared is a catalogue for others"
+        (tmp_path / f"{site}.yaml").write_text("runner: {train_data_dir: out/train, metrics: [hr@10]}\n")
+        jobs.append(shared_part(load_job(tmp_path / f"{site}.yaml")))
+    assert first_difference(*jobs) is None, "both train in one run"
     assert features[0] == features[1]
     assert features[0][0]["user"] == {"kind": "id", "rows": "open", "side": "user"}
 

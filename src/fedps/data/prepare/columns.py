@@ -101,8 +101,8 @@ def _by_place(source: Source, found: Mapping[str, str], wanted: Sequence[str]) -
         if role in wanted and role not in found and free:
             guessed[role] = free.pop(0)
     for name in free:
-        cells = [cell for cell in source.column(name) if is_number(cell)]
-        if cells and len(cells) == len(source.first):
+        cells = [cell for cell in source.column(name) if cell.strip()]
+        if cells and all(map(is_number, cells)):
             role = "time" if max(map(float, cells)) > SECONDS or "rating" in guessed else "rating"
             if role in wanted and role not in found and role not in guessed:
                 guessed[role] = name
