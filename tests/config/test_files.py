@@ -1,5 +1,6 @@
 """Which files are whose: by name, or dealt out in natural order."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -177,11 +178,33 @@ def test_sizes_come_from_the_manifest_beside_the_data(small_data: Path, tmp_path
     assert (hyper().num_users, hyper().num_items) == (120, 220)
     with pytest.raises(JobError, match=r"num_items: 219: .*manifest\.json says 220; use that, or leave the key out"):
         hyper("num_items=219")
-    more = load_job(path, ["hyper_parameters.num_items=3706"])
+    more = load_job(path, ["hyper_parameters.num_items=3706", "runner.geo_step=1"])
     assert (more.hyper_parameters.num_users, more.hyper_parameters.num_items) == (120, 3706)
     assert notes_of(more) == [
         "hyper_parameters.num_items: 3706: the data's manifest says 220: 3486 items have no sample"
     ]
+
+
+def test_a_window_that_is_a_whole_pass_is_noted(tmp_path: Path) -> None:
+    def notes(clients: object, *overrides: str) -> list[str]:
+        (tmp_path / "manifest.json").write_text(json.dumps({"clients": clients}))
+        return notes_of(load_job(tmp_path / "job.yaml", ["runner.train_batch_size=256", *overrides]))
+
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/a.csv").write_text("1,2,1\n")
+    (tmp_path / "job.yaml").write_text("runner: {train_data_dir: train, sync_mode: geo}\n")
+    frappe = {"a": {"samples": 6742}, "b": {"samples": 7046}}
+    assert notes(frappe, "runner.geo_step=100") == [
+        "runner.geo_step: 100: a client's pass has 27 batches, by the data's manifest: it learns from the others once a pass,"
+        " or less; lower geo_step, or train_batch_size"
+    ]
+    assert len(notes(frappe, "runner.geo_step=27")) == 1
+    for quiet in ("geo_step=26", "train_batch_size=128", "sync_mode=round", "negatives=4"):
+        assert not any("once a pass" in note for note in notes(frappe, "runner.geo_step=27", f"runner.{quiet}")), quiet
+    assert notes({"a": {"samples": 200}}) == [], "of one batch there is no smaller window"
+    nothing: list[object] = [None, [], {"a": 7}, {"a": {"samples": "7"}}, {"a": {"samples": True}}]
+    for strange in nothing:
+        assert notes(strange) == []
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"num_users": "7", "num_items": true}', '{"num_users": -1}'])

@@ -163,6 +163,16 @@ def sizes_of_data(job: Job) -> dict[str, int]:
     return {key: size for key, size in sizes.items() if type(size) is int and size > 0}
 
 
+def samples_of_data(job: Job) -> int:
+    """Return how many training samples a client has on average by the manifest beside prepared data; 0 where none says so."""
+    clients = manifest_of(job).get("clients")
+    each = (
+        [one.get("samples") for one in clients.values() if isinstance(one, dict)] if isinstance(clients, dict) else []
+    )
+    counts = [count for count in each if type(count) is int and count > 0]
+    return sum(counts) // len(counts) if counts else 0
+
+
 def features_of_data(job: Job) -> dict[str, Feature]:
     """Return the features that the manifest beside prepared data states; empty where there is none.
 

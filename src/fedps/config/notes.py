@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedps.config.files import client_files_of, endings_of, files_in, sizes_of_data, test_files_of
+from fedps.config.files import client_files_of, endings_of, files_in, samples_of_data, sizes_of_data, test_files_of
 from fedps.config.job import Allow, Job
 from fedps.config.sections.runner import LOCKSTEP, Runner
 from fedps.config.sections.training import ADAMS, USED_BY
@@ -65,6 +65,7 @@ def notes_of(job: Job, allow: Allow | None = None) -> list[str]:
         *job.notes,
         *idle,
         *_pace(runner),
+        *_whole_pass(job),
         *_selection(job),
         *_commands(runner, allow),
         *_readers(runner),
@@ -97,6 +98,20 @@ def _pace(runner: Runner) -> list[str]:
     mode = f"geo_merge {runner.geo_merge}" if runner.sync_mode == "geo" else f"sync_mode {runner.sync_mode}"
     only = f"sync_mode sync, or geo with geo_merge {' or '.join(LOCKSTEP)}"
     return [f"runner.pace: {runner.pace}: has no effect with {mode}, only with {only}"]
+
+
+def _whole_pass(job: Job) -> list[str]:
+    """Note windows that are a whole pass of a client of mean size; how many samples are drawn or paired, no manifest says."""
+    runner = job.runner
+    if runner.sync_mode != "geo" or runner.negatives is not None or job.hyper_parameters.loss == "bpr":
+        return []
+    batches = -(-samples_of_data(job) // runner.train_batch_size)
+    if not 1 < batches <= runner.geo_step:
+        return []
+    return [
+        f"runner.geo_step: {runner.geo_step}: a client's pass has {batches} batches, by the data's manifest: it learns from the"
+        " others once a pass, or less; lower geo_step, or train_batch_size"
+    ]
 
 
 def _selection(job: Job) -> list[str]:
