@@ -46,7 +46,11 @@ def test_runs_are_compared_by_figures_and_by_what_their_jobs_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_run(tmp_path / "runs" / "one", 100.0, metrics={"hr@10": 0.5, "logloss": 0.25, "gauc": None})
+    figures = [{"round": 1, "hr@10": 0.25, "logloss": None}, {"round": 2, "hr@10": 0.5, "logloss": 0.25}]
+    popularity = {"hr@10": 0.125}
+    write_run(
+        tmp_path / "runs" / "one", 100.0, metrics={"hr@10": 0.5, "logloss": 0.25, "gauc": None}, rounds=figures, popularity=popularity,
+    )  # fmt: skip
     two = write_run(tmp_path / "runs" / "two", 200.0, metrics={"hr@10": 0.25, "logloss": 0.25})
     (two / "job.yaml").write_text(
         JOB.replace("epochs: 3", "epochs: 4").replace("mode: MF", "mode: DeepFM, hidden_units: [8, 4]")
@@ -57,12 +61,14 @@ def test_runs_are_compared_by_figures_and_by_what_their_jobs_say(
     lines = [line.split() for line in said.out.splitlines()]
     assert lines == [
         ["one", "two"], ["status", "ok", "ok"], ["model", "MF", "DeepFM"], ["epochs", "2/3", "2/4"],
-        ["HR@10", "0.5000", "*", "0.2500"], ["log", "loss", "0.2500", "0.2500"], ["seconds", "in", "all", "12.0", "12.0"],
+        ["HR@10", "0.5000", "*", "0.2500"], ["HR@10", "by", "popularity", "0.1250"], ["log", "loss", "0.2500", "0.2500"], ["seconds", "in", "all", "12.0", "12.0"],
         ["runner.epochs", "3", "4"], ["hyper_parameters.mode", "MF", "DeepFM"], ["hyper_parameters.hidden_units", "-", "8,", "4"],
         ["written", "to", "page.html"],
     ]  # fmt: skip
     page = (tmp_path / "page.html").read_text()
     assert "<td>HR@10</td><td><b>0.5000</b></td><td>0.2500</td>" in page
+    assert page.count("<polyline") == 2, "of one run, its HR@10 over both epochs and its log loss of one"
+    assert "dashed: by popularity" in page
     assert "<td>hyper_parameters.hidden_units</td><td>-</td><td>8, 4</td>" in page
     assert here(monkeypatch, "compare", "runs/one", "runs/two", "--json") == 0
     told = json.loads(capsys.readouterr().out)

@@ -128,7 +128,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    from fedps.native.compiler import compiled, find_compiler  # noqa: PLC0415
+    from fedps.native.compiler import CompileError, compiled, find_compiler  # noqa: PLC0415
 
     found, notes = find_compiler(), list[str]()
     if found is None:
@@ -137,10 +137,11 @@ def _compiler() -> Iterator[Finding]:
         return
     try:
         compiled(TRIAL, notes).unlink(missing_ok=True)
-    except CacheError as error:
-        yield Finding(
-            "compiler", "warning", f"{found} does not work: {error}: {BY_TORCH}", "mend it, or name another by CXX"
-        )
+    except CompileError as error:
+        said = f"{found} does not work: {str(error).rstrip(': ')}: {BY_TORCH}"
+        yield Finding("compiler", "warning", said, "mend it, or name another by CXX")
+    except CacheError:
+        yield Finding("compiler", "warning", f"{found} has no folder for what it compiles: {BY_TORCH}", "see cache")
     else:
         yield Finding("compiler", "ok", f"{found} works: training steps are compiled")
 

@@ -127,12 +127,13 @@ class Comparison:
         page = PAGE.format(
             title=f"Comparison of {len(self.names)} runs", style=STYLE, table=f"<tr>{head}</tr>{''.join(rows)}",
             said="".join(f'<p class="failed">{html.escape(text)}</p>' for text in self.remarks()),
-            plots="".join(plot(metric.title[:1].upper() + metric.title[1:], self._curves(metric), whole=True) for metric in self.metrics),
+            plots="".join(map(self._plot, self.metrics)),
         )  # fmt: skip
         write_whole(path, page.encode(), PUBLIC)
 
-    def _curves(self, metric: Metric) -> dict[str, list[tuple[float, float]]]:
-        return {
+    def _plot(self, metric: Metric) -> str:
+        """Return a metric's curves, one a run, beside what popularity comes to where all runs have the same data."""
+        curves = {
             name: [
                 (figures["round"], figures[metric.name])
                 for figures in run.rounds
@@ -140,6 +141,9 @@ class Comparison:
             ]
             for name, run in zip(self.names, self.runs, strict=True)
         }
+        popular = {run.summary.get("popularity", {}).get(metric.name) for run in self.runs} - {None}
+        levels = {"by popularity": popular.pop()} if len(popular) == 1 else {}
+        return plot(metric.title[:1].upper() + metric.title[1:], curves, whole=True, levels=levels)
 
 
 def _best(cells: Sequence[str], metric: Metric) -> frozenset[int]:
