@@ -159,6 +159,11 @@ def test_a_column_says_who_is_whose(prepare: Prepare, tmp_path: Path) -> None:
     }  # fmt: skip
     assert {p.name for p in (tmp_path / "out" / "users").iterdir()} == {"St.-Mary-s.csv", "north.csv", "Süd.csv"}
     assert len(prepare(tmp_path / "visits.parquet", partition="iid", clients=4)["clients"]) == 4
+    assert prepare(tmp_path / "visits.parquet", client="none")["partition"] == "iid"
+    with pytest.raises(
+        DataError, match=r"--client: .*ratings.csv has no such column, and other files have; name it, or --client none"
+    ):
+        prepare(tmp_path / "visits.parquet", tmp_path / "ratings.csv")
 
 
 def test_a_user_of_two_clients_is_named_and_refused_or_goes_where_one_says(prepare: Prepare, tmp_path: Path) -> None:

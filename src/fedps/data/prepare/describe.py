@@ -53,6 +53,7 @@ class Facts:
         key: its column of keys.
 
     Attributes:
+        source: as given.
         keys: in the file's order, each once: of several lines the first counts.
         told: what was wrong with lines, in words.
 
@@ -61,7 +62,7 @@ class Facts:
     """
 
     def __init__(self, source: Source, key: str) -> None:
-        mistakes = Mistakes()
+        self.source, mistakes = source, Mistakes()
         others = [name for name in dict.fromkeys(source.names) if name != key] if source.header else source.names[1:2]
         parts: list[list[list[str]]] = [[] for _ in range(1 + len(others))]
         for piece in source.pieces([key, *others], mistakes):
@@ -74,7 +75,7 @@ class Facts:
             if name and not name.isspace():
                 self._row.setdefault(name, row)
         self.keys, self._cells = list(self._row), dict(zip(others, cells, strict=True))
-        self.columns = others
+        self.columns = others  # but that of keys
         twice = len(keys) - len(self.keys)
         self.told = (
             f"{twice:,} lines of {source.path} have no key, or one that was there before: passed over" if twice else ""

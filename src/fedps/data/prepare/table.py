@@ -120,7 +120,7 @@ def _checked(ask: Ask) -> Ask:
         DataError: it does not; all that does not is told.
     """
     named = {ATOMIC[path.suffix]: path for path in ask.source if path.suffix in ATOMIC}
-    column = ask.columns.get("client")
+    column = ask.columns.get("client") if ask.columns.get("client") != NONE else None
     asked = [f"--{name}" for name in ("partition", "clients") if getattr(ask, name) is not None]
     mistakes = {
         "--source: name a file of interactions": len(named) == len(ask.source),
@@ -148,50 +148,50 @@ def _checked(ask: Ask) -> Ask:
     )  # fmt: skip
 
 
-def _read(
-    ask: Ask, users: "tuple[Source, Facts] | None", listed: Catalogue | None, tell: Told
-) -> tuple[dict[str, str], Log, Counted]:
+def _read(ask: Ask, users: Facts | None, listed: Catalogue | None, tell: Told) -> tuple[dict[str, str], Log, Counted]:
     """Read the interactions; return the columns of the last file, by role, too."""
-    named = {role: name for role, name in ask.columns.items() if name is not None}
-    guess_client = ask.partition is None and ask.clients is None and ask.site is None
-    wanted = ["user", "item", "rating", "time", *(["client"] if guess_client else [])]
-    opened: list[tuple[Source, Mapping[str, str]]] = []
-    for path in ask.source:
-        source = Source(path, ask.hints, (*ALL_NAMES, *named.values()))
-        tell(f"{path.name}: {source.told}")
-        given = {role: name for role, name in named.items() if name != NONE}
-        if users is not None and given.get("client", "") in users[0].names:
-            del given["client"]
-        columns, guessed = columns_of(source, given, [role for role in wanted if role not in named])
-        if ask.positive is None:
-            _check_meaning(source, columns)
-        roles = (f"{role} {name!r}{' (guessed)' * (role in guessed)}" for role, name in columns.items())
-        looked = "" if "rating" not in columns or ask.positive else "; every line counts, whatever its rating"
-        tell(f"columns: {', '.join(roles)}{looked}")
-        opened.append((source, columns))
-    if len({"client" in columns for _, columns in opened}) + len({"time" in columns for _, columns in opened}) > 2:
+    opened = [_opened(path, ask, users, tell) for path in ask.source]
+    for role in ("client", "time"):
+        lacking = [source.path for source, columns in opened if role not in columns]
+        if lacking and len(lacking) < len(opened):
+            raise DataError(
+                f"--{role}: {lacking[0]} has no such column, and other files have; name it, or --{role} {NONE}"
+            )
+    unrated = [source.path for source, columns in opened if "rating" not in columns]
+    if unrated and ask.positive is not None:
         raise DataError(
-            "--source: some files have a column of clients, or of times, and others have none; name it, or --time none"
+            f"--positive {ask.positive!r}: {unrated[0]} has no column that is known as ratings; name it: --rating COLUMN"
         )
     condition = None if ask.positive is None else Condition.read(ask.positive)
-    if condition and (lacking := [source.path for source, columns in opened if "rating" not in columns]):
-        raise DataError(
-            f"--positive {ask.positive!r}: {lacking[0]} has no column that is known as ratings; name it: --rating COLUMN"
-        )
     known = {key: k for k, key in enumerate(listed.keys)} if listed else None
     log, counted = read_log(opened, condition, known)
-    left = {
-        "without a user or an item": counted.no_id,
-        "without a rating": counted.no_rating,
-        "without a time": counted.no_time,
-    }
-    lacking_told = ", ".join(f"{count:,} {why}" for why, count in left.items() if count)
-    tell(f"lines: {counted.lines:,}" + (f"; left out: {lacking_told}" if lacking_told else ""))
+    why = ("without a user or an item", "without a rating", "without a time")
+    left_out = ", ".join(f"{count:,} {what}" for count, what in zip(counted[1:], why, strict=True) if count)
+    tell(f"lines: {counted.lines:,}" + (f"; left out: {left_out}" if left_out else ""))
     if not len(log):
         raise DataError(f"{', '.join(map(str, ask.source))}: holds no interaction")
     if ask.site:
         log = replace(log, client=np.zeros(len(log), np.int32), keys={**log.keys, "client": [ask.site]})
-    return dict(opened[-1][1]), log, counted
+    return opened[-1][1], log, counted
+
+
+def _opened(path: Path, ask: Ask, users: Facts | None, tell: Told) -> tuple[Source, dict[str, str]]:
+    """Look at a file of interactions; return it and its columns, by role."""
+    named = {role: name for role, name in ask.columns.items() if name is not None}
+    source = Source(path, ask.hints, (*ALL_NAMES, *named.values()))
+    tell(f"{path.name}: {source.told}")
+    dealt = ask.partition or ask.clients or ask.site  # then no column needs to say who is whose
+    wanted = [role for role in ("user", "item", "rating", "time", *([] if dealt else ["client"])) if role not in named]
+    given = {role: name for role, name in named.items() if name != NONE}
+    if users is not None and given.get("client", "") in users.source.names:
+        del given["client"]
+    columns, guessed = columns_of(source, given, wanted)
+    if ask.positive is None:
+        _check_meaning(source, columns)
+    roles = (f"{role} {name!r}{' (guessed)' * (role in guessed)}" for role, name in columns.items())
+    looked = "" if "rating" not in columns or ask.positive else "; every line counts, whatever its rating"
+    tell(f"columns: {', '.join(roles)}{looked}")
+    return source, columns
 
 
 def _check_meaning(source: Source, columns: Mapping[str, str]) -> None:
@@ -208,14 +208,14 @@ def _check_meaning(source: Source, columns: Mapping[str, str]) -> None:
         )
 
 
-def _facts(path: Path, role: str, hints: Hints, tell: Told) -> tuple[Source, Facts]:
+def _facts(path: Path, role: str, hints: Hints, tell: Told) -> Facts:
     """Read a file about users or items; its keys are in the column of the usual name, else in the first."""
     source = Source(path, hints, (*ALL_NAMES, "item", "key"))
     key = column_of(source, role) or source.names[0]
     facts = Facts(source, key)
     tell(f"{path.name}: {source.told}; {len(facts.keys):,} {role}s by {key!r}")
     tell(facts.told)
-    return source, facts
+    return facts
 
 
 def _listed(path: Path, hints: Hints, tell: Told) -> Catalogue:
@@ -228,23 +228,23 @@ def _listed(path: Path, hints: Hints, tell: Told) -> Catalogue:
             )
         tell(f"{path.name}: {len(found):,} items, as they were prepared")
         return found
-    source, facts = _facts(path, "item", hints, tell)
-    return _catalogue(source, facts, facts.keys, tell)
+    facts = _facts(path, "item", hints, tell)
+    return _catalogue(facts, facts.keys, tell)
 
 
 def _items_of(keys: Sequence[str], ask: Ask, tell: Told) -> Catalogue:
     """Return the items of the log, with what a file says of them."""
     if ask.items is None:
         return Catalogue(np.arange(len(keys)), keys)
-    source, facts = _facts(ask.items, "item", ask.hints, tell)
+    facts = _facts(ask.items, "item", ask.hints, tell)
     if lacking := facts.lacking(keys):
         tell(f"items: {lacking:,} of {len(keys):,} have no line in {ask.items.name}")
-    return _catalogue(source, facts, keys, tell)
+    return _catalogue(facts, keys, tell)
 
 
-def _catalogue(source: Source, facts: Facts, keys: Sequence[str], tell: Told) -> Catalogue:
+def _catalogue(facts: Facts, keys: Sequence[str], tell: Told) -> Catalogue:
     """Return items with their titles: of the usual name, else the first column of texts that are nearly all different."""
-    title = column_of(source, "title") or next((name for name in facts.columns if facts.names_each(name)), None)
+    title = column_of(facts.source, "title") or next((name for name in facts.columns if facts.names_each(name)), None)
     titles = None if title is None else facts.cells(title, keys)
     tell("" if title is None else f"titles: column {title!r} (guessed)")
     others = {name_of(column): facts.cells(column, keys) for column in facts.columns if column != title}
@@ -266,23 +266,23 @@ def _split(log: Log, ask: Ask, all_items: bool, tell: Told) -> tuple[np.ndarray[
     return test, log
 
 
-def _shares(log: Log, ask: Ask, columns: dict[str, str], users: tuple[Source, Facts] | None) -> dict[str, Ids]:
+def _shares(log: Log, ask: Ask, columns: dict[str, str], users: Facts | None) -> dict[str, Ids]:
     """Deal users out to clients."""
-    column = ask.columns.get("client")
-    if users is not None and column is not None and not len(log.client):
-        columns["client"] = column_of(users[0], "client", column) or column
-        log = clients_told_by(users[1].cells(columns["client"], log.keys["user"]), log, column)
+    column = ask.columns.get("client", NONE) or NONE
+    if users is not None and column != NONE and not len(log.client):
+        columns["client"] = column_of(users.source, "client", column) or column
+        log = clients_told_by(users.cells(columns["client"], log.keys["user"]), log, column)
     if len(log.client):
         return users_of_clients(log)
     kind, count = ask.partition or "iid", len(log.keys["user"])
     zip_codes: list[str] = []
     if kind in ("zipcode", "dirichlet") and users is not None:
-        zip_column = column_of(users[0], "zip")
+        zip_column = column_of(users.source, "zip")
         if zip_column is None:
             raise DataError(
                 f"--partition {kind}: {ask.users} has no column that is known as zip codes; use iid or quantity"
             )
-        zip_codes = users[1].cells(zip_column, log.keys["user"])
+        zip_codes = users.cells(zip_column, log.keys["user"])
     nobody = np.zeros(0, np.int64)
     everyone = Interactions(nobody, nobody, count, 1, nobody, nobody, None, "", zip_codes)
     clients = min(CLIENTS, count) if ask.clients is None else ask.clients
@@ -293,12 +293,11 @@ def _partition(ask: Ask, columns: Mapping[str, str]) -> str:
     return "site" if ask.site else columns.get("client") or ask.partition or "iid"
 
 
-def _describe_users(users: tuple[Source, Facts], keys: Sequence[str], client: str | None, tell: Told) -> Described:
-    source, facts = users
-    if lacking := facts.lacking(keys):
-        tell(f"users: {lacking:,} of {len(keys):,} have no line in {source.path.name}")
-    apart = (client, column_of(source, "zip"))  # who is where is no taste
-    found = describe({name: facts.cells(name, keys) for name in facts.columns if name not in apart}, "user")
+def _describe_users(users: Facts, keys: Sequence[str], client: str | None, tell: Told) -> Described:
+    if lacking := users.lacking(keys):
+        tell(f"users: {lacking:,} of {len(keys):,} have no line in {users.source.path.name}")
+    apart = (client, column_of(users.source, "zip"))  # who is where is no taste
+    found = describe({name: users.cells(name, keys) for name in users.columns if name not in apart}, "user")
     _tell_features(found, "user", tell)
     return found
 
