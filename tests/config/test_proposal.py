@@ -1,6 +1,7 @@
 """The first job for prepared data: what is chosen by what the data has, and how it is cut by how much there is."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,9 @@ def test_a_folder_without_prepared_data_is_named(manifest: str | None, said: str
         propose(tmp_path, tmp_path / "job.yaml")
     with pytest.raises(JobError, match=r"nowhere: holds no prepared data: of its manifest\.json there is no folder"):
         propose(tmp_path / "nowhere", tmp_path / "job.yaml")
+
+
+def test_a_folder_whose_name_no_job_could_say_is_refused(tmp_path: Path) -> None:
+    data = prepared(Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcnchen")))
+    with pytest.raises(JobError, match=r"has a name that is no UTF-8, in which jobs are written; rename it"):
+        propose(data, data / "job.yaml")

@@ -100,7 +100,12 @@ def test_a_run_that_broke_off_or_goes_on(run: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "state", "said"),
     [
-        ("job.yaml", "runner: {epochs: many}", "fault", "cannot be read"),
+        ("job.yaml", "runner: {train_data_dir: a, epochs: many}", "fault", "cannot be read: name: is missing; "),
+        ("job.yaml", "{name: a, folder: /a, runner: {train_data_dir: a, epochs: many}}", "fault",
+         "cannot be read: runner.epochs: 'many': must be a whole number"),
+        ("job.yaml", "{name: a, folder: /a, runner: {train_data_dir: a, old_key: 1}}", "fault",
+         "cannot be read: runner.old_key: 1: there is no such key"),
+        ("job.yaml", "runner: [", "fault", "cannot be read: job file"),
         (JOURNAL, '{"event": "ready"}\n{"event"\n{"event": "st', "warning", "1 events, and a last line that is not whole; 1 lines"),
         (JOURNAL, '{"event": "ready"}\n{"event": "st', "ok", "1 events, and a last line that is not whole"),
         ("items.csv", "item,key\nx,1\n", "fault", "line 2: item 'x' is no whole number"),

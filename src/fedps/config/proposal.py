@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from fedps.config.files import MANIFEST, features_of_data, manifest_of
+from fedps.config.files import MANIFEST, features_of_data, is_utf8, manifest_of
 from fedps.config.job import Job
 from fedps.config.loading import resolve
 from fedps.config.original import Remarks
@@ -117,6 +117,8 @@ def propose(folder: Path, file: Path, mode: str | None = None) -> Proposal:
         JobError: the folder holds no prepared data, or the network does not take what it has.
     """
     data = look_at(folder)
+    if not is_utf8(f"{folder.resolve()}{file}"):
+        raise JobError(f"{str(folder)!r}: has a name that is no UTF-8, in which jobs are written; rename it")
     if mode is not None and mode not in SETTINGS:
         raise JobError(f"--model {mode}: there is no such network; there are {', '.join(get_args(Mode))}")
     command = f"fedps run {shlex.quote(str(file))}{' --in-process' * (data.clients > MOST_PROCESSES)}"

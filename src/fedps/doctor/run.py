@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from fedps.config import Job
+from fedps.config.mistakes import sentence
 from fedps.config.source import read
 from fedps.data.catalogue import ITEMS, Catalogue
 from fedps.doctor.finding import Finding, Look, look
@@ -60,11 +63,11 @@ def _state(past: Past) -> Iterator[Finding]:
 def _job(run_dir: Path) -> Iterator[Finding]:
     try:
         job = Job.model_validate(read(run_dir / "job.yaml"))
-    except (JobError, ValueError) as error:
-        said = f"cannot be read: {str(error).splitlines()[0]}"
-        yield Finding(
-            "job.yaml", "fault", said, "put the job as it ran there again; or use the version of fedps that wrote it"
-        )
+    except (JobError, ValidationError) as error:
+        whys = error.mistakes if isinstance(error, JobError) else [sentence(each) for each in error.errors()]
+        more = f", and {len(whys) - 1} mistakes more" if len(whys) > 1 else ""
+        remedy = "put the job as it ran there again, or use the version of fedps that wrote it"
+        yield Finding("job.yaml", "fault", f"cannot be read: {whys[0]}{more}", remedy)
     else:
         model = job.runner.model or job.hyper_parameters.mode
         yield Finding("job.yaml", "ok", f"{job.name}: {model}, {job.runner.sync_mode}, {job.runner.worker_num} clients")
