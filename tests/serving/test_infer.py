@@ -111,7 +111,7 @@ def test_rows_of_open_ids_are_not_read_from_one_file(gmf_job: Job, tmp_path: Pat
     tensors = {name: weight.detach()[:3].contiguous() for name, weight in model.named_parameters()}
     save_file(tensors | {"mf_item.weight.ids": torch.tensor([-7, 0, 1 << 40])}, path)
     with pytest.raises(
-        JobError, match=r"mf_item.weight : their rows are of open ids, which the job counts: set rows: open for the"
+        JobError, match=r"mf_item.weight: their rows are of open ids, which the job counts: set rows: open for the"
     ):
         load_weights(model, path)
 
