@@ -110,3 +110,13 @@ def test_a_run_that_fails_raises_and_leaves_its_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="RuntimeError: planted; what is left of the run is in") as raised:
         fedps.run(job, run_dir=tmp_path / "run", in_process=True, quiet=True)
     assert (raised.value.folder / "report.html").is_file()
+
+
+def test_a_run_recommends_to_users_of_each_client(run: fedps.Run) -> None:
+    best = run.recommend("7", k=3)
+    assert len(best) == 3 and best == run.recommend("7", k=3)
+    assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
+    client = next(name for name, found in run._recommenders.items() if name == "7" and found.site.users.find("7"))
+    assert run.recommend("7", k=3, client=run._recommenders[client].site.client) == best
+    with pytest.raises(JobError, match="--user 700: no client in"):
+        run.recommend("700")

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fedps.config import Allow, Job, load_job, notes_of
 from fedps.config.job import fields, section
 from fedps.config.mistakes import close
-from fedps.config.source import read
 from fedps.errors import DataError, JobError, RunError, needing_torch
 from fedps.launch.folder import find_run
-from fedps.serving.saved_run import Tables, private_tables, shared_tables, whole_epoch
+from fedps.serving.saved_run import Tables, private_tables, read_job, shared_tables, whole_epoch
 from fedps.types import Keys, Values
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
+
+    from fedps.serving.recommend import Recommendation, Recommender
 
 
 class Rows(NamedTuple):
@@ -72,9 +73,7 @@ class Run:
 
     def __init__(self, folder: Path, epoch: int | None = None) -> None:
         self.folder = folder.resolve()
-        if not (self.folder / "job.yaml").is_file():
-            raise JobError(f"{folder}: is no run's folder: it has no job.yaml; a run's last line names it")
-        self.job = Job.model_validate(read(self.folder / "job.yaml"))
+        self.job = read_job(self.folder)
         self.summary = _summary(self.folder / "summary.json")
         self._wanted = epoch
         if epoch is not None:
@@ -123,6 +122,29 @@ class Run:
     def tables(self) -> "RowsByTable":
         """The saved rows of each table, the clients' private ones among them where they lie in the run's folder."""
         return RowsByTable({n: Rows(t.keys, t.values) for n, t in self._saved.items() if t.spec.kind == "sparse"})
+
+    def recommend(self, user: str, k: int = 10, *, client: str | None = None) -> "list[Recommendation]":
+        """Return the k best items for a user, each with `item`, `title` and `score`, without what the user has in training.
+
+        Args:
+            user: in the ids of your data.
+            k: how many.
+            client: whose user that is; None: the client that has it, of those whose rows are in the run's folder.
+
+        Raises:
+            JobError: no such user or client, two clients that have it, or k over the catalogue.
+            DataError: nothing whole was saved, or a file of the run or of the client's data is missing or torn.
+        """
+        from fedps.serving.recommend import Recommender  # noqa: PLC0415
+
+        whose = client or user
+        if whose not in self._recommenders:
+            self._recommenders[whose] = Recommender.open(self.folder, client, self.epoch, user=user)
+        return self._recommenders[whose].recommend(user, k)
+
+    @cached_property
+    def _recommenders(self) -> "dict[str, Recommender]":
+        return {}
 
     @cached_property
     def _saved(self) -> Tables:

@@ -205,3 +205,17 @@ def test_a_run_whose_journal_says_no_time_is_as_old_as_its_job(first: str, tmp_p
         (tmp_path / name / "job.yaml").touch()
         os.utime(tmp_path / name / "job.yaml", (second, second))
     assert [run.name for run in runs_in(tmp_path)] == ["new", "old"]
+
+
+def test_what_items_are_called_is_kept_with_the_run(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "items.csv").write_text("item,key\n0,a\n")
+    job = make_job()
+    job = job.model_copy(
+        update={"runner": job.runner.model_copy(update={"train_data_dir": tmp_path / "data" / "train"})}
+    )
+    for make in (make_run_folder, share_run_folder):
+        folder = make(job, tmp_path / make.__name__)
+        assert (folder / "items.csv").read_bytes() == (tmp_path / "data" / "items.csv").read_bytes()
+        discard(folder)
+        assert not folder.exists()

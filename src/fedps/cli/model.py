@@ -1,4 +1,4 @@
-"""`fedps infer` and `fedps export`: what a run's model is worth, and the model as one file."""
+"""`fedps infer`, `fedps recommend` and `fedps export`: what a run's model is worth, what it recommends, and the model as one file."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,20 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from fedps.cli.app import AllowCommands, AsJson, JobFile, Override, PastRun, Switch, app, flag, load, note_job, tell
+from fedps.cli.app import (
+    AllowCommands,
+    AsJson,
+    JobFile,
+    Override,
+    PastRun,
+    Switch,
+    app,
+    flag,
+    load,
+    note,
+    note_job,
+    tell,
+)
 from fedps.errors import JobError, needing_torch
 
 
@@ -56,6 +69,77 @@ def infer(
 
         log = None if as_json else sys.stdout
         tell(infer_epochs(resolved, run_dir, predictions, allow=allow, log=log), as_json)
+
+
+@app.command
+def recommend(
+    run_dir: PastRun,
+    *,
+    user: Annotated[str | None, flag("user", "Whom to recommend to, in the ids of your data.")] = None,
+    k: Annotated[int, Parameter(name=["-k", "--k"], help="How many items.")] = 10,
+    client: Annotated[
+        str | None, flag("client", "Whose user that is (default the client that has it, of those in the run's folder).")
+    ] = None,
+    from_items: Annotated[
+        str | None,
+        flag(
+            "from-items", "In place of --user, for somebody new: items of theirs with commas between, the latest last."
+        ),
+    ] = None,
+    all: Annotated[bool, Switch, flag("all", "For every user of --client, into --out.")] = False,  # noqa: A002
+    out: Annotated[Path | None, flag("out", "With --all: a file .parquet or .csv to write.")] = None,
+    items: Annotated[
+        Path | None,
+        flag(
+            "items",
+            "A file like the run's items.csv, of a catalogue that has grown: new items start as they would in training.",
+        ),
+    ] = None,
+    seen: Annotated[bool, Switch, flag("seen", "With what the user has in the training data, too.")] = False,
+    epoch: Annotated[int | None, flag("epoch", "Which saved epoch (default the last).")] = None,
+    allow_commands: AllowCommands = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which items a run's model recommends to a user of a client's, from that client's own private rows.
+
+    Example: fedps recommend latest --user 17 -k 5
+
+    Example: fedps recommend latest --client 3 --all --out top10.parquet
+
+    Example: fedps recommend latest --client 3 --from-items 318,858
+    """
+    asked = [
+        name
+        for name, given in (("--user", user), ("--from-items", from_items), ("--all", all or None))
+        if given is not None
+    ]
+    if len(asked) != 1:
+        raise JobError(f"{' and '.join(asked) or 'recommend'}: name one of --user, --from-items and --all")
+    if all and (out is None or out.suffix not in (".parquet", ".csv")):
+        raise JobError(f"--out {out or 'FILE'}: with --all name a file .parquet or .csv")
+    from fedps.config import Allow  # noqa: PLC0415
+    from fedps.serving.recommend import Recommender, write_table  # noqa: PLC0415
+
+    found = Recommender.open(run_dir, client, epoch, user=user, items=items, allow=Allow(commands=allow_commands))
+    if found.note:
+        note(found.note)
+    facts: dict[str, object] = {"epoch": found.epoch, "client": found.site.client}
+    if all:
+        assert out is not None  # noqa: S101
+        table = found.recommend_all(k, seen=seen)
+        write_table(table, out)
+        tell(facts | {"users": len(table["user"].unique()), "out": str(out)}, as_json)
+        return
+    if user is not None:
+        best = found.recommend(user, k, seen=seen)
+    else:
+        best = found.fold_in([key.strip() for key in str(from_items).split(",") if key.strip()], k, seen=seen)
+    if as_json:
+        tell(facts | {"items": [one._asdict() for one in best]}, as_json)
+        return
+    width = max((len(one.item) for one in best), default=0)
+    for rank, one in enumerate(best, 1):
+        print(f"{rank:3}  {one.score:8.4f}  {one.item:>{width}}  {one.title}".rstrip())
 
 
 @app.command

@@ -31,6 +31,7 @@ OURS = (
     "log",
     "private",
     "model",
+    "items.csv",
 )  # what a run writes in its folder
 
 
@@ -55,6 +56,7 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
                 (folder / "log").mkdir(exist_ok=True)
                 (folder / "private").mkdir(exist_ok=True)
                 job.save(folder / "job.yaml")
+                _keep_items(job, folder)
                 return folder
         except OSError as error:
             raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
@@ -170,6 +172,7 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
         (folder / "private").mkdir(parents=True, exist_ok=True)
         if not (folder / "job.yaml").exists():
             job.save(folder / "job.yaml")
+            _keep_items(job, folder)
         theirs = Job.model_validate(read(folder / "job.yaml"))  # it may be another role's, though none was there
     except OSError as error:
         raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
@@ -182,12 +185,22 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
 
 def discard(folder: Path) -> None:
     """Take back what `make_run_folder` made, of a run that never began; all else stays, and what it found was empty."""
-    for name in ("job.yaml", JOURNAL):
+    for name in ("job.yaml", JOURNAL, "items.csv"):
         (folder / name).unlink(missing_ok=True)
     for name in ("log", "private"):
         shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _keep_items(job: Job, folder: Path) -> None:
+    """Keep which item of the source is which of ours with a run: what it recommends is said in the source's ids."""
+    from fedps.data.catalogue import ITEMS  # noqa: PLC0415  (with pyarrow beside it)
+    from fedps.storage.whole import PUBLIC, write_whole  # noqa: PLC0415
+
+    path = job.runner.train_data_dir.parent / ITEMS
+    if path.is_file():
+        write_whole(folder / ITEMS, path.read_bytes(), PUBLIC)
 
 
 def _claim(folder: Path) -> str:

@@ -17,11 +17,10 @@ from pyarrow import parquet
 
 from fedps.config import Job
 from fedps.config.files import manifest_of
-from fedps.config.source import read
 from fedps.data.catalogue import ITEMS, Catalogue
 from fedps.errors import DataError, JobError, needing, needing_torch
 from fedps.events.journal import JOURNAL, read_journal
-from fedps.serving.saved_run import Tables, model_folder, private_tables, shared_tables, tensors, whole_epoch
+from fedps.serving.saved_run import Tables, model_folder, private_tables, read_job, shared_tables, tensors, whole_epoch
 from fedps.storage import epochs
 from fedps.storage.snapshot import packed
 from fedps.storage.whole import PRIVATE, PUBLIC, make_folder, write_whole
@@ -52,7 +51,7 @@ class Model(NamedTuple):
 
     def job(self) -> Job:
         """Return the job as it ran."""
-        return Job.model_validate(read(self.run_dir / "job.yaml"))
+        return read_job(self.run_dir)
 
 
 def export_run(

@@ -1,11 +1,14 @@
 """What a run left in its folder: which epochs are whole, and the tables of one."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from fedps.config import Job
 from fedps.config.source import read
 from fedps.errors import DataError, JobError
 from fedps.storage import epochs
@@ -14,6 +17,25 @@ from fedps.types import TableName
 
 Tables = dict[TableName, SavedTable]
 Tensors = dict[TableName, NDArray[Any]]
+
+
+def read_job(run_dir: Path) -> Job:
+    """Return a run's job, as it ran.
+
+    Raises:
+        JobError: there is no such run, or its job cannot be read.
+    """
+    path = run_dir / "job.yaml"
+    if not path.is_file():
+        raise JobError(f"{run_dir}: is no run's folder: it has no job.yaml; a run's last line names it")
+    try:
+        return Job.model_validate(read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise JobError(
+            f"{path}: is no job of this version ({version('fedps')}): {where}: {first['msg']}; use the version that wrote it"
+        ) from None
 
 
 def model_folder(run_dir: Path) -> Path:

@@ -1,0 +1,103 @@
+"""Somebody who was not there in training: rows of their own from a few items, while all else stands still."""
+
+import numpy as np
+
+from fedps.config import Job
+from fedps.config.sections.features import spaces
+from fedps.config.sections.training import Optimizer
+from fedps.data.samples import ClientData
+from fedps.serving.opened import Site
+from fedps.training.learner import Learner
+from fedps.types import Bags, ClientId, Column, Keys, Samples, TableName, Values
+
+NEWCOMER = ClientId("newcomer")  # names the stream of draws
+PASSES, BATCHES, NEGATIVES, RATE = 12, 6, 8, 0.1  # over the items; of a pass; for each item; of Adam
+
+
+class FoldIn:
+    """Makes rows for newcomers of a client, one after the other.
+
+    A newcomer's rows begin as the mean of those of the client's users, and are trained on the items and drawn negatives, by
+    the job's loss. Networks without such rows see the items as a history, and nothing is trained.
+
+    Args:
+        site: the client.
+        learner: its model, which stays as it is.
+    """
+
+    def __init__(self, site: Site, learner: Learner) -> None:
+        self._site = site
+        own = [name for name, table in learner.tables.items() if table.features == ("user",)]
+        self._job = _job_of(site.job, own, [name for name in learner.tables if name not in own])
+        self._learner = Learner(site.plan, self._job, self._data(np.zeros(1, np.int64)), local_optimizer=False)
+        self._starts = {name: learner.tables[name].values.mean(axis=0) for name in own}
+        for name, table in self._learner.tables.items():
+            if name not in own:
+                theirs = learner.tables[name]
+                table.values[:] = theirs.values[np.searchsorted(theirs.keys, table.keys)]
+        flats = (learner.dense, learner.private_dense, learner.frozen_dense)
+        for flat in (self._learner.dense, self._learner.private_dense, self._learner.frozen_dense):
+            flat.write(
+                {name: each.values[each.places[name]] for each in flats for name in each.places if name in flat.places}
+            )
+
+    def scores(self, items: Keys) -> Values:
+        """Return the logits of all items for somebody with these, float32[items] or [items, tasks]."""
+        data = self._data(items)
+        engine = self._learner.engine_on(data)
+        for name, start in self._starts.items():
+            self._learner.tables[name].forget_state()
+            self._learner.tables[name].values[:] = start
+        if self._starts:
+            for epoch in range(PASSES):
+                order = data.order(epoch)
+                size = -(-len(order) // (BATCHES * self._job.group)) * self._job.group
+                engine.train(order, size, np.ones(-(-len(order) // size)))
+            self._learner.settle_private()
+        one = np.zeros(1, np.int64)
+        scores: Values = engine.ranker(len(self._site.items))(*data.held_out(one))[0]
+        return scores
+
+    def _data(self, items: Keys) -> ClientData:
+        """Return a newcomer's data: a sample an item, and one that stands for the newcomer."""
+        site, inputs = self._site, self._site.job.inputs
+        columns: dict[str, Column] = {"item": np.asarray(items, np.int64)}
+        for name, column in site.data.train.columns.items():
+            feature = inputs[name]
+            if name == "item":
+                continue
+            if feature.kind == "ids" and feature.table == "item":
+                longest = items[-feature.max :] if feature.max else items
+                columns[name] = Bags(np.tile(longest, len(items)), np.arange(len(items) + 1) * len(longest))
+            else:
+                columns[name] = _usual(column, len(items))
+        tasks = len(site.job.tasks)
+        label = np.ones(len(items) if tasks == 1 else (len(items), tasks), np.float32)
+        train = Samples(columns, label)
+        hyper = self._job.hyper_parameters
+        return ClientData(
+            train, train.at(slice(0, 1)), NEWCOMER, self._job.runner.seed, shuffle=True, negatives=NEGATIVES,
+            num_items=len(site.items), pairs=hyper.loss == "bpr", spaces=spaces(inputs), catalogue=True,
+            grouped=hyper.loss == "sampled_softmax",
+        )  # fmt: skip
+
+
+def _job_of(job: Job, own: list[TableName], others: list[TableName]) -> Job:
+    """Return a job that trains a newcomer's own rows alone, by Adam at a rate for few steps, each item told from drawn ones."""
+    hyper = job.hyper_parameters
+    loss = "sampled_softmax" if hyper.loss == "in_batch_softmax" else hyper.loss
+    optimizer = Optimizer.model_validate({"class": "adam", "learning_rate": RATE, "private_learning_rate": RATE})
+    places = {"local_sparse": tuple(own), "remote_sparse": tuple(others), "local_dense": ()}
+    runner = job.runner.model_copy(update={"negatives": NEGATIVES, **places})
+    changed = {"hyper_parameters": hyper.model_copy(update={"loss": loss, "optimizer": optimizer}), "runner": runner}
+    return job.model_copy(update={**changed, "table_parameters": {}})
+
+
+def _usual(column: Column, count: int) -> Column:
+    """Return for so many samples what is usual in a column: the most frequent id, the mean of numbers, no ids of bags."""
+    if isinstance(column, Bags):
+        return Bags(column.ids[:0], np.zeros(count + 1, np.int64))
+    if np.issubdtype(column.dtype, np.floating):
+        return np.repeat(column.mean(axis=0, keepdims=True), count, axis=0).astype(np.float32)
+    ids, counts = np.unique(column, return_counts=True)
+    return np.full(count, ids[np.argmax(counts)], np.int64)
