@@ -121,15 +121,14 @@ def train_centrally(path: Path, weights: Path) -> None:
     from fedps.data.samples import ClientData  # noqa: PLC0415
     from fedps.models.build import build  # noqa: PLC0415
     from fedps.models.inputs import tensors  # noqa: PLC0415
-    from fedps.models.loss import training_loss  # noqa: PLC0415
-    from fedps.training.eager import frequencies  # noqa: PLC0415
+    from fedps.models.loss import items_of, training_loss  # noqa: PLC0415
 
     job = load_job(path)
     torch.set_flush_denormal(True)
     torch.manual_seed(job.runner.seed)
     model, train = build(job), Samples.joined(list(read_trained(job).values()))
     data = ClientData(train, None, ClientId("all"), 0, shuffle=True, spaces=spaces(job.inputs))
-    loss = training_loss(model, job, lambda: frequencies(model, data))
+    loss = training_loss(model, job, lambda: data.frequencies(items_of(model)))
     optimizer = torch.optim.Adam(model.parameters(), lr=job.hyper_parameters.optimizer.learning_rate, fused=True)
     rng, size = np.random.default_rng(job.runner.seed), job.runner.train_batch_size
     for _ in range(job.runner.epochs):

@@ -17,9 +17,8 @@ from fedps.errors import JobError
 from fedps.models.build import build
 from fedps.models.describe import describe
 from fedps.models.inputs import example, inputs_of, made_up, tensors
-from fedps.models.loss import InBatchSoftmax, logits_of, training_loss
+from fedps.models.loss import InBatchSoftmax, items_of, logits_of, training_loss
 from fedps.table.rules import initial_rows
-from fedps.training.eager import frequencies
 from fedps.training.learner import Learner
 from fedps.training.parameters import read_parameters
 from fedps.training.plan import find_plan, make_plan
@@ -92,7 +91,7 @@ def test_training_and_scores_are_torchs_of_the_whole_network(
     data = data_of(job, pairs=loss == "bpr")
     learner = Learner(plan_network(job), job, data, local_optimizer=True)
     model = whole(job, learner)
-    makes_small = training_loss(model, job, lambda: frequencies(model, data))
+    makes_small = training_loss(model, job, lambda: data.frequencies(items_of(model)))
     optimizer, order = torch.optim.SGD(model.parameters(), lr=0.5), data.order(0)
     for start in range(0, len(order), 32):
         batch = data.train.at(order[start : start + 32])
@@ -305,7 +304,7 @@ def test_ones_own_two_towers(loss: str, tmp_path: Path) -> None:
     learner = Learner(plan_network(job), job, data, local_optimizer=True)
     reference = whole(job, learner)
     output = reference(*tensors(reference, data.train.at(np.arange(32)).columns))
-    due = training_loss(reference, job, lambda: frequencies(reference, data))(
+    due = training_loss(reference, job, lambda: data.frequencies(items_of(reference)))(
         output, torch.from_numpy(data.train.label[:32])
     )
     assert learner.train(np.arange(32, dtype=np.int32), 32).losses[0] == pytest.approx(float(due.detach()), rel=1e-5)

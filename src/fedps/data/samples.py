@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedps.data.negatives import History, Pairs
 from fedps.errors import DataError
-from fedps.types import Bags, ClientId, Column, Keys, Samples, Slots, Values, ids_of, taken
+from fedps.types import NO_KEYS, Bags, ClientId, Column, Keys, Samples, Slots, Values, ids_of, taken
 
 Order = NDArray[np.int32]  # positions of samples
 PAIRS = {"user": "user", "item": "item"}  # the classic features of ids, each in a space of its own
@@ -125,6 +125,15 @@ class ClientData:
         occurs = np.zeros(rows, np.bool_)
         occurs[slots] = True
         return np.flatnonzero(occurs).astype(np.int32)
+
+    def frequencies(self, features: Sequence[str]) -> tuple[Keys, NDArray[np.int64]]:
+        """Count how often each id of a space stands in some features of it; there is none where the data has no such feature."""
+        found = [feature for feature in features if feature in self.slots]
+        if not found:
+            return NO_KEYS, np.empty(0, np.int64)
+        keys = self.keys[self._spaces[found[0]]]
+        slots = np.concatenate([ids_of(self.slots[feature]) for feature in found])
+        return keys, np.bincount(slots, minlength=len(keys))
 
     def _lay_out(self, num_items: int) -> History:
         """Lay the samples out anew, each positive and then its negatives, and return what may be drawn.

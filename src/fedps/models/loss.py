@@ -24,6 +24,7 @@ from fedps.config import Job
 from fedps.config.sections.features import Feature, first_binary, labels
 from fedps.errors import JobError
 from fedps.models.inputs import features_of
+from fedps.models.network import log_shares
 from fedps.types import Keys
 
 Output = Tensor | tuple[Tensor, ...]  # of a network in training
@@ -109,8 +110,7 @@ class InBatchSoftmax:
     def __init__(self, frequencies: Frequencies) -> None:
         keys, counts = frequencies
         self._keys = torch.from_numpy(keys.astype(np.int64))
-        share = np.maximum(counts, 1) / max(1, counts.sum())
-        self._log_q = torch.from_numpy(np.log(share).astype(np.float32))
+        self._log_q = torch.from_numpy(log_shares(counts))
 
     def __call__(self, output: tuple[Tensor, ...], label: Tensor) -> Tensor:
         """Return the loss.
@@ -185,6 +185,11 @@ def predictions(output: Any, label: Tensor, labels: Mapping[str, Feature]) -> Te
     column, binary = first_binary(labels)
     logits = logits if logits.dim() < 2 else logits[:, column]
     return torch.sigmoid(logits) if binary else logits
+
+
+def items_of(model: nn.Module) -> tuple[str, ...]:
+    """Return the features that a network takes items from: its attribute `candidates`, of one id space; others take `item`."""
+    return tuple(getattr(model, "candidates", ("item",)))
 
 
 def own_loss(model: nn.Module) -> Loss | None:

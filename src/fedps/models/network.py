@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from fedps.config.sections.training import HyperParameters
 from fedps.types import Init, Values
@@ -102,9 +103,18 @@ class Plan(msgspec.Struct, frozen=True):
         library: the compiled step's file in the cache; empty if training is done by torch.
         reason: why it is; empty if it is not.
         notes: what was found amiss while it was made, and mended.
+        items: features, of one id space, that the network takes items from.
     """
 
     network: Network
     library: str = ""
     reason: str = ""
     notes: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+
+
+def log_shares(counts: NDArray[np.int64]) -> Values:
+    """Return the logarithms of how often items occur among all, float32[n]; what never does counts once."""
+    shares = np.maximum(counts, 1) / max(1, counts.sum())
+    logs: Values = np.log(shares).astype(np.float32)
+    return logs

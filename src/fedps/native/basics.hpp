@@ -87,7 +87,7 @@ struct Dense {
 
 constexpr int DENSE = 3;
 
-enum : int64_t { CROSS_ENTROPY, PAIRWISE, SAMPLED_SOFTMAX, WEIGHTED };  // as in `library.LOSSES`
+enum : int64_t { CROSS_ENTROPY, PAIRWISE, SAMPLED_SOFTMAX, WEIGHTED, IN_BATCH_SOFTMAX };  // as in `library.LOSSES`
 
 struct Label {
   int64_t real;  // whether it is any number, learned by squared error; else 0 or 1, by cross-entropy
@@ -108,6 +108,7 @@ struct Call {
   Label* each;             // [labels]: what they are
   int64_t labels, scored;  // how many; which of them stands for all where one number is due
   int64_t loss, group;     // what is made small; samples that it compares: a positive, then its negatives
+  const float* log_q;      // in-batch softmax, [rows]: logarithm of how often each row is an item of the data
   float* scores;           // train, [samples]: probabilities, of a real label numbers; score, [samples][labels]: logits
   double* losses;          // [batches]: mean of each
   int64_t* counts;         // [2][BUCKETS]: scores of positives, of negatives

@@ -9,8 +9,9 @@ from itertools import groupby
 from typing import Literal
 
 from fedps.native import program as op
+from fedps.native.places import LANES, Place
 from fedps.native.program import Operation, Program
-from fedps.native.source import LANES, Place, Writer, lines
+from fedps.native.source import Writer, lines
 
 Side = Literal["user", "item", "pair"]
 

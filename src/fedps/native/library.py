@@ -16,7 +16,13 @@ from fedps.native.compiler import load
 from fedps.table import rules
 from fedps.types import RULES, Bags, Column, Rule, Values
 
-LOSSES = ("cross_entropy", "pairwise", "sampled_softmax", "weighted")  # as the enum of `basics.hpp` has them
+LOSSES = (
+    "cross_entropy",
+    "pairwise",
+    "sampled_softmax",
+    "weighted",
+    "in_batch_softmax",
+)  # as the enum of `basics.hpp` has them
 MOST_GROUP = 64  # samples whose scores a loss may compare: `BLOCK` there
 
 Places = NDArray[np.int32]
@@ -30,12 +36,14 @@ class Loss(NamedTuple):
         group: samples that it compares, which follow each other: a positive, then its negatives.
         labels: of each in order, whether it is real, and the weight of its loss.
         scored: which of these stands for all where one number is due.
+        log_q: of `in_batch_softmax`, float32[rows]: the logarithm of each item's share of the samples.
     """
 
     name: str = "cross_entropy"
     group: int = 1
     labels: tuple[tuple[bool, float], ...] = ((False, 1.0),)
     scored: int = 0
+    log_q: Values | None = None
 
 
 class _Rule(ctypes.Structure):
@@ -80,7 +88,7 @@ class _Call(ctypes.Structure):
         *((name, c_int64) for name in ("samples", "batch", "first")),
         *((name, c_void_p) for name in ("label", "rates", "each")),
         *((name, c_int64) for name in ("labels", "scored", "loss", "group")),
-        *((name, c_void_p) for name in ("scores", "losses", "counts")),
+        *((name, c_void_p) for name in ("log_q", "scores", "losses", "counts")),
     )
 
 
@@ -147,6 +155,8 @@ class Library:
         self._call = _Call(*pointers, ctypes.addressof(self._features), each=ctypes.addressof(self._labels))
         self._call.labels, self._call.scored = len(loss.labels), loss.scored
         self._call.loss, self._call.group = LOSSES.index(loss.name), loss.group
+        self._log_q = loss.log_q
+        self._call.log_q = None if loss.log_q is None else loss.log_q.ctypes.data
 
     def train(
         self, features: Sequence[Column], order: Places, label: Values, size: int, first: int,

@@ -7,6 +7,7 @@ not guessed: such a network trains by torch.
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import torch
 from torch import fx, nn
 
@@ -36,10 +37,10 @@ def lower(model: nn.Module, tables: Mapping[str, int], dense: Mapping[str, int],
     Raises:
         NotLoweredError: it cannot be expressed; says why.
     """
-    programs = {_Reader(trace(model, mode), model, tables, dense).program(tasks) for mode in (True, False)}
-    if len(programs) != 1:
+    training, evaluation = (_Reader(trace(model, mode), model, tables, dense).program(tasks) for mode in (True, False))
+    if msgspec.structs.replace(training, towers=None) != evaluation:
         raise NotLoweredError("it computes otherwise in training than in evaluation")
-    return op.without_dead(programs.pop())
+    return op.without_dead(training)
 
 
 class _Reader(Values):
@@ -51,6 +52,7 @@ class _Reader(Values):
         super().__init__()
         self._graph, self._tables, self._dense = graph, tables, dense
         self._inputs, self._features = inputs_of(model), features_of(model)
+        self._towers: op.Towers | None = None
         self._numbers = {name: k for k, name in enumerate(dense)}
 
     def program(self, tasks: int) -> Program:
@@ -63,7 +65,7 @@ class _Reader(Values):
                 self._finish(node.args[0], tasks)
             else:
                 raise NotLoweredError(f"it reads {node.target}, which is no parameter")
-        return Program(tuple(self._tables.values()), tuple(self._dense.values()), tuple(self.operations))
+        return Program(tuple(self._tables.values()), tuple(self._dense.values()), tuple(self.operations), self._towers)
 
     def _input(self, node: fx.Node) -> Meaning:
         name = node.meta["input"]
@@ -76,13 +78,25 @@ class _Reader(Values):
     def _finish(self, node: Any, tasks: int) -> None:
         while isinstance(node, list | tuple) and len(node) == 1:
             node = node[0]
-        last = self.meaning.get(node)
+        last = self._product(*node) if isinstance(node, list | tuple) else self.meaning.get(node)
         if not isinstance(last, int) or self.width(last) != tasks:
             raise NotLoweredError("its result is no number a sample and label")
         if self.positions[last]:
             raise NotLoweredError("its result has positions")
         if last != len(self.operations) - 1:
             self.append(op.Unary("affine", last, tasks, (1.0, 0.0)))
+
+    def _product(self, queries: Any, items: Any, ids: Any = None, *_: Any) -> int:
+        """Read the output of two towers, and return the sum of their product."""
+        one, other = self.beside(queries, items)
+        apart = self.meaning.get(ids)
+        if ids is not None and not isinstance(apart, Ids):
+            raise NotLoweredError("the ids of its items are no feature's")
+        if one == other or self.width(one) != self.width(other):
+            raise NotLoweredError("its result is no number a sample and label")
+        self._towers = op.Towers(one, other, self._inputs.index(apart.feature) if isinstance(apart, Ids) else -1)
+        product = self.append(op.Binary("mul", one, other, self.width(one)))
+        return self.append(op.Sum(product))
 
     def _call(self, node: fx.Node) -> Meaning:
         name = name_of(node)
@@ -188,14 +202,21 @@ class _Reader(Values):
         return op.Slice(value, at if at >= 0 else at + self.width(value), 1)  # type: ignore[operator, arg-type]
 
     def read_sum(self, node: fx.Node) -> Operation:
-        value = self.value(node.args[0])
-        match self.axis(node.args[0], node.args[1] if len(node.args) > 1 else []):
-            case "columns":
-                return op.Sum(value)
-            case "positions":
-                return op.Total(value, self.width(value))
-            case axis:
-                raise NotLoweredError(f"it adds up over {axis}")
+        axis = self.axis(node.args[0], node.args[1] if len(node.args) > 1 else [])
+        return self._summed(self.value(node.args[0]), axis)
+
+    def _summed(self, value: int, axis: str) -> Operation:
+        if axis not in ("columns", "positions"):
+            raise NotLoweredError(f"it adds up over {axis}")
+        return op.Sum(value) if axis == "columns" else op.Total(value, self.width(value))
+
+    def read_linalg_vector_norm(self, node: fx.Node) -> Operation:
+        value, (order, dim) = self.value(node.args[0]), (*node.args[1:3], 2, [])[:2]
+        if order != 2:
+            raise NotLoweredError(f"a norm of order {order}")
+        squares = self.append(op.Unary("square", value, self.width(value)))
+        total = self.append(self._summed(squares, self.axis(node.args[0], dim)))
+        return op.Unary("root", total, self.width(total))
 
     def read_mean(self, node: fx.Node) -> Operation:
         total = self.read_sum(node)

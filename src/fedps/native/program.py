@@ -144,6 +144,19 @@ Source = Lookup | Pool | Rows | Present | Number  # they read what a sample is
 Operation = Source | Repeat | Total | Softmax | Linear | Unary | Binary | Column | Sum | Concat | Slice
 
 
+class Towers(msgspec.Struct, frozen=True):
+    """Two values whose product, summed, is the logit; a loss may take them row by row, and all of a batch together.
+
+    Attributes:
+        queries, items: their numbers.
+        ids: number of the feature that tells the items apart; -1: nothing does.
+    """
+
+    queries: int
+    items: int
+    ids: int
+
+
 class Program(msgspec.Struct, frozen=True):
     """All operations in order; an operation names earlier ones by number, and the last one is the logit, or those of all labels.
 
@@ -153,11 +166,13 @@ class Program(msgspec.Struct, frozen=True):
         tables: floats of a row of each table, in the order of the network's embeddings.
         parameters: floats of each dense parameter, in the network's order.
         operations: what is computed.
+        towers: what the last two operations join; None: something else.
     """
 
     tables: tuple[int, ...]
     parameters: tuple[int, ...]
     operations: tuple[Operation, ...]
+    towers: Towers | None = None
 
 
 def inputs(operation: Operation) -> tuple[int, ...]:
@@ -184,6 +199,24 @@ def positions(operation: Operation, before: Sequence[int]) -> int:
             return max((before[x] for x in inputs(operation)), default=0)
 
 
+def all_positions(program: Program) -> list[int]:
+    """Return how many positions each value has."""
+    found: list[int] = []
+    for operation in program.operations:
+        found.append(positions(operation, found))
+    return found
+
+
+def still(program: Program) -> set[int]:
+    """Return the values that depend on nothing that is trained, and so need no gradient."""
+    found: set[int] = set()
+    for number, operation in enumerate(program.operations):
+        trained = isinstance(operation, Lookup | Pool | Rows | Linear | Column)
+        if not trained and found.issuperset(inputs(operation)):
+            found.add(number)
+    return found
+
+
 def without_dead(program: Program) -> Program:
     """Leave out what the last operation does not need."""
     needed = {len(program.operations) - 1}
@@ -192,7 +225,8 @@ def without_dead(program: Program) -> Program:
             needed.update(inputs(program.operations[number]))
     new = {old: k for k, old in enumerate(sorted(needed))}
     kept = tuple(renumbered(program.operations[old], new) for old in sorted(needed))
-    return Program(program.tables, program.parameters, kept)
+    towers = program.towers and Towers(new[program.towers.queries], new[program.towers.items], program.towers.ids)
+    return Program(program.tables, program.parameters, kept, towers)
 
 
 def renumbered(operation: Operation, new: Mapping[int, int]) -> Operation:

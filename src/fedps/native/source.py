@@ -1,18 +1,16 @@
 """From a `Program` to the C++ of its training step: `train`, which learns batch after batch, and `score`.
 
-The loops stand in `step.hpp` and what it includes; what is written here is their order, their sizes, and where values lie. Parts of a
-concatenation that no other operation reads are written straight to their place in it.
+The loops stand in `step.hpp` and what it includes; what is written here is their order, and their sizes.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from fedps.native import program as op
+from fedps.native.places import Place, places_of
 from fedps.native.program import Operation, Program
 
-LANES, BLOCK, WIDE_BLOCK, TILE = 8, 64, 256, 4  # as in basics.hpp
+BLOCK, WIDE_BLOCK, TILE = 64, 256, 4  # as in basics.hpp
 WIDE = 64  # floats on both sides of a layer from which on products go by panels (gemm.hpp)
 ROWS = 512  # of a block where samples have many positions: so much stays in a near cache
 
@@ -24,6 +22,7 @@ UNARY = {
     "sigmoid": ("1.0f / (1.0f + std::exp(-x))", "y * (1.0f - y)"),
     "at_least": ("x < p0 ? p0 : x", "x < p0 ? 0.0f : 1.0f"),
     "tanh": ("std::tanh(x)", "1.0f - y * y"),
+    "root": ("std::sqrt(x)", "y > 0 ? 0.5f / y : 0.0f"),  # of a length, whose derivative at 0 is 0
     "exp": ("std::exp(x)", "y"),
     "square": ("x * x", "2.0f * x"),
     "silu": ("x / (1.0f + std::exp(-x))", "(1.0f + std::exp(-x) * (1.0f + x)) / ((1.0f + std::exp(-x)) * (1.0f + std::exp(-x)))"),
@@ -43,23 +42,6 @@ BINARY = {
 }
 
 
-class Place(NamedTuple):
-    """Where a value lies: in which operation's array, or a named one, from which column on, and the floats of a row there."""
-
-    array: int | str
-    column: int
-    stride: int
-
-    def value(self) -> str:
-        """Return a pointer to the value of a block's first sample."""
-        name = f"v{self.array}" if isinstance(self.array, int) else self.array
-        return f"{name} + {self.column}" if self.column else name
-
-    def gradient(self) -> str:
-        """Return the same of its gradient."""
-        return self.value().replace("v", "d", 1)
-
-
 def write(program: Program, group: int = 1) -> str:
     """Return the C++ of a program's step; so many samples, which the loss compares, go into one block."""
     return Writer(program).text(group)
@@ -70,14 +52,15 @@ class Writer:
 
     def __init__(self, program: Program) -> None:
         self._program, self._operations = program, program.operations
-        self._places = _places(program)
-        self._positions, self._still = _positions(program), _still(program)
+        self._places = places_of(program)
+        self._positions, self._still = op.all_positions(program), op.still(program)
         self._members: list[str] = []
         self._begin: list[str] = []
         self._forward: list[str] = []
         self._backward: list[str] = []
         self._end: list[str] = []
         self._written: set[int] = set()  # values whose gradient an operation has written
+        self._towers = program.towers
         lookups = [o for o in program.operations if isinstance(o, op.Lookup | op.Pool | op.Rows)]
         # which table a feature looks up → the number of the places where the gradients of its rows stand
         self._looked_up = {key: k for k, key in enumerate(dict.fromkeys((o.table, o.feature) for o in lookups))}
@@ -88,8 +71,9 @@ class Writer:
         self._written.add(last)
         for number, operation in enumerate(self._operations):
             self._forward += self._apply(number, operation)
-        for number in reversed(range(len(self._operations))):
-            self._backward += self._back(number, self._operations[number])
+        back = [self._back(number, operation) for number, operation in reversed([*enumerate(self._operations)])]
+        joint = 2 if self._towers else 0  # operations that join two towers: training may begin behind them
+        self._backward = [line for each in back[joint:] for line in each]
         sizes = {p.array: (self._positions[p.array] or 1) * p.stride for p in self._places if isinstance(p.array, int)}
         arrays = [f"alignas(64) float v{a}[SAMPLES * {sizes[a]}], d{a}[SAMPLES * {sizes[a]}];" for a in sorted(sizes)]
         rows, out = list(enumerate(self._program.tables)), self._places[last]
@@ -110,11 +94,23 @@ class Writer:
             begin=lines(self._begin),
             find_rows=lines(find),
             forward=lines(self._forward),
+            joint=lines(line for each in back[:joint] for line in each),
             backward=lines(self._backward),
+            towers=self._of_towers(),
             end=lines(self._end),
             change_rows=lines(f"end_rows<{dim}>(c.tables[{k}]);" for k, dim in rows),
             read_rows="".join(READ.format(number=k, dim=dim) for k, dim in rows),
         )
+
+    def _of_towers(self) -> str:
+        """Return what the network says of its two towers."""
+        if self._towers is None:
+            return "  static constexpr int TOWER = 0;"
+        queries, items = (self._places[x] for x in (self._towers.queries, self._towers.items))
+        return TOWERS.format(
+            stride=items.stride, ids=self._towers.ids, queries=queries.value(), items=items.value(),
+            d_queries=queries.gradient(), d_items=items.gradient(),
+        )  # fmt: skip
 
     def _apply(self, number: int, operation: Operation) -> list[str]:
         y, m = self._places[number], self._rows(number)
@@ -288,41 +284,6 @@ class Writer:
         return places
 
 
-def _places(program: Program) -> list[Place]:
-    """Give each value a place: its own array, or its columns of the one concatenation that reads it."""
-    operations = program.operations
-    readers = Counter(x for operation in operations for x in op.inputs(operation))
-    places = [Place(k, 0, -(-operation.width // LANES) * LANES) for k, operation in enumerate(operations)]
-    for number in reversed(range(len(operations))):
-        operation, at = operations[number], places[number]
-        if not isinstance(operation, op.Concat):
-            continue
-        column = at.column
-        for part in operation.parts:
-            width = operations[part].width
-            if readers[part] == 1 and column % LANES == 0 and width % LANES == 0:
-                places[part] = Place(at.array, column, at.stride)
-            column += width
-    return places
-
-
-def _positions(program: Program) -> list[int]:
-    found: list[int] = []
-    for operation in program.operations:
-        found.append(op.positions(operation, found))
-    return found
-
-
-def _still(program: Program) -> set[int]:
-    """Return the values that depend on nothing that is trained, and so need no gradient."""
-    found: set[int] = set()
-    for number, operation in enumerate(program.operations):
-        trained = isinstance(operation, op.Lookup | op.Pool | op.Rows | op.Linear | op.Column)
-        if not trained and found.issuperset(op.inputs(operation)):
-            found.add(number)
-    return found
-
-
 def _with(body: str, numbers: tuple[float, ...]) -> str:
     for k, number in enumerate(numbers):
         written = f"({number!r}f)" if math.isfinite(number) else f"({'-' * (number < 0)}INFINITY)"
@@ -354,6 +315,7 @@ struct Network {{
 {members}
   Places places[{lookups}];
 
+{towers}
   float* logit() {{ return {logit}; }}
   float* slope() {{ return {slope}; }}
   void begin([[maybe_unused]] const Call& c) {{
@@ -366,6 +328,9 @@ struct Network {{
   void forward(const Call& c, const int32_t* order, int m) {{
 {forward}
     (void)c, (void)order;
+  }}
+  void backward_joint([[maybe_unused]] int m) {{
+{joint}
   }}
   void backward(const Call& c, int64_t i, int m) {{
 {backward}
@@ -389,3 +354,9 @@ extern "C" void fedps_read_{number}(Table* table, const int32_t* slots, int64_t 
   read_rows<{dim}>(*table, slots, count, out);
 }}
 """
+TOWERS = """\
+  static constexpr int TOWER = {stride}, IDS = {ids};
+  float* queries() {{ return {queries}; }}
+  float* items() {{ return {items}; }}
+  float* d_queries() {{ return {d_queries}; }}
+  float* d_items() {{ return {d_items}; }}"""

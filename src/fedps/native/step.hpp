@@ -9,8 +9,56 @@
 #include "gemm.hpp"
 #include "layers.hpp"
 #include "positions.hpp"
+#include "towers.hpp"
 
 namespace fedps {
+
+// Go through a batch block by block, forward and backward; return the loss, as if each sample had the mean.
+template <class Network>
+double by_blocks(const Call& c, Network& w, const int32_t* order, int64_t n, float* scores) {
+  constexpr int Z = Network::STRIDE;
+  const auto head = c.loss == PAIRWISE          ? pairwise<Z>
+                    : c.loss == SAMPLED_SOFTMAX ? sampled_softmax<Z>
+                    : c.loss == WEIGHTED        ? weighted<Z>
+                                                : cross_entropy<Z>;
+  const int64_t most = Network::SAMPLES / c.group * c.group;  // samples of a block: a group stays together
+  if (c.loss == WEIGHTED) begin_labels(c, n, order);
+  double loss = 0;
+  for (int64_t i = 0; i < n; i += most) {
+    const int m = static_cast<int>(std::min(most, n - i));
+    w.forward(c, order + i, m);
+    loss += head(c, n, m, w.logit(), order + i, w.slope(), scores + i);
+    w.backward_joint(m);
+    w.backward(c, i, m);
+  }
+  return loss;
+}
+
+// The same of a loss that mixes the samples: forward for all, then forward again and backward, as a block holds few values.
+template <class Network>
+double by_batch(const Call& c, Network& w, InBatch<Network::TOWER>& all, const int32_t* order, int64_t n, float* scores) {
+  constexpr int D = Network::TOWER;
+  all.begin(c, Network::IDS < 0 ? nullptr : &c.features[Network::IDS], order, n);
+  for (int64_t i = 0; i < n; i += Network::SAMPLES) {
+    const int m = static_cast<int>(std::min<int64_t>(Network::SAMPLES, n - i));
+    w.forward(c, order + i, m);
+    std::memcpy(&all.queries[i * D], w.queries(), sizeof(float) * m * D);
+    std::memcpy(&all.items[i * D], w.items(), sizeof(float) * m * D);
+    for (int s = 0; s < m; ++s) {
+      const float x = w.logit()[s * Network::STRIDE];
+      scores[i + s] = score_of(x, exp_of_negative(-std::abs(x)));
+    }
+  }
+  const double loss = all.train(n);
+  for (int64_t i = 0; i < n; i += Network::SAMPLES) {
+    const int m = static_cast<int>(std::min<int64_t>(Network::SAMPLES, n - i));
+    w.forward(c, order + i, m);
+    std::memcpy(w.d_queries(), &all.d_queries[i * D], sizeof(float) * m * D);
+    std::memcpy(w.d_items(), &all.d_items[i * D], sizeof(float) * m * D);
+    w.backward(c, i, m);
+  }
+  return loss * static_cast<double>(n);
+}
 
 // Train batch after batch; return how many. It ends at a loss that is not finite, before that batch has changed anything.
 template <class Network>
@@ -21,12 +69,7 @@ int64_t train(const Call& c) {
   double full[Network::TABLES + DENSE];
   for (int k = 0; k < Network::TABLES; ++k) full[k] = c.tables[k].rule.lr;
   for (int k = 0; k < DENSE; ++k) full[Network::TABLES + k] = c.dense[k].rule.lr;
-  constexpr int Z = Network::STRIDE;
-  const auto head = c.loss == PAIRWISE          ? pairwise<Z>
-                    : c.loss == SAMPLED_SOFTMAX ? sampled_softmax<Z>
-                    : c.loss == WEIGHTED        ? weighted<Z>
-                                                : cross_entropy<Z>;
-  const int64_t most = Network::SAMPLES / c.group * c.group;  // samples of a block: a group stays together
+  InBatch<Network::TOWER> all;
   int64_t done = 0;
   for (int64_t at = 0; at < c.samples; at += c.batch, ++done) {
     const int64_t n = std::min(c.batch, c.samples - at);
@@ -36,13 +79,11 @@ int64_t train(const Call& c) {
     for (int k = 0; k < DENSE; ++k) std::memset(c.dense[k].gradient, 0, sizeof(float) * c.dense[k].size);
     w.find_rows(c, order, n, batch);
     w.begin(c);
-    if (c.loss == WEIGHTED) begin_labels(c, n, order);
-    double loss = 0;
-    for (int64_t i = 0; i < n; i += most) {
-      const int m = static_cast<int>(std::min(most, n - i));
-      w.forward(c, order + i, m);
-      loss += head(c, n, m, w.logit(), order + i, w.slope(), c.scores + at + i);
-      w.backward(c, i, m);
+    double loss;
+    if constexpr (Network::TOWER > 0) {
+      loss = c.loss == IN_BATCH_SOFTMAX ? by_batch(c, w, all, order, n, c.scores + at) : by_blocks(c, w, order, n, c.scores + at);
+    } else {
+      loss = by_blocks(c, w, order, n, c.scores + at);
     }
     c.losses[done] = loss / static_cast<double>(n);
     if (!std::isfinite(loss)) return done + 1;

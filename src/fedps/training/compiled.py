@@ -9,6 +9,7 @@ from fedps.config import Job
 from fedps.config.sections.features import first_binary, labels
 from fedps.data.samples import ClientData, Order
 from fedps.metrics import Histogram
+from fedps.models.network import log_shares
 from fedps.native.library import Library, Loss
 from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
@@ -30,6 +31,7 @@ class Compiled:
         names: of all dense parameters, as the program numbers them.
         inputs: of all features, as the program numbers them.
         loss: what they make small.
+        items: features, of one id space, that the network takes items from.
 
     Raises:
         OSError: the library cannot be loaded, or is not what was compiled.
@@ -38,8 +40,11 @@ class Compiled:
     def __init__(
         self, library: Path, data: ClientData, tables: Mapping[TableName, LocalTable],
         dense: Sequence[LocalDense], names: Sequence[TableName], inputs: Sequence[str], loss: Loss,
+        items: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._data, self._inputs, self._tasks = data, inputs, len(loss.labels)
+        if loss.name == "in_batch_softmax":
+            loss = loss._replace(log_q=log_shares(data.frequencies(items)[1]))
         self._names, self._tables, self._dense = list(tables), list(tables.values()), dense
         places = [(k, d.places[name].start) for name in names for k, d in enumerate(dense) if name in d.places]
         longest = [int(np.diff(c.starts).max(initial=0)) if isinstance(c, Bags) else 1 for c in data.slots.values()]
@@ -119,7 +124,7 @@ def loss_of(job: Job) -> Loss:
         several = len(every) > 1
         each = tuple((label.of == "real", label.weight if several else 1.0) for label in every.values())
         return Loss("weighted", labels=each, scored=first_binary(every)[0])
-    return Loss({"bpr": "pairwise", "sampled_softmax": name}.get(name, "cross_entropy"), job.group)
+    return Loss({"bce": "cross_entropy", "bpr": "pairwise"}.get(name, name), job.group)
 
 
 def _columns(inputs: Sequence[str], slots: Mapping[str, Column], samples: Samples) -> list[Column]:

@@ -23,11 +23,11 @@ from fedps.errors import JobError
 from fedps.metrics import Histogram
 from fedps.models.catalogue import AllItems, has_towers
 from fedps.models.inputs import features_of, inputs_of, look_up, pooling_of, tensors
-from fedps.models.loss import Frequencies, predictions, training_loss
+from fedps.models.loss import items_of, predictions, training_loss
 from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import NO_BAGS, NO_KEYS, Bags, ClientId, Column, Keys, Samples, Slots, TableName, Values, ids_of, taken
+from fedps.types import NO_BAGS, Bags, ClientId, Column, Keys, Samples, Slots, TableName, Values, taken
 
 LEAST = 4096  # samples scored at once: smaller pieces are slow, and give the same scores
 
@@ -94,7 +94,10 @@ class Eager:
         self._model, self._data, self._tables, self._dense = model, data, tables, dense
         self._batch, self._labels = job.runner.infer_batch_size, labels(features_of(model))
         self._in_batch = job.hyper_parameters.loss == "in_batch_softmax"
-        self._loss, self._inputs = training_loss(model, job, partial(frequencies, model, data)), inputs_of(model)
+        self._loss, self._inputs = (
+            training_loss(model, job, partial(data.frequencies, items_of(model))),
+            inputs_of(model),
+        )
         self._towers = has_towers(model)
         self._compact = {name: compact_rows(model, modules[name], table.features) for name, table in tables.items()}
         for name, compact in self._compact.items():
@@ -249,19 +252,6 @@ class Eager:
                 for tensor, view in _views(tensors_, flat.values):
                     tensor.data.copy_(view)
         return inputs, [compact.rows for compact in self._compact.values()]
-
-
-def frequencies(model: nn.Module, data: ClientData) -> Frequencies:
-    """Count how often each id is the item of a training sample, or stands in whatever else the network takes items from.
-
-    A network says so by its attribute `candidates`, names of features of one space; others take `item`.
-    """
-    found = [feature for feature in getattr(model, "candidates", ("item",)) if feature in data.slots]
-    if not found:
-        return NO_KEYS, np.empty(0, np.int64)
-    keys = data.keys[features_of(model)[found[0]].table or found[0]]
-    slots = np.concatenate([ids_of(data.slots[feature]) for feature in found])
-    return keys, np.bincount(slots, minlength=len(keys))
 
 
 def compact_rows(model: nn.Module, module: str, features: Sequence[str]) -> CompactRows:

@@ -95,6 +95,7 @@ class Learner:
             names,
             self._plan.network.inputs,
             loss_of(self._job),
+            self._plan.items,
         )
 
     def _eager(self, data: ClientData) -> Engine:

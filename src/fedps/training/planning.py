@@ -1,6 +1,7 @@
 """Make a plan: build the network by torch, describe it, trace and compile its step, and try that on a few samples."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,12 +13,13 @@ from fedps.errors import JobError
 from fedps.models.build import build, redrawn
 from fedps.models.describe import describe
 from fedps.models.inputs import made_up
-from fedps.models.loss import own_loss
+from fedps.models.loss import items_of, own_loss
 from fedps.models.network import Plan
 from fedps.native.compiler import CompileError, compiled
 from fedps.native.halves import write_halves
 from fedps.native.library import MOST_GROUP
 from fedps.native.lower import lower
+from fedps.native.program import Program
 from fedps.native.source import write
 from fedps.native.trace import NotLoweredError
 from fedps.training.compiled import Compiled
@@ -29,6 +31,7 @@ SAMPLES = 150  # of the trial: three batches, the last one short
 BATCH = 62  # or a few more: what a loss compares stays together
 FASTER = "4 to 7"  # times: a compiled step beside torch's, on one core
 TOLERANCE = 1e-4  # of a logit and of a gradient, beside torch's
+EPSILON = 0.01  # of the trial's rule: with a small one a gradient that is 0 but for rounding moves a row as far as any
 
 
 def plan_network(job: Job) -> Plan:
@@ -53,20 +56,34 @@ def plan_network(job: Job) -> Plan:
             raise NotLoweredError("the network has a loss of its own")
         if not (tasks := len(labels(job.inputs))):
             raise NotLoweredError("it learns no label")
-        if (loss := job.hyper_parameters.loss) == "in_batch_softmax":
-            raise NotLoweredError(f"loss {loss} has no operation yet")
         if job.group > MOST_GROUP:
+            loss = job.hyper_parameters.loss
             raise NotLoweredError(f"loss {loss} compares {job.group} samples, of which a block holds {MOST_GROUP}")
         tables = {e.name: e.shape[1] for e in network.embeddings}
         sizes = {name: math.prod(shape) for name, shape in network.dense}
-        program = lower(model, tables, sizes, tasks)
+        program, items = lower(model, tables, sizes, tasks), items_of(model)
+        if job.hyper_parameters.loss == "in_batch_softmax":
+            _check_towers(program, network.inputs, items, job)
         halves = write_halves(program, network.inputs.index("item")) if "item" in network.inputs else ""
         library = compiled(write(program, job.group) + halves, notes)
-        plan = Plan(network, library.name, notes=tuple(notes))
+        plan = Plan(network, library.name, notes=tuple(notes), items=items)
         _try(plan, job)
     except (NotLoweredError, CacheError, OSError) as error:
         return Plan(network, reason=f"{error} (a compiled step is {FASTER} times as fast)", notes=tuple(notes))
     return plan
+
+
+def _check_towers(program: Program, inputs: Sequence[str], items: Sequence[str], job: Job) -> None:
+    """See whether two towers can be trained by the softmax over a batch's items.
+
+    Raises:
+        NotLoweredError: they cannot.
+    """
+    if program.towers is None:
+        raise NotLoweredError("loss in_batch_softmax is of two rows a sample, and it computes something else")
+    space = spaces(job.inputs)
+    if (ids := program.towers.ids) >= 0 and {space[inputs[ids]]} != {space.get(name) for name in items}:
+        raise NotLoweredError(f"it tells items apart by other ids than those of {', '.join(items)}")
 
 
 def _try(plan: Plan, job: Job) -> None:
@@ -90,6 +107,8 @@ def _try(plan: Plan, job: Job) -> None:
         shuffle=False,
         spaces={f: s for f, s in spaces(inputs).items() if f in columns},
     )
+    optimizer = job.hyper_parameters.optimizer.model_copy(update={"epsilon": EPSILON})
+    job = job.model_copy(update={"hyper_parameters": job.hyper_parameters.model_copy(update={"optimizer": optimizer})})
     try:
         one, other = (Learner(p, job, data, local_optimizer=False) for p in (plan, Plan(plan.network)))
     except JobError:
