@@ -132,6 +132,16 @@ def test_what_is_measured_follows_from_what_is_held_out(
     assert list(load_job(data / "job.yaml").metrics) == due
 
 
+@pytest.mark.parametrize(("users", "positions"), [(25, "last"), (100, "all"), (0, "all")])
+def test_of_a_sequence_all_is_learned_where_it_stands_there_once(users: int, positions: str, tmp_path: Path) -> None:
+    clients = {"0": {"samples": 100, "users": users}}
+    data = prepared(tmp_path / "data", PAIR | {"history": HISTORY}, 100, 1)
+    manifest = json.loads((data / "manifest.json").read_text())
+    (data / "manifest.json").write_text(json.dumps(manifest | {"clients": clients}))
+    (data / "job.yaml").write_text(propose(data, data / "job.yaml").text)
+    assert load_job(data / "job.yaml").hyper_parameters.train_positions == positions
+
+
 def test_the_job_of_one_site_says_what_servers_without_data_have_to_know(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", PAIR | {"user": OPEN | {"side": "user"}}, partition="site")
     (data / "job.yaml").write_text(propose(data, data / "job.yaml").text)
@@ -178,7 +188,8 @@ def test_a_network_may_be_named_and_has_to_take_the_data(tmp_path: Path) -> None
         (None, "there is none; make such a folder by `fedps data prepare`"),
         ("[1]", "there is none;"),
         ('{"format": "other"}', "there is none whose clients and sizes can be read"),
-        ('{"clients": {"0": {}}, "num_users": 1, "num_items": 2}', "there is none whose clients and sizes can be read"),
+        ('{"clients": {"0": {}}, "num_users": 1, "num_items": 2}', "has no samples to train on"),
+        ('{"clients": {"0": {"samples": 9}}}', "there is none whose clients and sizes can be read"),
         ('{"clients": {"0": 3}, "num_users": 1, "num_items": 2}', "there is none whose clients and sizes can be read"),
         ('{"clients": {}, "num_users": 1, "num_items": 2}', "has no samples to train on"),
     ],

@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
         stated: whether the manifest says so, and files have a header.
         clients: how many there are.
         samples: to train on, all clients together.
-        users: how many there are; 0 where nobody counted them.
+        users: those of all clients; 0 where nobody counted them.
         drawn: negatives that training draws for each sample, of data that holds positives alone.
         candidates: whether 99 negatives stand beside each held-out positive.
         site: it is one organisation's part; others prepare theirs elsewhere.
@@ -136,10 +136,11 @@ def look_at(folder: Path) -> Prepared:
     job = Job(name="job", folder=folder, runner=Runner(train_data_dir=folder / "train"))
     manifest = manifest_of(job)
     try:
-        samples = [int(facts["samples"]) for facts in manifest["clients"].values()]
-        users, items = (int(manifest.get(key, 0)) for key in ("num_users", "num_items"))
-        if "features" not in manifest and not (users and items):
-            raise KeyError("num_users, num_items")
+        clients = manifest["clients"].values()
+        samples, users = (sum(int(facts.get(key, 0)) for facts in clients) for key in ("samples", "users"))
+        features = features_of_data(job)
+        stated = bool(features)
+        features = features or classic(int(manifest["num_users"]), int(manifest["num_items"]))
     except (AttributeError, KeyError, TypeError, ValueError):
         what = (
             "no folder" if not folder.is_dir() else "none whose clients and sizes can be read" if manifest else "none"
@@ -147,14 +148,12 @@ def look_at(folder: Path) -> Prepared:
         raise JobError(
             f"{folder}: holds no prepared data: of its {MANIFEST} there is {what}; make such a folder by `fedps data prepare`"
         ) from None
-    if not sum(samples):
+    if not samples:
         raise JobError(f"{folder}: has no samples to train on, says its {MANIFEST}; prepare the data anew")
-    features = features_of_data(job)
-    stated, features = bool(features), features or classic(users, items)
     drawn = DRAWN if manifest.get("negatives") == 0 and not undrawable(features) else 0
     candidates = manifest.get("test_negatives", "none" if stated else "drawn") != "none"
     site = manifest.get("partition") == "site"
-    return Prepared(folder, features, stated, len(samples), sum(samples), users, drawn, candidates, site)
+    return Prepared(folder, features, stated, len(clients), samples, users, drawn, candidates, site)
 
 
 def choose(data: Prepared) -> str:
@@ -199,10 +198,7 @@ def _lines(data: Prepared, file: Path, mode: str, command: str) -> Iterator[Line
     yield f"  mode: {mode}", ABOUT.get(mode, "")
     yield from _network(data, mode)
     if mode == "NCF_MLP":
-        yield (
-            "  # Or matrix factorization, these lines in place of those above; it learns in fewer epochs, e.g. 4",
-            "",
-        )
+        yield "  # Or matrix factorization, by these lines in place of those above, in fewer epochs, e.g. 4", ""
         yield "  # mode: MF", ""
         yield from ((f"  # {said.strip()}", comment) for said, comment in _network(data, "MF"))
     yield from _features(data, mode)
@@ -211,10 +207,8 @@ def _lines(data: Prepared, file: Path, mode: str, command: str) -> Iterator[Line
 def _runner(data: Prepared, file: Path, mode: str) -> Iterator[Line]:
     size = pace(data, mode)
     held_out = next((side for side in ("valid", "test") if (data.folder / side).is_dir()), None)
-    yield (
-        f"  train_data_dir: {_path(data.folder / 'train', file)}",
-        "a file a client; paths count from this file's folder",
-    )
+    train, said = _path(data.folder / "train", file), "a file a client; paths count from this file's folder"
+    yield f"  train_data_dir: {train}", said
     if held_out:
         said = "held out, to choose settings by; test, beside it, is for the end" if held_out == "valid" else "held out"
         yield f"  test_data_dir: {_path(data.folder / held_out, file)}", said
@@ -250,7 +244,7 @@ def _network(data: Prepared, mode: str) -> Iterator[Line]:
             "in_batch_softmax": "told from the batch's others",
         }
         yield f"  loss: {LOSSES[mode]}", pairs[LOSSES[mode]]
-    if mode == "SASRec" and data.samples > data.users:
+    if mode == "SASRec" and data.samples > data.users > 0:
         yield "  train_positions: last", "a sample for each item of a user: the last of a sequence is learned"
     yield from ((f"  {key}", "") for key in SETTINGS[mode])
     yield f"  optimizer: {{class: adam, learning_rate: {RATES.get(mode, 0.001)}}}", ""
