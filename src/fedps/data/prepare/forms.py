@@ -36,6 +36,7 @@ ESCAPED = {"\\t": "\t", "tab": "\t", "blank": " "}  # as they are written in a s
 STAND_IN = "\x1f"  # for a delimiter of several signs: ASCII's own unit separator
 KINDS = ("token", "token_seq", "float", "float_seq")  # of RecBole's columns
 LATIN = 3  # bytes that are no UTF-8, in text without any letter beyond ASCII in UTF-8, that make it Latin-1
+EMPTY = "is empty, or begins with nothing but blank lines"
 MOST = 10  # mistakes that are named
 GZIP, ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 MARKS = {
@@ -106,7 +107,7 @@ class Source:
         with self._opened() as (file, packed):
             head = file.read(HEAD)
         if not head.strip():
-            raise DataError(f"{path}: is empty")
+            raise DataError(f"{path}: {EMPTY}")
         self._parquet = head.startswith(PARQUET)
         if self._parquet:
             self._look_at_parquet(packed)
@@ -119,6 +120,8 @@ class Source:
         text = bare.replace("\r", "\n") if self._old_mac else bare
         whole = text if len(head) < HEAD else text[: text.rfind("\n") + 1]
         begin = [line for line in whole.splitlines()[: 4 * FIRST] if line.strip()]
+        if not begin:
+            raise DataError(f"{path}: {EMPTY}")
         self._delimiter = ESCAPED.get(hints.delimiter or "", hints.delimiter) or _delimiter(begin, path)
         rows = list(_fields(begin, self._delimiter, self._delimiter != "::"))[:FIRST]
         typed = all(cell.rpartition(":")[2] in KINDS and ":" in cell for cell in rows[0])

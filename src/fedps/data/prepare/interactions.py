@@ -207,8 +207,11 @@ def numbers(column: pa.Array, where: Where, what: str, mistakes: Mistakes) -> tu
         what: names the column.
         mistakes: takes in what is none.
     """
-    if pa.types.is_string(column.type):
+    if not _is_numeric(column.type):
+        column = texts(column).fill_null("")
         trimmed = pc.utf8_trim_whitespace(column)
+        for word, number in (("true", "1"), ("false", "0")):
+            trimmed = pc.replace_substring_regex(trimmed, f"(?i)^{word}$", number)
         missing = pc.is_in(trimmed, pa.array(NOTHING))
         fine = pc.or_(missing, pc.match_substring_regex(trimmed, NUMBER))
         for row in np.flatnonzero(~_mask(fine)).tolist():
@@ -245,11 +248,11 @@ class _Times:
 
     def add(self, column: pa.Array, where: Where) -> tuple[NDArray[Any], Mask]:
         """Return times, int64[n] or float64[n], and where there are any."""
-        if pa.types.is_temporal(column.type):
+        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
             return _micros(column)
-        if not pa.types.is_string(column.type):
+        if _is_numeric(column.type):
             return _numbers_of(column)
-        trimmed = pc.utf8_trim_whitespace(column)
+        trimmed = pc.utf8_trim_whitespace(texts(column))
         cells = pc.if_else(pc.is_in(trimmed, pa.array(NOTHING)), None, trimmed)
         if self._fresh and cells.null_count < len(cells):
             first = cells.drop_null()[0].as_py()
@@ -302,6 +305,10 @@ def _numbers_of(column: pa.Array) -> tuple[NDArray[Any], Mask]:
     if values.dtype.kind == "f":
         return values, there & np.isfinite(values)
     return values.astype(np.int64), there
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal))
 
 
 def _mask(column: pa.Array) -> Mask:
