@@ -1,6 +1,7 @@
 """What is in a run's folder: what is whole, what is damaged, what can be done with it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -48,7 +49,21 @@ def test_a_whole_run_has_no_fault_and_says_what_can_be_done(run: Path) -> None:
     assert said["job.yaml"] == "small: NCF_MLP, geo, 10 clients"
     assert said["model"].startswith("whole epochs: 1; ")
     assert said["private"] == "what 10 clients keep is here"
-    assert f"runner.warmup_model_path={run / 'model' / '1'}" in found(run, "next")[0].said
+    go_on, take_along, recommend = found(run, "next")
+    assert f"runner.warmup_model_path={run / 'model' / '1'}" in go_on.said
+    assert take_along.said.endswith(f"fedps export {run} --out model")
+    assert recommend.said == f"recommend: fedps recommend {run} --user ID"
+
+
+def test_a_run_whose_data_is_elsewhere_or_that_ranks_nothing_recommends_nothing_here(run: Path) -> None:
+    text = (run / "job.yaml").read_text()
+    (run / "job.yaml").write_text(re.sub(r"train_data_dir: .*", "train_data_dir: /nowhere", text))
+    *_, elsewhere = found(run, "next")
+    assert (elsewhere.state, elsewhere.remedy) == ("warning", "recommend on a client's machine")
+    features = "features: {C1: {kind: id, rows: open}, label: {kind: label}}"
+    (run / "job.yaml").write_text(text.replace("features: {}", features))
+    *_, clicks = found(run, "next")
+    assert clicks.said == "it scores what is held out, and recommends nothing: there is no feature user of kind id"
 
 
 def test_an_epoch_that_a_server_did_not_save_is_not_whole(run: Path) -> None:

@@ -3,13 +3,16 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from fedps.config import Job
+from fedps.config.files import clients_there
 from fedps.config.mistakes import sentence
+from fedps.config.sections.features import undrawable
 from fedps.config.source import read
 from fedps.data.catalogue import ITEMS, Catalogue
 from fedps.doctor.finding import Finding, Look, look
@@ -176,14 +179,26 @@ def _next(past: Past) -> Iterator[Finding]:
     if past.status == "running":
         yield Finding("next", "ok", "it goes on: wait for its end")
     elif whole:
+        last = folder / str(whole[-1])
         yield Finding(
-            "next",
-            "ok",
-            f"go on from epoch {whole[-1]}: fedps run JOB.yaml -o runner.warmup_model_path={folder / str(whole[-1])}",
+            "next", "ok", f"go on from epoch {whole[-1]}: fedps run JOB.yaml -o runner.warmup_model_path={last}"
         )
         yield Finding("next", "ok", f"take the model along: fedps export {past.folder} --out model")
+        with suppress(JobError, ValidationError):  # told of job.yaml
+            yield from _recommending(past.folder, Job.model_validate(read(past.folder / "job.yaml")))
     else:
         yield Finding("next", "fault", "nothing can be resumed or served: start the run again")
+
+
+def _recommending(run_dir: Path, job: Job) -> Iterator[Finding]:
+    """Say whether the run's model can recommend here: it ranks items, and a client's data is on this machine."""
+    if why := undrawable(job.inputs):
+        yield Finding("next", "ok", f"it scores what is held out, and recommends nothing: {why}")
+    elif not clients_there(job):
+        said = f"{job.runner.train_data_dir}: the data is not here, by which users are known and what they have seen"
+        yield Finding("next", "warning", said, "recommend on a client's machine")
+    else:
+        yield Finding("next", "ok", f"recommend: fedps recommend {run_dir} --user ID")
 
 
 def _listed(names: Sequence[int | str]) -> str:
