@@ -49,6 +49,7 @@ void settle(const Rule& rule, float* row, int64_t step) {
 
 struct Corrections {
   float rate, second;
+  Corrections() = default;
   Corrections(const Rule& rule, double step)
       : rate(static_cast<float>(rule.lr / (1 - std::pow(rule.beta1, step)))),
         second(static_cast<float>(1 / (1 - std::pow(rule.beta2, step)))) {}
@@ -79,6 +80,21 @@ inline void shared_adam(const Rule& rule, int64_t size, float* w, float* state, 
   for (int64_t j = 0; j < size; ++j) w[j] -= c.rate * (m + one1 * g[j]) / root;
   state[0] = m + one1 * static_cast<float>(mean / static_cast<double>(size));
 }
+
+// Corrections by a row's own steps, each worked out once a batch: its powers take longer than all else of a row.
+class OwnCorrections {
+  static constexpr int64_t KEPT = 64;
+  const Rule& rule;
+  int64_t steps[KEPT] = {};  // a row that is changed has one at least
+  Corrections kept[KEPT];
+
+ public:
+  explicit OwnCorrections(const Rule& of) : rule(of) {}
+  Corrections at(int64_t n) {
+    if (steps[n % KEPT] != n) steps[n % KEPT] = n, kept[n % KEPT] = Corrections(rule, static_cast<double>(n));
+    return kept[n % KEPT];
+  }
+};
 
 // Give every rule the rate of one batch. `full` holds their own rates: tables, then dense.
 inline void set_rates(const Call& c, int tables, const double* full, double share) {
@@ -131,6 +147,8 @@ inline void change(const Rule& rule, Corrections c, int64_t step, int64_t size, 
   }
 }
 
+constexpr int64_t AHEAD = 8;  // rows
+
 inline void fetch(const float* at, int64_t floats) {  // ask for memory ahead of its use, a cache line of 16 floats a time
   for (int64_t j = 0; j < floats; j += 16) __builtin_prefetch(at + j, 1);
 }
@@ -173,7 +191,6 @@ inline void find_rows(Table& table, const Feature& feature, const int32_t* order
 // Bring the rows that were found up to date, and clear their gradients.
 template <int DIM>
 void begin_rows(Table& table) {
-  constexpr int64_t AHEAD = 8;
   if (table.rule.name == ADAM && table.rule.optimizes) {
     for (int64_t u = 0; u < table.count; ++u) {
       if (u + AHEAD < table.count) {
@@ -248,10 +265,12 @@ void end_rows(Table& table) {
   const int64_t step = ++table.steps;
   const Corrections common(table.rule, static_cast<double>(step));
   const bool own = table.rule.name == LAZY_ADAM;  // lazy_adam counts a row's own pushes
+  OwnCorrections corrections(table.rule);
   for (int64_t u = 0; u < table.count; ++u) {
     float* row = table.block + static_cast<int64_t>(table.touched[u]) * table.width;
+    if (u + AHEAD < table.count) fetch(table.block + static_cast<int64_t>(table.touched[u + AHEAD]) * table.width, table.width);
     const int64_t n = own ? counted(row + 3 * DIM) : step;
-    const Corrections c = own ? Corrections(table.rule, static_cast<double>(n)) : common;
+    const Corrections c = own ? corrections.at(n) : common;
     float* g = table.gradient + u * DIM;
     if (table.anchor) pull_back(table.proximal, DIM, row, table.anchor + static_cast<int64_t>(table.touched[u]) * DIM, g);
     decay(table.rule, DIM, row, g);
