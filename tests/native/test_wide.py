@@ -36,15 +36,16 @@ class Wide(nn.Module):
 """
 
 
-def both(make_job: MakeJob, folder: Path, local: bool, **runner: object) -> tuple[Learner, Learner]:
+def both(make_job: MakeJob, folder: Path, local: bool, net: str = NET, **runner: object) -> tuple[Learner, Learner]:
     """Return a learner with a compiled step, and one with torch's."""
-    (folder / "net.py").write_text(NET)
+    (folder / "net.py").write_text(net)
     optimizer = {"class": "sgd", "learning_rate": 0.05, "private_learning_rate": 0.05}
     job = make_job({"optimizer": optimizer}, model="net.Wide", local_sparse=["user.weight"], **runner)
     plan, rng = make_plan(job), np.random.default_rng(0)
     assert plan.library, plan.reason
     user, item, label = (rng.integers(0, count, SAMPLES) for count in (USERS, ITEMS, 2))
-    data = ClientData(Samples.pairs(user, item, label.astype(np.float32)), None, ClientId("3"), 0, shuffle=False)
+    every = Samples.pairs(user, item, label.astype(np.float32))
+    data = ClientData(every, every, ClientId("3"), 0, shuffle=False, num_items=ITEMS, catalogue=True)
     one, other = (Learner(p, job, data, local_optimizer=local) for p in (plan, Plan(plan.network)))
     return one, other
 
@@ -70,6 +71,18 @@ def test_a_pass_through_wide_layers_is_that_of_torch(size: int, make_job: MakeJo
     for name, table in one.tables.items():
         np.testing.assert_allclose(table.block, other.tables[name].block, rtol=1e-4, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(one.dense.raw, other.dense.raw, rtol=1e-4, atol=1e-6)
+
+
+def test_all_items_are_ranked_where_the_part_of_a_layer_that_is_of_one_side_is_wide(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    net = NET.replace("60)", "70)").replace("41)", "80)").replace("101", "150")
+    found, due = (
+        learner.engine.ranker(ITEMS)(*learner.data.held_out(np.arange(9)))
+        for learner in both(make_job, tmp_path, local=True, net=net)
+    )
+    assert found.shape == (9, ITEMS)
+    np.testing.assert_allclose(found, due, rtol=1e-4, atol=1e-6)
 
 
 def test_products_go_by_panels_where_both_sides_are_wide() -> None:

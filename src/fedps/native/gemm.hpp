@@ -128,10 +128,12 @@ struct WideLinear {
   alignas(64) float d_bias[padded(OUT)];
   alignas(64) float block[SAMPLES * up(OTHER, COLUMNS)];  // of samples, as panels
 
-  void begin(const float* w, const float* b) {
-    constexpr int BY_IN = TRANSPOSED ? 1 : OUT, BY_OUT = TRANSPOSED ? IN : 1;
-    lay_out(w, BY_IN, BY_OUT, IN, OUT, forward);
-    lay_out(w, BY_OUT, BY_IN, OUT, IN, backward);
+  // of w the inputs from `start` on, out of `total`
+  void begin(const float* w, const float* b, int start = 0, int total = IN) {
+    const int64_t by_in = TRANSPOSED ? 1 : OUT, by_out = TRANSPOSED ? total : 1;
+    w += start * by_in;
+    lay_out(w, by_in, by_out, IN, OUT, forward);
+    lay_out(w, by_out, by_in, OUT, IN, backward);
     for (int o = 0; o < OUT; ++o) bias[o] = b ? b[o] : 0.0f;
     std::memset(d_weight, 0, sizeof d_weight);
     std::memset(d_bias, 0, sizeof d_bias);
