@@ -15,7 +15,7 @@ from fedps.data.prepare.synth import synthesize
 from fedps.data.prepare.table import Ask, prepare_table
 from fedps.data.prepare.write import Split
 from tests.data.prepare.conftest import FILES
-from tests.launch.rooms import here
+from tests.launch.rooms import here, launcher
 from tests.test_prepared_table import taken
 
 TWO = Split("iid", 2)
@@ -130,3 +130,23 @@ def test_a_job_that_is_there_is_replaced_only_when_asked(
     assert "mode: NCF_MLP" in mine.read_text()
     assert here(monkeypatch, "init", "data", "--out", "no/such/job.yaml") == WRONG
     assert "no/such/job.yaml: cannot be written" in capsys.readouterr().err
+
+
+def test_a_folder_of_prepared_data_is_run_by_the_job_that_lies_there_or_by_a_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch = launcher(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert here(monkeypatch, "run", tmp_path) == WRONG
+    assert "holds no prepared data: of its manifest.json there is none" in capsys.readouterr().err
+    _pairs(tmp_path / "data")
+    assert here(monkeypatch, "run", "data", "--in-process") == 0
+    assert "data/job.yaml: is written, a first job for this data; its comments say" in capsys.readouterr().err
+    assert launch.args[0].hyper_parameters.mode == "NCF_MLP"
+    assert here(monkeypatch, "init", "data", "--model", "MF", "--force") == 0
+    capsys.readouterr()
+    assert here(monkeypatch, "run", "data", "-o", "runner.epochs=7") == 0
+    assert "is written" not in capsys.readouterr().err
+    assert (launch.args[0].hyper_parameters.mode, launch.args[0].runner.epochs) == ("MF", 7)
+    assert here(monkeypatch, "run", "data", "data") == WRONG
+    assert "'data': is neither a job file" in capsys.readouterr().err

@@ -6,10 +6,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 from cyclopts.validators import Number
 
 from fedps import __version__
@@ -153,7 +154,11 @@ def _an_override_each(words: list[str]) -> list[str]:
 
 
 def _remedied(error: CycloptsError) -> str:
-    """Return what is wrong with the words, and for flags of other launchers what to write here."""
+    """Return what is wrong with the words, all commands there are, and for flags of other launchers what to write here."""
+    if isinstance(error, UnknownCommandError):
+        within = reduce(lambda inner, name: inner[name], error.command_chain or (), app)
+        there = sorted(name for name in within if not name.startswith("-"))
+        return f"{str(error).partition(' Available')[0]} Available commands: {', '.join(there)}."
     token = getattr(error, "token", None)
     flag_, said = token.value.partition("=")[0] if token is not None else "", str(error)
     remedy = ELSEWHERE.get(flag_.lstrip("-").replace("-", "_"))

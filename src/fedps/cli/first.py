@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from fedps.cli.app import FAILED, AsJson, PastRun, Switch, app, flag
 from fedps.errors import JobError
+
+if TYPE_CHECKING:
+    from fedps.config.proposal import Proposal
 
 
 @app.command
@@ -24,18 +27,28 @@ def init(
 
     Example: fedps init .data/ml-1m
     """
-    from fedps.config.proposal import propose  # noqa: PLC0415
-    from fedps.storage.whole import PUBLIC, write_whole  # noqa: PLC0415
-
     file = out or data_dir / "job.yaml"
     if file.exists() and not force:
         raise JobError(f"{file}: is there already; --force replaces it, --out FILE writes another")
+    proposal = write_job(data_dir, file, model)
+    print(f"{proposal.text}\nwritten to {file}; next: {proposal.command}")
+
+
+def write_job(data_dir: Path, file: Path, model: str | None = None) -> "Proposal":
+    """Write a first job for prepared data; return it.
+
+    Raises:
+        JobError: there is no prepared data, the network does not take it, or the file cannot be written.
+    """
+    from fedps.config.proposal import propose  # noqa: PLC0415
+    from fedps.storage.whole import PUBLIC, write_whole  # noqa: PLC0415
+
     proposal = propose(data_dir, file, model)
     try:
         write_whole(file, proposal.text.encode(), PUBLIC)
     except OSError as error:
-        raise JobError(f"{file}: cannot be written: {error.strerror}; choose another --out") from error
-    print(f"{proposal.text}\nwritten to {file}; next: {proposal.command}")
+        raise JobError(f"{file}: cannot be written: {error.strerror}; choose another by --out") from error
+    return proposal
 
 
 @app.command

@@ -30,6 +30,7 @@ from fedps.cli.app import (
     note,
     note_job,
 )  # fmt: skip
+from fedps.cli.first import write_job
 from fedps.errors import JobError
 
 BUILT_IN = ("static_fl_trainer.py", "static_ps_trainer.py")  # the original's trainers: ours does what they do
@@ -41,7 +42,8 @@ Words = Annotated[
     str,
     Parameter(
         name="[SCRIPT.py] JOB.yaml", negative="",
-        help="The job file (or -m), and a training script of your own, if you have one; what it takes comes after --.",
+        help="The job file (or -m), or a folder of prepared data, for which `fedps init` writes one; and a training script of"
+        " your own, if you have one; what it takes comes after --.",
     ),
 ]  # fmt: skip
 Stay = Annotated[bool, Switch, flag("stay", "Go on when all clients have left, until SIGTERM.")]
@@ -226,16 +228,33 @@ def read_words(words: tuple[str, ...], job: Path | None) -> Request:
             job = path
         elif path.suffix == ".py" and script is None:
             script = path
+        elif job is None and not rest and path.is_dir():
+            job = _job_of(path)
         else:
             rest.append(word)
     if script is None and rest:
-        raise JobError(f"{rest[0]!r}: is neither a job file (.yaml, .yml) nor a training script (.py)")
+        raise JobError(f"{rest[0]!r}: is neither a job file (.yaml, .yml) nor a training script (.py), nor a folder")
     if script is not None and (why := _built_in(script)):
         if rest:
             raise JobError(f"{rest[0]!r}: is nothing that the built-in trainer takes ({script} {why}); leave it out")
         note(f"{script}: {why}; the built-in trainer does its work")
         script = None
     return Request(named(job), script, tuple(rest))
+
+
+def _job_of(data_dir: Path) -> Path:
+    """Return the job beside prepared data; where there is none yet, a first one is written.
+
+    Raises:
+        JobError: the folder holds no prepared data, or cannot be written.
+    """
+    file = data_dir / "job.yaml"
+    if not file.exists():
+        proposal = write_job(data_dir, file)
+        note(
+            f"{file}: is written, a first job for this data; its comments say what to change, and then: {proposal.command}"
+        )
+    return file
 
 
 def _built_in(script: Path) -> str | None:
