@@ -163,7 +163,9 @@ def prepare_table(
     negatives: Annotated[
         int | None,
         flag(
-            "negatives", "Drawn here for each positive (with features 4; else none, as training draws anew).", least=0
+            "negatives",
+            "Drawn here for each positive (with features of items 4; else none, as training draws anew).",
+            least=0,
         ),
     ] = None,
     candidates: Annotated[

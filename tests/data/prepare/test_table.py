@@ -192,6 +192,10 @@ def test_a_file_of_users_may_say_who_is_whose(prepare: Prepare, tmp_path: Path) 
     manifest = prepare(users=people, client="country")
     assert {client: facts["users"] for client, facts in manifest["clients"].items()} == {"fr": 9, "de": 21}
     assert (manifest["partition"], list(manifest["features"])) == ("country", ["user", "item", "sex", "label"])
+    train = rows(tmp_path / "out", "train", "fr")
+    assert {row["label"] for row in train} == {"1"}, (
+        "training draws negatives, for the user's features stay as they are"
+    )
     people.write_text("userId,country\nu00,fr\n")
     with pytest.raises(DataError, match=r"--client country: 29 users have no such cell in --users, e.g. 'u\d\d'"):
         prepare(users=people, client="country")

@@ -23,7 +23,7 @@ from fedps.data.prepare.write import Interactions, Split, clients_of, stream
 from fedps.errors import DataError
 
 CLIENTS = 10
-NEGATIVES = 4  # for each positive, where training cannot draw them: a drawn item has no features there
+NEGATIVES = 4  # for each positive, where training cannot draw them, as it knows no other item's features
 ATOMIC = {".user": "users", ".item": "items"}  # RecBole's endings of files that tell of users and of items
 TASKS = {"pairs": "leave-one-out", "ratings": "ratio", "sequences": "leave-one-out"}  # and how each is split
 NO = ("0", "0.0", "-1", "False", "false")  # ratings that hardly mean that an item was taken
@@ -108,8 +108,7 @@ def prepare_table(out: Path, ask: Ask, say: Callable[[str], None] = print) -> Ma
         return write_ratings(out, ready, ask.split or "", ask.share)
     if ask.task == "sequences":
         return write_sequences(out, ready)
-    drawn_later = not (of_users.features or of_items.features or ask.site)
-    negatives = (0 if drawn_later else NEGATIVES) if ask.negatives is None else ask.negatives
+    negatives = (NEGATIVES if of_items.features else 0) if ask.negatives is None else ask.negatives
     return write_pairs(out, ready, test, negatives, ask.candidates, tell)
 
 
