@@ -2,6 +2,7 @@
 
     FedpsError
     ├── JobError          the job file, a flag or a name in it is wrong (ours to tell before anything starts)
+    │   └── UnknownIdError  a user or an item that is not there was asked for
     ├── DataError         a data file is missing, malformed or does not fit the job; names file and line
     │   └── MalformedError    lines, or columns, that are no samples: all that were found together
     ├── TableError        a table was asked for what it does not hold, or given what it must not keep
@@ -41,6 +42,10 @@ class JobError(FedpsError):
     def __init__(self, mistakes: str | Sequence[str]) -> None:
         self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
         super().__init__("\n".join(self.mistakes))
+
+
+class UnknownIdError(JobError):
+    """There is no such user or item; the nearest that there are are named."""
 
 
 class DataError(FedpsError):

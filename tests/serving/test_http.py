@@ -1,0 +1,194 @@
+"""`fedps serve` as its callers see it: answers, mistakes, the token, a newer epoch, and nobody else's users."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedps
+from tests.launch.runs import fedps as run_command
+from tests.launch.runs import heed_signals, write_job
+
+TestClient = pytest.importorskip("starlette.testclient").TestClient
+from fedps.serving.http import LONGEST, Service  # noqa: E402
+from fedps.serving.recommend import Recommender  # noqa: E402
+
+TOKEN = "a token that nobody guesses"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> fedps.Run:
+    """Two epochs of three clients; users 0 to 9 are client 0's."""
+    folder = tmp_path_factory.mktemp("served")
+    job = write_job(folder, remote_sparse=["embedding_1.w_0"])
+    return fedps.run(job, run_dir=folder / "run", in_process=True, quiet=True, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def recommender(run: fedps.Run) -> Recommender:
+    return Recommender.open(run.folder, "0")
+
+
+@pytest.fixture
+def client(recommender: Recommender) -> Iterator[Any]:
+    with TestClient(Service(recommender, None, lambda _: None).app()) as client:
+        yield client
+
+
+def own(recommender: Recommender, k: int = 0) -> str:
+    return recommender.site.users.keys[k]
+
+
+def test_a_user_gets_what_the_recommender_says(client: Any, recommender: Recommender) -> None:
+    user = own(recommender)
+    answer = client.get("/recommend", params={"user": user, "k": 5})
+    due = recommender.recommend(user, 5)
+    assert answer.status_code == 200
+    assert answer.json()["epoch"] == 2
+    assert [one["item"] for one in answer.json()["items"]] == [one.item for one in due]
+    assert answer.json()["items"][0]["score"] == pytest.approx(due[0].score, abs=1e-6)
+    assert len(client.get("/recommend", params={"user": user}).json()["items"]) == 10
+
+
+def test_items_are_scored_likened_and_enough_for_a_newcomer(client: Any, recommender: Recommender) -> None:
+    items = recommender.site.items.keys[:3]
+    scored = client.post("/score", json={"user": own(recommender), "items": items}).json()["items"]
+    assert [one["item"] for one in scored] == items
+    assert [one["score"] for one in scored] == pytest.approx(recommender.score(own(recommender), items), abs=1e-6)
+    like = client.get("/similar", params={"item": items[0], "k": 3}).json()["items"]
+    assert items[0] not in [one["item"] for one in like] and len(like) == 3
+    new = client.post("/recommend", json={"items": items, "k": 4}).json()["items"]
+    assert not set(items) & {one["item"] for one in new} and len(new) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "what", "status", "said"),
+    [
+        ("GET", "/recommend", {}, 400, "user: is missing; write /recommend?user=ID"),
+        ("GET", "/recommend?user=nobody", {}, 404, "user nobody: client 0 has no such user"),
+        ("GET", "/recommend?user=0&k=x", {}, 400, "k: 'x' is no whole number"),
+        ("GET", "/recommend?user=0&k=0", {}, 400, "k: 0 is below 1"),
+        ("GET", "/recommend?user=0&k=999", {}, 400, "k 999: must be from 1 to 220"),
+        ("GET", "/similar?item=none", {}, 404, "item none: there is no such item"),
+        ("POST", "/recommend", {"json": {"items": ["none"]}}, 404, "item none: there is no such item"),
+        ("POST", "/recommend", {"json": {"items": []}}, 400, "items: write a list of ids as text"),
+        ("POST", "/recommend", {"json": {"items": [3]}}, 400, "items: write a list of ids as text"),
+        ("POST", "/recommend", {"json": {"items": ["1"], "k": True}}, 400, "k: 'True' is no whole number"),
+        ("POST", "/score", {"json": {"items": ["1"]}}, 400, "user: is missing"),
+        ("POST", "/score", {"json": ["1"]}, 400, "the body is no JSON object"),
+        ("POST", "/score", {"content": b"{"}, 400, "the body is no JSON: "),
+        ("POST", "/score", {"content": b" " * (LONGEST + 1)}, 400, "the body is over 1,048,576 bytes"),
+    ],
+)
+def test_a_mistake_is_told_with_its_remedy(
+    method: str, path: str, what: dict[str, Any], status: int, said: str, client: Any
+) -> None:
+    answer = client.request(method, path, **what)
+    assert answer.status_code == status
+    assert answer.json()["error"].startswith(said), answer.json()
+
+
+def test_users_of_other_clients_are_unknown(client: Any, recommender: Recommender, run: fedps.Run) -> None:
+    others = Recommender.open(run.folder, "1").site.users.keys
+    assert not set(others) & set(recommender.site.users.keys)
+    for user in others:
+        assert client.get("/recommend", params={"user": user}).status_code == 404
+
+
+def test_without_the_token_nothing_but_health_is_told(recommender: Recommender) -> None:
+    user = {"user": own(recommender)}
+    with TestClient(Service(recommender, TOKEN, lambda _: None).app()) as client:
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Bearer é".encode().decode("latin-1")},
+        ):
+            refused = client.get("/recommend", params=user, headers=headers)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        bears = {"Authorization": f"Bearer {TOKEN}"}
+        assert client.get("/recommend", params=user, headers=bears).status_code == 200
+        assert client.get("/health").json() == {"status": "ok", "epoch": 2, "client": "0"}
+
+
+def test_what_can_be_asked_is_described(client: Any) -> None:
+    description = client.get("/openapi.json").json()
+    assert {*description["paths"]} == {"/recommend", "/score", "/similar", "/health"}
+    page = client.get("/").text
+    assert all(f"{path}</code>" in page for path in description["paths"])
+
+
+def test_a_newer_epoch_is_taken_up_without_a_dropped_request(
+    run: fedps.Run, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedps.serving.http.LOOK_EVERY", 0.05)
+    first, user = Recommender.open(run.folder, "0", 1), own(recommender)
+    begun = threading.Event()
+
+    def newer(now: Recommender) -> Recommender | None:
+        return recommender if begun.is_set() and now.epoch == 1 else None
+
+    epochs = []
+    with TestClient(Service(first, None, newer).app()) as client:
+        for k in range(400):
+            answer = client.get("/recommend", params={"user": user, "k": 3})
+            assert answer.status_code == 200
+            found = [one["item"] for one in answer.json()["items"]]
+            due = first if answer.json()["epoch"] == 1 else recommender
+            assert found == [one.item for one in due.recommend(user, 3)]
+            epochs.append(answer.json()["epoch"])
+            if k == 5:
+                begun.set()
+            if epochs[-1] == 2:
+                break
+            time.sleep(0.01)
+    assert (epochs[0], epochs[-1]) == (1, 2)
+
+
+def test_the_command_serves_until_it_is_stopped(run: fedps.Run) -> None:
+    command = [sys.executable, "-u", "-m", "fedps", "serve", str(run.folder), "--client", "0", "--port", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
+    )
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        assert lines[0] == "client 0, epoch 2\n", process.communicate()
+        address = lines[1].removeprefix("serving ").strip()
+        with urllib.request.urlopen(f"{address}/health", timeout=30) as answer:
+            assert json.load(answer)["epoch"] == 2
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{address}/recommend?user=nobody", timeout=30)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM, 130)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_beyond_this_machine_a_token_is_needed(run: fedps.Run, tmp_path: Path) -> None:
+    open_, short, good = (tmp_path / name for name in ("open", "short", "good"))
+    for path, text, mode in ((open_, TOKEN, 0o644), (short, "abc", 0o600), (good, TOKEN, 0o600)):
+        path.write_text(text)
+        os.chmod(path, mode)
+    for words, said in (
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: others could ask for what your users like; give --token-file FILE"),
+        (["--host", "somewhere"], "--host somewhere: is no address"),
+        (["--token-file", open_], "others may read it: chmod 600"),
+        (["--token-file", short], "3 characters are soon guessed"),
+        (["--token-file", tmp_path / "none"], "cannot be read"),
+        (["--client", "nobody"], "--client nobody: there is no such client"),
+        ([], "--client: is missing"),
+    ):
+        done = run_command("serve", run.folder, *words)
+        assert done.returncode == 2
+        assert said in done.stderr
