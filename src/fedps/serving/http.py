@@ -172,6 +172,7 @@ def serve(service: Service, host: str, port: int, say: Callable[[str], None] = p
         raise FedpsError(
             f"--host {host} --port {port}: cannot be listened on; choose another port, or 0 for a free one"
         ) from None
+    listener.listen()  # so that whoever reads the next line may ask at once
     at = f"[{host}]" if ":" in host else host
     say(f"serving http://{at}:{listener.getsockname()[1]}")
     uvicorn.Server(config).run(sockets=[listener])

@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 from fedps.config import Allow
 from fedps.config.sections.features import first_binary, labels, of_item
-from fedps.errors import DataError, JobError
+from fedps.errors import DataError, JobError, UnknownIdError
 from fedps.metrics import probabilities
 from fedps.serving.fold_in import FoldIn
 from fedps.serving.opened import Site, open_epoch, open_site, said_of_near, said_of_run
@@ -216,9 +216,11 @@ class Recommender:
         place = int(np.searchsorted(self._users, -1 if found is None else found))
         if found is None:
             near = said_of_near(self.site.users.nearest(user))
-            raise JobError(f"--user {user}: {where} has no such user{near}; for somebody new: --from-items")
+            raise UnknownIdError(f"--user {user}: {where} has no such user{near}; for somebody new: --from-items")
         if place == len(self._users) or self._users[place] != found or not self._trained[place]:
-            raise JobError(f"--user {user}: {where} knows this user, who had no part in training; use --from-items")
+            raise UnknownIdError(
+                f"--user {user}: {where} knows this user, who had no part in training; use --from-items"
+            )
         return place
 
     def _items(self, keys: Sequence[str]) -> Keys:
@@ -226,7 +228,7 @@ class Recommender:
         found = self.site.items.find_all(keys)
         if (bad := np.flatnonzero(found < 0)).size:
             key = keys[int(bad[0])]
-            raise JobError(f"item {key}: there is no such item{said_of_near(self.site.items.nearest(key))}")
+            raise UnknownIdError(f"item {key}: there is no such item{said_of_near(self.site.items.nearest(key))}")
         return found
 
     @property
