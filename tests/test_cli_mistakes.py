@@ -62,7 +62,7 @@ from tests.launch.rooms import here, launcher, write_tiny_job
         (["run", "JOB", "--nnodes=2"], "For several machines, start `fedps server`"),
         (["run", "JOB", "--gpus", "0"], "runner.use_gpu=true"),
         (["frobnicate"], "Available commands: compare, config, coordinator, data, doctor, export, import, infer, init, "),
-        (["frobnicate"], " run, runs, server, worker."),
+        (["frobnicate"], " run, runs, ser"),
         (["data", "frobnicate"], "Available commands: prepare, synth, traces."),
         (["config", "show"], "no job file"),
         (["data", "prepare", "movielens", "--out", "x", "--partition", "iid", "--clients", "0"], "--clients"),
