@@ -68,7 +68,7 @@ def test_the_network_follows_from_what_the_data_has_and_takes_it(
     [
         (497_000, "NCF_MLP", Pace(512, 971, 10, 2)),  # a client of MovieLens-1M by zip code
         (45_000, "NCF_MLP", Pace(256, 176, 10, 11)),  # and of MovieLens-100k
-        (8_000, "DeepFM", Pace(64, 125, 10, 4)),
+        (8_000, "DeepFM", Pace(64, 125, 10, 8)),
         (94, "SASRec", Pace(32, 3, 1, 30)),
         (1, "MF", Pace(32, 1, 1, 4)),
     ],
@@ -77,6 +77,12 @@ def test_batches_windows_and_passes_follow_from_how_much_there_is(
     samples: int, mode: str, due: Pace, tmp_path: Path
 ) -> None:
     assert pace(look_at(prepared(tmp_path / "data", None, samples)), mode) == due
+
+
+def test_features_take_longer_to_tell_items_from_drawn_ones_than_clicks(tmp_path: Path) -> None:
+    clicks = look_at(prepared(tmp_path / "data", PAIR | {"genres": GENRES}, 45_000))
+    assert [pace(data, "DeepFM").epochs for data in (clicks, clicks._replace(candidates=True))] == [3, 8]
+    assert pace(clicks._replace(candidates=True), "MF").epochs == 3
 
 
 def test_a_window_is_never_a_whole_pass_where_there_is_more_than_a_batch(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ DRAWN = 4  # negatives for each positive, where the data has none, as `runner.ne
 MOST_PROCESSES = 64  # clients, beyond which one machine plays them in one process
 HISTORY = 50  # items of a sequence: more cost time, and rarely tell more
 LENGTHS = {"NCF": (2000, 2, 20), "SASRec": (400, 10, 30), "DIN": (400, 2, 20)}  # batches due, fewest, most epochs
-SHORT = (600, 3, 4)  # of all others: they learn faster, and too much by heart
+DRAWN_LENGTH = (1500, 3, 8)  # of networks of features, where items are told from drawn ones
+SHORT = (600, 3, 4)  # of all others: they learn faster, and what is clicked too much by heart
 DEEP = "embedding_dim: 16", "hidden_units: [64, 64]"
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "NCF_MLP": ("fc_layers: [64, 32, 16, 8]",),
@@ -175,7 +176,8 @@ def pace(data: Prepared, mode: str) -> Pace:
     if mode == "SASRec":
         batch = SMALLEST  # of users: each of their items is told from all others of the batch
     batches = math.ceil(mean / batch)
-    due, fewest, most = LENGTHS.get(mode.partition("_")[0], SHORT)
+    others = DRAWN_LENGTH if data.candidates and mode not in LOSSES else SHORT
+    due, fewest, most = LENGTHS.get(mode.partition("_")[0], others)
     epochs = min(max(round(due / batches), fewest), most)
     return Pace(batch, batches, min(max(batches // WINDOWS, 1), 10), epochs)
 

@@ -138,7 +138,11 @@ def _private(past: Past) -> Iterator[Finding]:
     expected = past.summary.get("clients", {})
     without = [name for name in expected if name not in {client.name for client in clients}]
     if not clients:
-        yield Finding("private", "ok", "no client keeps anything here: all is shared, or lies on the clients' machines")
+        yield Finding(
+            "private",
+            "ok",
+            "of what clients keep nothing is here: all is shared, it lies on their machines, or none has been saved",
+        )
         return
     behind = [client.name for client in clients if whole and epochs.numbers(client)[-1] < whole[-1]]
     torn = dict(_torn(clients, whole))
