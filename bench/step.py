@@ -19,7 +19,7 @@ from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.types import ClientId
 
-OWN = Path(__file__).parents[3] / "examples" / "own_network.py"  # there in a checkout, not in an installed package
+OWN = Path(__file__).parents[1] / "examples" / "own_network.py"  # there in a checkout, not in an installed package
 PRIVATE = {
     "NCF_MLP": ["mlp_user.weight"],
     "NCF_GMF": ["mf_user.weight"],
