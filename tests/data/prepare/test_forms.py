@@ -101,6 +101,9 @@ def test_a_byte_that_is_none_of_utf_8_is_named_with_its_line(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"a.csv, line 3: byte 0xe9 of 'caf\?' is no UTF-8; .*--encoding latin-1"):
         cells(opened(tmp_path / "a.csv"))
     assert cells(opened(tmp_path / "a.csv", Hints(encoding="latin-1")))["item"][1] == "café"
+    for sign in ("", '"', "\n"):
+        with pytest.raises(DataError, match=r"--delimiter .*: cuts nothing"):
+            opened(tmp_path / "a.csv", Hints(delimiter=sign))
     with pytest.raises(DataError, match="--encoding klingon"):
         opened(tmp_path / "a.csv", Hints(encoding="klingon"))
 
@@ -145,6 +148,7 @@ def test_an_empty_file_is_refused(payload: bytes, tmp_path: Path) -> None:
     [
         (b"BZh91AY&SY", "is packed in a form that is not read"),
         (b"just words\nand more\n", "is not cut by commas, tabs"),
+        (b"x," * (1 << 20), "has no line ends, or nothing else: is it text"),
         (b"a\0b\0,\0", "holds zero bytes"),
         (b"PAR1 and no more", "is no Parquet file, or damaged"),
         (b"PK\x03\x04 and no more", "is cut off, or damaged"),
@@ -165,6 +169,13 @@ def test_a_cut_archive_is_told(tmp_path: Path) -> None:
         cells(opened(tmp_path / "a.csv.gz"))
     with pytest.raises(DataError, match=r"none.csv: there is no such file"):
         Source(tmp_path / "none.csv")
+
+
+def test_quotes_in_text_by_tabs_mean_something_below_a_header_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('"user"\t"item"\nann\t"a\tb"\n')
+    assert cells(opened(tmp_path / "a.tsv")) == {"user": ["ann"], "item": ["a\tb"]}
+    (tmp_path / "b.tsv").write_text('1\t"5" disk\n2\t"one\x85\n', encoding="utf-8")
+    assert cells(Source(tmp_path / "b.tsv")) == {"1": ["1", "2"], "2": ['"5" disk', '"one\x85']}
 
 
 def test_no_more_than_a_few_blocks_are_held_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

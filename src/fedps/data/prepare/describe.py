@@ -206,7 +206,7 @@ def _is_whole(text: str) -> bool:
     return re.fullmatch(r"[+-]?[0-9]{1,15}", text) is not None
 
 
-def name_of(column: str, taken: Collection[str] = OWN) -> str:
+def name_of(column: str, taken: Collection[str]) -> str:
     """Return a column's name as one of ours: letters, digits and _, and none that is taken."""
     name = re.sub(r"\W+", "_", column.strip()).strip("_") or "column"
     while name in taken:

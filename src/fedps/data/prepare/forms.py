@@ -14,6 +14,7 @@ text are texts; those of Parquet have its types.
 import codecs
 import csv
 import gzip
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ ESCAPED = {"\\t": "\t", "tab": "\t", "blank": " "}  # as they are written in a s
 STAND_IN = "\x1f"  # for a delimiter of several signs: ASCII's own unit separator
 KINDS = ("token", "token_seq", "float", "float_seq")  # of RecBole's columns
 LATIN = 3  # bytes that are no UTF-8, in text without any letter beyond ASCII in UTF-8, that make it Latin-1
-EMPTY = "is empty, or begins with nothing but blank lines"
+EMPTY = "is empty"
 MOST = 10  # mistakes that are named
 GZIP, ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 MARKS = {
@@ -114,19 +115,24 @@ class Source:
             return
         if head.startswith(OTHERS):
             raise DataError(f"{path}: is packed in a form that is not read; unpack it, or pack it by gzip or zip")
+        if hints.delimiter is not None and (not hints.delimiter or set(hints.delimiter) & set('"\r\n')):
+            raise DataError(f"--delimiter {hints.delimiter!r}: cuts nothing; name e.g. ';', tab or blank")
         self._encoding, said = _encoding(head, path, hints.encoding)
         bare = codecs.getincrementaldecoder(self._encoding)("replace").decode(head).removeprefix("\ufeff")
         self._old_mac = "\n" not in bare
         text = bare.replace("\r", "\n") if self._old_mac else bare
         whole = text if len(head) < HEAD else text[: text.rfind("\n") + 1]
-        begin = [line for line in whole.splitlines()[: 4 * FIRST] if line.strip()]
+        begin = [line for line in re.split("\r\n|\r|\n", whole)[: 4 * FIRST] if line.strip()]
         if not begin:
-            raise DataError(f"{path}: {EMPTY}")
+            raise DataError(
+                f"{path}: {EMPTY if len(head) < HEAD else 'has no line ends, or nothing else: is it text?'}"
+            )
         self._delimiter = ESCAPED.get(hints.delimiter or "", hints.delimiter) or _delimiter(begin, path)
-        rows = list(_fields(begin, self._delimiter, self._delimiter != "::"))[:FIRST]
+        rows = _fields(begin, self._delimiter, self._delimiter in ",;", path)[:FIRST]
         typed = all(cell.rpartition(":")[2] in KINDS and ":" in cell for cell in rows[0])
         self.header = typed or (_is_header(rows, known) if hints.header is None else hints.header)
         self._quoted = not typed and self._delimiter != "::" and (self.header or self._delimiter in ",;")
+        rows = _fields(begin, self._delimiter, self._quoted, path)[:FIRST]
         self.names = [cell.strip() for cell in rows[0]] if self.header else [str(k + 1) for k in range(len(rows[0]))]
         self.names = [name.rpartition(":")[0] for name in self.names] if typed else self.names
         self.first = rows[self.header :]
@@ -314,7 +320,7 @@ def _delimiter(begin: Sequence[str], path: Path) -> str:
     """Return what cuts most first lines into equally many fields, of several the one that makes the most fields."""
     best, most = "", (0.0, 0)
     for sign in DELIMITERS:
-        counts = [len(row) for row in _fields(begin, sign, sign in ",;")]
+        counts = [len(row) for row in _fields(begin, sign, sign in ",;", path)]
         usual = max(set(counts), key=counts.count)
         score = (round(counts.count(usual) / len(counts), 1), usual)
         if usual > 1 and score > most and not (sign == "|" and most[1] > 1):  # | stands within cells, too
@@ -327,12 +333,15 @@ def _delimiter(begin: Sequence[str], path: Path) -> str:
     return best
 
 
-def _fields(begin: Sequence[str], sign: str, quoted: bool) -> Iterator[list[str]]:
+def _fields(begin: Sequence[str], sign: str, quoted: bool, path: Path) -> list[list[str]]:
     if len(sign) > 1:
-        yield from (line.split(sign) for line in begin)
-        return
+        return [line.split(sign) for line in begin]
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    yield from filter(None, csv.reader([f"{line}\n" for line in begin], delimiter=sign, quoting=quoting))
+    try:
+        reader = csv.reader([f"{line}\n" for line in begin], delimiter=sign, quoting=quoting)
+        return [row for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _is_header(rows: Sequence[Sequence[str]], known: Sequence[str]) -> bool:

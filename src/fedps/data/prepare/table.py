@@ -14,7 +14,7 @@ from fedps.data.catalogue import Catalogue
 from fedps.data.negatives import Ids
 from fedps.data.prepare.clean import Told, cleaned
 from fedps.data.prepare.columns import ALL_NAMES, column_of, columns_of
-from fedps.data.prepare.describe import Described, Facts, describe, name_of
+from fedps.data.prepare.describe import OWN, Described, Facts, describe, name_of
 from fedps.data.prepare.forms import Hints, Source
 from fedps.data.prepare.interactions import Condition, Counted, Log, read_log
 from fedps.data.prepare.split import SPLITS, clients_told_by, held_out, users_of_clients
@@ -87,8 +87,9 @@ def prepare_table(out: Path, ask: Ask, say: Callable[[str], None] = print) -> Ma
         DataError: a file cannot be read, or cannot be prepared so; names file, line and column, and what to do.
     """
     ask, tell = _checked(ask), Told(say)
-    users = _facts(ask.users, "user", ask.hints, tell) if ask.users else None
-    listed = _listed(ask.catalogue, ask.hints, tell) if ask.catalogue else None
+    beside = Hints(encoding=ask.hints.encoding)  # files about users and items may be cut otherwise
+    users = _facts(ask.users, "user", beside, tell) if ask.users else None
+    listed = _listed(ask.catalogue, beside, tell) if ask.catalogue else None
     columns, log, counted = _read(ask, users, listed, tell)
     log, counts = cleaned(
         log, listed, ask.unknown_items == "refuse", ask.shared_users, ask.task != "ratings", ask.core, tell
@@ -235,7 +236,7 @@ def _items_of(keys: Sequence[str], ask: Ask, tell: Told) -> Catalogue:
     """Return the items of the log, with what a file says of them."""
     if ask.items is None:
         return Catalogue(np.arange(len(keys)), keys)
-    facts = _facts(ask.items, "item", ask.hints, tell)
+    facts = _facts(ask.items, "item", Hints(encoding=ask.hints.encoding), tell)
     if lacking := facts.lacking(keys):
         tell(f"items: {lacking:,} of {len(keys):,} have no line in {ask.items.name}")
     return _catalogue(facts, keys, tell)
@@ -246,7 +247,9 @@ def _catalogue(facts: Facts, keys: Sequence[str], tell: Told) -> Catalogue:
     title = column_of(facts.source, "title") or next((name for name in facts.columns if facts.names_each(name)), None)
     titles = None if title is None else facts.cells(title, keys)
     tell("" if title is None else f"titles: column {title!r} (guessed)")
-    others = {name_of(column): facts.cells(column, keys) for column in facts.columns if column != title}
+    others: dict[str, list[str]] = {}
+    for column in (column for column in facts.columns if column != title):
+        others[name_of(column, {*OWN, *others})] = facts.cells(column, keys)
     return Catalogue(np.arange(len(keys)), keys, titles, others)
 
 

@@ -168,7 +168,7 @@ def write_ratings(out: Path, ready: Ready, split: str, share: float) -> Mapping[
             rows = at[mine]
             sides[name][client] = ready.samples(user[rows], item[rows], label[rows])
     _check_trained(sides["train"], ready.shares)
-    return ready.write(out, sides, ready.features, {"label": ready.facts.get("positive")})
+    return ready.write(out, sides, ready.features, {})
 
 
 def write_sequences(out: Path, ready: Ready) -> Mapping[str, Any]:
