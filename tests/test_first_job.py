@@ -1,6 +1,7 @@
 """From prepared data to a run, nothing edited between: whatever kind of data was prepared."""
 
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -150,3 +151,28 @@ def test_a_folder_of_prepared_data_is_run_by_the_job_that_lies_there_or_by_a_fir
     assert (launch.args[0].hyper_parameters.mode, launch.args[0].runner.epochs) == ("MF", 7)
     assert here(monkeypatch, "run", "data", "data") == WRONG
     assert "'data': is neither a job file" in capsys.readouterr().err
+
+
+def test_three_commands_lead_from_a_file_of_ones_own_to_titles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    columns = taken()
+    lines = [",".join(columns), *(",".join(row) for row in zip(*columns.values(), strict=True))]
+    Path("taken.csv").write_text("\n".join(lines))
+    Path("titles.csv").write_text("item_id,title\n" + "\n".join(f"B{k:04},Book {k}" for k in range(240)))
+    files = ("taken.csv", "--items", "titles.csv")
+    assert here(monkeypatch, "data", "prepare", "table", *files, "--clients", "2", "--out", "data") == 0
+    assert (
+        here(monkeypatch, "run", "data", "--in-process", "-o", "runner.epochs=2", "-o", "runner.compiled_step=false")
+        == 0
+    )
+    capsys.readouterr()
+    assert here(monkeypatch, "recommend", "latest", "--user", "user-001", "-k", "3") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 3
+    assert all(re.search(r" B0(\d{3})  Book \d+$", line) for line in told), told
+    assert here(monkeypatch, "doctor", "latest") == 0
+    found = capsys.readouterr().out
+    assert "ok, 2 of 2 epochs done" in found
+    assert re.search(r"items\.csv +\d+ items, with titles", found)

@@ -45,7 +45,7 @@ def test_a_whole_run_has_no_fault_and_says_what_can_be_done(run: Path) -> None:
     findings = list(examine(run))
     assert {f.state for f in findings} == {"ok"}, findings
     said = {f.what: f.said for f in findings}
-    assert said["run"] == "ok, 1 of 1 epochs evaluated"
+    assert said["run"] == "ok, 1 of 1 epochs done"
     assert said["job.yaml"] == "small: NCF_MLP, geo, 10 clients"
     assert said["model"].startswith("whole epochs: 1; ")
     assert said["private"] == "what 10 clients keep is here"

@@ -52,7 +52,7 @@ def examine(run_dir: Path) -> Iterator[Finding]:
 
 def _state(past: Past) -> Iterator[Finding]:
     due = past.said("runner", "epochs")
-    said = f"{past.status}, {past.epochs}{f' of {due}' if due else ''} epochs evaluated"
+    said = f"{past.status}, {past.epochs}{f' of {due}' if due else ''} epochs done"
     if past.status in ("ok", "running"):
         yield Finding("run", "ok", said)
     elif past.status == "by hand":

@@ -25,7 +25,7 @@ class Past(NamedTuple):
         error: why it failed, or what is damaged; empty else.
         job: what `job.yaml` says, resolved; empty if it cannot be read.
         summary: what `summary.json` says; empty where there is none that can be read.
-        epochs: how many are evaluated, or rounds.
+        epochs: the number of the last that is evaluated, or round.
     """
 
     folder: Path
@@ -71,7 +71,8 @@ def look_at(run_dir: Path) -> Past:
     except (OSError, ValueError, TypeError, KeyError) as error:
         faults.append(f"{run_dir / 'summary.json'}: cannot be read: {type(error).__name__}: {error}")
     status, why = (summary["status"], summary["error"]) if summary else (_state(run_dir), None)
-    epochs = len(summary["rounds"]) if summary else _evaluated(run_dir / JOURNAL)
+    ended = [int(figures["round"]) for figures in summary.get("rounds", [])]
+    epochs = max(ended, default=0) if summary else _evaluated(run_dir / JOURNAL)
     status, why = ("damaged", "; ".join(faults)) if faults else (status, why or "")
     return Past(run_dir, started(run_dir), status, why, job, summary, epochs)
 
@@ -112,7 +113,7 @@ def _state(run_dir: Path) -> str:
 
 
 def _evaluated(journal: Path) -> int:
-    """Return how many epochs a journal tells of as evaluated, by any client."""
+    """Return the number of the last epoch that a journal tells of as evaluated, by any client."""
     ended = 0
     with suppress(OSError), journal.open("rb") as file:
         for line in file:
