@@ -23,7 +23,10 @@ from fedps.data.prepare.write import Split
 from fedps.data.read.client import read_trained
 from fedps.types import ClientId, Samples
 
-CTR: dict[str, Any] = {"embedding_dim": 16, "hidden_units": [64, 32], "optimizer": {"learning_rate": 0.001}}
+CTR: dict[str, Any] = {"embedding_dim": 16, "hidden_units": [64, 32]}
+
+
+Keys = Mapping[str, Mapping[str, Any]]  # sections of a job, and keys of each; `optimizer` is that of hyper_parameters
 
 
 @dataclass(frozen=True)
@@ -33,52 +36,76 @@ class Task:
     Attributes:
         data: which of `_prepare`.
         hyper: its hyperparameters.
+        runner: keys of the central loop and of all modes: its passes among them.
+        modes: for each mode the keys that suit it: those of a user who has read the guide to modes.
         metrics: what is compared, the first by the aims.
         aims: by how much a mode may stay below the central loop.
-        runner: further keys.
+        features: what the job says of them, in place of the data's manifest.
     """
 
     data: str
     hyper: Mapping[str, Any]
+    runner: Mapping[str, Any]
+    modes: Mapping[str, Keys] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("auc", "gauc", "logloss")
     aims: Mapping[str, float] = field(
         default_factory=lambda: {"async": 0.002, "sync": 0.002, "geo": 0.005, "round": 0.005}
     )
-    runner: Mapping[str, Any] = field(default_factory=dict)
+    features: Mapping[str, Any] = field(default_factory=dict)
 
 
+PLAIN = 0.001 / 10**0.5  # ten clients take √10 times this by default, which is the loop's rate
+FRAPPE: dict[str, Keys] = {
+    "async": {"runner": {"train_batch_size": 128}, "optimizer": {"private_learning_rate": 0.0015}},
+    "sync": {"runner": {"train_batch_size": 26}, "optimizer": {"learning_rate": PLAIN}},
+    "geo": {"runner": {"train_batch_size": 64, "geo_step": 5}},
+    "round": {
+        "runner": {"train_batch_size": 26, "row_average": "touched"}, "optimizer": {"private_learning_rate": 0.005},
+        "server_optimizer": {"class": "momentum", "beta1": 0, "learning_rate": 1.5},
+    },
+}  # fmt: skip
+RATINGS: dict[str, Keys] = {
+    "sync": {"runner": {"train_batch_size": 51}, "optimizer": {"learning_rate": PLAIN}},
+    "geo": {"runner": {"train_batch_size": 128, "geo_step": 10}, "optimizer": {"learning_rate": PLAIN}},
+    "round": {
+        "runner": {"train_batch_size": 64, "row_average": "touched"}, "optimizer": {"private_learning_rate": 0.001},
+    },
+}  # fmt: skip
 CATALOGUE = {"async": 0.005, "sync": 0.005, "geo": 0.005, "round": 0.005}
+RANKED = ("full_ndcg@10", "full_hr@10")
+HISTORIES = {
+    "user": {"kind": "id", "rows": 6040, "optional": True}, "item": {"kind": "id", "rows": 3706},
+    "history": {"kind": "ids", "table": "item", "max": 50}, "label": {"kind": "label"},
+}  # fmt: skip
 TASKS = {
-    "DeepFM, ML-1M ratings": Task("ratings", CTR | {"mode": "DeepFM"}, runner={"epochs": 3}),
-    "DCN-v2, ML-1M ratings": Task("ratings", CTR | {"mode": "DCNv2"}, runner={"epochs": 3}),
-    "DeepFM, Frappe": Task("frappe", CTR | {"mode": "DeepFM"}, runner={"epochs": 10, "train_batch_size": 256}),
-    "DCN-v2, Frappe": Task("frappe", CTR | {"mode": "DCNv2"}, runner={"epochs": 10, "train_batch_size": 256}),
+    "DeepFM, ML-1M ratings": Task("ratings", CTR | {"mode": "DeepFM"}, {"epochs": 7}, RATINGS),
+    "DCN-v2, ML-1M ratings": Task("ratings", CTR | {"mode": "DCNv2"}, {"epochs": 7}, RATINGS),
+    "DeepFM, Frappe": Task("frappe", CTR | {"mode": "DeepFM"}, {"epochs": 10, "train_batch_size": 256}, FRAPPE),
+    "DCN-v2, Frappe": Task("frappe", CTR | {"mode": "DCNv2"}, {"epochs": 10, "train_batch_size": 256}, FRAPPE),
     "SASRec, ML-1M sequences": Task(
-        "sequences", {"mode": "SASRec", "embedding_dim": 32, "loss": "in_batch_softmax"}, ("full_ndcg@10", "full_hr@10"), CATALOGUE,
-        {"epochs": 100, "train_batch_size": 64, "eval_every": 0, "remote_sparse": ["embedding_item.weight"]},
+        "sequences", {"mode": "SASRec", "embedding_dim": 32, "loss": "in_batch_softmax"},
+        {"epochs": 10, "train_batch_size": 32, "eval_every": 0, "remote_sparse": ["embedding_item.weight"]},
+        {"geo": {"runner": {"geo_step": 5}}}, RANKED, CATALOGUE, HISTORIES,
     ),
     "TwoTower, ML-1M": Task(
         "pairs", {"mode": "TwoTower", "embedding_dim": 32, "hidden_units": [32], "loss": "in_batch_softmax"},
-        ("full_ndcg@10", "full_hr@10"), CATALOGUE, {"epochs": 4, "negatives": 0, "eval_every": 0},
+        {"epochs": 4, "negatives": 0, "eval_every": 0}, {"geo": {"runner": {"geo_step": 10}}}, RANKED, CATALOGUE,
     ),
 }  # fmt: skip
-MODES: dict[str, dict[str, Any]] = {
-    "async": {"sync_mode": "async"}, "sync": {"sync_mode": "sync"}, "geo": {"sync_mode": "geo"}, "round": {"sync_mode": "round"},
-}  # fmt: skip
-TINY = {
-    "DeepFM, made-up fields": Task("fields", CTR | {"mode": "DeepFM"}, runner={"epochs": 1, "train_batch_size": 64})
-}
+MODES = ("async", "sync", "geo", "round")
+TINY = {"DeepFM, made-up fields": Task("fields", CTR | {"mode": "DeepFM"}, {"epochs": 1, "train_batch_size": 64})}
 ABOUT = (
     "Ten clients (zip codes of ML-1M; Frappe's users dealt out), user-side tables private, SASRec's shared; `fedps run` of each"
-    " mode, beside a plain PyTorch loop over all clients' samples, shuffled: the same network, passes, batch and Adam at 0.001."
-    " Both scored by `fedps infer` on the clients' held-out samples."
+    " mode, beside a plain PyTorch loop over all clients' samples, shuffled: the same network, start and passes, Adam at 0.001,"
+    " batches of 256 (Frappe), 512 or 32 (SASRec). Modes have the batch, the rates and the window that suit them, by their"
+    " guide (`TASKS` in `bench/central.py`). Both scored by `fedps infer` on the clients' held-out samples."
 )
 
 
 def measure(options: Options) -> Result:
     """Train each task in one place and in each mode."""
     source, figures, sheets = Path(os.environ.get("FEDPS_DATA", "")), list[Figure](), list[Sheet]()
-    tasks, modes = (TINY, ("geo",)) if options.size == "tiny" else (TASKS, tuple(MODES))
+    tasks, modes = (TINY, ("geo",)) if options.size == "tiny" else (TASKS, MODES)
     with tempfile.TemporaryDirectory(prefix="fedps-bench-") as folder:
         for name, task in tasks.items():
             found = compare(name, task, Path(folder), source, modes)
@@ -96,7 +123,7 @@ def compare(name: str, task: Task, home: Path, source: Path, modes: Sequence[str
     found = dict[str, dict[str, float]]()
     data = _prepare(task.data, home, source)
     for mode in ("central", *modes):
-        job = _write(home, data, task, MODES.get(mode, {}))
+        job = _write(home, data, task, mode)
         weights = home / f"{task.hyper['mode']}.safetensors"
         if mode == "central":
             train_centrally(job, weights)
@@ -158,13 +185,19 @@ def _prepare(kind: str, home: Path, source: Path) -> Path:
     return out
 
 
-def _write(home: Path, data: Path, task: Task, mode: Mapping[str, Any]) -> Path:
+def _write(home: Path, data: Path, task: Task, mode: str) -> Path:
+    own = task.modes.get(mode, {})
     runner = {
         "train_data_dir": str(data / "train"), "test_data_dir": str(data / "test"), "train_batch_size": 512,
-        "metrics": list(task.metrics), **task.runner, **mode,
+        "metrics": list(task.metrics), **task.runner, **own.get("runner", {}),
+        **({} if mode == "central" else {"sync_mode": mode}),
     }  # fmt: skip
+    optimizer = {"learning_rate": 0.001, **own.get("optimizer", {})}
+    job = {"runner": runner, "hyper_parameters": {**task.hyper, "optimizer": optimizer}}
+    job |= {"features": dict(task.features)} if task.features else {}
+    job |= {"server_optimizer": dict(own["server_optimizer"])} if "server_optimizer" in own else {}
     path = home / "job.yaml"
-    path.write_text(yaml.safe_dump({"runner": runner, "hyper_parameters": dict(task.hyper)}, sort_keys=False))
+    path.write_text(yaml.safe_dump(job, sort_keys=False))
     return path
 
 
