@@ -62,7 +62,7 @@ def prepare_ratings(out: Path, source: str | None, split: Split, seed: int) -> M
     sides = {name: dict(parts(table.filter(side == k), user[side == k], shares)) for k, name in enumerate(HELD_OUT)}
     return write_featured(out, sides, features, {
         "num_users": len(users), "num_items": len(movies), "source": archive.path.resolve().name, "synthetic": False,
-        "seed": seed, "partition": split.kind, "genres": list(names),
+        "seed": seed, "partition": split.kind, "split": "ratio", "genres": list(names),
     }, items=catalogue_of(archive, form, movies), users=ids_of_users(texts(users), shares))  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def prepare_sequences(out: Path, source: str | None, split: Split, seed: int) ->
     sides = {side: dict(parts(table, at, shares)) for side, (table, at) in sequences(user[order], item[order]).items()}
     return write_featured(out, sides, features_of_sequences(len(users), len(movies)), {
         "num_users": len(users), "num_items": len(movies), "source": archive.path.resolve().name, "synthetic": False,
-        "seed": seed, "partition": split.kind,
+        "seed": seed, "partition": split.kind, "split": "leave-one-out",
     }, items=catalogue_of(archive, form, movies), users=ids_of_users(texts(users), shares))  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def prepare_fields(out: Path, sources: Sequence[Path], clients: int, seed: int) 
     user_keys, item_keys = (texts(distinct) for distinct, _ in coded[:2])
     return write_featured(out, sides, features | {"label": {"kind": "label"}}, {
         "num_users": sizes["user"], "num_items": sizes["item"], "source": ", ".join(s.name for s in sources),
-        "synthetic": False, "seed": seed, "partition": "iid",
+        "synthetic": False, "seed": seed, "partition": "iid", "split": "ratio",
     }, items=Catalogue(np.arange(sizes["item"]), item_keys), users=ids_of_users(user_keys, shares))  # fmt: skip
 
 

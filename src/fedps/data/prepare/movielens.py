@@ -120,7 +120,7 @@ def prepare(
         user[order], item[order], len(users), len(movies), np.arange(len(users)), test.test_item, test.negatives,
         archive.path.resolve().name, zip_codes, catalogue_of(archive, form, movies), texts(users), test_origin=test.origin,
     )  # fmt: skip
-    return prepared.write(out, data, split, per_positive, seed)
+    return prepared.write(out, data, split, per_positive, seed, {"split": "leave-one-out"})
 
 
 def read_ratings(archive: Archive) -> tuple[Form, Ratings]:
