@@ -1,5 +1,6 @@
 """`fedps data`: prepare real data, or make a synthetic twin, for federated training."""
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -339,3 +340,4 @@ def _describe(manifest: Any, out: Path) -> None:
     users, samples = (sum(f[name] for f in manifest["clients"].values()) for name in ("users", "samples"))
     print(f"{'all':>8} {manifest.get('num_users', users):>8,} {samples:>11,}   {manifest['num_items']:,} items")
     print(f"source: {manifest['source']}{' (SYNTHETIC)' if manifest['synthetic'] else ''}; prepared in {out}")
+    print(f"next: fedps run {shlex.quote(str(out))}  (or fedps init, to look at its job first)")
