@@ -20,11 +20,11 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 HELP = """fedps trains one recommender over many owners of data who keep their data.
 
     fedps data prepare movielens --out .data/ml-1m
-    fedps init .data/ml-1m
+    fedps run .data/ml-1m
+    fedps recommend latest --user 17
     fedps config show examples/quickstart.yaml
-    fedps run examples/quickstart.yaml
     fedps run examples/quickstart.yaml -o runner.sync_mode=async -o runner.epochs=5
-    fedps export runs/quickstart-... --out model
+    fedps export latest --out model
 """
 app = App(name="fedps", help=HELP, version=__version__, help_format="plaintext", suppress_keyboard_interrupt=False)
 app.register_install_completion_command(help="Let the shell (bash, zsh, fish) complete commands and flags by Tab.")
