@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,12 @@ def test_a_csv_of_ratings_trains_by_a_job_of_three_lines(
     assert "ratings.csv: text by commas; user_id, item_id, rating, timestamp; CRLF line ends" in out
     assert "user 'user_id' (guessed)" in out
     assert run(tmp_path, monkeypatch, capsys)["hr@10"] > 0
+    assert here(monkeypatch, "recommend", tmp_path / "run", "--user", "user-007", "-k", "5") == 0
+    items = re.findall(r"B\d{4}", capsys.readouterr().out)
+    seen = {item for user, item in zip(columns["user_id"], columns["item_id"], strict=True) if user == "user-007"}
+    assert len(items) == 5 and not set(items) & (seen - {columns["item_id"][159]}), (
+        "in the source's ids, and what was held out"
+    )
 
 
 def test_parquet_of_hospitals_with_features_trains_too(

@@ -16,13 +16,15 @@ USUAL = {
     " sku track trackid song songid artist artistid business businessid news newsid recipe recipeid game gameid anime animeid"
     " video videoid venue venueid poi drug drugid medicine course courseid goods goodsid",
     "rating": "rating ratings stars star score grade label click clicked liked preference overall reviewoverall bookrating",
-    "time": "timestamp time date datetime ts unixreviewtime unixtime eventtime createdat created ratedat when reviewtime",
+    "time": "timestamp time date datetime ts unixreviewtime unixtime eventtime createdat created ratedat when reviewtime reviewdate orderdate purchasedate visitdate"
+    " invoicedate watchedat startedat",
     "client": "client clientid hospital hospitalid shop shopid store storeid site siteid organisation organization tenant owner clinic branch",
     "title": "title name itemname itemtitle movietitle filmtitle productname producttitle booktitle songname",
     "zip": "zip zipcode zipcodes postal postalcode postcode plz",
 }
 NAMES = {role: tuple(words.split()) for role, words in USUAL.items()}
 ALL_NAMES = tuple(name for names in NAMES.values() for name in names)
+ENDS = {"user": ("userid", "customerid", "patientid"), "item": ("itemid", "productid", "movieid", "articleid")}
 SECONDS = 1e8  # a number above is no rating: it is a time
 MOST = 12  # columns that are listed in a message
 
@@ -87,7 +89,8 @@ def _by_name(source: Source, found: Mapping[str, str], wanted: Sequence[str]) ->
     plain = {plain_name(name): name for name in reversed(source.names)}
     for role in wanted:
         taken = {*found.values(), *guessed.values()}
-        like = (plain[name] for name in NAMES[role] if name in plain and plain[name] not in taken)
+        usual = [*NAMES[role], *(name for name in plain if name.endswith(ENDS.get(role, ())))]
+        like = (plain[name] for name in usual if name in plain and plain[name] not in taken)
         if role not in found and (column := next(like, None)) is not None:
             guessed[role] = column
     return guessed

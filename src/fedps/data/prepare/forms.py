@@ -347,13 +347,13 @@ def _fields(begin: Sequence[str], sign: str, quoted: bool, path: Path) -> list[l
 def _is_header(rows: Sequence[Sequence[str]], known: Sequence[str]) -> bool:
     """Tell names of columns from cells: none is a number, and a name is known, or below are numbers, or digits for letters."""
     cells = [cell.strip() for cell in rows[0]]
-    if not all(cells) or any(map(is_number, cells)) or len(set(cells)) < len(cells):
+    if not all(cells) or any(map(is_number, cells)):
         return False
     below = any(is_number(cell) for row in rows[1:] for cell in row) or any(
         all(map(_has_digit, column)) for head, *column in zip(*rows, strict=False) if column and not _has_digit(head)
     )
     plain = {plain_name(cell) for cell in cells}
-    return below or not plain.isdisjoint(map(plain_name, known))
+    return (below and len(plain) == len(cells)) or not plain.isdisjoint(map(plain_name, known))
 
 
 def _has_digit(text: str) -> bool:
