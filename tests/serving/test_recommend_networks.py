@@ -1,0 +1,98 @@
+"""What networks of features recommend: by the user's history, by what is known of the user, whoever takes their steps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from fedps.config import load_job
+from fedps.launch.inprocess import run_in_process
+from fedps.serving.recommend import Recommender
+
+ITEMS, USERS = 40, 24
+FEATURES = {
+    "user": {"kind": "id", "rows": USERS, "optional": True},
+    "group": {"kind": "id", "rows": 2, "side": "user", "optional": True},
+    "age": {"kind": "number", "side": "user", "optional": True},
+    "item": {"kind": "id", "rows": ITEMS},
+    "history": {"kind": "ids", "table": "item", "max": 5, "optional": True},
+    "label": {"kind": "label"},
+}
+NETWORKS: dict[str, dict[str, object]] = {
+    "SASRec": {"loss": "in_batch_softmax", "num_heads": 1},
+    "TwoTower": {"loss": "in_batch_softmax"},
+    "DIN": {"attention_hidden_units": [6]},
+    "DeepFM": {},
+    "MF": {"loss": "bpr"},
+}
+
+
+def finished(folder: Path, mode: str) -> Path:
+    """Run a job of two clients whose users walk up the items one by one; return the run's folder."""
+    rng = np.random.default_rng(4)
+    for side in ("train", "test"):
+        (folder / side).mkdir(parents=True)
+    for client in range(2):
+        lines: dict[str, list[str]] = {"train": [], "test": []}
+        for user in range(client, USERS, 2):
+            at, age = int(rng.integers(ITEMS)), rng.random()
+            walk = [(at + k) % ITEMS for k in range(8)]
+            for k in range(1, 8):
+                history = "|".join(map(str, walk[max(0, k - 5) : k]))
+                lines["test" if k == 7 else "train"].append(f"{user},{user % 2},{age:.2f},{walk[k]},{history},1")
+        for side, rows in lines.items():
+            text = "user,group,age,item,history,label\n" + "\n".join(rows) + "\n"
+            (folder / side / f"{client}.csv").write_text(text)
+    runner = {
+        "train_data_dir": "train",
+        "test_data_dir": "test",
+        "train_batch_size": 32,
+        "epochs": 1,
+        "metrics": ["full_hr@10"],
+    }
+    small = {
+        "embedding_dim": 8,
+        "hidden_units": [8],
+        "optimizer": {"learning_rate": 0.01},
+        "mode": mode,
+        **NETWORKS[mode],
+    }
+    if mode == "SASRec":
+        runner["remote_sparse"] = ["embedding_item.weight"]
+    job = {"runner": runner, "hyper_parameters": small, "features": FEATURES}
+    (folder / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
+    resolved = load_job(folder / "job.yaml")
+    run_in_process(resolved, folder / "run", lambda _: None)
+    resolved.save(folder / "run" / "job.yaml")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("mode", NETWORKS)
+def test_any_network_recommends_to_its_users_and_to_somebody_new(tmp_path: Path, mode: str) -> None:
+    recommender = Recommender.open(finished(tmp_path, mode), "1")
+    user = recommender.site.users.keys[0]
+    best = recommender.recommend(user, ITEMS)
+    train = recommender.site.data.train
+    seen = set(map(str, train.item[train.user == int(user)].tolist()))
+    assert {one.item for one in best} == set(map(str, range(ITEMS))) - seen
+    scores = [one.score for one in best]
+    assert scores == sorted(scores, reverse=True) and np.std(scores) > 0
+    assert recommender.score(user, [best[0].item]) == pytest.approx([best[0].score], rel=1e-5)
+    found = recommender.fold_in(["3", "4", "5"], 10)
+    assert found == recommender.fold_in(["3", "4", "5"], 10)
+    assert {one.item for one in found}.isdisjoint({"3", "4", "5"})
+    assert recommender.recommend(user, ITEMS) == best, "nobody else has moved"
+    table = recommender.recommend_all(3)
+    assert table["item"].to_pylist()[:3] == [one.item for one in best[:3]]
+
+
+def test_a_history_goes_on_with_what_the_user_liked_last(tmp_path: Path) -> None:
+    recommender = Recommender.open(finished(tmp_path, "SASRec"), "1")
+    user = int(recommender.site.users.keys[0])
+    train = recommender.site.data.train
+    walk = train.item[train.user == user].tolist()
+    newcomer = recommender.fold_in([*map(str, walk)], 5, seen=True)
+    known = recommender.recommend(str(user), 5, seen=True)
+    assert [one.item for one in newcomer] == [one.item for one in known], "its last five films are its history"
+    np.testing.assert_allclose([one.score for one in newcomer], [one.score for one in known], rtol=1e-5)
