@@ -19,8 +19,8 @@ def layered(*parts: op.Operation) -> Program:
 
 def test_a_first_layer_is_computed_once_a_sample_and_once_an_item() -> None:
     program = layered(op.Lookup(0, USER, 8), op.Lookup(1, ITEM, 8), op.Number(2, 3))
-    cut = apart(program, ITEM)
-    of = sides(cut, ITEM)
+    cut = apart(program, {ITEM})
+    of = sides(cut, {ITEM})
     products = [(o.start, o.total, o.bias, of[k]) for k, o in enumerate(cut.operations) if isinstance(o, op.Linear)]
     assert products[:3] == [(0, 19, 1, "user"), (8, 19, -1, "item"), (16, 19, -1, "user")], "the bias counts once"
     assert products[3:] == [(0, 0, 3, "pair")]
@@ -29,13 +29,13 @@ def test_a_first_layer_is_computed_once_a_sample_and_once_an_item() -> None:
 
 
 def test_neighbours_of_one_side_stay_one_product() -> None:
-    cut = apart(layered(op.Lookup(0, USER, 8), op.Number(2, 3), op.Lookup(1, ITEM, 8)), ITEM)
+    cut = apart(layered(op.Lookup(0, USER, 8), op.Number(2, 3), op.Lookup(1, ITEM, 8)), {ITEM})
     assert [o.width for o in cut.operations if isinstance(o, op.Concat)] == [11]
     assert len([o for o in cut.operations if isinstance(o, op.Linear)]) == 3
 
 
 def test_what_depends_on_one_side_alone_is_still_written_for_pairs() -> None:
     for feature in (USER, ITEM):
-        cut = apart(layered(op.Lookup(0, feature, 8)), ITEM)
-        assert sides(cut, ITEM)[:-1] == ["user" if feature == USER else "item"] * (len(cut.operations) - 1)
+        cut = apart(layered(op.Lookup(0, feature, 8)), {ITEM})
+        assert sides(cut, {ITEM})[:-1] == ["user" if feature == USER else "item"] * (len(cut.operations) - 1)
         assert cut.operations[-1] == op.Unary("affine", len(cut.operations) - 2, 1, (1.0, 0.0))

@@ -13,7 +13,7 @@ from fedps.models.inputs import made_up
 from fedps.models.network import Plan
 from fedps.training.compiled import Compiled
 from fedps.training.eager import Eager
-from fedps.training.learner import Learner
+from fedps.training.learner import Learner, numbered
 from fedps.training.planning import plan_network
 from fedps.types import ClientId, Samples
 from tests.conftest import MakeJob
@@ -92,7 +92,7 @@ def test_a_pass_and_all_scores_are_those_of_torch(case: str, make_job: MakeJob, 
         np.testing.assert_allclose(table.block, other.tables[name].block, rtol=1e-3, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(one.dense.values, other.dense.values, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(one.score(), other.score(), rtol=1e-4, atol=1e-5)
-    ranked = [learner.engine.ranker(50)(*data.held_out(np.arange(7))) for learner in (one, other)]
+    ranked = [learner.engine.ranker(*numbered(50))(*data.held_out(np.arange(7))) for learner in (one, other)]
     assert ranked[0].shape == (7, 50)
     np.testing.assert_allclose(ranked[0], ranked[1], rtol=1e-4, atol=1e-5)
 

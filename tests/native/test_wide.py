@@ -10,7 +10,7 @@ from fedps.data.samples import ClientData
 from fedps.models.network import Plan
 from fedps.native import program as op
 from fedps.native.source import write
-from fedps.training.learner import Learner
+from fedps.training.learner import Learner, numbered
 from fedps.training.plan import make_plan
 from fedps.types import ClientId, Samples
 from tests.conftest import MakeJob
@@ -78,7 +78,7 @@ def test_all_items_are_ranked_where_the_part_of_a_layer_that_is_of_one_side_is_w
 ) -> None:
     net = NET.replace("60)", "70)").replace("41)", "80)").replace("101", "150")
     found, due = (
-        learner.engine.ranker(ITEMS)(*learner.data.held_out(np.arange(9)))
+        learner.engine.ranker(*numbered(ITEMS))(*learner.data.held_out(np.arange(9)))
         for learner in both(make_job, tmp_path, local=True, net=net)
     )
     assert found.shape == (9, ITEMS)

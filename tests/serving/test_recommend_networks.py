@@ -9,6 +9,7 @@ import yaml
 from fedps.config import load_job
 from fedps.launch.inprocess import run_in_process
 from fedps.serving.recommend import Recommender
+from fedps.types import Bags, Samples, ids_of, taken
 
 ITEMS, USERS = 40, 24
 FEATURES = {
@@ -19,6 +20,10 @@ FEATURES = {
     "history": {"kind": "ids", "table": "item", "max": 5, "optional": True},
     "label": {"kind": "label"},
 }
+OF_ITEM = {
+    "genres": {"kind": "ids", "rows": 7, "pooling": "mean", "side": "item", "optional": True},
+    "price": {"kind": "number", "side": "item", "optional": True},
+}
 NETWORKS: dict[str, dict[str, object]] = {
     "SASRec": {"loss": "in_batch_softmax", "num_heads": 1},
     "TwoTower": {"loss": "in_batch_softmax"},
@@ -28,8 +33,11 @@ NETWORKS: dict[str, dict[str, object]] = {
 }
 
 
-def finished(folder: Path, mode: str) -> Path:
-    """Run a job of two clients whose users walk up the items one by one; return the run's folder."""
+def finished(folder: Path, mode: str, of_item: bool = False) -> Path:
+    """Run a job of two clients whose users walk up the items one by one; return the run's folder.
+
+    Of items more may be known than their id.
+    """
     rng = np.random.default_rng(4)
     for side in ("train", "test"):
         (folder / side).mkdir(parents=True)
@@ -40,16 +48,17 @@ def finished(folder: Path, mode: str) -> Path:
             walk = [(at + k) % ITEMS for k in range(8)]
             for k in range(1, 8):
                 history = "|".join(map(str, walk[max(0, k - 5) : k]))
-                lines["test" if k == 7 else "train"].append(f"{user},{user % 2},{age:.2f},{walk[k]},{history},1")
+                more = f",{walk[k] % 7}|{walk[k] % 3},{walk[k] / ITEMS}" if of_item else ""
+                lines["test" if k == 7 else "train"].append(f"{user},{user % 2},{age:.2f},{walk[k]},{history},1{more}")
         for side, rows in lines.items():
-            text = "user,group,age,item,history,label\n" + "\n".join(rows) + "\n"
+            text = f"user,group,age,item,history,label{',genres,price' * of_item}\n" + "\n".join(rows) + "\n"
             (folder / side / f"{client}.csv").write_text(text)
     runner = {
         "train_data_dir": "train",
         "test_data_dir": "test",
         "train_batch_size": 32,
         "epochs": 1,
-        "metrics": ["full_hr@10"],
+        "metrics": ["auc" if of_item else "full_hr@10"],
     }
     small = {
         "embedding_dim": 8,
@@ -60,7 +69,7 @@ def finished(folder: Path, mode: str) -> Path:
     }
     if mode == "SASRec":
         runner["remote_sparse"] = ["embedding_item.weight"]
-    job = {"runner": runner, "hyper_parameters": small, "features": FEATURES}
+    job = {"runner": runner, "hyper_parameters": small, "features": FEATURES | (OF_ITEM if of_item else {})}
     (folder / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
     resolved = load_job(folder / "job.yaml")
     run_in_process(resolved, folder / "run", lambda _: None)
@@ -96,3 +105,25 @@ def test_a_history_goes_on_with_what_the_user_liked_last(tmp_path: Path) -> None
     known = recommender.recommend(str(user), 5, seen=True)
     assert [one.item for one in newcomer] == [one.item for one in known], "its last five films are its history"
     np.testing.assert_allclose([one.score for one in newcomer], [one.score for one in known], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "loss"), [("DeepFM", "bce"), ("TwoTower", "in_batch_softmax"), ("DIN", "bce")])
+def test_what_is_known_of_items_counts_and_items_of_which_nothing_is_known_are_left_out(
+    tmp_path: Path, mode: str, loss: str
+) -> None:
+    recommender = Recommender.open(finished(tmp_path, mode, of_item=True), "1")
+    train, user = recommender.site.data.train, recommender.site.users.keys[0]
+    best = recommender.recommend(user, ITEMS, seen=True)
+    assert {one.item for one in best} == set(map(str, train.item.tolist())), "those that this client has samples of"
+    data, [row] = recommender.site.data, np.flatnonzero(train.user == int(user))[-1:]
+    item = int(train.item[row])
+    other = np.flatnonzero(train.item == int(best[0].item))[:1]
+    columns = {n: taken(c, other if n in ("item", *OF_ITEM) else np.array([row])) for n, c in train.columns.items()}
+    slots = {n: taken(c, other if n in ("item", *OF_ITEM) else np.array([row])) for n, c in data.slots.items()}
+    grown = Bags(np.append(ids_of(taken(train.columns["history"], np.array([row]))), item)[-5:], np.array([0, 5]))
+    columns["history"], slots["history"] = grown, Bags(grown.ids.astype(np.int32), grown.starts)
+    [logit] = recommender._learner.engine.score(Samples(columns, np.zeros(1, np.float32)), slots)
+    due = 1 / (1 + np.exp(-logit)) if loss == "bce" else logit
+    assert best[0].score == pytest.approx(due, rel=1e-4), "as a sample of this user and this item is scored"
+    found = recommender.fold_in(["3", "4", "5"] if {"3", "4", "5"} <= {one.item for one in best} else [best[0].item], 5)
+    assert len(found) == 5

@@ -115,6 +115,10 @@ class ClientData:
         """Return some of the held-out samples, int64[n], and their slots."""
         return self.test.at(samples), {feature: taken(column, samples) for feature, column in self.test_slots.items()}
 
+    def coded(self, space: str, column: Column) -> Column:
+        """Return the slots of ids of a space, all of which are keys."""
+        return _like(column, np.searchsorted(self.keys[space], ids_of(column)).astype(np.int32))
+
     def distinct(self, features: Sequence[str], samples: Order) -> Slots:
         """Return the distinct slots that some features of one space have in some training samples, int32 sorted."""
         parts = [ids_of(taken(self.slots[feature], samples)) for feature in features]

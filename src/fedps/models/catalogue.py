@@ -1,11 +1,13 @@
 """Samples against all items, by torch: where a network is two towers, each sample and each item goes through its own once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fedps.models.inputs import Ids, example, features_of, inputs_of, output_of
+from fedps.config.sections.features import of_item
+from fedps.models.inputs import Ids, by_name, example, features_of, inputs_of, output_of
+from fedps.types import Column
 
 
 class AllItems:
@@ -13,14 +15,16 @@ class AllItems:
 
     Args:
         model: as `build` makes it, in evaluation mode when this is called; its weights stand still from the first call on.
-        items: how many; ids run from 0.
+        items: the features that tell of each item, by name: columns of one length; its id at least.
         towers: whether it is two (`has_towers`).
         device: where its weights are.
     """
 
-    def __init__(self, model: nn.Module, items: int, towers: bool, device: torch.device | None = None) -> None:
-        self._model, self._place = model, inputs_of(model).index("item")
-        self._items, self._towers = torch.arange(items, device=device), towers
+    def __init__(
+        self, model: nn.Module, items: Mapping[str, Column], towers: bool, device: torch.device | None = None
+    ) -> None:
+        self._model, self._towers, self._device, names = model, towers, device, inputs_of(model)
+        self._items = {names.index(name): one.to(device) for name, one in by_name(model, items).items()}
         self._rows: Tensor | None = None  # of all items, float32[items, d]
 
     @torch.no_grad()
@@ -46,15 +50,15 @@ class AllItems:
     def vectors(self) -> Tensor:
         """Return what all items come to in their tower, float32[items, d]; a score is a sample's row times an item's."""
         if self._rows is None:
-            one = [column.to(self._items.device) for column in example(self._model, 1)]
+            one = [column.to(self._device) for column in example(self._model, 1)]
             self._rows = output_of(self._model)(*self._beside(one))[1]
         return self._rows
 
     def _beside(self, one: Sequence[Tensor]) -> list[Tensor]:
         """Return what the network is called with of one sample, beside each item."""
-        inputs = [column.expand(len(self._items), *column.shape[1:]).contiguous() for column in one]
-        inputs[self._place] = self._items
-        return inputs
+        count = len(next(iter(self._items.values())))
+        inputs = [column.expand(count, *column.shape[1:]).contiguous() for column in one]
+        return [self._items.get(place, column) for place, column in enumerate(inputs)]
 
 
 @torch.no_grad()
@@ -75,4 +79,5 @@ def has_towers(model: nn.Module) -> bool:
     if not isinstance(output, tuple) or not all(isinstance(rows, Ids) for rows in output[:2]):
         return False
     users, items = (rows.sources for rows in output[:2])
-    return "item" not in users and items <= {"item"}
+    of_items = {name for name, feature in features.items() if of_item(name, feature)}
+    return bool(users.isdisjoint(of_items) and items <= of_items)

@@ -255,8 +255,14 @@ def made_up(features: Mapping[str, Feature], name: str, samples: int, rng: np.ra
 
 def tensors(model: nn.Module, columns: Mapping[str, Column]) -> list[Tensor]:
     """Return columns as a network is called with them: a tensor for each of `inputs_of`."""
+    found = by_name(model, columns)
+    return [found[name] for name in inputs_of(model)]
+
+
+def by_name(model: nn.Module, columns: Mapping[str, Column]) -> dict[str, Tensor]:
+    """Return those of a network's inputs that some columns are, as it is called with them."""
     features, pads = features_of(model), paddings_of(model)
-    return [_tensor(columns[name], features[name], pads.get(name, PAD)) for name in inputs_of(model)]
+    return {n: _tensor(columns[n], features[n], pads.get(n, PAD)) for n in inputs_of(model) if n in columns}
 
 
 def _tensor(column: Column, feature: Feature, pad: int) -> Tensor:

@@ -4,6 +4,7 @@ The rest is computed for each pair of the two. A product of values end to end, s
 cut into a sum of products, as W [u, i] = U u + V i: for most networks the first layer is the largest.
 """
 
+from collections.abc import Set
 from functools import reduce
 from itertools import groupby
 from typing import Literal
@@ -16,17 +17,17 @@ from fedps.native.source import Writer, lines
 Side = Literal["user", "item", "pair"]
 
 
-def write_halves(program: Program, item: int) -> str:
+def write_halves(program: Program, item: Set[int]) -> str:
     """Return the C++ that scores samples with all items.
 
     Args:
         program: the network's.
-        item: number of the feature that is the item.
+        item: numbers of the features that tell of the item.
     """
     return _Halves(apart(program, item), item).text()
 
 
-def apart(program: Program, item: int) -> Program:
+def apart(program: Program, item: Set[int]) -> Program:
     """Cut products of both sides, and let the last operation be of a pair of the two."""
     side, new, where = sides(program, item), list[Operation](), dict[int, int]()
     for number, operation in enumerate(program.operations):
@@ -41,12 +42,12 @@ def apart(program: Program, item: int) -> Program:
     return op.without_dead(Program(program.tables, program.parameters, tuple(new)))
 
 
-def sides(program: Program, item: int) -> list[Side]:
+def sides(program: Program, item: Set[int]) -> list[Side]:
     """Return of each operation whether it follows from the sample alone, whatever its item, from the item alone, or from both."""
     found: list[Side] = []
     for operation in program.operations:
         if isinstance(operation, op.Source):
-            found.append("item" if operation.feature == item else "user")
+            found.append("item" if operation.feature in item else "user")
             continue
         of = {found[x] for x in op.inputs(operation)}
         alone = len(of) == 1 and not (isinstance(operation, op.Repeat) and "item" in of)  # one row of an item is enough
@@ -87,7 +88,7 @@ def _parts(program: Program, number: int) -> list[int]:
 class _Halves(Writer):
     """Writes a program in three parts; what pairs read of a sample, and of an item, stands in a row of each."""
 
-    def __init__(self, program: Program, item: int) -> None:
+    def __init__(self, program: Program, item: Set[int]) -> None:
         super().__init__(program)
         self._sides: list[Side] = sides(program, item)
         self._own = [Place(k, 0, _padded(operation.width)) for k, operation in enumerate(program.operations)]

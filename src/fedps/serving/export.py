@@ -12,11 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
 from fedps.config import Job
 from fedps.config.files import manifest_of
+from fedps.config.sections.features import of_item
 from fedps.data.catalogue import ITEMS, Catalogue
 from fedps.errors import DataError, JobError, needing, needing_torch
 from fedps.events.journal import JOURNAL, read_journal
@@ -177,12 +179,18 @@ def _vectors(model: Model) -> Pieces:
         from fedps.models.catalogue import AllItems, has_towers  # noqa: PLC0415  (imports torch)
 
     network, job = _network(model, "vectors", of_items=True), model.job()
-    if not has_towers(network):
+    more = [name for name, feature in job.inputs.items() if name != "item" and of_item(name, feature)]
+    if more or not has_towers(network):
         raise JobError(
             f"--format vectors: {job.runner.model or job.hyper_parameters.mode} gives no vector of an item that a user's"
             " is multiplied with: it is no network of two towers, such as TwoTower and SASRec; export safetensors"
         )
-    vectors = AllItems(network, job.hyper_parameters.num_items, towers=True).vectors().contiguous().numpy()
+    vectors = (
+        AllItems(network, {"item": np.arange(job.hyper_parameters.num_items)}, towers=True)
+        .vectors()
+        .contiguous()
+        .numpy()
+    )
     names = model.run_dir / ITEMS
     catalogue = Catalogue.read(names) if names.is_file() else Catalogue.numbered(len(vectors))
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors[catalogue.ids].ravel()), vectors.shape[1])

@@ -8,10 +8,10 @@ from fedps.config.sections.training import Optimizer
 from fedps.data.samples import ClientData
 from fedps.serving.opened import Site
 from fedps.training.learner import Learner
-from fedps.types import Bags, ClientId, Column, Keys, Samples, TableName, Values
+from fedps.types import Bags, ClientId, Column, Keys, Samples, TableName, Values, taken
 
 NEWCOMER = ClientId("newcomer")  # names the stream of draws
-PASSES, BATCHES, NEGATIVES, RATE = 12, 6, 8, 0.1  # over the items; of a pass; for each item; of Adam
+PASSES, BATCHES, NEGATIVES, RATE = 12, 6, 4, 0.02  # over the items; of a pass; for each item; of Adam
 
 
 class FoldIn:
@@ -29,7 +29,11 @@ class FoldIn:
         self._site = site
         own = [name for name, table in learner.tables.items() if table.features == ("user",)]
         self._job = _job_of(site.job, own, [name for name in learner.tables if name not in own])
-        self._learner = Learner(site.plan, self._job, self._data(np.zeros(1, np.int64)), local_optimizer=False)
+        data = self._data(np.zeros(1, np.int64))
+        self._learner = Learner(site.plan, self._job, data, local_optimizer=False)
+        columns, of = site.described[0].columns, spaces(site.job.inputs)
+        slots = {name: data.coded(of[name], column) for name, column in columns.items() if name in of}
+        self._items = site.described[0], slots
         self._starts = {name: learner.tables[name].values.mean(axis=0) for name in own}
         for name, table in self._learner.tables.items():
             if name not in own:
@@ -51,21 +55,33 @@ class FoldIn:
         if self._starts:
             for epoch in range(PASSES):
                 order = data.order(epoch)
+                self._describe(data)
                 size = -(-len(order) // (BATCHES * self._job.group)) * self._job.group
                 engine.train(order, size, np.ones(-(-len(order) // size)))
             self._learner.settle_private()
         one = np.zeros(1, np.int64)
-        scores: Values = engine.ranker(len(self._site.items))(*data.held_out(one))[0]
+        scores: Values = engine.ranker(*self._items)(*data.held_out(one))[0]
         return scores
+
+    def _describe(self, data: ClientData) -> None:
+        """Let samples tell of the items that were drawn what is known of these."""
+        items, slots = self._items
+        drawn = data.train.item
+        data.slots |= {name: taken(column, drawn) for name, column in slots.items() if name != "item"}
+        others = {name: taken(column, drawn) for name, column in items.columns.items() if name != "item"}
+        data.train = Samples({**data.train.columns, **others}, data.train.label)
 
     def _data(self, items: Keys) -> ClientData:
         """Return a newcomer's data: a sample an item, and one that stands for the newcomer."""
         site, inputs = self._site, self._site.job.inputs
-        columns: dict[str, Column] = {"item": np.asarray(items, np.int64)}
+        described, count = site.described[0].columns, len(site.items)
+        columns = {name: taken(column, np.asarray(items, np.int64)) for name, column in described.items()}
+        every = dict(described)
         for name, column in site.data.train.columns.items():
             feature = inputs[name]
-            if name == "item":
+            if name in described:
                 continue
+            every[name] = _usual(column, count)
             if feature.kind == "ids" and feature.table == "item":
                 longest = items[-feature.max :] if feature.max else items
                 columns[name] = Bags(np.tile(longest, len(items)), np.arange(len(items) + 1) * len(longest))
@@ -76,8 +92,8 @@ class FoldIn:
         train = Samples(columns, label)
         hyper = self._job.hyper_parameters
         return ClientData(
-            train, train.at(slice(0, 1)), NEWCOMER, self._job.runner.seed, shuffle=True, negatives=NEGATIVES,
-            num_items=len(site.items), pairs=hyper.loss == "bpr", spaces=spaces(inputs), catalogue=True,
+            train, train.at(slice(0, 1)), NEWCOMER, self._job.runner.seed, shuffle=True, negatives=self._job.runner.negatives,
+            num_items=count, public=Samples(every, np.zeros(count, np.float32)), pairs=hyper.loss == "bpr", spaces=spaces(inputs), catalogue=True,
             grouped=hyper.loss == "sampled_softmax",
         )  # fmt: skip
 
@@ -85,10 +101,11 @@ class FoldIn:
 def _job_of(job: Job, own: list[TableName], others: list[TableName]) -> Job:
     """Return a job that trains a newcomer's own rows alone, by Adam at a rate for few steps, each item told from drawn ones."""
     hyper = job.hyper_parameters
-    loss = "sampled_softmax" if hyper.loss == "in_batch_softmax" else hyper.loss
+    loss = "bpr" if hyper.loss == "in_batch_softmax" else hyper.loss  # of one user's items a batch tells little
     optimizer = Optimizer.model_validate({"class": "adam", "learning_rate": RATE, "private_learning_rate": RATE})
     places = {"local_sparse": tuple(own), "remote_sparse": tuple(others), "local_dense": ()}
-    runner = job.runner.model_copy(update={"negatives": NEGATIVES, **places})
+    negatives = job.runner.negatives if loss == "sampled_softmax" else NEGATIVES  # a group is as large as planned
+    runner = job.runner.model_copy(update={"negatives": negatives, **places})
     changed = {"hyper_parameters": hyper.model_copy(update={"loss": loss, "optimizer": optimizer}), "runner": runner}
     return job.model_copy(update={**changed, "table_parameters": {}})
 

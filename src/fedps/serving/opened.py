@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of
-from fedps.config.sections.features import spaces, undrawable
+from fedps.config.sections.features import of_item, spaces, undrawable
 from fedps.data.catalogue import ITEMS, USERS, Catalogue
 from fedps.data.read.by_job import read_by_job
 from fedps.data.samples import ClientData
@@ -21,10 +21,10 @@ from fedps.serving.saved_run import Tables, read_job, shared_tables, whole_epoch
 from fedps.storage import epochs
 from fedps.storage.tables import shape_misfit
 from fedps.table.rules import rowless
-from fedps.training.learner import Learner
+from fedps.training.learner import Learner, numbered
 from fedps.training.plan import make_plan
 from fedps.training.tables import LocalTable
-from fedps.types import ClientId, Keys
+from fedps.types import ClientId, Column, Keys, Samples, taken
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Site:
         items: all there are.
         data: the client's training samples; all items are its keys.
         plan: of the network.
+        described: a sample an item, of the features that tell of it (`of_item`), and the slots of those that are ids.
+        known: which items these features are known of, bool[items]: all, where an item is its id alone.
     """
 
     run_dir: Path
@@ -48,6 +50,8 @@ class Site:
     items: Catalogue
     data: ClientData
     plan: Plan
+    described: tuple[Samples, dict[str, Column]]
+    known: NDArray[np.bool_]
 
 
 def open_site(
@@ -67,7 +71,7 @@ def open_site(
         DataError: a file is missing or malformed.
     """
     job = read_job(run_dir)
-    if why := undrawable(job.inputs):
+    if why := undrawable({name: f for name, f in job.inputs.items() if name == "item" or not of_item(name, f)}):
         raise JobError(f"{run_dir}: its model ranks no items: {why}")
     files = client_files_of(job)
     name = _client_of(job, run_dir, user, allow) if client is None else client
@@ -83,7 +87,8 @@ def open_site(
     data = ClientData(
         train, None, found, job.runner.seed, shuffle=False, num_items=len(known), spaces=spaces(job.inputs), catalogue=True
     )  # fmt: skip
-    return Site(run_dir, job, found, _users_of(job, found, data.keys["user"]), known, data, make_plan(job))
+    users = _users_of(job, found, data.keys["user"])
+    return Site(run_dir, job, found, users, known, data, make_plan(job), *_described(job, data, len(known)))
 
 
 class Model(NamedTuple):
@@ -137,6 +142,19 @@ def said_of_run(run_dir: Path, epoch: int) -> str:
     return (
         f"the run failed ({str(summary.get('error'))[:200]}): what follows is of epoch {epoch}, the last that is whole"
     )
+
+
+def _described(job: Job, data: ClientData, count: int) -> tuple[tuple[Samples, dict[str, Column]], NDArray[np.bool_]]:
+    """Return what the client's samples tell of each item, and of which they do."""
+    items, slots = numbered(count)
+    names = [name for name, feature in job.inputs.items() if name != "item" and of_item(name, feature)]
+    if not names:
+        return (items, slots), np.ones(count, np.bool_)
+    first, known = np.zeros(count, np.int64), np.zeros(count, np.bool_)
+    first[data.train.item[::-1]], known[data.train.item] = np.arange(len(data.train.item))[::-1], True
+    columns = items.columns | {name: taken(data.train.columns[name], first) for name in names}  # type: ignore[operator]
+    slots |= {name: taken(data.slots[name], first) for name in names if name in data.slots}
+    return (Samples(columns, items.label), slots), known
 
 
 def _take(table: LocalTable, keys: Keys, saved: Tables) -> None:

@@ -112,7 +112,7 @@ def rank_full(
     Raises:
         FedpsError: a logit is not finite.
     """
-    every = AllItems(model.eval(), num_items, has_towers(model))
+    every = AllItems(model.eval(), {"item": np.arange(num_items)}, has_towers(model))
 
     def score(samples: Keys) -> Values:
         scores: Values = every(tensors(model, test.at(samples).columns)).float().numpy()

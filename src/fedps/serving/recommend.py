@@ -69,7 +69,7 @@ class Recommender:
         self.epoch, self._learner, self._trained = open_epoch(site, epoch)
         self.note = said_of_run(site.run_dir, self.epoch) if epoch is None else ""
         self._column, self._binary = first_binary(labels(site.job.inputs))
-        self._rank = self._learner.engine.ranker(len(site.items))
+        self._rank = self._learner.engine.ranker(*site.described)
         self._alone = (
             nullcontext() if site.plan.library else threading.Lock()
         )  # torch's look-ups are set up anew for each call
@@ -191,8 +191,10 @@ class Recommender:
         return scores
 
     def _with_column(self, scores: Values) -> Values:
-        """Return the logits of the label that stands for all."""
-        return np.ascontiguousarray(scores[..., self._column]) if len(self.site.job.tasks) > 1 else scores
+        """Return the logits of the label that stands for all; -inf of items of which too little is known."""
+        scores = np.ascontiguousarray(scores[..., self._column]) if len(self.site.job.tasks) > 1 else scores
+        scores[..., ~self.site.known] = -np.inf
+        return scores
 
     def _told(self, scores: Values, k: int) -> list[Recommendation]:
         best = _best(scores, k)

@@ -93,15 +93,15 @@ class Compiled:
             rest()
         return logits[:, 0] if self._tasks == 1 else logits
 
-    def ranker(self, items: int) -> Ranker:
-        """Return what scores samples with each item in the place of theirs: items are their own slots, from 0 to this."""
-        every = np.arange(items, dtype=np.int32)
-        rows = self._library.items([every if name == "item" else None for name in self._inputs], items)
+    def ranker(self, items: Samples, slots: Mapping[str, Column]) -> Ranker:
+        """Return what scores samples with each of some items in the place of theirs; arguments as for an `Engine`."""
+        known: Mapping[str, Column] = {**items.columns, **slots}
+        rows = self._library.items([known.get(name) for name in self._inputs], len(items.label))
 
         def rank(test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
             features = _columns(self._inputs, slots, test)
             order = np.arange(len(test.label), dtype=np.int32)
-            scores = np.empty((len(order), items, self._tasks), np.float32)
+            scores = np.empty((len(order), len(rows), self._tasks), np.float32)
             for at in range(0, len(order), AT_ONCE):
                 self._library.rank(features, order[at : at + AT_ONCE], rows, scores[at : at + AT_ONCE])
                 rest()

@@ -170,9 +170,9 @@ class Eager:
         self._model.train()
         return np.concatenate([*pieces, np.empty((0, *pieces[0].shape[1:]) if pieces else 0, np.float32)])
 
-    def ranker(self, items: int) -> Ranker:
-        """Return what scores samples with each item in the place of theirs: items are their own slots, from 0 to this."""
-        rows, every = self._rows(), AllItems(self._model, items, self._towers, self._device)
+    def ranker(self, items: Samples, slots: Mapping[str, Column]) -> Ranker:
+        """Return what scores samples with each of some items in the place of theirs; arguments as for an `Engine`."""
+        rows, every = self._rows(), AllItems(self._model, items.columns, self._towers, self._device)
 
         def rank(test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
             self._model.eval()

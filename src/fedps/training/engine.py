@@ -71,8 +71,13 @@ class Engine(Protocol):
             rest: called now and then, between two goes of some samples.
         """
 
-    def ranker(self, items: int) -> Ranker:
-        """Return what scores samples with each item in the place of theirs: items are their own slots, from 0 to this."""
+    def ranker(self, items: Samples, slots: Mapping[str, Column]) -> Ranker:
+        """Return what scores samples with each of some items in the place of theirs.
+
+        Args:
+            items: a sample an item, of the features that tell of it (`of_item`).
+            slots: of those that are ids, as for `score`.
+        """
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""

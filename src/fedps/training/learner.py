@@ -20,7 +20,7 @@ from fedps.training.engine import Engine, Gradients, Steps
 from fedps.training.parameters import Parameters, read_parameters
 from fedps.training.rules import Rates, dense_rule, job_rule
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import NO_KEYS, Keys, Rule, Slots, TableName, TableSpec, Values
+from fedps.types import NO_KEYS, Column, Keys, Rule, Samples, Slots, TableName, TableSpec, Values
 
 ADD = Rule("add")
 
@@ -178,9 +178,11 @@ class Learner:
         Args:
             rest: called now and then, as scoring goes on.
         """
-        items = self._job.hyper_parameters.num_items
-        ranker = cache(lambda: self.engine.ranker(items))
-        return Catalogue(items, self.data.train, lambda samples: ranker()(*self.data.held_out(samples), rest))
+        items, slots = numbered(self._job.hyper_parameters.num_items)
+        ranker = cache(lambda: self.engine.ranker(items, slots))
+        return Catalogue(
+            len(items.label), self.data.train, lambda samples: ranker()(*self.data.held_out(samples), rest)
+        )
 
     def settle_private(self) -> None:
         """Bring all private rows up to date; rounding makes it count when that is done, so it is at each epoch's end."""
@@ -206,6 +208,12 @@ class Learner:
                 values,
             )
         return saved
+
+
+def numbered(count: int) -> tuple[Samples, dict[str, Column]]:
+    """Return items of which nothing is known but their number, from 0 on, and their slots where all items are keys."""
+    items = np.arange(count)
+    return Samples({"item": items}, np.zeros(count, np.float32)), {"item": items.astype(np.int32)}
 
 
 def _named(names: Iterable[TableName], values: Mapping[TableName, Values]) -> dict[TableName, Values]:

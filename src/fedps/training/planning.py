@@ -7,7 +7,7 @@ import numpy as np
 
 from fedps.cache import CacheError
 from fedps.config import Job
-from fedps.config.sections.features import labels, spaces
+from fedps.config.sections.features import labels, of_item, spaces
 from fedps.data.samples import ClientData
 from fedps.errors import JobError
 from fedps.models.build import build, redrawn
@@ -25,7 +25,7 @@ from fedps.native.trace import NotLoweredError
 from fedps.training.compiled import Compiled
 from fedps.training.eager import Eager, cuda
 from fedps.training.learner import Learner
-from fedps.types import NO_BAGS, ClientId, Samples
+from fedps.types import ClientId, Samples, taken
 
 SAMPLES = 150  # of the trial: three batches, the last one short
 BATCH = 62  # or a few more: what a loss compares stays together
@@ -64,7 +64,8 @@ def plan_network(job: Job) -> Plan:
         program, items = lower(model, tables, sizes, tasks), items_of(model)
         if job.hyper_parameters.loss == "in_batch_softmax":
             _check_towers(program, network.inputs, items, job)
-        halves = write_halves(program, network.inputs.index("item")) if "item" in network.inputs else ""
+        of_items = {k for k, name in enumerate(network.inputs) if of_item(name, job.inputs[name])}
+        halves = write_halves(program, of_items) if "item" in network.inputs else ""
         library = compiled(write(program, job.group) + halves, notes)
         plan = Plan(network, library.name, notes=tuple(notes), items=items)
         _try(plan, job)
@@ -120,9 +121,9 @@ def _try(plan: Plan, job: Job) -> None:
         gradients = [learner.gradients() for learner in (one, other)]
         pairs = [(steps[0].scores, steps[1].scores), (gradients[0].dense, gradients[1].dense)]
         pairs += [(gradients[0].rows[n][1], gradients[1].rows[n][1]) for n in gradients[0].rows]
-        if not start and isinstance(own := data.slots.get("item", NO_BAGS), np.ndarray):
-            ranker, scores = one.engine.ranker(int(own.max()) + 1), one.engine.score(samples.at(batch), data.slots)
-            pairs.append((ranker(samples.at(batch), data.slots)[batch, own[batch]], scores))
+        if not start and "item" in plan.network.inputs:  # each sample beside what is told of its own item, too
+            own = samples.at(batch), {name: taken(column, batch) for name, column in data.slots.items()}
+            pairs.append((one.engine.ranker(*own)(*own)[batch, batch], one.engine.score(*own)))
         for a, b in pairs:
             if a.shape != b.shape or not np.allclose(
                 a, b, rtol=1e-3, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))
