@@ -108,3 +108,15 @@ def test_what_cannot_be_compared_is_named(
     ):
         assert here(monkeypatch, "compare", *words) == WRONG
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("loss", "best"), [("bce", "0.2500 *"), ("bpr", "0.2500")])
+def test_losses_of_different_kinds_are_not_ranked(
+    loss: str, best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, kind, value in (("one", "bce", 0.5), ("two", loss, 0.25)):
+        run = write_run(tmp_path / name, 100.0, metrics={"loss": value})
+        (run / "job.yaml").write_text(JOB.replace("mode: MF", f"mode: MF, loss: {kind}"))
+    assert here(monkeypatch, "compare", tmp_path / "one", tmp_path / "two") == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("training loss"))
+    assert line.split(maxsplit=3)[2:] == ["0.5000", best]

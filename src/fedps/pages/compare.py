@@ -91,7 +91,9 @@ class Comparison:
         for metric in self.metrics:
             values = [run.summary.get("metrics", {}).get(metric.name) for run in self.runs]
             cells = ["" if value is None else f"{value:.4f}" for value in values]
-            yield Row(metric.title, cells, _best(cells, metric))
+            yield Row(
+                metric.title, cells, _best(cells, metric) if metric.name != "loss" or self._of_one_loss else frozenset()
+            )
             popular = [run.summary.get("popularity", {}).get(metric.name) for run in self.runs]
             if any(value is not None for value in popular):
                 yield Row(
@@ -112,6 +114,11 @@ class Comparison:
         return {
             n: [keys.get(n) for keys in flat] for n in names if any(keys.get(n) != known[0].get(n) for keys in known)
         }
+
+    @property
+    def _of_one_loss(self) -> bool:
+        """Whether the losses of training compare: those of one kind do."""
+        return len({run.said("hyper_parameters", "loss") for run in self.runs if run.job}) < 2
 
     def write_page(self, path: Path) -> None:
         """Write a page with the table and, over epochs, a curve of each run.
