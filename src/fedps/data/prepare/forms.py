@@ -133,7 +133,7 @@ class Source:
         self.header = typed or (_is_header(rows, known) if hints.header is None else hints.header)
         self._quoted = not typed and self._delimiter != "::" and (self.header or self._delimiter in ",;")
         rows = _fields(begin, self._delimiter, self._quoted, path)[:FIRST]
-        self.names = [cell.strip() for cell in rows[0]] if self.header else [str(k + 1) for k in range(len(rows[0]))]
+        self.names = [cell.strip() * self.header or str(k + 1) for k, cell in enumerate(rows[0])]
         self.names = [name.rpartition(":")[0] for name in self.names] if typed else self.names
         self.first = rows[self.header :]
         ends = "CR line ends" if self._old_mac else "CRLF line ends" if "\r\n" in bare else ""
@@ -347,13 +347,13 @@ def _fields(begin: Sequence[str], sign: str, quoted: bool, path: Path) -> list[l
 def _is_header(rows: Sequence[Sequence[str]], known: Sequence[str]) -> bool:
     """Tell names of columns from cells: none is a number, and a name is known, or below are numbers, or digits for letters."""
     cells = [cell.strip() for cell in rows[0]]
-    if not all(cells) or any(map(is_number, cells)):
+    if any(map(is_number, cells)):
         return False
     below = any(is_number(cell) for row in rows[1:] for cell in row) or any(
         all(map(_has_digit, column)) for head, *column in zip(*rows, strict=False) if column and not _has_digit(head)
     )
     plain = {plain_name(cell) for cell in cells}
-    return (below and len(plain) == len(cells)) or not plain.isdisjoint(map(plain_name, known))
+    return (below and all(cells) and len(plain) == len(cells)) or not plain.isdisjoint(map(plain_name, known))
 
 
 def _has_digit(text: str) -> bool:
