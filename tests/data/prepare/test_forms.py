@@ -132,6 +132,12 @@ def test_files_without_a_header_have_numbers_for_names(tmp_path: Path) -> None:
     assert cells(source)["1"] == ["196", "186"]
     (tmp_path / "a.csv").write_text("ann,x\nbob,y\n")
     assert not Source(tmp_path / "a.csv").header
+    (tmp_path / "b.csv").write_text("wer;was\nu1;a\nu2;b\n")
+    assert Source(tmp_path / "b.csv").names == ["wer", "was"], "digits where a name has none"
+    (tmp_path / "b.csv").write_text(",user,item\n0,ann,x\n1,bob,y\n")
+    assert opened(tmp_path / "b.csv").names == ["1", "user", "item"], "as pandas writes an index"
+    (tmp_path / "b.csv").write_text("u1 a\nu2 b\n")
+    assert cells(Source(tmp_path / "b.csv", Hints(delimiter="blank")))["2"] == ["a", "b"]
     assert Source(tmp_path / "a.csv", known=["ANN"]).names == ["ann", "x"], "a column that was named"
     assert Source(tmp_path / "a.csv", Hints(header=True)).names == ["ann", "x"]
 
