@@ -37,11 +37,14 @@ SHOWN = {  # blocks that nobody types, by what they begin with
     "time: [": "what logs say",
     "2026-01-01": "what logs say",
     "ratings.csv: text": "what a command says",
+    "import torch\nweights": "five lines without fedps, which serving/test_export_forms.py runs",
 }
 NOT_RUN = {  # commands, by their first words, and a page that has a test of its own
     "from-paddlepaddle": "test_from_paddlepaddle.py runs them in the tutorial's folder",
     "make": "sets up an environment of its own, with these tests in it",
     "python -m bench": "measures for minutes; tests/bench runs its parts",
+    "fedps serve ": "answers until it is stopped; serving/test_http.py starts and asks it",
+    "curl": "asks what is served",
     "fedps server": "for several machines; test_cli_roles.py starts each role on this one",
     "fedps coordinator": "for several machines; test_cli_roles.py starts each role on this one",
     "fedps worker": "for several machines; test_cli_roles.py starts each role on this one",
