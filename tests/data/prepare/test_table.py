@@ -270,7 +270,9 @@ def test_ratings_have_their_own_labels_and_sequences_what_was_taken_before(prepa
     ]
     assert len(every) == len(lines_of())
     assert sum(row["label"] == "0" for row in every) == USERS
-    manifest = prepare(task="sequences")
+    (tmp_path / "items.csv").write_text("asin,kind\n" + "".join(f"B{k:03},{k % 3}\n" for k in range(ITEMS)))
+    manifest = prepare(task="sequences", items=tmp_path / "items.csv")
+    assert any(line.startswith("sequences: of what is known") for line in manifest["told"])
     users, items = (Catalogue.read(tmp_path / "out" / name) for name in ("users/0.csv", "items.csv"))
     for row in rows(tmp_path / "out", "test", "0"):
         mine = [item for user, item, _, _ in lines_of() if user == users.key(int(row["user"]))]

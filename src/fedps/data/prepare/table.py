@@ -97,9 +97,13 @@ def prepare_table(out: Path, ask: Ask, say: Callable[[str], None] = print) -> Ma
     test, log = _split(log, ask, listed is not None, tell)
     shares = _shares(log, ask, columns, users)
     items = listed or _items_of(log.keys["item"], ask, tell)
-    of_users = _describe_users(users, log.keys["user"], columns.get("client"), tell) if users else Described()
-    of_items = describe(items.more, "item")
-    _tell_features(of_items, "item", tell)
+    of_users = of_items = Described()
+    if ask.task == "sequences":
+        tell("sequences: of what is known of users and items only titles are kept" if users or items.more else "")
+    else:
+        of_users = _describe_users(users, log.keys["user"], columns.get("client"), tell) if users else of_users
+        of_items = describe(items.more, "item")
+        _tell_features(of_items, "item", tell)
     facts = {
         "source": ", ".join(path.name for path in ask.source), "partition": _partition(ask, columns), "split": ask.split,
         "positive": ask.positive, "columns": columns, "counted": {**counted._asdict(), **counts}, "told": tell.lines,
