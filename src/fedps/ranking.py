@@ -142,7 +142,9 @@ def _wanted(catalogue: Catalogue, test: Samples, positive: Mask, taken: Mask) ->
     user, item = catalogue.train.user[taken], catalogue.train.item[taken]
     place = np.minimum(np.searchsorted(users, user), len(users) - 1)
     mine = users[place] == user if len(users) else np.zeros(len(user), np.bool_)
-    others = np.setdiff1d(place[mine] * catalogue.items + item[mine], wanted)
+    others = np.sort(place[mine] * catalogue.items + item[mine])  # with repeats, which do no harm: np.unique would hash
+    if len(wanted):
+        others = others[wanted[np.minimum(np.searchsorted(wanted, others), len(wanted) - 1)] != others]
     edges = np.arange(len(users) + 1) * catalogue.items
     cuts = [np.searchsorted(pairs, edges) for pairs in (wanted, others)]
     for k in range(len(users)):
