@@ -44,7 +44,7 @@ EXPECTED = {"user": ["ann", "bob"], "item": ["x", "y"], "rating": ["4", "5"]}
         ("a.tsv", PLAIN.replace(",", "\t").encode(), "text by tabs; user, item, rating"),
         ("a.txt", PLAIN.replace(",", "|").encode(), "text by bars; user, item, rating"),
         ("a.dat", PLAIN.replace(",", "::").encode(), "text by ::; user, item, rating"),
-        ("a.csv.gz", gzip.compress(PLAIN.encode()), "text by commas; packed by gzip; user, item, rating"),
+        ("a.csv.gz", gzip.compress(PLAIN.encode(), mtime=0), "text by commas; packed by gzip; user, item, rating"),
         (
             "a.inter",
             PLAIN.replace("user,item,rating", "user:token,item:token,rating:float").replace(",", "\t").encode(),

@@ -85,7 +85,7 @@ BAD: dict[str | bytes, str] = {
     "1,2,1\n".encode("utf-16-le"): "holds zero bytes, as text in UTF-16 does: save it as UTF-8",
     "1,2,1\n".encode("utf-16-be"): "holds zero bytes, as text in UTF-16 does: save it as UTF-8",
     b"PK\x03\x04" + bytes(range(256)) * 50: "is a zip archive, or a spreadsheet: unpack it, or save it as CSV",
-    gzip.compress(b"1,2,1\n"): "is packed by gzip: unpack it",
+    gzip.compress(b"1,2,1\n", mtime=0): "is packed by gzip: unpack it",
     bz2.compress(b"1,2,1\n"): "is packed by bzip2: unpack it",
     lzma.compress(b"1,2,1\n"): "is packed by xz: unpack it",
     b"PAR1" + bytes(99): "is Parquet: write it as CSV",
