@@ -27,6 +27,10 @@ class FoldIn:
 
     def __init__(self, site: Site, learner: Learner) -> None:
         self._site = site
+        others = {
+            name: column for name, column in site.data.train.columns.items() if name not in site.described[0].columns
+        }
+        self._usual = {name: _usual(column) for name, column in others.items()}  # of one sample
         own = [name for name, table in learner.tables.items() if table.features == ("user",)]
         self._job = _job_of(site.job, own, [name for name in learner.tables if name not in own])
         data = self._data(np.zeros(1, np.int64))
@@ -77,24 +81,21 @@ class FoldIn:
         described, count = site.described[0].columns, len(site.items)
         columns = {name: taken(column, np.asarray(items, np.int64)) for name, column in described.items()}
         every = dict(described)
-        for name, column in site.data.train.columns.items():
-            feature = inputs[name]
-            if name in described:
-                continue
-            every[name] = _usual(column, count)
+        for name, usual in self._usual.items():
+            every[name], feature = taken(usual, np.zeros(count, np.int64)), inputs[name]
             if feature.kind == "ids" and feature.table == "item":
                 longest = items[-feature.max :] if feature.max else items
                 columns[name] = Bags(np.tile(longest, len(items)), np.arange(len(items) + 1) * len(longest))
             else:
-                columns[name] = _usual(column, len(items))
+                columns[name] = taken(usual, np.zeros(len(items), np.int64))
         tasks = len(site.job.tasks)
         label = np.ones(len(items) if tasks == 1 else (len(items), tasks), np.float32)
         train = Samples(columns, label)
         hyper = self._job.hyper_parameters
         return ClientData(
-            train, train.at(slice(0, 1)), NEWCOMER, self._job.runner.seed, shuffle=True, negatives=self._job.runner.negatives,
-            num_items=count, public=Samples(every, np.zeros(count, np.float32)), pairs=hyper.loss == "bpr", spaces=spaces(inputs), catalogue=True,
-            grouped=hyper.loss == "sampled_softmax",
+            train, train.at(slice(0, 1)), NEWCOMER, self._job.runner.seed, shuffle=True,
+            negatives=self._job.runner.negatives, num_items=count, public=Samples(every, np.zeros(count, np.float32)),
+            pairs=hyper.loss == "bpr", spaces=spaces(inputs), catalogue=True, grouped=hyper.loss == "sampled_softmax",
         )  # fmt: skip
 
 
@@ -110,11 +111,11 @@ def _job_of(job: Job, own: list[TableName], others: list[TableName]) -> Job:
     return job.model_copy(update={**changed, "table_parameters": {}})
 
 
-def _usual(column: Column, count: int) -> Column:
-    """Return for so many samples what is usual in a column: the most frequent id, the mean of numbers, no ids of bags."""
+def _usual(column: Column) -> Column:
+    """Return a sample of what is usual in a column: the most frequent id, the mean of numbers, no ids of bags."""
     if isinstance(column, Bags):
-        return Bags(column.ids[:0], np.zeros(count + 1, np.int64))
+        return Bags(column.ids[:0], np.zeros(2, np.int64))
     if np.issubdtype(column.dtype, np.floating):
-        return np.repeat(column.mean(axis=0, keepdims=True), count, axis=0).astype(np.float32)
+        return np.asarray(column.mean(axis=0, keepdims=True), np.float32)
     ids, counts = np.unique(column, return_counts=True)
-    return np.full(count, ids[np.argmax(counts)], np.int64)
+    return np.array([ids[np.argmax(counts)]], np.int64)
