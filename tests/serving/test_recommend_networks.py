@@ -1,15 +1,22 @@
 """What networks of features recommend: by the user's history, by what is known of the user, whoever takes their steps."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from fedps.config import load_job
+from fedps.config import Allow, load_job
+from fedps.config.files import client_files_of
+from fedps.config.sections.features import spaces
+from fedps.data.catalogue import Catalogue
+from fedps.data.read.by_job import read_by_job
+from fedps.data.samples import ClientData
 from fedps.launch.inprocess import run_in_process
+from fedps.serving.opened import described
 from fedps.serving.recommend import Recommender
-from fedps.types import Bags, Samples, ids_of, taken
+from fedps.types import Bags, ClientId, Samples, ids_of, taken
 
 ITEMS, USERS = 40, 24
 FEATURES = {
@@ -127,3 +134,35 @@ def test_what_is_known_of_items_counts_and_items_of_which_nothing_is_known_are_l
     assert best[0].score == pytest.approx(due, rel=1e-4), "as a sample of this user and this item is scored"
     found = recommender.fold_in(["3", "4", "5"] if {"3", "4", "5"} <= {one.item for one in best} else [best[0].item], 5)
     assert len(found) == 5
+
+
+def test_items_that_a_client_has_not_met_are_known_by_the_words_of_the_catalogue(tmp_path: Path) -> None:
+    of_item = {
+        "genres": {"kind": "ids", "rows": 3, "pooling": "mean", "side": "item"},
+        "maker": {"kind": "id", "rows": 2, "side": "item"},
+    }
+    features = {name: FEATURES[name] for name in ("user", "item", "label")} | of_item
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "0.csv").write_text("user,item,genres,maker,label\n1,0,0|2,1,1\n1,1,1,0,1\n")
+    values = {"genres": ["drama", "war", "western"], "maker": ["north", "south"]}
+    (tmp_path / "manifest.json").write_text(json.dumps({"values": values}))
+    tree = {"runner": {"train_data_dir": "train"}, "hyper_parameters": {"mode": "DeepFM"}, "features": features}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(tree))
+    job = load_job(tmp_path / "job.yaml")
+    words = {
+        "genres": ["war", "war", "western; drama", "opera", "war", "war"],
+        "maker": ["", "", "south", "north", "", "west"],
+    }
+    catalogue = Catalogue(np.arange(6), [*"abcdef"], more=words)
+    [(_, files)] = client_files_of(job).items()
+    data = ClientData(
+        read_by_job(job, "train", files, Allow()).samples, None, ClientId("0"), 0, shuffle=False, num_items=6,
+        spaces=spaces(job.inputs), catalogue=True,
+    )  # fmt: skip
+    (items, _), known = described(job, data, catalogue)
+    genres = items.columns["genres"]
+    assert isinstance(genres, Bags)
+    found = [ids.tolist() for ids in np.split(genres.ids, genres.starts[1:-1])]
+    assert found[:4] == [[0, 2], [1], [2, 0], []], "as in the client's own samples, then by their words"
+    assert np.asarray(items.columns["maker"])[:4].tolist() == [1, 0, 1, 0]
+    assert known.tolist() == [True, True, True, True, False, False], "of the last two the catalogue says too little"

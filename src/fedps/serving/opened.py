@@ -1,7 +1,8 @@
 """A client's part of a trained model, opened: the shared rows and its own private ones, on its own data, in the source's ids."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.config import Allow, Job
-from fedps.config.files import client_files_of
+from fedps.config.files import client_files_of, manifest_of
 from fedps.config.sections.features import of_item, spaces, undrawable
 from fedps.data.catalogue import ITEMS, USERS, Catalogue
 from fedps.data.read.by_job import read_by_job
@@ -24,7 +25,7 @@ from fedps.table.rules import rowless
 from fedps.training.learner import Learner, numbered
 from fedps.training.plan import make_plan
 from fedps.training.tables import LocalTable
-from fedps.types import ClientId, Column, Keys, Samples, taken
+from fedps.types import Bags, ClientId, Column, Keys, Samples, taken
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def open_site(
         train, None, found, job.runner.seed, shuffle=False, num_items=len(known), spaces=spaces(job.inputs), catalogue=True
     )  # fmt: skip
     users = _users_of(job, found, data.keys["user"])
-    return Site(run_dir, job, found, users, known, data, make_plan(job), *_described(job, data, len(known)))
+    return Site(run_dir, job, found, users, known, data, make_plan(job), *described(job, data, known))
 
 
 class Model(NamedTuple):
@@ -144,8 +145,14 @@ def said_of_run(run_dir: Path, epoch: int) -> str:
     )
 
 
-def _described(job: Job, data: ClientData, count: int) -> tuple[tuple[Samples, dict[str, Column]], NDArray[np.bool_]]:
-    """Return what the client's samples tell of each item, and of which they do."""
+def described(
+    job: Job, data: ClientData, catalogue: Catalogue
+) -> tuple[tuple[Samples, dict[str, Column]], NDArray[np.bool_]]:
+    """Return what is known of each item, and of which it is all: by the client's samples, or by the catalogue's own columns.
+
+    Those say it in words, which the manifest beside the data numbers (`values`).
+    """
+    count, values = len(catalogue), manifest_of(job).get("values", {})
     items, slots = numbered(count)
     names = [name for name, feature in job.inputs.items() if name != "item" and of_item(name, feature)]
     if not names:
@@ -153,8 +160,30 @@ def _described(job: Job, data: ClientData, count: int) -> tuple[tuple[Samples, d
     first, known = np.zeros(count, np.int64), np.zeros(count, np.bool_)
     first[data.train.item[::-1]], known[data.train.item] = np.arange(len(data.train.item))[::-1], True
     columns = items.columns | {name: taken(data.train.columns[name], first) for name in names}  # type: ignore[operator]
-    slots |= {name: taken(data.slots[name], first) for name in names if name in data.slots}
+    cold = np.flatnonzero(~known)
+    of, more = spaces(job.inputs), catalogue.more
+    if len(cold) and all(name in values and name in more for name in names):
+        known[cold] = True
+        for name in names:
+            held = set(data.keys[of[name]].tolist())  # of other values this client has no rows
+            numbers = {value: k for k, value in enumerate(values[name]) if k in held}
+            columns[name] = _in_words(columns[name], cold, more[name], numbers)
+            one = not isinstance(columns[name], Bags)
+            known[cold] &= [more[name][k] in numbers if one else bool(more[name][k]) for k in cold.tolist()]
+    slots |= {name: data.coded(of[name], columns[name]) for name in names if name in of}
     return (Samples(columns, items.label), slots), known
+
+
+def _in_words(column: Column, cold: Keys, words: Sequence[str], number: Mapping[str, int]) -> Column:
+    """Return a column of ids with those of some items by their words; a word without a number is left out."""
+    if not isinstance(column, Bags):
+        column = column.copy()
+        column[cold] = [number.get(words[k], column[k]) for k in cold.tolist()]
+        return column
+    parts = np.split(column.ids, column.starts[1:-1] - column.starts[0])
+    for k in cold.tolist():
+        parts[k] = np.array([number[word] for word in re.split(r"\s*[|;,]\s*", words[k]) if word in number], np.int64)
+    return Bags(np.concatenate(parts), np.cumsum([0, *map(len, parts)]))
 
 
 def _take(table: LocalTable, keys: Keys, saved: Tables) -> None:
