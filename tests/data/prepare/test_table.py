@@ -14,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from fedps.config import load_job
+from fedps.config.proposal import propose
 from fedps.config.shared import first_difference, shared_part
 from fedps.data.catalogue import Catalogue
 from fedps.data.prepare.forms import Hints
@@ -166,6 +167,17 @@ def test_a_column_says_who_is_whose(prepare: Prepare, tmp_path: Path) -> None:
         prepare(tmp_path / "visits.parquet", tmp_path / "ratings.csv")
 
 
+def test_a_line_without_a_client_is_told_as_such_and_too_long_a_name_is_refused(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    shops = tmp_path / "shops.csv"
+    shops.write_text("user,item,shop\n" + "".join(f"{u},{u}{k},{'s' * (u % 2)}\n" for u in range(6) for k in range(3)))
+    assert "lines: 18; left out: 9 without a user, an item or a client" in prepare(shops)["told"]
+    shops.write_text(f"user,item,shop\na,x,{'s' * 250}\n")
+    with pytest.raises(DataError, match=r"client 's+'…: is too long to name its files; rename it"):
+        prepare(shops)
+
+
 def test_a_user_of_two_clients_is_named_and_refused_or_goes_where_one_says(prepare: Prepare, tmp_path: Path) -> None:
     path = tmp_path / "visits.csv"
     lines = [f"u{k},i{k % 7},{'north' if k % 2 else 'south'}" for k in range(12)]
@@ -258,6 +270,21 @@ def test_what_is_known_of_users_and_items_becomes_features_of_the_kind_that_cell
         assert row["year"] == str(item % 5)
     assert Counter(row["label"] for row in train) == {"1": len(train) // 5, "0": len(train) * 4 // 5}
     assert abs(np.mean([float(row["price"]) for row in train])) < 0.5, "by its distance from the mean"
+
+
+def test_features_have_names_that_a_job_takes_and_none_hides_another(prepare: Prepare, tmp_path: Path) -> None:
+    users, items = tmp_path / "users.csv", tmp_path / "items.csv"
+    users.write_text("".join(f"u{k:02},{'fm'[k % 2]}\n" for k in range(USERS)))
+    items.write_text(
+        "asin,2nd genre,m²,country\n" + "".join(f"B{k:03},{'ab'[k % 2]},{k % 3},{'xyz'[k % 3]}\n" for k in range(ITEMS))
+    )
+    features = prepare(users=users, items=items)["features"]
+    assert list(features) == ["user", "item", "user_2", "item_2nd_genre", "m", "country", "label"]
+    assert list(Catalogue.read(tmp_path / "out" / "items.csv").more) == ["item_2nd_genre", "m", "country"]
+    users.write_text("userId,country\n" + "".join(f"u{k:02},{'ab'[k % 2]}\n" for k in range(USERS)))
+    features = prepare(users=users, items=items)["features"]
+    assert (features["user_country"]["side"], features["country"]["side"]) == ("user", "item")
+    assert "mode: DeepFM" in propose(tmp_path / "out", tmp_path / "job.yaml").text, "a job of them can be written"
 
 
 def test_ratings_have_their_own_labels_and_sequences_what_was_taken_before(prepare: Prepare, tmp_path: Path) -> None:

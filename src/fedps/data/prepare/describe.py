@@ -96,19 +96,20 @@ class Facts:
         return sum(key not in self._row for key in keys)
 
 
-def describe(columns: Mapping[str, Sequence[str]], side: str) -> Described:
+def describe(columns: Mapping[str, Sequence[str]], side: str, taken: Collection[str] = ()) -> Described:
     """Make features of columns.
 
     Args:
         columns: by name a cell for each user or item; empty where nothing is known.
         side: `user` or `item`.
+        taken: names that features of the other side have.
     """
     cells: dict[str, pa.Array] = {}
     features: dict[str, Mapping[str, Any]] = {}
     values: dict[str, Sequence[str]] = {}
     told = {}
     for column, given in columns.items():
-        name = name_of(column, {*OWN, *features})
+        name = name_of(column, side, {*OWN, *taken, *features})
         found = _feature([cell.strip() for cell in given], side)
         if isinstance(found, str):
             told[column] = found
@@ -206,9 +207,12 @@ def _is_whole(text: str) -> bool:
     return re.fullmatch(r"[+-]?[0-9]{1,15}", text) is not None
 
 
-def name_of(column: str, taken: Collection[str]) -> str:
-    """Return a column's name as one of ours: letters, digits and _, and none that is taken."""
-    name = re.sub(r"\W+", "_", column.strip()).strip("_") or "column"
+def name_of(column: str, side: str, taken: Collection[str]) -> str:
+    """Return a column's name as a network's forward could take it, and none that is taken; else with its side in front."""
+    plain = "".join(sign if f"_{sign}".isidentifier() else " " for sign in column)
+    name = re.sub(" +", "_", plain).strip("_")
+    if name in taken or not name.isidentifier():
+        name = f"{side}_{name or 'column'}"
     while name in taken:
         name += "_"
     return name

@@ -8,11 +8,11 @@ import numpy as np
 
 from fedps.data.negatives import Ids
 from fedps.data.prepare.interactions import Log, Mask
-from fedps.data.prepare.partition import NAME
 from fedps.errors import DataError
 
 SPLITS = ("leave-one-out", "time", "ratio")
 NAMED = 3  # users in several clients that are named
+LONGEST = 200  # bytes of a client's name, and so of its files': the system takes 255
 
 
 def held_out(log: Log, split: str, share: float, rng: np.random.Generator) -> tuple[Mask, Mask]:
@@ -97,15 +97,17 @@ def users_of_clients(log: Log) -> dict[str, Ids]:
     """Return each client's users, by names that files can have; users have one client each.
 
     Raises:
-        DataError: two clients would have one name.
+        DataError: two clients would have one name, or one has too long a name.
     """
     of, keys = np.zeros(len(log.keys["user"]), np.int64), log.keys["client"]
     of[log.user] = log.client
     names: dict[str, str] = {}
     for key in (keys[k] for k in np.unique(of).tolist()):
         name = re.sub(r"[^\w.-]+", "-", key.strip()).strip("-.") or "none"
-        if name in names or not NAME.fullmatch(name):
-            raise DataError(f"clients {names.get(name, '')!r} and {key!r} would both be called {name!r}; rename one")
+        if len(name.encode()) > LONGEST:
+            raise DataError(f"client {key[:40]!r}…: is too long to name its files; rename it")
+        if name in names:
+            raise DataError(f"clients {names[name]!r} and {key!r} would both be called {name!r}; rename one")
         names[name] = key
     place = {key: k for k, key in enumerate(keys)}
     return {name: np.flatnonzero(of == place[key]) for name, key in names.items()}

@@ -3,7 +3,7 @@
 What was guessed, counted or left out is said as it is found, and stands in the manifest.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,10 @@ def prepare_table(out: Path, ask: Ask, say: Callable[[str], None] = print) -> Ma
     if ask.task == "sequences":
         tell("sequences: of what is known of users and items only titles are kept" if users or items.more else "")
     else:
-        of_users = _describe_users(users, log.keys["user"], columns.get("client"), tell) if users else of_users
-        of_items = describe(items.more, "item")
+        of_items = describe(items.more, "item")  # before users: all who share a catalogue are to call them alike
         _tell_features(of_items, "item", tell)
+        if users:
+            of_users = _describe_users(users, log.keys["user"], columns.get("client"), of_items.features, tell)
     facts = {
         "source": ", ".join(path.name for path in ask.source), "partition": _partition(ask, columns), "split": ask.split,
         "positive": ask.positive, "columns": columns, "counted": {**counted._asdict(), **counts}, "told": tell.lines,
@@ -169,7 +170,8 @@ def _read(ask: Ask, users: Facts | None, listed: Catalogue | None, tell: Told) -
     condition = None if ask.positive is None else Condition.read(ask.positive)
     known = {key: k for k, key in enumerate(listed.keys)} if listed else None
     log, counted = read_log(opened, condition, known)
-    why = ("without a user or an item", "without a rating", "without a time")
+    who = "a user, an item or a client" if len(log.client) else "a user or an item"
+    why = (f"without {who}", "without a rating", "without a time")
     left_out = ", ".join(f"{count:,} {what}" for count, what in zip(counted[1:], why, strict=True) if count)
     tell(f"lines: {counted.lines:,}" + (f"; left out: {left_out}" if left_out else ""))
     if not len(log):
@@ -253,7 +255,7 @@ def _catalogue(facts: Facts, keys: Sequence[str], tell: Told) -> Catalogue:
     tell("" if title is None else f"titles: column {title!r} (guessed)")
     others: dict[str, list[str]] = {}
     for column in (column for column in facts.columns if column != title):
-        others[name_of(column, {*OWN, *others})] = facts.cells(column, keys)
+        others[name_of(column, "item", {*OWN, *others})] = facts.cells(column, keys)
     return Catalogue(np.arange(len(keys)), keys, titles, others)
 
 
@@ -299,11 +301,13 @@ def _partition(ask: Ask, columns: Mapping[str, str]) -> str:
     return "site" if ask.site else columns.get("client") or ask.partition or "iid"
 
 
-def _describe_users(users: Facts, keys: Sequence[str], client: str | None, tell: Told) -> Described:
+def _describe_users(
+    users: Facts, keys: Sequence[str], client: str | None, of_items: Collection[str], tell: Told
+) -> Described:
     if lacking := users.lacking(keys):
         tell(f"users: {lacking:,} of {len(keys):,} have no line in {users.source.path.name}")
     apart = (client, column_of(users.source, "zip"))  # who is where is no taste
-    found = describe({name: users.cells(name, keys) for name in users.columns if name not in apart}, "user")
+    found = describe({name: users.cells(name, keys) for name in users.columns if name not in apart}, "user", of_items)
     _tell_features(found, "user", tell)
     return found
 
