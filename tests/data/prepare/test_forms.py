@@ -104,8 +104,26 @@ def test_a_byte_that_is_none_of_utf_8_is_named_with_its_line(tmp_path: Path) -> 
     for sign in ("", '"', "\n"):
         with pytest.raises(DataError, match=r"--delimiter .*: cuts nothing"):
             opened(tmp_path / "a.csv", Hints(delimiter=sign))
-    with pytest.raises(DataError, match="--encoding klingon"):
-        opened(tmp_path / "a.csv", Hints(encoding="klingon"))
+    for encoding in ("klingon", "hex", "undefined"):
+        with pytest.raises(DataError, match=f"--encoding {encoding}: is not known"):
+            opened(tmp_path / "a.csv", Hints(encoding=encoding))
+
+
+@pytest.mark.parametrize(
+    ("payload", "encoding", "said"),
+    [
+        (b"user,item\nann,x\nbob,\xe9\n", "ascii", "line 3: byte 0xe9 is no ascii"),
+        (b"user,item\rann,x\rbob,\x81\xff\r", "shift_jis", "line 3: byte 0x81 is no shift_jis"),
+        (b"user,item\n" + b"ann,\xe9\x81\n" * 3, None, "line 2: byte 0x81 is no cp1252"),
+        ("user,item\nann,x\n".encode("utf-16")[:-1], None, "line 2: byte 0x0a is no utf-16-le"),
+    ],
+)
+def test_bytes_that_are_none_of_an_encoding_are_named_with_their_line(
+    payload: bytes, encoding: str | None, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_bytes(payload)
+    with pytest.raises(DataError, match=f"a.csv, {said}; .*--encoding"):
+        cells(opened(tmp_path / "a.csv", Hints(encoding=encoding)))
 
 
 def test_line_ends_in_quotes_are_no_line_ends(tmp_path: Path) -> None:

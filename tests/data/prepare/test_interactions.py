@@ -39,7 +39,9 @@ def test_ids_of_any_type_are_texts(column: pa.Array, expected: list[str | None])
     assert texts(column).to_pylist() == expected
 
 
-@pytest.mark.parametrize("column", [pa.array([[1]]), pa.array([b"\xff"])])
+@pytest.mark.parametrize(
+    "column", [pa.array([[1]]), pa.array([b"\xff"]), pa.array([1.0, 1e30]), pa.array([float("inf")])]
+)
 def test_what_is_no_id_is_refused(column: pa.Array) -> None:
     with pytest.raises(DataError, match=r"f.parquet: a column of .* is none of ids"):
         texts(column, "f.parquet")
@@ -104,6 +106,29 @@ def test_a_time_of_another_kind_is_named(times: list[str], said: str, tmp_path: 
     (tmp_path / "a.csv").write_text("user,item,rating,time\n" + "".join(f"u,i{t},1,{t}\n" for t in times))
     with pytest.raises(DataError, match=f"a.csv, {said}"):
         read_log([(Source(tmp_path / "a.csv"), COLUMNS)], None)
+
+
+@pytest.mark.parametrize(
+    ("first", "said"), [("dates", "numbers here, and dates"), ("numbers", "dates here, and numbers")]
+)
+def test_dates_and_numbers_of_two_files_are_not_put_in_one_order(first: str, said: str, tmp_path: Path) -> None:
+    times = {"dates": pa.array([10**15], pa.timestamp("us")), "numbers": pa.array([1_600_000_000])}
+    for kind, time in times.items():
+        parquet.write_table(pa.table({"user": ["a"], "item": ["x"], "time": time}), tmp_path / f"{kind}.parquet")
+    columns = {name: name for name in ("user", "item", "time")}
+    sources = [(Source(tmp_path / f"{kind}.parquet"), columns) for kind in sorted(times, key=first.__ne__)]
+    with pytest.raises(DataError, match=f"parquet, row 1: times are {said} above; .*--time none"):
+        read_log(sources, None)
+
+
+def test_a_list_is_neither_a_rating_nor_a_time(tmp_path: Path) -> None:
+    parquet.write_table(
+        pa.table({"user": ["a"], "item": ["x"], "time": [[1]], "rating": [[1]]}), tmp_path / "a.parquet"
+    )
+    for role in ("time", "rating"):
+        columns = {name: name for name in ("user", "item", role)}
+        with pytest.raises(DataError, match=rf"a.parquet: column '{role}' is of list<.*; of a {role} write one a line"):
+            read_log([(Source(tmp_path / "a.parquet"), columns)], Condition.read(">= 1"))
 
 
 @pytest.mark.parametrize(

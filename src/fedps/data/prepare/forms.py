@@ -162,7 +162,7 @@ class Source:
     def _text(self, places: Sequence[int], mistakes: Mistakes) -> Iterator[Piece]:
         several = len(self._delimiter) > 1
         with self._opened() as (packed, _):
-            file = _Recoded(packed, self._encoding, self._old_mac)
+            file = _Recoded(packed, self.path, self._encoding, self._old_mac)
             above = self._pass_header(file) if self.header else 0
             sign = STAND_IN if several else self._delimiter
             text = Lines(str(self.path), self.names, sign, above, self._quoted)
@@ -235,23 +235,43 @@ class Source:
 
 
 class _Recoded:
-    """A stream of text in UTF-8, whatever its encoding, without a mark at its beginning."""
+    """A stream of text in UTF-8, whatever its encoding, without a mark at its beginning.
 
-    def __init__(self, file: IO[bytes], encoding: str, old_mac: bool) -> None:
-        self._file, self._old_mac, self._rest, self._at_start = file, old_mac, b"", True
-        self._decoder = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)("replace")
+    Raises:
+        DataError: it is not in that encoding; names the line. Of UTF-8 who reads the rows finds that.
+    """
+
+    def __init__(self, file: IO[bytes], path: Path, encoding: str, old_mac: bool) -> None:
+        self._file, self._path, self._encoding, self._old_mac = file, path, encoding, old_mac
+        self._rest, self._at_start, self._line, self._end = b"", True, 1, "\r" if old_mac else "\n"
+        self._decoder = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)()
 
     def read(self, size: int) -> bytes:
         if self._rest:
             block, self._rest = self._rest, b""
             return block
         while raw := self._file.read(size):
-            text = raw if self._decoder is None else self._decoder.decode(raw).encode()
-            if self._at_start:
-                text, self._at_start = text.removeprefix(BOM), False
-            if text:
-                return text.replace(b"\r", b"\n") if self._old_mac else text
-        return b""
+            if text := self._recoded(raw):
+                return text
+        return self._recoded(b"")
+
+    def _recoded(self, raw: bytes) -> bytes:
+        text = raw if self._decoder is None else self._decoded(self._decoder, raw).encode()
+        if text and self._at_start:
+            text, self._at_start = text.removeprefix(BOM), False
+        return text.replace(b"\r", b"\n") if self._old_mac else text
+
+    def _decoded(self, decoder: codecs.IncrementalDecoder, raw: bytes) -> str:
+        try:
+            text = decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            line = self._line + error.object[: error.start].decode(self._encoding, "replace").count(self._end)
+            raise DataError(
+                f"{self._path}, line {line}: byte 0x{error.object[error.start]:02x} is no {self._encoding};"
+                " correct it, or name the file's encoding: --encoding latin-1"
+            ) from None
+        self._line += text.count(self._end)
+        return text
 
     def readline(self) -> bytes:
         line = b""
@@ -302,8 +322,9 @@ def _encoding(head: bytes, path: Path, given: str | None) -> tuple[str, str]:
         return MARKS[mark]
     if given is not None:
         try:
+            "a".encode(given)  # of some names, as hex, that is no text
             name = codecs.lookup(given).name
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise DataError(f"--encoding {given}: is not known; there are utf-8, latin-1, cp1252, utf-16, …") from None
         return name, given
     if b"\0" in head[:1000]:

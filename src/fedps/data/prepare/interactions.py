@@ -28,6 +28,8 @@ SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 CONDITION = re.compile(r"\s*(>=|<=|!=|==|>|<|=)?\s*([+-]?[0-9]+(?:\.[0-9]+)?)\s*")
 ROLES = ("user", "item", "client")  # that are ids
+NOUNS = {True: "dates", False: "numbers"}  # of times
+ALIKE = "write all times as seconds since 1970 or as ISO dates, or leave the column out: --time none"
 
 
 class Condition(NamedTuple):
@@ -123,6 +125,9 @@ def read_log(
         roles = [role for role in (*ROLES, "time", "rating") if role in columns and (role != "rating" or condition)]
         for piece in source.pieces([columns[role] for role in roles], mistakes):
             cells = dict(zip(roles, piece.columns, strict=True))
+            if nested := [role for role in roles if pa.types.is_nested(cells[role].type)]:
+                kind, name = cells[nested[0]].type, columns[nested[0]]
+                raise DataError(f"{source.path}: column {name!r} is of {kind}; of a {nested[0]} write one a line")
             ids = {role: codes[role].add(texts(cells[role], source.path)) for role in ROLES if role in cells}
             whole = np.logical_and.reduce([column >= 0 for column in ids.values()])
             time = times.add(cells["time"], piece.where) if "time" in cells else None
@@ -186,11 +191,11 @@ def texts(column: pa.Array, path: Any = "") -> pa.Array:
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        whole = pc.all(pc.or_kleene(pc.is_null(column, nan_is_null=True), pc.equal(pc.floor(column), column))).as_py()
-        column = pc.if_else(pc.is_nan(column), None, column)
-        column = column.cast(pa.int64()) if whole else column
     try:
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
+            whole = pc.all(pc.equal(pc.floor(column), column)).as_py()  # of those that are there
+            column = column.cast(pa.int64()) if whole else column
         return column if pa.types.is_string(column.type) else column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise DataError(
@@ -244,14 +249,13 @@ class _Times:
 
     def __init__(self, mistakes: Mistakes) -> None:
         self._mistakes, self._dates = mistakes, False
-        self._fresh = True
+        self._fresh = True  # none was there yet
 
     def add(self, column: pa.Array, where: Where) -> tuple[NDArray[Any], Mask]:
         """Return times, int64[n] or float64[n], and where there are any."""
-        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-            return _micros(column)
-        if _is_numeric(column.type):
-            return _numbers_of(column)
+        dates = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
+        if dates or _is_numeric(column.type):
+            return self._typed(column, dates, where)
         trimmed = pc.utf8_trim_whitespace(texts(column))
         cells = pc.if_else(pc.is_in(trimmed, pa.array(NOTHING)), None, trimmed)
         if self._fresh and cells.null_count < len(cells):
@@ -261,7 +265,16 @@ class _Times:
             return _micros(_dates(cells)) if self._dates else _numbers_of(_numeric(cells))
         except pa.ArrowInvalid:
             self._name(cells, where)
-            return np.zeros(len(cells), np.int64), np.zeros(len(cells), np.bool_)
+            return _none(cells)
+
+    def _typed(self, column: pa.Array, dates: bool, where: Where) -> tuple[NDArray[Any], Mask]:
+        if column.null_count == len(column):
+            return _none(column)
+        if not self._fresh and dates != self._dates:
+            self._mistakes.add(f"{where(0)}: times are {NOUNS[dates]} here, and {NOUNS[self._dates]} above", ALIKE)
+            return _none(column)
+        self._fresh, self._dates = False, dates
+        return _micros(column) if dates else _numbers_of(column)
 
     def _name(self, cells: pa.Array, where: Where) -> None:
         what = "date (2026-11-28 or 2026-11-28T09:00:00)" if self._dates else "number, as the times above are"
@@ -269,8 +282,7 @@ class _Times:
             try:
                 _dates(pa.array([cell], pa.string())) if self._dates else _numeric(pa.array([cell], pa.string()))
             except pa.ArrowInvalid:
-                remedy = "write all times as seconds since 1970 or as ISO dates, or leave the column out: --time none"
-                self._mistakes.add(f"{where(row)}: time {cell[:40]!r} is no {what}", remedy)
+                self._mistakes.add(f"{where(row)}: time {cell[:40]!r} is no {what}", ALIKE)
             if self._mistakes.count >= 10:
                 return
 
@@ -292,6 +304,10 @@ def _numeric(cells: pa.Array) -> pa.Array:
         return cells.cast(pa.int64())
     except pa.ArrowInvalid:
         return cells.cast(pa.float64())
+
+
+def _none(cells: pa.Array) -> tuple[NDArray[Any], Mask]:
+    return np.zeros(len(cells), np.int64), np.zeros(len(cells), np.bool_)
 
 
 def _micros(column: pa.Array) -> tuple[NDArray[Any], Mask]:
