@@ -73,10 +73,13 @@ def test_of_very_many_keys_those_that_begin_alike_are_compared() -> None:
         ("item,key\n0,a\n1,a\n", "key 'a' stands there twice"),
         ("item,key\n0,a\n0,b\n", "id 0 stands there twice"),
         ("item,key\n0,a\n1\n", "is no file of ids and keys"),
+        ("item,key,title,title\n0,a,b,c\n", "line 1: has two columns 'title'; rename one"),
+        ("item,key\n0,a\n1,caf\udce9\n", "line 3: is no file of ids and keys: 'utf-8' codec"),
+        ("\udcff\n", "line 1: is no file of ids and keys: 'utf-8' codec"),
     ],
 )
 def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str, why: str) -> None:
-    (tmp_path / "items.csv").write_text(text)
+    (tmp_path / "items.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=why) as raised:
         Catalogue.read(tmp_path / "items.csv")
     assert str(tmp_path / "items.csv") in str(raised.value)

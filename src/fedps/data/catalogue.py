@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow
 
+from fedps.config.files import is_utf8
 from fedps.errors import DataError
 
 ITEMS, USERS = "items.csv", "users"  # beside a manifest.json: the file of items, and the folder of each client's users
@@ -133,16 +134,24 @@ class Catalogue:
 def _texts(path: Path) -> pa.Table:
     """Return a file's columns, all as texts."""
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             names = next(csv.reader(file), [])
         if not names:
             raise DataError(f"{path}: is empty; its first line names the columns: item,key,title")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{path}, line 1: has two columns {twice[0]!r}; rename one")
         texts = arrow.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
         return arrow.read_csv(path, parse_options=arrow.ParseOptions(newlines_in_values=True), convert_options=texts)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (pa.ArrowInvalid, csv.Error) as error:
-        raise DataError(f"{path}: is no file of ids and keys: {error}") from error
+    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}{_torn(path)}: is no file of ids and keys: {error}") from error
+
+
+def _torn(path: Path) -> str:
+    """Name the first line that is no UTF-8, if there is one."""
+    lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+    return next((f", line {number}" for number, line in enumerate(lines, 1) if not is_utf8(line)), "")
 
 
 def _line(path: Path, row: int) -> int:
