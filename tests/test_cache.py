@@ -164,6 +164,12 @@ def test_a_lock_whose_holder_is_slow_or_dies_keeps_nobody(tmp_path: Path) -> Non
     assert not (tmp_path / "lock").exists()
 
 
+def test_a_lock_that_cannot_be_removed_spoils_nothing(tmp_path: Path) -> None:
+    with in_turn(tmp_path / "lock"):
+        (tmp_path / "lock").unlink()
+        (tmp_path / "lock").mkdir()
+
+
 def test_where_nothing_can_be_locked_nobody_waits(tmp_path: Path) -> None:
     with in_turn(tmp_path / "no folder" / "lock"):
         pass

@@ -77,7 +77,8 @@ def in_turn(file: Path, longest: float = LONGEST) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            file.unlink(missing_ok=True)  # who waits for it sees that it is gone, and takes another
+            with suppress(OSError):  # where it stays, it is free all the same
+                file.unlink()  # who waits for it sees that it is gone, and takes another
             os.close(lock)
 
 

@@ -61,6 +61,7 @@ def _one_core(patch: pytest.MonkeyPatch, _: Path) -> None:
         ("ports", lambda p, _: p.setattr(socket, "create_server", _raise(PermissionError(1, "no"))), "fault", "127.0.0.1",
          "firewall"),
         ("proxies", lambda p, _: p.setenv("grpc_proxy", "http://far:3128"), "warning", "grpc_proxy=http://far", "no_proxy"),
+        ("proxies", lambda p, _: p.setenv("grpc_proxy", "http://ann:pass@far:1"), "warning", "grpc_proxy=http://…@far:1:", ""),
         ("proxies", lambda p, _: p.setenv("http_proxy", "http://far:3128"), "ok", "no role asks them", ""),
     ],
 )  # fmt: skip

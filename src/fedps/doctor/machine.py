@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -153,7 +154,10 @@ def _cache() -> Iterator[Finding]:
         said, _, remedy = str(error).rpartition("; ")
         yield Finding("cache", "fault", said or str(error), remedy)
         return
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # others compile there
+            size += file.stat().st_size * file.is_file()
     if os.access(folder, os.W_OK | os.X_OK):
         yield Finding("cache", "ok", f"{folder}, {size / 2**20:,.0f} MiB")
     else:
@@ -204,7 +208,8 @@ def _ports() -> Iterator[Finding]:
 def _proxies() -> Iterator[Finding]:
     named = {key: os.environ[key] for key in os.environ if key.lower() in ("http_proxy", "https_proxy", "all_proxy")}
     if proxy := os.environ.get("grpc_proxy"):  # noqa: SIM112  (as gRPC reads it)
-        said = f"grpc_proxy={proxy}: clients reach servers on other machines through it, but for hosts in no_proxy"
+        shown = re.sub("[^/]*@", "…@", proxy)  # a password is nobody's to read
+        said = f"grpc_proxy={shown}: clients reach servers on other machines through it, but for hosts in no_proxy"
         yield Finding("proxies", "warning", said, "unset it, or put the servers' hosts into no_proxy, if they are near")
     elif named:
         yield Finding("proxies", "ok", f"{', '.join(sorted(named))}: no role asks them; servers are reached directly")
