@@ -98,7 +98,8 @@ ABOUT = (
     "Ten clients (zip codes of ML-1M; Frappe's users dealt out), user-side tables private, SASRec's shared; `fedps run` of each"
     " mode, beside a plain PyTorch loop over all clients' samples, shuffled: the same network, start and passes, Adam at 0.001,"
     " batches of 256 (Frappe), 512 or 32 (SASRec). Modes have the batch, the rates and the window that suit them, by their"
-    " guide (`TASKS` in `bench/central.py`). Both scored by `fedps infer` on the clients' held-out samples."
+    " guide (`TASKS` in `bench/central.py`), picked by these same figures on held-out samples, which the loop's were not: gaps are"
+    " larger in truth. Both scored by `fedps infer` on the clients' held-out samples."
 )
 
 
