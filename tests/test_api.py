@@ -1,5 +1,6 @@
 """Runs from Python: a script without a guard starts one, its results are at hand, and a run that was is opened again."""
 
+import doctest
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import fedps
+from fedps import api
 from fedps.errors import DataError, JobError, RunError
 from tests.launch.runs import write_job
 
@@ -37,6 +39,23 @@ def test_a_script_without_a_guard_runs_a_job_once_and_its_environment_stays(tmp_
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"begun\n0\.\d+ 2\n", done.stdout)
     assert "begun" not in "".join(log.read_text() for log in (tmp_path / "run" / "log").iterdir())
+
+
+def test_its_examples_give_what_they_say(run: fedps.Run, tmp_path: Path) -> None:
+    known = {
+        "fedps": fedps,
+        "np": np,
+        "Rows": api.Rows,
+        "RowsByTable": api.RowsByTable,
+        "folder": run.folder,
+        "job": run.folder.parent / "job.yaml",
+        "place": tmp_path / "run",
+    }
+    found = doctest.DocTestFinder().find(api, globs=known)
+    examples = [test for test in found if test.examples]
+    assert {test.name for test in examples} == {"fedps.api.Run", "fedps.api.run", "fedps.api.RowsByTable"}
+    for test in examples:
+        assert not doctest.DocTestRunner().run(test).failed
 
 
 def test_a_run_has_its_figures_and_a_line_an_epoch(run: fedps.Run) -> None:

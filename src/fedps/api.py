@@ -4,6 +4,7 @@ run = fedps.run("examples/quickstart.yaml", epochs=2)   # in a script, or in a c
 run.metrics["hr@10"]
 run.history                                             # a table, a line an epoch
 run.tables["item"].rows
+run.recommend("17", k=3)
 """
 
 import json
@@ -43,6 +44,10 @@ class Rows(NamedTuple):
 class RowsByTable(dict[str, Rows]):
     """Rows by the name of their parameter; or by a feature's name, where one table alone ends in it (`item`: `embedding_item.weight`).
 
+    >>> tables = RowsByTable({"embedding_item.weight": Rows(np.array([3]), np.ones((1, 2)))})
+    >>> tables["item"].ids
+    array([3])
+
     Raises:
         KeyError: there is none of that name, or several; names those that there are.
     """
@@ -56,6 +61,18 @@ class RowsByTable(dict[str, Rows]):
 
 class Run:
     """What a run has left in its folder.
+
+    >>> run = fedps.load(folder)
+    >>> run.epoch, list(run.metrics)
+    (2, ['loss', 'auc', 'train_auc', 'hr@10', 'ndcg@10'])
+    >>> run.history.column("round").to_pylist()
+    [1, 2]
+    >>> run.tables["item"].rows.shape
+    (220, 8)
+    >>> sum(weight.numel() for weight in run.model.parameters())
+    2177
+    >>> [len(one.item) > 0 for one in run.recommend(user="7", k=3)]
+    [True, True, True]
 
     Args:
         folder: the run's.
@@ -135,11 +152,12 @@ class Run:
             JobError: no such user or client, two clients that have it, or k over the catalogue.
             DataError: nothing whole was saved, or a file of the run or of the client's data is missing or torn.
         """
+        from fedps.serving.opened import client_of  # noqa: PLC0415
         from fedps.serving.recommend import Recommender  # noqa: PLC0415
 
-        whose = client or user
+        whose = client or client_of(self.job, self.folder, user, Allow())
         if whose not in self._recommenders:
-            self._recommenders[whose] = Recommender.open(self.folder, client, self.epoch, user=user)
+            self._recommenders[whose] = Recommender.open(self.folder, whose, self.epoch)
         return self._recommenders[whose].recommend(user, k)
 
     @cached_property
@@ -175,9 +193,9 @@ def run(
         RunError: the run failed; its `folder` tells what happened.
         KeyboardInterrupt: it was interrupted; all its processes are gone.
 
-    >>> run = fedps.run("examples/quickstart.yaml", epochs=2)  # doctest: +SKIP
-    >>> round(run.metrics["hr@10"], 2)  # doctest: +SKIP
-    0.5
+    >>> run = fedps.run(job, run_dir=place, epochs=1, quiet=True)
+    >>> run.summary["status"], 0 <= run.metrics["hr@10"] <= 1
+    ('ok', True)
     """
     from fedps.launch.launcher import Orders  # noqa: PLC0415  (looking at a run needs none of it)
     from fedps.launch.launcher import run as launch  # noqa: PLC0415

@@ -75,7 +75,7 @@ def open_site(
     if why := undrawable({name: f for name, f in job.inputs.items() if name == "item" or not of_item(name, f)}):
         raise JobError(f"{run_dir}: its model ranks no items: {why}")
     files = client_files_of(job)
-    name = _client_of(job, run_dir, user, allow) if client is None else client
+    name = client_of(job, run_dir, user, allow) if client is None else client
     if name not in files:
         raise JobError(f"--client {name}: there is no such client; {run_dir} has {', '.join(files)}")
     known = _items_of(job, run_dir, items)
@@ -230,7 +230,7 @@ def _users_of(job: Job, client: ClientId, ids: Keys) -> Catalogue:
     return Catalogue.read(path) if path.is_file() else Catalogue(ids, [str(number) for number in ids.tolist()])
 
 
-def _client_of(job: Job, run_dir: Path, user: str | None, allow: Allow) -> ClientId:
+def client_of(job: Job, run_dir: Path, user: str | None, allow: Allow) -> ClientId:
     """Return the client that has a user, among those whose rows are in the run's folder.
 
     Raises:
