@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -21,6 +21,9 @@ from fedps.cli.app import (
     tell,
 )
 from fedps.errors import JobError, needing_torch
+
+if TYPE_CHECKING:
+    from fedps.serving.recommend import Recommendation
 
 
 @app.command
@@ -108,15 +111,7 @@ def recommend(
 
     Example: fedps recommend latest --client 3 --from-items 318,858
     """
-    asked = [
-        name
-        for name, given in (("--user", user), ("--from-items", from_items), ("--all", all or None))
-        if given is not None
-    ]
-    if len(asked) != 1:
-        raise JobError(f"{' and '.join(asked) or 'recommend'}: name one of --user, --from-items and --all")
-    if all and (out is None or out.suffix not in (".parquet", ".csv")):
-        raise JobError(f"--out {out or 'FILE'}: with --all name a file .parquet or .csv")
+    _check_asked(user, from_items, all, out)
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.serving.recommend import Recommender, write_table  # noqa: PLC0415
 
@@ -137,6 +132,27 @@ def recommend(
     if as_json:
         tell(facts | {"items": [one._asdict() for one in best]}, as_json)
         return
+    _print_items(best)
+
+
+def _check_asked(user: str | None, from_items: str | None, everybody: bool, out: Path | None) -> None:
+    """Make sure that one thing is asked for, and that a table has a file to go to.
+
+    Raises:
+        JobError: it is not so.
+    """
+    asked = [
+        name
+        for name, given in (("--user", user), ("--from-items", from_items), ("--all", everybody or None))
+        if given is not None
+    ]
+    if len(asked) != 1:
+        raise JobError(f"{' and '.join(asked) or 'recommend'}: name one of --user, --from-items and --all")
+    if everybody and (out is None or out.suffix not in (".parquet", ".csv")):
+        raise JobError(f"--out {out or 'FILE'}: with --all name a file .parquet or .csv")
+
+
+def _print_items(best: "list[Recommendation]") -> None:
     width = max((len(one.item) for one in best), default=0)
     for rank, one in enumerate(best, 1):
         print(f"{rank:3}  {one.score:8.4f}  {one.item:>{width}}  {one.title}".rstrip())
