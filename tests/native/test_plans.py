@@ -137,6 +137,27 @@ def test_a_compiler_that_fails_is_named(make_job: MakeJob, monkeypatch: pytest.M
     assert list((tmp_path / "cache").glob("*")) == []
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exec sleep 60", "timed out after 0.2 seconds"),
+        ("[ $1 = --version ] || { printf '\\377 error: no\\n' >&2; exit 1; }", "exit code 1: \ufffd error: no"),
+    ],
+)
+def test_a_compiler_that_hangs_or_speaks_no_utf_8_leaves_it_to_torch(
+    script: str, said: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "c++").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "c++").chmod(0o755)
+    monkeypatch.setenv("FEDPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", str(tmp_path / "c++"))
+    if "sleep" in script:
+        monkeypatch.setattr(compiler, "LONGEST", 0.2)
+    plan = make_plan(make_job())
+    assert plan.library == ""
+    assert said in plan.reason
+
+
 @NEEDS_COMPILER
 @pytest.mark.parametrize("mode", [0o777, 0o2770])
 def test_code_is_not_loaded_from_where_others_could_write(

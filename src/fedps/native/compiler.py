@@ -116,7 +116,11 @@ def machine() -> str:
 @cache
 def _version(compiler: str) -> str:
     command = [compiler, "--version"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST).stdout  # noqa: S603
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=LONGEST)  # noqa: S603
+    except subprocess.TimeoutExpired as error:
+        raise CompileError(f"{compiler}: {error}") from error
+    return done.stdout.decode(errors="replace")
 
 
 def _compile(compiler: str, source: str, folder: Path, key: str) -> Path:
@@ -126,9 +130,10 @@ def _compile(compiler: str, source: str, folder: Path, key: str) -> Path:
             text, made = Path(scratch) / "step.cpp", Path(scratch) / "step.so"
             text.write_text(source, encoding="utf-8")
             command = [compiler, *FLAGS, f"-I{HEADERS}", str(text), "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST)  # noqa: S603
+            done = subprocess.run(command, capture_output=True, check=False, timeout=LONGEST)  # noqa: S603
             if done.returncode:
-                said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:300])
+                told = done.stderr.decode(errors="replace")  # a compiler's own language may have any encoding
+                said = next((line for line in told.splitlines() if "error" in line), told[:300])
                 raise CompileError(f"{compiler} ended with exit code {done.returncode}: {said.strip()}")
             code = made.read_bytes()
         library = folder / f"step-{key}-{_checksum(code)}.so"
