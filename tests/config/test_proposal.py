@@ -192,7 +192,18 @@ def test_a_network_may_be_named_and_has_to_take_the_data(tmp_path: Path) -> None
     ("manifest", "said"),
     [
         (None, "there is none; make such a folder by `fedps data prepare`"),
-        ("[1]", "there is none;"),
+        ("[1]", "there is none whose clients and sizes can be read"),
+        ("{", "there is none whose clients and sizes can be read"),
+        ('{"clients": {"0": {"samples": -9}}, "num_users": 1, "num_items": 2}', "has no samples to train on"),
+        (
+            '{"clients": {"0": {"samples": Infinity}}, "num_users": 1, "num_items": 2}',
+            "there is none whose clients and sizes",
+        ),
+        ('{"clients": {"0": {"samples": 9}}, "features": {"a": 1}}', "manifest.json: features: say for each its keys"),
+        (
+            '{"clients": {"0": {"samples": 9}}, "features": {"a": {"kind": "idd"}}}',
+            "manifest.json: features.a.kind: 'idd': must be one of",
+        ),
         ('{"format": "other"}', "there is none whose clients and sizes can be read"),
         ('{"clients": {"0": {}}, "num_users": 1, "num_items": 2}', "has no samples to train on"),
         ('{"clients": {"0": {"samples": 9}}}', "there is none whose clients and sizes can be read"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import ValidationError
 
 from fedps.config.job import Job
+from fedps.config.mistakes import sentence
 from fedps.config.sections.features import Feature
 from fedps.errors import DataError, JobError
 
@@ -179,13 +180,17 @@ def features_of_data(job: Job) -> dict[str, Feature]:
     Raises:
         JobError: they are none.
     """
-    stated = manifest_of(job).get("features", {})
-    try:
-        return {name: Feature.model_validate(one | {"optional": True}) for name, one in stated.items()}
-    except (ValidationError, AttributeError, TypeError) as error:
-        raise JobError(
-            f"{job.runner.train_data_dir.parent / MANIFEST}: features: {error}; prepare the data anew"
-        ) from error
+    stated, found = manifest_of(job).get("features", {}), dict[str, Feature]()
+    where = job.runner.train_data_dir.parent / MANIFEST
+    if not isinstance(stated, dict) or not all(isinstance(one, dict) for one in stated.values()):
+        raise JobError(f"{where}: features: say for each its keys, kind among them; prepare the data anew")
+    for name, one in stated.items():
+        try:
+            found[name] = Feature.model_validate(one | {"optional": True})
+        except ValidationError as error:
+            wrong = [sentence({**each, "loc": ("features", name, *each["loc"])}) for each in error.errors()]
+            raise JobError(f"{where}: {wrong[0]}; prepare the data anew") from error
+    return found
 
 
 def manifest_of(job: Job) -> dict[str, Any]:

@@ -142,14 +142,13 @@ def look_at(folder: Path) -> Prepared:
         features = features_of_data(job)
         stated = bool(features)
         features = features or classic(int(manifest["num_users"]), int(manifest["num_items"]))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        what = (
-            "no folder" if not folder.is_dir() else "none whose clients and sizes can be read" if manifest else "none"
-        )
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        lacking = "none whose clients and sizes can be read" if (folder / MANIFEST).exists() else "none"
+        what = lacking if folder.is_dir() else "no folder"
         raise JobError(
             f"{folder}: holds no prepared data: of its {MANIFEST} there is {what}; make such a folder by `fedps data prepare`"
         ) from None
-    if not samples:
+    if samples < 1:
         raise JobError(f"{folder}: has no samples to train on, says its {MANIFEST}; prepare the data anew")
     drawn = DRAWN if manifest.get("negatives") == 0 and not undrawable(features) else 0
     candidates = manifest.get("test_negatives", "none" if stated else "drawn") != "none"
