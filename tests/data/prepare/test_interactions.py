@@ -121,6 +121,22 @@ def test_dates_and_numbers_of_two_files_are_not_put_in_one_order(first: str, sai
         read_log(sources, None)
 
 
+def test_dates_with_and_without_a_zone_are_in_one_order(tmp_path: Path) -> None:
+    times = [
+        "2020-01-01T02:00:00+02:00",
+        "2020-01-01T01:00:00",
+        "2020-01-01 02:00:00Z",
+        "2020-01-02",
+        "",
+        "2020-01-02T05:00:00.5-0100",
+    ]
+    (tmp_path / "a.csv").write_text("user,item,time\n" + "".join(f"u,i,{time}\n" for time in times))
+    columns = {name: name for name in ("user", "item", "time")}
+    log, counted = read_log([(Source(tmp_path / "a.csv", known=["user"]), columns)], None)
+    assert ((log.time - log.time[0]) / 3.6e9).round(2).tolist() == [0, 1, 2, 24, 30]
+    assert counted.no_time == 1
+
+
 def test_a_list_is_neither_a_rating_nor_a_time(tmp_path: Path) -> None:
     parquet.write_table(
         pa.table({"user": ["a"], "item": ["x"], "time": [[1]], "rating": [[1]]}), tmp_path / "a.parquet"

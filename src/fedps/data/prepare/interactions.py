@@ -6,6 +6,7 @@ Files are read as streams. What stays of a line is 13 bytes and a time; of ids, 
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 CONDITION = re.compile(r"\s*(>=|<=|!=|==|>|<|=)?\s*([+-]?[0-9]+(?:\.[0-9]+)?)\s*")
 ROLES = ("user", "item", "client")  # that are ids
+ZONED = "[T ][0-9:.]+(Z|[+-][0-9:]+)$"  # a date and time with its zone
 NOUNS = {True: "dates", False: "numbers"}  # of times
 ALIKE = "write all times as seconds since 1970 or as ISO dates, or leave the column out: --time none"
 
@@ -293,10 +295,13 @@ def _compacted(codes: Codes, keys: Sequence[str]) -> tuple[Codes, list[str]]:
 
 
 def _dates(cells: pa.Array) -> pa.Array:
-    try:
+    """Return dates in UTC, as which those without a zone count."""
+    with suppress(pa.ArrowInvalid):
         return cells.cast(pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return cells.cast(pa.timestamp("us", "UTC"))
+    zoned = pc.match_substring_regex(cells, ZONED)
+    of_zones = pc.if_else(zoned, cells, None).cast(pa.timestamp("us", "UTC"))
+    others = pc.if_else(zoned, None, cells).cast(pa.timestamp("us"))
+    return pc.coalesce(of_zones, others.cast(pa.timestamp("us", "UTC")))
 
 
 def _numeric(cells: pa.Array) -> pa.Array:
