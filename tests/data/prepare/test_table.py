@@ -281,9 +281,14 @@ def test_features_have_names_that_a_job_takes_and_none_hides_another(prepare: Pr
     features = prepare(users=users, items=items)["features"]
     assert list(features) == ["user", "item", "user_2", "item_2nd_genre", "m", "country", "label"]
     assert list(Catalogue.read(tmp_path / "out" / "items.csv").more) == ["item_2nd_genre", "m", "country"]
-    users.write_text("userId,country\n" + "".join(f"u{k:02},{'ab'[k % 2]}\n" for k in range(USERS)))
-    features = prepare(users=users, items=items)["features"]
+    users.write_text("userId,country\nu00,a\n" + "".join(f"u{k:02},{'ab'[k % 2]}\n" for k in range(USERS)))
+    manifest = prepare(users=users, items=items)
+    assert not any(str(tmp_path) in line for line in manifest["told"]), "wherever files lie, they are prepared the same"
+    features = manifest["features"]
     assert (features["user_country"]["side"], features["country"]["side"]) == ("user", "item")
+    parquet.write_table(pa.table({"item": ["B000"], "genres": [["a", "b"]]}), tmp_path / "lists.parquet")
+    with pytest.raises(DataError, match=r"lists.parquet, column 'genres': list<.*> is none .*several as a\|b"):
+        prepare(items=tmp_path / "lists.parquet")
     assert "mode: DeepFM" in propose(tmp_path / "out", tmp_path / "job.yaml").text, "a job of them can be written"
 
 

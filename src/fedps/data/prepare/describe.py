@@ -66,8 +66,8 @@ class Facts:
         others = [name for name in dict.fromkeys(source.names) if name != key] if source.header else source.names[1:2]
         parts: list[list[list[str]]] = [[] for _ in range(1 + len(others))]
         for piece in source.pieces([key, *others], mistakes):
-            for part, column in zip(parts, piece.columns, strict=True):
-                part.append(texts(column, source.path).fill_null("").to_pylist())
+            for name, part, column in zip([key, *others], parts, piece.columns, strict=True):
+                part.append(texts(column, f"{source.path}, column {name!r}").fill_null("").to_pylist())
         mistakes.check()
         keys, *cells = ([cell for piece in part for cell in piece] for part in parts)
         self._row: dict[str, int] = {}
@@ -78,7 +78,9 @@ class Facts:
         self.columns = others  # but that of keys
         twice = len(keys) - len(self.keys)
         self.told = (
-            f"{twice:,} lines of {source.path} have no key, or one that was there before: passed over" if twice else ""
+            f"{twice:,} lines of {source.path.name} have no key, or one that was there before: passed over"
+            if twice
+            else ""
         )
 
     def cells(self, column: str, keys: Sequence[str]) -> list[str]:

@@ -201,7 +201,7 @@ def texts(column: pa.Array, path: Any = "") -> pa.Array:
         return column if pa.types.is_string(column.type) else column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise DataError(
-            f"{path}: a column of {column.type} is none of ids; write them as texts or whole numbers"
+            f"{path}: {column.type} is none of ids, nor words; write texts, whole numbers, or several as a|b"
         ) from None
 
 
