@@ -109,6 +109,15 @@ def test_what_does_not_fit_is_told_by_file_and_line(file: str, text: str, said: 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_packed_file_of_which_a_byte_is_wrong_is_told(job: Job, rows: np.ndarray, weights: dict[str, np.ndarray], tmp_path: Path) -> None:  # fmt: skip
+    write(tmp_path / "2", rows, weights)
+    packed = bytearray(gzip.compress(b"3 0 0 0 0 0 1\n" * 99))
+    packed[10] |= 0b110  # of a kind of block that there is not
+    (tmp_path / "2" / "001" / "part-000-00000.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"part-000-00000.gz: is torn, or no table"):
+        import_original(job, tmp_path / "2", tmp_path / "out")
+
+
 def test_what_is_not_there_is_told(job: Job, rows: np.ndarray, weights: dict[str, np.ndarray], tmp_path: Path) -> None:  # fmt: skip
     with pytest.raises(JobError, match="holds no tables of the original's"):
         import_original(job, tmp_path, tmp_path / "out")

@@ -8,6 +8,7 @@ one float, followed by its state; all dense parameters stand end to end, a linea
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,15 +179,13 @@ def _cut(
 def _lines(table: Table) -> Iterator[tuple[str, list[str]]]:
     """Yield each line's numbers, with the place it stands at."""
     for file in table.files:
-        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
-            try:
+        try:
+            with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
                 for number, line in enumerate(lines, 1):
                     if texts := line.split():
                         yield f"{file}, line {number}", texts
-            except (OSError, EOFError, UnicodeDecodeError) as error:
-                raise DataError(
-                    f"{file}: is torn, or no table of the original's: {error}; save the table anew"
-                ) from error
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+            raise DataError(f"{file}: is torn, or no table of the original's: {error}; save the table anew") from error
 
 
 def _number(where: str, text: str | list[str], kind: type[np.generic]) -> Any:
