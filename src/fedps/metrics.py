@@ -160,7 +160,7 @@ def popularity(train: Samples, test: Samples, metrics: Sequence[str], items: int
         items: how many there are, for metrics of full rankings.
 
     Returns:
-        Sums over users, as `evaluate` has them; none where nothing is ranked.
+        Sums over users, as `evaluate` has them; none where nothing is ranked, nothing was taken, or there are several labels.
     """
     ranked = [name for name in metrics if read_metric(name).k]
     if not ranked or train.label.ndim > 1 or isinstance(train.columns.get("item", NO_BAGS), Bags):

@@ -50,6 +50,11 @@ def test_a_run_is_running_as_long_as_its_journal_is_open(tmp_path: Path) -> None
         ("job.yaml", "", "is empty"),
         ("summary.json", '{"status": "o', r"summary.json: cannot be read: JSONDecodeError"),
         ("summary.json", "[]", r"summary.json: cannot be read: KeyError"),
+        (
+            "summary.json",
+            json.dumps(SUMMARY | {"rounds": [{"round": None}]}),
+            "summary.json: cannot be read: TypeError",
+        ),
         ("summary.json", '{"status": "ok", "error": null}', r"summary.json: cannot be read: KeyError: 'metrics'"),
     ],
 )

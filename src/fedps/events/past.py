@@ -100,7 +100,7 @@ def _summary(path: Path) -> dict[str, Any]:
         summary["status"],
         summary["error"],
         dict(summary["metrics"]),
-        [figures["round"] for figures in summary["rounds"]],
+        [int(figures["round"]) for figures in summary["rounds"]],
     )
     return summary
 
