@@ -19,7 +19,7 @@ what *they* answered.
 
 import errno
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -45,7 +45,19 @@ class JobError(FedpsError):
 
 
 class UnknownIdError(JobError):
-    """There is no such user or item; the nearest that there are are named."""
+    """There is no such user or item.
+
+    Args:
+        said: that; the asker's own words and no id beside.
+        hint: what follows for who may see all ids, e.g. the nearest: found only where the error is shown.
+    """
+
+    def __init__(self, said: str, hint: Callable[[], str] = str) -> None:
+        super().__init__(said)
+        self.said, self._hint = said, hint
+
+    def __str__(self) -> str:
+        return f"{self.said}{self._hint()}"
 
 
 class DataError(FedpsError):

@@ -86,6 +86,10 @@ def test_items_are_scored_likened_and_enough_for_a_newcomer(client: Any, recomme
         ("POST", "/score", {"json": {"items": ["1"]}}, 400, "user: is missing"),
         ("POST", "/score", {"json": ["1"]}, 400, "the body is no JSON object"),
         ("POST", "/score", {"content": b"{"}, 400, "the body is no JSON: "),
+        ("POST", "/score", {"content": b"[" * 100_000}, 400, "the body is no JSON: "),
+        ("POST", "/score", {"content": rb'{"user": "\ud800", "items": ["1"]}'}, 400, "user: is missing, or no text"),
+        ("POST", "/recommend", {"content": rb'{"items": ["\ud800"]}'}, 400, "items: write a list of ids as text"),
+        ("POST", "/recommend", {"json": {"items": ["1"] * 10_001}}, 400, "10,001 items are named"),
         ("POST", "/score", {"content": b" " * (LONGEST + 1)}, 400, "the body is over 1,048,576 bytes"),
     ],
 )
@@ -104,6 +108,14 @@ def test_users_of_other_clients_are_unknown(client: Any, recommender: Recommende
         assert client.get("/recommend", params={"user": user}).status_code == 404
 
 
+def test_an_answer_names_no_user_that_its_request_did_not(client: Any, recommender: Recommender) -> None:
+    near = f"0{own(recommender)}"
+    assert own(recommender) in recommender.site.users.nearest(near)
+    for answer in (client.get(f"/recommend?user={near}"), client.post("/score", json={"user": near, "items": ["1"]})):
+        assert answer.status_code == 404
+        assert answer.json() == {"error": f"user {near}: client 0 has no such user"}
+
+
 def test_without_the_token_nothing_but_health_is_told(recommender: Recommender) -> None:
     user = {"user": own(recommender)}
     with TestClient(Service(recommender, TOKEN, lambda _: None).app()) as client:
@@ -117,6 +129,9 @@ def test_without_the_token_nothing_but_health_is_told(recommender: Recommender) 
         bears = {"Authorization": f"Bearer {TOKEN}"}
         assert client.get("/recommend", params=user, headers=bears).status_code == 200
         assert client.get("/health").json() == {"status": "ok", "epoch": 2, "client": "0"}
+    with TestClient(Service(recommender, "schlüssel für alle", lambda _: None).app()) as client:
+        written = {"Authorization": "Bearer schlüssel für alle".encode()}
+        assert client.get("/recommend", params=user, headers=written).status_code == 200
 
 
 def test_what_can_be_asked_is_described(client: Any) -> None:
@@ -153,8 +168,32 @@ def test_a_newer_epoch_is_taken_up_without_a_dropped_request(
     assert (epochs[0], epochs[-1]) == (1, 2)
 
 
+def test_whatever_keeps_an_epoch_from_being_served_is_said_once_and_the_next_is_taken_up(
+    run: fedps.Run, recommender: Recommender, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fedps.serving.http.LOOK_EVERY", 0.01)
+    found: Iterator[ValueError | Recommender] = iter(
+        [ValueError("half a file"), ValueError("half a file"), recommender]
+    )
+    looked = threading.Event()
+
+    def newer(now: Recommender) -> Recommender | None:
+        if now.epoch == 2:
+            looked.set()
+            return None
+        if isinstance(one := next(found), ValueError):
+            raise one
+        return one
+
+    with TestClient(Service(Recommender.open(run.folder, "0", 1), None, newer).app()) as client:
+        assert looked.wait(30)
+        assert client.get("/health").json()["epoch"] == 2
+    said = "a newer epoch cannot be served yet: ValueError: half a file\nserving epoch 2\n"
+    assert capsys.readouterr().out == said
+
+
 def test_the_command_serves_until_it_is_stopped(run: fedps.Run) -> None:
-    command = [sys.executable, "-u", "-m", "fedps", "serve", str(run.folder), "--client", "0", "--port", "0"]
+    command = [sys.executable, "-m", "fedps", "serve", str(run.folder), "--client", "0", "--port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
     )
@@ -185,6 +224,7 @@ def test_beyond_this_machine_a_token_is_needed(run: fedps.Run, tmp_path: Path) -
         (["--token-file", open_], "others may read it: chmod 600"),
         (["--token-file", short], "3 characters are soon guessed"),
         (["--token-file", tmp_path / "none"], "cannot be read"),
+        (["--client", "0", "--port", "70000"], "--host 127.0.0.1 --port 70000: cannot be listened on"),
         (["--client", "nobody"], "--client nobody: there is no such client"),
         ([], "--client: is missing"),
     ):

@@ -136,6 +136,15 @@ def test_another_epoch_is_opened_on_the_same_data(finished: Path) -> None:
     assert first.recommend(user) == Recommender.open(finished, "3", 1).recommend(user) != last.recommend(user)
 
 
+def test_scores_that_are_no_numbers_are_told(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender = Recommender.open(finished, "3")
+    rank, user = recommender._rank, recommender.site.users.keys[0]
+    monkeypatch.setattr(recommender, "_rank", lambda *facts: rank(*facts) * np.float32("nan"))
+    for ask in (lambda: recommender.recommend(user), recommender.recommend_all):
+        with pytest.raises(DataError, match="epoch 2: a score is NaN or infinite"):
+            ask()
+
+
 def test_somebody_new_is_folded_in_and_nobody_else_moves(finished: Path) -> None:
     recommender = Recommender.open(finished, "3")
     user = recommender.site.users.keys[0]

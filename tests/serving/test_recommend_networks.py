@@ -13,6 +13,7 @@ from fedps.config.sections.features import spaces
 from fedps.data.catalogue import Catalogue
 from fedps.data.read.by_job import read_by_job
 from fedps.data.samples import ClientData
+from fedps.errors import UnknownIdError
 from fedps.launch.inprocess import run_in_process
 from fedps.serving.opened import described
 from fedps.serving.recommend import Recommender
@@ -132,6 +133,10 @@ def test_what_is_known_of_items_counts_and_items_of_which_nothing_is_known_are_l
     [logit] = recommender._learner.engine.score(Samples(columns, np.zeros(1, np.float32)), slots)
     due = 1 / (1 + np.exp(-logit)) if loss == "bce" else logit
     assert best[0].score == pytest.approx(due, rel=1e-4), "as a sample of this user and this item is scored"
+    unknown = next(key for key in map(str, range(ITEMS)) if key not in {one.item for one in best})
+    for ask in (lambda: recommender.score(user, [unknown]), lambda: recommender.fold_in([unknown])):
+        with pytest.raises(UnknownIdError, match=f"item {unknown}: neither samples of client 1 nor the catalogue tell"):
+            ask()
     found = recommender.fold_in(["3", "4", "5"] if {"3", "4", "5"} <= {one.item for one in best} else [best[0].item], 5)
     assert len(found) == 5
 

@@ -9,7 +9,8 @@
 | `GET /health` | which epoch is served |
 | `GET /openapi.json`, `GET /` | what there is to ask, for programs and for people |
 
-Ids are the source's. Only the client's own users are known here: another's are as unknown as anybody.
+Ids are the source's. Only the client's own users are known here: another's are as unknown as anybody. No answer names a user
+that its request did not.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeGuard
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -27,13 +28,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from fedps.config.files import is_utf8
 from fedps.errors import FedpsError, UnknownIdError
 from fedps.serving.recommend import Recommender
 
 LOOK_EVERY = 2.0  # seconds between two looks for a newer epoch
 LONGEST = 1 << 20  # bytes of a request's body
 DEFAULT_K = 10
-ERRORS = {"400": "the request is wrong; the answer says how", "404": "no such user or item; the nearest ids are named"}
+ERRORS = {"400": "the request is wrong; the answer says how", "404": "no such user or item"}
 Endpoint = Callable[[Request], Awaitable[Any]]
 
 
@@ -72,12 +74,15 @@ class Service:
 
     async def _look(self) -> None:
         """Take up newer epochs: whoever is being answered keeps the one that it was begun on."""
+        said = ""
         while True:
             await asyncio.sleep(LOOK_EVERY)
             try:
                 found = await run_in_threadpool(self._newer, self._recommender)
-            except (FedpsError, OSError) as error:
-                print(f"a newer epoch cannot be served yet: {error}", flush=True)
+            except Exception as error:  # whatever it is, this epoch is served on, and a later one may do
+                if (why := f"{type(error).__name__}: {error}") != said:
+                    print(f"a newer epoch cannot be served yet: {why}", flush=True)
+                said = why
                 continue
             if found is not None:
                 self._recommender = found
@@ -92,15 +97,15 @@ class Service:
             try:
                 return JSONResponse(await endpoint(request))
             except UnknownIdError as error:
-                return _failed(404, _plain(error))
+                return _failed(404, _plain(error.said))
             except FedpsError as error:
-                return _failed(400, _plain(error))
+                return _failed(400, _plain(str(error)))
 
         return answer
 
     def _may(self, request: Request) -> bool:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        return self._token is None or hmac.compare_digest(given.encode(), self._token.encode())
+        return self._token is None or hmac.compare_digest(given.encode("latin-1"), self._token.encode())
 
     async def _recommend(self, request: Request) -> dict[str, Any]:
         """Recommend items to a user of the client: those the user has taken are left out."""
@@ -116,8 +121,8 @@ class Service:
     async def _score(self, request: Request) -> dict[str, Any]:
         """Score some items for a user of the client."""
         body, recommender = await _body(request), self._recommender
-        if not isinstance(user := body.get("user"), str):
-            raise FedpsError('user: is missing; write {"user": "…", "items": ["…"]}')
+        if not _is_id(user := body.get("user")):
+            raise FedpsError('user: is missing, or no text; write {"user": "…", "items": ["…"]}')
         items = _ids(body)
         scores = zip(items, recommender.score(user, items), strict=True)
         return {
@@ -151,14 +156,13 @@ class Service:
         )
 
 
-def serve(service: Service, host: str, port: int, say: Callable[[str], None] = print) -> None:
+def serve(service: Service, host: str, port: int) -> None:
     """Answer until SIGINT or SIGTERM; requests that have come are answered first.
 
     Args:
         service: what answers.
         host: an address of this machine.
         port: 0 takes a free one.
-        say: is told where it listens.
 
     Raises:
         FedpsError: the address cannot be used.
@@ -168,13 +172,13 @@ def serve(service: Service, host: str, port: int, say: Callable[[str], None] = p
     config = uvicorn.Config(service.app(), host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)
     try:
         listener = config.bind_socket()
-    except SystemExit:
+    except (SystemExit, OverflowError):
         raise FedpsError(
             f"--host {host} --port {port}: cannot be listened on; choose another port, or 0 for a free one"
         ) from None
     listener.listen()  # so that whoever reads the next line may ask at once
     at = f"[{host}]" if ":" in host else host
-    say(f"serving http://{at}:{listener.getsockname()[1]}")
+    print(f"serving http://{at}:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -209,7 +213,7 @@ async def _body(request: Request) -> dict[str, Any]:
             raise FedpsError(f"the body is over {LONGEST:,} bytes; ask in parts")
     try:
         body = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FedpsError(f"the body is no JSON: {error}") from None
     if not isinstance(body, dict):
         raise FedpsError('the body is no JSON object; write {"items": ["…"]}')
@@ -218,14 +222,19 @@ async def _body(request: Request) -> dict[str, Any]:
 
 def _ids(body: dict[str, Any]) -> list[str]:
     items = body.get("items")
-    if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
+    if not isinstance(items, list) or not items or not all(map(_is_id, items)):
         raise FedpsError('items: write a list of ids as text: {"items": ["318", "858"]}')
     return items
 
 
-def _plain(error: FedpsError) -> str:
+def _is_id(value: object) -> TypeGuard[str]:
+    """Whether it is text that an answer can repeat: JSON may hold halves of characters."""
+    return isinstance(value, str) and is_utf8(value)
+
+
+def _plain(said: str) -> str:
     """Return what is wrong, without the dashes of a command line's flags."""
-    return str(error).removeprefix("--").removeprefix("-")
+    return said.removeprefix("--").removeprefix("-")
 
 
 def _failed(status: int, why: str, headers: dict[str, str] | None = None) -> Response:

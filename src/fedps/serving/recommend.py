@@ -30,6 +30,7 @@ from fedps.storage.whole import make_folder, write_whole
 from fedps.types import Bags, Column, Keys, Samples, Values, taken
 
 AT_ONCE = 256  # users whose scores are held at a time
+MOST_ITEMS = 10_000  # of a newcomer
 
 
 class Recommendation(NamedTuple):
@@ -138,17 +139,17 @@ class Recommender:
         """Return how some items go with a user, by the same measure as `recommend`.
 
         Raises:
-            JobError: no such user or item.
+            JobError: no such user or item, or one of which this client knows too little.
         """
         [scores] = self._scores(np.array([self._find(user)]), seen=True)
-        found: list[float] = self._measure(scores[self._items(items)]).tolist()
+        found: list[float] = self._measure(scores[self._known(items)]).tolist()
         return found
 
     def similar(self, item: str, k: int = 10) -> list[Recommendation]:
         """Return the k items that are most like one: by the cosine of their rows.
 
         Raises:
-            JobError: no such item, or k over the catalogue.
+            JobError: no such item, k over the catalogue, or no table has rows of items that compare.
         """
         self._check(k)
         [place] = self._items([item])
@@ -168,12 +169,14 @@ class Recommender:
             seen: with these items, too.
 
         Raises:
-            JobError: no such item, none at all, or k over the catalogue.
+            JobError: no such item, one of which this client knows too little, none at all or too many, or k over the catalogue.
         """
         self._check(k)
-        places = self._items(items)
-        if not len(places):
+        if not items:
             raise JobError("--from-items: is empty; name an item, or several with commas between")
+        if len(items) > MOST_ITEMS:
+            raise JobError(f"{len(items):,} items are named; name the latest {MOST_ITEMS:,} at most")
+        places = self._known(items)
         with self._folding:
             scores = self._with_column(self._newcomers.scores(places))
         if not seen:
@@ -193,6 +196,10 @@ class Recommender:
     def _with_column(self, scores: Values) -> Values:
         """Return the logits of the label that stands for all; -inf of items of which too little is known."""
         scores = np.ascontiguousarray(scores[..., self._column]) if len(self.site.job.tasks) > 1 else scores
+        if not np.isfinite(scores).all():
+            raise DataError(
+                f"epoch {self.epoch}: a score is NaN or infinite: has the training diverged? choose an earlier epoch"
+            )
         scores[..., ~self.site.known] = -np.inf
         return scores
 
@@ -217,11 +224,13 @@ class Recommender:
         found, where = self.site.users.find(user), f"client {self.site.client}"
         place = int(np.searchsorted(self._users, -1 if found is None else found))
         if found is None:
-            near = said_of_near(self.site.users.nearest(user))
-            raise UnknownIdError(f"--user {user}: {where} has no such user{near}; for somebody new: --from-items")
+            raise UnknownIdError(
+                f"--user {user}: {where} has no such user",
+                lambda: f"{said_of_near(self.site.users.nearest(user))}; for somebody new: --from-items",
+            )
         if place == len(self._users) or self._users[place] != found or not self._trained[place]:
             raise UnknownIdError(
-                f"--user {user}: {where} knows this user, who had no part in training; use --from-items"
+                f"--user {user}: {where} knows this user, who had no part in training", lambda: "; use --from-items"
             )
         return place
 
@@ -230,7 +239,18 @@ class Recommender:
         found = self.site.items.find_all(keys)
         if (bad := np.flatnonzero(found < 0)).size:
             key = keys[int(bad[0])]
-            raise UnknownIdError(f"item {key}: there is no such item{said_of_near(self.site.items.nearest(key))}")
+            raise UnknownIdError(
+                f"item {key}: there is no such item", lambda: said_of_near(self.site.items.nearest(key))
+            )
+        return found
+
+    def _known(self, keys: Sequence[str]) -> Keys:
+        """Return the places of items that can be scored."""
+        found = self._items(keys)
+        if (bad := np.flatnonzero(~self.site.known[found])).size:
+            raise UnknownIdError(
+                f"item {keys[int(bad[0])]}: neither samples of client {self.site.client} nor the catalogue tell what it is like"
+            )
         return found
 
     @property
@@ -269,6 +289,10 @@ class Recommender:
     def _directions(self) -> Values:
         """The rows of items in all tables that look them up, each of length 1, float32[items, d]."""
         tables = [t for t in self._learner.tables.values() if "item" in t.features and t.dim > 1]
+        if not tables:
+            raise JobError(
+                f"{self.site.run_dir}: its model has no rows of items, of several numbers each, that compare"
+            )
         rows = np.concatenate([t.values for t in tables], axis=1)
         found: Values = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return found
