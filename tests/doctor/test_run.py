@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_a_whole_run_has_no_fault_and_says_what_can_be_done(run: Path) -> None:
     assert f"runner.warmup_model_path={run / 'model' / '1'}" in go_on.said
     assert take_along.said.endswith(f"fedps export {run} --out model")
     assert recommend.said == f"recommend: fedps recommend {run} --user ID"
+
+
+def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
+    odd = run.rename(run.parent / "my run")
+    for finding in found(odd, "next"):
+        said = finding.said.partition(": ")[2]
+        assert any(word.endswith(("my run", "my run/model/1")) for word in shlex.split(said)), said
 
 
 def test_a_run_whose_data_is_elsewhere_or_that_ranks_nothing_recommends_nothing_here(run: Path) -> None:

@@ -1,6 +1,7 @@
 """What is in a run's folder: what is whole, what is damaged, and what can be done with it."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -183,11 +184,11 @@ def _next(past: Past) -> Iterator[Finding]:
     if past.status == "running":
         yield Finding("next", "ok", "it goes on: wait for its end")
     elif whole:
-        last = folder / str(whole[-1])
+        last = shlex.quote(str(folder / str(whole[-1])))
         yield Finding(
             "next", "ok", f"go on from epoch {whole[-1]}: fedps run JOB.yaml -o runner.warmup_model_path={last}"
         )
-        yield Finding("next", "ok", f"take the model along: fedps export {past.folder} --out model")
+        yield Finding("next", "ok", f"take the model along: fedps export {shlex.quote(str(past.folder))} --out model")
         with suppress(JobError, ValidationError):  # told of job.yaml
             yield from _recommending(past.folder, Job.model_validate(read(past.folder / "job.yaml")))
     else:
@@ -202,7 +203,7 @@ def _recommending(run_dir: Path, job: Job) -> Iterator[Finding]:
         said = f"{job.runner.train_data_dir}: the data is not here, by which users are known and what they have seen"
         yield Finding("next", "warning", said, "recommend on a client's machine")
     else:
-        yield Finding("next", "ok", f"recommend: fedps recommend {run_dir} --user ID")
+        yield Finding("next", "ok", f"recommend: fedps recommend {shlex.quote(str(run_dir))} --user ID")
 
 
 def _listed(names: Sequence[int | str]) -> str:
