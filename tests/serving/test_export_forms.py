@@ -108,6 +108,15 @@ def test_vectors_of_items_have_the_scores_of_the_network_and_the_names_of_the_so
     assert (tmp_path / "items.csv").is_file()
 
 
+def test_vectors_of_items_that_stay_with_the_clients_are_not_made_up(towers: fedps.Run, tmp_path: Path) -> None:
+    own = ["embedding_user.weight", "embedding_item.weight"]
+    job = towers.folder.parent / "job.yaml"
+    kept = fedps.run(job, run_dir=tmp_path / "run", in_process=True, quiet=True, local_sparse=own)
+    with pytest.raises(JobError, match="items' vectors are made of what stays with the clients: add --private"):
+        export_run(kept.folder, tmp_path / "out", form="vectors")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_card_says_what_the_model_is_and_nothing_of_one_client(towers: fedps.Run, tmp_path: Path) -> None:
     export_run(towers.folder, tmp_path)
     card = json.loads((tmp_path / "model.json").read_text())

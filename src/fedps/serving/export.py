@@ -191,6 +191,11 @@ def _vectors(model: Model) -> Pieces:
         .contiguous()
         .numpy()
     )
+    if not np.isfinite(vectors).all():
+        raise JobError(
+            "--format vectors: items' vectors are made of what stays with the clients: add --private where their rows lie in"
+            " the run's folder and may be joined, or export safetensors"
+        )
     names = model.run_dir / ITEMS
     catalogue = Catalogue.read(names) if names.is_file() else Catalogue.numbered(len(vectors))
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors[catalogue.ids].ravel()), vectors.shape[1])
@@ -204,6 +209,8 @@ def _vectors(model: Model) -> Pieces:
 
 def _network(model: Model, form: str, of_items: bool = False) -> Any:
     """Return the network with its weights, of which only the items' side must be there where that is all that counts.
+
+    What is not there is NaN then, and so is all that is made of it.
 
     Raises:
         JobError: it has tables of open id spaces, or private ones that were not asked for.
@@ -221,6 +228,8 @@ def _network(model: Model, form: str, of_items: bool = False) -> Any:
             f"--format {form}: {', '.join(network.missing)} stays with the clients: add --private where their rows lie in"
             " the run's folder and may be joined, or export safetensors"
         )
+    for name in network.missing:
+        network.module.get_parameter(name).data.fill_(np.nan)
     return network.module.eval()
 
 
