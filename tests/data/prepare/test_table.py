@@ -286,6 +286,12 @@ def test_features_have_names_that_a_job_takes_and_none_hides_another(prepare: Pr
     assert not any(str(tmp_path) in line for line in manifest["told"]), "wherever files lie, they are prepared the same"
     features = manifest["features"]
     assert (features["user_country"]["side"], features["country"]["side"]) == ("user", "item")
+    names, columns = ["item", "genre", "genre"], [pa.array(["B000"])] * 3
+    parquet.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / "twice.parquet")
+    (tmp_path / "twice.csv").write_text("item,genre,genre\nB000,a,b\n")
+    for form in ("csv", "parquet"):
+        with pytest.raises(DataError, match=rf"twice.{form}: has two columns 'genre'; rename one"):
+            prepare(items=tmp_path / f"twice.{form}")
     parquet.write_table(pa.table({"item": ["B000"], "genres": [["a", "b"]]}), tmp_path / "lists.parquet")
     with pytest.raises(DataError, match=r"lists.parquet, column 'genres': list<.*> is none .*several as a\|b"):
         prepare(items=tmp_path / "lists.parquet")

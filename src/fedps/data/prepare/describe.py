@@ -22,6 +22,7 @@ import pyarrow as pa
 from fedps.config.sections.features import OPEN
 from fedps.data.prepare.forms import Mistakes, Source, is_number
 from fedps.data.prepare.interactions import NOTHING, texts
+from fedps.errors import DataError
 
 FEW = 32  # different whole numbers up to which they are names of something, as groups of ages are
 SEPARATORS = ("|", ";", ",")
@@ -58,12 +59,14 @@ class Facts:
         told: what was wrong with lines, in words.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or has two columns of one name.
     """
 
     def __init__(self, source: Source, key: str) -> None:
         self.source, mistakes = source, Mistakes()
-        others = [name for name in dict.fromkeys(source.names) if name != key] if source.header else source.names[1:2]
+        if doubled := [name for name in source.names if source.names.count(name) > 1]:
+            raise DataError(f"{source.path}: has two columns {doubled[0]!r}; rename one")
+        others = [name for name in source.names if name != key] if source.header else source.names[1:2]
         parts: list[list[list[str]]] = [[] for _ in range(1 + len(others))]
         for piece in source.pieces([key, *others], mistakes):
             for name, part, column in zip([key, *others], parts, piece.columns, strict=True):
