@@ -14,7 +14,6 @@ import pytest
 from pyarrow import parquet
 
 from fedps.config import load_job
-from fedps.config.proposal import propose
 from fedps.config.shared import first_difference, shared_part
 from fedps.data.catalogue import Catalogue
 from fedps.data.prepare.forms import Hints
@@ -270,32 +269,6 @@ def test_what_is_known_of_users_and_items_becomes_features_of_the_kind_that_cell
         assert row["year"] == str(item % 5)
     assert Counter(row["label"] for row in train) == {"1": len(train) // 5, "0": len(train) * 4 // 5}
     assert abs(np.mean([float(row["price"]) for row in train])) < 0.5, "by its distance from the mean"
-
-
-def test_features_have_names_that_a_job_takes_and_none_hides_another(prepare: Prepare, tmp_path: Path) -> None:
-    users, items = tmp_path / "users.csv", tmp_path / "items.csv"
-    users.write_text("".join(f"u{k:02},{'fm'[k % 2]}\n" for k in range(USERS)))
-    items.write_text(
-        "asin,2nd genre,m²,country\n" + "".join(f"B{k:03},{'ab'[k % 2]},{k % 3},{'xyz'[k % 3]}\n" for k in range(ITEMS))
-    )
-    features = prepare(users=users, items=items)["features"]
-    assert list(features) == ["user", "item", "user_2", "item_2nd_genre", "m", "country", "label"]
-    assert list(Catalogue.read(tmp_path / "out" / "items.csv").more) == ["item_2nd_genre", "m", "country"]
-    users.write_text("userId,country\nu00,a\n" + "".join(f"u{k:02},{'ab'[k % 2]}\n" for k in range(USERS)))
-    manifest = prepare(users=users, items=items)
-    assert not any(str(tmp_path) in line for line in manifest["told"]), "wherever files lie, they are prepared the same"
-    features = manifest["features"]
-    assert (features["user_country"]["side"], features["country"]["side"]) == ("user", "item")
-    names, columns = ["item", "genre", "genre"], [pa.array(["B000"])] * 3
-    parquet.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / "twice.parquet")
-    (tmp_path / "twice.csv").write_text("item,genre,genre\nB000,a,b\n")
-    for form in ("csv", "parquet"):
-        with pytest.raises(DataError, match=rf"twice.{form}: has two columns 'genre'; rename one"):
-            prepare(items=tmp_path / f"twice.{form}")
-    parquet.write_table(pa.table({"item": ["B000"], "genres": [["a", "b"]]}), tmp_path / "lists.parquet")
-    with pytest.raises(DataError, match=r"lists.parquet, column 'genres': list<.*> is none .*several as a\|b"):
-        prepare(items=tmp_path / "lists.parquet")
-    assert "mode: DeepFM" in propose(tmp_path / "out", tmp_path / "job.yaml").text, "a job of them can be written"
 
 
 def test_ratings_have_their_own_labels_and_sequences_what_was_taken_before(prepare: Prepare, tmp_path: Path) -> None:
