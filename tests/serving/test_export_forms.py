@@ -1,6 +1,7 @@
 """Forms of an exported model that others read: scores in ONNX Runtime, a state dict for torch, vectors for an index; and its card."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,14 @@ def test_vectors_of_items_that_stay_with_the_clients_are_not_made_up(towers: fed
     with pytest.raises(JobError, match="items' vectors are made of what stays with the clients: add --private"):
         export_run(kept.folder, tmp_path / "out", form="vectors")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_goes_without_figures_where_the_summary_is_torn(towers: fedps.Run, tmp_path: Path) -> None:
+    shutil.copytree(towers.folder, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text('{"status": "o')
+    export_run(tmp_path / "run", tmp_path / "out")
+    card = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert card["network"] == "TwoTower" and "metrics" not in card
 
 
 def test_the_card_says_what_the_model_is_and_nothing_of_one_client(towers: fedps.Run, tmp_path: Path) -> None:

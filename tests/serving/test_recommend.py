@@ -264,3 +264,8 @@ def test_data_without_names_is_spoken_of_by_numbers(make_job: MakeJob, tmp_path:
     assert user.isdecimal() and [one.item.isdecimal() and not one.title for one in best] == [True] * 3
     assert best[0].score >= best[1].score, "no probability: the network's own number"
     assert len(recommender.fold_in(["5", "9"], 3)) == 3
+    (tmp_path / "grown.csv").write_text("item,key\n")
+    with pytest.raises(
+        DataError, match=r"grown\.csv: lacks item 2\d\d, which client 3 has: copy items.csv of the data and"
+    ):
+        Recommender.open(tmp_path / "run", "3", items=tmp_path / "grown.csv")

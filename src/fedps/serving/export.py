@@ -22,6 +22,7 @@ from fedps.config.sections.features import of_item
 from fedps.data.catalogue import ITEMS, Catalogue
 from fedps.errors import DataError, JobError, needing, needing_torch
 from fedps.events.journal import JOURNAL, read_journal
+from fedps.events.past import look_at
 from fedps.serving.saved_run import Tables, model_folder, private_tables, read_job, shared_tables, tensors, whole_epoch
 from fedps.storage import epochs
 from fedps.storage.snapshot import packed
@@ -121,9 +122,7 @@ def card(model: Model, file: str) -> dict[str, Any]:
     found["data"] = {
         key: stated[key] for key in ("source", "synthetic", "split", "num_users", "num_items") if key in stated
     }
-    summary = model.run_dir / "summary.json"
-    if summary.is_file():
-        told = json.loads(summary.read_text(encoding="utf-8"))
+    if told := look_at(model.run_dir).summary:
         figures: dict[str, Any] = next((r for r in told["rounds"] if r["round"] == model.epoch), {})
         found["metrics"] = {
             name: figures[name] for name, value in told["metrics"].items() if value is not None and name in figures

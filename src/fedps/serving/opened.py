@@ -83,7 +83,8 @@ def open_site(
     train = read_by_job(job, "train", files[found], allow).samples
     if len(train.item) and (last := int(train.item.max())) >= len(known):
         raise DataError(
-            f"{run_dir / ITEMS}: lacks item {last}, which client {name} has: copy {ITEMS} of the data there again"
+            f"{items or run_dir / ITEMS}: lacks item {last}, which client {name} has: copy {ITEMS} of the data"
+            f" {'and put new items behind' if items else 'there again'}"
         )
     data = ClientData(
         train, None, found, job.runner.seed, shuffle=False, num_items=len(known), spaces=spaces(job.inputs), catalogue=True
