@@ -31,6 +31,7 @@ LOCAL = "launch/local/"
 PIPES = {"launch/watch.py", f"{LOCAL}processes.py", f"{LOCAL}entry.py", f"{LOCAL}scripts.py", "script.py"}
 # Who may start a program: the one place that runs `pipe_command`, if a flag allows it, a script's own processes, the
 # compiler of our own generated text.
+WRITES = {"serving/export.py": ["torch.save"]}  # plain tensors, for others to read; nothing here reads them back
 PROGRAMS = {"data/read/command.py", f"{LOCAL}scripts.py", "native/compiler.py"}
 
 
@@ -56,7 +57,7 @@ def imports(text: str) -> set[str]:
 
 def test_the_package_calls_nothing_that_runs_data() -> None:
     texts = {str(p.relative_to(SOURCE)): p.read_text(encoding="utf-8") for p in SOURCE.rglob("*.py")}
-    found = {name: f for name, text in texts.items() if (f := findings(text))}
+    found = {name: f for name, text in texts.items() if (f := findings(text)) and WRITES.get(name) != f}
     starting = {name for name, f in found.items() if f == ["subprocess"]}
     assert set(found) == starting
     assert starting == PROGRAMS

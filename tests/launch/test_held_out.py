@@ -105,7 +105,7 @@ def test_a_training_file_of_something_else_ends_a_run_before_it_begins(text: str
     (tmp_path / "data" / "train" / "1.csv").write_text(text)
     with pytest.raises(DataError) as caught:
         run(load_job(job), tmp_path / "run", in_process=True)
-    assert str(caught.value).endswith(NO_SAMPLES[text])
+    assert NO_SAMPLES[text] in str(caught.value).splitlines()[0]
     assert str(caught.value).startswith(f"{tmp_path / 'data' / 'train' / '1.csv'}")
     assert not (tmp_path / "run").exists()
 

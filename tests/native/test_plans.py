@@ -40,7 +40,7 @@ class Net(nn.Module):
 UNLIKE_OURS = {
     "(self.drop(u) * i).sum(1)": "otherwise in training|no operation",
     "(self.norm(u) * i).sum(1)": "layer_norm",
-    "(u * i).sum(1) - u.mean()": "over samples|fit",
+    "(u * i).sum(1) - u.mean()": "over samples",
     "(u * (u @ i.T).softmax(1) @ i).sum(1) if False else (u @ i.T).sum(1)": "parameter|transposes",
     "(u * i).sum(1) + self.shelf(item % 7).sum(1)": "no table|remainder",
     "(u * i).sum(1) + self.user.weight.sum()": "otherwise than by looking up|parameter",

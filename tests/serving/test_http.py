@@ -40,7 +40,7 @@ def recommender(run: fedps.Run) -> Recommender:
 
 @pytest.fixture
 def client(recommender: Recommender) -> Iterator[Any]:
-    with TestClient(Service(recommender, None, lambda _: None).app()) as client:
+    with TestClient(Service(recommender, None, lambda _: None).app(), base_url="http://127.0.0.1") as client:
         yield client
 
 
@@ -118,7 +118,7 @@ def test_an_answer_names_no_user_that_its_request_did_not(client: Any, recommend
 
 def test_without_the_token_nothing_but_health_is_told(recommender: Recommender) -> None:
     user = {"user": own(recommender)}
-    with TestClient(Service(recommender, TOKEN, lambda _: None).app()) as client:
+    with TestClient(Service(recommender, TOKEN, lambda _: None).app(), base_url="http://127.0.0.1") as client:
         for headers in (
             {},
             {"Authorization": "Bearer wrong"},
@@ -129,9 +129,17 @@ def test_without_the_token_nothing_but_health_is_told(recommender: Recommender) 
         bears = {"Authorization": f"Bearer {TOKEN}"}
         assert client.get("/recommend", params=user, headers=bears).status_code == 200
         assert client.get("/health").json() == {"status": "ok", "epoch": 2, "client": "0"}
-    with TestClient(Service(recommender, "schlüssel für alle", lambda _: None).app()) as client:
+    with TestClient(
+        Service(recommender, "schlüssel für alle", lambda _: None).app(), base_url="http://127.0.0.1"
+    ) as client:
         written = {"Authorization": "Bearer schlüssel für alle".encode()}
         assert client.get("/recommend", params=user, headers=written).status_code == 200
+
+
+def test_without_a_token_only_this_machines_own_names_are_answered(client: Any, recommender: Recommender) -> None:
+    user = {"user": own(recommender)}
+    for host, status in {"evil.example": 403, "localhost:80": 200, "[::1]:80": 200, "127.0.0.5": 200}.items():
+        assert client.get("/recommend", params=user, headers={"Host": host}).status_code == status
 
 
 def test_what_can_be_asked_is_described(client: Any) -> None:
@@ -152,7 +160,7 @@ def test_a_newer_epoch_is_taken_up_without_a_dropped_request(
         return recommender if begun.is_set() and now.epoch == 1 else None
 
     epochs = []
-    with TestClient(Service(first, None, newer).app()) as client:
+    with TestClient(Service(first, None, newer).app(), base_url="http://127.0.0.1") as client:
         for k in range(400):
             answer = client.get("/recommend", params={"user": user, "k": 3})
             assert answer.status_code == 200
@@ -185,7 +193,9 @@ def test_whatever_keeps_an_epoch_from_being_served_is_said_once_and_the_next_is_
             raise one
         return one
 
-    with TestClient(Service(Recommender.open(run.folder, "0", 1), None, newer).app()) as client:
+    with TestClient(
+        Service(Recommender.open(run.folder, "0", 1), None, newer).app(), base_url="http://127.0.0.1"
+    ) as client:
         assert looked.wait(30)
         assert client.get("/health").json()["epoch"] == 2
     said = "a newer epoch cannot be served yet: ValueError: half a file\nserving epoch 2\n"

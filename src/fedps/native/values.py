@@ -81,7 +81,7 @@ class Values:
         [dim] = dim if isinstance(dim, list | tuple) and len(dim) == 1 else [dim]
         shape, positions = shape_of(node), self.positions[self.value(node)]
         if not isinstance(dim, int):
-            raise NotLoweredError(f"it goes over dimensions {dim} at once")
+            raise NotLoweredError(f"it goes over dimensions {dim} at once" if dim else "it goes over samples")
         dim %= len(shape)
         if dim == 0:
             return "samples"

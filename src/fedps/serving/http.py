@@ -16,6 +16,7 @@ that its request did not.
 import asyncio
 import hmac
 import html
+import ipaddress
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -92,6 +93,8 @@ class Service:
         """Return an endpoint that lets in who may ask, and tells mistakes as JSON."""
 
         async def answer(request: Request) -> Response:
+            if self._token is None and not _is_here(request.url.hostname or ""):
+                return _failed(403, "without a token, ask by 127.0.0.1 or localhost")
             if not self._may(request):
                 return _failed(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
             try:
@@ -235,6 +238,14 @@ def _is_id(value: object) -> TypeGuard[str]:
 def _plain(said: str) -> str:
     """Return what is wrong, without the dashes of a command line's flags."""
     return said.removeprefix("--").removeprefix("-")
+
+
+def _is_here(name: str) -> bool:
+    """Whether a name is this machine's own: a page in a browser could ask under one that leads here (DNS rebinding)."""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def _failed(status: int, why: str, headers: dict[str, str] | None = None) -> Response:
