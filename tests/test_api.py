@@ -135,7 +135,8 @@ def test_a_run_recommends_to_users_of_each_client(run: fedps.Run) -> None:
     best = run.recommend("7", k=3)
     assert len(best) == 3 and best == run.recommend("7", k=3)
     assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
-    client = next(name for name, found in run._recommenders.items() if name == "7" and found.site.users.find("7"))
-    assert run.recommend("7", k=3, client=run._recommenders[client].site.client) == best
+    (client,) = run._recommenders
+    assert run.recommend("7", k=3, client=client) == best
+    assert list(run._recommenders) == [client], "one a client, not one a user"
     with pytest.raises(JobError, match="--user 700: no client in"):
         run.recommend("700")
