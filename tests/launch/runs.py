@@ -1,7 +1,6 @@
 """Whole runs as people start them: real processes, watched from outside."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,13 @@ from fedps.data.prepare.write import Split
 
 FEDPS = [sys.executable, "-m", "fedps"]
 WORKERS = 3
+# Before a command: it heeds signals, which one that a test starts in the background may have inherited as ignored. Not by
+# `preexec_fn`: that forks, and gRPC, if a test before has used it here, may end the child before it becomes the command.
+HEEDING = [
+    sys.executable, "-S", "-c",
+    "import os, signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGHUP)];"
+    " os.execv(sys.argv[1], sys.argv[1:])",
+]  # fmt: skip
 
 
 def fedps(*args: object, timeout: float = 90) -> subprocess.CompletedProcess[str]:
@@ -26,19 +32,11 @@ def fedps(*args: object, timeout: float = 90) -> subprocess.CompletedProcess[str
 
 def start(*args: object, out: Path | None = None) -> subprocess.Popen[str]:
     """Start a command; what it says goes to `out`, or to pipes."""
-    command = [*FEDPS, *map(str, args)]
+    command = [*HEEDING, *FEDPS, *map(str, args)]
     if out is None:
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
-        )
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with out.open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_signals)
-
-
-def heed_signals() -> None:
-    """Let a process that a test starts heed signals, which one that runs in the background may have inherited as ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True)
 
 
 def write_job(folder: Path, hyper: Mapping[str, object] | None = None, **runner: Any) -> Path:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import fedps
+from tests.launch.runs import HEEDING, write_job
 from tests.launch.runs import fedps as run_command
-from tests.launch.runs import heed_signals, write_job
 
 TestClient = pytest.importorskip("starlette.testclient").TestClient
 from fedps.serving.http import LONGEST, Service  # noqa: E402
@@ -204,9 +204,7 @@ def test_whatever_keeps_an_epoch_from_being_served_is_said_once_and_the_next_is_
 
 def test_the_command_serves_until_it_is_stopped(run: fedps.Run) -> None:
     command = [sys.executable, "-m", "fedps", "serve", str(run.folder), "--client", "0", "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
-    )
+    process = subprocess.Popen([*HEEDING, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         lines = [process.stdout.readline(), process.stdout.readline()]

@@ -17,7 +17,7 @@ import pytest
 from fedps.data.prepare import source
 from fedps.data.prepare.source import download, locate
 from fedps.errors import DataError
-from tests.launch.runs import heed_signals
+from tests.launch.runs import HEEDING
 
 
 def packed() -> bytes:
@@ -139,9 +139,7 @@ def test_a_download_over_the_limit_leaves_nothing(
 
 def test_an_interrupted_download_leaves_nothing(publisher: Publisher, tmp_path: Path) -> None:
     code = f"from fedps.data.prepare.source import download; download('{publisher.url}/stalls.zip')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=os.environ, stderr=subprocess.PIPE, preexec_fn=heed_signals
-    )
+    process = subprocess.Popen([*HEEDING, sys.executable, "-c", code], env=os.environ, stderr=subprocess.PIPE)
     try:
         assert publisher.halfway.wait(60)
         process.send_signal(signal.SIGINT)
