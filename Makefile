@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+# One process more than there are cores, at most 4: tests often wait for processes of their own.
+PARALLEL := -n $(shell cores=$$(nproc); echo $$((cores < 3 ? cores + 1 : 4))) --dist loadfile
 LOWEST := $(VENV)-lowest
 ON_LOWEST := tests/config tests/events tests/models tests/storage tests/table tests/wire tests/data/read tests/native/test_plans.py \
 	tests/net/test_channel.py tests/net/test_parameter_server.py tests/launch/test_launcher.py tests/test_cli_flags.py

@@ -57,7 +57,9 @@ def trained(folder: Path, mode: str) -> fedps.Run:
     return fedps.run(folder / "job.yaml", run_dir=folder / "run", in_process=True, quiet=True)
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(
+    scope="module", params=["DeepFM", *(pytest.param(m, marks=pytest.mark.slow) for m in ("DIN", "TwoTower"))]
+)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> fedps.Run:
     return trained(tmp_path_factory.mktemp(request.param), request.param)
 

@@ -115,7 +115,10 @@ def test_a_history_goes_on_with_what_the_user_liked_last(tmp_path: Path) -> None
     np.testing.assert_allclose([one.score for one in newcomer], [one.score for one in known], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("mode", "loss"), [("DeepFM", "bce"), ("TwoTower", "in_batch_softmax"), ("DIN", "bce")])
+@pytest.mark.parametrize(
+    ("mode", "loss"),
+    [("DeepFM", "bce"), ("TwoTower", "in_batch_softmax"), pytest.param("DIN", "bce", marks=pytest.mark.slow)],
+)
 def test_what_is_known_of_items_counts_and_items_of_which_nothing_is_known_are_left_out(
     tmp_path: Path, mode: str, loss: str
 ) -> None:
