@@ -18,6 +18,7 @@ from fedps.config import Allow, Job, load_job, notes_of
 from fedps.config.job import fields, section
 from fedps.config.mistakes import close
 from fedps.errors import DataError, JobError, RunError, needing_torch
+from fedps.events.past import read_summary
 from fedps.launch.folder import find_run
 from fedps.serving.saved_run import Tables, private_tables, read_job, shared_tables, whole_epoch
 from fedps.types import Keys, Values
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
+    from fedps.data.catalogue import Catalogue
     from fedps.serving.recommend import Recommendation, Recommender
+    from fedps.types import ClientId
 
 
 class Rows(NamedTuple):
@@ -91,7 +94,7 @@ class Run:
     def __init__(self, folder: Path, epoch: int | None = None) -> None:
         self.folder = folder.resolve()
         self.job = read_job(self.folder)
-        self.summary = _summary(self.folder / "summary.json")
+        self.summary = _summary(self.folder)
         self._wanted = epoch
         if epoch is not None:
             whole_epoch(self.folder, epoch)
@@ -155,10 +158,16 @@ class Run:
         from fedps.serving.opened import client_of  # noqa: PLC0415
         from fedps.serving.recommend import Recommender  # noqa: PLC0415
 
-        whose = client or client_of(self.job, self.folder, user, Allow())
+        whose = client or client_of(user, self._users, self.folder)
         if whose not in self._recommenders:
             self._recommenders[whose] = Recommender.open(self.folder, whose, self.epoch)
         return self._recommenders[whose].recommend(user, k)
+
+    @cached_property
+    def _users(self) -> "Mapping[ClientId, Catalogue]":
+        from fedps.serving.opened import users_here  # noqa: PLC0415
+
+        return users_here(self.job, self.folder, Allow())
 
     @cached_property
     def _recommenders(self) -> "dict[str, Recommender]":
@@ -250,12 +259,14 @@ def _override(key: str, value: Any) -> str:
     return f"{found or key}={json.dumps(value)}"
 
 
-def _summary(path: Path) -> Mapping[str, Any]:
+def _summary(run_dir: Path) -> Mapping[str, Any]:
+    path = run_dir / "summary.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: is not there: the run goes on, or was killed; `fedps doctor {path.parent}` tells what is whole"
-        ) from None
-    except ValueError as error:
+        summary = read_summary(run_dir)
+    except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: is no JSON ({error}); the run's events.jsonl has what it was made of") from None
+    if not summary:
+        raise DataError(
+            f"{path}: is not there: the run goes on, or was killed; `fedps doctor {run_dir}` tells what is whole"
+        )
+    return summary

@@ -67,7 +67,7 @@ def look_at(run_dir: Path) -> Past:
     except JobError as error:
         faults.append(str(error))
     try:
-        summary = _summary(run_dir / "summary.json")
+        summary = read_summary(run_dir)
     except (OSError, ValueError, TypeError, KeyError) as error:
         faults.append(f"{run_dir / 'summary.json'}: cannot be read: {type(error).__name__}: {error}")
     status, why = (summary["status"], summary["error"]) if summary else (_state(run_dir), None)
@@ -86,14 +86,14 @@ def started(run_dir: Path) -> float:
     return 0.0
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def read_summary(run_dir: Path) -> dict[str, Any]:
     """Return a run's summary; empty before there is one.
 
     Raises:
         OSError, ValueError, TypeError, KeyError: it is torn, or none.
     """
     try:
-        summary = dict(json.loads(path.read_text(encoding="utf-8")))
+        summary = dict(json.loads((run_dir / "summary.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     _ = (

@@ -1,6 +1,5 @@
 """A client's part of a trained model, opened: the shared rows and its own private ones, on its own data, in the source's ids."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from fedps.data.catalogue import ITEMS, USERS, Catalogue
 from fedps.data.read.by_job import read_by_job
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, JobError
+from fedps.events.past import look_at
 from fedps.models.network import Plan
 from fedps.serving.saved_run import Tables, read_job, shared_tables, whole_epoch
 from fedps.storage import epochs
@@ -75,7 +75,7 @@ def open_site(
     if why := undrawable({name: f for name, f in job.inputs.items() if name == "item" or not of_item(name, f)}):
         raise JobError(f"{run_dir}: its model ranks no items: {why}")
     files = client_files_of(job)
-    name = client_of(job, run_dir, user, allow) if client is None else client
+    name = _whose(job, run_dir, user, allow) if client is None else client
     if name not in files:
         raise JobError(f"--client {name}: there is no such client; {run_dir} has {', '.join(files)}")
     known = _items_of(job, run_dir, items)
@@ -135,15 +135,12 @@ def open_epoch(site: Site, epoch: int | None = None) -> Model:
 
 def said_of_run(run_dir: Path, epoch: int) -> str:
     """Say what there is to know of the run that saved an epoch; empty if it ended well."""
-    try:
-        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    summary = look_at(run_dir).summary
+    if not summary:
         return f"the run goes on, or was killed: what follows is of epoch {epoch}, the last that is whole"
-    if summary.get("status") == "ok":
+    if summary["status"] == "ok":
         return ""
-    return (
-        f"the run failed ({str(summary.get('error'))[:200]}): what follows is of epoch {epoch}, the last that is whole"
-    )
+    return f"the run failed ({str(summary['error'])[:200]}): what follows is of epoch {epoch}, the last that is whole"
 
 
 def described(
@@ -231,19 +228,18 @@ def _users_of(job: Job, client: ClientId, ids: Keys) -> Catalogue:
     return Catalogue.read(path) if path.is_file() else Catalogue(ids, [str(number) for number in ids.tolist()])
 
 
-def client_of(job: Job, run_dir: Path, user: str | None, allow: Allow) -> ClientId:
-    """Return the client that has a user, among those whose rows are in the run's folder.
+def users_here(job: Job, run_dir: Path, allow: Allow) -> Mapping[ClientId, Catalogue]:
+    """Return the users of each client whose rows are in a run's folder."""
+    files = client_files_of(job)
+    return {c: _users_of(job, c, _ids_in(job, c, files[c], allow)) for c in _clients_here(job, run_dir)}
+
+
+def client_of(user: str, users: Mapping[ClientId, Catalogue], run_dir: Path) -> ClientId:
+    """Return the client that has a user, among those of `users_here`.
 
     Raises:
         JobError: none has, or several have.
     """
-    files = client_files_of(job)
-    there = [client for client in files if (run_dir / "private" / client).is_dir()] or [*files]
-    if user is None:
-        if len(there) == 1:
-            return there[0]
-        raise JobError(f"--client: is missing: whose users? {run_dir} has {', '.join(there)}")
-    users: Mapping[ClientId, Catalogue] = {c: _users_of(job, c, _ids_in(job, c, files[c], allow)) for c in there}
     found = [client for client, every in users.items() if every.find(user) is not None]
     if len(found) > 1:
         raise JobError(f"--user {user}: clients {', '.join(found)} have a user of this id: name one by --client")
@@ -251,6 +247,21 @@ def client_of(job: Job, run_dir: Path, user: str | None, allow: Allow) -> Client
         near = [key for every in users.values() for key in every.nearest(user)]
         raise JobError(f"--user {user}: no client in {run_dir} has this user{said_of_near(near)}")
     return found[0]
+
+
+def _whose(job: Job, run_dir: Path, user: str | None, allow: Allow) -> ClientId:
+    """Return the client that has a user, or the only one there is."""
+    if user is not None:
+        return client_of(user, users_here(job, run_dir, allow), run_dir)
+    there = _clients_here(job, run_dir)
+    if len(there) == 1:
+        return there[0]
+    raise JobError(f"--client: is missing: whose users? {run_dir} has {', '.join(there)}")
+
+
+def _clients_here(job: Job, run_dir: Path) -> list[ClientId]:
+    every = list(client_files_of(job))
+    return [client for client in every if (run_dir / "private" / client).is_dir()] or every
 
 
 def _ids_in(job: Job, client: ClientId, files: tuple[Path, ...], allow: Allow) -> Keys:
