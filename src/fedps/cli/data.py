@@ -97,84 +97,100 @@ def prepare_movielens(
     _describe(manifest, out)
 
 
+# Flags of `prepare table`.
+Interactions = Annotated[
+    list[Path],
+    SEVERAL,
+    flag(
+        "source",
+        "Files of interactions, a line each: CSV, TSV, `::`, Parquet, RecBole's .inter; or ARCHIVE.zip/FILE.",
+    ),
+]
+TimeColumn = Annotated[
+    str | None, flag("time", f"Column of the time: numbers or ISO dates; `none`: there is none. {GUESSED}")
+]
+ClientColumn = Annotated[
+    str | None,
+    flag("client", "Column that says whose a line, or in --users a user, is: a hospital, a shop, a country."),
+]
+Positive = Annotated[
+    str | None, flag("positive", 'Which ratings count as taken, e.g. ">= 4"; left out: every line does.')
+]
+Users = Annotated[Path | None, flag("users", "File about users: each column becomes a feature.")]
+Items = Annotated[Path | None, flag("items", "File about items: titles, and features.")]
+Task = Annotated[
+    Literal["pairs", "ratings", "sequences"],
+    flag("task", "pairs: who took what; ratings: each line has its own label; sequences: what came next."),
+]
+HeldOut = Annotated[
+    Literal["leave-one-out", "time", "ratio"] | None,
+    flag(
+        "split",
+        "What is held out: each user's latest, the latest --share of all, or a random one of each user's (ratings: ratio).",
+    ),
+]
+Dealing = Annotated[
+    Literal["iid", "quantity", "zipcode", "dirichlet"] | None,
+    flag("partition", "How users become clients where no column says so (iid); the last two by zip codes in --users."),
+]
+SharedUsers = Annotated[
+    Literal["refuse", "first", "largest", "apart"],
+    flag(
+        "shared-users",
+        "Users in several clients: all lines go to the first or largest one, or they are a user of each.",
+    ),
+]
+SharedItems = Annotated[
+    Path | None,
+    flag("catalogue", "The items that all sites share: items.csv of prepared data, or any list of items."),
+]
+UnknownItems = Annotated[
+    Literal["leave", "refuse"],
+    flag("unknown-items", "Lines of items that --catalogue lacks: leave them out, or refuse."),
+]
+DrawnHere = Annotated[
+    int | None,
+    flag(
+        "negatives",
+        "Drawn here for each positive (with features of items 4; else none, as training draws anew).",
+        least=0,
+    ),
+]
+Candidates = Annotated[
+    bool, Parameter(negative="--no-candidates", help="Draw 99 beside each held-out item, for HR@10.")
+]
+Header = Annotated[bool | None, Parameter(help="Whether the first line names columns. Found out.")]
+
+
 @prepare_app.command(name="table")
 def prepare_table(
-    source: Annotated[
-        list[Path],
-        SEVERAL,
-        flag(
-            "source",
-            "Files of interactions, a line each: CSV, TSV, `::`, Parquet, RecBole's .inter; or ARCHIVE.zip/FILE.",
-        ),
-    ],
+    source: Interactions,
     *,
     out: Out,
     user: Annotated[str | None, flag("user", f"Column of the user. {GUESSED}")] = None,
     item: Annotated[str | None, flag("item", f"Column of the item. {GUESSED}")] = None,
     rating: Annotated[str | None, flag("rating", f"Column of the rating, for --positive. {GUESSED}")] = None,
-    time: Annotated[
-        str | None, flag("time", f"Column of the time: numbers or ISO dates; `none`: there is none. {GUESSED}")
-    ] = None,
-    client: Annotated[
-        str | None,
-        flag("client", "Column that says whose a line, or in --users a user, is: a hospital, a shop, a country."),
-    ] = None,
-    positive: Annotated[
-        str | None, flag("positive", 'Which ratings count as taken, e.g. ">= 4"; left out: every line does.')
-    ] = None,
-    users: Annotated[Path | None, flag("users", "File about users: each column becomes a feature.")] = None,
-    items: Annotated[Path | None, flag("items", "File about items: titles, and features.")] = None,
-    task: Annotated[
-        Literal["pairs", "ratings", "sequences"],
-        flag("task", "pairs: who took what; ratings: each line has its own label; sequences: what came next."),
-    ] = "pairs",
-    split: Annotated[
-        Literal["leave-one-out", "time", "ratio"] | None,
-        flag(
-            "split",
-            "What is held out: each user's latest, the latest --share of all, or a random one of each user's (ratings: ratio).",
-        ),
-    ] = None,
+    time: TimeColumn = None,
+    client: ClientColumn = None,
+    positive: Positive = None,
+    users: Users = None,
+    items: Items = None,
+    task: Task = "pairs",
+    split: HeldOut = None,
     share: Annotated[float, flag("share", "Of lines, that --split time and ratio hold out.")] = 0.1,
     core: Annotated[int, flag("core", "Leave users and items with fewer lines out.", least=0)] = 0,
-    partition: Annotated[
-        Literal["iid", "quantity", "zipcode", "dirichlet"] | None,
-        flag(
-            "partition", "How users become clients where no column says so (iid); the last two by zip codes in --users."
-        ),
-    ] = None,
+    partition: Dealing = None,
     clients: Annotated[int | None, flag("clients", "Number of clients (10).", least=1)] = None,
     alpha: Alpha = None,
-    shared_users: Annotated[
-        Literal["refuse", "first", "largest", "apart"],
-        flag(
-            "shared-users",
-            "Users in several clients: all lines go to the first or largest one, or they are a user of each.",
-        ),
-    ] = "refuse",
+    shared_users: SharedUsers = "refuse",
     site: Annotated[str | None, flag("site", "All lines are of this one client, who prepares them at home.")] = None,
-    catalogue: Annotated[
-        Path | None,
-        flag("catalogue", "The items that all sites share: items.csv of prepared data, or any list of items."),
-    ] = None,
-    unknown_items: Annotated[
-        Literal["leave", "refuse"],
-        flag("unknown-items", "Lines of items that --catalogue lacks: leave them out, or refuse."),
-    ] = "leave",
-    negatives: Annotated[
-        int | None,
-        flag(
-            "negatives",
-            "Drawn here for each positive (with features of items 4; else none, as training draws anew).",
-            least=0,
-        ),
-    ] = None,
-    candidates: Annotated[
-        bool, Parameter(negative="--no-candidates", help="Draw 99 beside each held-out item, for HR@10.")
-    ] = True,
+    catalogue: SharedItems = None,
+    unknown_items: UnknownItems = "leave",
+    negatives: DrawnHere = None,
+    candidates: Candidates = True,
     delimiter: Annotated[str | None, flag("delimiter", "What cuts lines of text. Found out.")] = None,
     encoding: Annotated[str | None, flag("encoding", "Of text. Found out: UTF-8, UTF-16 or Latin-1.")] = None,
-    header: Annotated[bool | None, Parameter(help="Whether the first line names columns. Found out.")] = None,
+    header: Header = None,
     seed: Seed = 0,
 ) -> None:
     """Prepare your own table of who took what: ratings, purchases, clicks.
