@@ -80,6 +80,20 @@ def test_a_row_that_has_not_grown_has_its_first_float(job: Job, rows: np.ndarray
     assert found["mlp_item.weight"][7].tolist() == [0.5, *[0.0] * 7]
 
 
+def test_a_row_that_has_not_grown_is_told_from_a_whole_one_of_another_rule(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job({"num_users": 120, "num_items": ITEMS, "fc_layers": [10, 1]}, local_sparse=["embedding_0.w_0"], remote_sparse=["embedding_1.w_0"])  # fmt: skip
+    for name, lines in (
+        ("001/part-000-00000", f"3 0 0 0 0 0 0.5 {'7 ' * 4}1 2 3 4 {'9 ' * 10}\n5 0 0 0 0 0 0.25 7 7 7 7\n"),  # Adam's
+        ("002/part-000", "1\n" * 13),
+    ):
+        (tmp_path / "2" / name).parent.mkdir(parents=True)
+        (tmp_path / "2" / name).write_text(lines)
+    import_original(job, tmp_path / "2", tmp_path / "out")
+    found = load_file(export_run(tmp_path / "out", tmp_path / "exported"))["mlp_item.weight"]
+    assert found[3].tolist() == [0.5, 1, 2, 3, 4]
+    assert found[5].tolist() == [0.25, 0, 0, 0, 0], "ten numbers are a whole row of SGD's too"
+
+
 def test_an_order_of_ones_own_is_taken(job: Job, rows: np.ndarray, weights: dict[str, np.ndarray], tmp_path: Path) -> None:  # fmt: skip
     turned = dict(reversed(weights.items()))
     write(tmp_path / "2", rows, turned)

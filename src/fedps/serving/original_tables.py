@@ -128,7 +128,7 @@ def _real(parameters: Parameters, name: str, among: Sequence[str]) -> TableName:
 
 def _read_sparse(table: Table, spec: TableSpec) -> tuple[Keys, Values]:
     """Return a table's rows, sorted by key; what a row had not grown to yet is 0, as the original gives it."""
-    dim, keys, rows = spec.dim, list[int](), list[Values]()
+    dim, keys, values = spec.dim, list[int](), list[Values]()
     states = {
         FIRST + dim: 0,
         FIRST + dim + 2: 1,
@@ -144,18 +144,22 @@ def _read_sparse(table: Table, spec: TableSpec) -> tuple[Keys, Values]:
             )
         if not spec.open and not 0 <= key < spec.shape[0]:
             raise DataError(f"{where}: key {key} is outside [0, {spec.shape[0]}) of {spec.name}: of another network?")
-        row = np.zeros(dim, np.float32)
-        row[0] = value[FIRST]
-        if value.size in states:
-            rest = FIRST + 1 + states[value.size]
-            row[1:] = value[rest : rest + dim - 1]
         keys.append(key)
-        rows.append(row)
+        values.append(value)
+    rows = np.zeros((len(values), dim), np.float32)
+    width = max(
+        (value.size for value in values), default=0
+    )  # of a whole row: all are of one rule, which tells a short one
+    for row, value in zip(rows, values, strict=True):
+        row[0] = value[FIRST]
+        if value.size == width and width in states:
+            rest = FIRST + 1 + states[width]
+            row[1:] = value[rest : rest + dim - 1]
     ids = np.array(keys, np.int64)
     order = np.argsort(ids, kind="stable")
     if (twice := np.flatnonzero(np.diff(ids[order]) == 0)).size:
         raise DataError(f"{table.folder}: key {ids[order][twice[0]]} stands there twice; save the table anew")
-    return ids[order], np.array(rows, np.float32).reshape(-1, dim)[order]
+    return ids[order], rows[order]
 
 
 def _cut(
