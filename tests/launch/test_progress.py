@@ -132,6 +132,18 @@ def test_many_workers_fit_a_terminal_of_30_lines_with_the_total_in_sight(count: 
     assert ("that are further" in screen.getvalue()) is (count == 1000)
 
 
+@pytest.mark.parametrize("count", [2, 60])
+def test_names_with_brackets_are_shown_as_they_are(count: int, make_job: MakeJob) -> None:
+    clients = [ClientId(f"[b]{k:02}") for k in range(count)]
+    progress, screen = Progress(make_job(), clients, quiet=False), io.StringIO()
+    progress._console.file = screen
+    progress.introduce(["a:1"], None)
+    for who in clients:
+        progress.take(progress_event(who, 1.0, 0, 10))
+    progress._console.print(progress._view())
+    assert screen.getvalue().count("[b]00") >= 2, "where they are introduced, and at work"
+
+
 def test_a_time_is_shown_as_on_a_clock() -> None:
     assert [clock(seconds) for seconds in (0.2, 65, 7265)] == ["0:00", "1:05", "2:01:05"]
 

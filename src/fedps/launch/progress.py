@@ -57,7 +57,7 @@ class Progress:
 
     def __init__(self, job: Job, clients: list[ClientId], quiet: bool) -> None:
         self._job, self._clients, self._quiet = job, clients, quiet
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(stderr=True, quiet=quiet, markup=False)  # names may hold brackets
         self._last: dict[str, events.Progress] = {}  # each worker's latest progress
         self._before: dict[str, int] = {}  # samples of each worker in its earlier epochs
         self._done: dict[str, int] = {}  # and in all
@@ -218,8 +218,8 @@ class Progress:
         """Return many workers in so many lines of several each; those that are furthest behind, where not all have room."""
         done = {client: e.epoch + e.batch / e.batches for client, e in self._last.items()}
         across = max(1, self._console.width // CELL)
-        last = sorted(done, key=lambda client: done[client])[: room * across]
-        shown = [client for client in self._clients if client in set(last)]
+        last = set(sorted(done, key=lambda client: done[client])[: room * across])
+        shown = [client for client in self._clients if client in last]
         grid = Table.grid(padding=(0, 2))
         for at in range(0, len(shown), across):
             line = [(client, self._last[client]) for client in shown[at : at + across]]
