@@ -36,7 +36,7 @@ class Echo:
         self.forgotten += 1
 
     def begin(self, name: str | None = "a") -> Conversation:
-        conversation = Conversation(self, self.sent.append, "address", with_join=False)
+        conversation = Conversation(self, self.sent.append, "address", 0.0, with_join=False)
         if name is not None:
             conversation.received(encode(1, Hello("job", name, "p")))
         return conversation

@@ -40,8 +40,7 @@ class Peer:
     def __init__(self, host: Host, client: str | None = None, instance: str = "p", **hello: Any) -> None:
         self.replies: list[Message] = []
         self.hung_up = False
-        self.conversation = host.roster.open(Conversation(host, self._take, "address"))
-        self.conversation.opened_at = host.now
+        self.conversation = host.roster.open(Conversation(host, self._take, "address", host.now))
         if client is not None:
             said = Hello(**{"job": "job", "client": client, "instance": instance, "shared": SHARED, **hello})
             self.conversation.received(encode(1, said))

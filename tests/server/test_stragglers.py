@@ -1,6 +1,7 @@
 """A client that comes late, to a job or to a barrier, neither loses its work nor spoils that of the others."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from tests.server.callers import Caller, ones, push
 LATER = 1000.0
 
 
-def served(make_job: MakeJob, folder: Path, events: list[Any], **runner: Any) -> ParameterServer:
+def served(
+    make_job: MakeJob, folder: Path, events: list[Any], monotonic: Callable[[], float] = time.monotonic, **runner: Any
+) -> ParameterServer:
     job = make_job(sync_mode="sync", epochs=9, **runner)
     job = job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": 3})})
-    return ParameterServer(job, 0, folder, into(events))
+    return ParameterServer(job, 0, folder, into(events), monotonic=monotonic)
 
 
 @pytest.mark.parametrize("mode", ["all", "delta", "base"])
@@ -92,37 +95,33 @@ def suspended(events: list[Any]) -> list[str]:
 
 @pytest.mark.parametrize("at", ["a window", "a barrier"])
 def test_one_that_is_at_work_is_not_silent_for_as_long_as_a_job_may_ask_of_it(
-    at: str, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: str, make_job: MakeJob, tmp_path: Path
 ) -> None:
     events: list[Any] = []
-    server = served(make_job, tmp_path, events, step_timeout=10.0)
+    now = 0.0
+    server = served(make_job, tmp_path, events, lambda: now, step_timeout=10.0)
     a, b, busy = (Caller(server, name).join() for name in ("a", "b", "busy"))
     for caller in (a, b):
         caller.send(*push(1, [1], ones(1), 0) if at == "a window" else (Barrier(1, "trained"),))
-    began = time.monotonic()
-    for seconds in range(0, 590, 8):
-        monkeypatch.setattr("time.monotonic", lambda now=began + seconds: now)
+    for now in range(0, 590, 8):
         assert isinstance(busy.ask(Alive()), Done)
-        server.tick(time.monotonic())
+        server.tick(now)
         assert suspended(events) == []
-    for seconds in range(590, 650, 8):
-        monkeypatch.setattr("time.monotonic", lambda now=began + seconds: now)
+    for now in range(590, 650, 8):
         busy.ask(Alive())
-        server.tick(time.monotonic())
+        server.tick(now)
     assert suspended(events) == ["busy"], "words without a push count for so long, and no longer"
 
 
-def test_one_that_worked_and_then_fell_silent_is_left_behind(
-    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_worked_and_then_fell_silent_is_left_behind(make_job: MakeJob, tmp_path: Path) -> None:
     events: list[Any] = []
-    server = served(make_job, tmp_path, events, step_timeout=10.0)
+    now = 0.0
+    server = served(make_job, tmp_path, events, lambda: now, step_timeout=10.0)
     a, b, busy = (Caller(server, name).join() for name in ("a", "b", "busy"))
     for caller in (a, b):
         caller.send(*push(1, [1], ones(1), 0))
-    began = time.monotonic()
-    monkeypatch.setattr("time.monotonic", lambda: began + 9)
+    now = 9.0
     busy.ask(Alive())
     for seconds, due in ((18, []), (20, ["busy"])):
-        server.tick(began + seconds)
+        server.tick(seconds)
         assert suspended(events) == due

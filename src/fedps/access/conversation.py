@@ -7,7 +7,6 @@ its host, at once or later; whatever is wrong with it is answered by `Refused`, 
 never another's. Who a peer is, and whether it may be that, is the `roster`'s concern.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -61,14 +60,12 @@ class Conversation:
         host: who answers.
         send: takes each answer's bytes; None hangs up.
         address: the peer's, for events before it has a name.
-        with_join: whether Join comes before all other requests; a coordinator knows no Join.
-
-    Attributes:
         opened_at: when it began, seconds, monotonic.
+        with_join: whether Join comes before all other requests; a coordinator knows no Join.
     """
 
-    def __init__(self, host: Host, send: Send, address: str, with_join: bool = True) -> None:
-        self.opened_at = time.monotonic()
+    def __init__(self, host: Host, send: Send, address: str, opened_at: float, with_join: bool = True) -> None:
+        self.opened_at = opened_at
         self._host, self._send, self._address = host, send, address
         self._peer = Peer(host.limits, with_join)
         self._junk = 0

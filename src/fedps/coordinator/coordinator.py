@@ -7,7 +7,7 @@ is decided is the `Planner`'s. Here they come together. Reports are claims: `rep
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -48,6 +48,7 @@ class Coordinator:
         selector: who is picked; by default the job's.
         run_dir: the run's folder, where its state is kept; None keeps none.
         clock: what rounds are timed by; by default the simulated devices' if the job names traces, else real time.
+        monotonic: tells the time, in seconds.
 
     Attributes:
         round: the round now open.
@@ -62,15 +63,15 @@ class Coordinator:
 
     def __init__(
         self, job: Job, report: Report, log: TextIO | None = None, selector: ClientSelectorBase | None = None,
-        run_dir: Path | None = None, clock: Clock | None = None,
+        run_dir: Path | None = None, clock: Clock | None = None, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        runner, expected = job.runner, job.runner.worker_num or 1
+        runner, expected, self._monotonic = job.runner, job.runner.worker_num or 1, monotonic
         size = MESSAGE_BYTES + AUC_BYTES * len(aucs_of(job.metrics))
         self.job, self.limits, self.refusals = job, Limits(message_bytes=size), Refusals(report)
         self.roster = Roster(
             job.name, shared_part(job), "coordinator", expected, self.limits.connections, runner.start_timeout
         )
-        self.members, self.round, self.teacher = Members(expected), Round(), make_teacher(job)
+        self.members, self.round, self.teacher = Members(expected), Round(0, monotonic()), make_teacher(job)
         self.failure: Exception | None = None
         self._planner = Planner(job, selector or make_selector(job))
         self._clock = clock or (SimulatedClock(read_traces(job.traces)) if job.traces else RealClock())
@@ -101,7 +102,7 @@ class Coordinator:
 
     def opened(self, send: Send, peer: str) -> Conversation:
         """Begin a connection; `send` may be used until it is closed, and hangs up when it is given None."""
-        return self.roster.open(Conversation(self, send, peer, with_join=False))
+        return self.roster.open(Conversation(self, send, peer, self._monotonic(), with_join=False))
 
     def answer(self, conversation: Conversation, frame: Frame) -> None:
         """Answer a greeting at once, a report when all of its round are in, or their time is up."""
@@ -120,7 +121,7 @@ class Coordinator:
         """Note that a connection is gone, and with it the report that it brought; its client has time to come back."""
         client = self.roster.forget(conversation)
         if client is not None:
-            self.members.disconnect(client, conversation.instance, time.monotonic())
+            self.members.disconnect(client, conversation.instance, self._monotonic())
             self.members.drop_report(client)
 
     def tick(self, now: float) -> None:
@@ -161,7 +162,7 @@ class Coordinator:
         Raises:
             RefusedError: it is of a round that was never assigned to this client, or came before.
         """
-        client, now = conversation.known, time.monotonic()
+        client, now = conversation.known, self._monotonic()
         member = self._member(conversation)
         if member.assignment is not None and (report.round < member.round or member.finished):
             self._send(client, ticket, member.assignment)  # the first answer was lost with its connection
@@ -193,17 +194,17 @@ class Coordinator:
             self.failure = error
 
     def _decide(self, waiting: Mapping[ClientId, Member]) -> None:
-        began = time.monotonic()
+        began = self._monotonic()
         if self.round.restored and not any(m.assignment for m in self.members.here.values()):
             self._begin_anew()
         if 1 <= self.round.number <= self.job.runner.epochs:
             self._evaluate()
         strategies = self._select(waiting)
-        self.round = Round(self.round.number + 1)
+        self.round = Round(self.round.number + 1, self._monotonic())
         self._assign(waiting, strategies)
         joined, idle, finished = ([c for c, x in strategies.items() if x.next_state == s] for s in STATES)
         if joined:
-            self._report(events.Selected(self.round.number, joined, idle, finished, time.monotonic() - began))
+            self._report(events.Selected(self.round.number, joined, idle, finished, self._monotonic() - began))
         self._save()
 
     def _evaluate(self) -> None:
@@ -264,7 +265,7 @@ class Coordinator:
         Raises:
             RefusedError: it means somebody else, a newer process speaks for this client, or too many take part.
         """
-        now = time.monotonic()
+        now = self._monotonic()
         client = self.roster.greet(conversation, hello, now)
         self._first_at = self._first_at or now
         self.members.drop_report(client)
@@ -332,7 +333,7 @@ class Coordinator:
         checkpoint, turns = found
         learned = "with" if self._planner.resume(checkpoint, turns) else "without"
         if ours:
-            self.round, self._clock.now = Round(checkpoint.round, restored=True), checkpoint.clock
+            self.round, self._clock.now = Round(checkpoint.round, self._monotonic(), restored=True), checkpoint.clock
             self.members.restore(checkpoint.members)
             self._planner.history.take_news()  # it lies in the folder already
         else:
@@ -343,7 +344,7 @@ class Coordinator:
         """Count rounds from 1 again: all clients' processes are new ones, and so is what they train."""
         self._memory.begin_anew(self.round.number)
         self._planner.begin_anew(self.round.number)
-        self._clock.now, self.round = 0.0, Round()
+        self._clock.now, self.round = 0.0, Round(0, self._monotonic())
 
     def _say(self, line: str) -> None:
         """Write a line to the log."""

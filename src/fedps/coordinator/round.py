@@ -5,9 +5,8 @@ whether to train or to sit out, until that reports, is lost, or is left behind f
 Times are seconds of a monotonic clock; those that a simulated device takes are none of these.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from fedps.coordinator.members import Member
@@ -61,8 +60,8 @@ class Round:
         quorum_at: when as many as are needed had reported, None before.
     """
 
-    number: int = 0
-    opened_at: float = field(default_factory=time.monotonic)
+    number: int
+    opened_at: float
     restored: bool = False
     first_report_at: float | None = None
     last_report_at: float | None = None

@@ -10,7 +10,7 @@ keep to stands in `requests`, tables and gate in `shard`, who is waited for in `
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class ParameterServer:
         run_dir: the run's folder; tables are saved under `model/<epoch>/`, or where `runner.model_save_path` says.
         report: where events go.
         limits: what clients may ask for; by default they follow from the job and the memory there is.
+        monotonic: tells the time, in seconds.
 
     Attributes:
         failure: why it cannot go on, None while it can.
@@ -72,8 +73,11 @@ class ParameterServer:
         DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
     """
 
-    def __init__(self, job: Job, shard: int, run_dir: Path, report: Report, limits: Limits | None = None) -> None:
-        runner = job.runner
+    def __init__(
+        self, job: Job, shard: int, run_dir: Path, report: Report, limits: Limits | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        runner, self._monotonic = job.runner, monotonic
         self.job, self.report, self.limits = job, report, limits or limits_of(job)
         self.failure: Exception | None = None
         self._saving = False
@@ -104,11 +108,11 @@ class ParameterServer:
     def over(self) -> bool:
         """Whether all expected clients have come, and left or were lost for longer than a restart may take."""
         runner = self.job.runner
-        return self.members.over(time.monotonic(), runner.reconnect_timeout + runner.start_timeout)
+        return self.members.over(self._monotonic(), runner.reconnect_timeout + runner.start_timeout)
 
     def opened(self, send: Send, peer: str) -> Conversation:
         """Begin a connection; `send` may be used until it is closed, and hangs up when it is given None."""
-        return self.roster.open(Conversation(self, send, peer))
+        return self.roster.open(Conversation(self, send, peer, self._monotonic()))
 
     def forget(self, conversation: Conversation) -> None:
         """Drop all that was kept for a connection; its client has time to come back."""
@@ -120,7 +124,7 @@ class ParameterServer:
         self.barriers.forget(conversation)
         self.ballot.forget(conversation)
         if client is not None:
-            self.members.disconnect(client, conversation.instance, time.monotonic())
+            self.members.disconnect(client, conversation.instance, self._monotonic())
 
     def answer(self, conversation: Conversation, frame: Frame) -> None:
         """Answer a request, at once or when what it waits for has happened.
@@ -129,7 +133,7 @@ class ParameterServer:
             RefusedError: it cannot be served, and nothing has changed; TableError and WireError say the same.
             DataError: an epoch cannot be saved; the server cannot go on.
         """
-        now, ticket = time.monotonic(), frame.ticket
+        now, ticket = self._monotonic(), frame.ticket
         # The session has let through only what may be said now: all but Hello and Join come from one that has joined, on
         # this very connection. Whether it still takes part is asked where it matters (`_member`).
         match frame.message:
@@ -316,7 +320,7 @@ class ParameterServer:
             if counts := self.shard.store.counts():
                 self.report(events.Tables(epoch, counts))
             if opening is not None and error is None:
-                now = time.monotonic()
+                now = self._monotonic()
                 self.barriers.open(opening, self.clock, now)
                 self.advance(now)
 
