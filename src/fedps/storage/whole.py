@@ -64,7 +64,7 @@ def open_whole(*paths: Path, mode: int = PRIVATE) -> Iterator[list[IO[bytes]]]:
                 os.fsync(file.fileno())
         for path, part in parts.items():
             part.replace(path)
-        _sync_names(paths[0].parent)
+        sync_names(paths[0].parent)
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield new
         os.sync()  # all files at once: thousands of clients' files, one by one, would each wait for the disk
         _swap(new, path, old)
-        _sync_names(path.parent)
+        sync_names(path.parent)
     finally:
         if path.exists() or not old.exists():  # else what was moved aside is all there is
             shutil.rmtree(scratch, ignore_errors=True)
@@ -127,18 +127,17 @@ def make_folder(folder: Path, mode: int = OPEN) -> None:
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     for each in reversed(missing):
         each.mkdir(mode, exist_ok=True)
-        _sync_names(each.parent)
+        sync_names(each.parent)
     if not missing:
         folder.mkdir(exist_ok=True)  # says so if it is a file
 
 
-def _create(part: Path, mode: int) -> IO[bytes]:
-    """Open a new file for writing: `x`, so that two writers of one name never share their temporary file."""
-    return open(part, "xb", opener=lambda path, flags: os.open(path, flags, mode))
+def sync_names(folder: Path) -> None:
+    """Make the names in a folder outlive a power cut.
 
-
-def _sync_names(folder: Path) -> None:
-    """Make the names in a folder outlive a power cut."""
+    Raises:
+        OSError: the disk fails.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -147,6 +146,11 @@ def _sync_names(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _create(part: Path, mode: int) -> IO[bytes]:
+    """Open a new file for writing: `x`, so that two writers of one name never share their temporary file."""
+    return open(part, "xb", opener=lambda path, flags: os.open(path, flags, mode))
 
 
 def _remove_stale(path: Path) -> None:

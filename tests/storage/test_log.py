@@ -1,0 +1,145 @@
+"""What was durable is found again, in order and whole, whatever happens to the disk; what was not may be."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedps.errors import DataError
+from fedps.storage.disk import Disk, Folder
+from fedps.storage.log import Log
+from tests.simulation.disk import ForgetfulDisk
+
+
+@pytest.fixture(params=["folder", "forgetful"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    if request.param == "forgetful":
+        yield ForgetfulDisk()
+        return
+    with Folder(tmp_path / "log") as folder:
+        yield folder
+
+
+def records(log: Log, back: int = 0) -> list[bytes]:
+    return [bytes(record) for record in log.recover(back)]
+
+
+def opened(disk: Disk) -> Log:
+    log = Log(disk)
+    records(log)
+    return log
+
+
+def add(log: Log, *numbers: int) -> None:
+    for number in numbers:
+        log.append([b"record ", str(number).encode()])
+    log.flush()
+
+
+def named(*numbers: int) -> list[bytes]:
+    return [f"record {number}".encode() for number in numbers]
+
+
+def sum_up(log: Log, keep: int = 0) -> None:
+    compaction = log.compact()
+    compaction.write([b"sum of ", str(log.position).encode()])
+    compaction.commit(keep)
+
+
+def test_records_are_found_as_they_were_appended_and_more_come_behind_them(disk: Disk) -> None:
+    log = opened(disk)
+    assert (log.position, log.durable, log.bytes, log.pending_bytes) == (0, 0, 0, 0)
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert log.append([b"rows", rows.data, b""]) == 1
+    assert log.append([]) == 2
+    assert (log.position, log.durable) == (2, 0)
+    assert log.pending_bytes == log.bytes > rows.nbytes
+    assert log.flush() == log.durable == 2
+    assert log.pending_bytes == 0
+    again = Log(disk)
+    assert records(again) == [b"rows" + rows.tobytes(), b""]
+    assert (again.position, again.durable, again.bytes, again.notes) == (2, 2, log.bytes, [])
+    add(again, 2)
+    assert records(Log(disk))[2:] == named(2)
+
+
+def test_a_snapshot_stands_for_the_records_before_it_and_one_can_go_back_before_it(disk: Disk) -> None:
+    log = opened(disk)
+    add(log, 0, 1)
+    sum_up(log)
+    assert log.bytes == 0
+    add(log, 2)
+    assert records(Log(disk)) == [b"sum of 2", *named(2)]
+    assert records(Log(disk), back=1) == named(0, 1, 2)
+    with pytest.raises(DataError, match="no whole snapshot is left"):
+        records(Log(disk), back=2)
+
+
+def test_records_go_on_while_a_snapshot_is_written_and_if_it_is_abandoned(disk: Disk) -> None:
+    log = opened(disk)
+    add(log, 0)
+    compaction = log.compact()
+    add(log, 1)
+    compaction.write([b"half"])
+    assert records(Log(disk)) == named(0, 1)
+    compaction.abandon()
+    add(log, 2)
+    assert records(Log(disk)) == named(0, 1, 2)
+    assert not [name for name in disk.names() if "snapshot" in name]
+    sum_up(log)
+    assert records(Log(disk)) == [b"sum of 3"]
+
+
+def test_of_snapshots_the_last_two_stay_and_what_leads_to_where_one_may_have_to_go_back(disk: Disk) -> None:
+    log = opened(disk)
+    for number in range(6):
+        add(log, number)
+        sum_up(log, keep=log.position)
+    assert sorted(disk.names()) == ["log-5", "snapshot-5", "snapshot-6"]
+    for number in range(6, 9):
+        add(log, number)
+        sum_up(log, keep=6)
+    assert sorted(disk.names()) == ["log-6", "log-7", "log-8", "snapshot-6", "snapshot-8", "snapshot-9"]
+    assert records(Log(disk), back=2) == [b"sum of 6", *named(6, 7, 8)]
+
+
+def test_what_is_cut_off_is_forgotten_snapshots_too(disk: Disk) -> None:
+    log = opened(disk)
+    add(log, 0, 1)
+    sum_up(log)
+    add(log, 2, 3)
+    sum_up(log)
+    add(log, 4)
+    log = Log(disk)
+    for record in log.recover(back=1):
+        if bytes(record) == b"record 2":
+            break
+    log.cut()
+    assert log.position == log.durable == 3
+    add(log, 30)
+    assert records(Log(disk)) == [b"sum of 2", *named(2, 30)]
+
+
+def test_what_fails_is_written_again_in_order_and_counts_only_then(tmp_path: Path) -> None:
+    disk = ForgetfulDisk()
+    log = opened(disk)
+    add(log, 0)
+    disk.error = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space"):
+        add(log, 1)
+    with pytest.raises(OSError, match="No space"):
+        add(log, 2)
+    assert log.durable == 1
+    disk.error = None
+    add(log, 3)
+    disk.crash(random.Random(1))
+    assert records(Log(disk)) == named(0, 1, 2, 3)
+
+
+def test_two_servers_on_one_log_are_refused_by_name(tmp_path: Path) -> None:
+    with Folder(tmp_path / "log"):
+        with pytest.raises(DataError, match=r"log: two servers on one log"):
+            Folder(tmp_path / "log")
+    Folder(tmp_path / "log").close()
