@@ -49,14 +49,14 @@ def test_who_stands_at_a_barrier_is_not_waited_for_until_it_opens() -> None:
     assert members.active(7) == {A, B}
 
 
-def test_a_reconnect_keeps_the_sequence_and_a_new_process_starts_anew() -> None:
+def test_a_reconnect_keeps_the_sequence_and_a_new_process_counts_on() -> None:
     members = two()
     member = members.get(A)
     assert member is not None
     member.sequence, member.lost_at = 9, 1.0
     assert members.join(A, "p1", 3).sequence == 9
     assert members.overdue(100.0, 5.0) == []
-    assert members.join(A, "p9", 3).sequence == 0
+    assert members.join(A, "p9", 3).sequence == 9
 
 
 def test_a_broken_connection_is_lost_after_its_patience() -> None:

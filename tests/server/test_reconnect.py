@@ -65,12 +65,13 @@ def test_a_connection_that_breaks_in_a_window_is_taken_up_by_the_next(server: Pa
     step(server, again, b, number=3)
 
 
-def test_a_new_process_of_a_crashed_client_starts_anew(server: ParameterServer) -> None:
+def test_a_new_process_of_a_crashed_client_counts_its_pushes_on(server: ParameterServer) -> None:
     a, b = two(server)
     step(server, a, b, number=1)
     a.connection.closed()
     fresh = Caller(server, "a", "new process").join(clock=1)
-    fresh.ask(*push(1, [3], ones(1), clock=1))
+    assert fresh.ask(*push(1, [3], ones(1), clock=1)) == Done(1)  # one of the first process, repeated
+    fresh.ask(*push(4, [3], ones(1), clock=1))  # as far as it got at another shard
     b.ask(*push(2, [3], ones(1), clock=1))
     assert server.clock == 2
 

@@ -128,6 +128,9 @@ class Shards:
         specs: the shared tables.
         timeout: seconds to wait for a join, a seed or a leave to be answered.
         compression: how values travel, both ways.
+
+    Attributes:
+        sequence: of the last push; all servers get the same, if only an empty one.
     """
 
     def __init__(
@@ -142,7 +145,7 @@ class Shards:
             cut_tensors([s for s in specs if self._placed.get(s.name) == shard], room.floats)
             for shard, room in enumerate(self._room)
         ]
-        self._sequence = 0
+        self.sequence = 0
         self._compressor, self._answer_form = Compressor(compression, self._specs), compression.pull
 
     @property
@@ -168,8 +171,9 @@ class Shards:
         """
         welcomes = [_wait(c.welcome, self._timeout, "Hello").message for c in self._channels]
         clock = max(w.clock for w in welcomes if isinstance(w, Welcome))
-        joined = self._all(lambda k: Join(self._tables_of(k), clock, samples))
-        return max([clock, *(d.clock for d in joined if isinstance(d, Done))])  # time has gone on since the Welcome
+        joined = [d for d in self._all(lambda k: Join(self._tables_of(k), clock, samples)) if isinstance(d, Done)]
+        self.sequence = max([self.sequence, *(d.sequence for d in joined)])  # this client may have had other processes
+        return max([clock, *(d.clock for d in joined)])  # time has gone on since the Welcome
 
     def seed(self, starts: Mapping[TableName, Values]) -> None:
         """Offer what tensors start from, float32[1, dim] each, and all rows of tables, float32[rows, dim]; the first stay."""
@@ -225,14 +229,14 @@ class Shards:
             weight: of this client in a weighted mean.
             rate: the share of the tables' learning rates to take.
         """
-        self._sequence += 1
-        changes = self._compressor.begin(changes, self._sequence)
+        self.sequence += 1
+        changes = self._compressor.begin(changes, self.sequence)
         keys, futures = {name: rows.keys for name, rows in changes.items()}, []
         for shard, channel in enumerate(self._channels):
             messages, at_clock = self._messages(keys, shard), clock if isinstance(clock, int) else clock[shard]
             for part, pieces in enumerate(messages):
                 forms, arrays = self._pack(pieces, changes, shard)
-                push = Push(_tables(pieces), self._sequence, at_clock, weight, part, len(messages), forms, rate)
+                push = Push(_tables(pieces), self.sequence, at_clock, weight, part, len(messages), forms, rate)
                 futures.append(channel.request(push, arrays))
         return PushTicket(futures)
 

@@ -24,6 +24,7 @@ class Member(Participant):
         samples: of a pass over its data; 0 if it does not say.
         waits_from: the first clock at which the others wait for it.
         sequence: its last push that was accepted; each is applied once, however often it comes.
+        took_over: from another process, of whose last pushes this shard may lack some; its own first push ends that.
         late: its last push that came after its window was closed.
         progress: when it last pushed or came to a barrier, 0.0 if it never did.
         busy_since: when it first said since then that it is at work; None if it did not.
@@ -37,6 +38,7 @@ class Member(Participant):
     samples: int = 0
     waits_from: int = 0
     sequence: int = 0
+    took_over: bool = False
     late: int = 0
     progress: float = 0.0
     busy_since: float | None = None
@@ -48,7 +50,7 @@ class Member(Participant):
 
     def accept(self, sequence: int, clock: int, late: bool, now: float) -> None:
         """Note that a push was taken; before `clock`, its own or the open one if it came late, nobody waits for this member."""
-        self.sequence = sequence
+        self.sequence, self.took_over = sequence, False
         self.act(now)
         if late:
             self.late, self.waits_from = sequence, clock
@@ -78,7 +80,10 @@ class Members(Membership[Member]):
         """
         # A client says Join again on every connection. While it is here, that changes nothing: its clock and its pushes go on.
         here = self.get(client)
-        member = self.admit(client, instance, lambda: Member(instance))
+        before = here or self.left.get(client) or self.lost.get(client)
+        # A client's pushes are counted over all its processes: so no number is given twice, and none is taken twice.
+        counted = before.sequence if before is not None else 0
+        member = self.admit(client, instance, lambda: Member(instance, sequence=counted, took_over=before is not None))
         if member is not here:  # new, or back after it was given up: the others have gone on without it
             member.waits_from, member.samples = clock, samples
             member.barrier, member.suspended = None, False

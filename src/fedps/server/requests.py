@@ -58,8 +58,9 @@ def check_push(push: Push, member: Member, shard: Shard, limits: Limits) -> None
         raise RefusedError("too_large", f"{push.parts} parts pass the limit of {limits.parts} parts a push")
     if not 0 <= push.part < push.parts:
         raise RefusedError("malformed", f"part {push.part} of {push.parts}: parts are counted from 0")
-    # Sequences have no gaps: so one number says which pushes were applied, and repeats are known after a reconnect.
-    if push.sequence > member.sequence + 1:
+    # A process's sequences have no gaps: so one number says which were applied, and repeats are known after a reconnect. A
+    # server that went back to an earlier state lacks some in between, and must not take those that follow.
+    if push.sequence > member.sequence + 1 and not member.took_over:
         raise RefusedError("stale", f"push {push.sequence} follows {member.sequence}: one in between is missing")
     if shard.gate and push.clock > shard.gate.clock + shard.gate.ahead:
         raise RefusedError("stale", f"clock {push.clock} is too far ahead of {shard.gate.clock}")

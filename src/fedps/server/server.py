@@ -141,7 +141,9 @@ class ParameterServer:
                 self.roster.greet(conversation, hello, now)
                 if not self.job.runner.with_coordinator:
                     self._first_at = self._first_at or now
-                conversation.reply(ticket, Welcome(self.shard.number, self.shard.count, self.clock))
+                conversation.reply(
+                    ticket, Welcome(self.shard.number, self.shard.count, self.clock, self.barriers.epoch)
+                )
             case Join() as join:
                 self._join(Candidate(conversation, ticket, join), now)
             case Seed(table, first):
@@ -206,10 +208,10 @@ class ParameterServer:
             if connection := self.roster.connection(client):
                 connection.hang_up()
         for conversation, ticket, join in verdict.admitted:
-            self.members.join(conversation.known, conversation.instance, join.clock, join.samples)
+            member = self.members.join(conversation.known, conversation.instance, join.clock, join.samples)
             self.roster.enter(conversation)
             self._halves.setdefault(conversation, HalfPush(self._budget))
-            conversation.reply(ticket, Done(self.clock))
+            conversation.reply(ticket, Done(self.clock, sequence=member.sequence))
         for candidate in verdict.refused:
             candidate.conversation.refuse(candidate.ticket, self.ballot.mismatch(candidate.declared))
 

@@ -16,7 +16,7 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 7
+PROTOCOL = 8
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -33,12 +33,16 @@ class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     shared: dict[str, str] = {}
 
 
-class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Answer to Hello. `clock`: the step or window now open, where a late joiner begins (coordinator: the round)."""
+class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Answer to Hello. `clock`: the step or window now open, where a late joiner begins (coordinator: the round).
+
+    `epoch`: the last that has ended here, 0 before the first: who was away goes on with the next.
+    """
 
     shard: int
     shards: int
     clock: int
+    epoch: int = 0
 
 
 class Join(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -99,7 +103,7 @@ class Values(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, 
 
 
 class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Send one step's gradient or one window's change; answered by Done when received and checked.
+    """Send one step's gradient or one window's change; answered by Done when it is applied, and will stay so.
 
     `clock`: the step or window it is of; where the server buffers changes, that of the values it started from.
     `sequence` grows by one with each push of a client to a shard: a repeat is answered, not applied again.
@@ -188,11 +192,16 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     targets_of: int = 0
 
 
-class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """It is done. `clock`: the step or window now open; `late`: the push came after its window was closed."""
+class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """It is done, and outlives the server: what it follows from is on disk there, unless the job says `durability: none`.
+
+    `clock`: the step or window now open; `late`: the push came after its window was closed. `sequence`, of a Join: the
+    client's last push that counts, from which its next process goes on.
+    """
 
     clock: int = 0
     late: bool = False
+    sequence: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -213,6 +222,7 @@ KINDS = {
     "bad_keys": "keys not sorted, not unique, out of range, or of another shard",
     "not_finite": "a NaN or an infinity among the values",
     "stale": "a sequence, clock or round that lies behind or too far ahead",
+    "no_space": "the server's disk is full, and what is not on disk does not count: ask again in a moment",
 }
 
 Request = Hello | Join | Seed | Census | Pull | Push | Alive | Barrier | Leave | RoundReport

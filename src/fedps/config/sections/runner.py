@@ -86,6 +86,11 @@ class Runner(Section):
     save_every: Whole | None = Field(
         None, description="epochs between two saves; 0: only at the end; left out: as eval_every, with a coordinator 1"
     )
+    durability: Annotated[Literal["group", "none"], BeforeValidator(word)] = Field(
+        "group",
+        description="group: servers write what they apply to a log, and answer a push once it is on disk, so that one that dies"
+        " goes on where it was; none: its death ends the run",
+    )
     eval_clients: Annotated[Literal["all", "joined"], BeforeValidator(word)] = Field(
         "all", description="coordinator: who scores its held-out samples after a round; after the last one, all do"
     )
