@@ -15,7 +15,7 @@ All that follows from the pushes and their order alone. Admission and expiry loo
 with any number of servers, as long as no candidate is forgotten; each server evicts among its own rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from fedps.errors import TableError
 from fedps.table.admission import CANDIDATES_BYTES, Candidates
 from fedps.table.index import reserve
 from fedps.table.kernels import compiled
+from fedps.table.moment import Array, Facts, Part, Watched
 from fedps.table.rules import initial_rows, rowless
 from fedps.table.sparse import SparseTable, row_bytes, unbounded
 from fedps.types import GONE, NO_KEYS, Counts, Keys, TableSpec, Values
@@ -34,6 +35,7 @@ OLDEST = 254  # the largest age; a slot without a row has that of one that is GO
 USES, SAVED, PINNED = 3, 0x40, 0x80  # of a row's marks: how often it was used; in the last save; not to be evicted now
 STRETCH = 32  # rows that the hand looks at for each that it is to take
 SWEPT = 8192  # rows that a push looks at, at least, for those that have expired
+KEPT = ("_spare", "_hand", "_sweep", "_old", "_admitted", "_expired", "_evicted")  # numbers of a frozen table
 Bytes = NDArray[np.uint8]
 _u1w = types.Array(types.uint8, 1, "C")
 _i8w = types.Array(types.int64, 1, "C")
@@ -59,6 +61,7 @@ class BoundedTable(SparseTable):
         self._age: Bytes = reserve(self._places, np.dtype(np.uint8))  # epochs without a push, and one more
         self._marks: Bytes = reserve(self._places, np.dtype(np.uint8))
         self._free: Keys = reserve(self._places, np.dtype(np.int64))  # slots without a row; the first `_spare` count
+        self._watched_free = Watched(self._free)
         self._spare = self._paid = self._hand = self._sweep = 0
         self._old = 0  # rows that have expired, and whose slots are not free yet
         self._left = list[Keys]()  # ids in the last save whose rows have left since
@@ -103,7 +106,9 @@ class BoundedTable(SparseTable):
 
     def pull(self, keys: Keys) -> Values:
         """Return rows float32[U, dim]; where an id has none, its start, or the shared one if rows wait to be made."""
-        slots = self._find(keys)
+        slots, _ = self._index.find(keys, self._ids)
+        if self._old:  # they are not dropped here: the order in which slots get free decides which rows leave later
+            slots[(slots >= 0) & (self._age[slots] > self._expires)] = -1
         there = slots >= 0
         if there.all():
             return self._read(slots)
@@ -189,8 +194,49 @@ class BoundedTable(SparseTable):
         if self._candidates is not None:
             self._candidates.load(waiting)
 
+    def frozen(self) -> Iterator[Part]:
+        """Freeze the table as it is now; see `SparseTable`."""
+        rows, free, left = super().frozen(), self._watched_free.freeze(self._spare), list(self._left)
+        waiting = self._candidates.frozen() if self._candidates is not None else iter(())
+
+        def parts() -> Iterator[Part]:
+            yield from rows
+            for first, slots in free.pieces():
+                yield Part(self.spec.name, {"free": first}, slots)
+            yield from (Part(self.spec.name, {"left": len(keys)}, (keys,)) for keys in left)
+            yield from (Part(self.spec.name, {"waiting": len(ids)}, (ids,)) for ids in waiting)
+
+        return parts()
+
+    def lay(self, facts: Facts, arrays: tuple[Array, ...]) -> None:
+        """Put the next part of a frozen table in its place here; see `SparseTable`."""
+        match facts:
+            case {"free": first}:
+                self._free[int(first) : int(first) + len(arrays[0])] = arrays[0]
+            case {"left": _}:
+                self._left.append(arrays[0])
+            case {"waiting": _}:
+                self.load_waiting(arrays[0])
+            case {"first": _}:
+                super().lay(facts, arrays)
+            case _:
+                super().lay(facts, arrays)
+                for name in KEPT:
+                    setattr(self, name, int(facts[name]))
+
+    def _facts(self) -> Facts:
+        return super()._facts() | {name: getattr(self, name) for name in KEPT}
+
+    def _marks_now(self) -> tuple[Array, ...]:
+        return (*super()._marks_now(), self._age[: self._rows].copy(), self._marks[: self._rows].copy())
+
+    def _lay_marks(self, slots: slice, marks: list[Array]) -> None:
+        self._changed[slots], self._age[slots], self._marks[slots] = marks
+        there = slots.start + np.flatnonzero(self._age[slots] < GONE)
+        self._index.insert(self._ids[there], there)
+
     def _find(self, keys: Keys) -> Keys:
-        """Return slots int64[U], -1 where there is no row, or none any more."""
+        """Return slots int64[U], -1 where there is no row, or none any more, whose slot is free now."""
         slots, _ = self._index.find(keys, self._ids)
         if self._old:
             old = slots[slots >= 0]
@@ -226,6 +272,7 @@ class BoundedTable(SparseTable):
             [self._free[self._spare - again : self._spare], np.arange(self._rows, self._rows + fresh)]
         )
         self._spare, self._rows, self._made = self._spare - again, self._rows + fresh, self._made + len(keys)
+        self._watched.keep(slots[:again])
         self._block[slots[:again]] = 0
         self._block[slots, : self.spec.dim] = initial_rows(self.spec, keys)
         self._ids[slots], self._age[slots], self._marks[slots] = keys, 0, 0
@@ -266,6 +313,7 @@ class BoundedTable(SparseTable):
         if len(saved := keys[self._marks[slots] & SAVED > 0]):
             self._left.append(saved)
         self._age[slots], self._changed[slots], self._marks[slots] = GONE, False, 0
+        self._watched_free.keep(np.arange(self._spare, self._spare + len(slots)))
         self._free[self._spare : self._spare + len(slots)] = slots
         self._spare += len(slots)
 

@@ -1,9 +1,12 @@
 """One dense tensor with its optimizer state: a table with a single row, and the calls of `sparse.SparseTable`."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from fedps.errors import TableError
 from fedps.table import kernels, rules
+from fedps.table.moment import PIECE, Array, Facts, Part, Watched
 from fedps.types import NO_KEYS, RULES, Keys, TableSpec, Values
 
 ONLY = np.zeros(1, np.int64)  # the slot of the single row
@@ -20,7 +23,11 @@ class DenseTable:
         self.spec, self.steps = spec, 0
         self._rule, self._constants = RULES.index(spec.rule.name), kernels.constants(spec.rule)
         self._seeded = 0  # so many floats, from the first one on, have their start
-        self.block = np.zeros((1, rules.width(spec.rule, spec.dim)), np.float32)
+        width = rules.width(spec.rule, spec.dim)
+        piece = min(width, PIECE // 4)
+        self._pieces: Values = np.zeros((-(-width // piece), piece), np.float32)  # by which a moment is read
+        self.block: Values = self._pieces.reshape(1, -1)[:, :width]
+        self._watched = Watched(self._pieces)
 
     @property
     def rate(self) -> float:
@@ -47,6 +54,7 @@ class DenseTable:
                 f" {self._seeded} of {self.spec.dim} floats have one"
             )
         if end > self._seeded:
+            self._keep()
             self.block[:, self._seeded : end] = values[:, self._seeded - first :]
             self._seeded = end
 
@@ -73,6 +81,7 @@ class DenseTable:
             TableError: the values are of another shape.
         """
         self._check_shape(values, self.spec.dim)
+        self._keep()
         self.steps += 1
         self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
         kernels.change(self.block, ONLY, values, self._constants, self._rule, self.steps)
@@ -98,8 +107,41 @@ class DenseTable:
             TableError: it is of another width.
         """
         self._check_shape(block, self.block.shape[1])
+        self._keep()
         self.block[:] = block
         self._seeded, self.steps = self.spec.dim, steps
+
+    def frozen(self) -> Iterator[Part]:
+        """Freeze the tensor as it is now; yield all of it, piece by piece, for `lay`."""
+        facts: Facts = {"steps": self.steps, "rate": self.rate, "seeded": self._seeded}
+        moment = self._watched.freeze(len(self._pieces))
+
+        def parts() -> Iterator[Part]:
+            yield Part(self.spec.name, facts)
+            for first, pieces in moment.pieces():
+                yield Part(self.spec.name, {"first": first}, pieces)
+
+        return parts()
+
+    def lay(self, facts: Facts, arrays: tuple[Array, ...]) -> None:
+        """Put the next part of a frozen tensor in its place here.
+
+        Raises:
+            TableError: it does not fit this tensor.
+        """
+        if "first" not in facts:
+            self.steps, self._seeded = int(facts["steps"]), int(facts["seeded"])
+            self._constants[kernels.LEARNING_RATE] = facts["rate"]
+            return
+        first, pieces = int(facts["first"]), arrays[0]
+        place = self._pieces[first : first + len(pieces)]
+        if pieces.shape != place.shape:
+            raise TableError(f"table {self.spec.name!r}: floats of shape {pieces.shape} do not fit {place.shape}")
+        place[:] = pieces
+
+    def _keep(self) -> None:
+        """Put what moments have not read yet aside, before all of it changes."""
+        self._watched.keep(np.arange(len(self._pieces)))
 
     def _check_shape(self, block: Values, floats: int) -> None:
         if block.shape != (1, floats):  # compiled loops check no bounds

@@ -102,26 +102,47 @@ def gather(block, slots, out):  # type: ignore[no-untyped-def]
             out[i, j] = row[j]
 
 
+@inlined
+def _missed(counter, step, c, tail):  # type: ignore[no-untyped-def]
+    """Return how many steps a row of Adam lies behind, and of its moves since: the sum of their rates, and their epsilon."""
+    behind = np.int64(np.int32(np.uint32(step) - counter))  # a difference modulo 2^32, as in `rules.settle`
+    if counter == 0 or behind <= 0:
+        return 0, np.float32(0), np.float32(0)
+    missed, ratio, end = np.float64(behind), c[1] / np.sqrt(c[2]), len(tail) - 1
+    later = tail[min(step + 1, end)]
+    moves = np.float32(c[0] * (ratio * tail[min(step - behind + 1, end)] - ratio ** (missed + 1) * later))
+    return behind, moves, np.float32(c[3] * np.sqrt(1 - c[2] ** np.float64(step - behind)))
+
+
+@compiled(types.void(_f4w, _i8r, _f8r, _f8r, types.int64, _f4w))
+def gather_adam(block, slots, c, tail, step, out):  # type: ignore[no-untyped-def]
+    """Copy rows' values as `settle_adam` would make them, and leave the rows as they are."""
+    dim, counters = out.shape[1], block.view(np.uint32)
+    for i in range(len(slots)):
+        row, values = block[slots[i]], out[i]
+        w, ms, vs = row[:dim], row[dim : 2 * dim], row[2 * dim : 3 * dim]
+        behind, moves, epsilon = _missed(counters[slots[i], 3 * dim], step, c, tail)
+        if behind:
+            for j in range(dim):
+                values[j] = w[j] - moves * ms[j] / (np.sqrt(vs[j]) + epsilon)
+        else:
+            for j in range(dim):
+                values[j] = w[j]
+
+
 @compiled(types.void(_f4w, _i8r, _f8r, _f8r, types.int64))
 def settle_adam(block, slots, c, tail, step):  # type: ignore[no-untyped-def]
     """`rules.settle` at slots: bring rows to `step` by the moves they have missed since their last push.
 
     c: as `constants` gives them; tail: `rules.momentum_tail`.
     """
-    lr, b1, b2, eps = c[0], c[1], c[2], c[3]
-    dim = (block.shape[1] - 1) // 3
-    ratio, end = b1 / np.sqrt(b2), len(tail) - 1
-    counters = block.view(np.uint32)
+    dim, counters = (block.shape[1] - 1) // 3, block.view(np.uint32)
     for i in range(len(slots)):
-        row, counter = block[slots[i]], counters[slots[i], 3 * dim]
-        behind = np.int64(np.int32(np.uint32(step) - counter))  # a difference modulo 2^32, as in `rules.settle`
-        if counter > 0 and behind > 0:
+        row = block[slots[i]]
+        behind, moves, epsilon = _missed(counters[slots[i], 3 * dim], step, c, tail)
+        if behind:
             w, ms, vs = row[:dim], row[dim : 2 * dim], row[2 * dim : 3 * dim]
-            missed, last = np.float64(behind), np.float64(step - behind)
-            later = tail[min(step + 1, end)]
-            moves = np.float32(lr * (ratio * tail[min(step - behind + 1, end)] - ratio ** (missed + 1) * later))
-            epsilon = np.float32(eps * np.sqrt(1 - b2**last))
-            fade1, fade2 = np.float32(b1**missed), np.float32(b2**missed)
+            fade1, fade2 = np.float32(c[1] ** np.float64(behind)), np.float32(c[2] ** np.float64(behind))
             for j in range(dim):
                 w[j] -= moves * ms[j] / (np.sqrt(vs[j]) + epsilon)
                 ms[j] *= fade1

@@ -4,11 +4,12 @@ Rows stand in one block of virtual memory reserved at the start and touched as i
 row's slot is its place there, in the order in which rows were made; it never changes, and no row is ever removed.
 The index from id to slot grows in small steps (`index`), so no single push waits long.
 
-Under the rule `adam` a row that is not pushed goes on moving by its momentum. That is made up for when it is next read,
-pushed or saved (`rules.settle`), so that a push costs what it touches. Whoever reads rows settles them first.
+Under the rule `adam` a row that is not pushed goes on moving by its momentum. That is made up for when it is next pushed,
+or when all are settled (`rules.settle`), so that a push costs what it touches. Whoever reads rows settles what is read, and
+leaves the rows: rounding makes it count when one is settled, and a table follows from what is done to it, not from who looks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from fedps.errors import TableError
 from fedps.table import kernels, rules
 from fedps.table.index import INDEX_BYTES, Index, reserve
+from fedps.table.moment import Array, Facts, Part, Watched
 from fedps.types import RULES, Counts, Keys, TableSpec, Values
 
 RESERVED_ROWS, RESERVED_BYTES = 1 << 24, 1 << 35  # of a table: the most rows that address space is reserved for
@@ -61,6 +63,7 @@ class SparseTable:
         self._block: Values = reserve(self._places * self._width, np.dtype(np.float32)).reshape(-1, self._width)
         self._ids: Keys = reserve(self._places, np.dtype(np.int64))
         self._changed: NDArray[np.bool_] = reserve(self._places, np.dtype(np.bool_))  # pushed since the last save
+        self._watched = Watched(self._ids, self._block)
         self._rows = self._made = 0
         rule = spec.rule
         self._tail = rules.momentum_tail(rule.beta1, rule.beta2) if rule.name == "adam" else np.zeros(1)
@@ -121,9 +124,11 @@ class SparseTable:
         return self._read(self._slots_of(keys))
 
     def _read(self, slots: Keys) -> Values:
-        self._settle(slots, self.steps)
         out = np.empty((len(slots), self.spec.dim), np.float32)
-        kernels.gather(self._block, slots, out)
+        if self.spec.rule.name == "adam":
+            kernels.gather_adam(self._block, slots, self._constants, self._tail, self.steps, out)
+        else:
+            kernels.gather(self._block, slots, out)
         return out
 
     def push(self, keys: Keys, values: Values, rate: float = 1.0) -> None:
@@ -141,6 +146,7 @@ class SparseTable:
         self._change(self._slots_of(keys), values, rate)
 
     def _change(self, slots: Keys, values: Values, rate: float) -> None:
+        self._watched.keep(slots)
         self.steps += 1
         self._changed[slots] = True
         self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
@@ -159,13 +165,60 @@ class SparseTable:
 
     def _copy(self, slots: Keys) -> tuple[Keys, Values]:
         """Return the ids, sorted, and the rows of slots."""
-        self._settle(slots, self.steps)
         slots = slots[np.argsort(self._ids[slots])]
-        return self._ids[slots], self._block[slots]
+        rows = self._block[slots]
+        if self.spec.rule.name == "adam":
+            kernels.settle_adam(rows, np.arange(len(rows)), self._constants, self._tail, self.steps)
+        return self._ids[slots], rows
 
     def settle(self) -> None:
         """Bring all rows up to date where the rule moves them without a push."""
-        self._settle(np.arange(self._rows), self.steps)
+        slots = np.arange(self._rows if self.spec.rule.name == "adam" else 0)
+        self._watched.keep(slots)
+        self._settle(slots, self.steps)
+
+    def frozen(self) -> Iterator[Part]:
+        """Freeze the table as it is now; yield all of it, piece by piece, for `lay`."""
+        facts, moment, marks = self._facts(), self._watched.freeze(self._rows), self._marks_now()
+
+        def parts() -> Iterator[Part]:
+            yield Part(self.spec.name, facts)
+            for first, arrays in moment.pieces():
+                few = [m[first : first + len(arrays[0])] for m in marks]
+                yield Part(self.spec.name, {"first": first}, (*arrays, *few))
+
+        return parts()
+
+    def lay(self, facts: Facts, arrays: tuple[Array, ...]) -> None:
+        """Put the next part of a frozen table in its place here, where nothing else is done before all are.
+
+        Raises:
+            TableError: it does not fit this table, or there is no room for the rows.
+        """
+        if "first" not in facts:
+            self.steps, self._made = int(facts["steps"]), int(facts["made"])
+            self._constants[kernels.LEARNING_RATE] = facts["rate"]
+            return
+        ids, block, *marks = arrays
+        first, end = self._rows, self._rows + len(ids)
+        self._check_shape(ids, block, self._width)
+        if facts["first"] != first or end > self._places:
+            raise TableError(f"table {self.spec.name!r}: rows from {facts['first']} on do not fit behind {first}")
+        self._take(len(ids) * row_bytes(self.spec))
+        self._ids[first:end], self._block[first:end], self._rows = ids, block, end
+        self._lay_marks(slice(first, end), marks)
+
+    def _facts(self) -> Facts:
+        """Return what `lay` needs to know of the table but for its rows."""
+        return {"steps": self.steps, "rate": self.rate, "made": self._made}
+
+    def _marks_now(self) -> tuple[Array, ...]:
+        """Return what is kept beside each row, uint8[rows] each, copies: a byte a row is copied at once."""
+        return (self._changed[: self._rows].view(np.uint8).copy(),)
+
+    def _lay_marks(self, slots: slice, marks: list[Array]) -> None:
+        self._changed[slots] = marks[0]
+        self._index.insert(self._ids[slots], np.arange(slots.start, slots.stop))
 
     def mark_saved(self) -> None:
         """Count all rows as saved."""
@@ -178,7 +231,9 @@ class SparseTable:
             TableError: there is no room for the rows, or they are of another width.
         """
         self._check_shape(keys, block, self._width)
-        self._block[self._slots_of(keys, started=False)] = block
+        slots = self._slots_of(keys, started=False)
+        self._watched.keep(slots)
+        self._block[slots] = block
         self.steps, self._made = steps, 0
 
     def _check_shape(self, keys: Keys, rows: Values, floats: int) -> None:

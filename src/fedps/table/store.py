@@ -1,7 +1,8 @@
 """The named tables of one server."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from fedps.table import rules
 from fedps.table.admission import CANDIDATES_BYTES
 from fedps.table.bounded import BoundedTable
 from fedps.table.dense import DenseTable
+from fedps.table.moment import Part
 from fedps.table.sparse import SparseTable, unbounded
 from fedps.types import MAX_FLOATS, MOST_BOUNDS, Bounds, Counts, Keys, TableName, TableSpec, Values
 
@@ -142,8 +144,26 @@ class Store:
         """Return the learning rate that each table took last: what is still owed to its rows is paid at it."""
         return {name: table.rate for name, table in self._tables.items()}
 
+    def frozen(self) -> Iterator[Part]:
+        """Freeze all tables as they are now; yield all of them, piece by piece, for `lay`.
+
+        To freeze takes little time, and so does each piece. Pushes go on meanwhile: rows that they change are put aside
+        first. All calls come from the thread that pushes. Who has enough just drops the iterator.
+        """
+        return chain.from_iterable([table.frozen() for table in self._tables.values()])
+
+    def lay(self, part: Part) -> None:
+        """Put the next part of frozen tables in its place in these, which are declared the same and new.
+
+        Once all parts are laid in their order, this store goes on as the frozen one did, to the bit.
+
+        Raises:
+            TableError: no such table, the part does not fit it, or there is no room for the rows.
+        """
+        self._table(part.table).lay(part.facts, part.arrays)
+
     def settle(self) -> None:
-        """Bring the rows of every table up to date, as saving them does."""
+        """Bring the rows of every table up to date, as an epoch's end does whether it is saved or not."""
         for table in self._tables.values():
             if isinstance(table, SparseTable):
                 table.settle()

@@ -1,0 +1,120 @@
+"""Rows as they were at one moment, read little by little while they go on changing: what saving a table reads from.
+
+To freeze costs nothing. Whoever is about to change rows says so first (`Watched.keep`), and those that some moment has not
+read yet are put aside for it as they are. A moment that nobody holds any more costs nothing. All calls come from one thread.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from fedps.table.index import reserve
+from fedps.table.kernels import compiled
+from fedps.types import Keys, TableName
+
+PIECE = 1 << 20  # bytes that are read at a time
+READ = -1  # in place of where a row was put aside
+_i8r = types.Array(types.int64, 1, "C", readonly=True)
+_i8w = types.Array(types.int64, 1, "C")
+_i4w = types.Array(types.int32, 1, "C")
+Array = NDArray[Any]
+Facts = dict[str, int | float]
+
+
+class Part(NamedTuple):
+    """A piece of a frozen table; all of them, laid in their order, are the table.
+
+    Attributes:
+        table: whose it is.
+        facts: numbers of the table, or where the piece belongs.
+        arrays: int64, float32 or uint8, about `PIECE` bytes in all at most, or a row; copies.
+    """
+
+    table: TableName
+    facts: Facts
+    arrays: tuple[Array, ...] = ()
+
+
+class Watched:
+    """Arrays of rows, [n, ...] each, of which moments are kept.
+
+    Args:
+        arrays: row k of them all is what changes together.
+    """
+
+    def __init__(self, *arrays: Array) -> None:
+        self._arrays = arrays
+        self._moments = WeakSet["Moment"]()
+
+    def freeze(self, rows: int) -> "Moment":
+        """Return the first rows as they are now."""
+        self._moments.add(moment := Moment(self._arrays, rows))
+        return moment
+
+    def keep(self, slots: Keys) -> None:
+        """Put those of some rows aside that a moment has not read yet, before they change: int64[n]."""
+        for moment in self._moments:
+            moment.keep(slots)
+
+
+class Moment:
+    """The first rows of some arrays as they were when it was made; each is read once.
+
+    Args:
+        arrays: as for `Watched`.
+        rows: how many.
+    """
+
+    def __init__(self, arrays: tuple[Array, ...], rows: int) -> None:
+        self._arrays, self.rows = arrays, rows
+        self._place = np.zeros(rows, np.int32)  # of a row: 0 while it stands as it was, where it is aside + 1, or READ
+        self._aside = [reserve(rows * a[0].size, a.dtype).reshape(rows, *a.shape[1:]) for a in arrays if rows]
+        self._kept = 0
+
+    def keep(self, slots: Keys) -> None:
+        """Put rows aside that are about to change."""
+        found = np.empty(len(slots), np.int64)
+        first, self._kept = self._kept, put_aside(slots, self._place, self._kept, found)
+        found = found[: self._kept - first]
+        for aside, array in zip(self._aside, self._arrays, strict=False):
+            aside[first : self._kept] = array[found]
+
+    def read(self, slots: Keys) -> tuple[Array, ...]:
+        """Return rows as they were, a copy of each array."""
+        place = self._place[slots]
+        there = place > 0
+        found = tuple(array[slots] for array in self._arrays)
+        if there.any():
+            for rows, aside in zip(found, self._aside, strict=True):
+                rows[there] = aside[place[there] - 1]
+        self._place[slots] = READ
+        return found
+
+    def pieces(self, step: int = 0) -> Iterator[tuple[int, tuple[Array, ...]]]:
+        """Yield all rows in their order, piece by piece, each with the number of its first row.
+
+        Args:
+            step: rows of a piece; 0: as many as `PIECE` bytes hold.
+        """
+        step = step or max(PIECE // sum(a[:1].nbytes for a in self._arrays), 1)
+        for first in range(0, self.rows, step):
+            yield first, self.read(np.arange(first, min(first + step, self.rows)))
+
+
+@compiled(types.int64(_i8r, _i4w, types.int64, _i8w))
+def put_aside(slots, place, kept, out):  # type: ignore[no-untyped-def]
+    """Give those of some rows that are neither read nor aside the next places there; return how many are aside then.
+
+    `out` begins with those rows then.
+    """
+    first = kept
+    for i in range(len(slots)):
+        if slots[i] < len(place) and place[slots[i]] == 0:
+            out[kept - first] = slots[i]
+            kept += 1
+            place[slots[i]] = kept
+    return kept
