@@ -11,8 +11,8 @@ import pytest
 from fedps.config import Job
 from fedps.errors import DataError
 from fedps.net.channel import Channel
-from fedps.server.saving import Done as Ended
-from fedps.server.saving import Work
+from fedps.server.beside import Done as Ended
+from fedps.server.beside import Work
 from fedps.server.server import ParameterServer
 from fedps.storage import epochs, snapshot
 from fedps.types import TableSpec

@@ -24,19 +24,6 @@ from fedps.table.store import Store
 from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
 
 READERS = {"owner": PRIVATE, "group": GROUP, "all": PUBLIC}  # modes of files, by `runner.model_readers`
-Work = Callable[[], None]
-Done = Callable[[Exception | None], None]
-Beside = Callable[[Work, Done], None]  # lets work be done elsewhere, and says in the caller's own turn how it went
-
-
-def at_once(work: Work, done: Done) -> None:
-    """Do work here and now: where nobody else has to be answered meanwhile."""
-    try:
-        work()
-    except Exception as error:
-        done(error)
-    else:
-        done(None)
 
 
 class Saver:

@@ -8,7 +8,7 @@ from fedps.errors import LostError
 from fedps.events import events
 from fedps.events.events import Report, dated
 from fedps.net.listener import serve_to_the_end
-from fedps.server.saving import Done, Work, at_once
+from fedps.server.beside import Done, Work, at_once
 from fedps.server.server import ParameterServer
 
 

@@ -14,11 +14,12 @@ from fedps.access.conversation import Conversation
 from fedps.config import Job
 from fedps.errors import RefusedError, TableError
 from fedps.events.events import Note, Report
+from fedps.server.beside import Beside, Done, at_once
 from fedps.server.gate import Changes, Offer, make_gate, size_of
 from fedps.server.members import Member, Members
 from fedps.server.memory import Budget, Room
 from fedps.server.merge import Contribution, Merged
-from fedps.server.saving import Beside, Done, Saver, at_once, make_store, start_from
+from fedps.server.saving import Saver, make_store, start_from
 from fedps.table.sparse import places, row_bytes
 from fedps.table.store import Store, first_bytes, unfit
 from fedps.types import ClientId, Keys, Rows, TableName, TableSpec, Values

@@ -1,0 +1,154 @@
+"""What a server must not forget, and who waits until it is on disk.
+
+Records of one moment are written together, beside the server's loop: what comes while a write is under way is of the next
+(group commit). Whoever is to be told that something is done is told once all records up to then are on disk. A disk that
+is full or fails is tried again; meanwhile nobody is told what is not so.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from fedps.errors import DataError, shortage
+from fedps.events.events import Note, Report
+from fedps.server.beside import Beside, Work, in_turns
+from fedps.server.records import Array, Record, encode
+from fedps.storage.log import Log
+
+RETRY = 0.5  # seconds between two tries of a disk that failed
+LEAST = 64 << 20  # bytes of a log before it is summed up
+GROWTH = 2  # times the tables' own bytes: the same, of large ones
+Answer = Callable[[], None]
+Parts = Iterator[tuple[Record, Sequence[Array]]]
+
+
+class Durable:
+    """The records of one server, on their way to disk.
+
+    Args:
+        log: where they go, recovered; None: nowhere, and all is answered at once (`durability: none`).
+        beside: lets work be done elsewhere; may be another each time.
+        report: where events go.
+        patience: seconds that the disk may fail before the server cannot go on.
+        clock: seconds, monotonic.
+
+    Attributes:
+        failure: why nothing can be written any more, None while it can.
+    """
+
+    def __init__(
+        self, log: Log | None, beside: Callable[[], Beside], report: Report, patience: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.log = log
+        self.failure: Exception | None = None
+        self._beside, self._report, self._patience, self._clock = beside, report, patience, clock
+        self._waiting: deque[tuple[int, Answer]] = deque()  # up to which position all must be durable, and whom to tell
+        self._writing = False
+        self._failed_at: float | None = None  # when the disk began to fail
+        self._tried_at = 0.0
+        self._compacting = False
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is written."""
+        return self.log is not None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the disk fails."""
+        return self._failed_at is not None
+
+    def note(self, record: Record, arrays: Sequence[Array] = ()) -> None:
+        """Write a record, some time soon; arrays must not be changed any more."""
+        if self.log is not None:
+            self.log.append(encode(record, arrays))
+            self._flush()
+
+    def then(self, answer: Answer) -> None:
+        """Call `answer` once all that was noted before is on disk."""
+        if self.log is None or (not self._waiting and self.log.durable >= self.log.position):
+            answer()
+        else:
+            self._waiting.append((self.log.position, answer))
+
+    def tick(self, now: float) -> None:
+        """Try again what has failed."""
+        if self.stuck and not self._writing and now - self._tried_at > RETRY:
+            self._flush(again=True)
+
+    def due(self, table_bytes: int) -> bool:
+        """Whether the log is so long that a snapshot should sum it up."""
+        log = self.log
+        return (
+            log is not None and not self._compacting and not self.stuck and log.bytes > max(LEAST, GROWTH * table_bytes)
+        )
+
+    def compact(self, parts: Parts, keep: int) -> None:
+        """Write a snapshot, piece by piece: each part is asked for in the server's own turn, and written beside it.
+
+        Args:
+            parts: the records that sum up all before, of one moment, which is now.
+            keep: position to which one may have to go back.
+        """
+        if self.log is None or self._compacting:
+            return
+        self._compacting, compaction = True, self.log.compact()
+
+        def works() -> Iterator[Work]:
+            for record, arrays in parts:
+                yield partial(compaction.write, encode(record, arrays))
+            yield partial(compaction.commit, keep)
+
+        def done(error: Exception | None) -> None:
+            self._compacting = False
+            if error is not None:
+                self._beside()(compaction.abandon, lambda _: None)
+                self._report(Note(f"a snapshot of the tables cannot be written: {_said(error)}; the log goes on"))
+
+        in_turns(self._beside(), works(), done)
+
+    def _flush(self, again: bool = False) -> None:
+        if self.log is None or self._writing or (self.stuck and not again):
+            return
+        self._writing, self._tried_at = True, self._clock()
+        self._beside()(self._write, self._written)
+
+    def _write(self) -> None:
+        assert self.log is not None  # noqa: S101  (who calls has looked)
+        self.log.flush()
+
+    def _written(self, error: Exception | None) -> None:
+        self._writing = False
+        if error is not None:
+            self._note_failure(error)
+            return
+        if self.stuck:
+            self._failed_at = None
+            self._report(Note("the disk takes what is written again; all goes on"))
+        assert self.log is not None  # noqa: S101
+        if self.log.durable < self.log.position:
+            self._flush()  # first: whom we tell may bring the next record
+        while self._waiting and self._waiting[0][0] <= self.log.durable:
+            self._waiting.popleft()[1]()
+
+    def _note_failure(self, error: Exception) -> None:
+        now = self._clock()
+        if self._failed_at is None:
+            self._failed_at = now
+            self._report(
+                Note(
+                    f"what clients push cannot be written to disk: {_said(error)}; free space: it is tried again for"
+                    f" {self._patience:g} s, and no push counts before it is written"
+                )
+            )
+        elif now - self._failed_at > self._patience:
+            self.failure = DataError(
+                f"{self.log}: what clients push could not be written for {self._patience:g} s: {_said(error)}; free space,"
+                " then go on by fedps run --resume"
+            )
+
+
+def _said(error: Exception) -> str:
+    return (shortage(error) if isinstance(error, OSError) else None) or str(error)

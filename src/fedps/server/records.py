@@ -1,0 +1,214 @@
+"""What a server's log holds: one frozen struct a kind of change. Arrays stand beside a record, as its docstring names them.
+
+A server's state is what its records make of it, in their order, and nothing else; `server` writes them and takes them up
+again. A snapshot holds records, too: `State` first, then what the tables hold, then pushes that a buffer keeps.
+
+    offset  size  what
+    0       4     length of the head in bytes, H, little-endian
+    4       H     MessagePack: [record, [[dtype, shape], ...]], an entry for each array
+    ...           the arrays' bytes, one after another
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.types import ClientId, TableName, TableSpec
+
+Array = NDArray[Any]
+Sequences = tuple[tuple[ClientId, int], ...]  # which clients' which pushes
+
+
+class Record(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """One change of a server's state."""
+
+
+class Begun(Record, frozen=True):
+    """The log begins. `shared`: what the job says where all roles must agree."""
+
+    job: str
+    shared: dict[str, str]
+    shard: int
+    shards: int
+
+
+class Declared(Record, frozen=True):
+    """Tables were made, in place of those there were."""
+
+    tables: tuple[TableSpec, ...]
+
+
+class Seeded(Record, frozen=True):
+    """A start was offered. Arrays: as for the message `Seed`."""
+
+    table: TableName
+    first: int
+
+
+class Joined(Record, frozen=True):
+    """A client's process takes part from `clock` on."""
+
+    client: ClientId
+    instance: str
+    clock: int
+    samples: int
+
+
+class Gone(Record, frozen=True):
+    """A client takes part no more: it has left, was lost, or was expelled as if it had never come."""
+
+    client: ClientId
+    how: str
+
+
+class Applied(Record, frozen=True):
+    """A push, or all of a step or window merged, was applied; the gate's clock is `clock` now.
+
+    `rates`: for each table the share of its learning rate. Arrays: for each table keys int64[U] and values float32[U, dim].
+    """
+
+    pushes: Sequences
+    clock: int
+    tables: tuple[TableName, ...]
+    rates: tuple[float, ...]
+
+
+class Offered(Record, frozen=True):
+    """A push was taken that started from version `clock`; it is merged by a later record. Arrays: as for `Applied`."""
+
+    pushes: Sequences
+    clock: int
+    tables: tuple[TableName, ...]
+    weights: tuple[float, ...]
+    rates: tuple[float, ...]
+
+
+class Merged(Record, frozen=True):
+    """The pushes that were offered since the last time were merged and applied."""
+
+
+class Late(Record, frozen=True):
+    """A push came after its window was closed: it counts as seen, and changes nothing; the open clock was `clock`."""
+
+    pushes: Sequences
+    clock: int
+
+
+class Counted(Record, frozen=True):
+    """How many samples a member has on average, as all were told."""
+
+    mean: float
+
+
+class Ended(Record, frozen=True):
+    """An epoch ended: rows have grown older and are settled. `saved`: whether it is saved."""
+
+    epoch: int
+    saved: bool
+    witnesses: tuple[str, ...]
+
+
+class Opened(Record, frozen=True):
+    """A barrier opened for some clients, for which others wait from `clock` on. `epoch`: the last that has ended.
+
+    `told`: the last epoch whose figures over all clients the run was told.
+    """
+
+    stage: str
+    clients: tuple[ClientId, ...]
+    epoch: int
+    clock: int
+    told: int
+
+
+class MemberState(msgspec.Struct, frozen=True, array_like=True):
+    """A member in a snapshot: as `Member` has it."""
+
+    instance: str
+    samples: int
+    waits_from: int
+    sequence: int
+    late: int
+    stage: str
+    epoch: int
+
+
+class State(Record, frozen=True):
+    """All but tables and pushes that wait, as a snapshot has it."""
+
+    begun: Begun
+    tables: tuple[TableSpec, ...]
+    clock: int
+    epoch: int
+    passed: int
+    told: int
+    mean: float | None
+    saves: dict[int, str]
+    processes: dict[ClientId, list[str]]
+    here: dict[ClientId, MemberState]
+    left: dict[ClientId, MemberState]
+    lost: dict[ClientId, MemberState]
+
+
+class Laid(Record, frozen=True):
+    """A part of a table, as `Store.frozen` gives it. Arrays: the part's."""
+
+    table: TableName
+    facts: dict[str, int | float]
+
+
+class SavedEpoch(Record, frozen=True):
+    """An epoch's save is on disk; `check`: by which a later one names it."""
+
+    epoch: int
+    check: str
+
+
+Kinds = (
+    Begun | Declared | Seeded | Joined | Gone | Applied | Offered | Merged | Late | Counted | Ended | Opened | State | Laid
+    | SavedEpoch
+)  # fmt: skip
+
+
+class Entry(NamedTuple):
+    """A record with its arrays, which are copies."""
+
+    record: Kinds
+    arrays: tuple[Array, ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(tuple[Kinds, list[tuple[str, tuple[int, ...]]]])
+
+
+def encode(record: Record, arrays: Sequence[Array] = ()) -> list[bytes | memoryview]:
+    """Return a record in pieces, the arrays' own memory among them."""
+    arrays = [np.ascontiguousarray(array) for array in arrays]
+    head = _encoder.encode((record, [(array.dtype.str, array.shape) for array in arrays]))
+    return [
+        len(head).to_bytes(4, "little") + head,
+        *(array.reshape(-1).view(np.uint8).data for array in arrays if array.size),
+    ]
+
+
+def decode(data: memoryview) -> Entry:
+    """Return what `encode` was given.
+
+    Raises:
+        ValueError: it is no record of this version of fedps.
+    """
+    at = 4 + int.from_bytes(data[:4], "little")
+    try:
+        record, facts = _decoder.decode(data[4:at])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"a record of another version of fedps: {error}") from error
+    arrays = []
+    for dtype, shape in facts:
+        array = np.empty(shape, np.dtype(dtype))
+        array.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8, array.nbytes, at)
+        arrays.append(array)
+        at += array.nbytes
+    return Entry(record, tuple(arrays))
