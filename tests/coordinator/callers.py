@@ -69,11 +69,24 @@ def with_keys(job: Job, **runner: Any) -> Job:
     )
 
 
+STARTED: list[Coordinator] = []  # that keep a state; those of a test end with it
+
+
 def started(
-    job: Job, events: Events, selector: ClientSelectorBase | None = None, run_dir: Path | None = None
+    job: Job, events: Events, selector: ClientSelectorBase | None = None, run_dir: Path | None = None, **more: Any
 ) -> Coordinator:
-    """Return a coordinator that tells its events to a list."""
-    return Coordinator(job, into(events), io.StringIO(), selector, run_dir)
+    """Return a coordinator that tells its events to a list; one that still has the folder dies first."""
+    if run_dir is not None:
+        kill_all()
+    coordinator = Coordinator(job, into(events), io.StringIO(), selector, run_dir, **more)
+    STARTED.append(coordinator)
+    return coordinator
+
+
+def kill_all() -> None:
+    """Let what the coordinators hold go, as it does when their processes are killed: nothing more is saved."""
+    while STARTED:
+        STARTED.pop()._memory.close()
 
 
 def later(seconds: float) -> float:

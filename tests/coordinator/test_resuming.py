@@ -1,10 +1,11 @@
 """A coordinator that is started again goes on where it was; a warm start knows what the run before had learned."""
 
-import io
 import os
+import sqlite3
 import stat
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,13 @@ import pytest
 
 from fedps.config import Job
 from fedps.config.sections.rounds import Simulation
-from fedps.coordinator.coordinator import Coordinator
-from fedps.coordinator.resuming import STATE, TURNS
+from fedps.coordinator.resuming import STATE
 from fedps.coordinator.selectors import AllClients, ClientSelectorBase
 from fedps.errors import FedpsError, JobError
 from fedps.simulation.traces import Trace, write_traces
 from fedps.types import ClientId, ClientInfo
 from tests.conftest import MakeJob
 from tests.coordinator.callers import Caller, Events, started, with_keys
-from tests.events.kept import into
 
 DONE = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5)
 
@@ -133,11 +132,11 @@ def clocked(job: Job, folder: Path, restarts: bool, instances: str = "p") -> lis
     """Let three simulated clients go through six rounds, and return what the clock said of each."""
     events: Events = []
     folder.mkdir(exist_ok=True)
-    coordinator = Coordinator(job, into(events), io.StringIO(), run_dir=folder)
+    coordinator = started(job, events, run_dir=folder)
     callers = [Caller(coordinator, name, f"{instances}{name}") for name in "abc"]
     for round_ in range(7):
         if restarts and round_ in (2, 5):
-            coordinator = Coordinator(job, into(events), io.StringIO(), run_dir=folder)
+            coordinator = started(job, events, run_dir=folder)
             told = [caller.told for caller in callers]
             callers = [Caller(coordinator, name, f"{instances}{name}") for name in "abc"]
             for caller, before in zip(callers, told, strict=True):
@@ -176,48 +175,32 @@ def test_a_state_that_json_has_not_stops_the_run(job: Job, tmp_path: Path, kept:
     selector.kept = kept
     coordinator = run(job, tmp_path, 1, selector)[0].coordinator
     assert isinstance(coordinator.failure, FedpsError) and "Remembers.state()" in str(coordinator.failure)
-    assert not (tmp_path / STATE).exists()
+    assert rows(tmp_path, "SELECT number FROM rounds") == [(0,)]
 
 
 def test_a_state_that_is_not_taken_up_is_an_error(job: Job, tmp_path: Path) -> None:
     selector = Remembers(job)
     selector.kept = "bad"
     run(job, tmp_path, 2, selector)
-    with pytest.raises(JobError, match=r"Remembers.load_state\(\): KeyError: 'rounds'; remove coordinator.json"):
+    with pytest.raises(JobError, match=r"Remembers.load_state\(\): KeyError: 'rounds'; remove coordinator.db"):
         started(job, [], Remembers(job), tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"round": "three"}', '{"round": 1}'])
-def test_a_file_that_is_none_of_ours(job: Job, tmp_path: Path, text: str) -> None:
-    (tmp_path / STATE).write_text(text)
-    with pytest.raises(JobError, match=r"is no coordinator's state: .*; remove it to begin without"):
-        started(job, [], run_dir=tmp_path)
+def rows(folder: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(folder / STATE)) as db:
+        return db.execute(query).fetchall()
 
 
-def test_a_folder_that_cannot_be_written_stops_the_run(job: Job, tmp_path: Path) -> None:
-    coordinator = run(job, tmp_path / "nowhere", 1)[0].coordinator
-    assert isinstance(coordinator.failure, FedpsError) and "cannot be written: No such file" in str(coordinator.failure)
+def test_a_folder_that_cannot_be_written_is_named_before_anybody_waits(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"nowhere/coordinator.lock: cannot be written: No such file"):
+        started(job, [], run_dir=tmp_path / "nowhere")
 
 
-def test_the_old_state_stays_whole_while_a_new_one_is_written_and_nothing_else_is_left(
-    job: Job, tmp_path: Path
-) -> None:
-    run(job, tmp_path, 1)
-    first = (tmp_path / STATE).read_bytes()
-    run(job, tmp_path, 3)
-    assert (tmp_path / STATE).read_bytes() != first
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("coord")] == [STATE]
-
-
-def test_what_is_written_each_round_does_not_grow_with_the_rounds_before(job: Job, tmp_path: Path) -> None:
-    long = with_keys(job, client_selector="all", epochs=40)
-    sizes = []
-    for rounds in (3, 33):
-        (folder := tmp_path / str(rounds)).mkdir()
-        run(long, folder, rounds)
-        sizes.append((folder / STATE).stat().st_size)
-        assert len((folder / TURNS).read_text().splitlines()) == 3 * (rounds - 1)
-    assert sizes[1] - sizes[0] < 16  # rounds have two digits
+def test_what_is_kept_of_rounds_is_the_last_few_and_the_first_and_all_turns(job: Job, tmp_path: Path) -> None:
+    run(with_keys(job, client_selector="all", epochs=40), tmp_path, 33)
+    assert [n for (n,) in rows(tmp_path, "SELECT number FROM rounds")] == [0, 31, 32, 33]
+    assert rows(tmp_path, "SELECT count(*) FROM turns") == [(3 * 32,)]
+    assert max(size for (size,) in rows(tmp_path, "SELECT length(state) FROM rounds")) < 1000
 
 
 def test_only_the_owner_may_read_what_is_kept_whatever_the_umask(job: Job, tmp_path: Path) -> None:
@@ -226,27 +209,8 @@ def test_only_the_owner_may_read_what_is_kept_whatever_the_umask(job: Job, tmp_p
         run(job, tmp_path, 3)
     finally:
         os.umask(umask)
-    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (STATE, TURNS)] == [0o600, 0o600]
-
-
-def test_a_line_that_a_power_cut_left_half_is_passed_over_and_overwritten(job: Job, tmp_path: Path) -> None:
-    run(job, tmp_path, 3)
-    turns = tmp_path / TURNS
-    whole = turns.read_bytes()
-    turns.write_bytes(whole + b'["c",[2,')
-    again = started(job, [], run_dir=tmp_path)
-    for caller in [Caller(again, name, f"process of {name}") for name in "abc"]:
-        caller.report(3, DONE)
-    lines = turns.read_text().splitlines()
-    assert again.failure is None and turns.read_bytes().startswith(whole)
-    assert [line[:8] for line in lines] == ['["a",[1,', '["b",[2,', '["c",[3,']
-
-
-def test_turns_that_are_none_of_ours_are_named(job: Job, tmp_path: Path) -> None:
-    run(job, tmp_path, 3)
-    (tmp_path / TURNS).write_text('["a", 1]\n')
-    with pytest.raises(JobError, match=r"turns.jsonl: is no coordinator's state: .*; remove it to begin without"):
-        started(job, [], run_dir=tmp_path)
+    files = [path for path in tmp_path.iterdir() if path.name.startswith("coordinator")]
+    assert len(files) == 4 and {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 def test_the_turns_of_a_run_begun_anew_twice_are_counted_from_its_last_beginning(job: Job, tmp_path: Path) -> None:
@@ -267,17 +231,41 @@ def test_the_turns_of_a_run_begun_anew_twice_are_counted_from_its_last_beginning
     }
 
 
+OLD = (
+    '{"round":2,"members":{"a":{"instance":"process of a","assignment":{"type":"Assignment","round":2,"state":"WAIT"}}},'
+    '"history":{"a":[[1,5,1.0,0.5,null,false,false]]},"selector":"round_robin","state":{"last":"a"}}'
+)
+
+
 def test_a_state_that_an_earlier_version_wrote_is_taken_up_by_a_warm_start(job: Job, tmp_path: Path) -> None:
     (tmp_path / "model" / "2").mkdir(parents=True)
-    (tmp_path / STATE).write_text(
-        '{"round":2,"members":{"a":{"instance":"p","round":2,"told":null}},"finished":{},'
-        '"history":{"a":[[1,5,1.0,0.5,null,false,false]]},"selector":"round_robin","state":{"last":"a"}}'
-    )
+    (tmp_path / "coordinator.json").write_text(OLD)
     selector = Remembers(job)
     warm = started(with_keys(job, warmup_model_path=tmp_path / "model" / "2"), [], selector)
     for caller in [Caller(warm, name) for name in "abc"]:
         caller.report(0)
     assert [t.round for t in selector.seen[ClientId("a")]] == [-1] and selector.given == {"last": "a"}
+
+
+def test_a_state_that_an_earlier_version_wrote_is_taken_over_once(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "coordinator.json").write_text(OLD)
+    (tmp_path / "turns.jsonl").write_text('["b",[2,5,1.0,0.5,null,false,false]]\n["c",[2,')  # cut off by a power cut
+    for _ in range(2):
+        selector = Remembers(job)
+        again = started(job, [], selector, tmp_path)
+        assert again.round.number == 2 and selector.given == {"last": "a"}
+        assert {c: [t.round for t in ts] for c, ts in again._planner.history.turns.items()} == {"a": [1], "b": [2]}
+        assert not [path for path in tmp_path.iterdir() if path.suffix in (".json", ".jsonl")]
+    a = Caller(again, "a", "process of a")
+    a.report(1)
+    assert [(t.round, t.state) for t in a.told] == [(2, "WAIT")]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"round": "three"}', '{"round": 1}'])
+def test_an_earlier_versions_file_that_is_none_of_ours(job: Job, tmp_path: Path, text: str) -> None:
+    (tmp_path / "coordinator.json").write_text(text)
+    with pytest.raises(JobError, match=r"coordinator.json: is no coordinator's state: .*; put a copy of it back, or"):
+        started(job, [], run_dir=tmp_path)
 
 
 def test_a_state_that_does_not_come_in_time_stops_the_run(job: Job, tmp_path: Path) -> None:

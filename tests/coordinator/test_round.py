@@ -12,7 +12,8 @@ PATIENCE = 60.0
 
 
 def member(round_: int = 1, state: str = "JOIN", deadline: float | None = None, ticket: int | None = None) -> Member:
-    return Member("p", Assignment(round_, state, deadline=deadline), ticket)  # type: ignore[arg-type]
+    assignment = Assignment(round_, state, deadline=deadline)  # type: ignore[arg-type]
+    return Member("p", assignment, ticket, reported=ticket is not None)
 
 
 def here(**members: Member) -> dict[ClientId, Member]:

@@ -2,7 +2,20 @@
 
 It knows no sockets: `net` hands it connections with bytes and calls `tick` for deadlines, all from one thread. Who is
 connected is the `roster`'s concern, who takes part that of `members`, how long a round waits for them that of `Round`; what
-is decided is the `Planner`'s. Here they come together. Reports are claims: `reports` checks them, and no one else has to.
+is decided is the `Planner`'s, what outlives the process that of `Memory`. Here they come together. Reports are claims:
+`reports` checks them, and no one else has to.
+
+A round is decided, then saved, then told; any process may die in between, and come again:
+
+1. Nobody hears of a round before it is on disk. While it cannot be written, who has reported waits, and who trains trains.
+2. A client that reports the round of its assignment has done it. It counts once, however often that is said, and by whichever
+   of the client's processes.
+3. One that reports an earlier round has lost the answer, or the process that had it: it is told the same again, if that is
+   of the open round and not done yet; else it waits with the others for the next. Nobody trains a round twice.
+4. One that reports a later round knows more than the record, and is refused.
+5. A coordinator that is started again goes on with the round that was open, and its deadlines begin anew. But if every
+   client that comes is a new process that knows of no round, the record is of a run before: rounds count from 1 again, and
+   what the selector learned stays known.
 """
 
 import sys
@@ -18,24 +31,24 @@ from fedps.access.roster import Roster
 from fedps.config import Job
 from fedps.config.shared import shared_part
 from fedps.coordinator.members import Member, Members
-from fedps.coordinator.planner import Planner
-from fedps.coordinator.reports import Scores, check, read_scores
-from fedps.coordinator.resuming import Checkpoint, Memory
+from fedps.coordinator.planner import Planner, predictions
+from fedps.coordinator.reports import Scores, check, in_words, read_scores, short
+from fedps.coordinator.resuming import Decided, Memory, learned_in, unsaved
 from fedps.coordinator.round import Clock, RealClock, Round
-from fedps.coordinator.selectors import STATES, ClientSelectorBase, FLStrategy, make_selector, state_of
-from fedps.coordinator.teacher import Prediction, make_teacher
+from fedps.coordinator.selectors import STATES, ClientSelectorBase, FLStrategy, make_selector
 from fedps.errors import RefusedError
 from fedps.events import events
 from fedps.events.events import Report, dated
 from fedps.figures import aucs_of
 from fedps.metrics import BUCKETS
 from fedps.simulation.traces import SimulatedClock, read_traces
-from fedps.types import ClientId, ClientInfo
+from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Assignment, Hello, RoundReport, Welcome
 
 MESSAGE_BYTES = 1 << 20  # a report is 130 kB, with logits of public pairs up to 660 kB
 AUC_BYTES = 2 * BUCKETS * 8  # more of each AUC that is measured
+RETRY = 1.0  # seconds between two tries to write what is decided
 
 
 class Coordinator:
@@ -49,6 +62,7 @@ class Coordinator:
         run_dir: the run's folder, where its state is kept; None keeps none.
         clock: what rounds are timed by; by default the simulated devices' if the job names traces, else real time.
         monotonic: tells the time, in seconds.
+        resume_at: the round to go on with, later ones are forgotten; by default the newest that was saved.
 
     Attributes:
         round: the round now open.
@@ -56,14 +70,15 @@ class Coordinator:
         failure: what the selector raised, or why its answer cannot be followed; nothing is decided any more then.
 
     Raises:
-        JobError: the job's selector cannot be made, its traces cannot be read, or a state that lies there cannot be
-            taken up.
+        JobError: the job's selector cannot be made, its traces cannot be read, another coordinator is at work in the
+            folder, or a state that lies there cannot be taken up.
         DataError: the job's public samples cannot be read.
     """
 
     def __init__(
         self, job: Job, report: Report, log: TextIO | None = None, selector: ClientSelectorBase | None = None,
         run_dir: Path | None = None, clock: Clock | None = None, monotonic: Callable[[], float] = time.monotonic,
+        resume_at: int | None = None,
     ) -> None:  # fmt: skip
         runner, expected, self._monotonic = job.runner, job.runner.worker_num or 1, monotonic
         size = MESSAGE_BYTES + AUC_BYTES * len(aucs_of(job.metrics))
@@ -71,16 +86,23 @@ class Coordinator:
         self.roster = Roster(
             job.name, shared_part(job), "coordinator", expected, self.limits.connections, runner.start_timeout
         )
-        self.members, self.round, self.teacher = Members(expected), Round(0, monotonic()), make_teacher(job)
+        self.members, self.round = Members(expected), Round(0, monotonic())
         self.failure: Exception | None = None
-        self._planner = Planner(job, selector or make_selector(job))
-        self._clock = clock or (SimulatedClock(read_traces(job.traces)) if job.traces else RealClock())
-        self._memory = Memory(run_dir)
+        clock = clock or (SimulatedClock(read_traces(job.traces)) if job.traces else RealClock())
+        self._planner = Planner(job, selector or make_selector(job), clock)
+        self.teacher = self._planner.teacher
         self._report, self._log = report, log or sys.stdout
+        self._decided: Decided | None = None
+        self._retry_at = 0.0
         self._first_at: float | None = None  # when the first client came: a coordinator may stand ready long before
         self._all_came = False  # told once
         self._now = 0.0  # of the last tick
-        self._resume()
+        self._memory = Memory(run_dir)
+        try:
+            self._resume(resume_at)
+        except Exception:
+            self._memory.close()
+            raise
 
     def say_ready(self, address: str | None = None) -> None:
         """Write to the log that clients are answered from now on; `address`: `host:port`, None within one process."""
@@ -111,7 +133,7 @@ class Coordinator:
                 self._greet(conversation, hello)
                 conversation.reply(frame.ticket, Welcome(0, 1, self.round.number))
             case RoundReport() as report:
-                check(report.info, not self._clock.simulated, self.job.metrics, self.job.tasks)
+                check(report.info, not self._planner.clock.simulated, self.job.metrics, self.job.tasks)
                 scores = read_scores(report, frame.arrays, self.teacher, self.job.metrics)
                 self._take_report(conversation, frame.ticket, report, scores)
             case other:
@@ -136,88 +158,147 @@ class Coordinator:
             self.members.expect(self.members.came)
         for client in self.members.overdue(now, runner.reconnect_timeout):
             self._lose(client)
-        for client, reason in self.round.overdue(self.members.here, runner.step_timeout, self._clock, now).items():
-            self._leave_behind(client, reason)
+        if self._decided is None:
+            late = self.round.overdue(self.members.here, runner.step_timeout, self._planner.clock, now)
+            for client, reason in late.items():
+                self._leave_behind(client, reason)
         self._advance(now)
 
     def close(self) -> None:
-        """Save what was reported since the last round was decided.
+        """Save what was reported since the last round was decided, and let go of the folder.
 
         Raises:
             Exception: `failure`, or that the state cannot be written.
         """
         self.refusals.flush()
-        if self.failure is not None:
-            raise self.failure  # the state of the last round that was decided stays
-        if self.round.number:
-            self._save()
+        try:
+            if self.failure is not None:
+                raise self.failure  # the state of the last round that was decided stays
+            if self._decided is not None:
+                self._memory.write(self._decided.found)
+            elif self.round.number:
+                self._memory.write(self._planner.found(self.round.number, self.members.records({})))
+        except OSError as error:
+            raise unsaved(error) from error
+        finally:
+            self._memory.close()
 
     # A round, in the order of its verbs: clients report; once nobody is waited for, the figures of the round that ends are
     # merged, the selector is asked, and each client is assigned what to do. Then clients train, servers merge what they
     # push, all evaluate one and the same model, and report again.
 
     def _take_report(self, conversation: Conversation, ticket: int, report: RoundReport, scores: Scores) -> None:
-        """Take a report.
+        """Take a report, by the rules above.
 
         Raises:
             RefusedError: it is of a round that was never assigned to this client, or came before.
         """
-        client, now = conversation.known, self._monotonic()
-        member = self._member(conversation)
-        if member.assignment is not None and (report.round < member.round or member.finished):
-            self._send(client, ticket, member.assignment)  # the first answer was lost with its connection
+        client, instance, now = conversation.known, conversation.instance, self._monotonic()
+        there = self.members.departed(client, instance, report.round) or self.members.get(client)
+        member = there or self._enter(conversation, client, instance)
+        member.anew |= member.fresh and report.round == 0 and member.assignment is not None
+        member.fresh = False
+        if member.assignment is not None and self._is_due(member, report.round):
+            member.anew = False
+            if member.finished:
+                self.members.leave(client)
+            self._send(client, ticket, member.assignment)
             return
-        if report.round != member.round:
-            raise RefusedError(
-                "stale",
-                f"client {client!r} reports round {report.round}, and was last assigned to round {member.round}",
-            )
+        if report.round > member.round:
+            last = f"was last assigned to round {member.round}: has the coordinator the folder of another run?"
+            raise RefusedError("stale", f"client {client!r} reports round {report.round}, and {last}")
         if member.ticket is not None:
             raise RefusedError("order", f"client {client!r} has reported round {report.round}: wait for the answer")
-        member.ticket, member.info, member.scores, member.behind = ticket, report.info, scores, False
-        if member.joins:
-            self._planner.history.report(client, member.round, report.info)
-        self.round.note_report(member.round, now)
+        member.ticket, member.behind = ticket, False
+        if report.round == member.round:
+            member.info, member.scores, member.reported = report.info, scores, True
+            if member.joins:
+                self._planner.history.report(client, member.round, report.info)
+        elif not member.reported:
+            member.info, member.scores = report.info, Scores()
+        self.round.note_report(report.round, now)
         self._say(f"fl-ps > recv from client id: {client}, msg_type: 200")
         self._advance(now)
+
+    def _is_due(self, member: Member, reported: int) -> bool:
+        """Whether who reports a round is still to do what was assigned to it, or to leave."""
+        if member.finished:
+            return True
+        is_open = member.round == self.round.number and self._decided is None
+        return reported < member.round and is_open and not member.reported and (not member.anew or self._goes_on)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether it is known that the record is of this very run: it is by now, or somebody is here who was in it."""
+        there = self.members.here.values()
+        return not self.round.restored or any(m.assignment and not m.fresh and not m.anew for m in there)
 
     def _advance(self, now: float) -> None:
         """Go on to the next round, once nobody of the open one is waited for."""
         here = self.members.here
         self.round.look_for_quorum(here, self._planner.quorum, now)
-        if self.failure is not None or not self.members.complete or self.round.pending(here):
+        if self.failure is not None:
             return
+        done = self._decided is None and self.members.complete and not self.round.pending(here)
         try:
-            if waiting := self.members.waiting:
-                self._decide(waiting)
+            if done and (waiting := self.members.waiting):
+                self._decided = self._decide(waiting)
+            if self._decided is not None and now >= self._retry_at:
+                self._open(self._decided, now)
         except Exception as error:  # of the user's own code, or of the disk
             self.failure = error
 
-    def _decide(self, waiting: Mapping[ClientId, Member]) -> None:
+    def _decide(self, waiting: Mapping[ClientId, Member]) -> Decided:
         began = self._monotonic()
-        if self.round.restored and not any(m.assignment for m in self.members.here.values()):
+        if not self._goes_on:
             self._begin_anew()
         if 1 <= self.round.number <= self.job.runner.epochs:
             self._evaluate()
-        strategies = self._select(waiting)
-        self.round = Round(self.round.number + 1, self._monotonic())
-        self._assign(waiting, strategies)
+        for client in self.round.unreported(waiting):  # where a new process came in the place of who was to train
+            self._miss(client)
+        strategies, number = self._select(waiting), self.round.number + 1
+        assignments = {client: self._planner.assignment(number, strategy) for client, strategy in strategies.items()}
         joined, idle, finished = ([c for c, x in strategies.items() if x.next_state == s] for s in STATES)
         if joined:
-            self._report(events.Selected(self.round.number, joined, idle, finished, self._monotonic() - began))
-        self._save()
+            self._report(events.Selected(number, joined, idle, finished, self._monotonic() - began))
+        found = self._planner.found(number, self.members.records(assignments))
+        return Decided(number, assignments, found, self._monotonic())
+
+    def _open(self, decided: Decided, now: float) -> None:
+        """Save a round that is decided, and let all know.
+
+        Raises:
+            FedpsError: it could not be saved for too long.
+        """
+        try:
+            self._memory.write(decided.found)
+        except OSError as error:
+            if now - decided.at > self.job.runner.step_timeout:
+                raise unsaved(error) from error
+            if not self._retry_at:
+                self._report(events.Note(f"round {decided.round} waits: {unsaved(error)}"))
+            self._say(f"fl-ps > round {decided.round} waits: {unsaved(error)}")
+            self._retry_at = now + RETRY
+            return
+        self._decided, self._retry_at = None, 0.0
+        self.round = Round(decided.round, self._monotonic())
+        for client, assignment in decided.assignments.items():
+            ticket = self.members.assign(client, assignment)
+            if ticket is not None:
+                self._send(client, ticket, assignment)
+            self._say(f"SendFLStrategy to client: {client} finished")
+        self._say("RpcSendFLStrategy finished")
 
     def _evaluate(self) -> None:
         """Merge the figures and the predictions of the round that ends, and see whether the job ends with it."""
         round_, reported = self.round.number, self.round.reported(self.members.here)
-        self._say(
-            f"last_round_total_fl_clients_num: {self.members.expected}, has recved fl client num: {len(reported)}"
-        )
+        expected = self.members.expected
+        self._say(f"last_round_total_fl_clients_num: {expected}, has recved fl client num: {len(reported)}")
         ended = self._planner.stopping.reason
         figures = self._planner.evaluate(round_, list(reported.values()))
         self._report(events.Round(round_, figures))
-        self._say(f"fl-ps > round {round_}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
-        if self.teacher and (ensemble := self.teacher.teach(round_, _predictions(reported))):
+        self._say(f"fl-ps > round {round_}: " + ", ".join(f"{name} {short(value)}" for name, value in figures.items()))
+        if self.teacher and (ensemble := self.teacher.teach(round_, predictions(reported))):
             self._report(events.Taught(round_, ensemble.loss, ensemble.weights))
         if (reason := self._planner.stopping.reason) and not ended:
             self._report(events.EndsEarly(round_, reason))
@@ -226,31 +307,17 @@ class Coordinator:
     def _select(self, waiting: Mapping[ClientId, Member]) -> dict[ClientId, FLStrategy]:
         """Let the clock go on to the end of the round, and ask who of those that are there then is to train."""
         for client, member in waiting.items():
-            self._say(f"fl-ps > client {client} info : {{{_in_words(member.info)}}}")
-        took = self._clock.advance(m.info.seconds for m in waiting.values()) if self.round.number else None
+            self._say(f"fl-ps > client {client} info : {{{in_words(member.info)}}}")
+        took = self._planner.clock.advance(m.info.seconds for m in waiting.values()) if self.round.number else None
         if took is not None:
-            self._report(events.Clock(self.round.number, took, self._clock.now))
-        present = set(self._clock.present(waiting))
+            self._report(events.Clock(self.round.number, took, self._planner.clock.now))
+        present = set(self._planner.clock.present(waiting))
         # With sums of its own: a selector may be anybody's code, and is not to change what was reported.
         infos = {
             c: replace(m.info, available=m.info.available and c in present, sums=dict(m.info.sums))
             for c, m in waiting.items()
         }
         return self._planner.plan(self.round.number + 1, infos, self.members.known)
-
-    def _assign(self, waiting: Mapping[ClientId, Member], strategies: Mapping[ClientId, FLStrategy]) -> None:
-        """Answer each report with what its client shall do; who is to finish takes part no more."""
-        for client, strategy in strategies.items():
-            member, assignment = waiting[client], self._planner.assignment(self.round.number, strategy)
-            if self.teacher and strategy.next_state == "JOIN":
-                assignment = replace(assignment, targets_of=self.teacher.round)
-            ticket, member.ticket, member.assignment = member.ticket, None, assignment
-            if strategy.next_state == "FINISH":
-                self.members.leave(client)
-            if ticket is not None:
-                self._send(client, ticket, assignment)
-            self._say(f"SendFLStrategy to client: {client} finished")
-        self._say("RpcSendFLStrategy finished")
 
     def _send(self, client: ClientId, ticket: int, assignment: Assignment) -> None:
         """Send an assignment with its soft targets, or without, if there are none or they were of an earlier round."""
@@ -269,7 +336,7 @@ class Coordinator:
         client = self.roster.greet(conversation, hello, now)
         self._first_at = self._first_at or now
         self.members.drop_report(client)
-        if self.members.returns(client, hello.instance):
+        if self.members.returns(client):
             self._enter(conversation, client, hello.instance)
         self._say(f"fl-ps > coordinator connect to fl_client: {client}")
         self._note_arrivals()
@@ -282,89 +349,52 @@ class Coordinator:
             self._say(f">>> all trainer endpoints: {[c.endpoint for c in connected]}")
             self._say("fl-ps > StartCoordinatorClient finish!")
 
-    def _member(self, conversation: Conversation) -> Member:
-        """Return whom a report is of, which takes part from now on unless it has left."""
-        client, instance = conversation.known, conversation.instance
-        there = self.members.departed(client, instance) or self.members.get(client)
-        return there or self._enter(conversation, client, instance)
-
     def _enter(self, conversation: Conversation, client: ClientId, instance: str) -> Member:
         member = self.members.enter(client, instance)
         self.roster.enter(conversation)
         return member
 
     def _lose(self, client: ClientId) -> None:
-        member = self.members.here[client]
-        if member.joins:
-            self._planner.history.miss(client, member.round)
+        self._miss(client)
         self.members.lose(client)
         self._report(events.Lost(client, "its connection broke and did not come back"))
         self._say(f"fl-ps > lost fl_client: {client}")
 
     def _leave_behind(self, client: ClientId, reason: str) -> None:
-        member = self.members.here[client]
-        member.behind = True
-        if member.joins:
-            self._planner.history.miss(client, member.round)
+        self._miss(client)
+        self.members.here[client].behind = True
         self._report(events.LeftBehind(client, self.round.number, reason))
         self._say(f"fl-ps > round {self.round.number} goes on without fl_client: {client}: {reason}")
 
-    def _save(self) -> None:
-        stopping = self._planner.stopping
-        checkpoint = Checkpoint(
-            self.round.number,
-            self.members.records(),
-            self.job.runner.client_selector,
-            state_of(self._planner.selector),
-            stopping.best,
-            stopping.since,
-            stopping.reason,
-            self._clock.now,
-        )
-        self._memory.write(checkpoint, self._planner.history.take_news())
+    def _miss(self, client: ClientId) -> None:
+        """Note that nothing came of a client's turn, if it was to train and has not reported."""
+        member = self.members.here[client]
+        if member.joins and not member.reported:
+            self._planner.history.miss(client, member.round)
 
-    def _resume(self) -> None:
+    def _resume(self, at: int | None) -> None:
         """Take up what an earlier process of this coordinator left, or that of the run whose model this job starts from."""
         warm = self.job.runner.warmup_model_path
-        ours = self._memory.read()
-        found = ours or (Memory(warm.parent.parent).read() if warm else None)  # RUN_DIR of RUN_DIR/model/2
-        if found is None:
-            return
-        checkpoint, turns = found
-        learned = "with" if self._planner.resume(checkpoint, turns) else "without"
-        if ours:
-            self.round, self._clock.now = Round(checkpoint.round, self._monotonic(), restored=True), checkpoint.clock
-            self.members.restore(checkpoint.members)
+        ours = self._memory.read(at)
+        found = ours or (learned_in(warm.parent.parent) if warm else None)  # RUN_DIR of RUN_DIR/model/2
+        if found is not None:
+            learned = "with" if self._planner.resume(found) else "without"
+            self._say(f"fl-ps > coordinator goes on after round {found.state.round}, {learned} the selector's state")
+        if ours is not None:
+            self.round = Round(ours.state.round, self._monotonic(), restored=ours.state.round > 0)
+            self.members.restore(ours.state.members)
             self._planner.history.take_news()  # it lies in the folder already
         else:
-            self._planner.begin_anew(checkpoint.round)
-        self._say(f"fl-ps > coordinator goes on after round {checkpoint.round}, {learned} the selector's state")
+            self._planner.begin_anew(found.state.round if found else 0)
+            self._memory.begin(self._planner.found(0, {}, found))
 
     def _begin_anew(self) -> None:
         """Count rounds from 1 again: all clients' processes are new ones, and so is what they train."""
         self._memory.begin_anew(self.round.number)
         self._planner.begin_anew(self.round.number)
-        self._clock.now, self.round = 0.0, Round(0, self._monotonic())
+        self.members.begin_anew()
+        self.round = Round(0, self._monotonic())
 
     def _say(self, line: str) -> None:
         """Write a line to the log."""
         print(dated(line), file=self._log, flush=True)
-
-
-def _predictions(members: Mapping[ClientId, Member]) -> dict[ClientId, Prediction]:
-    """Return the logits of those that trained and sent some."""
-    sent = {client: m for client, m in members.items() if m.joins}
-    return {c: Prediction(m.scores.logits, m.info.trained) for c, m in sent.items() if m.scores.logits is not None}
-
-
-def _in_words(info: ClientInfo) -> str:
-    """Return a report as the original's log has it."""
-    return (
-        f"'DEVICE_TYPE': '{info.device_type}', 'COMPUTE_CAPACITY': {info.compute_capacity:.0f}, 'BANDWIDTH':"
-        f" {info.bandwidth:.0f}, 'SAMPLES': {info.samples}, 'LOSS': {_short(info.loss)}, 'AUC': {_short(info.auc)},"
-        f" 'SECONDS': {info.seconds:.3f}"
-    )
-
-
-def _short(value: float | None) -> str:
-    return "None" if value is None else f"{value:g}"

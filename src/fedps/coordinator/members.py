@@ -1,7 +1,7 @@
 """The clients that take part, seen from the coordinator: what each reported last, and what it was assigned."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedps.access.roster import Membership, Participant
 from fedps.coordinator.reports import Scores
@@ -15,9 +15,12 @@ class Member(Participant):
     """One client that takes part.
 
     Attributes:
-        assignment: the answer to its last report, None before the first.
+        assignment: the last that was decided for it, None before the first.
         ticket: of its report that waits for an answer, None while it trains or is away.
         info, scores: its last report.
+        reported: what was assigned to it is done: that report came, though its connection may be gone again.
+        fresh: another process spoke for it before, and this one has not reported yet.
+        anew: its process begins from the start, and was told of no round yet.
         behind: it kept the others waiting for too long; its next report brings it back.
     """
 
@@ -25,6 +28,9 @@ class Member(Participant):
     ticket: int | None = None
     info: ClientInfo = field(default_factory=ClientInfo)
     scores: Scores = field(default_factory=Scores)
+    reported: bool = False
+    fresh: bool = False
+    anew: bool = False
     behind: bool = False
 
     @property
@@ -59,34 +65,59 @@ class Members(Membership[Member]):
         """Those whose report waits for an answer, in the order of their names."""
         return {client: m for client, m in sorted(self.here.items()) if m.ticket is not None}
 
-    def departed(self, client: ClientId, instance: str) -> Member | None:
-        """Return the member that left, if this very process spoke for it."""
-        member = self.left.get(client)
-        return member if member is not None and member.instance == instance else None
+    def find(self, client: ClientId) -> Member | None:
+        """Return a member that has not left, whether it is here or given up as lost."""
+        return self.here.get(client) or self.lost.get(client)
 
-    def returns(self, client: ClientId, instance: str) -> bool:
-        """Whether a process that greets speaks for a client that took part before, and has not left itself."""
-        return client in self._absent or (client in self.known and not self.departed(client, instance))
+    def departed(self, client: ClientId, instance: str, round_: int) -> Member | None:
+        """Return the member that left, if one that reports `round_` can only be that: no other process begins there."""
+        member = self.left.get(client)
+        return member if member is not None and (member.instance == instance or round_ > 0) else None
+
+    def returns(self, client: ClientId) -> bool:
+        """Whether a client that greets took part before, and has not left."""
+        return client in self._absent or self.find(client) is not None
 
     def enter(self, client: ClientId, instance: str) -> Member:
-        """Let a client take part: a process that did before goes on where it was, another begins anew.
+        """Let a client take part; whichever process speaks for it, it is where it was.
 
         Raises:
             RefusedError: too many take part.
         """
-        before = self._absent.pop(client, None)
-        known = before if before is not None and before.instance == instance else None
-        return self.admit(client, instance, lambda: known or Member(instance))
+        before = self._absent.get(client) or self.find(client)
+        fresh = before is not None and before.instance != instance
+
+        def new() -> Member:
+            return replace(before, instance=instance, ticket=None, fresh=fresh) if before else Member(instance)
+
+        member = self.admit(client, instance, new)
+        self._absent.pop(client, None)
+        return member
 
     def drop_report(self, client: ClientId) -> None:
         """Forget a report that waits: it can be answered on its own connection only, and comes again on the next."""
         if (member := self.get(client)) is not None:
             member.ticket = None
 
-    def records(self) -> dict[ClientId, MemberRecord]:
-        """Return what another process needs in order to go on with these."""
+    def assign(self, client: ClientId, assignment: Assignment) -> int | None:
+        """Note what was decided for a client; return the ticket of the report that this answers, None while it is away."""
+        if (member := self.find(client)) is None:
+            return None
+        ticket, member.ticket, member.assignment = member.ticket, None, assignment
+        member.reported = member.anew = member.behind = False
+        if member.finished:
+            self.leave(client)
+        return ticket
+
+    def begin_anew(self) -> None:
+        """Forget what was assigned to those that are here."""
+        for member in self.here.values():
+            member.assignment, member.reported, member.behind = None, False, False
+
+    def records(self, decided: Mapping[ClientId, Assignment]) -> dict[ClientId, MemberRecord]:
+        """Return what another process needs in order to go on with these; `decided`: what they are to be told first."""
         clients = self._absent | self.lost | self.left | self.here
-        return {client: MemberRecord(m.instance, m.assignment) for client, m in clients.items()}
+        return {client: MemberRecord(m.instance, decided.get(client, m.assignment)) for client, m in clients.items()}
 
     def restore(self, records: Mapping[ClientId, MemberRecord]) -> None:
         """Take up who took part in an earlier process: each goes on where it was when it comes."""

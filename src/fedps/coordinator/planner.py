@@ -5,8 +5,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fedps.config import Job, Runner
 from fedps.coordinator.members import Member
-from fedps.coordinator.resuming import STATE, Checkpoint, Line
-from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, Turn, Turns, choose
+from fedps.coordinator.resuming import STATE, Checkpoint, Found, Line, MemberRecord
+from fedps.coordinator.round import Clock
+from fedps.coordinator.selectors import ClientSelectorBase, FLStrategy, Turn, Turns, choose, state_of
+from fedps.coordinator.teacher import Prediction, make_teacher
 from fedps.errors import JobError
 from fedps.figures import DEFAULT, LOWER_IS_BETTER, Figures
 from fedps.metrics import Evaluations, Histogram
@@ -22,15 +24,20 @@ class Planner:
     Args:
         job: the job.
         selector: who is asked.
+        clock: what rounds are timed by.
 
     Attributes:
         history: what became of each client's turns.
         stopping: whether the job ends before its last round.
+        teacher: makes soft targets of the clients' predictions, None if the job distills nothing.
+
+    Raises:
+        DataError: the job's public samples cannot be read.
     """
 
-    def __init__(self, job: Job, selector: ClientSelectorBase) -> None:
-        self._job, self.selector = job, selector
-        self.history, self.stopping = History(), Stopping(job.runner)
+    def __init__(self, job: Job, selector: ClientSelectorBase, clock: Clock) -> None:
+        self._job, self.selector, self.clock = job, selector, clock
+        self.history, self.stopping, self.teacher = History(), Stopping(job.runner), make_teacher(job)
 
     def evaluate(self, round_: int, members: Sequence[Member]) -> Figures:
         """Return the merged figures of a round, and see whether they end the job."""
@@ -65,6 +72,7 @@ class Planner:
             (strategy.deadline or self._job.selector.deadline) if joins else None,
             dict(strategy.extra),
             strategy.geo_step,
+            self.teacher.round if self.teacher and joins else 0,
         )
 
     def quorum(self, joined: int) -> int:
@@ -73,22 +81,43 @@ class Planner:
         wanted = self._job.runner.clients_per_round or math.ceil(round(joined / factor, 6))
         return min(joined, wanted) if factor > 1 else joined
 
-    def resume(self, checkpoint: Checkpoint, turns: Iterable[Line]) -> bool:
+    def found(self, round_: int, members: dict[ClientId, MemberRecord], before: Found | None = None) -> Found:
+        """Return what another process would need to go on with a round.
+
+        Args:
+            round_: the round, once it is open.
+            members: as they are then.
+            before: what was taken up, if the selector has not been asked since.
+
+        Raises:
+            Exception: what the selector raises that is asked for its state, or that it cannot be kept.
+        """
+        stopping, teacher, kind = self.stopping, self.teacher, self._job.runner.client_selector
+        if round_ > 0:
+            learned = state_of(self.selector)
+        else:
+            learned = before.state.state if before and before.state.selector == kind else None
+        state = Checkpoint(
+            round_, members, kind, learned, stopping.best, stopping.since, stopping.reason, self.clock.now,
+            taught=teacher.round if teacher else 0,
+        )  # fmt: skip
+        return Found(state, self.history.take_news(), teacher.targets.tobytes() if teacher else b"")
+
+    def resume(self, found: Found) -> bool:
         """Go on from there; return whether the selector did too.
 
         Raises:
             JobError: the selector does not take its state.
         """
-        self.history = History(turns)
-        self.stopping.best, self.stopping.since, self.stopping.reason = (
-            checkpoint.best,
-            checkpoint.since,
-            checkpoint.end,
-        )
-        if checkpoint.state is None or checkpoint.selector != self._job.runner.client_selector:
+        state, stopping = found.state, self.stopping
+        self.history, self.clock.now = History(found.turns), state.clock
+        stopping.best, stopping.since, stopping.reason = state.best, state.since, state.end
+        if self.teacher and state.taught:
+            self.teacher.remember(state.taught, found.targets)
+        if state.state is None or state.selector != self._job.runner.client_selector:
             return False
         try:
-            self.selector.load_state(checkpoint.state)
+            self.selector.load_state(state.state)
         except Exception as error:  # whatever the user's own code raises
             name = type(self.selector).__name__
             raise JobError(
@@ -99,7 +128,9 @@ class Planner:
     def begin_anew(self, rounds: int) -> None:
         """Count rounds from 1 again; the `rounds` before them, and what the selector learned, stay known."""
         self.history.shift(rounds)
-        self.stopping = Stopping(self._job.runner)
+        self.stopping, self.clock.now = Stopping(self._job.runner), 0.0
+        if self.teacher:
+            self.teacher.remember(0, b"")
 
 
 def merge(members: Sequence[Member], metrics: Sequence[str] = DEFAULT) -> Figures:
@@ -124,6 +155,12 @@ def merge(members: Sequence[Member], metrics: Sequence[str] = DEFAULT) -> Figure
         "train_auc": training.auc(),
         "auc": None,
     } | held_out.figures(metrics)
+
+
+def predictions(members: Mapping[ClientId, Member]) -> dict[ClientId, Prediction]:
+    """Return the logits of those that trained and sent some."""
+    sent = {client: m for client, m in members.items() if m.joins}
+    return {c: Prediction(m.scores.logits, m.info.trained) for c, m in sent.items() if m.scores.logits is not None}
 
 
 class Stopping:

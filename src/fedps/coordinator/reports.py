@@ -103,6 +103,20 @@ def check(
         )
 
 
+def in_words(info: ClientInfo) -> str:
+    """Return a report as the original's log has it."""
+    return (
+        f"'DEVICE_TYPE': '{info.device_type}', 'COMPUTE_CAPACITY': {info.compute_capacity:.0f}, 'BANDWIDTH':"
+        f" {info.bandwidth:.0f}, 'SAMPLES': {info.samples}, 'LOSS': {short(info.loss)}, 'AUC': {short(info.auc)},"
+        f" 'SECONDS': {info.seconds:.3f}"
+    )
+
+
+def short(value: float | None) -> str:
+    """Return a figure as a line of the log has it."""
+    return "None" if value is None else f"{value:g}"
+
+
 def _contradicts(info: ClientInfo) -> bool:
     """Whether a stated speed is orders away from what the client says it did; 0 states none."""
     if not info.trained or not info.compute_capacity:

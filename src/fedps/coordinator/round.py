@@ -77,7 +77,15 @@ class Round:
 
     def reported(self, here: Here) -> dict[ClientId, Member]:
         """Return who has reported this round, in the order of names."""
-        return {client: m for client, m in sorted(here.items()) if m.ticket is not None and m.round == self.number}
+        return {
+            client: m
+            for client, m in sorted(here.items())
+            if m.ticket is not None and m.reported and m.round == self.number
+        }
+
+    def unreported(self, here: Here) -> list[ClientId]:
+        """Return who has not, of those that something was assigned to in this round."""
+        return [client for client, m in here.items() if not m.reported and m.round == self.number]
 
     def note_report(self, of_round: int, now: float) -> None:
         """Note that a report came, of this round or of an earlier one."""
@@ -90,7 +98,7 @@ class Round:
     def look_for_quorum(self, here: Here, needed: Callable[[int], int], now: float) -> None:
         """See whether enough of those that joined have reported; `needed` says how many of so many."""
         joined = [m for m in here.values() if m.joins and m.round == self.number]
-        done = sum(m.ticket is not None and not m.info.dropped for m in joined)
+        done = sum(m.reported and not m.info.dropped for m in joined)
         if self.quorum_at is None and done >= needed(len(joined)) < len(joined):
             self.quorum_at = now
 

@@ -14,7 +14,7 @@ from fedps.net.listener import serve_to_the_end
 
 def run_coordinator(
     job: Job, bind: str, report: Report, log: TextIO | None = None, selector: ClientSelectorBase | None = None,
-    stay: bool = False, run_dir: Path | None = None,
+    stay: bool = False, run_dir: Path | None = None, resume_at: int | None = None,
 ) -> None:  # fmt: skip
     """Coordinate a job until every client has come and left, or SIGTERM.
 
@@ -26,13 +26,14 @@ def run_coordinator(
         selector: who is picked; by default the job's `client_selector`.
         stay: wait for SIGTERM though all have left.
         run_dir: the run's folder, where its state is kept; None keeps none.
+        resume_at: the round to go on with; by default the newest that was saved.
 
     Raises:
         JobError: the address cannot be bound, or the selector cannot be made.
         LostError: it ended by itself, for all clients were lost and none took leave.
         Exception: what the selector raised.
     """
-    coordinator = Coordinator(job, report, log, selector, run_dir)
+    coordinator = Coordinator(job, report, log, selector, run_dir, resume_at=resume_at)
 
     def ready(address: str) -> None:
         coordinator.say_ready(address)

@@ -64,6 +64,10 @@ class Teacher:
         """Return the targets, if they are of this round; else nothing."""
         return [self.targets] if 0 < round_ == self.round else []
 
+    def remember(self, round_: int, targets: bytes) -> None:
+        """Take up the targets of a round, float32, as another process of this teacher made them."""
+        self.round, self.targets = round_, np.frombuffer(targets, np.float32)
+
     def teach(self, round_: int, predictions: Mapping[ClientId, Prediction]) -> Ensemble | None:
         """Make soft targets of a round's predictions, by client; if there are none, the last targets stay as they are."""
         if not predictions:

@@ -26,6 +26,7 @@ OURS = (
     "job.yaml",
     JOURNAL,
     "summary.json",
+    "coordinator.db",
     "coordinator.json",
     "turns.jsonl",
     "log",
@@ -185,8 +186,14 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
 
 def discard(folder: Path) -> None:
     """Take back what `make_run_folder` made, of a run that never began; all else stays, and what it found was empty."""
-    for name in ("job.yaml", JOURNAL, "items.csv"):
-        (folder / name).unlink(missing_ok=True)
+    for path in (
+        folder / "job.yaml",
+        folder / JOURNAL,
+        folder / "items.csv",
+        *folder.glob("coordinator.db*"),
+        folder / "coordinator.lock",
+    ):
+        path.unlink(missing_ok=True)
     for name in ("log", "private"):
         shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):

@@ -58,15 +58,13 @@ def run_in_process(
         for shard in range(job.runner.server_num):
             server = LocalServer(ParameterServer(job, shard, run_dir, reports("server", str(shard))))
             servers.append(stack.enter_context(closing(server)))
-        coordinator = None
         if job.runner.with_coordinator:
             log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
             coordinator = Coordinator(job, reports("coordinator", "0"), log, selector, run_dir)
             coordinator.say_ready()
+            stack.callback(coordinator.close)
             servers.append(stack.enter_context(closing(LocalServer(coordinator))))
         _work(job, plan or make_plan(job), clients, servers, run_dir, reports, allow, handlers, failures)
-    if coordinator is not None:
-        coordinator.close()
     for server in servers:
         if server.failure is not None:
             raise server.failure
