@@ -121,7 +121,7 @@ def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["server", "coordinator"])
 def test_a_killed_server_or_coordinator_stops_the_run_and_is_named(role: str, tmp_path: Path) -> None:
-    job = write_long_job(tmp_path, with_coordinator=role == "coordinator")
+    job = write_long_job(tmp_path, with_coordinator=role == "coordinator", restarts=0)
     process = start_and_wait_for_training(tmp_path / "run", job)
     family = descendants(process)
     os.kill(pid_of(tmp_path / "run", role, "0"), signal.SIGKILL)
@@ -132,7 +132,7 @@ def test_a_killed_server_or_coordinator_stops_the_run_and_is_named(role: str, tm
 
 
 def test_a_killed_worker_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    job = write_long_job(tmp_path, geo_step=1)
+    job = write_long_job(tmp_path, geo_step=1, restarts=0)
     run_dir = tmp_path / "run"
     process = start_and_wait_for_training(run_dir, job, "-o", "runner.epochs=15")
     os.kill(pid_of(run_dir, "worker", "1"), signal.SIGKILL)

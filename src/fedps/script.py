@@ -20,6 +20,7 @@ The launcher tells each process its part in environment variables:
     FEDPS_BIND          server, coordinator: where to listen, host:port
     FEDPS_SERVERS       worker: every server's host:port, separated by commas
     FEDPS_COORDINATOR   worker: the coordinator's host:port, empty without one
+    FEDPS_RESUME        worker: the checkpoint to go on from, `newest` where it is started again
     FEDPS_ALLOW         what the person who started the run allows: commands, private_dump
     FEDPS_PIPE          file descriptor over which events go to the launcher
 """

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event
-from fedps.events.ledger import MOST_OPEN, Ledger, Spans
+from fedps.events.ledger import MOST_OPEN, Ledger
+from fedps.events.tally import Spans
 from fedps.figures import Sum
 from fedps.launch.inprocess import run_in_process
 from fedps.metrics import Histogram

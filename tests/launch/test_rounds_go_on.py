@@ -54,7 +54,7 @@ def test_a_worker_that_hangs_is_left_behind_and_welcomed_back(tmp_path: Path) ->
 
 def test_a_worker_that_dies_is_forgotten_and_the_rounds_go_on(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    job = write_long_job(tmp_path, with_coordinator=True, round_iterations=5, sync_mode="sync")
+    job = write_long_job(tmp_path, with_coordinator=True, round_iterations=5, sync_mode="sync", restarts=0)
     process = start_and_wait_for_training(run_dir, job)
     try:
         os.kill(pid_of(run_dir, "worker", "1"), signal.SIGKILL)
@@ -69,7 +69,7 @@ def test_a_worker_that_dies_is_forgotten_and_the_rounds_go_on(tmp_path: Path) ->
 
 def test_a_worker_that_hangs_for_good_does_not_hold_the_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    job = write_long_job(tmp_path, with_coordinator=True, round_iterations=5)
+    job = write_long_job(tmp_path, with_coordinator=True, round_iterations=5, restarts=0)
     text = job.read_text().replace("epochs: 10000", "epochs: 60")
     job.write_text(text)
     process = start_and_wait_for_training(run_dir, job)

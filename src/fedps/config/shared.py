@@ -26,7 +26,7 @@ LOCAL = frozenset(
         "runner.model_save_path", "runner.model_readers", "runner.keep_epochs", "runner.warmup_model_path",
         "runner.fl_client",
         "runner.infer_load_path", "runner.infer_start_epoch", "runner.infer_end_epoch",
-        "runner.start_timeout", "selector.timeout",
+        "runner.start_timeout", "runner.restarts", "selector.timeout",
     }
 )  # fmt: skip
 NETWORK = (  # where clients distill, they share predictions alone, and each may have a network of its own

@@ -87,6 +87,13 @@ class Failed(Event, frozen=True):
         return cls(printable(reason), printable(trace), isinstance(error, JobError), isinstance(error, DataError))
 
 
+class Restarted(Event, frozen=True):
+    """The launcher starts a role again that has failed, for the `attempt`-th time, from 1."""
+
+    reason: str
+    attempt: int
+
+
 class Stopped(Event, frozen=True):
     """A server or the coordinator has ended in order; `rejected`: the messages that a server refused."""
 

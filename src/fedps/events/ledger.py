@@ -3,11 +3,11 @@
 What an event says is added to its round's sums when it comes, and is not kept. A round is complete once nothing more of it
 can come from anybody: each client's events come in order, so it has been evaluated, has gone on, or is not waited for. Then
 its figures are final and its sums go, so the ledger holds a few open rounds however long a run is. No order in which
-events come, and none that is missing, brings it down: a user's script may leave steps out.
+events come, and none that is missing, brings it down: a user's script may leave steps out. A worker that is started again
+says some of it a second time; the first time counts.
 """
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,93 +16,15 @@ from msgspec.structs import asdict
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event, facts
-from fedps.figures import CANDIDATES, DEFAULT, Metric, Sum, Totals, metrics_in, read_metric
-from fedps.metrics import Evaluations, Histogram
+from fedps.events.tally import ALWAYS, Spans, Tally
+from fedps.figures import CANDIDATES, Metric, Totals, metrics_in, read_metric
+from fedps.metrics import Evaluations
 from fedps.types import Counts, TableName
 
 MOST_OPEN = 64  # rounds; who lies further behind is not waited for
 UNTRAINED = math.log(2)  # loss of a model that gives every sample, or order of a pair, a probability of one half
 BEYOND_REASON, DIVERGED = 2, 1000  # times that: a loss to warn of, and one that no trained model has
-ALWAYS = {"hr@10": None, "ndcg@10": None}  # stand in a summary, measured or not
 SLACK = 0.005  # by which a figure has to be better than chance
-
-
-class Spans:
-    """The union of intervals of time."""
-
-    def __init__(self) -> None:
-        self._begins: list[float] = []  # of intervals that do not touch, in order
-        self._ends: list[float] = []
-
-    def add(self, begin: float, end: float) -> None:
-        """Add an interval, seconds; those that it touches become one with it."""
-        first, last = bisect_left(self._ends, begin), bisect_right(self._begins, end)
-        if first < last:
-            begin, end = min(begin, self._begins[first]), max(end, self._ends[last - 1])
-        self._begins[first:last], self._ends[first:last] = [begin], [end]
-
-    @property
-    def length(self) -> float:
-        """Seconds that lie in any of them."""
-        return math.fsum(end - begin for begin, end in zip(self._begins, self._ends, strict=True))
-
-
-class Tally:
-    """What the clients' events of one round add up to.
-
-    Attributes:
-        evaluations: clients that have been evaluated.
-        wait: the shortest time, seconds, that a client waited for its assignment.
-        clock: of simulated devices: what the round took them, and their clock at its end, seconds.
-        dropped: clients whose simulated devices did not come to its end.
-    """
-
-    def __init__(self) -> None:
-        self.evaluations = 0
-        self.wait = math.inf
-        self.clock: tuple[float, float] | None = None
-        self.dropped: list[str] = []
-        self._trained, self._span, self._samples = list[str](), Spans(), 0
-        self._loss, self._held_out, self._waited = Sum(), Evaluations(), Sum()
-        self._evaluation = Spans()
-        self._training = Histogram()
-
-    def train(self, client: str, event: events.EpochEnd, begin: float, end: float) -> None:
-        """Add a client's training, from `begin` to `end`."""
-        self._trained.append(client)
-        self._span.add(begin, end)
-        self._samples += event.samples
-        self._loss.add(event.loss * event.samples)
-        self._waited.add(event.waited)
-        self._training.merge(event.histogram)
-
-    def evaluate(self, event: events.Evaluated, begin: float, end: float) -> None:
-        """Add a client's evaluation, from `begin` to `end`."""
-        self.evaluations += 1
-        self._evaluation.add(begin, end)
-        self._held_out.add(event.sums, event.histograms)
-
-    def figures(self, round_: int, metrics: Sequence[str] = DEFAULT) -> dict[str, Any]:
-        """Return the figures as the summary holds them; None where nobody trained, or had users held out."""
-        return {
-            "round": round_,
-            "selected": sorted(self._trained),
-            "seconds": self._span.length,
-            "wait_seconds": self._waited.mean(len(self._trained)),
-            "eval_seconds": self._evaluation.length,
-            # the last to report waits for the coordinator alone, all others for each other too
-            "coordinator_seconds": self.wait if math.isfinite(self.wait) else 0.0,
-            "loss": self._loss.mean(self._samples),
-            "auc": None,
-            "train_auc": self._training.auc(),
-            **ALWAYS,
-            **self._held_out.figures(metrics),
-        }
-
-    def simulated(self) -> dict[str, Any]:
-        """Return what the round took simulated devices; None where the run broke off before its end."""
-        seconds, clock = self.clock or (None, None)
-        return {"simulated_seconds": seconds, "simulated_clock": clock, "dropped": sorted(self.dropped)}
 
 
 class Ledger:
@@ -125,6 +47,10 @@ class Ledger:
         self.failed: dict[str, str] = {}
         self._open: dict[int, Tally] = {}
         self._complete = 0.0  # rounds up to this one are
+        self._trained: dict[str, int] = {}  # the last round that a client has trained,
+        self._evaluated: dict[str, int] = {}  # and in which it was evaluated
+        self._at_work: set[str] = set()  # clients that train
+        self._again: set[str] = set()  # clients whose workers were started again
         self._past: dict[str, float] = {}  # the last round of which nothing more comes, by client
         self._silent: set[str] = set()  # clients that a server goes on without, and of which nothing was heard since
         self._lost: set[str] = set()  # those of them whose connection broke
@@ -138,6 +64,7 @@ class Ledger:
         self._clients: dict[str, dict[str, Any]] = {}
         self._popular: dict[str, Mapping[str, int | float]] = {}  # what popularity comes to, by client
         self._samples = self._sent = self._received = self._retries = self._rejected = self._late = 0
+        self._restarts = 0
         self._done: set[str] = set()  # clients that have said what they sent
         self._not_finite: str | None = None  # whose loss was no number, and when
         self._memory: dict[str, float] = {}  # the largest weight seen, MiB
@@ -165,6 +92,8 @@ class Ledger:
             case events.Lost(client=client):
                 self._silent.add(client)
                 self._lost.add(client)
+            case events.Restarted():
+                self._restarts += 1
             case events.Refused(count=count):
                 self._rejected += count
             case events.Tables(tables=tables):
@@ -199,7 +128,7 @@ class Ledger:
         rounds = sorted([*self.rounds, *map(self._figures, evaluated)], key=lambda figures: figures["round"])
         rounds = rounds or [self._told(round_) for round_ in sorted(self._merged)]  # where no worker is heard
         last, popular = rounds[-1] if rounds else {}, self._popularity()
-        started, told = self.started(), bool(self._done) and self._begun.keys() <= self._done
+        started, told = self.started(), bool(self._done) and self._begun.keys() <= self._done - self._again
         error = error or self._diverged(rounds)
         return {
             "status": "failed" if error else "ok",
@@ -233,7 +162,7 @@ class Ledger:
                 "left_behind": sorted(self._left_behind),
                 "retries": self._retries,
                 "lost_workers": sorted(self._lost | self.failed.keys()),
-                "restarts": 0,
+                "restarts": self._restarts,
             },
         }
 
@@ -259,7 +188,7 @@ class Ledger:
             case events.Progress(epoch=0, batch=batch, auc=auc):
                 self._client(who)["first_epoch_auc"][str(batch)] = auc
             case events.FirstBatch():
-                self._first_batch[who] = now
+                self._first_batch.setdefault(who, now)
             case events.Assigned():
                 self._assign(who, event)
             case events.Simulated(round=round_, fate=fate) if fate:
@@ -267,21 +196,13 @@ class Ledger:
                 self._first -= {who} if round_ == 1 else set()
             case events.EpochBegin(epoch=epoch):
                 self._begun[who], self._past[who] = now, epoch
-            case events.EpochEnd(epoch=epoch, samples=samples, loss=loss, late=late):
-                if not math.isfinite(loss):
-                    self._not_finite = f"client {who}: the loss of epoch {epoch + 1} is {loss}"
-                begun = self._begun.get(who, now)
-                self._late += late
-                self._training.add(begun, now)
-                self._samples += samples
-                self._tally(epoch + 1).train(who, event, begun, now)
+                self._at_work.add(who)
+            case events.EpochEnd():
+                self._train(who, event, now)
             case events.EvaluateBegin():
                 self._begun[who] = now
             case events.Evaluated(epoch=epoch):
-                begun = self._begun.get(who, now)
-                self._evaluation.add(begun, now)
-                self._tally(epoch).evaluate(event, begun, now)
-                self._client(who)["metrics"] = self._alone(event)
+                self._evaluate(who, event, now)
                 self._past[who] = epoch
             case events.Done(bytes_sent=sent, bytes_received=received, retries=retries):
                 self._sent, self._received = self._sent + sent, self._received + received
@@ -291,6 +212,32 @@ class Ledger:
             case events.Failed(error=error):
                 self.failed[who] = error
                 self._past[who] = math.inf
+            case events.Restarted():
+                self._again.add(who)
+                self.failed.pop(who, None)
+                if who in self._at_work:
+                    self._training.add(self._begun[who], now)
+
+    def _train(self, who: str, event: events.EpochEnd, now: float) -> None:
+        begun = self._begun.get(who, now)
+        self._training.add(begun, now)
+        self._at_work.discard(who)
+        if event.epoch < self._trained.get(who, 0):
+            return  # its worker was started again, and has trained it again
+        self._trained[who] = event.epoch + 1
+        if not math.isfinite(event.loss):
+            self._not_finite = f"client {who}: the loss of epoch {event.epoch + 1} is {event.loss}"
+        self._late += event.late
+        self._samples += event.samples
+        self._tally(event.epoch + 1).train(who, event, begun, now)
+
+    def _evaluate(self, who: str, event: events.Evaluated, now: float) -> None:
+        begun = self._begun.get(who, now)
+        self._evaluation.add(begun, now)
+        if event.epoch > self._evaluated.get(who, 0):
+            self._evaluated[who] = event.epoch
+            self._tally(event.epoch).evaluate(event, begun, now)
+            self._client(who)["metrics"] = self._alone(event)
 
     def _alone(self, event: events.Evaluated) -> dict[str, Any]:
         """Return what one client's held-out samples come to by themselves."""

@@ -125,6 +125,24 @@ def check_here(flags: RoleFlags) -> None:
         raise JobError(mistakes)
 
 
+def hold(at: Address) -> tuple[socket.socket, Address]:
+    """Keep a port for a role while none listens there; return what keeps it, until it is closed, and the address with the port.
+
+    Outgoing connections are not given it, and a role listens there as if it were free.
+
+    Raises:
+        OSError: it is taken, or not ours to take.
+    """
+    door = socket.socket(socket.AF_INET6 if ":" in at.host else socket.AF_INET)
+    try:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the role will: what has just closed is free
+        door.bind(at)
+    except OSError:
+        door.close()
+        raise
+    return door, at._replace(port=door.getsockname()[1])
+
+
 def _ips(host: str) -> set[str]:
     """Return the addresses that a host has.
 
@@ -198,13 +216,10 @@ def _shared(role: str, at: Address, others: Mapping[str, Address]) -> list[str]:
 
 
 def _taken(role: str, at: Address) -> list[str]:
-    family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
-    with socket.socket(family) as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will: what has just closed is free
-        try:
-            door.bind(at)
-        except OSError as error:
-            return [f"{role}: cannot listen on {at}: {error.strerror or error}; choose another port, or end who has it"]
+    try:
+        hold(at)[0].close()
+    except OSError as error:
+        return [f"{role}: cannot listen on {at}: {error.strerror or error}; choose another port, or end who has it"]
     return []
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from fedps.events import events
 from fedps.events.events import Closed, Entry, Failed, stamp
 from fedps.events.journal import JOURNAL, Journal
 from fedps.events.ledger import Ledger
-from fedps.launch.addresses import Address
+from fedps.launch.addresses import Address, hold
 from fedps.launch.folder import check_places, discard, make_log_folder, make_run_folder
-from fedps.launch.local.processes import fork_server, start_check, start_role
+from fedps.launch.local.processes import AGAIN, PATIENCE, Child, fork_server, start_check, start_role
 from fedps.launch.local.role import RoleSpec, check_classes, runs_own_classes
 from fedps.launch.local.scripts import start_script
 from fedps.launch.progress import Progress
+from fedps.launch.restarts import Due, Restarts
 from fedps.launch.watch import LISTENERS, Memory, Watch
 from fedps.models.network import Plan
 from fedps.pages.report import write_report
@@ -100,6 +101,7 @@ class Launch:
         self._ledger, self._journal = Ledger(job, began), Journal(folder / JOURNAL)
         self._progress = Progress(job, self._clients, quiet=as_json or orders.quiet)
         self._watch, self._memory = Watch(job, scripted=orders.script is not None), Memory()
+        self._restarts, self._ports = Restarts(job.runner), ExitStack()
         self._checked: events.Checked | None = None  # the job's network
         self._looked, self._shown = 0.0, 0  # when memory was, s, monotonic, and how many rounds
         self._error: RoleError | None = None
@@ -113,7 +115,7 @@ class Launch:
             DataError: the same for files that cannot be read, or scored.
         """
         interrupted = False
-        with self._progress:
+        with self._progress, self._ports:
             try:
                 self._in_process() if in_process else self._in_processes()
             except RoleError as error:
@@ -142,9 +144,9 @@ class Launch:
         if runs_own_classes(job):
             self._await_started()
         for shard, at in enumerate(orders.server_at or (ANYWHERE,) * job.runner.server_num):
-            self._start("server", shard, bind=str(at))
+            self._start("server", shard, bind=self._held(at))
         if job.runner.with_coordinator:
-            self._start("coordinator", 0, bind=str(orders.coordinator_at or ANYWHERE))
+            self._start("coordinator", 0, bind=self._held(orders.coordinator_at or ANYWHERE))
         self._check_files()  # while they come up
         plan = self._await_started()
         servers, coordinator = self._addresses()
@@ -153,11 +155,11 @@ class Launch:
             self._start(
                 "worker", number, client=client, servers=tuple(servers), coordinator=coordinator or "", plan=plan
             )
-        while watch.open("worker"):
+        while watch.open("worker") or self._restarts.waiting:
             self._listen(0.2)
             self._look()
             watch.check_begun()
-            for entry in watch.hung():
+            for entry in [] if self._restarts.waiting else watch.hung():
                 self._take(entry)
         self._end_listeners()
 
@@ -183,12 +185,32 @@ class Launch:
 
     def _start(self, role: str, number: int, **facts: Any) -> None:
         """Start a built-in role, or the user's script in its place."""
-        orders, log = self._orders, self._log_dir / f"{role}log.{number}"
-        spec = RoleSpec(role, number, self._folder / "job.yaml", self._folder, allow=orders.allow, **facts)
-        if orders.script is None:
-            self._watch.add(start_role(spec, log, self._job))
-        else:
-            self._watch.add(start_script(spec, log, orders.script, orders.script_args))
+        log = self._log_dir / f"{role}log.{number}"
+        log.unlink(missing_ok=True)  # of another run, where the folder of logs is not ours alone
+        spec = RoleSpec(role, number, self._folder / "job.yaml", self._folder, allow=self._orders.allow, **facts)
+        self._watch.add(self._play(spec, log))
+
+    def _start_again(self, due: Due) -> None:
+        role, log = due.role, due.role.log
+        role.process.kill()  # it has failed, but it may hang
+        role.process.join(PATIENCE)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{AGAIN}{due.event.reason.splitlines()[0]}\n")
+        self._take(stamp(role.kind, role.name, due.event))
+        self._watch.add(self._play(due.spec, log))
+
+    def _play(self, spec: RoleSpec, log: Path) -> Child:
+        script = self._orders.script
+        if script is None:
+            return start_role(spec, log, self._job)
+        return start_script(spec, log, script, self._orders.script_args)
+
+    def _held(self, at: Address) -> str:
+        """Return where a role is to listen, at a port that stays its own while it is started again."""
+        with suppress(OSError):  # which the role tells
+            door, at = hold(at)
+            self._ports.enter_context(door)
+        return str(at)
 
     def _check_network(self) -> None:
         """Look for mistakes that only the network shows: here if it was planned before, else in a process with torch.
@@ -196,7 +218,9 @@ class Launch:
         Classes of the user's own are loaded there too: their code runs in the processes of a run alone.
         """
         if self._plan is None or runs_own_classes(self._job):
-            self._watch.add(start_check(self._job, self._log_dir / "checklog.0"))
+            log = self._log_dir / "checklog.0"
+            log.unlink(missing_ok=True)
+            self._watch.add(start_check(self._job, log))
         else:
             self._take(stamp("check", "0", described(self._plan, self._job)))
 
@@ -230,10 +254,12 @@ class Launch:
         runner = self._job.runner
         patience = runner.start_timeout + runner.step_timeout  # as long as it may take to read a model, or to answer
         for kind in LISTENERS:
-            for role in self._watch.open(kind):
-                role.process.terminate()
-            deadline = time.monotonic() + patience
-            while left := self._watch.open(kind):
+            asked, deadline = list[Child](), time.monotonic() + patience
+            while (left := self._watch.open(kind)) or self._restarts.waiting:
+                for role in left:
+                    if role not in asked and (kind, role.name) in self._watch.addresses:
+                        role.process.terminate()
+                        asked.append(role)
                 if time.monotonic() > deadline:
                     raise RoleError(
                         f"{kind} {left[0].name}",
@@ -245,8 +271,14 @@ class Launch:
     def _listen(self, timeout: float) -> None:
         for entry in self._watch.listen(timeout):
             self._take(entry)
+        for due in self._restarts.due():
+            self._start_again(due)
 
     def _take(self, entry: Entry) -> None:
+        role = self._watch.roles.get((entry.role, entry.id))
+        if role is not None and isinstance(entry.event, Failed) and self._restarts.plan(role, entry.event):
+            self._journal.write(entry)  # nothing has come of it yet: `Restarted` tells, if it does
+            return
         self._ledger.take(entry)
         self._journal.write(entry)
         self._progress.take(entry)
@@ -264,14 +296,15 @@ class Launch:
             DataError: it is a mistake in the data, found before all have begun to train.
             RoleError: the run has to stop.
         """
-        if failed.in_job and kind in LISTENERS and not self._watch.open("worker"):
+        if failed.in_job and kind in LISTENERS and not self._watch.all("worker"):
             raise JobError([f"{kind} {name}: {line}" for line in failed.error.splitlines()])
         if failed.in_data and self._void():
             raise DataError(f"{kind} {name}: {failed.error}")
         error = RoleError(f"{kind} {name}", failed.error, failed.traceback)
         self._error = self._error or error
         self._progress.say(f"{error}\n{error.traceback}".rstrip())
-        if kind != "worker" or not self._ledger.started() or not self._watch.working():
+        working = self._watch.working() or self._restarts.waiting
+        if kind != "worker" or not self._ledger.started() or not working:
             raise error
 
     def _void(self) -> bool:
@@ -282,7 +315,7 @@ class Launch:
         """Look at memory, and show the rounds that are complete, once in `LOOK_EVERY` seconds."""
         if time.monotonic() - self._looked > LOOK_EVERY:
             self._looked = time.monotonic()
-            self._ledger.weigh(*self._memory.look(self._watch.roles))
+            self._ledger.weigh(*self._memory.look(list(self._watch.roles.values())))
             self._show_rounds()
 
     def _show_rounds(self) -> None:

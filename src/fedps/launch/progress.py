@@ -43,7 +43,7 @@ class Speed:
     def rate(self) -> float:
         """Samples a second, 0.0 before there is a span to take it over."""
         (begin, first), (end, last) = self._points[0], self._points[-1]
-        return (last - first) / (end - begin) if end > begin else 0.0
+        return max(last - first, 0) / (end - begin) if end > begin else 0.0
 
 
 class Progress:
@@ -119,6 +119,9 @@ class Progress:
                     self.say(f"round {round_}: {len(selected)} clients train, {out} sit out")
             case events.Note(note=note) if entry.role == "server":
                 self.say(note)
+            case events.Restarted(reason=reason, attempt=attempt):
+                most = self._job.runner.restarts
+                self.say(f"{entry.role} {entry.id}: started again, time {attempt} of {most} at most: {reason}")
             case events.Dropped(count=count):
                 self.say(
                     f"{entry.role} {entry.id}: {count} events of its progress were left out, as they were not read in time"

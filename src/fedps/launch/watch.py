@@ -12,14 +12,14 @@ from fedps.errors import RoleError
 from fedps.events import events
 from fedps.events.events import Entry, Failed, stamp
 from fedps.launch.addresses import Address
-from fedps.launch.local.processes import PATIENCE, Child, stop
+from fedps.launch.local.processes import PATIENCE, Child, Who, stop
 from fedps.launch.local.scripts import last_words
 
 SHARE = 0.01  # of a core, which reading PSS may take
 GROWTH = 1.1  # by which resident memory may grow before PSS is read all the same
 LISTENERS = ("coordinator", "server")  # in the order in which they end
 ORDER = ("check", "worker", *LISTENERS)  # of all roles: nobody misses one that has ended before
-Rss = dict[tuple[str, str], float]  # resident memory by a role's kind and name, MiB
+Rss = dict[Who, float]  # resident memory by a role's kind and name, MiB
 
 
 class Watch:
@@ -30,36 +30,45 @@ class Watch:
         scripted: whether a user's script plays the roles.
 
     Attributes:
-        roles: all that were started.
+        roles: the process of each that was started, the last one where that was started again.
         addresses: where a role listens, by kind and name, once it does.
     """
 
     def __init__(self, job: Job, scripted: bool) -> None:
         self._runner, self._scripted = job.runner, scripted
-        self.roles: list[Child] = []
-        self.addresses: dict[tuple[str, str], str] = {}
-        self._began = 0.0  # time, s, monotonic, of the first worker's start
+        self.roles: dict[Who, Child] = {}
+        self.addresses: dict[Who, str] = {}
+        self._began: dict[Who, float] = {}  # time, s, monotonic, of each role's start
         self._milestones: set[tuple[str, str, type]] = set()  # which roles have started, are done, or have failed
         self._spoke: dict[str, float] = {}  # time, s, monotonic, of each worker's last event
         self._silent: set[str] = set()  # clients that the others go on without
 
     def add(self, role: Child) -> Child:
-        """Watch one more role."""
-        if role.kind == "worker" and not self._began:
-            self._began = time.monotonic()
-        self.roles.append(role)
+        """Watch one more role, or one that was started again: of its process before nothing more is heard."""
+        who = role.kind, role.name
+        if who in self.roles:
+            self.roles[who].pipe.close()
+            self._milestones = {told for told in self._milestones if told[:2] != who}
+            self.addresses.pop(who, None)
+        if role.kind == "worker":
+            self._spoke.pop(role.name, None)
+        self.roles[who], self._began[who] = role, time.monotonic()
         return role
+
+    def all(self, kind: str) -> list[Child]:
+        """Return the roles of a kind that were started."""
+        return [role for role in self.roles.values() if role.kind == kind]
 
     def open(self, kind: str) -> list[Child]:
         """Return the roles of a kind that may have more to tell."""
-        return [role for role in self.roles if role.kind == kind and role.open]
+        return [role for role in self.all(kind) if role.open]
 
     def listen(self, timeout: float) -> Iterator[Entry]:
         """Wait for events, at most `timeout` seconds; yield those that are there, and a failure for who died.
 
         One event is read of each role in turn, so that none waits for another's to end.
         """
-        pipes = {role.pipe: role for role in self.roles if role.open}
+        pipes = {role.pipe: role for role in self.roles.values() if role.open}
         for pipe in wait(list(pipes), timeout):
             role = pipes[pipe]  # type: ignore[index]
             event = role.read() or self._end_of(role)
@@ -69,7 +78,7 @@ class Watch:
     def hung(self) -> Iterator[Entry]:
         """Yield a failure for each worker that is silent though all others are done: nobody waits for it any longer."""
         now, left = time.monotonic(), self.open("worker")
-        if len(left) < sum(role.kind == "worker" for role in self.roles) and all(
+        if len(left) < len(self.all("worker")) and all(
             now - self._spoke.get(role.name, now) > self._patience(role.name) for role in left
         ):
             for role in left:
@@ -78,8 +87,8 @@ class Watch:
 
     def late(self) -> str | None:
         """Return which server or coordinator does not listen yet, None if all do."""
-        waited = (role for role in self.roles if role.kind in LISTENERS)
-        return next((f"{r.kind} {r.name}" for r in waited if (r.kind, r.name) not in self.addresses), None)
+        waited = (who for who in self.roles if who[0] in LISTENERS)
+        return next((" ".join(who) for who in waited if who not in self.addresses), None)
 
     def check_begun(self) -> None:
         """Make sure that scripts have called `fedps.init` in time; built-in workers say so as they begin.
@@ -87,10 +96,11 @@ class Watch:
         Raises:
             RoleError: one has not.
         """
-        if time.monotonic() - self._began > self._runner.start_timeout:
-            for role in self.open("worker"):
-                if ("worker", role.name, events.Started) not in self._milestones:
-                    raise self.overdue(f"worker {role.name}")
+        begun = time.monotonic() - self._runner.start_timeout
+        for role in self.open("worker"):
+            who = role.kind, role.name
+            if self._began[who] < begun and (*who, events.Started) not in self._milestones:
+                raise self.overdue(" ".join(who))
 
     def overdue(self, who: str) -> RoleError:
         """Return the error that a role did not come up in time."""
@@ -105,7 +115,7 @@ class Watch:
     def stop(self) -> None:
         """End all processes that are left: workers first, then the coordinator, then servers."""
         for kind in ORDER:
-            stop([role for role in self.roles if role.kind == kind])
+            stop(self.all(kind))
 
     def _patience(self, worker: str) -> float:
         runner = self._runner
@@ -130,7 +140,9 @@ class Watch:
         """Return how a role has failed whose pipe has ended; None if it has said so itself, or had nothing left to do."""
         role.process.join(PATIENCE)
         code, who = role.process.exitcode, (role.kind, role.name)
-        if role.kind == "worker" and (*who, Failed) in self._milestones:
+        if (*who, Failed) in self._milestones:
+            return None
+        if code and code < 0 and (*who, events.Done) in self._milestones:
             return None
         if code:  # a built-in role has reported what went wrong, if it could; a script's last words are in its log
             reason, trace = last_words(role.log) if self._scripted and code > 0 else ("", "")

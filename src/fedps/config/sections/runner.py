@@ -179,6 +179,9 @@ class Runner(Section):
     infer_end_epoch: Whole | None = Field(None, description="infer: the epoch before which to end; left out: all")
     compiled_step: bool = Field(True, description="compile the training step where that can be done; false: by torch")
     use_gpu: bool = Field(False, description="train by torch on CUDA")
+    restarts: Whole = Field(
+        3, description="times that `fedps run` starts a role again that has died, later each time; 0: never"
+    )
     start_timeout: Seconds = Field(120.0, description="seconds to wait for a role to come up")
     step_timeout: Seconds = Field(
         60.0,

@@ -100,7 +100,7 @@ class Outbox:
 
 def _enter(pipe: Connection, log: str) -> Outbox:
     """Write to the log from now on, and attach to the launcher."""
-    file = Path(log).open("w", buffering=1, encoding="utf-8")  # noqa: SIM115  (open as long as the process lives)
+    file = Path(log).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115  (open as long as the process lives)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout = sys.stderr = file

@@ -27,6 +27,8 @@ PRELOAD = "fedps.launch.local.preload"
 PRELOAD_TORCH = "FEDPS_PRELOAD_TORCH"  # environment variable by which the fork server knows
 LONGEST_SOCKET, SOCKET_NAME = 107, len("/pymp-12345678/listener-12345678")  # bytes of a path, and of its end
 PATIENCE = 10.0  # seconds a role gets to stop by itself
+Who = tuple[str, str]  # a role's kind and name
+AGAIN = "--- started again: "  # in a log, before what a role says that has been
 
 
 class Process(Protocol):
@@ -59,11 +61,15 @@ class Child:
     Attributes:
         kind, name: e.g. `worker`, "3".
         pipe: carries its events.
-        log: the file of what it prints.
+        log: the file of what it prints, behind what processes before it have printed.
+        spec: what it is to do; None of one that plays no role.
     """
 
-    def __init__(self, kind: str, name: str, process: Process, pipe: Connection, log: Path) -> None:
+    def __init__(
+        self, kind: str, name: str, process: Process, pipe: Connection, log: Path, spec: RoleSpec | None = None
+    ) -> None:
         self.kind, self.name, self.process, self.pipe, self.log = kind, name, process, pipe, log
+        self.spec = spec
         self.open = True  # the pipe may hold more events
 
     def read(self) -> Event | None:
@@ -189,4 +195,4 @@ def _start(
     with _main_module_hidden():
         process.start()
     theirs.close()
-    return Child(kind, name, process, ours, log)
+    return Child(kind, name, process, ours, log, *facts)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PREFIX = "FEDPS_"
 ROLES = ("server", "coordinator", "worker")
+NEWEST = "newest"  # for a worker: take up its newest checkpoint
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class RoleSpec:
         coordinator: `host:port` of the coordinator, if there is one; a worker's (FEDPS_COORDINATOR).
         allow: what the person who started the run allows (FEDPS_ALLOW).
         plan: file of the job's network, made ready by the launcher; a worker's (FEDPS_PLAN).
+        resume: what to take up of the run's folder: nothing, `newest`, or the name of a checkpoint (FEDPS_RESUME).
         pipe: file descriptor of a script's socket to the launcher (FEDPS_PIPE).
     """
 
@@ -52,6 +54,7 @@ class RoleSpec:
     coordinator: str = ""
     allow: Allow = field(default_factory=Allow)
     plan: Path | None = None
+    resume: str = ""
     pipe: int = -1
 
     @property
@@ -72,6 +75,7 @@ class RoleSpec:
             "COORDINATOR": self.coordinator,
             "ALLOW": ",".join(name for name, allowed in self.allow._asdict().items() if allowed),
             "PLAN": str(self.plan or ""),
+            "RESUME": self.resume,
             "PIPE": str(self.pipe),
         }
         return {PREFIX + name: value for name, value in values.items()}
@@ -90,14 +94,16 @@ def read_role(environ: Mapping[str, str] | None = None) -> RoleSpec:
         )
     try:
         role, number, job, run_dir, pipe = (variables[PREFIX + n] for n in ("ROLE", "ID", "JOB", "RUN_DIR", "PIPE"))
-        client, bind, servers, coordinator, allow, plan = (
-            variables.get(PREFIX + n, "") for n in ("CLIENT", "BIND", "SERVERS", "COORDINATOR", "ALLOW", "PLAN")
+        client, bind, servers, coordinator, allow, plan, resume = (
+            variables.get(PREFIX + n, "")
+            for n in ("CLIENT", "BIND", "SERVERS", "COORDINATOR", "ALLOW", "PLAN", "RESUME")
         )
         if role not in ROLES:
             raise ValueError(f"FEDPS_ROLE {role!r} is none of {', '.join(ROLES)}")
         return RoleSpec(
             role, int(number), Path(job), Path(run_dir), client, bind, tuple(filter(None, servers.split(","))), coordinator,
-            Allow(**dict.fromkeys(filter(None, allow.split(",")), True)), Path(plan) if plan else None, int(pipe),
+            Allow(**dict.fromkeys(filter(None, allow.split(",")), True)), Path(plan) if plan else None, resume,
+            int(pipe),
         )  # fmt: skip
     except (KeyError, ValueError, TypeError) as error:
         raise JobError(f"the FEDPS_ variables are not those of `fedps run`: {error}; leave them to it") from None

@@ -14,7 +14,7 @@ from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 
-from fedps.launch.local.processes import Child
+from fedps.launch.local.processes import AGAIN, Child
 from fedps.launch.local.role import RoleSpec
 
 
@@ -52,13 +52,13 @@ def start_script(spec: RoleSpec, log: Path, script: Path, args: Sequence[str] = 
     """Start a script in a role; what it prints goes to `log`."""
     ours, theirs = Pipe()
     environ = os.environ | replace(spec, pipe=theirs.fileno()).environ()
-    with log.open("wb") as file:
+    with log.open("ab") as file:
         process = ScriptProcess(
             [sys.executable, "-u", str(script), *args], env=environ, stdin=subprocess.DEVNULL, stdout=file,
             stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()], process_group=0,
         )  # fmt: skip
     theirs.close()
-    return Child(spec.role, spec.name, process, ours, log)
+    return Child(spec.role, spec.name, process, ours, log, spec)
 
 
 def last_words(log: Path) -> tuple[str, str]:
@@ -66,6 +66,7 @@ def last_words(log: Path) -> tuple[str, str]:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - (1 << 16)))
         text = file.read().decode(errors="replace").rstrip()
+    text = text[text.rfind(AGAIN) + 1 :].partition("\n")[2] if AGAIN in text else text
     start = text.rfind("Traceback (most recent call last):")
     trace = text[start:] if start >= 0 else "\n".join(text.splitlines()[-10:])
     return (trace.splitlines() or [""])[-1], trace

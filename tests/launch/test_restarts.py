@@ -1,0 +1,82 @@
+"""Who dies is started again: how often, when, and never for a mistake; and runs whose roles are killed come to their end."""
+
+import os
+import signal
+from multiprocessing import Pipe
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fedps.events.events import Failed
+from fedps.launch.local.processes import Child
+from fedps.launch.local.role import RoleSpec
+from fedps.launch.restarts import Restarts
+from tests.conftest import MakeJob
+from tests.launch.runs import events, pid_of, start_and_wait_for_training, summary_of, write_job
+
+DIED, RAISED = Failed("died with signal 9"), Failed("RuntimeError: planted", "Traceback")
+
+
+def child(kind: str, code: int | None = -9) -> Child:
+    spec = RoleSpec(kind, 0, Path("job.yaml"), Path("run"), client="north" if kind == "worker" else "", bind="a:1")
+    process = SimpleNamespace(pid=7, exitcode=code)
+    return Child(kind, spec.name, process, Pipe()[0], Path("log"), spec)
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(at=100.0)
+    monkeypatch.setattr("fedps.launch.restarts.time", SimpleNamespace(monotonic=lambda: clock.at))
+    return clock
+
+
+def test_who_is_killed_is_started_again_later_each_time_and_only_so_often(
+    make_job: MakeJob, now: SimpleNamespace
+) -> None:
+    restarts = Restarts(make_job(restarts=8).runner)
+    waits = []
+    while restarts.plan(child("worker"), DIED):
+        failed_at = now.at
+        while not (due := list(restarts.due())):
+            now.at += 0.05
+        waits.append(round(now.at - failed_at, 1))
+        assert (due[0].spec.client, due[0].spec.resume) == ("north", "newest")
+        assert (due[0].event.reason, due[0].event.attempt) == (DIED.error, len(waits))
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert not restarts.waiting
+
+
+@pytest.mark.parametrize("role", ["worker", "coordinator"])
+def test_what_raises_the_same_again_is_a_mistake_and_so_is_what_the_job_or_data_have_wrong(
+    role: str, make_job: MakeJob, now: SimpleNamespace
+) -> None:
+    restarts = Restarts(make_job().runner)
+    assert restarts.plan(child(role, 1), RAISED)
+    assert restarts.plan(child(role, 1), RAISED), "one failure that is told twice is one"
+    now.at += 1
+    assert len(list(restarts.due())) == 1
+    assert not restarts.plan(child(role, 1), RAISED)
+    for mistake in (Failed("a key", in_job=True), Failed("a line", in_data=True)):
+        assert not Restarts(make_job().runner).plan(child(role, 1), mistake)
+    assert not Restarts(make_job(restarts=0).runner).plan(child(role), DIED)
+
+
+def test_a_killed_coordinator_goes_on_where_it_was_at_its_own_address(tmp_path: Path) -> None:
+    run_dir, job = tmp_path / "run", write_job(tmp_path, epochs=40, with_coordinator=True, eval_every=0)
+    process = start_and_wait_for_training(run_dir, job)
+    os.kill(pid_of(run_dir, "coordinator", "0"), signal.SIGKILL)
+    _, told = process.communicate(timeout=90)
+    assert process.returncode == 0, told
+    assert "coordinator 0: started again, time 1 of 3 at most: died with signal 9" in told
+    there = [e for e in events(run_dir) if e["role"] == "coordinator"]
+    assert len({e["address"] for e in there if e["event"] == "ready"}) == 1
+    assert [e["round"] for e in there if e["event"] == "selected"] == list(range(1, 41))
+    (again,) = [e for e in there if e["event"] == "restarted"]
+    assert (again["attempt"], again["reason"]) == (1, f"died with signal 9; its log is {run_dir}/log/coordinatorlog.0")
+    summary = summary_of(run_dir)
+    assert (summary["status"], summary["faults"]["restarts"]) == ("ok", 1)  # type: ignore[index]
+    log = (run_dir / "log" / "coordinatorlog.0").read_text()
+    assert log.count("StartCoordinatorServer finished!") == 2, "the log is written on"
+    assert "--- started again: died with signal 9" in log
+    assert "restarts: 1" in (run_dir / "report.html").read_text()
