@@ -58,12 +58,12 @@ def nobody_left(run_dir: Path) -> bool:
     return bool(pids) and not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids)
 
 
-def test_a_selector_that_raises_stops_the_run_with_its_traceback(tmp_path: Path) -> None:
+def test_a_selector_that_raises_and_again_when_started_again_stops_the_run_with_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SELECTOR.format(body="raise RuntimeError('planted')"))
     found = launch(write_job(tmp_path, with_coordinator=True, client_selector="mine.Mine"), tmp_path / "run")
     assert (found["status"], found["coordinator"]) == ("failed", True)
     assert found["error"].startswith("coordinator 0: RuntimeError: planted")
-    (failed,) = [e for e in events(tmp_path / "run") if e["event"] == "failed" and e["role"] == "coordinator"]
+    _, failed = [e for e in events(tmp_path / "run") if e["event"] == "failed" and e["role"] == "coordinator"]
     assert 'mine.py", line ' in str(failed["traceback"])
     assert "RuntimeError: planted" in (tmp_path / "run" / "log" / "coordinatorlog.0").read_text()
     assert nobody_left(tmp_path / "run")
