@@ -71,6 +71,21 @@ def pulled(caller: Caller, ticket: int) -> list[list[float]]:
     return next(reply.arrays[0].tolist() for reply in caller.replies if reply.ticket == ticket)
 
 
+@pytest.mark.parametrize("returns", [False, True])
+def test_one_that_is_lost_while_its_epoch_is_saved_keeps_nobody(
+    returns: bool, make_job: MakeJob, tmp_path: Path
+) -> None:
+    scene = Scene(make_job(sync_mode="async", epochs=2, reconnect_timeout=5.0), tmp_path)
+    scene.one.connection.closed()
+    scene.server.tick(time.monotonic() + 6)
+    if returns:
+        Caller(scene.server, "a", "new process").join(ROWS, BIAS)
+    while scene.slow.begun:
+        scene.slow.end()
+    back = Caller(scene.server, "a", "newest process").join(ROWS, BIAS)
+    assert back.ask(Barrier(1, "trained")) == Done(0)
+
+
 def test_while_tables_are_copied_others_are_answered_and_pushes_wait(make_job: MakeJob, tmp_path: Path) -> None:
     scene = Scene(make_job(sync_mode="async", epochs=2), tmp_path)
     one, silent = scene.one, scene.silent

@@ -102,9 +102,12 @@ class Members(Membership[Member]):
     def release(self, clients: Iterable[ClientId], clock: int) -> None:
         """Let members go from the barrier they stand at; the others wait for them again from `clock` on."""
         for client in clients:
-            member = self.here[client]
-            member.last_barrier, member.barrier = member.barrier, None
-            member.waits_from = max(member.waits_from, clock)
+            member = self.here.get(client)
+            if (
+                member is not None and member.barrier is not None
+            ):  # else it went, or began anew, while the epoch was saved
+                member.last_barrier, member.barrier = member.barrier, None
+                member.waits_from = max(member.waits_from, clock)
 
     @property
     def at_barrier(self) -> bool:

@@ -1,0 +1,195 @@
+"""One seed, one history: a whole run on virtual time, with all that goes wrong in it, and what must be so all the same."""
+
+import io
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from fedps.coordinator.coordinator import Coordinator
+from fedps.net.listener import Service
+from fedps.server.barriers import Opening
+from fedps.server.beside import Done, Work, at_once
+from fedps.server.server import ParameterServer
+from tests.simulation.clients import LIMITS, Client, excused
+from tests.simulation.ledger import Ledger
+from tests.simulation.network import Host, Line
+from tests.simulation.plan import Plan, shared_of
+from tests.simulation.world import Act, World
+
+LONGEST = 3000.0  # seconds within which every history ends
+MEMORY = 8 << 30  # bytes of the machine that servers see: what this one has is no part of a history
+
+
+class History:
+    """A run, from the first greeting to the last leave.
+
+    Args:
+        seed: all follows from it.
+        folder: of the run.
+        trace: takes a line for each thing that happens.
+    """
+
+    def __init__(self, seed: int, folder: Path, trace: Callable[[str], None] | None = None) -> None:
+        self.world = world = World(seed, trace)
+        self.plan = plan = Plan(world)
+        world.say(str(plan))
+        self._folder = folder
+        self.ledger = Ledger(world, plan)
+        self.servers = [Host(world, f"server {k}", self._server(k)) for k in range(plan.servers)]
+        self.coordinator = Host(world, "coordinator", self._coordinator) if plan.coordinated else None
+        self.clients = [
+            Client(world, plan, self.ledger, k, self.servers, self.coordinator, self._end) for k in range(plan.clients)
+        ]
+        self._left = plan.clients
+
+    def run(self) -> None:
+        """Let it happen, and check what came of it.
+
+        Raises:
+            WrongError: what must never happen has.
+        """
+        world = self.world
+        for host in self._hosts:
+            world.after(world.chance.random(), host.start)
+        for client in self.clients:
+            world.after(world.chance.random() * world.chance.choice((1, 1, 1, 10)), client.start)
+        for _ in range(world.chance.choice((0, 1, 1, 2, 3, 5))):
+            world.after(world.chance.random() * self.plan.length, self._fault())
+        if not world.run(lambda: not self._left, LONGEST):
+            stuck = [c.name for c in self.clients if not c.ended and not c.dead]
+            self.ledger.wrong(f"it does not end: {', '.join(stuck)} wait for ever")
+        for shard, host in enumerate(self.servers):
+            self._check(shard, host)
+
+    @property
+    def _hosts(self) -> list[Host]:
+        return [*self.servers, *([self.coordinator] if self.coordinator else [])]
+
+    def _end(self, client: Client) -> None:
+        """Count a client that does no more."""
+        if client.error is not None and not excused(client):
+            self.ledger.wrong(f"{client.name} gave up: {client.error}")
+        if client.ended or client.dead:
+            self._left -= 1
+
+    # Who is started.
+
+    def _server(self, shard: int) -> Callable[[Host], Service]:
+        def start(host: Host) -> ParameterServer:
+            server = ParameterServer(
+                self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS,
+                self.world.monotonic,
+            )  # fmt: skip
+            life, decides = host.lives, server.barriers.opening
+
+            def opening() -> Opening | None:
+                if (decided := decides()) is not None:
+                    self.ledger.opens(shard, decided.clients)
+                return decided
+
+            def later(act: Act) -> None:
+                """Do something while this process lives, some time soon."""
+                seconds = self.world.chance.random() * self.plan.saving / 2
+                self.world.after(
+                    seconds, host.when_awake(lambda: host.do(act) if host.service and host.lives == life else None)
+                )
+
+            def beside(work: Work, done: Done) -> None:
+                """Do work as another thread does, in one moment of its own; it is told of in another."""
+                later(lambda: at_once(work, lambda error: later(lambda: done(error))))
+
+            setattr(server.barriers, "opening", opening)  # noqa: B010  (a method)
+            server.shard.beside = beside
+            return server
+
+        return start
+
+    def _coordinator(self, host: Host) -> Coordinator:
+        return Coordinator(
+            self.plan.job, self.ledger.coordinator_tells, io.StringIO(), run_dir=self._folder,
+            monotonic=self.world.monotonic,
+        )  # fmt: skip
+
+    # What goes wrong.
+
+    def _fault(self) -> Callable[[], None]:
+        chance = self.world.chance
+        client, host = chance.choice(self.clients), chance.choice(self._hosts)
+        return chance.choice(
+            (
+                lambda: self._cut(client),
+                lambda: self._cut(client),
+                lambda: client.freeze(chance.choice((0.5, 8.0, 40.0))) if client.alive else None,
+                lambda: host.freeze(chance.choice((0.5, 3.0))),
+                lambda: self._kill(client),
+                lambda: self._replay(host),
+            )
+        )
+
+    def _cut(self, client: Client) -> None:
+        if client.channels:
+            self.world.say(f"a connection of {client.name} is cut")
+            self.world.chance.choice(client.channels).cut()
+
+    def _kill(self, client: Client) -> None:
+        if not client.alive:
+            return
+        fate = self.world.chance.random()
+        if fate < 0.2:
+            client.dead = True
+            client.kill()
+            self._end(client)
+        elif fate < 0.4:  # another process takes its place while it is still there
+            client.start()
+        else:
+            client.kill()
+            self.world.after(self.world.chance.choice((0.2, 3.0, 60.0)), client.start)
+
+    def _replay(self, host: Host) -> None:
+        """Let somebody say again what was said on a connection."""
+        if host.recorded:
+            self.world.say(f"somebody plays to {host.name} what was said there")
+            session = self.world.chance.choice(host.recorded)
+            line = Line(host, lambda _: None, self.plan.delay)
+            for data in list(session):
+                line.say(data)
+            self.world.after(self.world.chance.random() * 5, line.cut)
+
+    # What must be so in the end.
+
+    def _check(self, shard: int, host: Host) -> None:
+        server = host.service
+        assert isinstance(server, ParameterServer)
+        self.ledger.check(shard, server)
+
+
+@contextmanager
+def machine() -> Iterator[Path]:
+    """Let servers see a machine of their own, on which nothing takes time; yield a folder for runs."""
+    in_memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="fedps-", dir=in_memory if in_memory.is_dir() else None))
+    try:
+        with (
+            patch("fedps.server.memory.free_memory", lambda: MEMORY),
+            patch("fedps.server.server.shared_part", shared_of),
+            patch("fedps.coordinator.coordinator.shared_part", shared_of),
+            patch("tests.greeting.shared_part", shared_of),
+        ):
+            yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def live(seed: int, trace: Callable[[str], None] | None = None) -> History:
+    """Let the history of a seed happen.
+
+    Raises:
+        WrongError: what must never happen has.
+    """
+    with machine() as folder:
+        history = History(seed, folder, trace)
+        history.run()
+    return history

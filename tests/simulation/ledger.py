@@ -1,0 +1,335 @@
+"""What was said and answered in a history, and what the tables must therefore be.
+
+Each push marks a row of its own, so that in the end it is seen how often it was applied. All values are multiples of
+`UNIT`, so that sums and weighted means of them are exact: what the tables must be is compared to the bit.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.events import events
+from fedps.server.server import ParameterServer
+from fedps.types import NO_KEYS, Keys, Values
+from fedps.wire.messages import Assignment
+from tests.simulation.plan import BIAS, BIASES, COLUMNS, ROWS, Plan
+from tests.simulation.world import World
+
+UNIT = 840  # divided by any number up to 8 it is whole
+STALEST = 4096  # versions that a push may be behind
+
+
+class WrongError(AssertionError):
+    """Something happened that must never happen."""
+
+
+@dataclass(eq=False)
+class Pushed:
+    """A push to one shard.
+
+    Attributes:
+        mark: the row of `marks` that it alone changes.
+        client: whose.
+        shard: where it went.
+        clock, weight: as it says.
+        keys, values: of `rows`.
+        bias: of the dense tensor, None where there is none.
+        sent_at: when it was said first.
+        answered: whether it was, and so counts unless it was late.
+        late: whether it came too late to count.
+    """
+
+    mark: int
+    client: str
+    shard: int
+    clock: int
+    weight: float
+    keys: Keys
+    values: Values
+    bias: Values | None
+    sent_at: float
+    answered: bool = False
+    late: bool = False
+
+    @property
+    def mark_value(self) -> Values:
+        """What it adds to its mark."""
+        return np.full((1, 1), UNIT, np.float32)
+
+    def __str__(self) -> str:
+        """Name it."""
+        return f"push {self.mark} of {self.client} to shard {self.shard}, clock {self.clock}"
+
+
+class Model(NamedTuple):
+    """What one shard's tables hold: float64[ROWS, COLUMNS], float64[BIASES]."""
+
+    rows: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls) -> "Model":
+        """Return tables without anything in them."""
+        return cls(np.zeros((ROWS, COLUMNS)), np.zeros(BIASES))
+
+    def add(self, push: Pushed, share: float = 1.0) -> None:
+        """Add a push, or a share of it."""
+        self.rows[push.keys] += push.values.astype(np.float64) * share
+        if push.bias is not None:
+            self.bias[:] += push.bias[0].astype(np.float64) * share
+
+    def copy(self) -> "Model":
+        """Return another with the same in it."""
+        return Model(self.rows.copy(), self.bias.copy())
+
+
+class Look(NamedTuple):
+    """What a client saw of a shard, which was at this clock."""
+
+    client: str
+    shard: int
+    clock: int
+    rows: Values
+    bias: Values | None
+
+
+class Ledger:
+    """Books of a history.
+
+    Args:
+        world, plan: of the history.
+
+    Attributes:
+        pushes: all that were said.
+        excluded: by shard, the clients that it does not wait for, and since when.
+    """
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self._world, self._plan = world, plan
+        self.pushes: list[Pushed] = []
+        self._answered = [Model.empty() for _ in range(plan.servers)]
+        self._said = [Model.empty() for _ in range(plan.servers)]
+        self._looks: list[Look] = []
+        self._last: dict[tuple[str, int, int], tuple[int, Values]] = {}  # clock and rows, by client, shard and its life
+        self._active = [set[str]() for _ in range(plan.servers)]
+        self._standing = [set[str]() for _ in range(plan.servers)]
+        self._excluded: list[dict[str, float]] = [{} for _ in range(plan.servers)]
+        self._rounds: dict[str, tuple[int, int]] = {}  # of each client: its process and the last round assigned to it
+        self._told: list[events.Event] = []  # by the coordinator
+
+    def wrong(self, what: str) -> None:
+        """Raise that something is wrong."""
+        self._world.say(f"WRONG: {what}")
+        raise WrongError(what)
+
+    # What is pushed and pulled.
+
+    def draws(self, client: str, number: int, shard: int, clock: int, weight: float) -> Pushed:
+        """Draw what a client pushes to a shard now."""
+        chance, plan = self._world.chance, self._plan
+        keys = np.array([k for k in range(shard, ROWS, plan.servers) if chance.random() < 0.4], np.int64)
+        values = np.array(chance.choices(range(UNIT, 6 * UNIT, UNIT), k=len(keys) * COLUMNS), np.float32)
+        values = values.reshape(len(keys), COLUMNS)
+        bias = np.array([chance.choices(range(UNIT, 6 * UNIT, UNIT), k=BIASES)], np.float32) if shard == BIAS else None
+        if plan.mode == "adaptive":  # changes at right angles are added up, whole; others are scaled by fractions
+            for array in (values, bias):
+                if array is not None:
+                    array[:, np.arange(array.shape[1]) != number] = 0
+        mark = len(self.pushes) * plan.servers + shard
+        pushed = Pushed(mark, client, shard, clock, weight, keys, values, bias, self._world.now)
+        self.pushes.append(pushed)
+        self._said[shard].add(pushed)
+        self._world.say(f"{client} pushes {mark}, clock {clock}, to shard {shard}")
+        return pushed
+
+    def answered(self, push: Pushed, late: bool) -> None:
+        """Note that a push was answered."""
+        self._world.say(f"{push} is answered" + (": late" if late else ""))
+        push.answered, push.late = True, late
+        self._answered[push.shard].add(push)
+        if late and not self._plan.gated:
+            self.wrong(f"{push} is late, where nothing can be")
+
+    def least(self, shard: int) -> Model | None:
+        """Return what a pull that is asked for now must show, None where nothing is told."""
+        return None if self._plan.gated or self._plan.mode == "buffered" else self._answered[shard].copy()
+
+    def saw(
+        self, client: str, life: int, shard: int, clock: int, arrays: Sequence[Values], least: Model | None
+    ) -> None:  # fmt: skip
+        """Check what a pull brought: nothing goes back, what was answered is there, and nothing that nobody said."""
+        rows = arrays[0]
+        before, seen = self._last.get((client, shard, life), (0, rows))
+        if clock < before or (rows < seen).any():
+            self.wrong(f"{client} saw shard {shard} go back, from clock {before} to {clock}")
+        self._last[client, shard, life] = clock, rows
+        bias = arrays[1][0] - self._plan.start if shard == BIAS else None
+        if self._plan.gated:
+            self._looks.append(Look(client, shard, clock, rows, bias))
+            return
+        most, keys, scale = self._said[shard], self._plan.row_keys(shard), self._scale
+        within = (rows <= most.rows[keys] * scale + 0.5).all() and (
+            bias is None or (bias <= most.bias * scale + 0.5).all()
+        )
+        if not within:
+            self.wrong(f"{client} saw at shard {shard} what nobody pushed")
+        if least is not None:
+            there = (rows >= least.rows[keys] * scale).all() and (bias is None or (bias >= least.bias * scale).all())
+            if not there:
+                self.wrong(f"{client} did not see at shard {shard} what had been answered")
+
+    @property
+    def _scale(self) -> float:
+        return 1 / self._plan.clients if self._plan.mode == "mean" else 1.0
+
+    # Who takes part, and who stands at a barrier.
+
+    def joined(self, client: str) -> None:
+        """Note that a client takes part at all shards."""
+        for shard, active in enumerate(self._active):
+            active.add(client)
+            self._excluded[shard].pop(client, None)
+
+    def gone(self, client: str) -> None:
+        """Note that a client's process has ended."""
+        for active, standing in zip(self._active, self._standing, strict=True):
+            active.discard(client)
+            standing.discard(client)
+
+    leaves = gone  # whether it dies or says that it goes: nobody has to wait for it any more
+
+    def stands(self, client: str) -> None:
+        """Note that a client says that it stands at a barrier."""
+        for standing in self._standing:
+            standing.add(client)
+
+    def acts(self, client: str, since: float) -> None:
+        """Note that something was answered that a client said then: it is waited for again."""
+        for excluded in self._excluded:
+            if excluded.get(client, since) < since:
+                del excluded[client]
+
+    def hears(self, shard: int, event: events.Event) -> None:
+        """Note what a shard tells the run."""
+        if isinstance(event, events.Lost | events.Suspended):
+            self._world.say(f"shard {shard} goes on without {event.client}")
+            self._excluded[shard][event.client] = self._world.now
+        elif isinstance(event, events.Refused):
+            self._world.say(f"shard {shard} refuses {event.client}: {event.kind}: {event.reason}")
+
+    def opens(self, shard: int, clients: Iterable[str]) -> None:
+        """Check that a barrier opens when all stand at one."""
+        self._world.say(f"shard {shard} opens a barrier for {', '.join(clients)}")
+        missing = self._active[shard] - self._standing[shard] - self._excluded[shard].keys()
+        if missing:
+            self.wrong(
+                f"shard {shard} opened a barrier for {', '.join(clients)}, and {', '.join(missing)} stood at none"
+            )
+        self._standing[shard].difference_update(clients)
+
+    # Rounds.
+
+    def assigned(self, client: str, life: int, due: Assignment) -> None:
+        """Check that a client's rounds go on and on."""
+        self._world.say(f"{client} is told to {due.state} in round {due.round}")
+        before, last = self._rounds.get(client, (0, 0))
+        if due.round <= last and (life == before or due.round < last):
+            self.wrong(f"{client} was told what to do in round {due.round} after round {last}")
+        self._rounds[client] = life, due.round
+
+    def coordinator_tells(self, event: events.Event) -> None:
+        """Check that each round is decided once, and ends once."""
+        if not isinstance(event, events.Selected | events.Round):
+            return
+        before = [e for e in self._told if type(e) is type(event)]
+        last = before[-1].round if before else 0
+        if event.round != last + 1:
+            self.wrong(f"round {event.round} follows on {last}: {event}")
+        self._told.append(event)
+
+    # The end.
+
+    def check(self, shard: int, server: ParameterServer) -> None:
+        """Check that the tables of a shard are what was answered, to the bit."""
+        store, mine = server.shard.store, [p for p in self.pushes if p.shard == shard]
+        if not store.names():
+            return
+        marks = store.pull("marks", np.array([p.mark for p in mine], np.int64))[:, 0]
+        applied = dict(zip(mine, map(float, marks), strict=True))
+        for push, mark in applied.items():
+            if push.answered and push.late and mark:
+                self.wrong(f"{push} was answered as late, and is there {mark / UNIT:g} times")
+            replaced = any(p.client == push.client and p.clock == push.clock and p is not push for p in mine)
+            if push.answered and not push.late and not mark and not replaced:
+                self.wrong(f"{push} was answered, and is not there")
+        there = [p for p in mine if applied[p]]
+        windows = self._windows(there) if self._plan.gated else {}
+        due = self._total(there, applied, windows)
+        rows = store.pull("rows", self._plan.row_keys(shard))
+        bias = store.pull("bias", NO_KEYS)[0] - self._plan.start if shard == BIAS else due.bias
+        off = 0.0 if self._plan.mode != "buffered" else 0.01 * UNIT
+        if np.abs(rows - due.rows[self._plan.row_keys(shard)]).max() > off or np.abs(bias - due.bias).max() > off:
+            self.wrong(f"the tables of shard {shard} are not the sum of the pushes that are there")
+        if windows and max(windows) >= server.clock:
+            self.wrong(f"shard {shard} is at clock {server.clock}, and has pushes of {max(windows)}")
+        self._check_looks(shard, windows)
+
+    def _windows(self, there: Iterable[Pushed]) -> dict[int, list[Pushed]]:
+        found: dict[int, list[Pushed]] = {}
+        for push in there:
+            found.setdefault(push.clock, []).append(push)
+        return dict(sorted(found.items()))
+
+    def _total(self, there: Sequence[Pushed], applied: Mapping[Pushed, float], windows: Mapping[int, Any]) -> Model:
+        """Return what the pushes come to that are there, and check that each is there once."""
+        due, plan = Model.empty(), self._plan
+        for group in windows.values():
+            self._merge(due, group, applied)
+        if not plan.gated:
+            shares = _shares(self._plan.buffer) if plan.mode == "buffered" else np.array([self._scale])
+            for push in there:
+                share = applied[push] / UNIT
+                if np.abs(shares - share).min() > 1e-5:
+                    self.wrong(f"{push} is there {share:g} times")
+                due.add(push, share)
+        return due
+
+    def _merge(self, due: Model, group: Sequence[Pushed], applied: Mapping[Pushed, float] | None = None) -> None:
+        """Add what a window's pushes come to."""
+        mode = self._plan.mode
+        weights = {p: p.weight if mode in ("sync", "round", "touched") else 1.0 for p in group}
+        whole, by_row = sum(weights.values()), np.zeros((ROWS, 1))
+        for push, weight in weights.items():
+            by_row[push.keys] += weight
+        summed = Model.empty()
+        for push, weight in weights.items():
+            summed.add(push, weight)
+            mark = UNIT * weight / whole if mode in ("sync", "round") else UNIT
+            if applied is not None and applied[push] != mark:
+                self.wrong(f"{push} is there {applied[push] / UNIT:g} times, where {mark / UNIT:g} is its share")
+        if mode != "adaptive":
+            summed.rows[:] /= np.maximum(by_row, 1) if mode in ("touched", "heat") else whole
+            summed.bias[:] /= whole
+        due.rows[:] += summed.rows
+        due.bias[:] += summed.bias
+
+    def _check_looks(self, shard: int, windows: Mapping[int, Sequence[Pushed]]) -> None:
+        """Check that what was seen at a clock are all windows before it, and none after."""
+        due, left = Model.empty(), dict(windows)
+        for look in sorted((look for look in self._looks if look.shard == shard), key=lambda look: look.clock):
+            for clock in [clock for clock in left if clock < look.clock]:
+                self._merge(due, left.pop(clock))
+            same = (look.rows == due.rows[self._plan.row_keys(shard)]).all()
+            if not same or (look.bias is not None and (look.bias != due.bias).any()):
+                self.wrong(
+                    f"{look.client} saw at clock {look.clock} of shard {shard} other values than the windows before it"
+                )
+
+
+def _shares(size: int) -> NDArray[np.float64]:
+    """Return what a push can count for in buffers of up to so many."""
+    staleness = (1 + np.arange(64)) ** -0.5
+    return np.concatenate([staleness / n for n in range(1, size + 1)])

@@ -1,0 +1,121 @@
+"""The simulation can fail: each fault that is planted in a server is found within a few histories."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedps.server import requests
+from fedps.server.barriers import Barriers, Opening
+from fedps.server.gate import BufferGate, WindowGate
+from fedps.server.server import ParameterServer
+from fedps.server.shard import Shard
+from fedps.table.store import Store
+from tests.simulation.history import live
+from tests.simulation.ledger import WrongError
+
+ENOUGH = 200  # histories; most faults are found in the first few
+Patch = pytest.MonkeyPatch
+
+
+def applies_a_repeat_again(patch: Patch) -> None:
+    push = ParameterServer._push
+
+    def planted(self: ParameterServer, conversation: Any, said: Any, arrays: Any, now: float) -> Any:
+        member = self._member(conversation)
+        member.sequence = min(member.sequence, said.sequence - 1)
+        return push(self, conversation, said, arrays, now)
+
+    patch.setattr(ParameterServer, "_push", planted)
+
+
+def forgets_a_push(patch: Patch) -> None:
+    count = 0
+    for gate in (WindowGate, BufferGate):
+
+        def planted(self: Any, client: Any, clock: int, push: Any, now: float, offer: Any = gate.offer) -> None:
+            nonlocal count
+            count += 1
+            offer(self, client, clock, {name: rows for name, rows in push.items() if name == "bias" or count % 50}, now)
+
+        patch.setattr(gate, "offer", planted)
+
+
+def opens_a_barrier_early(patch: Patch) -> None:
+    opening = Barriers.opening
+
+    def planted(self: Barriers) -> Opening | None:
+        training = [member for member in self._members.here.values() if member.barrier is None and not member.suspended]
+        for member in training[:1]:
+            member.suspended = True
+        decided = opening(self)
+        for member in training[:1]:
+            member.suspended = False
+        return decided
+
+    patch.setattr(Barriers, "opening", planted)
+
+
+def applies_half_a_push(patch: Patch) -> None:
+    joined = requests._joined
+
+    def planted(spec: Any, pieces: Sequence[Any]) -> Any:
+        return joined(spec, pieces if spec.kind == "dense" else pieces[:1])
+
+    patch.setattr(requests, "_joined", planted)
+
+
+def counts_a_late_push(patch: Patch) -> None:
+    push = Shard.push
+
+    def planted(self: Shard, client: Any, said: Any, offer: Any, now: float) -> bool:
+        late = push(self, client, said, offer, now)
+        if late:
+            self._apply(self._changes(said, offer))
+        return late
+
+    patch.setattr(Shard, "push", planted)
+
+
+def denies_that_a_push_was_late(patch: Patch) -> None:
+    push = Shard.push
+    patch.setattr(Shard, "push", lambda self, *args: push(self, *args) and False)
+
+
+def shows_rows_before_their_window_is_merged(patch: Patch) -> None:
+    patch.setattr(Shard, "is_merged", lambda self, clock: True)
+
+
+def applies_to_the_next_row(patch: Patch) -> None:
+    push = Store.push
+
+    def planted(self: Store, name: str, keys: Any, values: Any, rate: float = 1.0) -> None:
+        push(self, name, keys, np.roll(values, 1, 0), rate)
+
+    patch.setattr(Store, "push", planted)
+
+
+def forgets_who_waits(patch: Patch) -> None:
+    patch.setattr(Shard, "forget", lambda self, conversation: self._waiting.clear())
+
+
+PLANTED: list[Callable[[Patch], None]] = [
+    applies_a_repeat_again,
+    forgets_a_push,
+    opens_a_barrier_early,
+    applies_half_a_push,
+    counts_a_late_push,
+    denies_that_a_push_was_late,
+    shows_rows_before_their_window_is_merged,
+    applies_to_the_next_row,
+    forgets_who_waits,
+]
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+def test_a_planted_fault_is_found(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(WrongError):
+        for seed in range(ENOUGH):
+            live(seed)

@@ -1,0 +1,99 @@
+"""Virtual time: what happens when, in one thread, and the one stream of chance that a history is drawn from."""
+
+import heapq
+from collections.abc import Callable
+from random import Random
+
+Act = Callable[[], None]
+
+
+class World:
+    """Lets things happen in the order of their times; of two at one time, in the order in which they were told.
+
+    Args:
+        seed: of all chance.
+        trace: takes a line for each thing that happens; None: nobody reads it.
+
+    Attributes:
+        now: seconds.
+        steps: how many things have happened.
+        chance: where everything that is left to chance is drawn.
+    """
+
+    def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
+        self.now, self.steps, self.chance = 0.0, 0, Random(seed)
+        self._trace = trace
+        self._next = 0
+        self._coming: list[tuple[float, int, Act]] = []
+
+    def monotonic(self) -> float:
+        """Return the time: the clock of servers and coordinators."""
+        return self.now
+
+    def at(self, time: float, act: Act) -> None:
+        """Let something happen at a time."""
+        self._next += 1
+        heapq.heappush(self._coming, (max(time, self.now), self._next, act))
+
+    def after(self, seconds: float, act: Act) -> None:
+        """Let something happen so many seconds from now."""
+        self.at(self.now + seconds, act)
+
+    def run(self, over: Callable[[], bool], longest: float) -> bool:
+        """Let things happen until it is over; return False if it is not by that time, or nothing happens any more."""
+        while not over():
+            if not self._coming or self._coming[0][0] > longest:
+                return False
+            self.now, _, act = heapq.heappop(self._coming)
+            self.steps += 1
+            act()
+        return True
+
+    def happens(self, share: float) -> bool:
+        """Draw whether something happens that does in this share of all cases."""
+        return self.chance.random() < share
+
+    def say(self, line: str) -> None:
+        """Note what happens."""
+        if self._trace is not None:
+            self._trace(f"{self.now:9.3f} {self.steps:5d} {line}")
+
+
+class Process:
+    """What can be frozen: what reaches it meanwhile waits, in its order.
+
+    Args:
+        world: where it is.
+        name: its name, for the trace.
+    """
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self._frozen_until = 0.0
+        self._waiting: list[Act] = []
+
+    def freeze(self, seconds: float) -> None:
+        """Let the process do nothing for a while."""
+        self.world.say(f"{self.name} freezes for {seconds:.1f} s")
+        self._frozen_until = max(self._frozen_until, self.world.now + seconds)
+        self.world.at(self._frozen_until, self._thaw)
+
+    def thaw(self) -> None:
+        """End the freeze, with the process or without: what waits reaches whoever is there."""
+        self._frozen_until = self.world.now
+        self._thaw()
+
+    def when_awake(self, act: Act) -> Act:
+        """Return what is done at once, or once the process goes on if it is frozen."""
+
+        def done() -> None:
+            if self._frozen_until > self.world.now:
+                self._waiting.append(act)
+            else:
+                act()
+
+        return done
+
+    def _thaw(self) -> None:
+        while self._waiting and self._frozen_until <= self.world.now:
+            self._waiting.pop(0)()
