@@ -196,7 +196,7 @@ class Coordinator:
         client, instance, now = conversation.known, conversation.instance, self._monotonic()
         there = self.members.departed(client, instance, report.round) or self.members.get(client)
         member = there or self._enter(conversation, client, instance)
-        member.anew |= member.fresh and report.round == 0 and member.assignment is not None
+        member.anew |= member.fresh and report.round == 0 and member.round > 1
         member.fresh = False
         if member.assignment is not None and self._is_due(member, report.round):
             member.anew = False

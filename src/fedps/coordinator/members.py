@@ -20,7 +20,7 @@ class Member(Participant):
         info, scores: its last report.
         reported: what was assigned to it is done: that report came, though its connection may be gone again.
         fresh: another process spoke for it before, and this one has not reported yet.
-        anew: its process begins from the start, and was told of no round yet.
+        anew: its process knows nothing of rounds that another had done, and was told of none yet.
         behind: it kept the others waiting for too long; its next report brings it back.
     """
 

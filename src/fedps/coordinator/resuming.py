@@ -153,7 +153,7 @@ class Memory:
             with _named(self._path), _transaction(self._db):
                 self._db.execute("DELETE FROM rounds WHERE number > ?", (at,))
                 self._db.execute("DELETE FROM turns WHERE saved_in > ?", (self._before + at,))
-        self._seal = _seal_of(_rows(self._absolute(found.turns)))
+        self._seal = _seal_of(self._rows(found.turns))
         return found
 
     def begin(self, found: Found) -> None:
@@ -178,7 +178,7 @@ class Memory:
         if self._db is None:
             return
         state = msgspec.structs.replace(found.state, before=self._before)
-        rows, number, targets = _rows(self._absolute(found.turns)), state.round, found.targets
+        rows, number, targets = self._rows(found.turns), state.round, found.targets
         text, seal = _text(state), _seal_of(rows, self._seal)
         try:
             with _transaction(self._db):
@@ -206,8 +206,8 @@ class Memory:
         if lock >= 0:
             os.close(lock)
 
-    def _absolute(self, turns: Sequence[Line]) -> list[Line]:
-        return [(client, turn._replace(round=turn.round + self._before)) for client, turn in turns]
+    def _rows(self, turns: Sequence[Line]) -> list[tuple[str, str]]:
+        return [(client, _text(turn._replace(round=turn.round + self._before))) for client, turn in turns]
 
     def _take_over(self) -> None:
         """Write down what an earlier version wrote, unless that was done, and remove it."""
@@ -250,12 +250,13 @@ def _open(path: Path) -> sqlite3.Connection:
         write_whole(path, b"", PRIVATE)
     db = _connect(path.absolute().as_uri())
     try:
-        db.execute("PRAGMA journal_mode = WAL")  # a file system that has none keeps a journal, as durable
         db.execute("PRAGMA synchronous = FULL")
-        if not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        db.execute("SELECT count(*) FROM sqlite_schema")  # takes back what a process that died has not made whole
+        if not path.stat().st_size:
             with _transaction(db):
                 for statement in TABLES:
                     db.execute(statement)
+        db.execute("PRAGMA journal_mode = WAL")  # a file system that has none keeps a journal, as durable
         _check(db)
     except BaseException:
         db.close()
@@ -289,17 +290,16 @@ def _read(db: sqlite3.Connection, path: Path, at: int | None) -> Found | None:
         JobError: it is damaged, or this round's is not there.
     """
     with _named(path):
-        kept = [number for (number,) in db.execute("SELECT number FROM rounds ORDER BY number")]
+        kept = {number: row for number, *row in db.execute("SELECT * FROM rounds ORDER BY number")}
         if not kept and not at:
             return None
-        number = kept[-1] if at is None else at
+        number = max(kept) if at is None else at
         if number in kept:
-            query = "SELECT state, targets, seal FROM rounds WHERE number = ?"
-            text, targets, seal = db.execute(query, (number,)).fetchone()
+            text, targets, seal = kept[number]
             state = msgspec.json.decode(text, type=Checkpoint)
             query = "SELECT client, turn FROM turns WHERE saved_in <= ? ORDER BY id"
             rows = db.execute(query, (state.before + number,)).fetchall()
-            if _seal(text, targets, _seal_of(rows)) != seal:
+            if state.round != number or _seal(text, targets, _seal_of(rows)) != seal:
                 raise ValueError(f"the checksum of round {number} is wrong")
             turns = [(ClientId(client), msgspec.json.decode(turn, type=Turn)) for client, turn in rows]
             return Found(state, _counted_from(state, turns), targets)
@@ -332,10 +332,6 @@ def _counted_from(state: Checkpoint, turns: Sequence[Line]) -> list[Line]:
 
 def _text(what: Any) -> str:
     return msgspec.json.encode(what).decode()
-
-
-def _rows(turns: Sequence[Line]) -> list[tuple[str, str]]:
-    return [(client, _text(turn)) for client, turn in turns]
 
 
 def _seal_of(rows: Sequence[tuple[str, str]], before: int = 0) -> int:
@@ -371,7 +367,7 @@ def _named(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, sqlite3.Error, ValueError) as error:  # those of msgspec are ValueErrors
+    except (OSError, sqlite3.Error, ValueError, TypeError) as error:  # a damaged row may hold anything
         if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in OF_THE_DISK:
             raise JobError(
                 f"{path}: cannot be used: {error}; see to its permissions and to its disk's space"
