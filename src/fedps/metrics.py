@@ -72,6 +72,11 @@ class Histogram:
         self.positives += other.positives
         self.negatives += other.negatives
 
+    @property
+    def counts(self) -> Counts:
+        """int64[2, 4096]: of positives, and of negatives."""
+        return np.stack([self.positives, self.negatives])
+
     def auc(self) -> float | None:
         """Return the area under the ROC curve by trapezoids; None if a class is absent, so that there is nothing to tell apart."""
         pairs = float(self.positives.sum()) * float(self.negatives.sum())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum, auto
 from functools import cached_property
 from statistics import median
-from typing import Any, Literal, NamedTuple, NewType, get_args
+from typing import Any, Literal, NamedTuple, NewType, Protocol, get_args
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ TableName = str  # the model's own parameter name, e.g. "mlp_item.weight"
 Keys = NDArray[np.int64]
 Slots = NDArray[np.int32]  # places of a local table's rows
 Values = NDArray[np.float32]
+State = Mapping[str, Any]  # what something needs to go on from where it stands: arrays and plain data, by name
 
 # A rule's place in this list is its number in compiled code: `table.kernels`, and the enum in `native/basics.hpp`.
 RuleName = Literal[
@@ -356,3 +357,23 @@ class Rows(NamedTuple):
 NO_KEYS: Keys = np.empty(0, np.int64)
 NO_KEYS.flags.writeable = False
 NO_SAMPLES = Samples.pairs(NO_KEYS, NO_KEYS, np.empty(0, np.float32))
+
+
+class Stateful(Protocol):
+    """Something that another process can go on from."""
+
+    def state(self) -> State:
+        """Return what that takes."""
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+
+
+def under(parts: Mapping[str, State]) -> State:
+    """Return several states as one: `part/name` for each name of each part."""
+    return {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
+
+
+def within(state: State, part: str) -> State:
+    """Return what `under` has put under a part."""
+    return {name.removeprefix(f"{part}/"): value for name, value in state.items() if name.startswith(f"{part}/")}

@@ -13,7 +13,7 @@ from fedps.errors import JobError
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.training.rules import rates_at
-from fedps.types import ClientId
+from fedps.types import ClientId, State
 from tests.conftest import MakeJob
 
 ME = ClientId("3")
@@ -57,6 +57,12 @@ class Watching:
         return 0
 
     def start_at(self, clock: int) -> None:
+        raise NotImplementedError
+
+    def state(self) -> State:
+        raise NotImplementedError
+
+    def restore(self, state: State) -> None:
         raise NotImplementedError
 
 

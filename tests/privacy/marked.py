@@ -96,7 +96,7 @@ def needles_of_samples(data: Path, columns: bool = True) -> Needles:
 def needles_of_private(run_dir: Path) -> Needles:
     """Return the forms of the rows and layers that clients saved, marks and trained halves, of every epoch."""
     parts: list[Needles] = []
-    for folder in sorted((run_dir / "private").glob("*/*")):
+    for folder in sorted((run_dir / "private").glob("*/[0-9]*")):
         tables = snapshot.load(folder, "tables")[0]
         parts += [forms_of_floats(half, "private row") for half in halves(tables["user.weight"][2][:, :8])]
         layer = tables["own.weight"][2].reshape(8, 8)

@@ -18,7 +18,7 @@ from fedps.data.samples import PAIRS, ClientData, Order
 from fedps.errors import FedpsError
 from fedps.training.learner import Learner
 from fedps.training.rules import rates_at
-from fedps.types import ClientId, Samples, Values
+from fedps.types import ClientId, Samples, State, Values, under, within
 from fedps.wire.messages import Assignment
 
 ORDER = zlib.crc32(b"fedps.client.distill")
@@ -43,6 +43,25 @@ class Distiller:
         self._data = self._coded(public.samples, public.of_round(0))
         self._engine = learner.engine_on(self._data)
         self._targets = self._passes = 0  # soft targets there are, and passes so far
+        self._of = 0  # the round that these are of
+
+    def state(self) -> State:
+        """Return what it goes on from, its soft targets among it."""
+        targets = self._data.train.label[len(self._public.samples.label) :]
+        own = {"passes": self._passes, "of": self._of, "targets": targets if self._targets else targets[:0]}
+        return under({"own": own, "engine": self._engine.state()})
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            FedpsError: the soft targets are of other public samples.
+        """
+        own = within(state, "own")
+        self._passes = own["passes"]
+        if own["of"]:
+            self.take(own["of"], own["targets"])
+        self._engine.restore(within(state, "engine"))
 
     def take(self, round_: int, targets: Values) -> None:
         """Take the teacher's soft targets for the pairs of a round, to be trained on from now on.
@@ -68,7 +87,7 @@ class Distiller:
             self._data.train.ids(feature)[labelled:] = pairs.ids(feature)
             self._slots_of[feature][labelled:] = self._slots(feature, pairs)
         self._data.train.label[labelled:] = targets
-        self._targets = len(targets)
+        self._targets, self._of = len(targets), round_
 
     def digest(self, due: Assignment) -> None:
         """Train on all public samples, and on the pairs that there are targets for, `passes` times.

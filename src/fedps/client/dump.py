@@ -33,7 +33,7 @@ from fedps.training.learner import Learner
 from fedps.types import Bags, Column, Values, taken
 
 BUFFER = 1 << 20  # bytes written to disk at once
-NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+FILE = os.O_WRONLY | os.O_CREAT
 COLUMNS = {"user": "user", "user_input": "user", "item": "item", "item_input": "item"}  # name → column of ids
 SCORES = re.compile(r"score|prediction|sigmoid[\w.]*")  # the original names its last output sigmoid_0.tmp_0 or the like
 Texts = Callable[[Order, Values], list[str]]  # a field of each sample, given a batch's samples and their scores
@@ -105,8 +105,8 @@ class Dump:
             probe.write_bytes(b"")
             probe.unlink()
 
-    def begin(self, epoch: int) -> None:
-        """Start an epoch's file, counted from 0; one of an earlier run is replaced.
+    def begin(self, epoch: int, at: int = 0) -> None:
+        """Start an epoch's file, counted from 0, or go on behind so many of its bytes; what else was there is replaced.
 
         Raises:
             DataError: it cannot be made.
@@ -114,7 +114,23 @@ class Dump:
         self._path = self._folder / f"epoch_{epoch}" / f"part-{self._number:03d}-{0:05d}"
         with self._writing():
             self._path.parent.mkdir(exist_ok=True)
-            self._file = os.fdopen(os.open(self._path, NEW_FILE, 0o600), "w", BUFFER, encoding="utf-8")
+            descriptor = os.open(self._path, FILE | (0 if at else os.O_TRUNC), 0o600)
+            self._file = os.fdopen(descriptor, "w", BUFFER, encoding="utf-8")
+            if at:
+                self._file.truncate(at)
+                self._file.seek(at)
+
+    def size(self) -> int:
+        """Return how many bytes the epoch's file has, all of them written.
+
+        Raises:
+            DataError: as for `batch`.
+        """
+        with self._writing():
+            if self._file is None:
+                return 0
+            self._file.flush()
+            return self._file.tell()
 
     def batch(self, number: int, batch: Order, scores: Values) -> None:
         """Write one batch, after its step.

@@ -5,22 +5,24 @@ from the job's own schedule. It dials out and never listens. Everything that can
 the first byte is sent.
 """
 
-import inspect
 import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, TextIO, cast, get_args
+from typing import TextIO, cast
 
+import msgspec
 from msgspec.structs import replace
 
 from fedps.client import private_rows
+from fedps.client.checkpoint import NEWEST, Checkpoint, Checkpoints, Moment
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
 from fedps.client.modes import build_mode, pull_all, pull_frozen
-from fedps.client.rounds import Coordinated, Rounds, Schedule, Simulated
+from fedps.client.rounds import Coordinated, Rounds, Schedule, Simulated, figures_of, outcome, outcome_of
+from fedps.client.steps import Handler, Key, Steps
 from fedps.client.trainer import Signs, Trained, Trainer
 from fedps.config import Allow, Job
 from fedps.config.classes import load_class
@@ -40,18 +42,15 @@ from fedps.net.shards import Shards, Transport
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.training.rules import server_rule
-from fedps.types import ClientId
+from fedps.types import ClientId, State, Stateful, under, within
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Assignment, Figures, Hello
+from fedps.wire.messages import Assignment, Hello
 
 Connect = Callable[[int, Hello], Transport]
 COORDINATOR = -1  # the number under which `Connect` reaches the coordinator
-Key = Literal["initialize_model_params", "init_worker", "train", "infer", "save_model", "finish"]
-KEYS: tuple[Key, ...] = get_args(Key)
-Handler = Callable[..., Any]  # called with the client, or with nothing
 
 
-class FLClient:
+class FLClient(Steps):
     """One client of a job; `run` is its whole life, and each step of it can be replaced by `register_handlers`.
 
     Args:
@@ -68,6 +67,7 @@ class FLClient:
         number: of the worker; dumps carry it.
         plan: the job's network, made ready; by default it is looked up, or made.
         keep_shared: save the shared values it holds at the end, where no server saves them.
+        resume: the checkpoint to go on from, by its name or as `newest`, which need not be there; empty: begin anew.
 
     Attributes:
         data, learner: once `initialize_model_params` has made them.
@@ -87,7 +87,7 @@ class FLClient:
         self, job: Job, client: ClientId, servers: Sequence[str], run_dir: Path, report: Report, *,
         coordinator: str | None = None, connect: Connect | None = None, log: TextIO | None = None,
         allow: Allow = Allow(), handlers: Mapping[Key, "Handler"] | None = None, number: int = 0,  # noqa: B008
-        plan: Plan | None = None, keep_shared: bool = False,
+        plan: Plan | None = None, keep_shared: bool = False, resume: str = "",
     ) -> None:  # fmt: skip
         if job.runner.with_coordinator and coordinator is None and connect is None:
             raise JobError("runner.with_coordinator: true: no coordinator's address was given: use --coordinators")
@@ -95,7 +95,7 @@ class FLClient:
         self.log, self.allow, self.number = log or sys.stdout, allow, number
         self._connect = connect or network(job, servers, coordinator)
         self.trained: Trained | None = None
-        self._plan, self._keep_shared = plan, keep_shared
+        self._plan, self._keep_shared, self._resume = plan, keep_shared, resume
         self._signs = Signs(job.runner.step_timeout, self._give_sign)
         self.evaluated: Evaluation | None = None
         self._rounds: Rounds = Schedule(job.runner)
@@ -103,47 +103,7 @@ class FLClient:
         self._simulated = Simulated(job, client, report) if job.traces is not None else None
         self._distiller: Distiller | None = None
         self._channels: list[Transport] = []
-        self._handlers: dict[Key, Handler] = {}
-        for key, handler in (handlers or {}).items():
-            self.register_handlers(key, handler)
-
-    def register_handlers(self, key: Key, handler: Handler) -> None:
-        """Replace one step of the client's life; the default stays within reach as `client.callback_<key>()`.
-
-        Args:
-            key: one of `KEYS`.
-            handler: called with this client, or without anything if it takes nothing.
-
-        Raises:
-            JobError: there is no such step.
-        """
-        if key not in KEYS:
-            raise JobError(f"register_handlers: {key!r}: there is no such step; there are {', '.join(KEYS)}")
-        self._handlers[key] = handler
-
-    def set_basic_config(self, role_maker: Any, config: Any = None, metrics: Any = None) -> None:
-        """Keep these for your own steps. A client that a script has made by itself gets its part of the run, too.
-
-        Args:
-            role_maker: what `fedps.init` returned.
-            config: whatever your steps want; training itself goes by the job.
-            metrics: the same.
-        """
-        self.role_maker, self.config, self.metrics = role_maker, config, metrics
-        if not hasattr(self, "job"):
-            role_maker.begin(self)
-
-    def set_train_dataset_info(self, train_dataset: Any, train_file_list: Any) -> None:
-        """Keep these for your own steps; the client's data is what the job names."""
-        self.train_dataset, self.train_file_list = train_dataset, train_file_list
-
-    def set_test_dataset_info(self, test_dataset: Any, test_file_list: Any) -> None:
-        """Keep these for your own steps; held-out samples are those that the job names."""
-        self.test_dataset, self.test_file_list = test_dataset, test_file_list
-
-    def set_train_example_num(self, num: Any) -> None:
-        """Keep this for your own steps; what is reported are the samples trained, as they are counted."""
-        self.train_example_nums = num
+        super().__init__(handlers or {})
 
     def run(self) -> None:
         """Live: one assignment after the other, until the answer is FINISH.
@@ -154,6 +114,7 @@ class FLClient:
         self._do("initialize_model_params")
         try:
             self._do("init_worker")
+            self._go_on()
             while self.next_assignment().state != "FINISH":
                 self._round()
             if self._unsaved:  # the job ends before its last round
@@ -204,6 +165,7 @@ class FLClient:
     def callback_init_worker(self) -> None:
         """Connect to the servers and the coordinator, and get ready to train."""
         runner = self.job.runner
+        self._checkpoints = Checkpoints(self.job, self.client, self.run_dir, self.log)
         hello = Hello(self.job.name, self.client, secrets.token_hex(8), shared=shared_part(self.job))
         self._channels = [self._connect(k, hello) for k in range(runner.server_num)]
         specs = self.learner.server_specs(runner.seed, server_rule(self.job.server_optimizer))
@@ -218,7 +180,7 @@ class FLClient:
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
         mean = cache(self.shards.mean_samples) if runner.in_step else None  # asked once: it stays the same
         self.trainer = Trainer(
-            self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean, self._signs
+            self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean, self._signs, self._keep
         )
 
     def callback_train(self) -> None:
@@ -244,6 +206,21 @@ class FLClient:
         self.join()
         self.shards.leave()
 
+    def state(self) -> State:
+        """Return where in its rounds this client is, and what it still has to say of the last; a class of your own may add to it.
+
+        A checkpoint holds it, so arrays of numpy and what JSON has are allowed.
+        """
+        due = msgspec.json.encode(self.assignment).decode()
+        own = {"assignment": due, "bandwidth": self._bandwidth, "unsaved": self._unsaved}
+        return {**own, **outcome(self.trained, self.evaluated)}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned in another process."""
+        self.assignment = msgspec.json.decode(state["assignment"], type=Assignment)
+        self._bandwidth, self._unsaved = state["bandwidth"], state["unsaved"]
+        self.trained, self.evaluated = outcome_of(state)
+
     def pull_all(self) -> None:
         """Bring every shared row this client holds, and the dense weights, to the servers' values."""
         began, before = time.perf_counter(), self.shards.bytes_received
@@ -260,19 +237,84 @@ class FLClient:
         self._mode.start_at(clock)
         self._joined = True
 
-    def _round(self) -> None:
-        due = self.assignment
+    def _go_on(self) -> None:
+        """Take up where another process of this client has ended or, without a checkpoint of it, where the others are.
+
+        Raises:
+            DataError, JobError: as for `Checkpoints.read`.
+            LostError: a server does not answer in time.
+        """
+        if not self._resume:
+            return
+        ended, coordinated = self.shards.ended, self.job.runner.with_coordinator
+        checkpoint = self._checkpoints.read(ended, self._resume)
+        if checkpoint is None and (coordinated or not ended):
+            return  # the coordinator says where the others are; or they have ended no epoch
+        self.join()
+        moment = None if checkpoint is None else self._take_up(checkpoint, ended)
+        if moment == (ended, 0):
+            self._part()
+        elif moment is not None and moment.epoch == ended:
+            self._round(begun=True)
+        else:
+            if ended and not coordinated:
+                self._rounds.restore({"round": ended})
+                self.trained = self.evaluated = None
+                self.shards.barrier(ended, "evaluated")
+            self.pull_all()  # what it holds is of an earlier time
+
+    def _take_up(self, checkpoint: Checkpoint, ended: int) -> Moment | None:
+        """Go on from a checkpoint; return its moment, None if the servers have begun anew since.
+
+        Of a round that has ended at the servers what was begun is dropped.
+        """
+        moment, sequence, state = checkpoint
+        if sequence > self.shards.sequence:
+            known = f"the servers know of {self.shards.sequence} pushes of client {self.client}, not of {sequence}"
+            if self._resume != NEWEST:
+                raise JobError(
+                    f"checkpoint {moment}: {known}: resume from an earlier one, or begin anew in a new folder"
+                )
+            print(f"checkpoint {moment} is left out: {known}", file=self.log, flush=True)
+            return None
+        self._checkpoints.check_fits(checkpoint, self.learner.state())
+        if moment.epoch < ended:
+            state = {name: value for name, value in state.items() if "/begun/" not in name}
+        for name, part in self._parts.items():
+            part.restore(within(state, name))
+        print(f"goes on from checkpoint {moment}", file=self.log, flush=True)
+        return moment
+
+    def _keep(self, batch: int = 0) -> None:
+        """Write a checkpoint, at the end of a round or so many batches into it."""
+        if self.job.runner.durability != "none":
+            moment = Moment(self.assignment.round - (batch > 0), batch)
+            state = under({name: part.state() for name, part in self._parts.items()})
+            self._checkpoints.save(moment, self.shards.sequence, state)
+
+    @property
+    def _parts(self) -> dict[str, Stateful]:
+        """All that changes as this client trains, by name."""
+        parts: dict[str, Stateful | None] = {
+            "client": self, "learner": self.learner, "shards": self.shards, "mode": self._mode, "trainer": self.trainer,
+            "rounds": self._rounds, "distiller": self._distiller, "simulated": self._simulated,
+        }  # fmt: skip
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _round(self, begun: bool = False) -> None:
+        """Do what is assigned, or the rest of it."""
+        due, train = self.assignment, partial(self._train, begun)
         self.join()
         print(f"fl-ps > curr epoch idx: {due.round - 1}, {due.state}", file=self.log)
         if self._simulated:
-            self._simulated.play(due, self._train, self.learner, self.shards)
+            self._simulated.play(due, train, self.learner, self.shards)
         elif due.state == "JOIN":
-            self._train()
+            train()
         self._meet()
 
-    def _train(self) -> Trained | None:
+    def _train(self, begun: bool) -> Trained | None:
         """Train a round; with public samples, first on what the others made of them, and last say what this client does."""
-        if self._distiller:
+        if self._distiller and not begun:
             self._distiller.digest(self.assignment)
         self._do("train")
         if self._distiller and self.trained:
@@ -295,28 +337,23 @@ class FLClient:
         self._unsaved = not self.job.runner.saves_after(self.assignment.round)
         if not self._unsaved:
             self._do("save_model")
+        self._keep()
+        self._part()
+
+    def _part(self) -> None:
+        """Say what the round came to, and go on with the others."""
         figures = None if self.job.runner.with_coordinator else figures_of(self.trained, self.evaluated)
         self._mode.start_at(self.shards.barrier(self.assignment.round, "evaluated", figures))
 
     def _save_private(self, epoch: int) -> None:
-        private_rows.save(self.learner, self.run_dir, self.client, epoch, self.job.runner.keep_epochs)
+        private_rows.save(
+            self.learner, self.run_dir, self.client, epoch, self.job.runner.keep_epochs, self._checkpoints.check
+        )
 
     def _give_sign(self) -> None:
         """Tell the servers and the run that this client is at work."""
         self.shards.alive()
         self.report(events.AtWork())
-
-    def _do(self, key: Key) -> None:
-        handler = self._handlers.get(key) or getattr(self, f"callback_{key}")  # as overridden
-        handler() if _takes_nothing(handler) else handler(self)
-
-
-def _takes_nothing(handler: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(handler).bind()
-    except TypeError:
-        return False
-    return not inspect.signature(handler).parameters or inspect.ismethod(handler)
 
 
 def client_class(job: Job) -> type[FLClient]:
@@ -355,12 +392,6 @@ def make_client(kind: type[FLClient], begin: Callable[[FLClient], None]) -> FLCl
                 " other: when it begins, the client has its job and data already"
             ) from error
     return client
-
-
-def figures_of(trained: Trained | None, evaluated: Evaluation | None) -> Figures:
-    """Return what an epoch came to, as sums that add up over clients."""
-    samples, loss = (trained.samples, trained.samples * trained.loss) if trained else (0, 0.0)
-    return Figures(samples, loss, dict(evaluated.sums) if evaluated else {})
 
 
 def network(job: Job, servers: Sequence[str], coordinator: str | None = None) -> Connect:

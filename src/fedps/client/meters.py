@@ -10,9 +10,11 @@ import numpy as np
 from fedps.client.windows import Window
 from fedps.metrics import Histogram
 from fedps.training.engine import Steps
+from fedps.types import State
 
 T = TypeVar("T")
 EVERY = 100  # batches between two reports, as in the original
+SUMS = ("batches", "samples", "loss", "waited", "_recent", "_recent_batches")  # of a `Meter`
 
 
 class Meter:
@@ -32,6 +34,17 @@ class Meter:
         self.batches = self.samples = 0
         self.loss = self.waited = self._recent = 0.0
         self._recent_batches = 0
+
+    def state(self) -> State:
+        """Return all of it."""
+        counts = {"total": self.total.counts, "round": self.round.counts}
+        return counts | {name: getattr(self, name) for name in SUMS}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+        self.total, self.round = Histogram(*state["total"]), Histogram(*state["round"])
+        for name in SUMS:
+            setattr(self, name, state[name])
 
     def begin_round(self) -> None:
         """Forget the last round's sums."""

@@ -18,7 +18,7 @@ from fedps.config import Job
 from fedps.config.sections.runner import LOCKSTEP
 from fedps.net.shards import PullTicket, PushTicket, Shards
 from fedps.training.learner import Learner
-from fedps.types import NO_KEYS, Rows, Slots, TableName, Values
+from fedps.types import NO_KEYS, Rows, Slots, State, TableName, Values
 
 
 class Mode(Protocol):
@@ -50,6 +50,12 @@ class Mode(Protocol):
     def start_at(self, clock: int) -> None:
         """Go on from `clock`, the servers' open step or window."""
 
+    def state(self) -> State:
+        """Return what it keeps from one round to the next; the clock is the servers', who say it."""
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+
 
 class Pull(NamedTuple):
     """A pull under way: its ticket, and by table the slots that were asked for."""
@@ -76,6 +82,13 @@ class Exchange:
     def start_at(self, clock: int) -> None:
         """Go on from `clock`, the servers' open step or window."""
         self._clock = clock
+
+    def state(self) -> State:
+        """Return nothing: each batch starts from the servers' values."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """Do nothing."""
 
     def finish(self) -> int:
         """Wait until the servers have received every push of the round.
@@ -226,6 +239,19 @@ class EachWindow(Exchange):
         clock = self._coming.ticket.clocks if self._versioned else self._clock
         self._push = self._shards.push(rows | dense, clock, self._weight)
         self._clock += 1
+
+    def state(self) -> State:
+        """Return what waits for the next pushes."""
+        if not self._share:
+            return {}
+        return {"dense": self._residual.dense, **{f"rows/{name}": rows for name, rows in self._residual.rows.items()}}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+        if self._share:
+            self._residual.dense[:] = state["dense"]
+        for name, rows in self._residual.rows.items():
+            rows[:] = state[f"rows/{name}"]
 
     def _copy(self) -> Shared:
         """Copy the window's values as they begin. Momentum still owed to a row counts as a later change: no settling."""

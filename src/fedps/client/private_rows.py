@@ -4,7 +4,7 @@ No server ever held them, so no server can give them back: who starts from a sav
 that saved it left them, in `private/<client>/<round>/`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +20,10 @@ from fedps.training.learner import ADD, Learner
 from fedps.types import NO_KEYS, Bounds, ClientId, TableName
 
 
-def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int, keep: int | None = None) -> None:
+def save(
+    learner: Learner, run_dir: Path, client: ClientId, epoch: int, keep: int | None = None,
+    last: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Save what is private in a client's model, whole or not at all; nothing, if nothing is.
 
     Args:
@@ -29,6 +32,7 @@ def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int, keep: in
         client: whose.
         epoch: after which this is, counted from 1.
         keep: how many of the client's saves stay, the newest; None: all.
+        last: is called before the save counts; if it raises, there is none.
 
     Raises:
         DataError: it cannot be written; earlier saves stay as they were.
@@ -43,7 +47,7 @@ def save(learner: Learner, run_dir: Path, client: ClientId, epoch: int, keep: in
             )
     if private:
         folder = run_dir / "private" / client / str(epoch)
-        epochs.save_private(folder, private, {"epoch": epoch, "client": client})
+        epochs.save_private(folder, private, {"epoch": epoch, "client": client}, last)
         for old in [e for e in epochs.numbers(folder.parent) if e < epoch][: 1 - keep] if keep else []:
             epochs.remove(folder.parent / str(old), epochs.PRIVATE)
 

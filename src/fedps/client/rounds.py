@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 from msgspec.structs import replace
@@ -17,13 +17,13 @@ from fedps.config import Job, Runner
 from fedps.errors import JobError, WireError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.metrics import Counts, Evaluation
+from fedps.metrics import Counts, Evaluation, Histogram
 from fedps.net.shards import Shards, Transport
 from fedps.simulation.device import Device
 from fedps.simulation.traces import read_traces
 from fedps.training.learner import Learner
-from fedps.types import ClientId, ClientInfo, Values
-from fedps.wire.messages import Assignment, RoundReport
+from fedps.types import ClientId, ClientInfo, State, Values
+from fedps.wire.messages import Assignment, Figures, RoundReport
 
 
 class Rounds(Protocol):
@@ -31,6 +31,12 @@ class Rounds(Protocol):
 
     def next(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> Assignment:
         """Return the next assignment, given what came of the last round (None: it sat out, was not evaluated)."""
+
+    def state(self) -> State:
+        """Return what is kept from one round to the next."""
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned; of the state of a client that begins in the middle, `round` is the last that ended."""
 
 
 class Schedule:
@@ -44,6 +50,14 @@ class Schedule:
         self._round += 1
         done = self._round > self._runner.epochs
         return Assignment(self._round, "FINISH" if done else "JOIN", 0, self._runner.evaluates_after(self._round))
+
+    def state(self) -> State:
+        """Return the epoch under way."""
+        return {"round": self._round}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+        self._round = state["round"]
 
 
 class Coordinated:
@@ -92,6 +106,14 @@ class Coordinated:
         self._report(events.Assigned(due.round, due.state, due.evaluate, seconds))
         return due
 
+    def state(self) -> State:
+        """Return the round that was assigned last, and the speed that was measured last."""
+        return {"round": self._round, "speed": self._speed}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+        self._round, self._speed = state["round"], state["speed"]
+
     def _info(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> ClientInfo:
         if trained is not None and trained.seconds > 0:
             self._speed = trained.samples / trained.seconds
@@ -113,6 +135,36 @@ def _histograms(trained: Trained | None, evaluated: Evaluation | None) -> list[C
         found.append(np.concatenate([none, *(histogram.positives for histogram in spread)]))
         found.append(np.concatenate([none, *(histogram.negatives for histogram in spread)]))
     return found
+
+
+def figures_of(trained: Trained | None, evaluated: Evaluation | None) -> Figures:
+    """Return what an epoch came to, as sums that add up over clients."""
+    samples, loss = (trained.samples, trained.samples * trained.loss) if trained else (0, 0.0)
+    return Figures(samples, loss, dict(evaluated.sums) if evaluated else {})
+
+
+def outcome(trained: Trained | None, evaluated: Evaluation | None) -> State:
+    """Return what came of a round as a checkpoint has it."""
+    state: dict[str, Any] = {}
+    if trained is not None:
+        state = {"trained": trained[:3], "histogram": trained.histogram.counts}
+        state |= {} if trained.logits is None else {"logits": trained.logits}
+    if evaluated is not None:
+        state |= {"sums": dict(evaluated.sums), "aucs": list(evaluated.histograms)}
+        state |= {f"evaluated/{name}": histogram.counts for name, histogram in evaluated.histograms.items()}
+    return state
+
+
+def outcome_of(state: State) -> tuple[Trained | None, Evaluation | None]:
+    """Return what came of a round that `outcome` returned."""
+    trained = evaluated = None
+    if "trained" in state:
+        samples, seconds, loss = state["trained"]
+        trained = Trained(samples, seconds, loss, Histogram(*state["histogram"]), state.get("logits"))
+    if "sums" in state:
+        spread = {name: Histogram(*state[f"evaluated/{name}"]) for name in state["aucs"]}
+        evaluated = Evaluation(state["sums"], spread)
+    return trained, evaluated
 
 
 class Simulated:
@@ -138,6 +190,18 @@ class Simulated:
         self.device = Device(traces[client], client, job.runner.seed)
         self._size, self._report = job.runner.train_batch_size, report
         self._last: tuple[int, int] | None = None  # samples and bytes of the last round that was trained
+        self._moved: Callable[[], int] = lambda: 0  # bytes of this round so far
+        self._before = 0  # of these, what a process before this one moved
+
+    def state(self) -> State:
+        """Return what the device goes on from."""
+        device = {"seconds": self.device.seconds, "fate": self.device.fate}
+        return {**device, "last": self._last, "begun/moved": self._moved()}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+        self.device.seconds, self.device.fate = state["seconds"], state["fate"]
+        self._last, self._before = tuple(state["last"]) if state["last"] else None, state.get("begun/moved", 0)
 
     def play(
         self, due: Assignment, train: Callable[[], Trained | None], learner: Learner, shards: Shards
@@ -157,9 +221,10 @@ class Simulated:
         deadline = due.deadline or math.inf
         fate = self.device.begin(due.round, samples, self._forecast(samples, learner), deadline)
         if not fate:
-            before = shards.bytes_sent + shards.bytes_received
-            trained = train()
-            moved = shards.bytes_sent + shards.bytes_received - before
+            before = shards.bytes_sent + shards.bytes_received - self._before
+            self._moved, self._before = lambda: shards.bytes_sent + shards.bytes_received - before, 0
+            trained, moved = train(), self._moved()
+            self._moved = lambda: 0
             if trained:
                 self._last = trained.samples, moved
             self.device.done(trained.samples if trained else 0, moved, deadline)

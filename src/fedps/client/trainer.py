@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from typing import NamedTuple, TextIO
 
 import numpy as np
@@ -22,7 +23,7 @@ from fedps.metrics import Histogram
 from fedps.training.engine import Steps
 from fedps.training.learner import Learner
 from fedps.training.rules import Rates, rates_at
-from fedps.types import ClientId, Values
+from fedps.types import ClientId, State, Values, under, within
 
 SIGNS = 4  # of life, that are given in `step_timeout`
 
@@ -87,6 +88,23 @@ class Signs:
         return Steps.joined(goes)
 
 
+@dataclass
+class SoFar:
+    """What is done of a round.
+
+    Attributes:
+        windows: trained and pushed.
+        late: pushes that came after their window was closed.
+        seconds: that it took, at the last checkpoint.
+        dumped: bytes of the round's dump, the same.
+    """
+
+    windows: int = 0
+    late: int = 0
+    seconds: float = 0.0
+    dumped: int = 0
+
+
 class Trainer:
     """Trains one client's rounds.
 
@@ -103,11 +121,14 @@ class Trainer:
         dump: takes each batch, if the job dumps.
         mean: returns how many samples the clients have on average, where all go through a pass together (`pace`).
         signs: of life, to be given as training goes on.
+        checkpoint: is called within a round, with how many batches of it are trained, every `checkpoint_every` batches, in
+            whole windows, which are the same for clients that train in step. The servers have all pushes then.
     """
 
     def __init__(
         self, job: Job, client: ClientId, learner: Learner, mode: Mode, report: Report, log: TextIO,
         dump: Dump | None = None, mean: Callable[[], float] | None = None, signs: Signs | None = None,
+        checkpoint: Callable[[int], None] = lambda batch: None,
     ) -> None:  # fmt: skip
         self._job, self._runner, self._client, self._learner, self._mode = job, job.runner, client, learner, mode
         self._report, self._log, self._dump = report, log, dump
@@ -115,7 +136,8 @@ class Trainer:
         self._meter, self._first = Meter(), True
         self._timer = StepTimer() if job.runner.dataset_debug else None
         self._epoch = self._batches = 0  # of this round: its number from 0, how many batches it has
-        self._signs = signs or Signs(job.runner.step_timeout)
+        self._done, self._began = SoFar(), 0.0  # what is done of this round, and when it began
+        self._signs, self._checkpoint = signs or Signs(job.runner.step_timeout), checkpoint
         self._rate: float | None = None  # of this round: in place of the job's with its schedule
 
     def train(
@@ -140,38 +162,67 @@ class Trainer:
         if why := unfit(self._job, learning_rate, batch_size, window, iterations):
             raise JobError(f"an assignment's {why}")
         self._rate = learning_rate
-        self._batches, windows = self._passes.cut(iterations, batch_size, window)
-        began, meter = self._begin(round_ - 1), self._meter
+        self._batches, windows = self._passes.cut(iterations, batch_size, window, self._done.windows)
+        self._begin(round_ - 1)
+        every, meter, merged = self._windows_between(window), self._meter, True
         if self._timer:
             windows = self._timer.reading(windows)
         for coming in windows:
+            coming = coming.without_lead if merged else coming
             self._mode.begin(coming)  # asks for its rows
             self._train(coming.lead, coming.size)  # meanwhile the last window's push is merged
             meter.wait(self._mode.settle)  # takes up the rows, as merged
             self._train(coming.rest, coming.size)
             self._mode.end(coming)  # pushes, and waits for nothing
-        return self._end(began, meter.wait(self._mode.finish))
+            self._done.windows += 1
+            merged = every > 0 and self._done.windows % every == 0 and meter.batches < self._batches
+            if merged:
+                self._done.late += meter.wait(self._mode.finish)
+                self._checkpoint(meter.batches)
+        self._done.late += meter.wait(self._mode.finish)
+        return self._end()
 
-    def _begin(self, epoch: int) -> float:
-        """Begin a round; return when."""
-        self._epoch = epoch
-        self._meter.begin_round()
-        began = time.perf_counter()
+    def state(self) -> State:
+        """Return what a client goes on from: the next round, or the rest of this one."""
+        done = self._done
+        if done.windows:
+            done.seconds, done.dumped = time.perf_counter() - self._began, self._dump.size() if self._dump else 0
+        return under({"passes": self._passes.state(), "meter": self._meter.state(), "begun": asdict(done)})
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned, of the same client's trainer.
+
+        If that was within a round, the next call of `train` is for the rest of it, and says what all of it came to.
+        """
+        self._passes.restore(within(state, "passes"))
+        self._meter.restore(within(state, "meter"))
+        self._done, self._first = SoFar(**within(state, "begun")), False
+        self._report(events.FirstBatch())  # another process had it
+
+    def _windows_between(self, window: int | None) -> int:
+        """Return how many windows lie between two checkpoints within a round; 0: there is none."""
+        every, window = self._runner.checkpoint_every, window or self._mode.window
+        return math.ceil(every / window) if window else 0
+
+    def _begin(self, epoch: int) -> None:
+        """Begin a round, or go on with it."""
+        self._epoch, self._began = epoch, time.perf_counter() - self._done.seconds
+        if not self._done.windows:
+            self._meter.begin_round()
         self._report(events.EpochBegin(epoch))
         if self._dump:
-            self._dump.begin(epoch)
-        return began
+            self._dump.begin(epoch, self._done.dumped)
 
-    def _end(self, began: float, late: int) -> Trained:
-        """End a round, of whose pushes so many came too late; return what it came to."""
-        meter = self._meter
+    def _end(self) -> Trained:
+        """End a round; return what it came to."""
+        meter, late, self._done = self._meter, self._done.late, SoFar()
         if self._dump:
             self._dump.end()
         if self._timer:
             self._say(*self._timer.lines())
         if late:
             self._say(f"fl-ps > pushes that came after their window was closed: {late}; what they changed is lost")
-        done = Trained(meter.samples, time.perf_counter() - began, meter.loss / meter.samples, meter.round)
+        done = Trained(meter.samples, time.perf_counter() - self._began, meter.loss / meter.samples, meter.round)
         auc = meter.total.auc()
         self._report(events.EpochEnd(self._epoch, done.samples, done.loss, auc, done.histogram, meter.waited, late))
         return done

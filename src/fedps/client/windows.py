@@ -20,14 +20,14 @@ import numpy as np
 
 from fedps.config import Job
 from fedps.data.samples import ClientData, Order
-from fedps.types import CLAIM_LIMIT
+from fedps.types import CLAIM_LIMIT, State
 
 
 class Window(NamedTuple):
     """Samples to train between two exchanges, as pieces: int32[n] positions each, trained in batches of their own.
 
     Attributes:
-        lead: is trained while the last window is merged; empty in a round's first, where no merge is under way.
+        lead: is trained while the last window is merged; empty where no merge is under way.
         rest: is trained once the merged values are here.
         size: samples of a batch; the last one of a piece may be shorter.
     """
@@ -40,6 +40,11 @@ class Window(NamedTuple):
     def pieces(self) -> list[Order]:
         """All of it, in order."""
         return [*self.lead, *self.rest]
+
+    @property
+    def without_lead(self) -> "Window":
+        """The same, to be trained once its values are here."""
+        return Window([], self.pieces, self.size)
 
     @property
     def samples(self) -> int:
@@ -87,25 +92,38 @@ class Passes:
         self._drawn = 0
         self._left: Order = np.empty(0, np.int32)  # of the pass that was drawn last
 
-    def cut(self, batches: int = 0, size: int | None = None, window: int | None = None) -> Cut:
+    def state(self) -> State:
+        """Return where in which pass the client is: the order follows from its number."""
+        return {"drawn": self._drawn, "left": len(self._left)}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned, of the same data."""
+        self._drawn, left = state["drawn"], state["left"]
+        if left:
+            order = self._data.order(self._drawn - 1)
+            self._left = order[len(order) - left :]
+
+    def cut(self, batches: int = 0, size: int | None = None, window: int | None = None, done: int = 0) -> Cut:
         """Cut the next round.
 
         Args:
             batches: it is to have; 0: as many as one pass.
             size: samples of a batch, in place of the job's.
             window: batches of a window, in place of the mode's. With any of the three, the client goes at its own pace.
+            done: windows of it that are trained already; the others follow.
         """
         parts = [] if batches or size or window else self._parts()
         size, window = size or self._size, window or self._window
         in_pass = batches_of(len(self._data), size)
         due = sum(batches_of(*part) for part in parts) or batches or in_pass
         self._data.hold(1 + math.ceil(min(window or due, due) / in_pass))
-        windows = self._windows_of(parts) if parts else self._windows(due, size, window or due)
-        return Cut(due, _without_first_lead(windows))
+        windows = self._windows_of(parts[done:]) if parts else self._windows(due, size, window or due, done)
+        return Cut(due, windows)
 
-    def _windows(self, due: int, size: int, window: int) -> Iterator[Window]:
-        """Cut so many batches into windows of a fixed number; no batch has samples of two passes."""
-        while due:
+    def _windows(self, due: int, size: int, window: int, done: int) -> Iterator[Window]:
+        """Cut so many batches into windows of a fixed number, and leave out the first; no batch has samples of two passes."""
+        due -= done * window
+        while due > 0:
             batches = min(due, window)
             lead = min(batches, self._lead)
             yield Window(self._batches(lead, size), self._batches(batches - lead, size), size)
@@ -150,12 +168,6 @@ class Passes:
             self._drawn += 1
         piece, self._left = self._left[:most], self._left[most:]
         return piece
-
-
-def _without_first_lead(windows: Iterator[Window]) -> Iterator[Window]:
-    first = next(windows)
-    yield Window([], first.pieces, first.size)
-    yield from windows
 
 
 def batches_of(samples: int, size: int) -> int:

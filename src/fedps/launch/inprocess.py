@@ -6,7 +6,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from fedps.client.life import FLClient, Handler, Key, client_class, make_client
+from fedps.client.life import FLClient, client_class, make_client
+from fedps.client.steps import Handler, Key
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of
 from fedps.coordinator.coordinator import Coordinator
@@ -49,6 +50,7 @@ def run_in_process(
     Raises:
         Exception: what the selector, or else the first failing worker raised.
     """
+    job = job.model_copy(update={"runner": job.runner.model_copy(update={"durability": "none"})})  # it ends as a whole
     (run_dir / "log").mkdir(parents=True, exist_ok=True)
     failures: list[Exception] = []
     reports = _reports(listen)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fedps.config import Job
-from fedps.types import ClientId, Keys, Rows, TableName, TableSpec, Values
+from fedps.types import ClientId, Keys, Rows, State, TableName, TableSpec, Values, under, within
 from fedps.wire.compress import Array, Form, sides, to_bf16, to_fp16, to_int8, to_low_rank, unpack
 
 PURPOSE = zlib.crc32(b"fedps.net.compressing")  # sets these streams apart from others of the same seed
@@ -76,6 +76,14 @@ class Residual:
         slots = self._slots(keys)
         self._rows[slots, columns] = rows
 
+    def state(self) -> State:
+        """Return all of it."""
+        return {"keys": self._keys, "rows": self._rows}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+        self._keys, self._rows = state["keys"], state["rows"]
+
     def _slots(self, keys: Keys) -> Array:
         slots = np.searchsorted(self._keys, keys)
         if len(keys) and (slots[-1] == len(self._keys) or not np.array_equal(self._keys[slots], keys)):
@@ -103,6 +111,19 @@ class Compressor:
         self._residuals = {name: Residual(spec.dim) for name, spec in specs.items()} if how.feedback else {}
         self._starts: dict[Place, Values] = {}  # low_rank: where the next matrix of a place starts from
         self._draw = np.random.default_rng((*how.stream, PURPOSE))
+
+    def state(self) -> State:
+        """Return what was not sent, and where matrices of low rank start from; chance follows from a push's number alone."""
+        starts = {"/".join(map(str, place)): start for place, start in self._starts.items()}
+        return under({name: left.state() for name, left in self._residuals.items()} | {"starts": starts})
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned, of a client of the same job, whatever number of servers it had."""
+        for name, left in self._residuals.items():
+            left.restore(within(state, name))
+        for place, start in within(state, "starts").items():
+            table, shard, first = place.rsplit("/", 2)
+            self._starts[table, int(shard), int(first)] = start
 
     def begin(self, changes: Mapping[TableName, Rows], sequence: int) -> Mapping[TableName, Rows]:
         """Begin push `sequence`: add the residuals; of topk, leave out the rows that are not sent."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedps.errors import LostError, WireError
 from fedps.net.compressing import NOTHING, Compression, Compressor
-from fedps.types import Keys, Rows, TableName, TableSpec, Values
+from fedps.types import Keys, Rows, State, TableName, TableSpec, Values
 from fedps.wire.compress import ARRAYS, Array, Form, plain, unpack
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import (
@@ -163,14 +163,30 @@ class Shards:
         """How often a connection was opened again."""
         return sum(c.retries for c in self._channels)
 
+    @property
+    def ended(self) -> int:
+        """The last epoch that had ended at all servers when they greeted; they are waited for.
+
+        Raises:
+            LostError: one does not greet in time.
+        """
+        return min(w.epoch for w in self._welcomes())
+
+    def state(self) -> State:
+        """Return what pushes have left unsent; how many there were, the servers say."""
+        return self._compressor.state()
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+        self._compressor.restore(state)
+
     def join(self, samples: int = 0) -> int:
         """Declare the tables everywhere and take part; return the clock to begin at.
 
         Args:
             samples: of a pass over the client's data, where clients train in step.
         """
-        welcomes = [_wait(c.welcome, self._timeout, "Hello").message for c in self._channels]
-        clock = max(w.clock for w in welcomes if isinstance(w, Welcome))
+        clock = max(w.clock for w in self._welcomes())
         joined = [d for d in self._all(lambda k: Join(self._tables_of(k), clock, samples)) if isinstance(d, Done)]
         self.sequence = max([self.sequence, *(d.sequence for d in joined)])  # this client may have had other processes
         return max([clock, *(d.clock for d in joined)])  # time has gone on since the Welcome
@@ -264,6 +280,10 @@ class Shards:
         """Hang up everywhere."""
         for channel in self._channels:
             channel.close()
+
+    def _welcomes(self) -> list[Welcome]:
+        answers = [_wait(c.welcome, self._timeout, "Hello").message for c in self._channels]
+        return [answer for answer in answers if isinstance(answer, Welcome)]
 
     def _all(self, message: Any, timeout: float | None = 0) -> list[Any]:
         limit = self._timeout if timeout == 0 else timeout

@@ -14,7 +14,7 @@ wherever servers stop while they write an epoch again, the earlier one or the ne
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,18 +66,21 @@ def save_shard(
     return check
 
 
-def save_private(folder: Path, tables: Tables, facts: Mapping[str, object]) -> None:
+def save_private(
+    folder: Path, tables: Tables, facts: Mapping[str, object], last: Callable[[], None] = lambda: None
+) -> None:  # fmt: skip
     """Write what a client keeps for itself, in place of an earlier save of the same epoch.
 
     Args:
         folder: `private/<client>/<epoch>`.
         tables: what it keeps.
         facts: `epoch` and `client`.
+        last: is called before the save counts; if it raises, there is none.
 
     Raises:
         DataError: the files cannot be written; an earlier save stays as it was.
     """
-    snapshot.save(folder, PRIVATE, tables, facts)
+    snapshot.save(folder, PRIVATE, tables, facts, last=last)
     with suppress(OSError):
         _remove_others(folder, snapshot.stems(folder, PRIVATE)[:1])
 

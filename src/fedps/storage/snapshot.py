@@ -8,7 +8,7 @@ was whole stays whole; `epochs` removes what is superseded.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,18 @@ from fedps.table import rules
 from fedps.types import Keys, TableName, TableSpec, Values
 
 Tables = Mapping[TableName, tuple[TableSpec, Keys, Values]]
+Arrays = Mapping[str, NDArray[Any]]
 WAITING = "waiting"  # the array of a bounded table's ids that have no row yet
 FORMAT = 2  # 1 had counters of pushes (`rules.counters`) as floats; it can still be read
-DTYPES = {np.dtype("<i8"): "I64", np.dtype("<f4"): "F32"}  # of what is saved, in safetensors' words
+DTYPES = {  # of what is saved, in safetensors' words
+    np.dtype(kind): word
+    for kind, word in (("<i8", "I64"), ("<f4", "F32"), ("<i4", "I32"), ("<f8", "F64"), ("u1", "U8"), ("?", "BOOL"))
+}
 
 
 def save(
     folder: Path, name: str, tables: Tables, facts: Mapping[str, object], mode: int = PRIVATE,
-    waiting: Mapping[TableName, Keys] | None = None,
+    waiting: Mapping[TableName, Keys] | None = None, last: Callable[[], None] = lambda: None,
 ) -> str:  # fmt: skip
     """Write the next save of a name; return its check, which no other save has.
 
@@ -43,23 +47,47 @@ def save(
         facts: what else the manifest says, e.g. epoch, shard.
         mode: of the files; by default their owner alone may read them.
         waiting: ids that wait for a row of a table, with their pushes, int64[n, 2].
+        last: is called before the save counts; if it raises, there is none.
 
     Raises:
         DataError: the files cannot be written; earlier saves stay as they were.
     """
     arrays: dict[str, NDArray[Any]] = {f"{table}/{WAITING}": ids for table, ids in (waiting or {}).items()}
     for table, (_, keys, block) in tables.items():
-        arrays[f"{table}/keys"], arrays[f"{table}/rows"] = np.ascontiguousarray(keys), np.ascontiguousarray(block)
-    payload = packed(arrays)
+        arrays |= {f"{table}/keys": keys, f"{table}/rows": block}
     specs = {table: msgspec.to_builtins(spec) for table, (spec, _, _) in tables.items()}
-    manifest = {"format": FORMAT, "sha256": _digest(payload), "facts": dict(facts), "tables": specs}
+    return save_arrays(folder, name, arrays, facts, mode, specs, last)
+
+
+def save_arrays(
+    folder: Path, name: str, arrays: Arrays, facts: Mapping[str, object], mode: int = PRIVATE,
+    specs: Mapping[TableName, object] | None = None, last: Callable[[], None] = lambda: None,
+) -> str:  # fmt: skip
+    """Write the next save of a name, of whatever arrays; return its check.
+
+    Args:
+        folder: made if absent.
+        name: as for `save`.
+        arrays: by name, of any type in `DTYPES`.
+        facts: what else the manifest says, as JSON has it.
+        mode: as for `save`.
+        specs: of the tables that the arrays make up.
+        last: as for `save`.
+
+    Raises:
+        DataError: as for `save`.
+    """
+    payload = packed({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    manifest = {"format": FORMAT, "sha256": _digest(payload), "facts": dict(facts), "tables": dict(specs or {})}
     check = _check(manifest)
     text = json.dumps(manifest | {"check": check}, indent=1)
     try:
         make_folder(folder)
         earlier = stems(folder, name)
         stem = f"{name}.{numbered(earlier[0])[1] + 1}" if earlier else name
-        with open_whole(folder / f"{stem}.safetensors", folder / f"{stem}.json", mode=mode) as (rows, record):
+        with open_whole(
+            folder / f"{stem}.safetensors", folder / f"{stem}.json", mode=mode, last=last
+        ) as (rows, record):  # fmt: skip
             rows.writelines(payload)
             record.write(text.encode())
     except OSError as error:
@@ -110,16 +138,23 @@ def load(folder: Path, stem: str) -> tuple[dict[TableName, tuple[TableSpec, Keys
     """
     with _readable(folder, stem) as (path, manifest_path):
         manifest = _manifest(manifest_path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if manifest["sha256"] != digest:
-            raise DataError(f"{path}: is torn or altered: its checksum is not the manifest's; use another epoch's save")
+        arrays = _arrays(path, manifest)
         specs = {table: msgspec.convert(spec, TableSpec) for table, spec in manifest["tables"].items()}
-        arrays = load_tensors(path)
         tables = {t: (spec, arrays[f"{t}/keys"], arrays[f"{t}/rows"]) for t, spec in specs.items()}
         if manifest["format"] == 1:
             tables = {t: (spec, keys, _with_counters(spec, block)) for t, (spec, keys, block) in tables.items()}
         return tables, dict(manifest["facts"])
+
+
+def load_arrays(folder: Path, stem: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what `save_arrays` wrote: the arrays, which may be changed, and the facts.
+
+    Raises:
+        DataError: as for `load`.
+    """
+    with _readable(folder, stem) as (path, manifest_path):
+        manifest = _manifest(manifest_path)
+        return _arrays(path, manifest), dict(manifest["facts"])
 
 
 def load_waiting(folder: Path, stem: str) -> dict[TableName, Keys]:
@@ -175,6 +210,15 @@ def _manifest(path: Path) -> dict[str, Any]:
     if manifest["format"] not in (1, FORMAT) or manifest.pop("check") != _check(manifest):
         raise DataError(f"{path}: is altered, or of another version of fedps; use another epoch's save")
     return manifest
+
+
+def _arrays(path: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return the arrays that a manifest vouches for."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if manifest["sha256"] != digest:
+        raise DataError(f"{path}: is torn or altered: its checksum is not the manifest's; use another epoch's save")
+    return load_tensors(path)
 
 
 def _with_counters(spec: TableSpec, block: Values) -> Values:

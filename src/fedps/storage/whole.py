@@ -18,7 +18,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -44,12 +44,15 @@ def write_whole(path: Path, payload: bytes | Iterable[bytes | memoryview], mode:
 
 
 @contextmanager
-def open_whole(*paths: Path, mode: int = PRIVATE) -> Iterator[list[IO[bytes]]]:
+def open_whole(
+    *paths: Path, mode: int = PRIVATE, last: Callable[[], None] = lambda: None
+) -> Iterator[list[IO[bytes]]]:  # fmt: skip
     """Open files of one folder to write to; they take their names together when the block ends, none if it raises.
 
     Args:
         paths: in the order in which they take their names.
         mode: of the files.
+        last: is called when all is on disk, right before the first takes its name; none does if it raises.
 
     Raises:
         OSError: one cannot be written; none has taken its name, unless a rename itself failed.
@@ -62,6 +65,7 @@ def open_whole(*paths: Path, mode: int = PRIVATE) -> Iterator[list[IO[bytes]]]:
             for file in files:
                 file.flush()
                 os.fsync(file.fileno())
+        last()
         for path, part in parts.items():
             part.replace(path)
         sync_names(paths[0].parent)

@@ -14,7 +14,7 @@ from fedps.native.library import Library, Loss
 from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import Bags, Column, Samples, Slots, TableName, Values
+from fedps.types import Bags, Column, Samples, Slots, State, TableName, Values
 
 GO = 1 << 18  # samples scored in a call, a multiple of the step's blocks
 AT_ONCE = 64  # samples ranked in a call, such a block
@@ -115,6 +115,13 @@ class Compiled:
         out = np.empty((len(slots), table.dim), np.float32)
         self._library.read(number, slots, out)
         return out
+
+    def state(self) -> State:
+        """Return nothing: what a step changes lies in the tables alone."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """Do nothing."""
 
 
 def loss_of(job: Job) -> Loss:

@@ -27,7 +27,7 @@ from fedps.models.loss import items_of, predictions, training_loss
 from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import NO_BAGS, Bags, ClientId, Column, Keys, Samples, Slots, TableName, Values, taken
+from fedps.types import NO_BAGS, Bags, ClientId, Column, Keys, Samples, Slots, State, TableName, Values, taken
 
 LEAST = 4096  # samples scored at once: smaller pieces are slow, and give the same scores
 
@@ -186,6 +186,26 @@ class Eager:
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
         return table.read(slots)
+
+    def state(self) -> State:
+        """Return where torch's random streams stand, from which dropout draws, and the buffers of normalization layers."""
+        drawn = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            drawn["cuda"] = torch.cuda.get_rng_state(self._device)
+        kept = {f"random/{name}": state for name, state in drawn.items()}
+        kept |= {f"buffers/{name}": buffer for name, buffer in self._model.named_buffers()}
+        return {name: tensor.detach().cpu().numpy() for name, tensor in kept.items()}
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned; what is not there, as another engine or device had it, begins anew."""
+        kept = {name: torch.from_numpy(array) for name, array in state.items()}
+        if "random/cpu" in kept:
+            torch.set_rng_state(kept["random/cpu"])
+        if self._device.type == "cuda" and "random/cuda" in kept:
+            torch.cuda.set_rng_state(kept["random/cuda"], self._device)
+        for name, buffer in self._model.named_buffers():
+            buffer.copy_(kept.get(f"buffers/{name}", buffer))
 
     def _rows(self) -> dict[TableName, tuple[Keys, Values]]:
         """Return all rows of all tables, as they stand."""

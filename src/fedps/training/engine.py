@@ -10,7 +10,7 @@ from fedps.data.samples import Order
 from fedps.metrics import Histogram
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalTable
-from fedps.types import Column, Samples, Slots, TableName, Values
+from fedps.types import Column, Samples, Slots, State, TableName, Values
 
 
 class Steps(NamedTuple):
@@ -81,3 +81,9 @@ class Engine(Protocol):
 
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
+
+    def state(self) -> State:
+        """Return what it carries from one step to the next beside the tables."""
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""

@@ -19,8 +19,8 @@ from fedps.ranking import Catalogue
 from fedps.training.engine import Engine, Gradients, Steps
 from fedps.training.parameters import Parameters, read_parameters
 from fedps.training.rules import Rates, dense_rule, job_rule
-from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import NO_KEYS, Column, Keys, Rule, Samples, Slots, TableName, TableSpec, Values
+from fedps.training.tables import Local, LocalDense, LocalTable
+from fedps.types import NO_KEYS, Column, Keys, Rule, Samples, Slots, State, TableName, TableSpec, Values, under, within
 
 ADD = Rule("add")
 
@@ -194,6 +194,26 @@ class Learner:
         for table in self.shared.values():
             table.forget_state()
         self.dense.forget_state()
+
+    def state(self) -> State:
+        """Return all that training has changed here: every value with its optimizer's state; what servers keep frozen, they have."""
+        parts = {name: one.state() for name, one in self._trained().items()} | {"engine": self.engine.state()}
+        return {"rate": self.rate, **under(parts)}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned, of a learner of the same job and data."""
+        self.rate = state["rate"]
+        for name, one in self._trained().items():
+            one.restore(within(state, name))
+            one.set_rate(self.rate)
+        self.engine.restore(within(state, "engine"))
+
+    def _trained(self) -> dict[str, Local]:
+        """Return what training may change, by name."""
+        flats = dict(zip(("shared", "private", "frozen"), self._flats, strict=True))
+        return {f"tables/{n}": t for n, t in (self.shared | self.private).items()} | {
+            f"dense/{kind}": flat for kind, flat in flats.items()
+        }
 
     def private_block(self) -> dict[TableName, tuple[TableSpec, Keys, Values]]:
         """Return what the client saves for itself: specs, keys and rows with their state; private layers' values."""

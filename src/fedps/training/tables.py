@@ -10,7 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from fedps.table import rules
-from fedps.types import Keys, Rule, Slots, TableName, TableSpec, Values
+from fedps.types import Keys, Rule, Slots, State, TableName, TableSpec, Values
 
 
 class Local:
@@ -45,6 +45,17 @@ class Local:
         """Drop optimizer state, as each federated round starts anew."""
         self.raw[:, self.dim :] = 0
         self.steps = 0
+
+    def state(self) -> State:
+        """Return all that changes here but the rate, as it lies: rows that momentum still moves are not brought up to date."""
+        anchor = {} if self.anchor is None else {"anchor": self.anchor}
+        return {"rows": self.raw, "steps": self.steps, **anchor}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned."""
+        self.raw[:], self.steps = state["rows"], state["steps"]
+        if self.anchor is not None:
+            self.anchor[:] = state["anchor"]
 
     def _step(self, rows: Values, gradients: Values, anchor: Values | None) -> None:
         """Take one optimizer step on some rows, float32[U, width], in place."""

@@ -1,0 +1,238 @@
+"""A client's checkpoints on its own disk: all that it needs to go on from a moment as if nothing had happened since.
+
+They lie in `private/<client>/checkpoint/`, each whole or not at all (see `storage.snapshot`), and are called by their
+moment: `3-0` is the end of epoch 3, `3-500` is 500 batches into the next. The last `KEPT` stay.
+
+Of two processes of one client only the newer may write, also if the older one was frozen in the middle of a save and
+wakes: each takes a number in that folder as it begins, and no file takes its name while there is a larger one.
+"""
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple, TextIO, cast
+
+import numpy as np
+
+from fedps.config import Job
+from fedps.config.shared import first_difference, shared_part
+from fedps.errors import DataError, JobError, RefusedError
+from fedps.storage import snapshot
+from fedps.storage.whole import make_folder
+from fedps.types import ClientId, State, within
+
+FORMAT = 1
+KEPT = 2
+CLAIM = "process-"  # what the name of a process's claim begins with
+ENDINGS = ("json", "safetensors")  # records first, so that there is never one without its arrays
+NEWEST = "newest"
+
+
+class Moment(NamedTuple):
+    """A moment of a job, as one client sees it; they are ordered as they come.
+
+    Attributes:
+        epoch: the last that has ended, 0 before the first.
+        batch: batches of the next one that are trained.
+    """
+
+    epoch: int
+    batch: int = 0
+
+    def __str__(self) -> str:
+        """Return its name."""
+        return f"{self.epoch}-{self.batch}"
+
+    @staticmethod
+    def named(text: str) -> "Moment | None":
+        """Return the moment of a name, None if it is that of none."""
+        numbers = re.fullmatch(r"([0-9]+)-([0-9]+)", text)
+        return Moment(*map(int, numbers.groups())) if numbers else None
+
+
+class Checkpoint(NamedTuple):
+    """What is known of a client at one moment.
+
+    Attributes:
+        moment: which.
+        sequence: of its last push.
+        state: what it goes on from.
+    """
+
+    moment: Moment
+    sequence: int
+    state: State
+
+
+def checkpoints_of(run_dir: Path, client: ClientId) -> dict[Moment, int]:
+    """Return the moments that a client can go on from, in their order, each with the number of its last push by then.
+
+    One whose record is torn is left out; whether its arrays are whole is seen when it is read.
+    """
+    folder, found = _folder_of(run_dir, client), dict[Moment, int]()
+    for moment in _moments(folder):
+        with suppress(DataError):
+            facts, _ = snapshot.load_facts(folder, snapshot.stems(folder, str(moment))[0])
+            found[moment] = cast(int, facts["sequence"])
+    return found
+
+
+class Checkpoints:
+    """One process's checkpoints of a client, and its claim to be the newest process.
+
+    Args:
+        job: the job.
+        client: whose.
+        run_dir: the run's folder.
+        log: takes lines for people.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+
+    def __init__(self, job: Job, client: ClientId, run_dir: Path, log: TextIO) -> None:
+        self._job, self._client, self._log, self._folder = job, client, log, _folder_of(run_dir, client)
+        self._facts = {"format": FORMAT, "client": client, "job": job.name, "shared": shared_part(job)}
+        try:
+            make_folder(self._folder)
+            self._number = _claim(self._folder)
+            for part in self._folder.glob(".*.part"):  # of a process that died as it wrote, or that may not finish it
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{self._folder}: cannot be written: {error.strerror}; free space, or make it yours"
+            ) from error
+
+    def check(self) -> None:
+        """Make sure that this is the newest process of its client.
+
+        Raises:
+            RefusedError: it is not; it must end, and write nothing more.
+        """
+        if max(_claims(self._folder), default=0) > self._number:
+            raise RefusedError(
+                "superseded",
+                f"a newer process works for client {self._client!r} in {self._folder}: this one ends, and has written nothing"
+                " since; give each worker its own client",
+            )
+
+    def save(self, moment: Moment, sequence: int, state: State) -> None:
+        """Write a checkpoint; of those before it the last stay.
+
+        Args:
+            moment: at which the state is taken.
+            sequence: of the client's last push.
+            state: arrays, and what JSON has.
+
+        Raises:
+            DataError: it cannot be written; earlier ones stay as they were.
+            RefusedError: as for `check`.
+        """
+        arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+        plain = {name: value for name, value in state.items() if name not in arrays}
+        facts = self._facts | {"epoch": moment.epoch, "batch": moment.batch, "sequence": sequence, "state": plain}
+        snapshot.save_arrays(self._folder, str(moment), arrays, facts, last=self.check)
+        there = _moments(self._folder)
+        kept = there[: there.index(moment) + 1][-KEPT:]  # those behind it are of a future that did not come to be
+        _remove(self._folder, [other for other in there if other not in kept])
+
+    def read(self, epoch: int, name: str = NEWEST) -> Checkpoint | None:
+        """Return the checkpoint to go on from, None if there is none; one that is torn is told, and that before it used.
+
+        Args:
+            epoch: the last that has ended at the servers, who know of nothing behind it.
+            name: of the checkpoint, behind which all are removed; by default it is the newest.
+
+        Raises:
+            DataError: the one that is named is not there, or torn.
+            JobError: it is of another client, job or version of fedps.
+        """
+        there = _moments(self._folder)
+        if name != NEWEST:
+            named = next((moment for moment in there if str(moment) == name), None)
+            if named is None:
+                listed = ", ".join(map(str, there)) or "none"
+                raise DataError(
+                    f"{self._folder}: there is no checkpoint {name!r} but {listed}: resume from one of these"
+                )
+            _remove(self._folder, [moment for moment in there if moment > named])
+            return self._load(named)
+        for moment in reversed([moment for moment in there if moment.epoch <= epoch]):
+            try:
+                return self._load(moment)
+            except DataError as error:
+                print(f"checkpoint {moment} is left out: {error}", file=self._log, flush=True)
+        return None
+
+    def check_fits(self, checkpoint: Checkpoint, learner: State) -> None:
+        """Make sure that a learner's values can be taken from a checkpoint; `learner`: its state as it is.
+
+        Raises:
+            JobError: they have other names, types or shapes.
+        """
+        there = within(checkpoint.state, "learner")
+        for name in sorted(learner.keys() | there.keys()):
+            ours, theirs = (_shape(state.get(name)) for state in (learner, there))
+            if ours != theirs and not name.startswith("engine/"):
+                raise JobError(
+                    f"{self._folder / str(checkpoint.moment)}: {name} has shape {theirs}, and {ours} here: the network, or this"
+                    f" client's data, is another than then; take those, or move {self._folder} away to begin anew"
+                )
+
+    def _load(self, moment: Moment) -> Checkpoint:
+        stem = snapshot.stems(self._folder, str(moment))[0]
+        arrays, facts = snapshot.load_arrays(self._folder, stem)
+        ours, where = self._facts, self._folder / f"{stem}.json"
+        differ = [f"{key} {facts.get(key)!r} there, {ours[key]!r} here" for key in ours if facts.get(key) != ours[key]]
+        if differ:
+            shared = facts.get("shared")
+            job = first_difference(shared_part(self._job), shared) if isinstance(shared, dict) else None
+            raise JobError(
+                f"{where}: is a checkpoint of something else ({job or differ[0]}): resume with the job, the client and the"
+                f" version of fedps that wrote it, or move {self._folder} away to begin anew"
+            )
+        return Checkpoint(moment, facts["sequence"], arrays | facts["state"])
+
+
+def _shape(value: object) -> tuple[int, ...] | None:
+    return value.shape if isinstance(value, np.ndarray) else None
+
+
+def _folder_of(run_dir: Path, client: ClientId) -> Path:
+    return run_dir / "private" / client / "checkpoint"
+
+
+def _moments(folder: Path) -> list[Moment]:
+    """Return the moments of which there is a record, in their order."""
+    stems = (snapshot.numbered(file.stem)[0] for file in folder.glob("*.json"))
+    return sorted({moment for stem in stems if (moment := Moment.named(stem)) is not None})
+
+
+def _remove(folder: Path, moments: Iterable[Moment]) -> None:
+    """Remove checkpoints; what cannot be removed takes room, and does no harm."""
+    for moment in moments:
+        stems = snapshot.stems(folder, str(moment))
+        for ending in ENDINGS:
+            for stem in stems:
+                with suppress(OSError):
+                    (folder / f"{stem}.{ending}").unlink(missing_ok=True)
+
+
+def _claims(folder: Path) -> list[int]:
+    """Return the numbers that processes have taken."""
+    numbers = (path.name.removeprefix(CLAIM) for path in folder.glob(f"{CLAIM}*"))
+    return [int(number) for number in numbers if number.isdecimal()]
+
+
+def _claim(folder: Path) -> int:
+    """Take a number larger than those of all processes before, and return it."""
+    earlier = _claims(folder)
+    for number in count(max(earlier, default=0) + 1):
+        with suppress(FileExistsError):  # another has taken it at the same time
+            (folder / f"{CLAIM}{number}").touch(mode=0o600, exist_ok=False)
+            break
+    for other in earlier:
+        (folder / f"{CLAIM}{other}").unlink(missing_ok=True)
+    return number

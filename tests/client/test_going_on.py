@@ -1,0 +1,56 @@
+"""A client that dies behind a checkpoint, and one that goes on from it, come to what one that never died comes to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedps.client.checkpoint import NEWEST
+from fedps.events import events
+from tests.client.lives import left, same, told, world
+from tests.client.test_modes import ADAM, SMALL, write_clients
+from tests.conftest import MakeJob
+
+ALONE, SEVERAL = (230,), (150, 230, 90)
+FIGURES = (events.EpochEnd, events.Evaluated, events.Round)
+JOBS: dict[str, tuple[tuple[int, ...], dict[str, Any], dict[str, Any]]] = {
+    "geo original": (ALONE, {"geo_merge": "original"}, {}),
+    "geo mean": (ALONE, {"geo_merge": "mean", "geo_overlap": 1}, {}),
+    "geo heat": (ALONE, {"geo_merge": "heat"}, {}),
+    "geo adaptive": (ALONE, {"geo_merge": "adaptive", "geo_overlap": 2}, {}),
+    "geo buffered": (ALONE, {"geo_merge": "buffered"}, {}),
+    "async": (ALONE, {"sync_mode": "async"}, {}),
+    "sync": (SEVERAL, {"sync_mode": "sync"}, {}),
+    "round": (SEVERAL, {"sync_mode": "round"}, {}),
+    "geo heat, several": (SEVERAL, {"geo_merge": "heat", "server_num": 2}, {}),
+    "geo adaptive, several": (SEVERAL, {"geo_merge": "adaptive", "geo_overlap": 1}, {}),
+    "own pace": (SEVERAL, {"geo_merge": "adaptive", "pace": "own"}, {}),
+    "int8": (ALONE, {"compression": "int8", "compression_feedback": True}, {}),
+    "topk": (SEVERAL, {"compression": "topk", "server_num": 2}, {}),
+    "low rank": (ALONE, {"compression": "low_rank", "compression_rank": 1}, {}),
+    "pairs": (ALONE, {"negatives": 2}, {"loss": "bpr"}),
+    "schedule": (
+        ALONE,
+        {"eval_every": 2},
+        {"optimizer": {"class": "adam", "learning_rate": 0.01, "schedule": "cosine", "warmup": 0.2, "proximal": 0.1}},
+    ),
+}
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["at an epoch's end", "within an epoch"])
+@pytest.mark.parametrize("name", JOBS)
+def test_the_same_numbers_come_of_it(name: str, within: bool, make_job: MakeJob, tmp_path: Path) -> None:
+    sizes, runner, hyper = JOBS[name]
+    if within and name == "round":
+        pytest.skip("a round is one window")
+    train = write_clients(tmp_path / "data", *sizes)
+    job = make_job(
+        SMALL | ADAM | hyper, train_data_dir=str(train), test_data_dir=str(train), train_batch_size=16, geo_step=2,
+        epochs=3, metrics=["auc", "logloss"], checkpoint_every=4 if within else 0, print_interval=3, **runner,
+    )  # fmt: skip
+    with world(job, tmp_path / "unbroken") as calm:
+        due = left(calm, calm.live())
+    with world(job, tmp_path / "broken") as broken:
+        broken.live(dies_after=1, within=within)
+        same(left(broken, broken.live(resume=NEWEST)), due)
+        assert told(broken, *FIGURES) == told(calm, *FIGURES)
