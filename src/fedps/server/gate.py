@@ -6,7 +6,7 @@ A gate knows tables and clients by name only; what a merged push does to a row i
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fedps.config import Runner
 from fedps.server import merge
@@ -18,6 +18,28 @@ MAX_AHEAD = 2  # windows a client may be ahead of the open one: it trains one wh
 Merge = Callable[[Sequence[Contribution]], Rows]
 Offer = Mapping[TableName, Contribution]  # one client's push, whole
 Changes = dict[TableName, Merged]
+Sequences = tuple[tuple[ClientId, int], ...]  # which clients' which pushes
+
+
+class Closing(NamedTuple):
+    """What a window came to.
+
+    Attributes:
+        changes: of each table.
+        pushes: whose which pushes are in it.
+    """
+
+    changes: Changes
+    pushes: Sequences = ()
+
+
+class Offered(NamedTuple):
+    """A push that a gate keeps: its number among its client's, the clock it is of, and what it brings."""
+
+    client: ClientId
+    sequence: int
+    clock: int
+    push: Offer
 
 
 class Gate(Protocol):
@@ -38,17 +60,21 @@ class Gate(Protocol):
     opened_at: float | None
     bytes: int
 
-    def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
-        """Take one client's whole push of a clock."""
+    def offer(self, offered: Offered, now: float) -> None:
+        """Take one client's whole push."""
+
+    @property
+    def waiting(self) -> list[Offered]:
+        """The pushes of the open clock that are not merged, in the order in which they came."""
 
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Return the active clients that are waited for."""
 
-    def close(self, active: set[ClientId], now: float) -> Changes | None:
+    def close(self, active: set[ClientId], now: float) -> Closing | None:
         """Merge what is due and open the next clock; None if nothing is due."""
 
-    def rest(self) -> Changes:
-        """Merge what is left when all clients stand at a barrier."""
+    def rest(self) -> Closing | None:
+        """Merge what is left when all clients stand at a barrier; None if nothing is."""
 
 
 def make_gate(runner: Runner) -> Gate | None:
@@ -84,22 +110,29 @@ class WindowGate:
         self.clock = self.bytes = 0
         self.opened_at: float | None = None  # also where a clock ahead of the open one got its first push
         self._combine = combine
-        self._offers: dict[int, dict[ClientId, Offer]] = {}
+        self._offers: dict[int, dict[ClientId, Offered]] = {}
 
-    def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
-        """Take one client's whole push of a clock."""
+    def offer(self, offered: Offered, now: float) -> None:
+        """Take one client's whole push."""
         # Of two pushes for one clock the later counts: a client's clock moves on with each, so no honest one sends two.
-        offers = self._offers.setdefault(clock, {})
-        self.bytes += size_of(push) - size_of(offers.get(client, {}))
-        offers[client] = push
+        offers = self._offers.setdefault(offered.clock, {})
+        if (earlier := offers.get(offered.client)) is not None:
+            self.bytes -= size_of(earlier.push)
+        self.bytes += size_of(offered.push)
+        offers[offered.client] = offered
         if self.opened_at is None:
             self.opened_at = now
+
+    @property
+    def waiting(self) -> list[Offered]:
+        """The pushes of the open clock."""
+        return list(self._offers.get(self.clock, {}).values())
 
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Return the active clients whose push of the open clock is not in."""
         return active - set(self._offers.get(self.clock, ()))
 
-    def close(self, active: set[ClientId], now: float) -> Changes | None:
+    def close(self, active: set[ClientId], now: float) -> Closing | None:
         """Merge the open clock and open the next, if every active client is in; None otherwise.
 
         A clock that all have skipped (a server that fell behind the others, whose clients went on) changes nothing.
@@ -109,13 +142,13 @@ class WindowGate:
             return None
         offers = self._offers.pop(self.clock, {})
         self.clock += 1
-        self.bytes -= sum(map(size_of, offers.values()))
+        self.bytes -= sum(size_of(offered.push) for offered in offers.values())
         self.opened_at = now if self._offers else None
-        return _merged([offers[c] for c in sorted(offers)], self._combine)  # float32 sums depend on the order
+        return _closing([offers[c] for c in sorted(offers)], self._combine)  # float32 sums depend on the order
 
-    def rest(self) -> Changes:
-        """Nothing: who stands at a barrier is not waited for, so its window is closed."""
-        return {}
+    def rest(self) -> Closing | None:
+        """None: who stands at a barrier is not waited for, so its window is closed."""
+        return None
 
 
 class BufferGate:
@@ -135,36 +168,38 @@ class BufferGate:
     def __init__(self, size: int) -> None:
         self.clock = self.bytes = 0
         self._size = size
-        self._offers: list[Offer] = []
+        self.waiting: list[Offered] = []
 
-    def offer(self, client: ClientId, clock: int, push: Offer, now: float) -> None:
+    def offer(self, offered: Offered, now: float) -> None:
         """Take a push that started from version `clock`."""
-        share = merge.staleness(self.clock - clock)  # no push is ahead of the version, so this is at most 1
-        self._offers.append({table: change._replace(weight=share) for table, change in push.items()})
-        self.bytes += size_of(push)
+        share = merge.staleness(self.clock - offered.clock)  # no push is ahead of the version, so this is at most 1
+        scaled = {table: change._replace(weight=share) for table, change in offered.push.items()}
+        self.waiting.append(offered._replace(push=scaled))
+        self.bytes += size_of(scaled)
 
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Nobody."""
         return set()
 
-    def close(self, active: set[ClientId], now: float) -> Changes | None:
+    def close(self, active: set[ClientId], now: float) -> Closing | None:
         """Merge the buffer if it is full; None otherwise."""
-        return self.rest() if len(self._offers) >= self._size else None
+        return self.rest() if len(self.waiting) >= self._size else None
 
-    def rest(self) -> Changes:
+    def rest(self) -> Closing | None:
         """Merge what is in the buffer; an empty one makes no version."""
-        if not self._offers:
-            return {}
-        offers, self._offers, self.bytes = self._offers, [], 0
+        if not self.waiting:
+            return None
+        offers, self.waiting, self.bytes = self.waiting, [], 0
         self.clock += 1
-        return _merged(offers, merge.buffered)
+        return _closing(offers, merge.buffered)
 
 
-def _merged(pushes: Sequence[Offer], combine: Merge) -> Changes:
-    """Combine the pushes table by table; clients on different parts of a schedule take the median of their rates."""
-    tables = dict.fromkeys(table for push in pushes for table in push)
-    pushed = {table: [push[table] for push in pushes if table in push] for table in tables}
-    return {table: Merged(combine(pushed[table]), median(c.rate for c in pushed[table])) for table in tables}
+def _closing(offers: Sequence[Offered], combine: Merge) -> Closing:
+    """Combine pushes table by table; clients on different parts of a schedule take the median of their rates."""
+    tables = dict.fromkeys(table for offered in offers for table in offered.push)
+    pushed = {table: [offered.push[table] for offered in offers if table in offered.push] for table in tables}
+    changes = {table: Merged(combine(pushed[table]), median(c.rate for c in pushed[table])) for table in tables}
+    return Closing(changes, tuple((offered.client, offered.sequence) for offered in offers))
 
 
 def size_of(push: Offer) -> int:

@@ -82,7 +82,6 @@ class Offered(Record, frozen=True):
     pushes: Sequences
     clock: int
     tables: tuple[TableName, ...]
-    weights: tuple[float, ...]
     rates: tuple[float, ...]
 
 
@@ -104,28 +103,29 @@ class Counted(Record, frozen=True):
 
 
 class Ended(Record, frozen=True):
-    """An epoch ended: rows have grown older and are settled. `saved`: whether it is saved."""
+    """Rows are settled, and an epoch ended, if `aged`: they have grown older. `saved`: whether it is saved."""
 
     epoch: int
+    aged: bool
     saved: bool
     witnesses: tuple[str, ...]
 
 
 class Opened(Record, frozen=True):
-    """A barrier opened for some clients, for which others wait from `clock` on. `epoch`: the last that has ended.
+    """A barrier opened for some clients, each with the epoch that it claims; others wait for them from `clock` on.
 
-    `told`: the last epoch whose figures over all clients the run was told.
+    `epoch`: the last that has ended. `told`: the last whose figures over all clients the run was told.
     """
 
     stage: str
-    clients: tuple[ClientId, ...]
+    clients: tuple[tuple[ClientId, int], ...]
     epoch: int
     clock: int
     told: int
 
 
 class MemberState(msgspec.Struct, frozen=True, array_like=True):
-    """A member in a snapshot: as `Member` has it."""
+    """A member in a snapshot, as `Member` has it: `sequence` is its last push that is applied, `stage` empty before a barrier."""
 
     instance: str
     samples: int
@@ -146,7 +146,6 @@ class State(Record, frozen=True):
     passed: int
     told: int
     mean: float | None
-    saves: dict[int, str]
     processes: dict[ClientId, list[str]]
     here: dict[ClientId, MemberState]
     left: dict[ClientId, MemberState]
@@ -161,10 +160,9 @@ class Laid(Record, frozen=True):
 
 
 class SavedEpoch(Record, frozen=True):
-    """An epoch's save is on disk; `check`: by which a later one names it."""
+    """An epoch's save is on disk."""
 
     epoch: int
-    check: str
 
 
 Kinds = (
