@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedps.server.gate import BufferGate, WindowGate, make_gate
+from fedps.server.gate import BufferGate, Offered, WindowGate, make_gate
 from fedps.server.merge import Contribution, buffered, staleness
 from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
@@ -104,10 +104,10 @@ def test_its_size_is_half_of_the_workers_where_the_job_names_none(make_job: Make
         one = {"rows": Contribution(np.array([1]), ones(1), 1.0)}
         for _ in range(due):
             assert gate.close(set(), 0.0) is None
-            gate.offer(ClientId("a"), 0, one, 0.0)
+            gate.offer(Offered(ClientId("a"), 1, 0, one), 0.0)
             assert gate.clock == 0
         assert gate.close(set(), 0.0) is not None
-        assert gate.rest() == {}
+        assert gate.rest() is None
     assert isinstance(make_gate(make_job(geo_merge="adaptive").runner), WindowGate)
 
 
@@ -121,4 +121,4 @@ def test_tables_that_are_made_anew_lose_what_is_in_the_buffer(make_job: MakeJob,
     right = [Caller(server, name) for name in "ab"]
     tickets = [caller.send(Join((ROWS, BIAS), 0)) for caller in right]
     assert [caller.answers(ticket) for caller, ticket in zip(right, tickets, strict=True)] == [[Done()], [Done()]]
-    assert (server.shard.gate.bytes, server._budget.used, server.shard.gate.rest()) == (0, 0, {})
+    assert (server.shard.gate.bytes, server._budget.used, server.shard.gate.rest()) == (0, 0, None)

@@ -118,8 +118,8 @@ def test_a_push_whose_rows_find_no_room_is_refused_whole(
     server = make_server(make_job, tmp_path, mode=mode)
     other = TableSpec("other", "sparse", (100, 4), Rule("add"))
     a, b = (Caller(server, name).join(replace_rule(HUGE), other, BIAS) for name in "ab")
-    small(server.shard._room.at_start // memory.RESERVE)  # from now on nothing is left
-    server.shard._room._granted = 0
+    small(server.shard.room.at_start // memory.RESERVE)  # from now on nothing is left
+    server.shard.room._granted = 0
 
     def said(sequence: int, keys: list[int]) -> Push | object:
         message = Push(("other", "rows", "bias"), sequence, 0)

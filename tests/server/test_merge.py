@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedps.server import merge
-from fedps.server.gate import make_gate
+from fedps.server.gate import Offered, make_gate
 from fedps.server.merge import Contribution
 from fedps.types import NO_KEYS, ClientId, Rows
 from tests.conftest import MakeJob
@@ -83,10 +83,10 @@ def test_no_claim_of_samples_counts_over_sixteen_medians_in_any_mode_that_weighs
         assert gate is not None
         for n, (value, weight) in enumerate(pushes):
             values = np.full((1, 1), value, np.float32)
-            gate.offer(ClientId(str(n)), 0, {"bias": Contribution(NO_KEYS, values, weight)}, 0.0)
+            gate.offer(Offered(ClientId(str(n)), 1, 0, {"bias": Contribution(NO_KEYS, values, weight)}), 0.0)
         closed = gate.close({ClientId(str(n)) for n in range(len(pushes))}, 1.0)
         assert closed is not None
-        return float(closed["bias"].rows.values.item())
+        return float(closed.changes["bias"].rows.values.item())
 
     assert merged((1.0, 10.0), (2.0, 30.0), (4.0, 20.0)) == pytest.approx((10 + 60 + 80) / 60)
     assert merged((0.0, 10.0), (0.0, 10.0), (1.0, 1e9)) == pytest.approx(160 / 180)

@@ -182,7 +182,7 @@ def test_a_push_to_a_bounded_table_is_refused_whole_where_memory_is_short(make_j
     server = make_server(make_job(sync_mode="async"), tmp_path)
     table = TableSpec("rows", "sparse", (0, 4), Rule("add"), OPEN.init, bounds=Bounds(expire_after=3))
     caller = Caller(server, "0").join(table, BIAS)
-    server.shard._room.fits = lambda size: size <= 0  # type: ignore[method-assign]
+    server.shard.room.fits = lambda size: size <= 0  # type: ignore[method-assign]
     refused = caller.ask(*push(1, [-3, 8], ones(2)))
     assert isinstance(refused, Refused) and "no room" in refused.reason
     assert isinstance(caller.ask(Push(("rows", "bias"), 1, 0), NO_KEYS, ones(0), NO_KEYS, ones(1)[:, :3]), Done)

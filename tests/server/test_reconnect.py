@@ -10,7 +10,7 @@ import pytest
 from fedps.errors import RefusedError
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel, LocalServer
-from fedps.server.gate import WindowGate
+from fedps.server.gate import Offered, WindowGate
 from fedps.server.merge import Contribution, mean
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, ClientId, Init, Rule, TableSpec
@@ -314,11 +314,11 @@ def test_one_that_jumped_ahead_is_not_waited_for_before(server: ParameterServer)
 def test_a_window_merges_pushes_of_different_tables() -> None:
     gate = WindowGate(mean)
     one = Contribution(np.array([1]), np.ones((1, 2), np.float32), 1.0)
-    gate.offer(ClientId("a"), 0, {"x": one}, 0.0)
-    gate.offer(ClientId("b"), 0, {"x": one, "y": one}, 0.0)
+    gate.offer(Offered(ClientId("a"), 1, 0, {"x": one}), 0.0)
+    gate.offer(Offered(ClientId("b"), 4, 0, {"x": one, "y": one}), 0.0)
     merged = gate.close({ClientId("a"), ClientId("b")}, 1.0)
-    assert merged is not None and list(merged) == ["x", "y"]
-    assert merged["y"].rows.values.tolist() == [[1.0, 1.0]]
+    assert merged is not None and list(merged.changes) == ["x", "y"] and merged.pushes == (("a", 1), ("b", 4))
+    assert merged.changes["y"].rows.values.tolist() == [[1.0, 1.0]]
 
 
 def test_a_full_table_refuses_a_push_before_any_of_it_is_applied(

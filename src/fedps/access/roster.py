@@ -92,6 +92,15 @@ class Roster:
         """Return the connection that speaks for a client, None while there is none."""
         return self._named.get(client)
 
+    def know(self, client: ClientId, instance: str) -> None:
+        """Note a process that spoke for a client, the newest so far, though it is not connected."""
+        self._supersede(client, instance)
+
+    @property
+    def processes(self) -> dict[ClientId, list[str]]:
+        """The processes that spoke for each client, the newest last."""
+        return {client: list(processes) for client, processes in self._processes.items()}
+
     @property
     def connected(self) -> list[ClientId]:
         """The clients that are connected, whether they take part or not."""
@@ -212,6 +221,10 @@ class Membership(Generic[M]):
         """All that have come, whether they are here or not."""
         return self.here.keys() | self.left.keys() | self.lost.keys()
 
+    def known_as(self, client: ClientId) -> M | None:
+        """Return what is known of a client that has come, whether it is here or not; None if it never did."""
+        return next((there[client] for there in (self.here, self.left, self.lost) if client in there), None)
+
     @property
     def processes(self) -> list[str]:
         """The names of the processes that spoke for them."""
@@ -231,6 +244,11 @@ class Membership(Generic[M]):
         """Whether there is nobody to wait for: all have come, and left or been away for longer than `patience` seconds."""
         away = [m.lost_at for m in self.lost.values() if m.lost_at is not None]
         return self.complete and not self.here and all(now - since > patience for since in away)
+
+    @property
+    def done(self) -> bool:
+        """Whether all that came have taken leave: the job has come to its end."""
+        return self.complete and not self.here and not self.lost
 
     @property
     def abandoned(self) -> bool:

@@ -56,9 +56,10 @@ def run_in_process(
     reports = _reports(listen)
     clients = list(client_files_of(job))
     with ExitStack() as stack:
-        servers = []
+        servers, stores = [], list[ParameterServer]()
         for shard in range(job.runner.server_num):
-            server = LocalServer(ParameterServer(job, shard, run_dir, reports("server", str(shard))))
+            stores.append(ParameterServer(job, shard, run_dir, reports("server", str(shard))))
+            server = LocalServer(stores[-1])
             servers.append(stack.enter_context(closing(server)))
         if job.runner.with_coordinator:
             log = stack.enter_context((run_dir / "log" / "coordinatorlog.0").open("a", encoding="utf-8"))
@@ -72,6 +73,8 @@ def run_in_process(
             raise server.failure
     if failures:
         raise failures[0]
+    for store in stores:
+        store.close()
 
 
 def _work(

@@ -83,6 +83,11 @@ class Ballot:
         self.waiting[client] = candidate
         return self._elect(declared) if 2 * len(self._backers(declared)) > expected else Verdict()
 
+    def know(self, client: ClientId) -> None:
+        """Note that a client is in by the declaration that holds."""
+        if self.chosen is not None:
+            self._note(client, self.chosen)
+
     def close(self) -> Verdict:
         """End a vote that stays undecided: what most clients declare holds, and in a tie what is chosen."""
         if not self.waiting:

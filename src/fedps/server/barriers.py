@@ -4,7 +4,7 @@ A barrier opens once all active members stand at one. Which epoch ends there fol
 barriers, never from what a client claims: a claim names a folder, and ends the saves of all epochs before it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import NamedTuple
 
 from fedps.access.conversation import Conversation
@@ -44,11 +44,12 @@ class Barriers:
 
     Attributes:
         epoch: the last that has ended, 0 before the first.
+        passed: the last whose clients have all gone on.
     """
 
     def __init__(self, job: Job, members: Members) -> None:
         self._job, self._members = job, members
-        self.epoch = 0
+        self.epoch = self.passed = 0
         self._standing: dict[ClientId, tuple[Conversation, Answer]] = {}  # by whose requests to answer
         self._since: float | None = None  # when the first of those that stand came
         self._round_began = 0.0
@@ -66,8 +67,10 @@ class Barriers:
         """
         client = conversation.known
         self._check(barrier)
-        if barrier == member.last_barrier:
-            answer()  # it opened while the connection was broken
+        if barrier == member.last_barrier or (
+            barrier.stage == EVALUATED and barrier.epoch == self.passed == self.epoch
+        ):
+            answer()  # it opened while the connection was broken, or before this process came
             return
         if member.last_barrier is not None and _place(barrier) < _place(member.last_barrier):
             raise RefusedError("stale", f"{barrier} lies behind {member.last_barrier}, which this client has passed")
@@ -112,7 +115,7 @@ class Barriers:
         self.epoch = opening.epoch or self.epoch
         self._members.release(opening.clients, clock)
         if opening.stage == EVALUATED:
-            self._round_began = now
+            self._round_began, self.passed = now, self.epoch
         self._since = now if self._members.at_barrier else None
         for _, answer in [self._standing.pop(client) for client in opening.clients if client in self._standing]:
             answer()
@@ -123,16 +126,21 @@ class Barriers:
             return []
         return self._members.absent(max(self._since, complete_at), now, self._job.runner.step_timeout)
 
-    def stragglers(self, complete_at: float, now: float) -> list[ClientId]:
+    def stragglers(self, complete_at: float, now: float, pushed: Set[ClientId] = frozenset()) -> list[ClientId]:
         """Return whom a round does not wait for: those past its deadline, or those left when enough are done.
 
         Where clients wait for each other at every step or window (sync, geo with `heat` or `adaptive`), all are as slow
         as the slowest one, and only `step_timeout` tells who that is. Simulated devices have a clock of their own.
+
+        Args:
+            complete_at: when all had come, seconds.
+            now: seconds.
+            pushed: who waits for the round's merge: these have done what was theirs.
         """
         runner, settings = self._job.runner, self._job.selector
         free = runner.with_coordinator and not runner.lockstep and self._job.traces is None
-        training = self._members.training
-        if not free or not training or not self._members.at_barrier:
+        training = [client for client in self._members.training if client not in pushed]
+        if not free or not training or not (self._members.at_barrier or pushed):
             return []
         picked = runner.clients_per_round or 0
         spare = settings.picks(picked) - picked

@@ -27,21 +27,20 @@ class Durable:
     """The records of one server, on their way to disk.
 
     Args:
-        log: where they go, recovered; None: nowhere, and all is answered at once (`durability: none`).
         beside: lets work be done elsewhere; may be another each time.
         report: where events go.
         patience: seconds that the disk may fail before the server cannot go on.
         clock: seconds, monotonic.
 
     Attributes:
+        log: where records go, once it is open; None: nowhere, and all is answered at once (`durability: none`).
         failure: why nothing can be written any more, None while it can.
     """
 
     def __init__(
-        self, log: Log | None, beside: Callable[[], Beside], report: Report, patience: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
-        self.log = log
+        self, beside: Callable[[], Beside], report: Report, patience: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.log: Log | None = None
         self.failure: Exception | None = None
         self._beside, self._report, self._patience, self._clock = beside, report, patience, clock
         self._waiting: deque[tuple[int, Answer]] = deque()  # up to which position all must be durable, and whom to tell
@@ -49,6 +48,10 @@ class Durable:
         self._failed_at: float | None = None  # when the disk began to fail
         self._tried_at = 0.0
         self._compacting = False
+
+    def open(self, log: Log) -> None:
+        """Write to a log that was recovered from now on."""
+        self.log = log
 
     @property
     def on(self) -> bool:
@@ -78,12 +81,15 @@ class Durable:
         if self.stuck and not self._writing and now - self._tried_at > RETRY:
             self._flush(again=True)
 
-    def due(self, table_bytes: int) -> bool:
-        """Whether the log is so long that a snapshot should sum it up."""
-        log = self.log
-        return (
-            log is not None and not self._compacting and not self.stuck and log.bytes > max(LEAST, GROWTH * table_bytes)
-        )
+    def due(self, size: Callable[[], int]) -> bool:
+        """Whether the log is so long that a snapshot should sum it up.
+
+        Args:
+            size: returns the bytes that a snapshot has, about.
+        """
+        if self.log is None or self._compacting or self.stuck or self.log.bytes <= LEAST:
+            return False
+        return self.log.bytes > GROWTH * size()
 
     def compact(self, parts: Parts, keep: int) -> None:
         """Write a snapshot, piece by piece: each part is asked for in the server's own turn, and written beside it.

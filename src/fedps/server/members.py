@@ -25,6 +25,7 @@ class Member(Participant):
         waits_from: the first clock at which the others wait for it.
         sequence: its last push that was accepted; each is applied once, however often it comes.
         took_over: from another process, of whose last pushes this shard may lack some; its own first push ends that.
+        merged: its last push that is applied, or came after its window was closed.
         late: its last push that came after its window was closed.
         progress: when it last pushed or came to a barrier, 0.0 if it never did.
         busy_since: when it first said since then that it is at work; None if it did not.
@@ -39,6 +40,7 @@ class Member(Participant):
     waits_from: int = 0
     sequence: int = 0
     took_over: bool = False
+    merged: int = 0
     late: int = 0
     progress: float = 0.0
     busy_since: float | None = None
@@ -83,7 +85,10 @@ class Members(Membership[Member]):
         before = here or self.left.get(client) or self.lost.get(client)
         # A client's pushes are counted over all its processes: so no number is given twice, and none is taken twice.
         counted = before.sequence if before is not None else 0
-        member = self.admit(client, instance, lambda: Member(instance, sequence=counted, took_over=before is not None))
+        again = before is not None
+        member = self.admit(
+            client, instance, lambda: Member(instance, sequence=counted, merged=counted, took_over=again)
+        )
         if member is not here:  # new, or back after it was given up: the others have gone on without it
             member.waits_from, member.samples = clock, samples
             member.barrier, member.suspended = None, False

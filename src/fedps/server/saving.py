@@ -4,7 +4,7 @@ Only the rows this server keeps are its concern: `storage.epochs` cuts them out 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from fedps.config import Job
 from fedps.errors import DataError, TableError
 from fedps.events import events
 from fedps.events.events import Report
+from fedps.server.beside import Work
 from fedps.storage.epochs import read_model, remove, save_shard
 from fedps.storage.shards import Base, Facts, name_of
 from fedps.storage.snapshot import Tables
@@ -71,6 +72,17 @@ class Saver:
             self._facts, epoch=epoch, base=base, steps=store.steps(), rates=store.rates(), witnesses=witnesses
         )
         store.mark_saved()
+
+    def begin(self, store: Store, epoch: int, witnesses: tuple[str, ...] = ()) -> Iterator[Work]:
+        """Begin to save the tables as they are now; each work that is yielded is to be done before the next is asked for."""
+        self.copy(store, epoch, witnesses)
+        tables, waiting, facts, began = self._tables, self._waiting, self._facts, self._began
+
+        def write() -> None:
+            self._tables, self._waiting, self._facts, self._began = tables, waiting, facts, began
+            self.write()
+
+        return iter([write])
 
     def write(self) -> None:
         """Write what was copied.

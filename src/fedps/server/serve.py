@@ -1,6 +1,7 @@
 """Run one server in the foreground: a parameter server behind a listener, until it is told to stop."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedps.config import Job
@@ -10,11 +11,16 @@ from fedps.events.events import Report, dated
 from fedps.net.listener import serve_to_the_end
 from fedps.server.beside import Done, Work, at_once
 from fedps.server.server import ParameterServer
+from fedps.storage.disk import Folder
+from fedps.storage.log import Log
+from fedps.storage.shards import name_of
+from fedps.types import ClientId
 
 
 def run_server(
-    job: Job, shard: int, bind: str, run_dir: Path, report: Report, *, stay: bool = True, keep: bool = False
-) -> None:
+    job: Job, shard: int, bind: str, run_dir: Path, report: Report, *, stay: bool = True, keep: bool = False,
+    cut: Mapping[ClientId, int] | None = None,
+) -> None:  # fmt: skip
     """Serve one shard until SIGTERM.
 
     Args:
@@ -26,13 +32,15 @@ def run_server(
         stay: False ends by itself too, once every expected client has come, and left or been lost for so long that it has
             surely not been started again: `reconnect_timeout` and `start_timeout` after its connection broke.
         keep: save what was trained since the last saved epoch, as far as it came, before it ends.
+        cut: the last push of each client that counts, where a run is taken back to an earlier moment.
 
     Raises:
         JobError: the address cannot be bound.
-        DataError: the epoch to start from cannot be read, or one cannot be saved.
+        DataError: the epoch to start from cannot be read, or one cannot be saved; the log is another server's, or damaged.
         LostError: it ended by itself, for all clients were lost and none took leave.
     """
-    server = ParameterServer(job, shard, run_dir, report)
+    disk = Folder(state_folder(run_dir, shard)) if job.runner.durability == "group" else None
+    server = ParameterServer(job, shard, run_dir, report, log=None if disk is None else Log(disk), cut=cut)
     saves = server.shard.beside = _InThread()
 
     def ready(address: str) -> None:
@@ -40,18 +48,26 @@ def run_server(
         report(events.Ready(address))
 
     serve_to_the_end(server, bind, ready, stay, saves.finish)
-    if server.failure is not None:
-        raise server.failure
-    if keep:
-        server.shard.beside = at_once  # nobody has to be answered any more
+    server.shard.beside = at_once  # nobody has to be answered any more
+    if keep and server.failure is None:
         server.finish()
-    server.refusals.flush()
+    server.close()
     if not stay and server.members.abandoned:
         raise LostError(
             f"all clients were lost after epoch {server.barriers.epoch} of {job.runner.epochs}; what they trained by then"
             " is saved: go on from it by runner.warmup_model_path"
         )
     report(events.Stopped(server.refusals.total))
+    if disk is not None:
+        if server.members.done:  # the job has come to its end, and nobody will go on with it
+            for name in disk.names():
+                disk.remove(name)
+        disk.close()
+
+
+def state_folder(run_dir: Path, shard: int) -> Path:
+    """Return the folder in which a server keeps what outlives its process."""
+    return run_dir / "state" / name_of(shard)
 
 
 class _InThread:

@@ -10,9 +10,10 @@ keep to stands in `requests`, tables and gate in `shard`, who is waited for in `
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -24,14 +25,18 @@ from fedps.errors import RefusedError, TableError, WireError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.figures import Totals
-from fedps.server import requests
+from fedps.server import records, requests
 from fedps.server.ballot import Ballot, Candidate, Verdict
-from fedps.server.barriers import Barriers, Opening
-from fedps.server.members import TRAINED, Member, Members
+from fedps.server.barriers import Barriers
+from fedps.server.gate import Sequences
+from fedps.server.members import EVALUATED, TRAINED, Member, Members
 from fedps.server.memory import Budget, free_memory
+from fedps.server.recovery import Kept, recover, state_of
 from fedps.server.requests import HalfPush
 from fedps.server.shard import Shard
 from fedps.storage.epochs import witnesses
+from fedps.storage.log import Log
+from fedps.types import ClientId
 from fedps.wire.frame import HELD_MESSAGES, Frame, Limits
 from fedps.wire.messages import (
     Alive,
@@ -55,6 +60,13 @@ BUSY = 60  # times step_timeout: how long a client may say that it is at work, a
 WAITING_SHARE = 4  # this part of the memory that is free at the start may be kept for all connections together
 
 
+class Unmerged(NamedTuple):
+    """A push that is to be answered once its window is merged: the request's ticket, and the push's number."""
+
+    ticket: int
+    sequence: int
+
+
 class ParameterServer:
     """All tables of one shard and the rules of one job.
 
@@ -64,24 +76,25 @@ class ParameterServer:
         run_dir: the run's folder; tables are saved under `model/<epoch>/`, or where `runner.model_save_path` says.
         report: where events go.
         limits: what clients may ask for; by default they follow from the job and the memory there is.
+        log: where what changes is written, and what an earlier process of this server left is found; None: it is not kept.
+        cut: the last push of each client that counts, where a run is taken back to an earlier moment.
         monotonic: tells the time, in seconds.
 
     Attributes:
-        failure: why it cannot go on, None while it can.
+        kept: what outlives this process.
 
     Raises:
-        DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
+        DataError: the saved epoch it is to start from is missing, torn, or does not fit together; or the log is of another
+            job, damaged, or does not reach back to the cut.
     """
 
     def __init__(
         self, job: Job, shard: int, run_dir: Path, report: Report, limits: Limits | None = None,
+        log: Log | None = None, cut: Mapping[ClientId, int] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         runner, self._monotonic = job.runner, monotonic
         self.job, self.report, self.limits = job, report, limits or limits_of(job)
-        self.failure: Exception | None = None
-        self._saving = False
-        self._reported = 0  # the last epoch whose figures were merged
         self.refusals = Refusals(report)
         self.members = Members(expected=runner.worker_num or 1)
         self.roster = Roster(
@@ -89,15 +102,25 @@ class ParameterServer:
             runner.start_timeout + runner.step_timeout,
         )  # fmt: skip
         self._budget = Budget(self.limits.held_bytes, self.limits.total_bytes)
-        self.shard = Shard(job, shard, run_dir, report, self.limits, self._budget)
+        self.shard = Shard(job, shard, run_dir, report, self.limits, self._budget, monotonic)
+        self.durable = self.shard.durable
         self.ballot, self.barriers = Ballot(), Barriers(job, self.members)
         self._halves: dict[Conversation, HalfPush] = {}
+        self._unmerged: dict[Conversation, list[Unmerged]] = {}  # pushes to be answered once their window is merged
         self._asking: dict[Conversation, int] = {}  # tickets of Census
-        self._mean_samples: float | None = None  # known once all have joined, and the same for all
         self._complete_at = 0.0  # when the last of those expected came
         self._first_at: float | None = None  # when the first client came: a server may stand ready long before
         # With a coordinator the first Join comes when it has waited for all itself, and lets them join at once.
         self._patience = runner.reconnect_timeout if runner.with_coordinator else runner.start_timeout
+        begun = records.Begun(job.name, shared_part(job), shard, runner.server_num)
+        self.kept = Kept(begun, self.shard, self.members, self.barriers, self.ballot, self.roster)
+        if log is not None and recover(self.kept, log, cut, monotonic()):
+            self._first_at = monotonic()
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it cannot go on, None while it can."""
+        return self.durable.failure
 
     @property
     def clock(self) -> int:
@@ -120,6 +143,7 @@ class ParameterServer:
         if (half := self._halves.pop(conversation, None)) is not None:
             half.drop()
         self._asking.pop(conversation, None)
+        self._unmerged.pop(conversation, None)
         self.shard.forget(conversation)
         self.barriers.forget(conversation)
         self.ballot.forget(conversation)
@@ -149,7 +173,7 @@ class ParameterServer:
             case Seed(table, first):
                 requests.check_start(table, frame.arrays[0], self.shard)
                 self.shard.seed(table, frame.arrays[0], first)
-                conversation.reply(ticket, Done(self.clock))
+                self._done(conversation, ticket)
             case Census():
                 self._member(conversation)
                 self._asking[conversation] = ticket
@@ -157,19 +181,20 @@ class ParameterServer:
             case Pull() as pull:
                 self._pull(conversation, ticket, pull, frame.arrays)
             case Push() as push:
-                conversation.reply(ticket, self._push(conversation, push, frame.arrays, now))
+                self._push(conversation, ticket, push, frame.arrays, now)
             case Alive():
                 self._member(conversation).work(now, BUSY * self.job.runner.step_timeout)
                 conversation.reply(ticket, Done(self.clock))
             case Barrier() as barrier:
-                member, opened = self._member(conversation), lambda: conversation.reply(ticket, Done(self.clock))
+                member, opened = self._member(conversation), lambda: self._done(conversation, ticket)
                 self.barriers.stand(conversation, member, barrier, opened, now)
                 self.advance(now)
             case Leave():
                 self.members.leave(conversation.known)
-                conversation.reply(ticket, Done(self.clock))
+                self.durable.note(records.Gone(conversation.known, "left"))
+                self._done(conversation, ticket)
                 self.advance(now)
-                if self.members.complete and not self.members.here and not self._saving:
+                if self.members.complete and not self.members.here:
                     self.finish()  # the job has ended before its last epoch
             case other:
                 raise RefusedError("order", f"{type(other).__name__} is nothing to say to a server")
@@ -204,37 +229,54 @@ class ParameterServer:
             self.shard.declare(verdict.tables)
         for client in verdict.outvoted:
             self.members.expel(client)  # before its connection goes: it is not lost, it never took part
+            self.durable.note(records.Gone(client, "expelled"))
             self.refusals.add(client, "mismatch", "most clients declare other tables")
             if connection := self.roster.connection(client):
                 connection.hang_up()
         for conversation, ticket, join in verdict.admitted:
-            member = self.members.join(conversation.known, conversation.instance, join.clock, join.samples)
+            client, instance = conversation.known, conversation.instance
+            here = self.members.get(client)
+            member = self.members.join(client, instance, join.clock, join.samples)
+            if member is not here:
+                self.durable.note(records.Joined(client, instance, join.clock, join.samples))
             self.roster.enter(conversation)
             self._halves.setdefault(conversation, HalfPush(self._budget))
-            conversation.reply(ticket, Done(self.clock, sequence=member.sequence))
+            self._done(conversation, ticket, sequence=member.sequence)
         for candidate in verdict.refused:
             candidate.conversation.refuse(candidate.ticket, self.ballot.mismatch(candidate.declared))
 
-    def _push(self, conversation: Conversation, push: Push, arrays: Sequence[Array], now: float) -> Done:
-        """Check a push, or one part of it, whole; then apply it, or keep it until its window closes.
+    def _done(self, conversation: Conversation, ticket: int, late: bool = False, sequence: int = 0) -> None:
+        """Answer a request that was done, once all that follows from it is on disk."""
+        done = Done(self.clock, late, sequence)
+        self.durable.then(lambda: conversation.reply(ticket, done))
+
+    def _push(self, conversation: Conversation, ticket: int, push: Push, arrays: Sequence[Array], now: float) -> None:
+        """Check a push, or one part of it, whole; then apply it, or keep it until its window closes, and answer then.
 
         Raises:
             RefusedError: it is not acceptable, and nor are the parts before it; so with TableError and WireError.
         """
         member, half = self._member(conversation), self._halves[conversation]  # there since it joined
         requests.check_push(push, member, self.shard, self.limits)
-        if push.sequence <= member.sequence:
+        if push.sequence <= member.merged:
             # A repeat after a reconnect. It was applied when it first came, and is answered as it was then: who is not
             # told that its push came late would go on with a clock that is closed, and lose the next window too.
-            return Done(self.clock, late=push.sequence == member.late)
+            self._done(conversation, ticket, late=push.sequence == member.late)
+            return
+        if push.sequence <= member.sequence:  # a repeat, too, of one that waits for its window
+            self._await_merge(conversation, ticket, push.sequence)
+            return
         if member.barrier is not None:
             raise RefusedError("order", f"client {conversation.client!r} stands at a barrier: wait for its answer")
         # Until here nothing has changed; from here on a fault spoils the whole push, with the parts that came before.
         try:
+            if self.durable.stuck:
+                raise RefusedError("no_space", "this server's disk takes nothing just now: ask again in a moment")
             part = requests.read_push(push, arrays, self.shard, self.limits)
             whole = half.add(push, part, self.shard)
             if whole is None:
-                return Done(self.clock)
+                conversation.reply(ticket, Done(self.clock))  # a part alone does not count, whatever becomes of us
+                return
             requests.check_whole(whole, self.shard)
             late = self.shard.push(conversation.known, push, whole, now)
         except (RefusedError, TableError, WireError):
@@ -242,8 +284,32 @@ class ParameterServer:
             raise
         # Nothing can be refused any more: the push counts, and is never taken again.
         member.accept(push.sequence, self.clock if late else push.clock, late, now)
+        gate = self.shard.gate
+        waits = gate is not None and gate.lockstep and not late and self.durable.on
+        if waits:
+            self._await_merge(conversation, ticket, push.sequence)
+        else:
+            member.merged = push.sequence
         self.advance(now)
-        return Done(self.clock, late)
+        if not waits:
+            self._done(conversation, ticket, late)
+
+    def _await_merge(self, conversation: Conversation, ticket: int, sequence: int) -> None:
+        """Answer a push once its window is merged, and that is on disk: before, a server that dies forgets it."""
+        self._unmerged.setdefault(conversation, []).append(Unmerged(ticket, sequence))
+
+    def _answer_merged(self, pushes: Sequences) -> None:
+        """Answer the pushes that were merged, and those before them, in whose place they came."""
+        for client, sequence in pushes:
+            if (member := self.members.known_as(client)) is not None:
+                member.merged = max(member.merged, sequence)
+            if (conversation := self.roster.connection(client)) in self._unmerged:
+                waiting = self._unmerged.pop(conversation)
+                for ticket, of in waiting:
+                    if of <= sequence:
+                        self._done(conversation, ticket)
+                if later := [each for each in waiting if each.sequence > sequence]:
+                    self._unmerged[conversation] = later
 
     def _pull(self, conversation: Conversation, ticket: int, pull: Pull, arrays: Sequence[Array]) -> None:
         """Check a pull, and answer it once the window it asks for is merged.
@@ -276,86 +342,88 @@ class ParameterServer:
         """Tell those that ask how many samples a client has on average, once all have joined."""
         if not self.members.complete:
             return
-        if self._mean_samples is None:
-            self._mean_samples = self.members.mean_samples
+        if self.kept.mean_samples is None:
+            self.kept.mean_samples = self.members.mean_samples
+            self.durable.note(records.Counted(self.kept.mean_samples))
         asking, self._asking = self._asking, {}
         for conversation, ticket in asking.items():
-            conversation.reply(ticket, Counted(self._mean_samples))
+            conversation.reply(ticket, Counted(self.kept.mean_samples))
 
     def advance(self, now: float) -> None:
-        """Close every window and barrier that is complete, and answer those who waited for it.
-
-        A barrier at which an epoch ends opens when that is saved; until then all others are served on.
-
-        Raises:
-            DataError: as for `_end_epoch`.
-        """
+        """Close every window and barrier that is complete, and answer those who waited for it."""
         if not self._complete_at and self.members.complete:
             self._complete_at = now
         self._answer_census()
-        # Windows before barriers: the last push of an epoch closes its window before the model is saved. And the save before
-        # anybody is let go: what is saved is what all have trained, and what all will evaluate.
-        self.shard.merge(self.members, now)
-        opening = None if self._saving else self.barriers.opening()
+        # Windows before barriers: the last push of an epoch closes its window before the model is saved. And the moment that
+        # is saved before anybody is let go: what is saved is what all have trained, and what all will evaluate.
+        self._answer_merged(self.shard.merge(self.members, now))
+        opening = self.barriers.opening()
         if opening is None:
             return
         if opening.stage == TRAINED:
             self.shard.merge_rest()
-        if opening.figures and self.barriers.epoch > self._reported:  # stragglers come later, and alone
-            self._reported = self.barriers.epoch
+        if opening.figures and self.barriers.epoch > self.kept.told:  # stragglers come later, and alone
+            self.kept.told = self.barriers.epoch
             self.report(_merged(self.barriers.epoch, opening.figures, self.job.metrics))
-        if opening.epoch is None:
-            self.barriers.open(opening, self.clock, now)
-        else:
-            self._end_epoch(opening.epoch, opening)
+        if opening.epoch is not None:
+            self._end_epoch(opening.epoch)
+        clients = tuple((c, b.epoch) for c in opening.clients if (b := self.members.here[c].barrier) is not None)
+        epoch = opening.epoch or self.barriers.epoch
+        self.durable.note(records.Opened(opening.stage, clients, epoch, self.clock, self.kept.told))
+        if opening.stage == EVALUATED and self.durable.log is not None:
+            self.kept.turn = self.durable.log.position
+        self.barriers.open(opening, self.clock, now)
 
-    def _end_epoch(self, epoch: int, opening: Opening | None = None) -> None:
-        """Settle this shard's tables, and save them if that is due, then open the barrier that waits for it.
-
-        Raises:
-            DataError: they cannot be written; the server cannot go on, and earlier saves stay as they were. Where saves
-                run beside the server, `failure` says so later.
-        """
-
-        def saved(error: Exception | None) -> None:
-            self._saving, self.failure = False, error
-            if counts := self.shard.store.counts():
-                self.report(events.Tables(epoch, counts))
-            if opening is not None and error is None:
-                now = self._monotonic()
-                self.barriers.open(opening, self.clock, now)
-                self.advance(now)
-
-        self._saving = True
-        if opening is not None:  # what is left over after the last barrier is of no epoch that ends
-            self.shard.store.end_epoch()
-        save = opening is None or self.job.runner.saves_after(epoch)
-        self.shard.end_epoch(epoch, witnesses(self.members.processes), saved, save)
-        if self.failure is not None:
-            raise self.failure
+    def _end_epoch(self, epoch: int, aged: bool = True) -> None:
+        """Settle this shard's tables, and begin to save them as they are now if that is due."""
+        save = not aged or self.job.runner.saves_after(epoch)
+        self.shard.end_epoch(epoch, witnesses(self.members.processes), aged, save)
+        if counts := self.shard.store.counts():
+            self.report(events.Tables(epoch, counts))
 
     def finish(self) -> None:
-        """Save what was trained since the last save, as the epoch under way or, where none is, as the one that ended last.
-
-        Raises:
-            DataError: it cannot be written.
-        """
+        """Save what was trained since the last save, as the epoch under way or, where none is, as the one that ended last."""
         if self.shard.unsaved and self.barriers.epoch < self.job.runner.epochs:
             self.shard.merge_rest()
-            self._end_epoch(self.barriers.next_epoch if self.shard.moved else self.barriers.epoch)
+            # What is left over after the last barrier is of no epoch that ends.
+            self._end_epoch(self.barriers.next_epoch if self.shard.moved else self.barriers.epoch, aged=False)
+
+    def close(self) -> None:
+        """Note that nothing more comes.
+
+        Raises:
+            DataError: it could not go on, or what was trained last is not saved.
+        """
+        self.refusals.flush()
+        if (why := self.failure or self.shard.unsaved_why) is not None:
+            raise why
 
     def tick(self, now: float) -> None:
         """Enforce the deadlines. `now`: seconds, monotonic."""
         self.roster.tick(now)
         self.refusals.tick(now)
+        self.durable.tick(now)
+        if self.durable.due(lambda: self.shard.bytes):
+            self.sum_up()
         if self._first_at is not None and now - self._first_at > self._patience:
             self._start_without_the_rest(now)
         for client in self.members.overdue(now, self.job.runner.reconnect_timeout):
             self.members.lose(client)
+            self.durable.note(records.Gone(client, "lost"))
             self.report(events.Lost(client, "its connection broke and did not come back"))
             self.advance(now)
         if self.members.complete:
             self._leave_the_silent_behind(now)
+
+    def sum_up(self) -> None:
+        """Begin a snapshot of all that the log says."""
+        if self.durable.log is None:
+            return
+        # Clients go back to an epoch's start together where they train in step; else each goes on from its own last moment.
+        gate = self.shard.gate
+        back = (gate is not None and gate.lockstep) or self.members.expected == 1
+        parts = chain([(state_of(self.kept), ())], self.shard.frozen())
+        self.durable.compact(parts, self.kept.turn if back else self.durable.log.position)
 
     def _start_without_the_rest(self, now: float) -> None:
         self._follow(self.ballot.close())
@@ -368,7 +436,8 @@ class ParameterServer:
         if gate and gate.opened_at is not None:
             missing, since = gate.missing(self.members.active(gate.clock)), max(gate.opened_at, self._complete_at)
             silent += self.members.silent(missing, since, now, self.job.runner.step_timeout)
-        late = self.barriers.stragglers(self._complete_at, now)
+        pushed = {offered.client for offered in gate.waiting} if gate and gate.lockstep else set[ClientId]()
+        late = self.barriers.stragglers(self._complete_at, now, pushed)
         for client in dict.fromkeys([*late, *silent]):
             self.members.suspend(client)
             silence = f"silent for {self.job.runner.step_timeout:g} s, the others go on without it"

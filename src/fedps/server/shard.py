@@ -4,7 +4,10 @@ What comes here was checked whole (see `requests`); the one thing that can still
 out before a push is taken, never while one is applied: a push is applied whole or not at all.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +17,10 @@ from fedps.access.conversation import Conversation
 from fedps.config import Job
 from fedps.errors import RefusedError, TableError
 from fedps.events.events import Note, Report
-from fedps.server.beside import Beside, Done, at_once
-from fedps.server.gate import Changes, Offer, make_gate, size_of
+from fedps.server import records
+from fedps.server.beside import Beside, Work, at_once, in_turns
+from fedps.server.durable import Durable
+from fedps.server.gate import Closing, Offer, Offered, Sequences, make_gate, size_of
 from fedps.server.members import Member, Members
 from fedps.server.memory import Budget, Room
 from fedps.server.merge import Contribution, Merged
@@ -46,20 +51,28 @@ class Shard:
         job, number, run_dir, report: as for the server.
         limits: what may be kept for those that wait.
         budget: counts what is.
+        clock: seconds, monotonic.
 
     Attributes:
         number, count: of this server, and of all.
+        room: for new rows.
+        durable: writes down what changes.
         optimizes: whether pushes are gradients, which the tables' rules apply.
         store: the tables, none before the first declaration.
         gate: keeps pushes until their window closes; None where each is applied at once.
         unsaved: whether something was applied since the last save.
         moved: whether something was applied since the last epoch ended.
+        beside: lets tables be saved beside all else.
+        unsaved_why: why the last save failed, None if it did not.
 
     Raises:
         DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
     """
 
-    def __init__(self, job: Job, number: int, run_dir: Path, report: Report, limits: Limits, budget: Budget) -> None:
+    def __init__(
+        self, job: Job, number: int, run_dir: Path, report: Report, limits: Limits, budget: Budget,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         runner = job.runner
         self.number, self.count = number, runner.server_num
         self.optimizes = runner.sync_mode in ("sync", "async")
@@ -67,12 +80,14 @@ class Shard:
         mean = runner.sync_mode == "geo" and runner.geo_merge == "mean"
         self._scale = np.float32(1 / (runner.worker_num or 1) if mean else 1)  # of each change that is applied at once
         self.beside: Beside = at_once
-        self._saver, self._warm, self._report = Saver(job, number, run_dir), start_from(job, number, report), report
-        self.unsaved = self.moved = self._copying = False
-        self._held_back: list[tuple[int, Changes]] = []  # pushes that came meanwhile, with their bytes
-        self._limits, self._budget, self._room = limits, budget, Room()
+        self.durable = Durable(lambda: self.beside, report, runner.step_timeout, clock)
+        self._saver, self._warm, self.report = Saver(job, number, run_dir), start_from(job, number, report), report
+        self.unsaved = self.moved = False
+        self._saves = deque[tuple[int, Iterator[Work]]]()  # epochs that are to be written, the first under way
+        self.unsaved_why: Exception | None = None
+        self._limits, self._budget, self.room = limits, budget, Room()
         # One client's pulls leave half of the memory to the others, unless there are none.
-        self._most_pulled = self._room.at_start // (2 if (runner.worker_num or 1) > 1 else 1)
+        self._most_pulled = self.room.at_start // (2 if (runner.worker_num or 1) > 1 else 1)
         self._boundless = set[TableName]()  # tables with more ids than places for rows
         self._growth = 0.0  # bytes of new rows that a byte of a push makes at most
         self._waiting: dict[Conversation, list[Waiting]] = {}
@@ -91,7 +106,7 @@ class Shard:
         for spec in tables:
             if fault := unfit(spec) or (self._warm and self._warm.misfit(spec)):
                 raise TableError(f"table {spec.name!r}: {fault}")
-        if not self._room.fits(first_bytes(tables)):
+        if not self.room.fits(first_bytes(tables)):
             raise TableError("there is no room in this server's memory for tensors of this size")
 
     def declare(self, tables: tuple[TableSpec, ...]) -> None:
@@ -101,13 +116,17 @@ class Shard:
             TableError: a table cannot be made, or there is no memory for it; those there are stay.
         """
         # New tables, a new gate: nothing that was pushed to the old ones may reach these.
-        self.store, self.gate = make_store(tables, self._warm, self._room.take, self.count), make_gate(self._runner)
+        self.take_over(make_store(tables, self._warm, self.room.take, self.count), tables)
         if self._warm and self.number == 0 and (note := self._warm.grown(tables)):
-            self._report(Note(f"runner.warmup_model_path: {note}"))
+            self.report(Note(f"runner.warmup_model_path: {note}"))
+        self.durable.note(records.Declared(tables))
+
+    def take_over(self, store: Store, tables: tuple[TableSpec, ...]) -> None:
+        """Let a store that was just made take the place of the one there is."""
+        self.store, self.gate = store, make_gate(self._runner)
         sparse = [t for t in tables if t.kind == "sparse"]
         self._boundless = {t.name for t in sparse if t.open or t.shape[0] > places(t)}
         self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)
-        self._held_back = []
         self._count_unmerged()
 
     def seed(self, table: TableName, values: Values, first: int) -> None:
@@ -126,6 +145,7 @@ class Shard:
             )
         else:
             self.store.seed_rows(table, np.arange(first, last + 1, self.count), values)
+        self.durable.note(records.Seeded(table, first), [values])
 
     def push(self, client: ClientId, push: Push, offer: Offer, now: float) -> bool:
         """Apply a push, or keep it until its window closes; return whether it came too late to count.
@@ -134,39 +154,54 @@ class Shard:
             TableError: there is no room for its new rows; nothing is applied.
             RefusedError: too much is kept already.
         """
-        if self.gate is None and not self._copying:
+        whose = ((client, push.sequence),)
+        if self.gate is None:
             self._secure_rows(offer)
-            self._apply(self._changes(push, offer))
+            self.apply(Closing({name: Merged(self._scaled(c), push.rate) for name, c in offer.items()}, whose))
             return False
-        if self.gate and self.gate.lockstep and push.clock < self.gate.clock:
+        if self.gate.lockstep and push.clock < self.gate.clock:
+            self.durable.note(records.Late(whose, self.gate.clock))
             return True
         self._budget.keep(
-            MERGE, self._unmerged + size_of(offer), "pushes that are not merged", self._limits.total_bytes
+            MERGE, self.gate.bytes + size_of(offer), "pushes that are not merged", self._limits.total_bytes
         )
         self._secure_rows(offer)
-        if self.gate:
-            self.gate.offer(client, push.clock, offer, now)
-        else:
-            self._held_back.append((size_of(offer), self._changes(push, offer)))
-        self._count_unmerged()
+        offered = Offered(client, push.sequence, push.clock, offer)
+        self.offer(offered, now)
+        if not self.gate.lockstep:  # else one record of the whole window is written once it is merged
+            self.durable.note(*_offered(offered))
         return False
 
-    def merge(self, members: Members, now: float) -> None:
-        """Close every window whose pushes are in, and answer the pulls that waited for it."""
-        while self.gate and not self._copying and (members.complete or not self.gate.lockstep):
-            merged = self.gate.close(members.active(self.gate.clock), now)
-            if merged is None:
+    def offer(self, offered: Offered, now: float) -> None:
+        """Keep a push until its window closes."""
+        assert self.gate is not None  # noqa: S101  (who has none offers nothing)
+        self.gate.offer(offered, now)
+        self._count_unmerged()
+
+    def set_clock(self, clock: int) -> None:
+        """Go on at a clock."""
+        if self.gate is not None:
+            self.gate.clock = clock
+
+    def merge(self, members: Members, now: float) -> Sequences:
+        """Close every window whose pushes are in, and answer the pulls that waited for it; return whose pushes were merged."""
+        pushes: Sequences = ()
+        while self.gate and (members.complete or not self.gate.lockstep):
+            closing = self.gate.close(members.active(self.gate.clock), now)
+            if closing is None:
                 break
-            self._take_in(merged)
+            pushes += closing.pushes
+            self._take_in(closing)
+        return pushes
 
     def merge_rest(self) -> None:
         """Merge what a gate still keeps when all stand at a barrier."""
-        if self.gate:
-            self._take_in(self.gate.rest())
+        if self.gate and (closing := self.gate.rest()):
+            self._take_in(closing)
 
     def is_merged(self, clock: int) -> bool:
         """Whether the pushes of a clock have been applied, and rows can be read."""
-        return not self._copying and (self.gate is None or clock < self.gate.clock)
+        return self.gate is None or clock < self.gate.clock
 
     def pull(self, member: Member, pull: Pull, arrays: Sequence[Keys]) -> tuple[Answer, Sequence[Array]]:
         """Return the rows that a member asks for as they travel, making those that are new.
@@ -179,9 +214,9 @@ class Shard:
             raise TableError(
                 f"this client's pulls have made {member.pulled} bytes of rows, half of this server's memory: use more servers"
             )
-        before = self._room.taken
+        before = self.room.taken
         values = [self.store.pull(table, keys) for table, keys in wanted]
-        member.pulled += self._room.taken - before
+        member.pulled += self.room.taken - before
         if pull.form == "none":
             return Answer(pull.tables, clock=self.clock), values
         halved = to_fp16 if pull.form == "fp16" else to_bf16
@@ -208,40 +243,62 @@ class Shard:
         """Drop the pulls that wait for a connection."""
         self._keep([], conversation)
 
-    def end_epoch(self, epoch: int, witnesses: tuple[str, ...], done: Done, save: bool) -> None:
-        """Bring the tables up to date at the end of an epoch, and save them, beside all else.
+    def end_epoch(self, epoch: int, witnesses: tuple[str, ...], aged: bool, save: bool) -> None:
+        """Bring the tables up to date at the end of an epoch, and begin to save them as they are now, beside all else.
 
         Whether an epoch is saved or not, its rows are settled: rounding makes it count when that is done, and saving shall
-        not change what is learned. While tables are settled or copied they stand still: a push is kept as if its window were open, and a pull waits as if its
-        window were not merged. Then they are in use again, and the copy is written. New rows may be made all the time:
-        they stand behind those that are copied.
+        not change what is learned.
 
         Args:
-            epoch: as for `Saver.copy`.
-            witnesses: the same.
-            save: whether the epoch is saved.
-            done: called last, in the server's own turn, with what went wrong or None.
+            epoch: counted from 1.
+            witnesses: what tells this run from others, see `storage.epochs`.
+            aged: whether it ends, and rows grow older; or what came since its end is settled and saved.
+            save: whether it is saved.
         """
+        works = self.settle(epoch, aged, save, witnesses)
+        self.durable.note(records.Ended(epoch, aged, save, witnesses))
+        if works is not None:
+            self.save(epoch, works)
 
-        def copied(error: Exception | None) -> None:
-            held_back, self._held_back, self._copying = self._held_back, [], False
-            self._room.promised = 0  # now it is kept
-            for _, changes in held_back:
-                self._apply(changes)
-            self._take_in({})
-            if error is None and save:
-                self.beside(self._saver.write, written)
-            else:
-                done(error)
+    def settle(self, epoch: int, aged: bool, save: bool, witnesses: tuple[str, ...]) -> Iterator[Work] | None:
+        """Bring the tables up to date; return the works that save them as they are now, None if they are not saved."""
+        if aged:
+            self.store.end_epoch()
+        self.store.settle()
+        self.moved, self.unsaved = False, self.unsaved and not save
+        return self._saver.begin(self.store, epoch, witnesses) if save else None
 
-        def written(error: Exception | None) -> None:
+    def save(self, epoch: int, works: Iterator[Work]) -> None:
+        """Save an epoch once those before are."""
+        self._saves.append((epoch, works))
+        if len(self._saves) == 1:
+            self._save_next()
+
+    def _save_next(self) -> None:
+        def done(error: Exception | None) -> None:
+            epoch, _ = self._saves.popleft()
+            self.unsaved_why = error
             if error is None:
-                self._report(self._saver.saved())
-            done(error)
+                self.durable.note(records.SavedEpoch(epoch))
+                self.report(self._saver.saved())
+            else:
+                self.report(Note(f"epoch {epoch} is not saved: {error}"))
+            if self._saves:
+                self._save_next()
 
-        store = self.store  # of the clients that stand at the barrier, whatever a vote decides meanwhile
-        self._copying, self.moved, self.unsaved = True, False, self.unsaved and not save
-        self.beside((lambda: self._saver.copy(store, epoch, witnesses)) if save else store.settle, copied)
+        in_turns(self.beside, self._saves[0][1], done)
+
+    @property
+    def bytes(self) -> int:
+        """What the tables take, about."""
+        rows = sum(count.bytes for count in self.store.counts().values())
+        return rows + first_bytes(self.store.spec(name) for name in self.store.names())
+
+    def frozen(self) -> Iterator[tuple[records.Record, Sequence[Array]]]:
+        """Freeze tables, and pushes that a buffer keeps, as they are now; yield the records that make them anew."""
+        parts = self.store.frozen()
+        offers = [] if self.gate is None or self.gate.lockstep else [_offered(offer) for offer in self.gate.waiting]
+        return chain(((records.Laid(p.table, p.facts), p.arrays) for p in parts), offers)
 
     def _secure_rows(self, offer: Offer) -> None:
         """See to it that a push's new rows find room: promise it, or make them now where that might not be kept.
@@ -251,24 +308,20 @@ class Shard:
         """
         # What is kept unmerged is bounded in bytes, and a byte of a push makes `growth` bytes of rows at most.
         size = size_of(offer)
-        tight, kept = not self._room.fits(int(size * self._growth)), self._unmerged + size
+        tight, kept = not self.room.fits(int(size * self._growth)), (self.gate.bytes if self.gate else 0) + size
         for name, change in offer.items():
             full = name in self._boundless and self.store.places_left(name) * _row_bytes(change) < kept
             if tight or full:
                 self.store.make(name, change.keys)
 
-    def _changes(self, push: Push, offer: Offer) -> Changes:
-        """Return a push as it is applied alone."""
-        return {name: Merged(self._scaled(change), push.rate) for name, change in offer.items()}
-
     def _scaled(self, change: Contribution) -> Rows:
         values = change.values if self._scale == 1 else change.values * self._scale
         return Rows(change.keys, values)
 
-    def _take_in(self, merged: Changes) -> None:
+    def _take_in(self, closing: Closing) -> None:
         """Apply what was merged, and answer the pulls that waited for it."""
-        self._room.promised = 0  # now it is kept
-        self._apply(merged)
+        self.room.promised = 0  # now it is kept
+        self.apply(closing)
         self._count_unmerged()
         ready = list[Waiting]()
         for conversation, waiting in list(self._waiting.items()):
@@ -277,19 +330,23 @@ class Shard:
         for pull in ready:  # last: an answer may go wrong, and must find all else in order
             pull.answer()
 
-    def _apply(self, changes: Changes) -> None:
+    def apply(self, closing: Closing) -> None:
+        """Apply changes to the tables, and write down that it was done."""
+        changes = closing.changes
         for name, (rows, rate) in changes.items():
             self.store.push(name, rows.keys, rows.values, rate)
         self.unsaved, self.moved = self.unsaved or bool(changes), self.moved or bool(changes)
-
-    @property
-    def _unmerged(self) -> int:
-        """Bytes of the pushes that are not applied yet."""
-        return self.gate.bytes if self.gate else sum(size for size, _ in self._held_back)
+        if self.gate is not None and not self.gate.lockstep:
+            self.durable.note(records.Merged())  # of what was offered, which is written down
+        elif self.durable.on:
+            rates = tuple(rate for _, rate in changes.values())
+            arrays = [array for rows, _ in changes.values() for array in rows]
+            self.durable.note(records.Applied(closing.pushes, self.clock, tuple(changes), rates), arrays)
 
     def _count_unmerged(self) -> None:
-        self._room.promised = int(self._unmerged * self._growth)
-        self._budget.keep(MERGE, self._unmerged, "")
+        kept = self.gate.bytes if self.gate else 0
+        self.room.promised = int(kept * self._growth)
+        self._budget.keep(MERGE, kept, "")
 
     def _keep(self, waiting: list[Waiting], conversation: Conversation) -> None:
         self._budget.keep(conversation, sum(w.size for w in waiting), "pulls that wait")
@@ -297,6 +354,14 @@ class Shard:
             self._waiting[conversation] = waiting
         else:
             self._waiting.pop(conversation, None)
+
+
+def _offered(offer: Offered) -> tuple[records.Offered, Sequence[Array]]:
+    """Return the record of a push that is kept."""
+    tables = offer.push
+    arrays = [array for change in tables.values() for array in (change.keys, change.values)]
+    rates = tuple(change.rate for change in tables.values())
+    return records.Offered(((offer.client, offer.sequence),), offer.clock, tuple(tables), rates), arrays
 
 
 def _row_bytes(change: Contribution) -> int:

@@ -1,0 +1,290 @@
+"""A server's state made anew from what its log says, and all of it in one record, for a snapshot.
+
+Taking up a record does what the server did when it wrote it, by the same calls: so both come to the same state, to the bit.
+Clients are away at first, and have as long to come back as if their connections had broken now.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from fedps.access.roster import Roster
+from fedps.config.shared import first_difference
+from fedps.errors import DataError, FedpsError
+from fedps.events.events import Note
+from fedps.server.ballot import Ballot
+from fedps.server.barriers import Barriers
+from fedps.server.beside import Work
+from fedps.server.gate import Closing, Offered
+from fedps.server.members import EVALUATED, Member, Members
+from fedps.server.merge import Contribution, Merged
+from fedps.server.records import (
+    Applied,
+    Begun,
+    Counted,
+    Declared,
+    Ended,
+    Entry,
+    Gone,
+    Joined,
+    Laid,
+    Late,
+    MemberState,
+    Opened,
+    SavedEpoch,
+    Seeded,
+    Sequences,
+    State,
+    decode,
+)
+from fedps.server.records import Merged as MergedRecord
+from fedps.server.records import Offered as OfferedRecord
+from fedps.server.shard import Shard
+from fedps.storage.log import Log
+from fedps.table.moment import Part
+from fedps.table.store import Store
+from fedps.types import ClientId, Rows
+from fedps.wire.messages import Barrier
+
+Cut = Mapping[ClientId, int]  # of each client the last push that counts
+
+
+@dataclass
+class Kept:
+    """All of a server that outlives its process.
+
+    Attributes:
+        begun: whose log it is.
+        told: the last epoch whose figures over all clients were reported.
+        mean_samples: of a client, as all were told; None before all had joined.
+        turn: position of the log at which all had gone on to the epoch under way.
+    """
+
+    begun: Begun
+    shard: Shard
+    members: Members
+    barriers: Barriers
+    ballot: Ballot
+    roster: Roster
+    told: int = 0
+    mean_samples: float | None = None
+    turn: int = 0
+
+
+def state_of(kept: Kept) -> State:
+    """Return all but what tables and gates hold."""
+    members, store = kept.members, kept.shard.store
+    here, left, lost = (
+        {client: _state_of(member) for client, member in there.items()}
+        for there in (members.here, members.left, members.lost)
+    )
+    return State(
+        kept.begun, tuple(store.spec(name) for name in store.names()), kept.shard.clock, kept.barriers.epoch,
+        kept.barriers.passed, kept.told, kept.mean_samples, kept.roster.processes, here, left, lost,
+    )  # fmt: skip
+
+
+def recover(kept: Kept, log: Log, cut: Cut | None, now: float) -> bool:
+    """Bring a server that was just made to where the log says it was; return whether anything was there.
+
+    Args:
+        kept: the server.
+        log: not read yet; from now on records are appended to it.
+        cut: where a run is taken back to an earlier moment: records behind the first push that goes beyond it are dropped.
+        now: seconds, monotonic.
+
+    Raises:
+        DataError: it is of another job or version, damaged, or does not reach back to the cut.
+    """
+    shard, found = kept.shard, False
+    recovery = _Recovery(kept, log)
+    for back in range(2 if cut else 1):
+        entries = _entries(log, back)
+        first = next(entries, None)
+        if first is not None and cut and isinstance(first.record, State) and _beyond(_applied(first.record), cut):
+            continue  # the snapshot was made later
+        found = first is not None
+        if first is not None:
+            _check_ours(kept.begun, first, log)
+            recovery.take_up(first)
+        for entry in entries:
+            if cut and isinstance(entry.record, Applied | OfferedRecord | Late) and _beyond(entry.record.pushes, cut):
+                log.cut(log.position - 1)
+                break
+            recovery.take_up(entry)
+        break
+    else:
+        raise DataError(
+            f"{log}: does not reach back to where the run is to go on; resume without going back: remove resume.json"
+        )
+    for note in log.notes:
+        shard.report(Note(note))
+    shard.durable.open(log)
+    recovery.end(now)
+    if not found:
+        shard.durable.note(kept.begun)
+    return found
+
+
+class _Recovery:
+    """Takes up records, in their order."""
+
+    def __init__(self, kept: Kept, log: Log) -> None:
+        self._kept, self._log = kept, log
+        self._saves = dict[int, Iterator[Work]]()  # epochs that were to be saved, and are not said to be
+
+    def take_up(self, entry: Entry) -> None:
+        """Take up one record.
+
+        Raises:
+            DataError: it cannot be, as where there is too little memory.
+        """
+        try:
+            self._take_up(entry)
+        except FedpsError as error:
+            raise DataError(f"{self._log}: record {self._log.position} cannot be taken up: {error}") from error
+
+    def end(self, now: float) -> None:
+        """Finish saves that were under way, and let all clients be away from now on."""
+        for epoch, works in self._saves.items():
+            self._kept.shard.save(epoch, works)
+        for member in self._kept.members.here.values():
+            member.lost_at = now
+
+    def _take_up(self, entry: Entry) -> None:
+        kept, (record, arrays) = self._kept, entry
+        shard, members = kept.shard, kept.members
+        match record:
+            case Begun():
+                pass
+            case State():
+                self._restore(record)
+            case Laid(table, facts):
+                shard.store.lay(Part(table, facts, arrays))
+            case Declared(tables):
+                shard.declare(tables)
+                kept.ballot.chosen = frozenset(tables)
+            case Seeded(table, first):
+                shard.seed(table, arrays[0], first)
+            case Joined(client, instance, clock, samples):
+                kept.roster.know(client, instance)
+                members.join(client, instance, clock, samples)
+                kept.ballot.know(client)
+            case Gone(client, how):
+                {"left": members.leave, "lost": members.lose, "expelled": members.expel}[how](client)
+            case Applied(pushes, clock, tables, rates):
+                pairs = zip(tables, rates, arrays[::2], arrays[1::2], strict=True)
+                shard.apply(Closing({n: Merged(Rows(keys, rows), rate) for n, rate, keys, rows in pairs}, pushes))
+                shard.set_clock(clock)
+                self._count(pushes)
+            case OfferedRecord(pushes, clock, tables, rates):
+                pairs = zip(tables, rates, arrays[::2], arrays[1::2], strict=True)
+                offer = {name: Contribution(keys, rows, 1.0, rate) for name, rate, keys, rows in pairs}
+                for client, sequence in pushes:
+                    shard.offer(Offered(client, sequence, clock, offer), 0.0)
+                self._count(pushes)
+            case MergedRecord():
+                shard.merge_rest()
+            case Late(pushes, clock):
+                self._count(pushes, late=clock)
+            case Counted(mean):
+                kept.mean_samples = mean
+            case Ended(epoch, aged, saved, witnesses):
+                works = shard.settle(epoch, aged, saved, witnesses)
+                if works is not None:
+                    self._saves[epoch] = works
+            case SavedEpoch(epoch):
+                self._saves.pop(epoch, None)
+            case Opened():
+                self._open(record)
+
+    def _restore(self, state: State) -> None:
+        kept = self._kept
+        store = Store(kept.shard.room.take, kept.shard.count)
+        store.declare(state.tables)
+        kept.shard.take_over(store, state.tables)
+        kept.shard.set_clock(state.clock)
+        kept.barriers.epoch, kept.barriers.passed, kept.told = state.epoch, state.passed, state.told
+        kept.mean_samples, kept.turn = state.mean, self._log.position
+        if state.tables:
+            kept.ballot.chosen = frozenset(state.tables)
+        for client, processes in state.processes.items():
+            for instance in processes:
+                kept.roster.know(client, instance)
+        members = kept.members
+        for there, states in ((members.here, state.here), (members.left, state.left), (members.lost, state.lost)):
+            there.update({client: _member(told) for client, told in states.items()})
+            for client in states:
+                kept.ballot.know(client)
+
+    def _open(self, opened: Opened) -> None:
+        kept = self._kept
+        for client, epoch in opened.clients:
+            if (member := kept.members.get(client)) is not None:
+                member.barrier = Barrier(epoch, opened.stage)
+        kept.members.release([client for client, _ in opened.clients if kept.members.get(client)], opened.clock)
+        kept.barriers.epoch, kept.told = opened.epoch, opened.told
+        if opened.stage == EVALUATED:
+            kept.barriers.passed, kept.turn = opened.epoch, self._log.position
+
+    def _count(self, pushes: Sequences, late: int | None = None) -> None:
+        """Count pushes as taken."""
+        for client, sequence in pushes:
+            member = self._kept.members.known_as(client)
+            if member is not None and sequence > member.merged:
+                member.accept(
+                    sequence, self._kept.shard.clock if late is None else late, late is not None, member.progress
+                )
+                member.merged = sequence
+
+
+def _entries(log: Log, back: int) -> Iterator[Entry]:
+    for payload in log.recover(back):
+        try:
+            yield decode(payload)
+        except ValueError as error:
+            raise DataError(
+                f"{log}: {error}; go on with the version that wrote it, or remove the folder to begin anew"
+            ) from error
+
+
+def _check_ours(begun: Begun, first: Entry, log: Log) -> None:
+    """Check that a log is that of this server in this job.
+
+    Raises:
+        DataError: it is another's.
+    """
+    theirs = first.record.begun if isinstance(first.record, State) else first.record
+    remedy = "give another --run_dir, or remove the folder to begin anew"
+    if not isinstance(theirs, Begun):
+        raise DataError(f"{log}: does not begin as a server's log; {remedy}")
+    if (theirs.job, theirs.shard, theirs.shards) != (begun.job, begun.shard, begun.shards):
+        raise DataError(
+            f"{log}: is the log of server {theirs.shard} of {theirs.shards} of job {theirs.job!r}, where this is server"
+            f" {begun.shard} of {begun.shards} of job {begun.job!r}; {remedy}"
+        )
+    if difference := first_difference(begun.shared, theirs.shared):
+        raise DataError(f"{log}: is of a job that differs in {difference}; {remedy}")
+
+
+def _beyond(pushes: Sequences, cut: Cut) -> bool:
+    return any(sequence > cut.get(client, 0) for client, sequence in pushes)
+
+
+def _applied(state: State) -> Sequences:
+    """Return each client's last push in a state."""
+    return tuple((c, m.sequence) for there in (state.here, state.left, state.lost) for c, m in there.items())
+
+
+def _state_of(member: Member) -> MemberState:
+    last = member.last_barrier
+    return MemberState(
+        member.instance, member.samples, member.waits_from, member.merged, member.late,
+        "" if last is None else last.stage, 0 if last is None else last.epoch,
+    )  # fmt: skip
+
+
+def _member(state: MemberState) -> Member:
+    return Member(
+        state.instance, state.samples, state.waits_from, sequence=state.sequence, merged=state.sequence, late=state.late,
+        last_barrier=Barrier(state.epoch, state.stage) if state.stage else None,
+    )  # fmt: skip
