@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from fedps.config import Job
-from fedps.errors import DataError
 from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder
 from fedps.storage.log import Log
 from fedps.types import Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Leave, Refused
+from fedps.wire.messages import Barrier, Done
 from tests.conftest import MakeJob
 from tests.events.kept import into
-from tests.server.callers import BIAS, ROWS, Caller, ones, push
+from tests.server.callers import BIAS, ROWS, Caller, push
 
 ADAM = TableSpec("rows", "sparse", (100, 4), Rule("adam"), Init("uniform", -1.0, 1.0))
 MODES: list[dict[str, Any]] = [
@@ -103,8 +102,9 @@ def test_the_tables_are_those_of_a_server_that_did_not_die(home: Home, tmp_path:
     for at in (8, 11, 13):
         if at == 11:
             died.sum_up()
-            train(died, *(Caller(died, name, "p").join(rows, BIAS) for name in "ab"), at - 1, at - 1)
-            train(whole, *(Caller(whole, name, "p").join(rows, BIAS) for name in "ab"), at - 1, at - 1)
+            for server in (died, whole):
+                a, b = (Caller(server, name, "p").join(rows, BIAS) for name in "ab")
+                train(server, a, b, at - 1, at - 1)
         died = home.server()
         assert tables(died) == tables(whole)
         assert (died.clock, died.barriers.epoch) == (whole.clock, whole.barriers.epoch)

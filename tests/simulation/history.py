@@ -81,7 +81,7 @@ class History:
         def start(host: Host) -> ParameterServer:
             server = ParameterServer(
                 self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS,
-                self.world.monotonic,
+                monotonic=self.world.monotonic,
             )  # fmt: skip
             life, decides = host.lives, server.barriers.opening
 

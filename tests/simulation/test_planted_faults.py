@@ -8,10 +8,12 @@ import pytest
 
 from fedps.server import requests
 from fedps.server.barriers import Barriers, Opening
-from fedps.server.gate import BufferGate, WindowGate
+from fedps.server.gate import BufferGate, Closing, WindowGate
+from fedps.server.merge import Merged
 from fedps.server.server import ParameterServer
 from fedps.server.shard import Shard
 from fedps.table.store import Store
+from fedps.types import Rows
 from tests.simulation.history import live
 from tests.simulation.ledger import WrongError
 
@@ -22,10 +24,11 @@ Patch = pytest.MonkeyPatch
 def applies_a_repeat_again(patch: Patch) -> None:
     push = ParameterServer._push
 
-    def planted(self: ParameterServer, conversation: Any, said: Any, arrays: Any, now: float) -> Any:
+    def planted(self: ParameterServer, conversation: Any, ticket: int, said: Any, arrays: Any, now: float) -> None:
         member = self._member(conversation)
         member.sequence = min(member.sequence, said.sequence - 1)
-        return push(self, conversation, said, arrays, now)
+        member.merged = min(member.merged, said.sequence - 1)
+        push(self, conversation, ticket, said, arrays, now)
 
     patch.setattr(ParameterServer, "_push", planted)
 
@@ -34,10 +37,11 @@ def forgets_a_push(patch: Patch) -> None:
     count = 0
     for gate in (WindowGate, BufferGate):
 
-        def planted(self: Any, client: Any, clock: int, push: Any, now: float, offer: Any = gate.offer) -> None:
+        def planted(self: Any, offered: Any, now: float, offer: Any = gate.offer) -> None:
             nonlocal count
             count += 1
-            offer(self, client, clock, {name: rows for name, rows in push.items() if name == "bias" or count % 50}, now)
+            kept = {name: rows for name, rows in offered.push.items() if name == "bias" or count % 50}
+            offer(self, offered._replace(push=kept), now)
 
         patch.setattr(gate, "offer", planted)
 
@@ -72,7 +76,7 @@ def counts_a_late_push(patch: Patch) -> None:
     def planted(self: Shard, client: Any, said: Any, offer: Any, now: float) -> bool:
         late = push(self, client, said, offer, now)
         if late:
-            self._apply(self._changes(said, offer))
+            self.apply(Closing({name: Merged(Rows(c.keys, c.values), 1.0) for name, c in offer.items()}))
         return late
 
     patch.setattr(Shard, "push", planted)
