@@ -67,10 +67,13 @@ class Barriers:
         """
         client = conversation.known
         self._check(barrier)
-        if barrier == member.last_barrier or (
-            barrier.stage == EVALUATED and barrier.epoch == self.passed == self.epoch
-        ):
-            answer()  # it opened while the connection was broken, or before this process came
+        if barrier == member.last_barrier:
+            answer()  # it opened while the connection was broken
+            return
+        if barrier.stage == EVALUATED and barrier.epoch == self.passed == self.epoch:
+            member.last_barrier = barrier
+            member.act(now)
+            answer()  # it opened before this process came: the others are at the next epoch, and wait for it there
             return
         if member.last_barrier is not None and _place(barrier) < _place(member.last_barrier):
             raise RefusedError("stale", f"{barrier} lies behind {member.last_barrier}, which this client has passed")
