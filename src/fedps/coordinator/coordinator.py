@@ -13,9 +13,8 @@ A round is decided, then saved, then told; any process may die in between, and c
 3. One that reports an earlier round has lost the answer, or the process that had it: it is told the same again, if that is
    of the open round and not done yet; else it waits with the others for the next. Nobody trains a round twice.
 4. One that reports a later round knows more than the record, and is refused.
-5. A coordinator that is started again goes on with the round that was open, and its deadlines begin anew. But if every
-   client that comes is a new process that knows of no round, the record is of a run before: rounds count from 1 again, and
-   what the selector learned stays known.
+5. A coordinator that is started again goes on with the round that was open; its deadlines begin anew. If every client that
+   comes is a new process that knows of no round, rounds count from 1 again, and what the selector learned stays known.
 """
 
 import sys
@@ -86,7 +85,7 @@ class Coordinator:
         self.roster = Roster(
             job.name, shared_part(job), "coordinator", expected, self.limits.connections, runner.start_timeout
         )
-        self.members, self.round = Members(expected), Round(0, monotonic())
+        self.members, self.round = Members(expected), Round(0, monotonic(), runner.quorum)
         self.failure: Exception | None = None
         clock = clock or (SimulatedClock(read_traces(job.traces)) if job.traces else RealClock())
         self._planner = Planner(job, selector or make_selector(job), clock)
@@ -95,8 +94,7 @@ class Coordinator:
         self._decided: Decided | None = None
         self._retry_at = 0.0
         self._first_at: float | None = None  # when the first client came: a coordinator may stand ready long before
-        self._all_came = False  # told once
-        self._now = 0.0  # of the last tick
+        self._all_came, self._now = False, 0.0  # told once; of the last tick
         self._memory = Memory(run_dir)
         try:
             self._resume(resume_at)
@@ -194,8 +192,10 @@ class Coordinator:
             RefusedError: it is of a round that was never assigned to this client, or came before.
         """
         client, instance, now = conversation.known, conversation.instance, self._monotonic()
-        there = self.members.departed(client, instance, report.round) or self.members.get(client)
-        member = there or self._enter(conversation, client, instance)
+        member = self.members.departed(client, instance, report.round) or self.members.get(client)
+        if member is None:
+            member = self.members.enter(client, instance)
+            self.roster.enter(conversation)
         member.anew |= member.fresh and report.round == 0 and member.round > 1
         member.fresh = False
         if member.assignment is not None and self._is_due(member, report.round):
@@ -210,6 +210,7 @@ class Coordinator:
         if member.ticket is not None:
             raise RefusedError("order", f"client {client!r} has reported round {report.round}: wait for the answer")
         member.ticket, member.behind = ticket, False
+        member.slow &= not self.round.in_time(report.round, now)
         if report.round == member.round:
             member.info, member.scores, member.reported = report.info, scores, True
             if member.joins:
@@ -256,6 +257,8 @@ class Coordinator:
             self._evaluate()
         for client in self.round.unreported(waiting):  # where a new process came in the place of who was to train
             self._miss(client)
+        for client in self.round.passed_over(self.members.here):
+            self._leave_behind(client, "it was late before, and the others are enough")
         strategies, number = self._select(waiting), self.round.number + 1
         assignments = {client: self._planner.assignment(number, strategy) for client, strategy in strategies.items()}
         joined, idle, finished = ([c for c, x in strategies.items() if x.next_state == s] for s in STATES)
@@ -275,13 +278,14 @@ class Coordinator:
         except OSError as error:
             if now - decided.at > self.job.runner.step_timeout:
                 raise unsaved(error) from error
+            why = f"round {decided.round} waits: {unsaved(error)}"
+            self._say(f"fl-ps > {why}")
             if not self._retry_at:
-                self._report(events.Note(f"round {decided.round} waits: {unsaved(error)}"))
-            self._say(f"fl-ps > round {decided.round} waits: {unsaved(error)}")
+                self._report(events.Note(why))
             self._retry_at = now + RETRY
             return
         self._decided, self._retry_at = None, 0.0
-        self.round = Round(decided.round, self._monotonic())
+        self.round = self.round.then(decided.round, self._monotonic())
         for client, assignment in decided.assignments.items():
             ticket = self.members.assign(client, assignment)
             if ticket is not None:
@@ -337,7 +341,8 @@ class Coordinator:
         self._first_at = self._first_at or now
         self.members.drop_report(client)
         if self.members.returns(client):
-            self._enter(conversation, client, hello.instance)
+            self.members.enter(client, hello.instance)
+            self.roster.enter(conversation)
         self._say(f"fl-ps > coordinator connect to fl_client: {client}")
         self._note_arrivals()
 
@@ -349,11 +354,6 @@ class Coordinator:
             self._say(f">>> all trainer endpoints: {[c.endpoint for c in connected]}")
             self._say("fl-ps > StartCoordinatorClient finish!")
 
-    def _enter(self, conversation: Conversation, client: ClientId, instance: str) -> Member:
-        member = self.members.enter(client, instance)
-        self.roster.enter(conversation)
-        return member
-
     def _lose(self, client: ClientId) -> None:
         self._miss(client)
         self.members.lose(client)
@@ -362,7 +362,7 @@ class Coordinator:
 
     def _leave_behind(self, client: ClientId, reason: str) -> None:
         self._miss(client)
-        self.members.here[client].behind = True
+        self.members.here[client].behind = self.members.here[client].slow = True
         self._report(events.LeftBehind(client, self.round.number, reason))
         self._say(f"fl-ps > round {self.round.number} goes on without fl_client: {client}: {reason}")
 
@@ -381,7 +381,7 @@ class Coordinator:
             learned = "with" if self._planner.resume(found) else "without"
             self._say(f"fl-ps > coordinator goes on after round {found.state.round}, {learned} the selector's state")
         if ours is not None:
-            self.round = Round(ours.state.round, self._monotonic(), restored=ours.state.round > 0)
+            self.round = self.round.then(ours.state.round, self._monotonic(), restored=ours.state.round > 0)
             self.members.restore(ours.state.members)
             self._planner.history.take_news()  # it lies in the folder already
         else:
@@ -393,7 +393,7 @@ class Coordinator:
         self._memory.begin_anew(self.round.number)
         self._planner.begin_anew(self.round.number)
         self.members.begin_anew()
-        self.round = Round(0, self._monotonic())
+        self.round = self.round.then(0, self._monotonic())
 
     def _say(self, line: str) -> None:
         """Write a line to the log."""

@@ -22,6 +22,7 @@ class Member(Participant):
         fresh: another process spoke for it before, and this one has not reported yet.
         anew: its process knows nothing of rounds that another had done, and was told of none yet.
         behind: it kept the others waiting for too long; its next report brings it back.
+        slow: it did, and has not come to the end of a round in time since.
     """
 
     assignment: Assignment | None = None
@@ -32,6 +33,7 @@ class Member(Participant):
     fresh: bool = False
     anew: bool = False
     behind: bool = False
+    slow: bool = False
 
     @property
     def round(self) -> int:

@@ -1,10 +1,12 @@
 """The open round: which members it waits for, and how long.
 
 A round goes on to the next as soon as it waits for nobody. It waits for every member that it has assigned something to,
-whether to train or to sit out, until that reports, is lost, or is left behind for one of three reasons (see `overdue`).
+whether to train or to sit out, until that reports, is lost, or is left behind for one of three reasons (see `overdue`). Who
+was left behind before, and not in time since, is `waived`.
 Times are seconds of a monotonic clock; those that a simulated device takes are none of these.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -55,25 +57,49 @@ class Round:
     Attributes:
         number: counted from 1; 0 until all have come, which has no assignments.
         opened_at: when the assignments went out.
+        quorum: share of those that are to train that is enough: so many are waited for, though they were late before.
         restored: they were an earlier process's, so whoever is here is waited for, of whichever round.
+        before_at: when the last report of the round before it came.
         first_report_at, last_report_at: when the first and the last report of it came, None before.
         quorum_at: when as many as are needed had reported, None before.
     """
 
     number: int
     opened_at: float
+    quorum: float = 1.0
     restored: bool = False
+    before_at: float | None = None
     first_report_at: float | None = None
     last_report_at: float | None = None
     quorum_at: float | None = None
 
+    def then(self, number: int, now: float, restored: bool = False) -> "Round":
+        """Return another round of the same job, that opens now."""
+        return Round(number, now, self.quorum, restored, self.last_report_at)
+
     def pending(self, here: Here) -> dict[ClientId, Member]:
         """Return who is waited for."""
+        waived = self.waived(here)
         return {
             client: m
             for client, m in here.items()
-            if m.ticket is None and not m.behind and (self.restored or m.round == self.number)
+            if m.ticket is None and not m.behind and client not in waived and (self.restored or m.round == self.number)
         }
+
+    def waived(self, here: Here) -> list[ClientId]:
+        """Return who is not waited for, as it kept others waiting before: while the others that train are a quorum."""
+        joined = [client for client, m in here.items() if m.joins and m.round == self.number]
+        slow = [client for client in joined if here[client].slow and not here[client].reported]
+        return slow if len(joined) - len(slow) >= math.ceil(round(self.quorum * len(joined), 6)) else []
+
+    def passed_over(self, here: Here) -> list[ClientId]:
+        """Return who was not waited for, and so has not reported."""
+        return [client for client in self.waived(here) if not here[client].behind]
+
+    def in_time(self, of_round: int, now: float) -> bool:
+        """Whether a report of a round comes before the others go on, or with the last of theirs."""
+        with_them = of_round == self.number - 1 and not _passed(self.before_at, GRACE, now)
+        return of_round == self.number or with_them
 
     def reported(self, here: Here) -> dict[ClientId, Member]:
         """Return who has reported this round, in the order of names."""

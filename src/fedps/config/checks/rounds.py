@@ -150,6 +150,11 @@ def traces(job: Job) -> list[str]:
             f"selector.over_selection: {job.selector.over_selection:g}: who reports first is not who is first on simulated"
             " devices; leave it out, and give stragglers a selector.deadline"
         ]
+    if job.runner.quorum < 1:
+        return [
+            f"runner.quorum: {job.runner.quorum:g}: who is late here is not who is late on simulated devices; leave it out,"
+            " and give stragglers a selector.deadline"
+        ]
     from fedps.simulation.traces import read_traces  # noqa: PLC0415  (few jobs have them, and it loads numpy)
 
     try:

@@ -193,6 +193,11 @@ class Runner(Section):
         description="seconds after which a silent client is left behind; while it trains it is not silent, for up to 60 times"
         " as long",
     )
+    quorum: Annotated[Positive, Field(le=1)] = Field(
+        1.0,
+        description="share of the clients that train that is enough: who is left behind is not waited for again, as long as"
+        " so many others are there, before it has been in time",
+    )
     reconnect_timeout: Seconds = Field(10.0, description="seconds a lost connection may take to come back")
 
     def picked(self, clients: int) -> int:
