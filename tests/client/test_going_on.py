@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fedps.client.checkpoint import NEWEST
+from fedps.client.checkpoint import NEWEST, Moment, checkpoints_of
 from fedps.events import events
 from tests.client.lives import left, same, told, world
 from tests.client.test_modes import ADAM, SMALL, write_clients
@@ -52,5 +52,7 @@ def test_the_same_numbers_come_of_it(name: str, within: bool, make_job: MakeJob,
         due = left(calm, calm.live())
     with world(job, tmp_path / "broken") as broken:
         broken.live(dies_after=1, within=within)
+        at = [list(checkpoints_of(broken.run_dir, name))[-1] for name in broken.names]
+        assert set(at) == {Moment(1, 4 if within else 0)}, "all are at one moment"
         same(left(broken, broken.live(resume=NEWEST)), due)
         assert told(broken, *FIGURES) == told(calm, *FIGURES)

@@ -35,7 +35,8 @@ class Moment(NamedTuple):
 
     Attributes:
         epoch: the last that has ended, 0 before the first.
-        batch: batches of the next one that are trained.
+        batch: batches of the next one that are trained; of clients that train in step a window counts as many for all, so
+            that one moment has one name.
     """
 
     epoch: int

@@ -121,8 +121,9 @@ class Trainer:
         dump: takes each batch, if the job dumps.
         mean: returns how many samples the clients have on average, where all go through a pass together (`pace`).
         signs: of life, to be given as training goes on.
-        checkpoint: is called within a round, with how many batches of it are trained, every `checkpoint_every` batches, in
-            whole windows, which are the same for clients that train in step. The servers have all pushes then.
+        checkpoint: is called within a round every `checkpoint_every` batches, in whole windows, with how many those were. The
+            servers have all pushes then. Clients that train in step are there at once, as a window counts as many batches for
+            all, however many it has.
     """
 
     def __init__(
@@ -164,7 +165,8 @@ class Trainer:
         self._rate = learning_rate
         self._batches, windows = self._passes.cut(iterations, batch_size, window, self._done.windows)
         self._begin(round_ - 1)
-        every, meter, merged = self._windows_between(window), self._meter, True
+        size, meter, merged = window or self._mode.window or 0, self._meter, True
+        every = math.ceil(self._runner.checkpoint_every / size) if size else 0  # windows between two checkpoints
         if self._timer:
             windows = self._timer.reading(windows)
         for coming in windows:
@@ -178,7 +180,7 @@ class Trainer:
             merged = every > 0 and self._done.windows % every == 0 and meter.batches < self._batches
             if merged:
                 self._done.late += meter.wait(self._mode.finish)
-                self._checkpoint(meter.batches)
+                self._checkpoint(self._done.windows * size)
         self._done.late += meter.wait(self._mode.finish)
         return self._end()
 
@@ -198,11 +200,6 @@ class Trainer:
         self._meter.restore(within(state, "meter"))
         self._done, self._first = SoFar(**within(state, "begun")), False
         self._report(events.FirstBatch())  # another process had it
-
-    def _windows_between(self, window: int | None) -> int:
-        """Return how many windows lie between two checkpoints within a round; 0: there is none."""
-        every, window = self._runner.checkpoint_every, window or self._mode.window
-        return math.ceil(every / window) if window else 0
 
     def _begin(self, epoch: int) -> None:
         """Begin a round, or go on with it."""
