@@ -5,9 +5,11 @@
 AISTATS 2017, algorithm 1). While that is merged, the next window's first batches (its lead) train on; what they change is
 added to the merged values when these have come (much as delayed averaging does: Zhu et al., NeurIPS 2021).
 
-Either way at most one pull and one push are under way: window k + 1 is pulled while window k is pushed.
+Either way at most one pull is under way, and the pushes of the last window and the one before: window k + 1 is pulled
+while window k is pushed. A push is answered once it is on the server's disk, which nobody waits for on the way.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
@@ -39,13 +41,13 @@ class Mode(Protocol):
         """Ask for the window's rows; until `settle`, its lead may be trained on the values there are."""
 
     def settle(self) -> None:
-        """Wait until the servers have taken the last push and sent the rows, and go on from these."""
+        """Wait until the servers have merged the last push and sent the rows, and go on from these."""
 
     def end(self, window: Window) -> None:
         """Push what training the window came to, without waiting for an answer."""
 
     def finish(self) -> int:
-        """Wait until the servers have received every push of the round; return how many came too late to count."""
+        """Wait until the servers have applied every push of the round; return how many came too late to count."""
 
     def start_at(self, clock: int) -> None:
         """Go on from `clock`, the servers' open step or window."""
@@ -65,18 +67,20 @@ class Pull(NamedTuple):
 
 
 class Exchange:
-    """A client's traffic with the servers: at most one pull and one push are under way. What is raised, see `Mode`.
+    """A client's traffic with the servers: at most one pull and two pushes are under way. What is raised, see `Mode`.
 
     Args:
         learner: whose shared values come and go.
         shards: the servers.
         timeout: seconds to wait for an answer.
+        lockstep: whether the servers merge all clients' pushes of a step or window together.
     """
 
-    def __init__(self, learner: Learner, shards: Shards, timeout: float) -> None:
+    def __init__(self, learner: Learner, shards: Shards, timeout: float, lockstep: bool = False) -> None:
         self._learner, self._shards, self._timeout = learner, shards, timeout
+        self._lockstep = lockstep
         self._clock = 0  # the step or window that the next push is of
-        self._push: PushTicket | None = None  # under way
+        self._pushes = deque[PushTicket]()  # under way
         self._late = 0  # pushes of this round that did not count
 
     def start_at(self, clock: int) -> None:
@@ -91,24 +95,26 @@ class Exchange:
         """Do nothing."""
 
     def finish(self) -> int:
-        """Wait until the servers have received every push of the round.
+        """Wait until the servers have applied every push of the round.
 
         Returns:
             How many came after their step or window was closed: what they changed is lost.
         """
-        self._confirm()
+        self._confirm(0)
         late, self._late = self._late, 0
         return late
 
-    def _confirm(self) -> None:
-        """Wait until the push under way, if one is, has been received."""
-        push, self._push = self._push, None
-        if push is not None:
-            done = push.result(self._timeout)
+    def _confirm(self, most: int) -> None:
+        """Wait until no more than so many pushes are under way."""
+        while len(self._pushes) > most:
+            done = self._pushes.popleft().result(self._timeout)
             self._late += done.late
-            # A push of a clock that is closed is lost. The servers may have gone on whether or not this one counted: they
-            # answer it again after a reconnect, when others may long be ahead.
-            self._clock = max(self._clock, done.clock)
+            self._go_on_at(done.clock)
+
+    def _go_on_at(self, clock: int) -> None:
+        """Note which clock is open at the servers: they may have gone on without this client, and lose what comes late."""
+        if self._lockstep:
+            self._clock = max(self._clock, clock)
 
     def pull(self, slots: Mapping[tuple[str, ...], Slots], after: int) -> Pull:
         """Ask for shared rows, by the features that look them up, and for the dense weights.
@@ -126,6 +132,7 @@ class Exchange:
     def write(self, pull: Pull) -> None:
         """Wait for what was asked for, and put it in the place of the learner's own values."""
         values = pull.ticket.result(self._timeout)
+        self._go_on_at(max(pull.ticket.clocks.values(), default=0))
         for name, slots in pull.slots.items():
             self._learner.tables[name].write(slots, values[name])
         self._learner.dense.write({name: values[name] for name in self._learner.dense.places})
@@ -150,8 +157,7 @@ class EachBatch(Exchange):
     lead = 0
 
     def __init__(self, learner: Learner, shards: Shards, timeout: float, lockstep: bool) -> None:
-        super().__init__(learner, shards, timeout)
-        self._lockstep = lockstep
+        super().__init__(learner, shards, timeout, lockstep)
         self._coming: Pull  # of the batch now trained
 
     def begin(self, window: Window) -> None:
@@ -159,14 +165,14 @@ class EachBatch(Exchange):
         self._coming = self.pull(self._slots_of(window), self._clock - 1 if self._lockstep else -1)
 
     def settle(self) -> None:
-        """Wait until the last push has been received, and take the rows."""
-        self._confirm()
+        """Take the rows; a push before the last must have been answered."""
+        self._confirm(1)
         self.write(self._coming)
 
     def end(self, window: Window) -> None:
         """Push the batch's gradients, for a step's mean with the weight of its samples."""
         weight = float(window.samples) if self._lockstep else 1.0
-        self._push = self._shards.push(self._gradients(), self._clock, weight, self._learner.rate)
+        self._pushes.append(self._shards.push(self._gradients(), self._clock, weight, self._learner.rate))
         self._clock += 1
 
     def _gradients(self) -> dict[TableName, Rows]:
@@ -200,7 +206,7 @@ class EachWindow(Exchange):
         self, learner: Learner, shards: Shards, timeout: float, *, size: int | None, lead: int, gated: bool,
         versioned: bool = False, residual: float = 0.0, fresh: bool = False, weight: float = 1.0,
     ) -> None:  # fmt: skip
-        super().__init__(learner, shards, timeout)
+        super().__init__(learner, shards, timeout, gated)
         self.window, self.lead = size, lead
         self._gated, self._versioned, self._fresh, self._weight = gated, versioned, fresh, weight
         self._share = residual
@@ -216,9 +222,9 @@ class EachWindow(Exchange):
         self._before = self._copy() if window.lead else None
 
     def settle(self) -> None:
-        """Wait until the last push has been received; take the rows, and add what the lead changed."""
+        """Take the rows, and add what the lead changed; a push before the last must have been answered."""
         lead = None if self._before is None else self._change(self._before)
-        self._confirm()
+        self._confirm(1)
         self.write(self._coming)
         if self._share:
             slots, residual = self._coming.slots, self._residual
@@ -237,7 +243,7 @@ class EachWindow(Exchange):
         rows = {n: Rows(t.keys[slots[n]], change.rows[n]) for n, t in self._learner.shared.items()}
         dense = {n: Rows(NO_KEYS, v) for n, v in self._learner.dense.split(change.dense).items()}
         clock = self._coming.ticket.clocks if self._versioned else self._clock
-        self._push = self._shards.push(rows | dense, clock, self._weight)
+        self._pushes.append(self._shards.push(rows | dense, clock, self._weight))
         self._clock += 1
 
     def state(self) -> State:
