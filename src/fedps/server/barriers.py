@@ -97,7 +97,9 @@ class Barriers:
         """
         if self._since is None:
             return None  # nobody stands anywhere, as most of the time: this is asked after every push
-        active = {client: m for client, m in self._members.here.items() if not m.suspended}
+        waived = self._members.waived
+        here = {client: m for client, m in self._members.here.items() if not m.suspended}
+        active = {client: m for client, m in here.items() if m.barrier is not None or client not in waived}
         standing = {client: m.barrier for client, m in active.items() if m.barrier is not None}
         if not self._members.complete or not standing or len(standing) < len(active):
             return None
@@ -115,7 +117,9 @@ class Barriers:
     def open(self, opening: Opening, clock: int, now: float) -> None:
         """Open a barrier, and answer those that stood there; the others wait for them again from `clock` on."""
         # Members first, answers last: an answer may bring the next request, which must find the barrier open.
-        self.epoch = opening.epoch or self.epoch
+        if opening.epoch is not None:
+            self.epoch = opening.epoch
+            self._members.meet(opening.clients)
         self._members.release(opening.clients, clock)
         if opening.stage == EVALUATED:
             self._round_began, self.passed = now, self.epoch

@@ -5,7 +5,8 @@ suspended for silence. Gates and barriers wait for active members only, so nobod
 Times are seconds of a monotonic clock that the caller passes in.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -33,6 +34,8 @@ class Member(Participant):
         barrier: where it stands now.
         last_barrier: the last one that opened for it.
         suspended: it was silent past the deadline; its next push or barrier brings it back.
+        slow: it was left behind, and has not trained an epoch in the time of the others since.
+        met: it was there when the others came to the last end of an epoch.
         pulled: bytes of rows that its pulls have made.
     """
 
@@ -48,6 +51,8 @@ class Member(Participant):
     barrier: Barrier | None = None
     last_barrier: Barrier | None = None
     suspended: bool = False
+    slow: bool = False
+    met: bool = False
     pulled: int = 0
 
     def accept(self, sequence: int, clock: int, late: bool, now: float) -> None:
@@ -72,7 +77,16 @@ class Member(Participant):
 
 
 class Members(Membership[Member]):
-    """The members of one shard, by client."""
+    """The members of one shard, by client.
+
+    Args:
+        expected: how many are to come.
+        quorum: share of those that are here that is enough: the others have to be in within `step_timeout`, at work or not.
+    """
+
+    def __init__(self, expected: int, quorum: float = 1.0) -> None:
+        super().__init__(expected)
+        self._quorum = quorum
 
     def join(self, client: ClientId, instance: str, clock: int, samples: int = 0) -> Member:
         """Let a client take part from `clock` on, or take up its place again after a reconnect.
@@ -96,7 +110,19 @@ class Members(Membership[Member]):
 
     def active(self, clock: int) -> set[ClientId]:
         """Return the clients whose push of `clock` is waited for."""
-        return {c for c, m in self.here.items() if m.waits_from <= clock and m.barrier is None and not m.suspended}
+        active = {c for c, m in self.here.items() if m.waits_from <= clock and m.barrier is None and not m.suspended}
+        return active - waived if (waived := self.waived) else active
+
+    @property
+    def waived(self) -> set[ClientId]:
+        """Who is not waited for, as it was left behind before: while the others are a quorum."""
+        if self._quorum == 1:  # the usual: this is asked after every push
+            return set()
+        slow = {client for client, m in self.here.items() if m.slow}
+        return slow if self._enough(len(self.here) - len(slow)) else set()
+
+    def _enough(self, count: int) -> bool:
+        return count >= math.ceil(round(self._quorum * len(self.here), 6))
 
     @property
     def mean_samples(self) -> float:
@@ -114,6 +140,12 @@ class Members(Membership[Member]):
                 member.last_barrier, member.barrier = member.barrier, None
                 member.waits_from = max(member.waits_from, clock)
 
+    def meet(self, clients: Collection[ClientId]) -> None:
+        """Note who is there as an epoch ends; who is twice in a row was in time with all between."""
+        for client, member in self.here.items():
+            there = client in clients
+            member.slow, member.met = member.slow and not (there and member.met), there
+
     @property
     def at_barrier(self) -> bool:
         """Whether anybody stands at a barrier."""
@@ -122,22 +154,30 @@ class Members(Membership[Member]):
     @property
     def training(self) -> list[ClientId]:
         """Who has not come to a round's first barrier, and is waited for there; nobody while some evaluate."""
-        away = {client: m for client, m in self.here.items() if m.barrier is None and not m.suspended}
+        waived = self.waived
+        away = {c: m for c, m in self.here.items() if m.barrier is None and not m.suspended and c not in waived}
         evaluating = any(m.last_barrier is not None and m.last_barrier.stage == TRAINED for m in away.values())
         return [] if evaluating else list(away)
 
     def absent(self, since: float, now: float, patience: float) -> list[ClientId]:
-        """Return who is neither at a barrier nor has done anything for `patience` seconds, counted from `since` on."""
-        return [
-            client
-            for client, m in self.here.items()
-            if m.barrier is None and not m.suspended and now - max(m.progress, m.alive, since) > patience
-        ]
+        """Return who is neither at a barrier nor has done anything for `patience` seconds, counted from `since` on.
+
+        Once a quorum is there, it does not matter whether the others do anything.
+        """
+        away = {client: m for client, m in self.here.items() if m.barrier is None}
+        enough = self._enough(len(self.here) - len(away))
+        heard = {client: since if enough else max(m.progress, m.alive, since) for client, m in away.items()}
+        return [client for client, at in heard.items() if not away[client].suspended and now - at > patience]
 
     def silent(self, clients: Iterable[ClientId], since: float, now: float, patience: float) -> list[ClientId]:
-        """Return which of those that a window waits for have not even said that they work, counted from `since` on."""
-        return [client for client in sorted(clients) if now - max(self.here[client].alive, since) > patience]
+        """Return which of those that a window waits for have not even said that they work, counted from `since` on.
+
+        Once a quorum has pushed, that they work does not matter.
+        """
+        late = sorted(clients)
+        enough = self._enough(len(self.here) - len(late))
+        return [c for c in late if now - (since if enough else max(self.here[c].alive, since)) > patience]
 
     def suspend(self, client: ClientId) -> None:
         """Wait for a member no longer, until it pushes or comes to a barrier."""
-        self.here[client].suspended = True
+        self.here[client].suspended = self.here[client].slow = True

@@ -96,7 +96,7 @@ class ParameterServer:
         runner, self._monotonic = job.runner, monotonic
         self.job, self.report, self.limits = job, report, limits or limits_of(job)
         self.refusals = Refusals(report)
-        self.members = Members(expected=runner.worker_num or 1)
+        self.members = Members(runner.worker_num or 1, runner.quorum)
         self.roster = Roster(
             job.name, shared_part(job), "server", self.members.expected, self.limits.connections,
             runner.start_timeout + runner.step_timeout,

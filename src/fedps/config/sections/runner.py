@@ -195,8 +195,8 @@ class Runner(Section):
     )
     quorum: Annotated[Positive, Field(le=1)] = Field(
         1.0,
-        description="share of the clients that train that is enough: who is left behind is not waited for again, as long as"
-        " so many others are there, before it has been in time",
+        description="share of the clients that is enough: the others have step_timeout to follow, at work or not, and who is"
+        " left behind is not waited for again before it has been in time",
     )
     reconnect_timeout: Seconds = Field(10.0, description="seconds a lost connection may take to come back")
 
