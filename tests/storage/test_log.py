@@ -1,7 +1,8 @@
 """What was durable is found again, in order and whole, whatever happens to the disk; what was not may be."""
 
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from fedps.errors import DataError
 from fedps.storage.disk import Disk, Folder
 from fedps.storage.log import Log
-from tests.simulation.disk import ForgetfulDisk
+from tests.simulation.disk import FaultyDisk, ForgetfulDisk
 
 
 @pytest.fixture(params=["folder", "forgetful"])
@@ -84,12 +85,36 @@ def test_records_go_on_while_a_snapshot_is_written_and_if_it_is_abandoned(disk: 
     add(log, 1)
     compaction.write([b"half"])
     assert records(Log(disk)) == named(0, 1)
+    before = log.bytes
     compaction.abandon()
+    assert log.bytes > before
     add(log, 2)
     assert records(Log(disk)) == named(0, 1, 2)
     assert not [name for name in disk.names() if "snapshot" in name]
     sum_up(log)
     assert records(Log(disk)) == [b"sum of 3"]
+
+
+def test_a_snapshot_that_was_left_half_is_begun_anew() -> None:
+    disk = ForgetfulDisk()
+    log = opened(disk)
+    add(log, 0)
+    compaction = log.compact()
+    compaction.write([b"half"])
+    disk.error = OSError(28, "No space left on device")
+    compaction.abandon()
+    disk.error = None
+    sum_up(log)
+    assert records(Log(disk)) == [b"sum of 1"]
+
+
+def test_records_behind_a_snapshot_that_was_the_last_thing_written_are_found(disk: Disk) -> None:
+    log = opened(disk)
+    add(log, 0)
+    sum_up(log)
+    add(opened(disk), 1)
+    assert records(Log(disk)) == [b"sum of 1", *named(1)]
+    assert records(Log(disk), back=1) == named(0, 1)
 
 
 def test_of_snapshots_the_last_two_stay_and_what_leads_to_where_one_may_have_to_go_back(disk: Disk) -> None:
@@ -135,6 +160,50 @@ def test_what_fails_is_written_again_in_order_and_counts_only_then(tmp_path: Pat
     disk.error = None
     add(log, 3)
     disk.crash(random.Random(1))
+    assert records(Log(disk)) == named(0, 1, 2, 3)
+
+
+def test_a_real_folder_syncs_files_by_the_descriptor_that_wrote_them_and_the_names_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = list[str]()
+
+    def noted(call: Callable[[int], None]) -> Callable[[int], None]:
+        def do(descriptor: int) -> None:
+            call(descriptor)
+            done.append(f"{call.__name__} {Path(f'/proc/self/fd/{descriptor}').readlink().name} {descriptor}")
+
+        return do
+
+    with Folder(tmp_path / "disk") as folder:
+        monkeypatch.setattr(os, "fsync", noted(os.fsync))
+        monkeypatch.setattr(os, "fdatasync", noted(os.fdatasync))
+        folder.append("a", [b"1"])
+        folder.sync("a")
+        (file, written), (names, _) = (each.rsplit(" ", 1) for each in done)
+        assert (file, names) == ("fdatasync a", "fsync disk")
+        folder.append("a", [b"2"])
+        folder.sync("a")
+        folder.truncate("a", 1)
+        folder.rename("a", "b")
+        folder.remove("b")
+        said = [f"fdatasync a {written}", f"fsync a {written}", "fsync disk", "fsync disk"]
+        assert [each.rsplit(" ", 1)[0] if "disk" in each else each for each in done[2:]] == said
+        assert folder.names() == []
+
+
+def test_what_is_appended_while_others_are_written_waits_for_the_next_flush() -> None:
+    disk = ForgetfulDisk()
+
+    def append(call: int, name: str) -> None:
+        if name == "sync" and log.position < 4:
+            log.append([b"record ", str(log.position).encode()])
+
+    log = opened(FaultyDisk(disk, append))
+    add(log, 0)
+    assert (log.position, log.durable) == (3, 1)
+    assert log.flush() == 3
+    assert log.flush() == log.position == 4
     assert records(Log(disk)) == named(0, 1, 2, 3)
 
 

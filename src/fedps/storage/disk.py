@@ -82,8 +82,9 @@ class Folder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
+            why = "another process writes there" if isinstance(error, BlockingIOError) else error.strerror
             raise DataError(
-                f"{path}: two servers on one log: another process has locked {LOCK}; stop it first, or choose another --run_dir"
+                f"{path}: two servers on one log: {why}; stop it first, or choose another --run_dir"
             ) from error
 
     def __str__(self) -> str:

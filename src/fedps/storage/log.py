@@ -55,6 +55,9 @@ class Log:
         self._file, self._size = 0, 0  # of the file that is written: where it begins, its durable bytes
         self._torn = False  # it may hold more than these
 
+    def __str__(self) -> str:
+        return str(self._disk)
+
     @property
     def pending_bytes(self) -> int:
         """How much was appended that is not durable yet."""
@@ -155,13 +158,12 @@ class Log:
     def _forget_before(self, snapshot: int, keep: int) -> None:
         """Remove what a new snapshot makes unneeded; what cannot be removed now is by the next."""
         older = [base for base in self._bases if base < snapshot]
-        needed = [base for base in older if base <= min(keep, snapshot - 1)][-1:] or older[:1]
-        kept = {snapshot, *older[-1:], *(needed if keep < snapshot else [])}
+        needed = [base for base in older if base <= keep][-1:] or older[:1]
+        kept = {snapshot, *older[-1:], *needed}
         self._bases = sorted(kept)
-        logs = self._found(Kind.LOG)
-        unneeded = [f"snapshot-{each}" for each in self._found(Kind.SNAPSHOT) if each not in kept]
-        unneeded += [f"log-{log}" for log, following in pairwise(logs) if following <= self._bases[0]]
         with suppress(OSError):
+            unneeded = [f"snapshot-{each}" for each in self._found(Kind.SNAPSHOT) if each not in kept]
+            unneeded += [f"log-{log}" for log, next_ in pairwise(self._found(Kind.LOG)) if next_ <= self._bases[0]]
             for name in unneeded:
                 self._disk.remove(name)
 
@@ -172,7 +174,7 @@ class Log:
         """
         name, frames = f"log-{begin}", Frames(Kind.LOG, begin, self._mark)
         if begin != self._file:
-            self._file, self._size, self._torn = begin, 0, True
+            self._file, self._size = begin, 0
         try:
             if self._torn:
                 self._disk.truncate(name, self._size)
@@ -240,8 +242,9 @@ class Log:
             due = log + 1  # records were written, and not before their header was durable
         if self.position < due:
             raise DataError(
-                f"{self._disk}/{name}: is damaged at byte {end}, where record {self.position} begins, and records up to {due} were"
-                " on disk already: put a copy of the folder in its place"
+                f"{self._disk}/{name}: is damaged at byte {end}, where record {self.position} begins, though records up to {due}"
+                " were on disk: put a copy of the folder in its place; or give up what comes from there on: `truncate -s"
+                f" {end} {self._disk}/{name}`, and remove the files of higher numbers"
             )
         if end < len(content):
             self.notes.append(
@@ -288,7 +291,7 @@ class Log:
         sizes = {log: len(self._disk.read(f"log-{log}")) for log in logs if log >= newest}
         self._since = self._appended - sum(max(size - HEADER.size, 0) for size in sizes.values())
         self._begin = self._file = max(sizes, default=self.position)
-        self._size, self._torn = sizes.get(self._file, 0), not sizes
+        self._size, self._torn = sizes.get(self._file, 0), False
         if sizes:
             self._disk.sync(f"log-{self._file}")
         self._mark = self._mark or secrets.token_bytes(MARK)
