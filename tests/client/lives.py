@@ -90,7 +90,8 @@ class World:
             try:
                 client.run()
             except DiedError:
-                pass
+                if client.trainer._dump:
+                    client.trainer._dump.end()
             except Exception as error:
                 failures.append(error)
 

@@ -188,24 +188,18 @@ class Eager:
         return table.read(slots)
 
     def state(self) -> State:
-        """Return where torch's random streams stand, from which dropout draws, and the buffers of normalization layers."""
+        """Return where torch's random streams stand: dropout draws from them."""
         drawn = {"cpu": torch.get_rng_state()}
         if self._device.type == "cuda":
             drawn["cuda"] = torch.cuda.get_rng_state(self._device)
-        kept = {f"random/{name}": state for name, state in drawn.items()}
-        kept |= {f"buffers/{name}": buffer for name, buffer in self._model.named_buffers()}
-        return {name: tensor.detach().cpu().numpy() for name, tensor in kept.items()}
+        return {name: stream.numpy() for name, stream in drawn.items()}
 
-    @torch.no_grad()
     def restore(self, state: State) -> None:
-        """Go on from what `state` returned; what is not there, as another engine or device had it, begins anew."""
-        kept = {name: torch.from_numpy(array) for name, array in state.items()}
-        if "random/cpu" in kept:
-            torch.set_rng_state(kept["random/cpu"])
-        if self._device.type == "cuda" and "random/cuda" in kept:
-            torch.cuda.set_rng_state(kept["random/cuda"], self._device)
-        for name, buffer in self._model.named_buffers():
-            buffer.copy_(kept.get(f"buffers/{name}", buffer))
+        """Go on from what `state` returned; a stream that another engine or device did not have begins anew."""
+        if "cpu" in state:
+            torch.set_rng_state(torch.from_numpy(state["cpu"]))
+        if self._device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]), self._device)
 
     def _rows(self) -> dict[TableName, tuple[Keys, Values]]:
         """Return all rows of all tables, as they stand."""
