@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from fedps.events import events
 from fedps.events.events import Entry, facts
-from fedps.events.journal import Journal, read_journal
+from fedps.events.journal import Journal, line, read_entries, read_journal
 from fedps.metrics import Histogram
+from fedps.types import ClientId
 from tests.events.kinds import EVENTS, sums
 
 ENTRIES = st.builds(Entry, st.floats(0, 2e9), st.sampled_from(["worker", "server"]), st.text(), EVENTS)
@@ -48,6 +49,43 @@ def test_what_is_written_is_read_back_line_by_line(path: Path, entries: list[Ent
     due = [{"time": e.time, "role": e.role, "id": e.id, **facts(e.event)} for e in entries]
     assert lines(path) == list(read_journal(path)) == due
     assert path.read_bytes().count(b"\n") == len(entries), "a newline in a fact is escaped"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(st.lists(ENTRIES, max_size=5))
+def test_entries_are_read_back_but_for_their_histograms(path: Path, entries: list[Entry]) -> None:
+    path.unlink(missing_ok=True)
+    plain = [entry for entry in entries if not {"sums", "figures"} & set(entry.event.__struct_fields__)]
+    write(path, *plain)
+    again = list(read_entries(path))
+    assert [line(entry) for entry in again] == [line(entry) for entry in plain]
+    assert [type(entry.event) for entry in again] == [type(entry.event) for entry in plain]
+
+
+def test_sums_and_figures_are_read_back_by_their_names(path: Path) -> None:
+    told = [
+        Entry(1.0, "worker", "0", events.Evaluated(1, sums(2, 1.5, 0.75), {})),
+        Entry(2.0, "launcher", "", events.Completed(1, {"loss": 0.5, "selected": [ClientId("0")], "auc": None})),
+    ]
+    write(path, *told)
+    assert list(read_entries(path)) == told
+
+
+def test_a_last_line_that_a_killed_process_left_is_cut_off(path: Path) -> None:
+    whole = Entry(1.0, "worker", "0", events.FirstBatch())
+    write(path, whole)
+    with path.open("ab") as file:
+        file.write(b'{"time": 2.0, "role": "wor')
+    write(path, whole)
+    assert list(read_entries(path)) == [whole, whole]
+
+
+def test_of_two_that_would_write_alone_the_second_is_refused(path: Path) -> None:
+    journal = Journal(path, alone=True)
+    with pytest.raises(BlockingIOError):
+        Journal(path, alone=True)
+    journal.close()
+    Journal(path, alone=True).close()
 
 
 def test_a_histogram_stays_out(path: Path) -> None:

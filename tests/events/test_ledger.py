@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event
+from fedps.events.journal import JOURNAL, Journal, read_entries
 from fedps.events.ledger import MOST_OPEN, Ledger
 from fedps.events.tally import Spans
 from fedps.figures import Sum
 from fedps.launch.inprocess import run_in_process
+from fedps.launch.resuming import still_true
 from fedps.metrics import Histogram
 from fedps.types import ClientId
 from tests.conftest import MakeJob
@@ -66,6 +68,10 @@ def worker(who: str, at: float, event: Event) -> Entry:
     return Entry(at, "worker", who, event)
 
 
+def of_two(job: Job) -> Job:
+    return job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": 2})})
+
+
 def run_of_two(ledger: Ledger) -> None:
     """Client a: 300 samples from 10 s to 14 s; client b: 100 samples from 11 s to 16 s; both evaluated from 16 s."""
     for who, begin, end, samples, loss in (("a", 10.0, 14.0, 300, 0.2), ("b", 11.0, 16.0, 100, 0.6)):
@@ -100,6 +106,65 @@ def test_figures_are_sums_over_clients_and_spans_of_time(make_job: MakeJob) -> N
     }  # fmt: skip
     (only,) = found["rounds"]
     assert (only["round"], only["selected"], only["seconds"]) == (1, ["a", "b"], 6.0)
+
+
+def test_what_a_worker_does_again_once_it_is_started_again_counts_once(make_job: MakeJob) -> None:
+    ledger = Ledger(of_two(make_job()), began=8.0)
+    for who in "ab":
+        ledger.take(worker(who, 10.0, events.EpochBegin(0)))
+        ledger.take(worker(who, 12.0, events.EpochEnd(0, 100, 0.5, 0.9, histogram([0.9, 0.1], [1, 0]))))
+    ledger.take(worker("b", 13.0, events.EpochBegin(1)))
+    ledger.take(worker("b", 14.0, events.Restarted("died with signal 9", 1)))
+    ledger.take(worker("b", 15.0, events.EpochBegin(0)))
+    ledger.take(worker("b", 16.0, events.EpochEnd(0, 100, 0.7, 0.9, histogram([0.1, 0.9], [1, 0]))))
+    for who in "ab":
+        ledger.take(worker(who, 17.0, events.Evaluated(1, sums(2, 1.0, 0.5), {"auc": histogram([0.9, 0.5], [1, 0])})))
+        ledger.take(worker(who, 18.0, events.Done(bytes_sent=10, bytes_received=20, retries=1)))
+    found = ledger.summary(20.0, None)
+    assert (found["samples"], found["train_seconds"], found["status"]) == (200, 4.0, "ok")
+    assert (found["metrics"]["loss"], found["metrics"]["train_auc"]) == (0.5, 1.0)
+    assert (found["faults"]["restarts"], found["faults"]["lost_workers"]) == (1, [])
+    assert found["bytes"]["sent_by_clients"] is None, "what the process sent that died, nobody knows"
+
+
+def test_a_run_that_goes_on_is_summed_up_over_all_its_parts(make_job: MakeJob, tmp_path: Path) -> None:
+    def round_of(epoch: int, at: float) -> list[Entry]:
+        told = list[Entry]()
+        for who, score in (("a", 0.9), ("b", 0.4)):
+            told.append(worker(who, at, events.EpochBegin(epoch)))
+            told.append(worker(who, at, events.FirstBatch()))
+            told.append(worker(who, at + 2, events.EpochEnd(epoch, 100, 0.5, 0.9, histogram([score, 0.5], [1, 0]))))
+            scores = {"auc": histogram([score, 0.5], [1, 0])}
+            told.append(worker(who, at + 3, events.Evaluated(epoch + 1, sums(2, 1.0, 0.5), scores)))
+        return told
+
+    job = of_two(make_job(epochs=3))
+    first, second, third = round_of(0, 10.0), round_of(1, 20.0), round_of(2, 130.0)
+    whole = Ledger(job, began=10.0)
+    for entry in [*first, *second, *third]:
+        whole.take(entry)
+    journal, before = Journal(tmp_path / JOURNAL), Ledger(job, began=10.0)
+    for entry in [*first, *second[:7]]:  # b was killed before it was evaluated, and a had its checkpoint before
+        before.take(entry)
+        journal.write(entry)
+    for figures in before.rounds:
+        journal.write(Entry(14.0, "launcher", "", events.Completed(figures["round"], figures)))
+    journal.close()
+    here = dict.fromkeys([ClientId("a"), ClientId("b")], 1)
+    resumed = events.Resumed(22.0, True, here, dict.fromkeys(here, 0))
+    after = Ledger(job, began=10.0)
+    for entry in still_true(list(read_entries(tmp_path / JOURNAL)), resumed):
+        after.take(entry)
+    after.take(Entry(100.0, "launcher", "", resumed))
+    for entry in [*round_of(1, 120.0), *third]:
+        after.take(entry)
+    due, found = whole.summary(140.0, None), after.summary(140.0, None)
+    assert [r["round"] for r in found["rounds"]] == [1, 2, 3]
+    for name in ("loss", "auc", "train_auc", "hr@10", "selected"):
+        assert [r[name] for r in found["rounds"]] == [r[name] for r in due["rounds"]], name
+    assert (found["samples"], found["start_seconds"]) == (600, 0.0)
+    assert found["wall_seconds"] == 12.0 + 40.0, "from 10 s to 22 s, and from 100 s on; the time between does not count"
+    assert found["train_seconds"] == 2.0 * 4, "round 2 was trained twice"
 
 
 def test_a_start_is_over_when_every_worker_has_trained_a_batch(make_job: MakeJob) -> None:

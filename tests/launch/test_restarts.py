@@ -80,3 +80,17 @@ def test_a_killed_coordinator_goes_on_where_it_was_at_its_own_address(tmp_path: 
     assert log.count("StartCoordinatorServer finished!") == 2, "the log is written on"
     assert "--- started again: died with signal 9" in log
     assert "restarts: 1" in (run_dir / "report.html").read_text()
+
+
+def test_a_killed_worker_goes_on_from_its_checkpoint_and_the_run_comes_to_its_end(tmp_path: Path) -> None:
+    run_dir, job = tmp_path / "run", write_job(tmp_path, epochs=12, geo_step=1, eval_every=0, print_interval=1)
+    process = start_and_wait_for_training(run_dir, job)
+    os.kill(pid_of(run_dir, "worker", "1"), signal.SIGKILL)
+    _, told = process.communicate(timeout=90)
+    assert process.returncode == 0, told
+    summary = summary_of(run_dir)
+    assert summary["faults"] == {
+        "rejected_messages": 0, "late_pushes": 0, "left_behind": [], "retries": 0, "lost_workers": [], "restarts": 1,
+    }  # fmt: skip
+    samples = sum(len(file.read_text().splitlines()) for file in (tmp_path / "data" / "train").iterdir())
+    assert summary["samples"] == 12 * samples, "each epoch of each client counts once"

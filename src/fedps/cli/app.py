@@ -77,7 +77,10 @@ Override = Annotated[
 ]
 HOSTS = "For several machines, start `fedps server`, `fedps coordinator` and `fedps worker`, each on its own."
 DEVICES = "Training runs on the CPU; on CUDA with -o runner.use_gpu=true."
-GO_ON = "Go on from a run's saved epoch with -o runner.warmup_model_path=RUN_DIR/model/EPOCH."
+GO_ON = (
+    "`fedps run --resume RUN_DIR` goes on with a run that was broken off; another starts from a saved epoch with"
+    " -o runner.warmup_model_path=RUN_DIR/model/EPOCH."
+)
 ELSEWHERE = dict.fromkeys(("resume", "checkpoint", "warm_start"), GO_ON)  # flags of other launchers
 ELSEWHERE |= dict.fromkeys(("ips", "host", "hosts", "master", "nnodes", "node_rank", "rank", "nproc_per_node"), HOSTS)
 ELSEWHERE |= dict.fromkeys(("gpus", "gpu", "devices", "device", "xpus", "selected_gpus"), DEVICES)
@@ -95,6 +98,13 @@ RunDir = Annotated[
     ),
 ]
 PastRun = Annotated[Path, Parameter(converter=_found, help="The run's folder, or `latest`: the newest under runs/.")]
+Resume = Annotated[
+    Path | None,
+    Parameter(
+        converter=_found, negative="", show_default=False,
+        help="Go on with a run that was broken off: its folder, or `latest`. It has its job already.",
+    ),
+]  # fmt: skip
 LogDir = Annotated[
     Path | None, flag("log_dir", "Folder for a copy of what roles print (`run`: default log in the run's folder).")
 ]
@@ -133,8 +143,8 @@ def main() -> None:
         if error.filename is None:
             raise
         sys.exit(_fail(f"{error.filename}: {error.strerror}; name what this user may use"))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 

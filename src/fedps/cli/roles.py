@@ -19,6 +19,7 @@ from fedps.cli.app import (
     JobFile,
     LogDir,
     Override,
+    Resume,
     RunDir,
     Servers,
     Switch,
@@ -29,6 +30,7 @@ from fedps.cli.app import (
     named,
     note,
     note_job,
+    tell,
 )  # fmt: skip
 from fedps.cli.first import write_job
 from fedps.errors import JobError
@@ -62,6 +64,7 @@ def run(
     coordinator_num: Annotated[int | None, CoordinatorNum] = None,
     coordinators: Annotated[str | None, Coordinators] = None,
     run_dir: RunDir = None,
+    resume: Resume = None,
     log_dir: LogDir = None,
     in_process: Annotated[
         bool, Switch, flag("in-process", "Run everything in this one process, so that a breakpoint works anywhere.")
@@ -84,21 +87,32 @@ def run(
 
     What a job file may say: fedps config show examples/quickstart.yaml
 
+    Example: fedps run --resume latest
+
     Ctrl-C, SIGTERM or SIGHUP stops all roles. Shells let a command in the background (`fedps run … &`) ignore Ctrl-C: stop
     it by `kill PID`, which sends SIGTERM; `nohup` keeps it running when the terminal closes.
     """
     from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
 
-    request = read_words(words, job)
+    request = read_words(words, job, alone=resume is None)
     _answer_original(heter_worker_num, heter_workers, heter_devices, http_port, run_mode, bf16)
     counts = read_counts(worker_num, workers, server_num, servers, coordinator_num, coordinators)
     if workers is not None:
         note("--workers: only their number counts: workers dial out and never listen; all run on this machine")
+    if resume is not None and (run_dir is not None or in_process):
+        other = "--in-process" if in_process else f"--run_dir {run_dir}"
+        raise JobError(
+            f"--resume {resume} and {other} contradict each other: a run goes on in its own folder, in processes"
+        )
     if in_process:
         _check_in_process(request, log_dir, counts)
     else:
         check_here(counts)
-    resolved = load(request.job, [*(override or []), *counts.overrides()])
+    overrides = [*(override or []), *counts.overrides()]
+    if resume is not None and _is_complete(resume, as_json):
+        return
+    resumed = None if resume is None else _reopen(resume, request.job, overrides)
+    resolved = load(request.job, overrides) if resumed is None else resumed.job
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.launcher import Orders  # noqa: PLC0415
     from fedps.launch.launcher import run as launch  # noqa: PLC0415
@@ -106,7 +120,7 @@ def run(
     allow = Allow(commands=allow_commands, private_dump=allow_private_dump)
     note_job(resolved, allow)
     orders = Orders(log_dir, counts.server_at, counts.coordinator_at, allow, request.script, request.args)
-    summary = launch(resolved, run_dir, in_process, as_json, orders)
+    summary = launch(resolved, run_dir, in_process, as_json, orders, resumed)
     if summary["status"] != "ok":
         raise SystemExit(FAILED)
 
@@ -183,10 +197,11 @@ def worker(
     override: Override = None,
     run_dir: RunDir = None,
     log_dir: LogDir = None,
+    anew: Annotated[bool, Switch, flag("anew", "Begin anew, though an earlier process left a checkpoint.")] = False,
     allow_commands: AllowCommands = False,
     allow_private_dump: AllowDump = False,
 ) -> None:
-    """Be the worker of one client, whose data is on this machine.
+    """Be the worker of one client, whose data is on this machine; started again, it goes on from its newest checkpoint.
 
     Example: fedps worker job.yaml --client hospital-north --servers 10.0.0.1:10000 --worker_num 10
     """
@@ -202,7 +217,7 @@ def worker(
         raise JobError("runner.with_coordinator: true: where is the coordinator? give --coordinators host:port")
     name, number = find_client(here, client, worker_id)
     allow = Allow(commands=allow_commands, private_dump=allow_private_dump)
-    work_here(here.job, name, number, counts.server_at, counts.coordinator_at, run_dir, log_dir, allow)
+    work_here(here.job, name, number, counts.server_at, counts.coordinator_at, run_dir, log_dir, allow, anew)
 
 
 class Request(NamedTuple):
@@ -213,8 +228,8 @@ class Request(NamedTuple):
     args: tuple[str, ...] = ()
 
 
-def read_words(words: tuple[str, ...], job: Path | None) -> Request:
-    """Tell the job file, the script and the script's own arguments apart.
+def read_words(words: tuple[str, ...], job: Path | None, alone: bool = True) -> Request:
+    """Tell the job file, the script and the script's own arguments apart; not `alone`, they need not name a job.
 
     Raises:
         JobError: two job files, a script that is not there, or a word that is none of these.
@@ -239,7 +254,7 @@ def read_words(words: tuple[str, ...], job: Path | None) -> Request:
             raise JobError(f"{rest[0]!r}: is nothing that the built-in trainer takes ({script} {why}); leave it out")
         note(f"{script}: {why}; the built-in trainer does its work")
         script = None
-    return Request(named(job), script, tuple(rest))
+    return Request(named(job) if alone else job, script, tuple(rest))
 
 
 def _job_of(data_dir: Path) -> Path:
@@ -291,6 +306,25 @@ def _answer_original(
         note(f"--heter_devices {devices}: has no effect: there are no heter workers here")
     if port is not None:
         note(f"--http_port {port}: has no effect: roles find each other without a server of their own")
+
+
+def _is_complete(run_dir: Path, as_json: bool) -> bool:
+    """Whether a run has come to its end, which is told then."""
+    from fedps.events.past import look_at  # noqa: PLC0415
+    from fedps.pages.words import facts  # noqa: PLC0415
+
+    past = look_at(run_dir)
+    if past.status != "ok":
+        return False
+    note(f"--resume {run_dir}: this run is complete: nothing is left to do")
+    tell(dict(past.summary) if as_json else dict(facts(past.summary)), as_json)
+    return True
+
+
+def _reopen(run_dir: Path, job: Path | None, overrides: list[str]) -> Any:
+    from fedps.launch.resuming import reopen  # noqa: PLC0415
+
+    return reopen(run_dir, job, overrides)
 
 
 def _check_in_process(request: Request, log_dir: Path | None, counts: Any) -> None:

@@ -22,15 +22,12 @@ from fedps.errors import DataError, FedpsError, JobError, shortage
 from fedps.metrics import BUCKETS, Histogram
 from fedps.types import ClientId, Counts, TableName
 
-
-def _kind(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
 JOURNALED = {"hr@10": "hits", "ndcg@10": "ndcg"}  # sums that have another name in `events.jsonl`
 
 
-class Event(msgspec.Struct, frozen=True, tag_field="event", tag=_kind):
+class Event(
+    msgspec.Struct, frozen=True, tag_field="event", tag=lambda name: re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+):
     """Something that a role tells of itself; the kind of EpochBegin is `epoch_begin`."""
 
 
@@ -92,6 +89,15 @@ class Restarted(Event, frozen=True):
 
     reason: str
     attempt: int
+
+
+class Resumed(Event, frozen=True):
+    """The launcher goes on with a run that was broken off; `exact`: as if it had not been."""
+
+    broken_off: float  # when the last was heard of it, seconds since 1970
+    exact: bool
+    epochs: dict[ClientId, int]  # that each client has behind it,
+    batches: dict[ClientId, int]  # and of the next one
 
 
 class Stopped(Event, frozen=True):
@@ -289,6 +295,13 @@ class Round(Event, frozen=True):
 
     round: int
     figures: dict[str, int | float | None]
+
+
+class Completed(Event, frozen=True):
+    """All figures of a round by name, as the summary has them: nothing more of it comes."""
+
+    round: int
+    figures: dict[str, int | float | list[ClientId] | None]
 
 
 class Taught(Event, frozen=True):

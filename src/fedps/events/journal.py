@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import mmap
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,25 +10,41 @@ from typing import Any
 
 import msgspec
 
-from fedps.events.events import Entry, facts, printable
+from fedps.events.events import JOURNALED, Entry, Event, facts, printable
+from fedps.metrics import Histogram
 
 JOURNAL = "events.jsonl"  # in the folder of a run
+STAMP = ("time", "role", "id")
+KINDS = {kind.__struct_config__.tag: kind for kind in Event.__subclasses__()}
+SUMS = {journaled: name for name, journaled in JOURNALED.items()}
 
 
 class Journal:
     """Appends entries to a file, each as one whole line, and holds the file's lock meanwhile (see `is_written`).
 
+    A last line that whoever wrote there before could not finish is cut off.
+
     Args:
         path: the file; made if absent.
+        alone: whether nobody else may write it.
 
     Raises:
+        BlockingIOError: somebody else does.
         OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, alone: bool = False) -> None:
         self._file = path.open("ab", buffering=0)
-        with suppress(OSError):  # a file system without locks: nobody can tell then, and nothing else depends on it
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if alone:
+                self._file.close()
+                raise
+        except OSError:  # a file system without locks: nobody can tell then, and nothing else depends on it
+            pass
+        else:
+            self._file.truncate(_length_of_lines(path))
 
     def write(self, entry: Entry) -> None:
         """Append one entry; NaN and infinities, which JSON lacks, become null.
@@ -61,6 +78,26 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(text)
 
 
+def read_entries(path: Path) -> Iterator[Entry]:
+    """Read a journal's entries back, but for what it does not hold: all histograms are empty.
+
+    What is no event of this version is left out, as is one with a number that JSON lacks.
+    """
+    empty = Histogram()  # one for all
+    for line_ in read_journal(path):
+        kind = KINDS.get(line_.get("event", ""))
+        if kind is None:
+            continue
+        names = {field.name for field in msgspec.structs.fields(kind)}
+        told = {name: fact for name, fact in line_.items() if name in (*names, "event")}
+        rest = {SUMS.get(k, k): fact for k, fact in line_.items() if k not in told and k not in STAMP}
+        told |= {name: rest for name in ("sums", "figures") if name in names}
+        told |= {"histogram": empty} if "histogram" in names else {}
+        told |= {"histograms": {}} if "histograms" in names else {}
+        with suppress(msgspec.ValidationError, KeyError):
+            yield Entry(line_["time"], line_["role"], line_["id"], msgspec.convert(told, kind))
+
+
 def is_written(path: Path) -> bool:
     """Whether a run still writes its journal: its launcher holds the file's lock, however it ends."""
     try:
@@ -71,3 +108,11 @@ def is_written(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def _length_of_lines(path: Path) -> int:
+    """Return how many bytes of a file are whole lines."""
+    if not path.stat().st_size:
+        return 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return text.rfind(b"\n") + 1

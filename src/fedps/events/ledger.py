@@ -65,6 +65,8 @@ class Ledger:
         self._popular: dict[str, Mapping[str, int | float]] = {}  # what popularity comes to, by client
         self._samples = self._sent = self._received = self._retries = self._rejected = self._late = 0
         self._restarts = 0
+        self._first_began = began  # of the run's first part
+        self._earlier = 0.0  # seconds that the run's earlier parts took
         self._done: set[str] = set()  # clients that have said what they sent
         self._not_finite: str | None = None  # whose loss was no number, and when
         self._memory: dict[str, float] = {}  # the largest weight seen, MiB
@@ -72,7 +74,9 @@ class Ledger:
         self._engine: dict[str, str | None] = {"steps": None, "reason": None}  # compiled or torch, and why torch
 
     def take(self, entry: Entry) -> None:
-        """Add one event to the sums."""
+        """Add one event to the sums; where a run goes on that was broken off, those before, from its journal, come first."""
+        if isinstance(entry.event, events.Resumed):
+            self._resume(entry.time, entry.event)
         if entry.role == "worker":
             self._past.setdefault(entry.id, 0.0)
             self._silent.discard(entry.id)
@@ -94,6 +98,13 @@ class Ledger:
                 self._lost.add(client)
             case events.Restarted():
                 self._restarts += 1
+            case events.Completed(round=round_, figures=figures):
+                self._open.pop(round_, None)
+                self._complete = max(self._complete, round_)
+                others = [
+                    known for known in self.rounds if known["round"] != round_
+                ]  # figures of a journal's events lack AUC
+                self.rounds = [*others, Tally().figures(round_, self._job.metrics) | figures | {"round": round_}]
             case events.Refused(count=count):
                 self._rejected += count
             case events.Tables(tables=tables):
@@ -139,10 +150,10 @@ class Ledger:
             "servers": runner.server_num,
             "coordinator": runner.with_coordinator,
             "engine": self._engine,
-            "start_seconds": max(started.values()) - self._began if started else None,
+            "start_seconds": max(started.values()) - self._first_began if started else None,
             "train_seconds": train,
             "eval_seconds": self._evaluation.length,
-            "wall_seconds": now - self._began,
+            "wall_seconds": self._earlier + now - self._began,
             "samples": self._samples,
             "samples_per_second": self._samples / train if train else None,
             "rounds": rounds,
@@ -217,6 +228,17 @@ class Ledger:
                 self.failed.pop(who, None)
                 if who in self._at_work:
                     self._training.add(self._begun[who], now)
+
+    def _resume(self, now: float, resumed: events.Resumed) -> None:
+        """Begin another part of a run: nobody has failed in it yet, or is done, and each client has its epochs behind it."""
+        for who in self._at_work:
+            self._training.add(self._begun[who], resumed.broken_off)
+        self._earlier, self._began = self._earlier + resumed.broken_off - self._began, now
+        for known in (self._at_work, self._done, self._silent, self._lost, self.failed):
+            known.clear()
+        self._not_finite = None
+        self._again |= self._clients.keys()
+        self._past = {who: float(epoch) for who, epoch in resumed.epochs.items()}
 
     def _train(self, who: str, event: events.EpochEnd, now: float) -> None:
         begun = self._begun.get(who, now)

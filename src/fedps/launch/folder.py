@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ OURS = (
     "turns.jsonl",
     "log",
     "private",
+    "state",
     "model",
     "items.csv",
 )  # what a run writes in its folder
@@ -79,6 +81,16 @@ def find_run(run_dir: str | Path) -> Path:
     raise JobError(
         f"{LATEST}: no run is in {RUNS.resolve()} yet; `fedps run JOB.yaml` from here makes one, or name its folder"
     )
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether servers have kept in a run's folder what it can go on from."""
+    return (folder / "state").is_dir()
+
+
+def go_on(folder: Path) -> str:
+    """Return the words by which a run that was broken off goes on."""
+    return f"go on by: fedps run --resume {shlex.quote(str(folder))}"
 
 
 def is_run(folder: Path) -> bool:

@@ -16,12 +16,13 @@ from fedps.events.events import Closed, Entry, Failed, stamp
 from fedps.events.journal import JOURNAL, Journal
 from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address, hold
-from fedps.launch.folder import check_places, discard, make_log_folder, make_run_folder
+from fedps.launch.folder import can_go_on, check_places, discard, go_on, make_log_folder, make_run_folder
 from fedps.launch.local.processes import AGAIN, PATIENCE, Child, fork_server, start_check, start_role
 from fedps.launch.local.role import RoleSpec, check_classes, runs_own_classes
 from fedps.launch.local.scripts import start_script
 from fedps.launch.progress import Progress
 from fedps.launch.restarts import Due, Restarts
+from fedps.launch.resuming import CUT, Resumption
 from fedps.launch.watch import LISTENERS, Memory, Watch
 from fedps.models.network import Plan
 from fedps.pages.report import write_report
@@ -59,7 +60,12 @@ PLAIN = Orders()
 
 
 def run(
-    job: Job, run_dir: Path | None = None, in_process: bool = False, as_json: bool = False, orders: Orders = PLAIN
+    job: Job,
+    run_dir: Path | None = None,
+    in_process: bool = False,
+    as_json: bool = False,
+    orders: Orders = PLAIN,
+    resumed: Resumption | None = None,
 ) -> dict[str, Any]:
     """Run a job and return its summary; a failed run's summary says so in `status` and `error`.
 
@@ -69,6 +75,7 @@ def run(
         in_process: servers and workers in this process, for debuggers.
         as_json: show nothing but the summary, as one JSON object on standard output.
         orders: what else the command line, or the caller, says.
+        resumed: the run that goes on, with its job and its folder; None begins one.
 
     Raises:
         JobError: a folder cannot be used, an address is taken, or the job does not fit its network.
@@ -84,26 +91,30 @@ def run(
     with nullcontext() if in_process else fork_server(torch=plan is None):
         if orders.log_dir is not None:
             make_log_folder(orders.log_dir)
-        folder = make_run_folder(job, run_dir)
-        return Launch(job, folder, began, as_json, orders, plan).run(in_process)
+        folder = resumed.folder if resumed else make_run_folder(job, run_dir)
+        return Launch(job, folder, began, as_json, orders, plan, resumed).run(in_process)
 
 
 class Launch:
     """One run: its roles, its journal and its ledger."""
 
     def __init__(
-        self, job: Job, folder: Path, began: float, as_json: bool, orders: Orders = PLAIN, plan: Plan | None = None
-    ) -> None:
+        self, job: Job, folder: Path, began: float, as_json: bool, orders: Orders = PLAIN, plan: Plan | None = None,
+        resumed: Resumption | None = None,
+    ) -> None:  # fmt: skip
         self._plan = plan  # of a built-in network, made by an earlier run
         self._job, self._folder, self._as_json, self._orders = job, folder, as_json, orders
         self._log_dir = (orders.log_dir or folder / "log").resolve()
         self._clients = list(client_files_of(job))
-        self._ledger, self._journal = Ledger(job, began), Journal(folder / JOURNAL)
+        self._resumed, self._cut = resumed, resumed.cut if resumed else None
+        self._ledger = Ledger(job, resumed.entries[0].time if resumed and resumed.entries else began)
+        self._journal = resumed.journal if resumed else Journal(folder / JOURNAL)
         self._progress = Progress(job, self._clients, quiet=as_json or orders.quiet)
         self._watch, self._memory = Watch(job, scripted=orders.script is not None), Memory()
         self._restarts, self._ports = Restarts(job.runner), ExitStack()
         self._checked: events.Checked | None = None  # the job's network
         self._looked, self._shown = 0.0, 0  # when memory was, s, monotonic, and how many rounds
+        self._kept = 0  # rounds in the journal
         self._error: RoleError | None = None
 
     def run(self, in_process: bool) -> dict[str, Any]:
@@ -111,12 +122,14 @@ class Launch:
 
         Raises:
             JobError: the job does not fit its network, a class of it is not there, or an address is taken; nobody trained,
-                and no folder is left.
+                and no folder is left but that of a run that was to go on.
             DataError: the same for files that cannot be read, or scored.
         """
         interrupted = False
         with self._progress, self._ports:
             try:
+                if self._resumed:
+                    self._take_up(self._resumed)
                 self._in_process() if in_process else self._in_processes()
             except RoleError as error:
                 self._error = error
@@ -125,7 +138,8 @@ class Launch:
             except (JobError, DataError):
                 self._watch.stop()  # who still writes to the folder
                 self._journal.close()
-                discard(self._folder)
+                if not self._resumed:
+                    discard(self._folder)
                 raise
             except KeyboardInterrupt:
                 interrupted = True
@@ -134,8 +148,18 @@ class Launch:
                 self._watch.stop()
         summary = self._close()
         if interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(*[f"stopped; {go_on(self._folder)}"] * can_go_on(self._folder))
         return summary
+
+    def _take_up(self, resumed: Resumption) -> None:
+        """Take up what was told of a run's earlier parts, and say from where it goes on."""
+        for entry in resumed.entries:
+            self._ledger.take(entry)
+        self._kept = self._shown = len(self._ledger.rounds)
+        resumed.job.save(self._folder / "job.yaml")
+        resumed.cut.write(self._folder)
+        self._take(stamp("launcher", "", resumed.event))
+        (self._folder / "summary.json").unlink(missing_ok=True)  # of the part that was broken off
 
     def _in_processes(self) -> None:
         """Start servers and the coordinator, then the workers; listen until these have left, and end the others."""
@@ -144,17 +168,20 @@ class Launch:
         if runs_own_classes(job):
             self._await_started()
         for shard, at in enumerate(orders.server_at or (ANYWHERE,) * job.runner.server_num):
-            self._start("server", shard, bind=self._held(at))
+            self._start("server", shard, bind=self._held(at), resume=CUT * bool(self._cut))
         if job.runner.with_coordinator:
-            self._start("coordinator", 0, bind=self._held(orders.coordinator_at or ANYWHERE))
+            round_ = self._cut.round if self._cut else None
+            bind = self._held(orders.coordinator_at or ANYWHERE)
+            self._start("coordinator", 0, bind=bind, resume="" if round_ is None else str(round_))
         self._check_files()  # while they come up
         plan = self._await_started()
         servers, coordinator = self._addresses()
         self._progress.introduce(servers, coordinator)
         for number, client in enumerate(self._clients):
             self._start(
-                "worker", number, client=client, servers=tuple(servers), coordinator=coordinator or "", plan=plan
-            )
+                "worker", number, client=client, servers=tuple(servers), coordinator=coordinator or "", plan=plan,
+                resume=self._cut.checkpoint(client) if self._cut else "",
+            )  # fmt: skip
         while watch.open("worker") or self._restarts.waiting:
             self._listen(0.2)
             self._look()
@@ -186,7 +213,8 @@ class Launch:
     def _start(self, role: str, number: int, **facts: Any) -> None:
         """Start a built-in role, or the user's script in its place."""
         log = self._log_dir / f"{role}log.{number}"
-        log.unlink(missing_ok=True)  # of another run, where the folder of logs is not ours alone
+        if not self._resumed:
+            log.unlink(missing_ok=True)  # of another run, where the folder of logs is not ours alone
         spec = RoleSpec(role, number, self._folder / "job.yaml", self._folder, allow=self._orders.allow, **facts)
         self._watch.add(self._play(spec, log))
 
@@ -219,7 +247,8 @@ class Launch:
         """
         if self._plan is None or runs_own_classes(self._job):
             log = self._log_dir / "checklog.0"
-            log.unlink(missing_ok=True)
+            if not self._resumed:
+                log.unlink(missing_ok=True)
             self._watch.add(start_check(self._job, log))
         else:
             self._take(stamp("check", "0", described(self._plan, self._job)))
@@ -281,6 +310,9 @@ class Launch:
             return
         self._ledger.take(entry)
         self._journal.write(entry)
+        for figures in self._ledger.rounds[self._kept :]:
+            self._journal.write(stamp("launcher", "", events.Completed(figures["round"], figures)))
+        self._kept = len(self._ledger.rounds)
         self._progress.take(entry)
         match entry.event:
             case events.Checked():

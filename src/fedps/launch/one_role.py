@@ -30,6 +30,7 @@ from fedps.events.journal import Journal
 from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_log_folder, share_run_folder
+from fedps.launch.local.role import NEWEST
 from fedps.launch.progress import trouble
 from fedps.pages.report import write_report
 from fedps.pages.words import facts
@@ -138,9 +139,9 @@ def coordinate_here(job: Job, at: Address, run_dir: Path | None, log_dir: Path |
 
 def work_here(
     job: Job, client: ClientId, number: int, servers: Sequence[Address], coordinator: Address | None,
-    run_dir: Path | None, log_dir: Path | None, allow: Allow,
+    run_dir: Path | None, log_dir: Path | None, allow: Allow, anew: bool = False,
 ) -> None:  # fmt: skip
-    """Be the worker of one client, from start to end.
+    """Be the worker of one client, from start to end; one that was started before in the same folder goes on where it was.
 
     Args:
         job: as `load_here` reads it.
@@ -151,6 +152,7 @@ def work_here(
         run_dir: the run's folder, by default `runs/<job>`.
         log_dir: where a copy of what it prints goes.
         allow: what the person at the command line allows.
+        anew: begin from the beginning, whatever an earlier process has left.
 
     Raises:
         JobError: a folder cannot be used, or the job does not fit its network.
@@ -179,7 +181,7 @@ def work_here(
         begin = partial(
             FLClient.__init__, job=job, client=client, servers=[str(at) for at in servers], run_dir=folder, report=report,
             allow=allow, number=number, plan=plan, coordinator=None if coordinator is None else str(coordinator),
-            keep_shared=True,
+            keep_shared=True, resume="" if anew else NEWEST,
         )  # fmt: skip
         make_client(client_class(job), begin).run()
 

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -18,6 +19,7 @@ from fedps.events import events
 from fedps.events.events import Entry, Event
 from fedps.events.ledger import beaten
 from fedps.figures import sums_of
+from fedps.launch.folder import can_go_on, go_on
 from fedps.pages.words import facts, hours, in_words
 from fedps.types import ClientId
 
@@ -119,6 +121,8 @@ class Progress:
                     self.say(f"round {round_}: {len(selected)} clients train, {out} sit out")
             case events.Note(note=note) if entry.role == "server":
                 self.say(note)
+            case events.Resumed() as resumed:
+                self.say(f"{self._job.name} goes on {resumed_at(resumed)}")
             case events.Restarted(reason=reason, attempt=attempt):
                 most = self._job.runner.restarts
                 self.say(f"{entry.role} {entry.id}: started again, time {attempt} of {most} at most: {reason}")
@@ -163,6 +167,8 @@ class Progress:
         if summary["error"]:
             self.say(f"failed: {summary['error']}")
         popular = beaten(summary["metrics"], summary["popularity"])
+        if summary["status"] != "ok" and can_go_on(Path(folder)):
+            self.say(go_on(Path(folder)))
         self.say(f"run folder: {folder}{' (no better than popularity: see the warning)' * bool(popular)}")
 
     def _show(self) -> None:
@@ -256,6 +262,15 @@ def places(checked: events.Checked, job: Job) -> str:
         f"leaves the clients: {', '.join(checked.shared) or 'nothing'}; stays with each client:"
         f" {', '.join(checked.private) or 'nothing'}\n{told}"
     )
+
+
+def resumed_at(resumed: events.Resumed) -> str:
+    """Say from where a run goes on."""
+    places = sorted({(epoch, resumed.batches[client]) for client, epoch in resumed.epochs.items()})
+    named = [f"epoch {epoch}" + f", batch {batch} of the next" * bool(batch) for epoch, batch in places]
+    if resumed.exact:
+        return f"after {named[-1]}, as if it had not been broken off" if any(places[-1]) else "from its beginning"
+    return f"where each client was: after {' to '.join(dict.fromkeys([named[0], named[-1]]))}"
 
 
 def trouble(event: Event) -> str | None:

@@ -139,12 +139,14 @@ def _time(summary: Record, word: str) -> str:
 
 
 def _by_worker(progress: Sequence[Record], key: str) -> dict[str, list[tuple[float, float]]]:
-    """Return a line a worker, over epochs."""
+    """Return a line a worker, over epochs; what it did again after it was started again holds for what it did before."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for e in progress:
-        if e[key] is not None:
-            lines.setdefault(e["id"], []).append((e["epoch"] + e["batch"] / e["batches"], e[key]))
-    return lines
+        line, at = lines.setdefault(e["id"], []), e["epoch"] + e["batch"] / e["batches"]
+        while line and line[-1][0] >= at:
+            line.pop()
+        line += [] if e[key] is None else [(at, e[key])]
+    return {who: line for who, line in lines.items() if line}
 
 
 def _by_epoch(rounds: Sequence[Record], key: str) -> list[tuple[float, float]]:

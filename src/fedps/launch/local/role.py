@@ -40,7 +40,8 @@ class RoleSpec:
         coordinator: `host:port` of the coordinator, if there is one; a worker's (FEDPS_COORDINATOR).
         allow: what the person who started the run allows (FEDPS_ALLOW).
         plan: file of the job's network, made ready by the launcher; a worker's (FEDPS_PLAN).
-        resume: what to take up of the run's folder: nothing, `newest`, or the name of a checkpoint (FEDPS_RESUME).
+        resume: what to take up of the run's folder (FEDPS_RESUME): a worker nothing, its `newest` checkpoint, or that of a
+            name; where a whole run goes on, a server the file of its cut, and the coordinator a round.
         pipe: file descriptor of a script's socket to the launcher (FEDPS_PIPE).
     """
 
@@ -204,7 +205,10 @@ class Role:
         self._must_be("coordinator", "run_coordinator")
         from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
 
-        run_coordinator(self.job, self._spec.bind, self._report, selector=selector, stay=True, run_dir=self.run_dir)
+        run_coordinator(
+            self.job, self._spec.bind, self._report, selector=selector, stay=True, run_dir=self.run_dir,
+            resume_at=int(self._spec.resume) if self._spec.resume else None,
+        )  # fmt: skip
 
     def client(self, kind: "type[FLClient] | None" = None) -> "FLClient":
         """Return the worker's life: register your handlers, then call its `run`.
@@ -233,7 +237,7 @@ class Role:
         spec, name = self._spec, ClientId(self._spec.client)
         FLClient.__init__(
             client, self.job, name, spec.servers, self.run_dir, self._report, coordinator=spec.coordinator or None,
-            allow=spec.allow, number=spec.number, plan=read_plan(spec.plan) if spec.plan else None,
+            allow=spec.allow, number=spec.number, plan=read_plan(spec.plan) if spec.plan else None, resume=spec.resume,
         )  # fmt: skip
 
     def _must_be(self, role: str, call: str) -> None:

@@ -1,0 +1,189 @@
+"""A run that was broken off: from where it goes on, and which folders it is refused in, by name."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fedps.client.checkpoint import Moment
+from fedps.config import Job
+from fedps.errors import JobError
+from fedps.events import events as told
+from fedps.events.events import Entry, Event
+from fedps.events.journal import JOURNAL, Journal
+from fedps.launch import resuming
+from fedps.launch.folder import make_run_folder
+from fedps.launch.resuming import Place, find_cut, reopen
+from fedps.types import ClientId
+from tests.conftest import MakeJob
+
+CLIENTS = [ClientId(str(k)) for k in range(10)]
+Moments = dict[ClientId, dict[Moment, int]]
+
+
+@pytest.fixture
+def cut_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., resuming.Cut]:
+    def find(job: Job, there: Moments, took_part: set[str] | None = None, torn: Moments | None = None) -> resuming.Cut:
+        monkeypatch.setattr(resuming, "checkpoints_of", lambda _, client: there.get(client, {}))
+        monkeypatch.setattr(resuming, "_is_whole", lambda _, client, moment: moment not in (torn or {}).get(client, {}))
+        return find_cut(job, tmp_path, set(CLIENTS) if took_part is None else took_part)
+
+    return find
+
+
+def all_at(*moments: tuple[int, int]) -> Moments:
+    return {client: {Moment(*moment): 10 * moment[0] + moment[1] for moment in moments} for client in CLIENTS}
+
+
+def test_clients_in_lockstep_go_on_from_the_newest_moment_that_all_have(
+    make_job: MakeJob, cut_of: Callable[..., resuming.Cut]
+) -> None:
+    there = all_at((2, 0), (3, 0))
+    there[CLIENTS[4]] = {Moment(1): 10, Moment(2): 21}
+    cut = cut_of(make_job(), there)
+    assert (cut.exact, cut.round) == (True, 2)
+    assert cut.clients == dict.fromkeys(CLIENTS, Place(Moment(2), 20)) | {CLIENTS[4]: Place(Moment(2), 21)}
+    assert {cut.checkpoint(client) for client in CLIENTS} == {"2-0"}
+    assert cut_of(make_job(), all_at((2, 0), (2, 50))).round == 3, "they are amid it"
+
+
+def test_where_each_goes_its_own_way_each_goes_on_from_its_own_newest(
+    make_job: MakeJob, cut_of: Callable[..., resuming.Cut]
+) -> None:
+    there = all_at((2, 0), (3, 0))
+    there[CLIENTS[4]] = {Moment(1): 10, Moment(2): 21}
+    cut = cut_of(make_job(sync_mode="async"), there)
+    assert (cut.exact, cut.round) == (False, None)
+    assert [cut.clients[client].moment for client in CLIENTS[3:6]] == [Moment(3), Moment(2), Moment(3)]
+
+
+def test_a_torn_checkpoint_gives_way_to_the_one_before(make_job: MakeJob, cut_of: Callable[..., resuming.Cut]) -> None:
+    cut = cut_of(make_job(), all_at((2, 0), (3, 0)), torn={CLIENTS[7]: {Moment(3): 30}})
+    assert (cut.exact, cut.clients[CLIENTS[0]].moment) == (True, Moment(2))
+
+
+def test_who_has_no_checkpoint_begins_anew_with_all_in_the_first_epoch_and_is_missed_later(
+    make_job: MakeJob, cut_of: Callable[..., resuming.Cut]
+) -> None:
+    there = all_at((1, 0))
+    del there[CLIENTS[2]]
+    cut = cut_of(make_job(), there)
+    assert (cut.exact, cut.round, {cut.checkpoint(client) for client in CLIENTS}) == (True, 0, {""})
+    there = all_at((2, 0), (3, 0))
+    del there[CLIENTS[2]]
+    with pytest.raises(JobError, match=r"private/2/checkpoint is missing, or holds none that is whole"):
+        cut_of(make_job(), there)
+    cut = cut_of(make_job(), there, took_part={client for client in CLIENTS if client != CLIENTS[2]})
+    assert (cut.exact, cut.checkpoint(CLIENTS[2]), cut.checkpoint(CLIENTS[1])) == (True, "newest", "3-0"), "a new one"
+
+
+@pytest.fixture
+def left(make_job: MakeJob, tmp_path: Path) -> Iterator[Path]:
+    """The folder of a run that was killed in its first epoch."""
+    run_dir = make_run_folder(make_job(epochs=3), tmp_path / "run")
+    write(run_dir, Entry(1.0, "server", "0", told.Ready("127.0.0.1:5")))
+    (run_dir / "state" / "server-0").mkdir(parents=True)
+    yield run_dir
+
+
+def write(run_dir: Path, *entries: Entry) -> None:
+    journal = Journal(run_dir / JOURNAL)
+    for entry in entries:
+        journal.write(entry)
+    journal.close()
+
+
+def test_a_run_goes_on_with_its_own_job_though_what_each_machine_may_have_its_own_way_differs(left: Path) -> None:
+    run = reopen(left, overrides=["runner.print_interval=7", "runner.restarts=1"])
+    run.journal.close()
+    assert (run.job.runner.print_interval, run.job.runner.epochs, run.job.name) == (7, 3, "job")
+    run.cut.write(left)
+    kept = json.loads((left / "resume.json").read_text())
+    assert kept["clients"]["9"] == {"checkpoint": "", "epoch": 0, "batch": 0, "sequence": 0}
+    assert kept["exact"] is True
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("runner.seed=5", r"runner\.seed: 5 here, 0 there: a run goes on with its own job"),
+        ("runner.with_coordinator=true", r"runner\.with_coordinator: True here, False there"),
+        ("runner.epochs=9", r"runner\.epochs: 9 here, 3 there"),
+        ("runner.server_num=2", r"runner\.server_num: 2 here, 1 there: the state of a server stays its own"),
+    ],
+)
+def test_another_job_is_refused_by_its_first_difference(override: str, said: str, left: Path) -> None:
+    with pytest.raises(JobError, match=said):
+        reopen(left, overrides=[override])
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda run_dir: (run_dir / name).rmdir() if (run_dir / name).is_dir() else (run_dir / name).unlink()
+
+
+def said_in_job(old: str, new: str) -> Callable[[Path], None]:
+    def change(run_dir: Path) -> None:
+        path = run_dir / "job.yaml"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    return change
+
+
+def by_hand(run_dir: Path) -> None:
+    (run_dir / JOURNAL).rename(run_dir / "events-server-0.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (without("job.yaml"), r"job\.yaml is missing: put it back"),
+        (without(JOURNAL), r"events\.jsonl is missing: put it back"),
+        (without("state/server-0"), r"state/server-0 is missing: put it back"),
+        (by_hand, r"its roles were started one by one: start each again as before, with the same --run_dir"),
+        (said_in_job("  durability: group\n", ""), r"is of an older version of fedps, which kept nothing to go on from"),
+        (said_in_job("durability: group", "durability: none"), r"durability: none: nothing was kept to go on from: go on"),
+        (said_in_job("epochs: 3", "epochs: three"), r"is no job of this version"),
+    ],
+    ids=["no job", "no journal", "no state", "by hand", "older", "nothing kept", "no such job"],
+)  # fmt: skip
+def test_a_folder_that_lacks_something_is_refused_by_its_name(
+    spoil: Callable[[Path], None], said: str, left: Path
+) -> None:
+    spoil(left)
+    before = sorted(left.rglob("*"))
+    with pytest.raises(JobError, match=said):
+        reopen(left)
+    assert sorted(left.rglob("*")) == before, "it is left as it was"
+
+
+def test_no_folder_of_a_run_is_refused(tmp_path: Path) -> None:
+    for folder, said in ((tmp_path, "is no run's folder"), (tmp_path / "none", "there is no such folder")):
+        with pytest.raises(JobError, match=said):
+            reopen(folder)
+
+
+def test_a_run_at_work_is_refused_and_what_is_left_of_one_waited_for(
+    left: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work = Journal(left / JOURNAL)
+    with pytest.raises(JobError, match="a run is at work in it: wait for its end, or end it"):
+        reopen(left)
+    at_work.close()
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        started: Event = told.Started(worker.pid)
+        write(left, Entry(time.time(), "worker", "3", started))
+        monkeypatch.setattr(resuming, "PATIENCE", 0.1)
+        with pytest.raises(JobError, match=f"worker 3 of the run that was broken off .* `kill -9 {worker.pid}`"):
+            reopen(left)
+    finally:
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+    reopen(left).journal.close()
