@@ -219,6 +219,16 @@ def test_of_more_rows_than_there_may_be_the_youngest_and_most_used_are_loaded() 
     assert ids(narrow) == [0, *range(30, 39), *range(40, 50)]
 
 
+def test_where_rows_have_expired_there_is_room_for_new_ones() -> None:
+    table = BoundedTable(spec(max_rows=4, expire_after=1))
+    push(table, 1, 2, 3, 4)
+    for _ in range(2):
+        table.end_epoch()
+    table.make(np.arange(5, 9))
+    push(table, 5, 6, 7, 8)
+    assert ids(table) == [5, 6, 7, 8]
+
+
 def test_changes_since_the_last_save_name_the_rows_that_have_left() -> None:
     table = BoundedTable(spec(max_rows=4))
     push(table, 1, 2, 3, 4)

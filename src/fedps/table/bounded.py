@@ -95,11 +95,8 @@ class BoundedTable(SparseTable):
         Raises:
             TableError: there is none.
         """
-        needed = min(self._index.find(keys, self._ids)[1], self._most - len(self)) - self._spare
-        if self._rows + needed > self._places:
-            raise TableError(
-                f"table {self.spec.name!r}: {len(self)} rows and {needed} new ones pass the limit of {self._places}"
-            )
+        # Where there are as many rows as may be, old ones make room: their memory is there.
+        needed = min(self._index.find(keys, self._ids)[1], self._most - len(self) - self._old) - self._spare
         if needed > self._paid:
             self._take((needed - self._paid) * row_bytes(self.spec))
             self._paid = needed

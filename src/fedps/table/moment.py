@@ -4,6 +4,8 @@ To freeze costs nothing. Whoever is about to change rows says so first (`Watched
 read yet are put aside for it as they are. A moment that nobody holds any more costs nothing. All calls come from one thread.
 """
 
+import math
+import mmap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -12,11 +14,12 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from fedps.table.index import reserve
+from fedps.table.index import reserved_memory
 from fedps.table.kernels import compiled
 from fedps.types import Keys, TableName
 
 PIECE = 1 << 20  # bytes that are read at a time
+GIVEN_BACK = 1 << 20  # bytes of memory at a time
 READ = -1  # in place of where a row was put aside
 _i8r = types.Array(types.int64, 1, "C", readonly=True)
 _i8w = types.Array(types.int64, 1, "C")
@@ -49,16 +52,21 @@ class Watched:
     def __init__(self, *arrays: Array) -> None:
         self._arrays = arrays
         self._moments = WeakSet["Moment"]()
+        self._spent = list[Aside]()  # of moments that are over
 
-    def freeze(self, rows: int) -> "Moment":
-        """Return the first rows as they are now."""
-        self._moments.add(moment := Moment(self._arrays, rows))
+    def freeze(self, rows: int, wanted: NDArray[np.bool_] | None = None) -> "Moment":
+        """Return the first rows as they are now, or those that are wanted, bool[rows]; the others cannot be read."""
+        self._moments.add(moment := Moment(self._arrays, rows, self._spent))
+        if wanted is not None:
+            moment.place[~wanted] = READ
         return moment
 
     def keep(self, slots: Keys) -> None:
         """Put those of some rows aside that a moment has not read yet, before they change: int64[n]."""
         for moment in self._moments:
             moment.keep(slots)
+        if self._spent and self._spent[-1].shrink():  # little by little: gigabytes at once would take long
+            self._spent.pop()
 
 
 class Moment:
@@ -67,31 +75,34 @@ class Moment:
     Args:
         arrays: as for `Watched`.
         rows: how many.
+        spent: what was put aside goes there in the end.
     """
 
-    def __init__(self, arrays: tuple[Array, ...], rows: int) -> None:
+    def __init__(self, arrays: tuple[Array, ...], rows: int, spent: "list[Aside]") -> None:
         self._arrays, self.rows = arrays, rows
-        self._place = np.zeros(rows, np.int32)  # of a row: 0 while it stands as it was, where it is aside + 1, or READ
-        self._aside = [reserve(rows * a[0].size, a.dtype).reshape(rows, *a.shape[1:]) for a in arrays if rows]
-        self._kept = 0
+        self.place = np.zeros(rows, np.int32)  # of a row: 0 while it stands as it was, where it is aside + 1, or READ
+        self._aside, self._kept, self._spent = [Aside(array, rows) for array in arrays], 0, spent
+
+    def __del__(self) -> None:
+        self._spent += self._aside
 
     def keep(self, slots: Keys) -> None:
         """Put rows aside that are about to change."""
         found = np.empty(len(slots), np.int64)
-        first, self._kept = self._kept, put_aside(slots, self._place, self._kept, found)
-        found = found[: self._kept - first]
-        for aside, array in zip(self._aside, self._arrays, strict=False):
-            aside[first : self._kept] = array[found]
+        first, self._kept = self._kept, put_aside(slots, self.place, self._kept, found)
+        for aside, array in zip(self._aside, self._arrays, strict=True):
+            aside.rows[first : self._kept] = array[found[: self._kept - first]]
+            aside.used = self._kept
 
     def read(self, slots: Keys) -> tuple[Array, ...]:
         """Return rows as they were, a copy of each array."""
-        place = self._place[slots]
+        place = self.place[slots]
         there = place > 0
         found = tuple(array[slots] for array in self._arrays)
         if there.any():
             for rows, aside in zip(found, self._aside, strict=True):
-                rows[there] = aside[place[there] - 1]
-        self._place[slots] = READ
+                rows[there] = aside.rows[place[there] - 1]
+        self.place[slots] = READ
         return found
 
     def pieces(self, step: int = 0) -> Iterator[tuple[int, tuple[Array, ...]]]:
@@ -103,6 +114,33 @@ class Moment:
         step = step or max(PIECE // sum(a[:1].nbytes for a in self._arrays), 1)
         for first in range(0, self.rows, step):
             yield first, self.read(np.arange(first, min(first + step, self.rows)))
+
+
+class Aside:
+    """Rows that are put aside, as those of an array, in memory that is taken as it is written and given back in pieces.
+
+    Attributes:
+        rows: [n, ...].
+        used: how many of them were written.
+    """
+
+    def __init__(self, array: Array, rows: int) -> None:
+        shape = (rows, *array.shape[1:])
+        self._row_bytes = array.dtype.itemsize * math.prod(shape[1:])
+        self._memory = reserved_memory(rows * self._row_bytes)
+        self.rows: Array = np.frombuffer(self._memory, array.dtype, math.prod(shape)).reshape(shape)
+        self.used, self._left = 0, -1
+
+    def shrink(self) -> bool:
+        """Give a piece of the memory back; return whether nothing is left of it."""
+        if self._left < 0:
+            self._left = self.used * self._row_bytes
+        if self._left <= 0 or not hasattr(mmap, "MADV_DONTNEED"):
+            return True
+        first = (self._left - 1) // GIVEN_BACK * GIVEN_BACK
+        self._memory.madvise(mmap.MADV_DONTNEED, first, self._left - first)
+        self._left = first
+        return False
 
 
 @compiled(types.int64(_i8r, _i4w, types.int64, _i8w))
