@@ -50,8 +50,8 @@ def _compare(folder: Path, rows: int, mode: str, repeats: int) -> list[Figure]:
 
     def save() -> None:
         epoch[0] += 1
-        saver.copy(store, epoch[0])
-        saver.write()
+        for work in saver.begin(store, epoch[0]):
+            work()
 
     save()
 

@@ -96,7 +96,9 @@ def test_a_model_is_read_by_those_for_whom_it_was_opened_and_what_is_private_by_
     for readers, mode in (("owner", PRIVATE), ("group", GROUP)):
         run = place / readers
         facts = {"epoch": 1, "shard": 0, "shards": 1, "job": "test"}
-        snapshot.save(run / "model" / "1", "server-0", {ITEMS.name: rows(ITEMS, 2)}, facts, mode=mode)
+        snapshot.save(run / "model" / "1", "server-0", {ITEMS.name: rows(ITEMS, 2)}, facts)
+        for file in (run / "model" / "1").iterdir():
+            file.chmod(mode)
         snapshot.save(run / "private" / "0" / "1", "tables", {USERS.name: rows(USERS, 0)}, {"epoch": 1})
         for path in (run, *run.rglob("*")):
             os.chown(path, *ONE)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from fedps.config import Job
@@ -12,7 +13,9 @@ from fedps.errors import DataError
 from fedps.server import memory
 from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
+from fedps.storage import snapshot
 from fedps.table.admission import CANDIDATES_BYTES
+from fedps.table.moment import Array
 from fedps.table.rules import initial_rows
 from fedps.types import NO_KEYS, Bounds, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Join, Pull, Push, Refused
@@ -157,11 +160,14 @@ def test_an_open_table_starts_from_a_counted_one_and_a_bounded_from_one_that_was
         assert second.rows(3, 7) == first.rows(3, 7)
 
 
-def test_a_save_whose_waiting_ids_make_no_sense_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
-    server = make_server(make_job(sync_mode="async"), tmp_path)
-    Caller(server, "0").join(OPEN, BIAS)
-    server.shard.store.waiting = lambda: {"rows": np.arange(3)}  # type: ignore[method-assign]
-    end_epoch(Caller(server, "0", "q").join(OPEN, BIAS), 1)
+def test_a_save_whose_waiting_ids_make_no_sense_is_refused(tmp_path: Path) -> None:
+    arrays: dict[str, Array] = {
+        "rows/waiting": np.arange(3),
+        "rows/keys": NO_KEYS,
+        "rows/rows": np.empty((0, 4), np.float32),
+    }
+    specs = {"rows": to_builtins(OPEN)}
+    snapshot.save_arrays(tmp_path / "model" / "1", "server-0", arrays, {"shard": 0, "shards": 1, "epoch": 1}, specs)
     with pytest.raises(DataError, match="the ids that wait in rows do not fit"):
         saved.read_model(tmp_path / "model" / "1")
 

@@ -14,57 +14,10 @@ from fedps.table import dense, moment
 from fedps.table.moment import Moment, Part
 from fedps.table.sparse import SparseTable
 from fedps.table.store import Store
-from fedps.types import NO_KEYS, RULES, Bounds, Init, Rule, RuleName, TableSpec
+from fedps.types import RULES, Bounds, RuleName, TableSpec
+from tests.table.programs import BOUNDS, Program, do, kinds, made, programs, specs
 
 PIECE = 1 << 10  # bytes: so that small tables have many
-START = Init("uniform", 1.0, 3.0)
-IDS = np.concatenate([np.arange(120), [-(2**63), -7, 2**63 - 1]])
-BOUNDS = (
-    Bounds(),
-    Bounds(max_rows=30),
-    Bounds(expire_after=1),
-    Bounds(admit_after=2),
-    Bounds(admit_after=2, expire_after=2, max_rows=40),
-)
-Step = tuple[str, int]
-Program = list[Step]
-
-
-def specs(rule: RuleName, bounds: Bounds) -> list[TableSpec]:
-    rows = TableSpec("rows", "sparse", (0, 5), Rule(rule, 0.1), START, bounds=bounds)
-    return [rows, replace(rows, name="tensor", kind="dense", shape=(40, 30), init=Init(), bounds=Bounds())]
-
-
-def do(store: Store, step: Step) -> None:
-    """Do one thing to the tables; the number says to which rows, with what values."""
-    kind, number = step
-    rng = np.random.default_rng(number)
-    keys = np.sort(rng.choice(IDS, 1 + number % 25, replace=False))
-    match kind:
-        case "push":
-            store.push("rows", keys, rng.normal(size=(len(keys), 5)).astype(np.float32), 0.5 + number % 2)
-            store.push("tensor", NO_KEYS, rng.normal(size=(1, 1200)).astype(np.float32))
-        case "pull":
-            store.pull("rows", keys)
-        case "make":
-            store.make("rows", keys)
-        case "seed":
-            store.seed("tensor", rng.normal(size=(1, 500)).astype(np.float32), 0)
-            store.seed("tensor", rng.normal(size=(1, 1 + number % 700)).astype(np.float32), 500)
-        case "end":
-            store.end_epoch()
-        case "settle":
-            store.settle()
-        case "saved":
-            store.mark_saved()
-
-
-def made(tables: list[TableSpec], program: Program) -> Store:
-    store = Store()
-    store.declare(tables)
-    for step in program:
-        do(store, step)
-    return store
 
 
 def laid(tables: list[TableSpec], parts: list[Part]) -> Store:
@@ -93,8 +46,6 @@ def assert_same(one: Store, other: Store) -> None:
     assert told(one) == told(other)
 
 
-kinds = st.sampled_from(["push", "push", "push", "push", "pull", "make", "seed", "end", "settle", "saved"])
-programs = st.lists(st.tuples(kinds, st.integers(0, 10**6)), max_size=30)
 reading = st.lists(st.tuples(st.one_of(kinds, st.sampled_from(["next"] * 8)), st.integers(0, 10**6)), max_size=60)
 
 

@@ -4,10 +4,12 @@ Only the rows this server keeps are its concern: `storage.epochs` cuts them out 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from fedps.config import Job
@@ -15,14 +17,15 @@ from fedps.errors import DataError, TableError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.server.beside import Work
-from fedps.storage.epochs import read_model, remove, save_shard
+from fedps.storage.epochs import is_whole, read_model, remove, supersede
 from fedps.storage.shards import Base, Facts, name_of
-from fedps.storage.snapshot import Tables
+from fedps.storage.snapshot import Writer, layouts
 from fedps.storage.tables import SavedTable, fit_state, new_ids, said_of_new, shape_misfit
 from fedps.storage.whole import GROUP, PRIVATE, PUBLIC
 from fedps.table.sparse import unbounded
+from fedps.table.still import Still
 from fedps.table.store import Store
-from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec, Values
+from fedps.types import NO_KEYS, Keys, Rule, TableName, TableSpec
 
 READERS = {"owner": PRIVATE, "group": GROUP, "all": PUBLIC}  # modes of files, by `runner.model_readers`
 
@@ -33,8 +36,8 @@ class Saver:
     `all`: every row with its optimizer state. `base`: values only. `delta`: the rows changed since the last save, with
     state; it names that save, and the first one of a run is whole.
 
-    A large table takes seconds to save. So both steps may run in another thread, one after the other: `copy` while the
-    tables stand still, `write`, which takes most of the time, while they are in use again.
+    A large table takes seconds to save. So the tables are frozen, which takes next to no time, and are read and written
+    piece by piece while they are in use.
 
     Args:
         job, shard, run_dir: as for the server.
@@ -47,63 +50,92 @@ class Saver:
         self._facts = Facts(
             job.runner.server_num, shard=shard, job=job.name, mode=self._mode, run=str(run_dir.absolute())
         )
-        self._last: Base | None = None  # the save that the next delta builds on
-        self._of: Store | None = None  # whose it is
+        self._begun = 0  # saves so far, with a gap where the tables are others
+        self._of: Store | None = None  # whose the last one is
+        self._last: tuple[int, Base] | None = None  # which of them was written last, on which the next delta may build
         self._keep, self._epochs = job.runner.keep_epochs, list[int]()  # of this run, in their order
-        self._tables: Tables = {}  # what is copied and not written yet,
-        self._waiting: Mapping[TableName, Keys] = {}  # and the ids that wait for a row
-        self._began = 0.0
+        self._saved: events.Saved | None = None
 
-    def copy(self, store: Store, epoch: int, witnesses: tuple[str, ...] = ()) -> None:
-        """Copy the tables as they are at the end of an epoch; pushes from now on belong to the next save.
+    def begin(self, store: Store, epoch: int, witnesses: tuple[str, ...] = ()) -> Iterator[Work]:
+        """Freeze the tables as they are at the end of an epoch; return the works that save them, for `in_turns`.
+
+        Pushes go on from now on, and belong to the next save. Each work is made in the thread that pushes, which takes little
+        time, and may be done in another before the next is asked for. All works of a save come before those of the next.
+        Whoever drops them leaves nothing behind, but perhaps a save that is whole.
+
+        A work raises DataError: the files cannot be written. Earlier saves stay as they were, and the next one is whole.
 
         Args:
             store: the tables.
             epoch: counted from 1.
             witnesses: what tells this run from others, see `storage.epochs`.
         """
-        self._began = time.perf_counter()
-        base = self._last if self._mode == "delta" and self._of is store else None
-        if base is not None and base.epoch == epoch:
-            base = None  # a delta may not take the place of the save it builds on
-        self._tables, self._of = store.export(changed=base is not None), store
-        self._waiting = store.waiting()
-        self._facts = replace(
-            self._facts, epoch=epoch, base=base, steps=store.steps(), rates=store.rates(), witnesses=witnesses
-        )
+        began = time.perf_counter()
+        self._begun += 1 if self._of is store else 2  # so that no delta builds on the save of other tables
+        self._of = store
+        facts = replace(self._facts, epoch=epoch, steps=store.steps(), rates=store.rates(), witnesses=witnesses)
+        tables = store.still()
         store.mark_saved()
+        return self._works(tables, facts, self._begun, began)
 
-    def begin(self, store: Store, epoch: int, witnesses: tuple[str, ...] = ()) -> Iterator[Work]:
-        """Begin to save the tables as they are now; each work that is yielded is to be done before the next is asked for."""
-        self.copy(store, epoch, witnesses)
-        tables, waiting, facts, began = self._tables, self._waiting, self._facts, self._began
+    def _works(self, tables: list[Still], facts: Facts, number: int, began: float) -> Iterator[Work]:
+        if (base := self._base(facts.epoch, number)) is not None:
+            facts = replace(facts, base=base)
+            for table in tables:
+                table.restrict()
+        yield partial(_sort, tables)
+        waiting = dict[TableName, Keys]()
+        for table in tables:
+            pieces = [np.empty((0, 2), np.int64)]
+            for piece in table.waiting or ():
+                pieces.append(piece)
+                yield lambda: None
+            if table.waiting is not None:
+                waiting[table.spec.name] = np.concatenate(pieces)
+        values, writer = self._mode == "base", Writer(self._at(facts), name_of(self._shard), self._readers)
+        try:
+            yield partial(writer.begin, layouts({t.spec.name: (len(t.keys), t.shape(values)) for t in tables}, waiting))
+            for ids in waiting.values():
+                yield partial(writer.write, ids)
+            for table in tables:
+                yield partial(writer.write, table.keys)
+                for rows in table.pieces(values):
+                    yield partial(writer.write, rows)
+            plain = {"rule": Rule("add"), "frozen": False} if values else {}
+            specs = {t.spec.name: to_builtins(replace(t.spec, **plain)) for t in tables}
+            yield partial(self._end, writer, facts, specs, number, began)
+        finally:
+            writer.abandon()
 
-        def write() -> None:
-            self._tables, self._waiting, self._facts, self._began = tables, waiting, facts, began
-            self.write()
+    def _base(self, epoch: int | None, number: int) -> Base | None:
+        """Return the save that this one is to build on; None if it is to be whole."""
+        if self._mode != "delta" or self._last is None:
+            return None
+        last, base = self._last  # a delta may not take the place of the save it builds on
+        return base if last == number - 1 and base.epoch != epoch else None
 
-        return iter([write])
-
-    def write(self) -> None:
-        """Write what was copied.
-
-        Raises:
-            DataError: the files cannot be written; earlier saves stay as they were.
-        """
-        tables, waiting, self._tables, self._waiting = self._tables, self._waiting, {}, {}
-        if self._mode == "base":
-            tables = {name: _values_only(*table) for name, table in tables.items()}
-        epoch = self._facts.epoch or 0
-        check = save_shard(self._folder / str(epoch), self._shard, tables, self._facts, self._readers, waiting)
-        self._last = Base(epoch, check)
+    def _end(self, writer: Writer, facts: Facts, specs: dict[TableName, object], number: int, began: float) -> None:
+        """Let a save count, and remove those that are too old."""
+        folder, epoch = self._at(facts), facts.epoch or 0
+        check = writer.commit(to_builtins(facts), specs)
+        supersede(folder, check)
+        self._last = number, Base(epoch, check)
+        self._saved = events.Saved(epoch, str(folder), time.perf_counter() - began)
         self._epochs = [*(e for e in self._epochs if e != epoch), epoch]
-        while self._keep and len(self._epochs) > self._keep:  # two at least: all servers have written the last but one
+        while self._keep and len(self._epochs) > self._keep:
+            # Servers write at their own time: whatever this one knows, the last epoch that is whole has to stay.
+            oldest, *others = (is_whole(self._folder / str(epoch)) for epoch in self._epochs)
+            if oldest and not any(others):
+                break
             remove(self._folder / str(self._epochs.pop(0)), name_of(self._shard))
+
+    def _at(self, facts: Facts) -> Path:
+        return self._folder / str(facts.epoch)
 
     def saved(self) -> events.Saved:
         """Return the event of what was written last."""
-        epoch = self._facts.epoch or 0
-        return events.Saved(epoch, str(self._folder / str(epoch)), time.perf_counter() - self._began)
+        assert self._saved is not None  # noqa: S101  (who asks has seen the works end)
+        return self._saved
 
 
 class WarmStart:
@@ -192,7 +224,6 @@ def make_store(
     return store
 
 
-def _values_only(spec: TableSpec, keys: Keys, block: Values) -> tuple[TableSpec, Keys, Values]:
-    plain = replace(spec, rule=Rule("add"), frozen=False)
-    columns = [*range(spec.dim), *([-1] if spec.bounded else [])]  # a bounded table's marks are no state
-    return plain, keys, np.ascontiguousarray(block[:, columns] if spec.bounded else block[:, : spec.dim])
+def _sort(tables: Iterable[Still]) -> None:
+    for table in tables:
+        table.sort()

@@ -21,11 +21,11 @@ from pathlib import Path
 import msgspec
 
 from fedps.errors import DataError
-from fedps.storage import snapshot, whole
+from fedps.storage import snapshot
 from fedps.storage.shards import Facts, SavedShard, find_shards, name_of, read_shard
 from fedps.storage.snapshot import Tables
 from fedps.storage.tables import SavedTable, checked, join, settled
-from fedps.types import Keys, TableName
+from fedps.types import TableName
 
 PRIVATE = "tables"  # the name of a client's private save
 OURS = re.compile(rf"{PRIVATE}|server-[0-9]+")
@@ -41,10 +41,7 @@ def witnesses(instances: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(hashlib.sha256(name.encode()).hexdigest()[:16] for name in instances)[:MOST_WITNESSES])
 
 
-def save_shard(
-    folder: Path, shard: int, tables: Tables, facts: Facts, mode: int = whole.PRIVATE,
-    waiting: Mapping[TableName, Keys] | None = None,
-) -> str:  # fmt: skip
+def save_shard(folder: Path, shard: int, tables: Tables, facts: Facts) -> str:
     """Write one server's part of an epoch; return its check. What it replaces goes once the epoch is whole.
 
     Args:
@@ -52,18 +49,21 @@ def save_shard(
         shard: the server's number.
         tables: what it keeps.
         facts: what its record says.
-        mode: of the files.
-        waiting: ids that wait for a row of a table, as `table.bounded` has them.
 
     Raises:
         DataError: the files cannot be written; earlier saves stay as they were.
     """
-    check = snapshot.save(folder, name_of(shard), tables, msgspec.to_builtins(facts), mode, waiting)
+    check = snapshot.save(folder, name_of(shard), tables, msgspec.to_builtins(facts))
+    supersede(folder, check)
+    return check
+
+
+def supersede(folder: Path, check: str) -> None:
+    """Remove what an epoch's new save has replaced, if it is whole now that the part with this check is there."""
     with suppress(DataError, OSError):  # what is left over takes room, and does no harm
         parts = find_whole(folder) or []
         if check in {part.check for part in parts}:
             _remove_others(folder, [part.stem for part in parts])
-    return check
 
 
 def save_private(
@@ -112,6 +112,13 @@ def find_whole(folder: Path) -> list[SavedShard] | None:
         else:
             return parts
     return None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether an epoch is there whole, as far as this machine has it."""
+    with suppress(DataError, OSError):
+        return find_whole(folder) is not None
+    return False
 
 
 def numbers(folder: Path) -> list[int]:

@@ -8,10 +8,11 @@ was whole stays whole; `epochs` removes what is superseded.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -26,6 +27,7 @@ from fedps.types import Keys, TableName, TableSpec, Values
 
 Tables = Mapping[TableName, tuple[TableSpec, Keys, Values]]
 Arrays = Mapping[str, NDArray[Any]]
+Layout = tuple[np.dtype[Any], tuple[int, ...]]  # of an array: its type and shape
 WAITING = "waiting"  # the array of a bounded table's ids that have no row yet
 FORMAT = 2  # 1 had counters of pushes (`rules.counters`) as floats; it can still be read
 DTYPES = {  # of what is saved, in safetensors' words
@@ -35,9 +37,8 @@ DTYPES = {  # of what is saved, in safetensors' words
 
 
 def save(
-    folder: Path, name: str, tables: Tables, facts: Mapping[str, object], mode: int = PRIVATE,
-    waiting: Mapping[TableName, Keys] | None = None, last: Callable[[], None] = lambda: None,
-) -> str:  # fmt: skip
+    folder: Path, name: str, tables: Tables, facts: Mapping[str, object], last: Callable[[], None] = lambda: None
+) -> str:
     """Write the next save of a name; return its check, which no other save has.
 
     Args:
@@ -45,22 +46,20 @@ def save(
         name: of the saves; their files begin with it.
         tables: each table's spec, keys int64[n] (dense: empty) and rows with state, float32[n, width].
         facts: what else the manifest says, e.g. epoch, shard.
-        mode: of the files; by default their owner alone may read them.
-        waiting: ids that wait for a row of a table, with their pushes, int64[n, 2].
         last: is called before the save counts; if it raises, there is none.
 
     Raises:
         DataError: the files cannot be written; earlier saves stay as they were.
     """
-    arrays: dict[str, NDArray[Any]] = {f"{table}/{WAITING}": ids for table, ids in (waiting or {}).items()}
+    arrays = dict[str, NDArray[Any]]()
     for table, (_, keys, block) in tables.items():
         arrays |= {f"{table}/keys": keys, f"{table}/rows": block}
     specs = {table: msgspec.to_builtins(spec) for table, (spec, _, _) in tables.items()}
-    return save_arrays(folder, name, arrays, facts, mode, specs, last)
+    return save_arrays(folder, name, arrays, facts, specs, last)
 
 
 def save_arrays(
-    folder: Path, name: str, arrays: Arrays, facts: Mapping[str, object], mode: int = PRIVATE,
+    folder: Path, name: str, arrays: Arrays, facts: Mapping[str, object],
     specs: Mapping[TableName, object] | None = None, last: Callable[[], None] = lambda: None,
 ) -> str:  # fmt: skip
     """Write the next save of a name, of whatever arrays; return its check.
@@ -70,31 +69,100 @@ def save_arrays(
         name: as for `save`.
         arrays: by name, of any type in `DTYPES`.
         facts: what else the manifest says, as JSON has it.
-        mode: as for `save`.
         specs: of the tables that the arrays make up.
         last: as for `save`.
 
     Raises:
         DataError: as for `save`.
     """
-    payload = packed({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    manifest = {"format": FORMAT, "sha256": _digest(payload), "facts": dict(facts), "tables": dict(specs or {})}
-    check = _check(manifest)
-    text = json.dumps(manifest | {"check": check}, indent=1)
+    writer = Writer(folder, name, last=last)
     try:
-        make_folder(folder)
-        earlier = stems(folder, name)
-        stem = f"{name}.{numbered(earlier[0])[1] + 1}" if earlier else name
-        with open_whole(
-            folder / f"{stem}.safetensors", folder / f"{stem}.json", mode=mode, last=last
-        ) as (rows, record):  # fmt: skip
-            rows.writelines(payload)
-            record.write(text.encode())
-    except OSError as error:
-        raise DataError(
-            f"cannot save to {folder}: {error}; free space, or choose another --run_dir or runner.model_save_path"
-        ) from error
-    return check
+        writer.begin({name: (array.dtype, array.shape) for name, array in arrays.items()})
+        for array in arrays.values():
+            writer.write(array)
+        return writer.commit(facts, specs or {})
+    finally:
+        writer.abandon()
+
+
+class Writer:
+    """The next save of a name, written piece by piece: `begin`, then `write` all that the arrays hold, then `commit`.
+
+    Whatever cannot be written raises DataError, and ends it: nothing is left behind, and earlier saves stay as they were.
+
+    Args:
+        folder, name, last: as for `save`.
+        mode: of the files; by default their owner alone may read them.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, mode: int = PRIVATE, last: Callable[[], None] = lambda: None
+    ) -> None:  # fmt: skip
+        self._folder, self._name, self._mode, self._last = folder, name, mode, last
+        self._open, self._sha, self._files = ExitStack(), hashlib.sha256(), list[IO[bytes]]()
+
+    def begin(self, arrays: Mapping[str, Layout]) -> None:
+        """Open the files, and say what arrays will come, in their order."""
+        with self._told():
+            make_folder(self._folder)
+            earlier = stems(self._folder, self._name)
+            stem = f"{self._name}.{numbered(earlier[0])[1] + 1}" if earlier else self._name
+            paths = [self._folder / f"{stem}.{ending}" for ending in ("safetensors", "json")]
+            self._files = self._open.enter_context(open_whole(*paths, mode=self._mode, last=self._last))
+        self._put(_header(arrays))
+
+    def write(self, piece: NDArray[Any]) -> None:
+        """Write what comes next of the arrays."""
+        self._put(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+
+    def commit(self, facts: Mapping[str, object], specs: Mapping[TableName, object]) -> str:
+        """Let the save count, now that all is there; return its check. The arguments are those of `save_arrays`."""
+        manifest = {"format": FORMAT, "sha256": self._sha.hexdigest(), "facts": dict(facts), "tables": dict(specs)}
+        check = _check(manifest)
+        with self._told():
+            self._files[1].write(json.dumps(manifest | {"check": check}, indent=1).encode())
+            self._open.close()
+        return check
+
+    def abandon(self) -> None:
+        """Leave nothing behind of what does not count yet."""
+        with suppress(Abandoned, OSError):
+            self._open.__exit__(Abandoned, Abandoned(), None)
+
+    def _put(self, piece: bytes | memoryview) -> None:
+        self._sha.update(piece)
+        with self._told():
+            self._files[0].write(piece)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.abandon()
+            raise DataError(
+                f"cannot save to {self._folder}: {error}; free space, or choose another --run_dir or"
+                " runner.model_save_path"
+            ) from error
+
+
+class Abandoned(Exception):  # noqa: N818  (it is no error)
+    """A save is not gone on with."""
+
+
+def layouts(
+    tables: Mapping[TableName, tuple[int, tuple[int, ...]]], waiting: Mapping[TableName, Keys]
+) -> dict[str, Layout]:  # fmt: skip
+    """Return the arrays of a save of tables.
+
+    Args:
+        tables: how many keys each has, and the shape of its rows.
+        waiting: of a table that counts pushes of ids without a row, these with their pushes, int64[n, 2].
+    """
+    found: dict[str, Layout] = {f"{table}/{WAITING}": (ids.dtype, ids.shape) for table, ids in waiting.items()}
+    for table, (keys, rows) in tables.items():
+        found |= {f"{table}/keys": (np.dtype(np.int64), (keys,)), f"{table}/rows": (np.dtype(np.float32), rows)}
+    return found
 
 
 def packed(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> list[bytes | memoryview]:
@@ -102,20 +170,22 @@ def packed(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | Non
 
     The same content gives the same bytes, which the library's own writer does not promise of metadata.
     """
+    header = _header({name: (array.dtype, array.shape) for name, array in arrays.items()}, metadata)
+    return [header, *(array.reshape(-1).view(np.uint8).data for array in arrays.values())]
+
+
+def _header(arrays: Mapping[str, Layout], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return how a safetensors file begins that holds these arrays in this order."""
     header, at = dict[str, object](), 0
     if metadata:
         header["__metadata__"] = metadata
-    for name, array in arrays.items():
-        end = at + array.nbytes
-        header[name] = {"dtype": DTYPES[array.dtype], "shape": array.shape, "data_offsets": (at, end)}
+    for name, (dtype, shape) in arrays.items():
+        end = at + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": (at, end)}
         at = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return [
-        len(text).to_bytes(8, "little"),
-        text,
-        *(array.reshape(-1).view(np.uint8).data for array in arrays.values()),
-    ]
+    return len(text).to_bytes(8, "little") + text
 
 
 def stems(folder: Path, name: str) -> list[str]:
@@ -233,10 +303,3 @@ def _with_counters(spec: TableSpec, block: Values) -> Values:
 def _check(manifest: Mapping[str, object]) -> str:
     """Return the SHA-256 of what a manifest says, as it reads back from JSON."""
     return hashlib.sha256(json.dumps(json.loads(json.dumps(manifest)), sort_keys=True).encode()).hexdigest()
-
-
-def _digest(payload: Sequence[bytes | memoryview]) -> str:
-    sha = hashlib.sha256()
-    for piece in payload:
-        sha.update(piece)
-    return sha.hexdigest()

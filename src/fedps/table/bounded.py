@@ -29,6 +29,7 @@ from fedps.table.kernels import compiled
 from fedps.table.moment import Array, Facts, Part, Watched
 from fedps.table.rules import initial_rows, rowless
 from fedps.table.sparse import SparseTable, row_bytes, unbounded
+from fedps.table.still import StillRows
 from fedps.types import GONE, NO_KEYS, Counts, Keys, TableSpec, Values
 
 OLDEST = 254  # the largest age; a slot without a row has that of one that is GONE
@@ -139,25 +140,24 @@ class BoundedTable(SparseTable):
             expired = grow_old(self._age[: self._rows], self._expires)
             self._old, self._expired = self._old + expired, self._expired + expired
 
-    def export(self, changed: bool = False) -> tuple[Keys, Values]:
-        """Return keys, sorted, and their rows with state and marks, float32[n, width + 1], copies; see the class.
+    def still(self) -> StillRows:
+        """Freeze the table as it is now, to be read in the order of its keys; rows have marks, see the class."""
+        still, rows = super().still(), self._rows
+        ids, age, marks, left = (
+            self._ids[:rows].copy(),
+            self._age[:rows].copy(),
+            self._marks[:rows].copy(),
+            [*self._left],
+        )
+        expires = self._expires
 
-        Args:
-            changed: only rows pushed since `mark_saved`, and those that have left since.
-        """
-        there = self._age[: self._rows] <= self._expires
-        keys, rows = self._copy(np.flatnonzero(there & self._changed[: self._rows] if changed else there))
-        slots, _ = self._index.find(keys, self._ids)
-        block = np.empty((len(keys), self._width + 1), np.float32)
-        block[:, :-1] = rows
-        marks = block.view(np.uint32)[:, -1]
-        marks[:] = self._age[slots] | (self._marks[slots] & USES).astype(np.uint32) << 8
-        if changed and len(left := np.setdiff1d(self._gone(), keys)):
-            gone = np.zeros((len(left), self._width + 1), np.float32)
-            gone.view(np.uint32)[:, -1] = GONE
-            order = np.argsort(keys := np.concatenate([keys, left]))
-            return keys[order], np.concatenate([block, gone])[order]
-        return keys, block
+        def gone() -> Keys:
+            """Return the ids in the last save that have no row any more."""
+            return np.concatenate([NO_KEYS, *left, ids[(age > expires) & (marks & SAVED > 0)]])
+
+        still.ids, still.there, still.marks, still.gone = ids, age <= expires, (age, marks & USES), gone
+        still.waiting = self._candidates.frozen() if self._candidates is not None else None
+        return still
 
     def waiting(self) -> Keys:
         """Return the ids that wait for a row, with their pushes so far, int64[n, 2]."""
@@ -313,11 +313,6 @@ class BoundedTable(SparseTable):
         self._watched_free.keep(np.arange(self._spare, self._spare + len(slots)))
         self._free[self._spare : self._spare + len(slots)] = slots
         self._spare += len(slots)
-
-    def _gone(self) -> Keys:
-        """Return the ids in the last save that have no row any more."""
-        old = (self._age[: self._rows] > self._expires) & (self._marks[: self._rows] & SAVED > 0)
-        return np.concatenate([NO_KEYS, *self._left, self._ids[: self._rows][old]])
 
 
 @compiled(types.void(_u1w, _i8w))

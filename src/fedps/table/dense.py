@@ -7,6 +7,7 @@ import numpy as np
 from fedps.errors import TableError
 from fedps.table import kernels, rules
 from fedps.table.moment import PIECE, Array, Facts, Part, Watched
+from fedps.table.still import StillTensor
 from fedps.types import NO_KEYS, RULES, Keys, TableSpec, Values
 
 ONLY = np.zeros(1, np.int64)  # the slot of the single row
@@ -96,6 +97,10 @@ class DenseTable:
     def export(self, changed: bool = False) -> tuple[Keys, Values]:
         """Return no keys and the tensor with its state, float32[1, width], a copy; it is always saved whole."""
         return NO_KEYS, self.block.copy()
+
+    def still(self) -> StillTensor:
+        """Freeze the tensor as it is now, to be saved."""
+        return StillTensor(self.spec, self.block.shape[1], self._watched.freeze(len(self._pieces)))
 
     def mark_saved(self) -> None:
         """Do nothing: see `export`."""

@@ -54,11 +54,9 @@ class Watched:
         self._moments = WeakSet["Moment"]()
         self._spent = list[Aside]()  # of moments that are over
 
-    def freeze(self, rows: int, wanted: NDArray[np.bool_] | None = None) -> "Moment":
-        """Return the first rows as they are now, or those that are wanted, bool[rows]; the others cannot be read."""
+    def freeze(self, rows: int) -> "Moment":
+        """Return the first rows as they are now."""
         self._moments.add(moment := Moment(self._arrays, rows, self._spent))
-        if wanted is not None:
-            moment.place[~wanted] = READ
         return moment
 
     def keep(self, slots: Keys) -> None:
@@ -80,8 +78,13 @@ class Moment:
 
     def __init__(self, arrays: tuple[Array, ...], rows: int, spent: "list[Aside]") -> None:
         self._arrays, self.rows = arrays, rows
-        self.place = np.zeros(rows, np.int32)  # of a row: 0 while it stands as it was, where it is aside + 1, or READ
+        self._place = np.zeros(rows, np.int32)  # of a row: 0 while it stands as it was, where it is aside + 1, or READ
         self._aside, self._kept, self._spent = [Aside(array, rows) for array in arrays], 0, spent
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row in the last array."""
+        return math.prod(self._arrays[-1].shape[1:])
 
     def __del__(self) -> None:
         self._spent += self._aside
@@ -89,21 +92,25 @@ class Moment:
     def keep(self, slots: Keys) -> None:
         """Put rows aside that are about to change."""
         found = np.empty(len(slots), np.int64)
-        first, self._kept = self._kept, put_aside(slots, self.place, self._kept, found)
+        first, self._kept = self._kept, put_aside(slots, self._place, self._kept, found)
         for aside, array in zip(self._aside, self._arrays, strict=True):
             aside.rows[first : self._kept] = array[found[: self._kept - first]]
             aside.used = self._kept
 
     def read(self, slots: Keys) -> tuple[Array, ...]:
         """Return rows as they were, a copy of each array."""
-        place = self.place[slots]
+        place = self._place[slots]
         there = place > 0
         found = tuple(array[slots] for array in self._arrays)
         if there.any():
             for rows, aside in zip(found, self._aside, strict=True):
                 rows[there] = aside.rows[place[there] - 1]
-        self.place[slots] = READ
+        self._place[slots] = READ
         return found
+
+    def forget(self, slots: NDArray[Any]) -> None:
+        """Let rows go that nobody will read: bool[rows], or int64[n]."""
+        self._place[slots] = READ
 
     def pieces(self, step: int = 0) -> Iterator[tuple[int, tuple[Array, ...]]]:
         """Yield all rows in their order, piece by piece, each with the number of its first row.

@@ -18,6 +18,7 @@ from fedps.errors import TableError
 from fedps.table import kernels, rules
 from fedps.table.index import INDEX_BYTES, Index, reserve
 from fedps.table.moment import Array, Facts, Part, Watched
+from fedps.table.still import StillRows, whole
 from fedps.types import RULES, Counts, Keys, TableSpec, Values
 
 RESERVED_ROWS, RESERVED_BYTES = 1 << 24, 1 << 35  # of a table: the most rows that address space is reserved for
@@ -160,16 +161,18 @@ class SparseTable:
             changed: only rows pushed since `mark_saved`; the others are as they were saved, but for momentum that
                 `rules.settle` brings up to `steps`.
         """
-        slots = np.flatnonzero(self._changed[: self._rows]) if changed else np.arange(self._rows)
-        return self._copy(slots)
+        return whole(self.still(), changed)
 
-    def _copy(self, slots: Keys) -> tuple[Keys, Values]:
-        """Return the ids, sorted, and the rows of slots."""
-        slots = slots[np.argsort(self._ids[slots])]
-        rows = self._block[slots]
-        if self.spec.rule.name == "adam":
-            kernels.settle_adam(rows, np.arange(len(rows)), self._constants, self._tail, self.steps)
-        return self._ids[slots], rows
+    def still(self) -> StillRows:
+        """Freeze the table as it is now, to be read in the order of its keys."""
+        rows, constants, steps = self._rows, self._constants.copy(), self.steps
+
+        def settle(block: Values) -> None:
+            if self.spec.rule.name == "adam":
+                kernels.settle_adam(block, np.arange(len(block)), constants, self._tail, steps)
+
+        changed = self._changed[:rows].copy()
+        return StillRows(self.spec, self._ids[:rows], changed, self._watched.freeze(rows), settle)
 
     def settle(self) -> None:
         """Bring all rows up to date where the rule moves them without a push."""

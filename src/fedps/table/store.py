@@ -13,6 +13,7 @@ from fedps.table.bounded import BoundedTable
 from fedps.table.dense import DenseTable
 from fedps.table.moment import Part
 from fedps.table.sparse import SparseTable, unbounded
+from fedps.table.still import Still
 from fedps.types import MAX_FLOATS, MOST_BOUNDS, Bounds, Counts, Keys, TableName, TableSpec, Values
 
 
@@ -161,6 +162,10 @@ class Store:
             TableError: no such table, the part does not fit it, or there is no room for the rows.
         """
         self._table(part.table).lay(part.facts, part.arrays)
+
+    def still(self) -> list[Still]:
+        """Freeze all tables as they are now, to be saved: as `frozen`, but each is read in the order of its keys."""
+        return [table.still() for table in self._tables.values()]
 
     def settle(self) -> None:
         """Bring the rows of every table up to date, as an epoch's end does whether it is saved or not."""
