@@ -1,5 +1,7 @@
 """A server that dies goes on where its log says it was."""
 
+import errno
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,17 @@ import numpy as np
 import pytest
 
 from fedps.config import Job
+from fedps.errors import DataError
+from fedps.server.beside import at_once
 from fedps.server.server import ParameterServer
-from fedps.storage.disk import Folder
+from fedps.storage.disk import Folder, Pieces
 from fedps.storage.log import Log
 from fedps.types import Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done
+from fedps.wire.messages import Barrier, Done, Join, Refused
 from tests.conftest import MakeJob
 from tests.events.kept import into
-from tests.server.callers import BIAS, ROWS, Caller, push
+from tests.server.callers import BIAS, ROWS, Caller, ones, push
+from tests.server.test_slow_saves import Slow
 
 ADAM = TableSpec("rows", "sparse", (100, 4), Rule("adam"), Init("uniform", -1.0, 1.0))
 MODES: list[dict[str, Any]] = [
@@ -44,6 +49,18 @@ class Home:
         server = ParameterServer(job or self.job, 0, self.folder, into(self.events), log=log, cut=cut)  # type: ignore[arg-type]
         server.members.expect(2)
         return server
+
+    def fill(self) -> None:
+        """Let the disk be full from now on."""
+        assert self._disk is not None
+        self._disk.append = self._full  # type: ignore[method-assign]
+
+    def empty(self) -> None:
+        """Let there be space again."""
+        del self._disk.append  # type: ignore[union-attr]
+
+    def _full(self, name: str, pieces: Pieces) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
 
     def close(self) -> None:
         if self._disk is not None:
@@ -114,3 +131,125 @@ def test_the_tables_are_those_of_a_server_that_did_not_die(home: Home, tmp_path:
     for server in (died, whole):
         meet(2, *(Caller(server, name, "p").join(rows, BIAS) for name in "ab"))
     assert tables(home.server()) == tables(whole)
+
+
+@pytest.mark.parametrize("home", MODES, indirect=True, ids=lambda mode: "-".join(map(str, mode.values())))
+@pytest.mark.parametrize("summed_up", [0, 3, 6])
+def test_a_run_is_taken_back_to_where_its_clients_go_on(home: Home, summed_up: int) -> None:
+    server = home.server()
+    a, b = (Caller(server, name).join() for name in "ab")
+    train(server, a, b, 1, 3)
+    meet(1, a, b)
+    if summed_up == 3:
+        server.sum_up()
+    then, clock = tables(server), server.clock
+    train(server, a, b, 4, 6)
+    if summed_up == 6:
+        server.sum_up()
+    train(server, a, b, 7, 7)
+    assert tables(server) != then
+    for cut in ({"a": 3, "b": 3}, None):  # the second process finds what the first has left of the log
+        server = home.server(cut)
+        assert (tables(server), server.clock, server.barriers.epoch) == (then, clock, 1)
+    again = [Caller(server, name, "resumed") for name in "ab"]
+    assert [c.ask(Join((ROWS, BIAS), server.clock)) for c in again] == [Done(server.clock, sequence=3)] * 2
+    assert all(isinstance(c.ask(Barrier(1, "evaluated")), Done) for c in again)
+    train(server, again[0], again[1], 4, 5)
+
+
+def test_a_client_that_is_ahead_of_a_restored_server_is_told(home: Home) -> None:
+    server = home.server()
+    a, b = (Caller(server, name).join() for name in "ab")
+    train(server, a, b, 1, 5)
+    restored = home.server(cut={"a": 2, "b": 2})
+    refused = Caller(restored, "a", "p").join().ask(*push(6, [3], ones(1)))
+    assert isinstance(refused, Refused) and (refused.kind, refused.reason) == (
+        "stale",
+        "push 6 follows 2: one in between is missing",
+    )
+
+
+def test_a_push_is_answered_once_it_is_on_disk(home: Home) -> None:
+    server = home.server()
+    a, b = (Caller(server, name).join() for name in "ab")
+    slow = server.shard.beside = Slow()
+    ticket = a.send(*push(1, [3], ones(1)))
+    assert a.rows(3) == [[2.0] * 4] and not a.answers(ticket)
+    later = b.send(*push(1, [3], ones(1)))
+    slow.end_all()
+    assert a.answers(ticket) == b.answers(later) == [Done()]
+
+
+@pytest.mark.parametrize("home", [{"sync_mode": "sync"}], indirect=True)
+def test_a_push_of_a_window_is_answered_once_that_is_merged_and_on_disk(home: Home) -> None:
+    server = home.server()
+    a, b = (Caller(server, name).join() for name in "ab")
+    slow = server.shard.beside = Slow()
+    first = a.send(*push(1, [3], ones(1)))
+    slow.end_all()
+    assert not a.answers(first)
+    a.connection.closed()
+    server.shard.beside = at_once
+    back = Caller(server, "a", "p").join()
+    server.shard.beside = slow
+    again = back.send(*push(1, [3], ones(1)))  # what is unanswered is said again
+    second = b.send(*push(1, [5], ones(1)))
+    assert not back.answers(again)
+    slow.end_all()
+    assert back.answers(again) == b.answers(second) == [Done(1)]
+    assert not a.answers(first)
+
+
+def test_a_full_disk_is_told_and_all_goes_on_when_there_is_space(home: Home) -> None:
+    server = home.server()
+    a = Caller(server, "a").join()
+    assert isinstance(a.ask(*push(1, [3], ones(1))), Done)
+    home.fill()
+    ticket = a.send(*push(2, [3], ones(1)))
+    assert not a.answers(ticket)
+    refused = a.ask(*push(3, [3], ones(1)))
+    assert isinstance(refused, Refused) and refused.kind == "no_space"
+    assert a.rows(3) == [[3.0] * 4], "reads go on"
+    (note,) = [e["note"] for e in home.events if e["event"] == "note"]
+    assert "cannot be written to disk" in note and "free space" in note
+    home.empty()
+    server.tick(time.monotonic() + 1)
+    assert a.answers(ticket) == [Done()]
+    assert isinstance(a.ask(*push(3, [3], ones(1))), Done)
+    assert server.failure is None
+    assert tables(home.server()) == tables(server)
+
+
+def test_a_disk_that_stays_full_ends_the_server_and_nothing_answered_is_lost(home: Home) -> None:
+    server = home.server()
+    a = Caller(server, "a").join()
+    assert isinstance(a.ask(*push(1, [3], ones(1))), Done)
+    before = tables(server)
+    home.fill()
+    a.send(*push(2, [3], ones(1)))
+    server.durable._failed_at = time.monotonic() - home.job.runner.step_timeout - 1
+    server.tick(time.monotonic() + 1)
+    with pytest.raises(DataError, match="could not be written"):
+        server.close()
+    home.empty()
+    assert tables(home.server()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"sync_mode": "sync"}, "is of a job that differs in runner.sync_mode"),
+        ({"seed": 5}, "is of a job that differs in runner.seed: 5 here, 0 there"),
+        ({"server_num": 2}, "is the log of server 0 of 1 of job"),
+    ],
+)
+def test_the_log_of_another_job_is_refused(home: Home, make_job: MakeJob, change: dict[str, Any], what: str) -> None:
+    Caller(home.server(), "a").join()
+    with pytest.raises(DataError, match=what):
+        home.server(job=make_job(**{"sync_mode": "async", "epochs": 3} | change))
+
+
+def test_two_servers_on_one_log_are_refused(home: Home) -> None:
+    home.server()
+    with pytest.raises(DataError, match="two servers on one log"):
+        Folder(home.folder / "state")

@@ -246,3 +246,18 @@ def test_both_ends_agree_after_a_cut_anywhere_in_a_push(lost_after: int) -> None
         caller.receive(old.reply(frame.ticket, Done()))
     heard = [new.receive(data).message for data in caller.unanswered()]
     assert [m.part for m in heard if isinstance(m, Push)] == ([0, 1, 2] if lost_after < 3 else [])
+
+
+def test_what_found_no_space_is_said_again_with_all_its_parts() -> None:
+    caller = Caller(LIMITS)
+    zero, one, pull = part(caller, 0, parts=2), part(caller, 1, parts=2), caller.request(PULL, [KEYS, KEYS])[1]
+    assert answered(caller, zero) == Done()
+    full = Refused("no_space", "the disk is full")
+    assert answered(caller, one, full) is None and caller.put_off
+    assert caller.again() == [zero, one] and not caller.put_off
+    assert answered(caller, zero) is None, "it was answered before"
+    assert answered(caller, one, full) is None
+    assert caller.again() == [zero, one]
+    assert answered(caller, zero) is None
+    assert answered(caller, one) == Done()
+    assert caller.unanswered() == [pull]

@@ -24,6 +24,7 @@ from fedps.wire.messages import Hello, Refused, Request, Welcome
 from fedps.wire.session import Caller
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries to connect
+NO_SPACE_PAUSE = 0.5  # seconds after which what found no space on the server's disk is said again
 
 # Ends of a greeted connection that trying again would only repeat: a reply over the limit, a server that failed on a
 # request of ours (`listener` says so).
@@ -64,6 +65,7 @@ class Channel:
         self._greeted = False  # whether it has brought the Welcome
         self._closed = threading.Event()
         self._failure: Exception | None = None
+        self._retry: threading.Timer | None = None
         self._thread = threading.Thread(target=self._run, name=f"fedps {address}", daemon=True)
         self._thread.start()
 
@@ -184,12 +186,24 @@ class Channel:
         with self._lock:
             frame = self._caller.receive(data)
             if frame is None:
+                if self._caller.put_off and self._retry is None:
+                    self._retry = threading.Timer(NO_SPACE_PAUSE, self._say_again)
+                    self._retry.daemon = True
+                    self._retry.start()
                 return
             future = self._futures.pop(frame.ticket)
         if isinstance(frame.message, Refused):
             future.set_exception(RefusedError(frame.message.kind, frame.message.reason))
         else:
             future.set_result(frame)
+
+    def _say_again(self) -> None:
+        """Say again what found no space; a connection that is new says it by itself."""
+        with self._lock:
+            self._retry = None
+            if self._greeted and not self._closed.is_set():
+                for data in self._caller.again():
+                    self._send(data)
 
     def _fail(self, error: Exception) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ Clients are away at first, and have as long to come back as if their connections
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from fedps.access.roster import Roster
 from fedps.config.shared import first_difference
@@ -26,6 +27,7 @@ from fedps.server.records import (
     Entry,
     Gone,
     Joined,
+    Kinds,
     Laid,
     Late,
     MemberState,
@@ -95,34 +97,23 @@ def recover(kept: Kept, log: Log, cut: Cut | None, now: float) -> bool:
     Raises:
         DataError: it is of another job or version, damaged, or does not reach back to the cut.
     """
-    shard, found = kept.shard, False
-    recovery = _Recovery(kept, log)
-    for back in range(2 if cut else 1):
-        entries = _entries(log, back)
-        first = next(entries, None)
-        if first is not None and cut and isinstance(first.record, State) and _beyond(_applied(first.record), cut):
-            continue  # the snapshot was made later
-        found = first is not None
-        if first is not None:
-            _check_ours(kept.begun, first, log)
-            recovery.take_up(first)
-        for entry in entries:
-            if cut and isinstance(entry.record, Applied | OfferedRecord | Late) and _beyond(entry.record.pushes, cut):
-                log.cut(log.position - 1)
-                break
-            recovery.take_up(entry)
-        break
-    else:
-        raise DataError(
-            f"{log}: does not reach back to where the run is to go on; resume without going back: remove resume.json"
-        )
+    shard, recovery = kept.shard, _Recovery(kept, log)
+    first, entries = _begin(log, cut or {})
+    if first is not None:
+        _check_ours(kept.begun, first, log)
+        recovery.take_up(first)
+    for entry in entries:
+        if cut and _beyond(entry.record, cut):
+            log.cut(log.position - 1)
+            break
+        recovery.take_up(entry)
     for note in log.notes:
         shard.report(Note(note))
     shard.durable.open(log)
     recovery.end(now)
-    if not found:
+    if first is None:
         shard.durable.note(kept.begun)
-    return found
+    return first is not None
 
 
 class _Recovery:
@@ -237,6 +228,27 @@ class _Recovery:
                 member.merged = sequence
 
 
+def _begin(log: Log, cut: Cut) -> tuple[Entry | None, Iterator[Entry]]:
+    """Return the first record of the newest snapshot that was made before a cut, None if there is no record, and the others.
+
+    Raises:
+        DataError: the log is damaged, or does not reach back that far.
+    """
+    for back in count():
+        try:
+            entries = _entries(log, back)
+            first = next(entries, None)
+        except DataError as error:
+            if not back:
+                raise
+            raise DataError(
+                f"{log}: does not reach back to the moment from which the run is to go on: {error}"
+            ) from error
+        if first is None or not cut or not _beyond(first.record, cut):
+            return first, entries
+    raise AssertionError
+
+
 def _entries(log: Log, back: int) -> Iterator[Entry]:
     for payload in log.recover(back):
         try:
@@ -266,13 +278,16 @@ def _check_ours(begun: Begun, first: Entry, log: Log) -> None:
         raise DataError(f"{log}: is of a job that differs in {difference}; {remedy}")
 
 
-def _beyond(pushes: Sequences, cut: Cut) -> bool:
-    return any(sequence > cut.get(client, 0) for client, sequence in pushes)
-
-
-def _applied(state: State) -> Sequences:
-    """Return each client's last push in a state."""
-    return tuple((c, m.sequence) for there in (state.here, state.left, state.lost) for c, m in there.items())
+def _beyond(record: Kinds, cut: Cut) -> bool:
+    """Whether a push is in a record that comes after a client's last one that counts."""
+    match record:
+        case State(here=here, left=left, lost=lost):
+            pushes = tuple((c, m.sequence) for there in (here, left, lost) for c, m in there.items())
+        case Applied(pushes) | OfferedRecord(pushes) | Late(pushes):
+            pass
+        case _:
+            return False
+    return any(sequence > cut.get(client, sequence) for client, sequence in pushes)
 
 
 def _state_of(member: Member) -> MemberState:

@@ -1,11 +1,12 @@
 """Run one server in the foreground: a parameter server behind a listener, until it is told to stop."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from fedps.config import Job
-from fedps.errors import LostError
+from fedps.errors import DataError, LostError
 from fedps.events import events
 from fedps.events.events import Report, dated
 from fedps.net.listener import serve_to_the_end
@@ -68,6 +69,24 @@ def run_server(
 def state_folder(run_dir: Path, shard: int) -> Path:
     """Return the folder in which a server keeps what outlives its process."""
     return run_dir / "state" / name_of(shard)
+
+
+def read_cut(path: Path) -> dict[ClientId, int] | None:
+    """Return the last push of each client that counts where a run goes on; None if servers keep all that they have.
+
+    Args:
+        path: of the file in which the launcher says it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        cut = json.loads(path.read_bytes())
+        return {client: int(place["sequence"]) for client, place in cut["clients"].items()} if cut["exact"] else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: does not say from where to go on: {error!r}; resume anew by fedps run --resume"
+        ) from error
 
 
 class _InThread:

@@ -270,14 +270,14 @@ class ParameterServer:
             raise RefusedError("order", f"client {conversation.client!r} stands at a barrier: wait for its answer")
         # Until here nothing has changed; from here on a fault spoils the whole push, with the parts that came before.
         try:
-            if self.durable.stuck:
-                raise RefusedError("no_space", "this server's disk takes nothing just now: ask again in a moment")
             part = requests.read_push(push, arrays, self.shard, self.limits)
             whole = half.add(push, part, self.shard)
             if whole is None:
                 conversation.reply(ticket, Done(self.clock))  # a part alone does not count, whatever becomes of us
                 return
             requests.check_whole(whole, self.shard)
+            if self.durable.stuck:
+                raise RefusedError("no_space", "this server's disk takes nothing just now: ask again in a moment")
             late = self.shard.push(conversation.known, push, whole, now)
         except (RefusedError, TableError, WireError):
             half.drop()

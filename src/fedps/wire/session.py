@@ -112,6 +112,7 @@ class Caller:
         self._parts: dict[int, bytes] = {}
         self._push: dict[int, Push] = {}  # which part of which push a ticket is
         self._repeats: set[int] = set()
+        self._put_off: list[int] = []  # tickets of what found no space at the server
 
     def request(self, message: Request, arrays: Arrays = ()) -> tuple[int, bytes]:
         """Number a request; return its ticket and its bytes.
@@ -130,7 +131,9 @@ class Caller:
         return ticket, data
 
     def receive(self, data: bytes) -> Frame | None:
-        """Read one reply and tick its request off; None if it answers what was answered before a reconnect.
+        """Read one reply and tick its request off; None if it answers what was answered before, or the server's disk is full.
+
+        What finds no space there stays open, and is to be said again after a moment: see `again`.
 
         Raises:
             WireError: it is no message, no reply, or answers nothing that was asked.
@@ -145,13 +148,31 @@ class Caller:
         if frame.ticket in self._repeats:
             self._repeats.remove(frame.ticket)
             return None
+        if isinstance(message, Refused) and message.kind == "no_space" and frame.ticket in self._open:
+            self._put_off.append(frame.ticket)
+            return None
         if self._open.pop(frame.ticket, None) is None:
             raise WireError(f"a reply to ticket {frame.ticket}, which is not open: {message}")
         self._let_go(frame.ticket)
         return frame
 
+    @property
+    def put_off(self) -> bool:
+        """Whether something found no space, and is to be said again."""
+        return bool(self._put_off)
+
+    def again(self) -> list[bytes]:
+        """Return the bytes of what found no space, in order; of a push all its parts."""
+        tickets, self._put_off = set(self._put_off), []
+        sequences = {self._push[ticket].sequence for ticket in tickets & self._push.keys()}
+        parts = {ticket for ticket, push in self._push.items() if push.sequence in sequences}
+        self._repeats |= parts - set(self._open)
+        said = self._parts | self._open
+        return [said[ticket] for ticket in sorted(tickets | parts) if ticket in said]
+
     def unanswered(self) -> list[bytes]:
         """Return the bytes of all that a new connection must hear, in order."""
+        self._put_off = []
         again = self._join | self._parts | self._open
         self._repeats = set(again) - set(self._open)
         return [again[ticket] for ticket in sorted(again)]
