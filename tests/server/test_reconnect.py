@@ -13,6 +13,7 @@ from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.gate import Offered, WindowGate
 from fedps.server.merge import Contribution, mean
 from fedps.server.server import ParameterServer
+from fedps.storage.log import Log
 from fedps.types import NO_KEYS, ClientId, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Refused, Seed, Values
 from tests.conftest import MakeJob
@@ -20,6 +21,7 @@ from tests.events.kept import into
 from tests.greeting import hello
 from tests.net.echo import LIMITS, served
 from tests.server.callers import BIAS, ROWS, Caller, Stranger, ones, push
+from tests.simulation.disk import ForgetfulDisk
 
 WAIT = 60.0  # seconds; far beyond what any of this takes
 TRAINED, EVALUATED = Barrier(1, "trained"), Barrier(1, "evaluated")
@@ -74,6 +76,28 @@ def test_a_new_process_of_a_crashed_client_counts_its_pushes_on(server: Paramete
     fresh.ask(*push(4, [3], ones(1), clock=1))  # as far as it got at another shard
     b.ask(*push(2, [3], ones(1), clock=1))
     assert server.clock == 2
+
+
+def test_what_is_said_behind_a_join_that_is_said_again_does_not_wait_for_the_disk(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    server = ParameterServer(make_job(sync_mode="async"), 0, tmp_path, into([]), log=Log(ForgetfulDisk()))
+    a = Caller(server, "a").join()
+    server.shard.beside = lambda work, done: None  # never ends
+    b = Caller(server, "b")
+    assert not b.answers(b.send(Join((ROWS, BIAS), 0))), "not before it is on disk"
+    a.connection.closed()
+    again = Caller(server, "a")
+    again.send(Join((ROWS, BIAS), 0))
+    assert again.rows(3) == [[1.0] * 4]
+
+
+def test_a_window_that_all_have_passed_over_keeps_no_pull_waiting(server: ParameterServer) -> None:
+    server.members.expect(1)
+    old = Caller(server, "a").join()
+    fresh = Caller(server, "a", "new process").join(clock=1)  # at another server, the process before had ended window 0
+    assert isinstance(fresh.ask(Pull(("rows",), after=0), np.array([3])), Values)
+    assert old.hung_up
 
 
 def test_a_process_given_up_as_lost_goes_on_where_it_was(server: ParameterServer) -> None:

@@ -77,6 +77,19 @@ class Client(Process):
         self._saved = 0  # the last epoch that it has saved what is private after
         self.channels: list[Channel] = []
 
+    @property
+    def process(self) -> str:
+        """The name of its process."""
+        return f"{self.name}/{self._lives}"
+
+    def twin(self) -> "Client":
+        """Return another that takes its place, though this one goes on."""
+        other = Client(
+            self.world, self.plan, self.ledger, self.number, self._servers, self._coordinator, self._over
+        )  # fmt: skip
+        other._lives, other._saved = self._lives, self._saved
+        return other
+
     # A process: it starts, freezes, dies.
 
     def start(self) -> None:
@@ -85,9 +98,9 @@ class Client(Process):
         self._lives += 1
         self.alive, self.error = True, None
         self.thaw()
-        self.world.say(f"{self.name} starts process {self._lives}")
-        said = hello(self.plan.job, self.name, f"{self.name}/{self._lives}")
-        self._hello = said
+        self.world.say(f"{self.process} starts")
+        self.ledger.begins(self.process)
+        said = hello(self.plan.job, self.name, self.process)
         patience = self.plan.patience
         self.channels = [Channel(self, host, said, LIMITS, self.plan.delay, patience) for host in self._servers]
         self._clock, self._sequence, self._joined = 0, 0, False
@@ -98,12 +111,12 @@ class Client(Process):
     def kill(self) -> None:
         """End the process at once."""
         if self.alive:
-            self.world.say(f"{self.name} dies")
+            self.world.say(f"{self.process} dies")
             self._end()
 
     def _end(self) -> None:
         self.alive = False
-        self.ledger.gone(self.name)
+        self.ledger.gone(self.process)
         for channel in self.channels:
             channel.close()
 
@@ -113,13 +126,13 @@ class Client(Process):
             try:
                 awaited = next(self._course)
             except StopIteration:
-                self.world.say(f"{self.name} has ended")
+                self.world.say(f"{self.process} has ended")
                 self.ended = True
                 self._end()
                 self._over(self)
                 return
             except FedpsError as error:
-                self.world.say(f"{self.name} gives up: {error}")
+                self.world.say(f"{self.process} gives up: {error}")
                 self.error = error
                 self._end()
                 self._over(self)
@@ -165,11 +178,11 @@ class Client(Process):
                 yield from self._confirm()
             yield from self._meet(round_)
         yield from self._join()
-        self.ledger.leaves(self.name)
+        self.ledger.gone(self.process)
         yield from self._all(Leave())
 
     def _call_coordinator(self, host: Host) -> Channel:
-        said = hello(self.plan.job, self.name, f"{self.name}/{self._lives}", to="coordinator")
+        said = hello(self.plan.job, self.name, self.process, to="coordinator")
         channel = Channel(self, host, said, LIMITS, self.plan.delay, self.plan.patience)
         self.channels.append(channel)
         return channel
@@ -180,7 +193,7 @@ class Client(Process):
         reply = channel.request(RoundReport(round_, ClientInfo(samples=10 + self.number)), NO_COUNTS)
         [said] = yield from self._answers([reply])
         assert isinstance(said, Assignment)
-        self.ledger.assigned(self.name, self._lives, said)
+        self.ledger.assigned(self.process, said)
         return None if said.state == "FINISH" else (said.round, said.state == "JOIN")
 
     def _join(self) -> Course:
@@ -190,11 +203,12 @@ class Client(Process):
         welcomes = yield from self._answers([channel.welcome for channel in servers])
         clock = max(w.clock for w in welcomes if isinstance(w, Welcome))
         replies = [channel.request(Join(self.plan.tables(shard), clock)) for shard, channel in enumerate(servers)]
+        since = self.world.now
         joined: list[Done] = yield from self._answers(replies)
         self._clock = max([clock, *(done.clock for done in joined)])
         self._sequence = max([self._sequence, *(done.sequence for done in joined)])
         self._joined = True
-        self.ledger.joined(self.name)
+        self.ledger.joined(self.process, since)
         half = BIASES // 2
         start = np.full((1, BIASES), self.plan.start, np.float32)
         seeds = [(0, start)] if self.world.happens(0.5) else [(0, start[:, :half]), (half, start[:, half:])]
@@ -228,7 +242,7 @@ class Client(Process):
             frame = reply.frame
             assert frame is not None and isinstance(frame.message, Values)
             versions.append(frame.message.clock)
-            self.ledger.saw(self.name, self._servers[shard].lives, shard, frame.message.clock, frame.arrays, least)
+            self.ledger.saw(self.name, reply.life, shard, frame.message.clock, frame.arrays, least)
         return versions
 
     def _push(self, versions: Sequence[int]) -> None:
@@ -268,7 +282,7 @@ class Client(Process):
             self._clock = max(self._clock, done.clock)
             self.ledger.answered(push, done.late)
         if pushed:
-            self.ledger.acts(self.name, min(push.sent_at for push, _ in pushed))
+            self.ledger.acts(self.process, min(push.sent_at for push, _ in pushed))
 
     def _meet(self, round_: int) -> Course:
         """Meet the others, see one and the same model, save what is private, and go on together."""
@@ -279,10 +293,10 @@ class Client(Process):
         self._clock = yield from self._stand(round_, EVALUATED)
 
     def _stand(self, round_: int, stage: str) -> Generator[Sequence[Reply] | float, None, int]:
-        since = self.world.now
-        self.ledger.stands(self.name)
-        opened = yield from self._all(Barrier(round_, stage))
-        self.ledger.acts(self.name, since)
+        since, replies = self.world.now, [channel.request(Barrier(round_, stage)) for channel in self._up]
+        self.ledger.stands(self.process, replies)
+        opened = yield from self._answers(replies)
+        self.ledger.acts(self.process, since)
         return max(done.clock for done in opened if isinstance(done, Done))
 
     @property

@@ -13,7 +13,9 @@ from fedps.net.listener import Service
 from fedps.server.barriers import Opening
 from fedps.server.beside import Done, Work, at_once
 from fedps.server.server import ParameterServer
+from fedps.storage.log import Log
 from tests.simulation.clients import LIMITS, Client, excused
+from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped, at
 from tests.simulation.ledger import Ledger
 from tests.simulation.network import Host, Line
 from tests.simulation.plan import Plan, shared_of
@@ -43,7 +45,8 @@ class History:
         self.clients = [
             Client(world, plan, self.ledger, k, self.servers, self.coordinator, self._end) for k in range(plan.clients)
         ]
-        self._left = plan.clients
+        self._disks = [ForgetfulDisk() for _ in self.servers]
+        self._left = {client.name for client in self.clients}
 
     def run(self) -> None:
         """Let it happen, and check what came of it.
@@ -59,8 +62,7 @@ class History:
         for _ in range(world.chance.choice((0, 1, 1, 2, 3, 5))):
             world.after(world.chance.random() * self.plan.length, self._fault())
         if not world.run(lambda: not self._left, LONGEST):
-            stuck = [c.name for c in self.clients if not c.ended and not c.dead]
-            self.ledger.wrong(f"it does not end: {', '.join(stuck)} wait for ever")
+            self.ledger.wrong(f"it does not end: {', '.join(sorted(self._left))} wait for ever")
         for shard, host in enumerate(self.servers):
             self._check(shard, host)
 
@@ -73,7 +75,7 @@ class History:
         if client.error is not None and not excused(client):
             self.ledger.wrong(f"{client.name} gave up: {client.error}")
         if client.ended or client.dead:
-            self._left -= 1
+            self._left.discard(client.name)
 
     # Who is started.
 
@@ -81,9 +83,10 @@ class History:
         def start(host: Host) -> ParameterServer:
             server = ParameterServer(
                 self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS,
-                monotonic=self.world.monotonic,
+                self._log(shard) if self.plan.durable else None, monotonic=self.world.monotonic,
             )  # fmt: skip
             life, decides = host.lives, server.barriers.opening
+            self.ledger.begins_anew(shard, host.lives, server.clock)
 
             def opening() -> Opening | None:
                 if (decided := decides()) is not None:
@@ -92,7 +95,8 @@ class History:
 
             def later(act: Act) -> None:
                 """Do something while this process lives, some time soon."""
-                seconds = self.world.chance.random() * self.plan.saving / 2
+                chance = self.world.chance
+                seconds = chance.random() * (self.plan.saving if chance.random() < 0.1 else self.plan.delay)
                 self.world.after(
                     seconds, host.when_awake(lambda: host.do(act) if host.service and host.lives == life else None)
                 )
@@ -106,6 +110,14 @@ class History:
             return server
 
         return start
+
+    def _log(self, shard: int) -> Log:
+        """Return the log on a server's disk, after what may have been a power cut; at one of its calls the process may die."""
+        chance, disk = self.world.chance, self._disks[shard]
+        if chance.random() < 0.5:
+            disk.crash(chance)
+        fatal = chance.randrange(60) if chance.random() < 0.2 else -1
+        return Log(FaultyDisk(disk, at(fatal, Stopped()), half=chance.random() < 0.5))
 
     def _coordinator(self, host: Host) -> Coordinator:
         return Coordinator(
@@ -124,7 +136,8 @@ class History:
                 lambda: self._cut(client),
                 lambda: client.freeze(chance.choice((0.5, 8.0, 40.0))) if client.alive else None,
                 lambda: host.freeze(chance.choice((0.5, 3.0))),
-                lambda: self._kill(client),
+                lambda: host.kill() if self.plan.durable and host in self.servers and host.service else None,
+                lambda: self._kill(client.number),
                 lambda: self._replay(host),
             )
         )
@@ -132,9 +145,10 @@ class History:
     def _cut(self, client: Client) -> None:
         if client.channels:
             self.world.say(f"a connection of {client.name} is cut")
-            self.world.chance.choice(client.channels).cut()
+            self.world.chance.choice(client.channels).cut(self.world.chance.choice((0.0, 0.0, 2.0, 40.0)))
 
-    def _kill(self, client: Client) -> None:
+    def _kill(self, number: int) -> None:
+        client = self.clients[number]
         if not client.alive:
             return
         fate = self.world.chance.random()
@@ -143,7 +157,8 @@ class History:
             client.kill()
             self._end(client)
         elif fate < 0.4:  # another process takes its place while it is still there
-            client.start()
+            self.clients[number] = client.twin()
+            self.clients[number].start()
         else:
             client.kill()
             self.world.after(self.world.chance.choice((0.2, 3.0, 60.0)), client.start)
@@ -161,8 +176,10 @@ class History:
     # What must be so in the end.
 
     def _check(self, shard: int, host: Host) -> None:
+        self.world.run(lambda: host.service is not None, LONGEST)
         server = host.service
         assert isinstance(server, ParameterServer)
+        server.shard.merge_rest()
         self.ledger.check(shard, server)
 
 

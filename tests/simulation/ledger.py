@@ -15,6 +15,7 @@ from fedps.events import events
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Keys, Values
 from fedps.wire.messages import Assignment
+from tests.simulation.network import Reply
 from tests.simulation.plan import BIAS, BIASES, COLUMNS, ROWS, Plan
 from tests.simulation.world import World
 
@@ -87,10 +88,11 @@ class Model(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a client saw of a shard, which was at this clock."""
+    """What a client saw of a shard in one of its lives, which was at this clock."""
 
     client: str
     shard: int
+    life: int
     clock: int
     rows: Values
     bias: Values | None
@@ -115,9 +117,12 @@ class Ledger:
         self._looks: list[Look] = []
         self._last: dict[tuple[str, int, int], tuple[int, Values]] = {}  # clock and rows, by client, shard and its life
         self._active = [set[str]() for _ in range(plan.servers)]
-        self._standing = [set[str]() for _ in range(plan.servers)]
+        self._standing = [dict[str, Reply]() for _ in range(plan.servers)]  # processes, and what will answer them
+        self._opened = [dict[str, Reply]() for _ in range(plan.servers)]  # those that were let go
+        self._known: list[dict[int, int]] = [{} for _ in range(plan.servers)]  # clocks that each life began at
+        self._processes: dict[str, str] = {}  # the newest of each client
         self._excluded: list[dict[str, float]] = [{} for _ in range(plan.servers)]
-        self._rounds: dict[str, tuple[int, int]] = {}  # of each client: its process and the last round assigned to it
+        self._rounds: dict[str, tuple[str, int]] = {}  # of each client: its process and the last round assigned to it
         self._told: list[events.Event] = []  # by the coordinator
 
     def wrong(self, what: str) -> None:
@@ -168,7 +173,7 @@ class Ledger:
         self._last[client, shard, life] = clock, rows
         bias = arrays[1][0] - self._plan.start if shard == BIAS else None
         if self._plan.gated:
-            self._looks.append(Look(client, shard, clock, rows, bias))
+            self._looks.append(Look(client, shard, life, clock, rows, bias))
             return
         most, keys, scale = self._said[shard], self._plan.row_keys(shard), self._scale
         within = (rows <= most.rows[keys] * scale + 0.5).all() and (
@@ -185,32 +190,38 @@ class Ledger:
     def _scale(self) -> float:
         return 1 / self._plan.clients if self._plan.mode == "mean" else 1.0
 
-    # Who takes part, and who stands at a barrier.
+    # Who takes part, and who stands at a barrier. A process is `client/number`; a newer one of its client takes its place.
 
-    def joined(self, client: str) -> None:
-        """Note that a client takes part at all shards."""
-        for shard, active in enumerate(self._active):
-            active.add(client)
-            self._excluded[shard].pop(client, None)
+    def joined(self, process: str, since: float) -> None:
+        """Note that a process, which has said so then, takes part at all shards, unless a newer one has begun to."""
+        self._world.say(f"{process} takes part")
+        if self._processes[client_of(process)] == process:
+            for active in self._active:
+                active.add(process)
+            self.acts(process, since)
 
-    def gone(self, client: str) -> None:
-        """Note that a client's process has ended."""
+    def begins(self, process: str) -> None:
+        """Note that a process of a client begins, and that nobody waits for one before it any more."""
+        if before := self._processes.get(client_of(process)):
+            self.gone(before)
+        self._processes[client_of(process)] = process
+
+    def gone(self, process: str) -> None:
+        """Note that a process has ended, or says that it goes: nobody has to wait for it any more."""
         for active, standing in zip(self._active, self._standing, strict=True):
-            active.discard(client)
-            standing.discard(client)
+            active.discard(process)
+            standing.pop(process, None)
 
-    leaves = gone  # whether it dies or says that it goes: nobody has to wait for it any more
+    def stands(self, process: str, replies: Sequence[Reply]) -> None:
+        """Note that a process says at all shards that it stands at a barrier, and what will answer it."""
+        for standing, reply in zip(self._standing, replies, strict=True):
+            standing[process] = reply
 
-    def stands(self, client: str) -> None:
-        """Note that a client says that it stands at a barrier."""
-        for standing in self._standing:
-            standing.add(client)
-
-    def acts(self, client: str, since: float) -> None:
-        """Note that something was answered that a client said then: it is waited for again."""
+    def acts(self, process: str, since: float) -> None:
+        """Note that something was answered that a process said then: it is waited for again."""
         for excluded in self._excluded:
-            if excluded.get(client, since) < since:
-                del excluded[client]
+            if excluded.get(client_of(process), since) < since:
+                del excluded[client_of(process)]
 
     def hears(self, shard: int, event: events.Event) -> None:
         """Note what a shard tells the run."""
@@ -220,25 +231,34 @@ class Ledger:
         elif isinstance(event, events.Refused):
             self._world.say(f"shard {shard} refuses {event.client}: {event.kind}: {event.reason}")
 
-    def opens(self, shard: int, clients: Iterable[str]) -> None:
+    def opens(self, shard: int, clients: Sequence[str]) -> None:
         """Check that a barrier opens when all stand at one."""
-        self._world.say(f"shard {shard} opens a barrier for {', '.join(clients)}")
-        missing = self._active[shard] - self._standing[shard] - self._excluded[shard].keys()
+        names = ", ".join(clients)
+        self._world.say(f"shard {shard} opens a barrier for {names}")
+        standing, opened, excluded = self._standing[shard], self._opened[shard], self._excluded[shard]
+        missing = [p for p in self._active[shard] if p not in standing and client_of(p) not in excluded]
         if missing:
-            self.wrong(
-                f"shard {shard} opened a barrier for {', '.join(clients)}, and {', '.join(missing)} stood at none"
-            )
-        self._standing[shard].difference_update(clients)
+            self.wrong(f"shard {shard} opens a barrier for {names}, and {', '.join(missing)} stands at none")
+        for process in [p for p in standing if client_of(p) in clients]:
+            opened[process] = standing.pop(process)
+
+    def begins_anew(self, shard: int, life: int, clock: int) -> None:
+        """Note that a shard lives again, and knows what had happened by a clock."""
+        self._world.say(f"shard {shard} goes on from clock {clock}")
+        again = {process: reply for process, reply in self._opened[shard].items() if not reply.there}
+        self._standing[shard] |= again  # its barrier may have opened, but it was not told
+        self._opened[shard] = {}
+        self._known[shard][life] = clock
 
     # Rounds.
 
-    def assigned(self, client: str, life: int, due: Assignment) -> None:
+    def assigned(self, process: str, due: Assignment) -> None:
         """Check that a client's rounds go on and on."""
-        self._world.say(f"{client} is told to {due.state} in round {due.round}")
-        before, last = self._rounds.get(client, (0, 0))
-        if due.round <= last and (life == before or due.round < last):
-            self.wrong(f"{client} was told what to do in round {due.round} after round {last}")
-        self._rounds[client] = life, due.round
+        self._world.say(f"{process} is told to {due.state} in round {due.round}")
+        before, last = self._rounds.get(client_of(process), ("", 0))
+        if due.round <= last and (process == before or due.round < last):
+            self.wrong(f"{process} was told what to do in round {due.round} after round {last}")
+        self._rounds[client_of(process)] = process, due.round
 
     def coordinator_tells(self, event: events.Event) -> None:
         """Check that each round is decided once, and ends once."""
@@ -269,7 +289,7 @@ class Ledger:
         windows = self._windows(there) if self._plan.gated else {}
         due = self._total(there, applied, windows)
         rows = store.pull("rows", self._plan.row_keys(shard))
-        bias = store.pull("bias", NO_KEYS)[0] - self._plan.start if shard == BIAS else due.bias
+        bias = store.pull("bias", NO_KEYS)[0] - self._plan.start if shard == BIAS and there else due.bias
         off = 0.0 if self._plan.mode != "buffered" else 0.01 * UNIT
         if np.abs(rows - due.rows[self._plan.row_keys(shard)]).max() > off or np.abs(bias - due.bias).max() > off:
             self.wrong(f"the tables of shard {shard} are not the sum of the pushes that are there")
@@ -317,9 +337,14 @@ class Ledger:
         due.bias[:] += summed.bias
 
     def _check_looks(self, shard: int, windows: Mapping[int, Sequence[Pushed]]) -> None:
-        """Check that what was seen at a clock are all windows before it, and none after."""
-        due, left = Model.empty(), dict(windows)
-        for look in sorted((look for look in self._looks if look.shard == shard), key=lambda look: look.clock):
+        """Check that what was seen at a clock are all windows before it, and none after, unless its last were forgotten."""
+        due, left, known = Model.empty(), dict(windows), self._known[shard]
+        looks = (
+            look
+            for look in self._looks
+            if look.shard == shard and all(look.clock <= clock for life, clock in known.items() if life > look.life)
+        )
+        for look in sorted(looks, key=lambda look: look.clock):
             for clock in [clock for clock in left if clock < look.clock]:
                 self._merge(due, left.pop(clock))
             same = (look.rows == due.rows[self._plan.row_keys(shard)]).all()
@@ -327,6 +352,11 @@ class Ledger:
                 self.wrong(
                     f"{look.client} saw at clock {look.clock} of shard {shard} other values than the windows before it"
                 )
+
+
+def client_of(process: str) -> str:
+    """Return whose a process is."""
+    return process.partition("/")[0]
 
 
 def _shares(size: int) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ SLOWEST_NEWS = 8.0  # seconds after which an end knows that its connection is cu
 
 
 class Host(Process):
-    """A process that serves: it can be killed at any moment, and started again.
+    """A process that serves: it can be killed at any moment, and is started again.
 
     Args:
         world: where it is.
@@ -75,6 +75,7 @@ class Host(Process):
         self.thaw()
         for line in list(self.lines):
             line.cut(server_gone=True)
+        self.world.after(self.world.chance.choice((0.1, 2.0, 8.0)), self.start)
 
 
 class Line:
@@ -84,6 +85,9 @@ class Line:
         host: whom it leads to.
         hear: takes each answer, and None when the client learns that the connection is over. Not called any more after that.
         delay: seconds that a message takes, about.
+
+    Attributes:
+        life: which of the host's lives it leads to, 0 before it is open.
     """
 
     def __init__(self, host: Host, hear: Callable[[bytes | None], None], delay: float) -> None:
@@ -93,6 +97,7 @@ class Line:
         self._lost_from = [float("inf"), float("inf")]  # what would arrive later does not
         self._over = False  # the client knows
         self._said: list[bytes] = []
+        self.life = 0
         self._world.at(self._way(0), host.when_awake(self._open))
 
     def say(self, data: bytes) -> None:
@@ -134,7 +139,7 @@ class Line:
         if host.service is None or self._lost_from[0] < self._world.now:
             self._world.after(self._delay, self._closed_at_client)
             return
-        host.lines[self] = None
+        host.lines[self], self.life = None, host.lives
         host.recorded.append(self._said)
         self._connection = host.service.opened(self._answer, f"line {len(host.recorded)}")
 
@@ -174,11 +179,13 @@ class Reply:
     Attributes:
         frame: the answer, None before it came.
         error: why none comes.
+        life: which of the host's lives answered.
     """
 
     def __init__(self) -> None:
         self.frame: Frame | None = None
         self.error: FedpsError | None = None
+        self.life = 0
         self.then: Act | None = None  # done once, when either is there
 
     @property
@@ -216,6 +223,7 @@ class Channel:
         self._replies: dict[int, Reply] = {}
         self._failure: FedpsError | None = None
         self._line: Line | None = None
+        self._blocked_until = 0.0
         self._greeted, self._pause, self._since = False, FIRST_PAUSE, host.world.now
         self._connect()
 
@@ -231,8 +239,9 @@ class Channel:
             self._line.say(data)
         return reply
 
-    def cut(self) -> None:
-        """Break the connection."""
+    def cut(self, seconds: float = 0.0) -> None:
+        """Break the connection, and let none be made for so long."""
+        self._blocked_until = self._host.world.now + seconds
         if self._line is not None:
             self._line.cut()
 
@@ -250,6 +259,8 @@ class Channel:
             )
             self._greeter = Caller(self._limits)
             line.say(self._greeter.request(self._hello)[1])
+            if self._host.world.now < self._blocked_until:
+                line.cut()
 
     def _hear(self, line: Line, data: bytes | None) -> None:
         if line is not self._line:
@@ -258,7 +269,7 @@ class Channel:
             if data is None:
                 self._broken()
             elif self._greeted:
-                self._answer(data)
+                self._answer(data, line.life)
             else:
                 self._greet(self._greeter.receive(data))
         except FedpsError as error:
@@ -285,11 +296,12 @@ class Channel:
         if not self.welcome.there:
             self.welcome.resolve(frame)
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, data: bytes, life: int) -> None:
         frame = self._caller.receive(data)
         if frame is None:
             return
         reply, said = self._replies.pop(frame.ticket), frame.message
+        reply.life = life
         if isinstance(said, Refused):
             reply.resolve(None, RefusedError(said.kind, said.reason))
         else:

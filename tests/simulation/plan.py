@@ -32,23 +32,26 @@ class Plan:
         epochs, clients, servers, buffer: how many.
         delay: seconds that a message takes, about.
         start: what the dense tensor starts from.
-        saving: seconds that a save takes at most.
+        saving: seconds that work beside a server's loop takes at most.
+        durable: whether servers keep a log, and so may die.
         patience: seconds that a client tries to connect.
     """
 
     def __init__(self, world: World) -> None:
         chance = world.chance
         self.mode = chance.choice(MODES)
-        self.clients, self.servers = chance.choice((1, 2, 2, 3, 3, 4)), chance.choice((1, 1, 1, 2, 3))
-        self.epochs, self.buffer = chance.choice((1, 2, 2, 3)), chance.choice((1, 2, 3))
+        self.clients, self.servers = chance.choice((1, 2, 2, 2, 3, 3, 4)), chance.choice((1, 1, 1, 1, 2, 2, 3))
+        self.epochs, self.buffer = chance.choice((1, 1, 2, 2, 3)), chance.choice((1, 2, 3))
         self.coordinated = chance.random() < 0.25
         self.delay, self.start = chance.choice((0.005, 0.05, 0.3)), float(chance.randrange(10))
-        self._unequal, self._most = chance.random() < 0.4, chance.choice((1, 2, 3, 4))
+        self._unequal, self._most = chance.random() < 0.4, chance.choice((1, 2, 2, 3, 4))
         self._windows = [chance.randint(0, self._most) for _ in range(self.clients)]
         self._paces = [chance.choice((0.01, 0.1, 1.0)) for _ in range(self.clients)]
         self._heavy = chance.random() < 0.5
-        self.job = job_of(self.mode, self.clients, self.servers, self.epochs, self.buffer, self.coordinated)
-        self.saving = chance.choice((0.1, 0.1, 2.0, 20.0))
+        # Saving takes much of a history's time: most end before the epoch that is saved.
+        more = 0 if self.coordinated or chance.random() < 0.25 else 1
+        self.job = job_of(self.mode, self.clients, self.servers, self.epochs + more, self.buffer, self.coordinated)
+        self.saving, self.durable = chance.choice((0.1, 0.1, 2.0, 20.0)), chance.random() < 0.75
         self.patience = sum(TIMES.values())
         self.length = 2.0 + self.epochs * self._most * (
             max(self._paces) + 10 * self.delay
@@ -56,7 +59,7 @@ class Plan:
 
     def __str__(self) -> str:
         """Say it in a line."""
-        led = ", coordinated" if self.coordinated else ""
+        led = (", coordinated" if self.coordinated else "") + (", durable" if self.durable else "")
         return (
             f"{self.mode}, {self.clients} clients, {self.servers} servers, {self.epochs} epochs of {self._most} windows{led},"
             f" delays of {self.delay:g} s"

@@ -70,8 +70,8 @@ class Gate(Protocol):
     def missing(self, active: set[ClientId]) -> set[ClientId]:
         """Return the active clients that are waited for."""
 
-    def close(self, active: set[ClientId], now: float) -> Closing | None:
-        """Merge what is due and open the next clock; None if nothing is due."""
+    def close(self, active: set[ClientId], now: float, awaited: bool = False) -> Closing | None:
+        """Merge what is due and open the next clock; None if nothing is due. `awaited`: whether a pull waits for the open one."""
 
     def rest(self) -> Closing | None:
         """Merge what is left when all clients stand at a barrier; None if nothing is."""
@@ -132,13 +132,13 @@ class WindowGate:
         """Return the active clients whose push of the open clock is not in."""
         return active - set(self._offers.get(self.clock, ()))
 
-    def close(self, active: set[ClientId], now: float) -> Closing | None:
+    def close(self, active: set[ClientId], now: float, awaited: bool = False) -> Closing | None:
         """Merge the open clock and open the next, if every active client is in; None otherwise.
 
         A clock that all have skipped (a server that fell behind the others, whose clients went on) changes nothing.
         """
-        # Without a push of any clock nothing is due, though nobody be missing: clocks move on by pushes alone.
-        if not self._offers or self.missing(active):
+        # Clocks move on by pushes; without any, one is passed over only if somebody waits for it, and nobody will push to it.
+        if self.missing(active) or not (self._offers or (awaited and not active)):
             return None
         offers = self._offers.pop(self.clock, {})
         self.clock += 1
@@ -181,7 +181,7 @@ class BufferGate:
         """Nobody."""
         return set()
 
-    def close(self, active: set[ClientId], now: float) -> Closing | None:
+    def close(self, active: set[ClientId], now: float, awaited: bool = False) -> Closing | None:
         """Merge the buffer if it is full; None otherwise."""
         return self.rest() if len(self.waiting) >= self._size else None
 

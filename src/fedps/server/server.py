@@ -235,13 +235,17 @@ class ParameterServer:
                 connection.hang_up()
         for conversation, ticket, join in verdict.admitted:
             client, instance = conversation.known, conversation.instance
-            here = self.members.get(client)
+            here, before = self.members.get(client), self.members.known_as(client)
             member = self.members.join(client, instance, join.clock, join.samples)
             if member is not here:
                 self.durable.note(records.Joined(client, instance, join.clock, join.samples))
             self.roster.enter(conversation)
             self._halves.setdefault(conversation, HalfPush(self._budget))
-            self._done(conversation, ticket, sequence=member.sequence)
+            if before is not None and before.instance == instance:
+                # It was told before, when its connection broke: what it says behind this is answered as any request is.
+                conversation.reply(ticket, Done(self.clock, sequence=member.sequence))
+            else:
+                self._done(conversation, ticket, sequence=member.sequence)
         for candidate in verdict.refused:
             candidate.conversation.refuse(candidate.ticket, self.ballot.mismatch(candidate.declared))
 
@@ -326,6 +330,7 @@ class ParameterServer:
         self.shard.wait(
             conversation, pull.after, size, lambda: self._send_rows(conversation, ticket, member, pull, arrays)
         )
+        self.advance(self._monotonic())  # all may have passed over that window, on their way with the other servers
 
     def _send_rows(
         self, conversation: Conversation, ticket: int, member: Member, pull: Pull, arrays: Sequence[Array]

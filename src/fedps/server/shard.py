@@ -187,7 +187,7 @@ class Shard:
         """Close every window whose pushes are in, and answer the pulls that waited for it; return whose pushes were merged."""
         pushes: Sequences = ()
         while self.gate and (members.complete or not self.gate.lockstep):
-            closing = self.gate.close(members.active(self.gate.clock), now)
+            closing = self.gate.close(members.active(self.gate.clock), now, self._is_awaited(self.gate.clock))
             if closing is None:
                 break
             pushes += closing.pushes
@@ -342,6 +342,9 @@ class Shard:
             rates = tuple(rate for _, rate in changes.values())
             arrays = [array for rows, _ in changes.values() for array in rows]
             self.durable.note(records.Applied(closing.pushes, self.clock, tuple(changes), rates), arrays)
+
+    def _is_awaited(self, clock: int) -> bool:
+        return any(pull.after >= clock for pulls in self._waiting.values() for pull in pulls)
 
     def _count_unmerged(self) -> None:
         kept = self.gate.bytes if self.gate else 0
