@@ -95,6 +95,15 @@ def test_records_go_on_while_a_snapshot_is_written_and_if_it_is_abandoned(disk: 
     assert records(Log(disk)) == [b"sum of 3"]
 
 
+def test_a_snapshot_goes_to_disk_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedps.storage.log.GULP", 1000)
+    disk = ForgetfulDisk()
+    compaction = opened(disk).compact()
+    for _ in range(50):
+        compaction.write([bytes(90)])
+        assert len(disk.files["snapshot-0.part"]) - disk.safe["snapshot-0.part"] < 1200
+
+
 def test_a_snapshot_that_was_left_half_is_begun_anew() -> None:
     disk = ForgetfulDisk()
     log = opened(disk)

@@ -25,6 +25,7 @@ from fedps.errors import DataError
 from fedps.storage.disk import Disk, Pieces
 from fedps.storage.frames import FRAME, HEADER, MARK, Frame, Frames, Kind
 
+GULP = 8 << 20  # bytes of a snapshot that wait for the disk: more at once would hold up whoever flushes the log
 LARGEST = 2**32 - 1  # bytes of a record
 NAME = re.compile(r"(log|snapshot)-(\d+)")
 PART = ".part"  # ends the name of a snapshot that is being written
@@ -330,7 +331,7 @@ class Compaction:
     def __init__(self, log: Log, disk: Disk, frames: Frames, since: int) -> None:
         self._log, self._disk, self._frames, self._since = log, disk, frames, since
         self._position, self._records = log.position, 0
-        self._name = f"snapshot-{log.position}"
+        self._name, self._waiting = f"snapshot-{log.position}", 0  # bytes that are not on disk
 
     def write(self, pieces: Pieces) -> None:
         """Add a record.
@@ -341,7 +342,12 @@ class Compaction:
         if not self._records:
             self._begin()
         self._records += 1
-        self._disk.append(self._name + PART, self._frames.pack(pieces))
+        framed = self._frames.pack(pieces)
+        self._disk.append(self._name + PART, framed)
+        self._waiting += sum(memoryview(piece).nbytes for piece in framed)
+        if self._waiting > GULP:
+            self._disk.sync(self._name + PART)
+            self._waiting = 0
 
     def commit(self, keep: int) -> None:
         """Let the snapshot count; remove what is no longer needed: the one before stays, and what leads to `keep`.
