@@ -2,7 +2,7 @@
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,10 @@ class World:
         return client
 
     def live(
-        self, dies_after: int | None = None, within: bool = False, resume: str = ""
+        self, dies_after: int | None = None, within: bool = False, resume: str = "", only: Sequence[ClientId] = ()
     ) -> dict[ClientId, Mortal]:  # fmt: skip
-        """Let all clients live side by side, to their end or until they die."""
-        clients = {name: self.client(name, dies_after, within, resume) for name in self.names}
+        """Let all clients, or some, live side by side, to their end or until they die."""
+        clients = {name: self.client(name, dies_after, within, resume) for name in only or self.names}
         failures: list[BaseException] = []
 
         def live(client: Mortal) -> None:

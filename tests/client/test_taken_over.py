@@ -1,0 +1,183 @@
+"""A client that was away takes its place again: behind the others, without a checkpoint, or from a process that is frozen."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedps.client.checkpoint import NEWEST, Moment, checkpoints_of
+from fedps.client.life import FLClient
+from fedps.config import Job
+from fedps.errors import FedpsError, JobError
+from fedps.events import events
+from fedps.types import ClientId
+from tests.client.lives import Mortal, World, left, same, world
+from tests.client.test_modes import ADAM, SMALL, write_clients
+from tests.conftest import MakeJob
+from tests.launch.runs import start
+from tests.ports import free_address
+
+ONE, OTHER = ClientId("0"), ClientId("1")
+
+
+def job_of(make_job: MakeJob, folder: Path, *sizes: int, **runner: Any) -> Job:
+    train = write_clients(folder / "data", *sizes)
+    return make_job(
+        SMALL | ADAM,
+        **{
+            "train_data_dir": str(train),
+            "test_data_dir": None,
+            "train_batch_size": 16,
+            "geo_step": 2,
+            "epochs": 4,
+            **runner,
+        },
+    )
+
+
+def epochs_begun(world: World, client: ClientId) -> list[int]:
+    return [event.epoch for who, event in world.events if who == client and isinstance(event, events.EpochBegin)]
+
+
+@contextmanager
+def living(client: Mortal) -> Iterator[threading.Thread]:
+    """Let a client live beside; it has ended when this ends, and has not failed."""
+    failures: list[Exception] = []
+
+    def live() -> None:
+        try:
+            client.run()
+        except FedpsError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    yield thread
+    thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("mode", [{"sync_mode": "async"}, {"geo_merge": "adaptive"}], ids=["async", "geo"])
+@pytest.mark.parametrize("kept", [True, False], ids=["with a checkpoint", "without"])
+def test_who_comes_back_goes_on_where_the_others_are(
+    kept: bool, mode: dict[str, Any], make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = job_of(make_job, tmp_path, 150, 150, reconnect_timeout=0.2, checkpoint_every=4, **mode)
+    reached, back = threading.Event(), threading.Event()
+
+    def train(client: FLClient) -> None:
+        if client.assignment.round == 3:
+            reached.set()
+            assert back.wait(60)
+        client.callback_train()
+
+    def go_on(client: FLClient) -> None:
+        back.set()
+        client.callback_train()
+
+    with world(job, tmp_path / "run") as there:
+        other = there.client(OTHER)
+        other.register_handlers("train", train)
+        with living(other):
+            there.live(dies_after=0, within=True, only=[ONE])
+            assert reached.wait(60)
+            if not kept:
+                shutil.rmtree(there.run_dir / "private" / ONE)
+            one = there.client(ONE, resume=NEWEST)
+            one.register_handlers("train", go_on)
+            one.run()
+        assert epochs_begun(there, OTHER) == [0, 1, 2, 3]
+        assert epochs_begun(there, ONE) == [0, 2, 3]
+        assert ("goes on from checkpoint 0-4" in there.logs[ONE].getvalue()) == kept
+
+
+def test_where_servers_have_begun_anew_so_does_a_client(make_job: MakeJob, tmp_path: Path) -> None:
+    job = job_of(make_job, tmp_path, 150, checkpoint_every=4)
+    with world(job, tmp_path / "calm") as calm:
+        due = left(calm, calm.live())
+    with world(job, tmp_path / "run") as before:
+        before.live(dies_after=0, within=True)
+    assert list(checkpoints_of(tmp_path / "run", ONE)) == [Moment(0, 4)]
+    with world(job, tmp_path / "run") as anew:
+        same(left(anew, anew.live(resume=NEWEST)), due)
+        assert (
+            "checkpoint 0-4 is left out: the servers know of 0 pushes of client 0, not of 2"
+            in anew.logs[ONE].getvalue()
+        )
+
+
+def test_one_that_is_named_is_never_left_out_in_silence(make_job: MakeJob, tmp_path: Path) -> None:
+    job = job_of(make_job, tmp_path, 150)
+    with world(job, tmp_path / "run") as before:
+        before.live(dies_after=1)
+    with world(job, tmp_path / "run") as anew:
+        with pytest.raises(
+            JobError, match=r"checkpoint 1-0: the servers know of 0 pushes .*: resume from an earlier one"
+        ):
+            anew.live(resume="1-0")
+
+
+def test_without_durability_nothing_is_kept(make_job: MakeJob, tmp_path: Path) -> None:
+    with world(job_of(make_job, tmp_path, 50, durability="none", checkpoint_every=2), tmp_path / "run") as there:
+        there.live()
+    assert checkpoints_of(tmp_path / "run", ONE) == {}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+@pytest.mark.timeout(240)
+def test_a_frozen_process_is_replaced_at_once_and_ends_by_itself_when_it_wakes(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    """All timeouts are longer than the test may take: whoever waited for one would not come to its end."""
+    waits = dict.fromkeys(("step_timeout", "reconnect_timeout"), 1000.0)
+    job_of(make_job, tmp_path, 6000, 6000, epochs=400, eval_every=0, save_every=1, keep_epochs=2, **waits)
+    job, run_dir, at = tmp_path / "job.yaml", tmp_path / "run", free_address()
+    processes: list[subprocess.Popen[Any]] = []
+
+    def work(client: ClientId, name: str) -> subprocess.Popen[Any]:
+        command = [sys.executable, "-m", "tests.client.one_life", str(job), str(run_dir), at, client]
+        with (tmp_path / name).open("w") as out:
+            processes.append(subprocess.Popen(command, stdout=out, stderr=out))
+        return processes[-1]
+
+    def await_epoch(epoch: int, *alive: subprocess.Popen[Any]) -> None:
+        while not (there := checkpoints_of(run_dir, ONE)) or max(there) < Moment(epoch):
+            assert [process.poll() for process in alive] == [None] * len(alive)
+            time.sleep(0.02)
+
+    try:
+        processes.append(start("server", job, f"--servers={at}", "--run_dir", run_dir, out=tmp_path / "server"))
+        other, older = work(OTHER, "other"), work(ONE, "older")
+        await_epoch(2, other, older)
+        os.kill(older.pid, signal.SIGSTOP)
+        (frozen,) = {max(checkpoints_of(run_dir, ONE))}
+        newer = work(ONE, "newer")
+        await_epoch(frozen.epoch + 3, other, newer)
+        for process in (other, newer):
+            os.kill(process.pid, signal.SIGSTOP)
+        before = digests(run_dir / "private" / ONE)
+        os.kill(older.pid, signal.SIGCONT)
+        assert older.wait(100) == 1
+        assert digests(run_dir / "private" / ONE) == before
+        for process in (other, newer):
+            os.kill(process.pid, signal.SIGCONT)
+        await_epoch(frozen.epoch + 6, other, newer)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert "goes on from checkpoint" in (tmp_path / "newer").read_text()
+    assert "a newer process" in (tmp_path / "older").read_text().splitlines()[-1]
