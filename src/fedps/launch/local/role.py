@@ -186,11 +186,13 @@ class Role:
 
         Raises:
             JobError: this is no server, or its address cannot be bound.
+            DataError: what it is to go on from is missing, damaged, or another server's.
         """
         self._must_be("server", "run_server")
-        from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
+        from fedps.server.serve import read_cut, run_server  # noqa: PLC0415  (each role imports its own room)
 
-        run_server(self.job, self.number, self._spec.bind, self.run_dir, self._report)
+        cut = read_cut(self.run_dir / self._spec.resume) if self._spec.resume else None
+        run_server(self.job, self.number, self._spec.bind, self.run_dir, self._report, cut=cut)
 
     def run_coordinator(self, selector: "ClientSelectorBase | None" = None) -> None:
         """Coordinate until the launcher says stop.
