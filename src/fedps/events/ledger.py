@@ -149,6 +149,7 @@ class Ledger:
             "workers": runner.worker_num,
             "servers": runner.server_num,
             "coordinator": runner.with_coordinator,
+            "durability": runner.durability,
             "engine": self._engine,
             "start_seconds": max(started.values()) - self._first_began if started else None,
             "train_seconds": train,
