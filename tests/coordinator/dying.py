@@ -51,12 +51,13 @@ class Steps:
 
 
 class Database(sqlite3.Connection):
-    """A connection whose statements are steps."""
+    """A connection whose statements are steps; they wait for no disk, which does not die here."""
 
     steps: Steps
 
-    def execute(self, *arguments: Any) -> Any:
-        return self.steps.around(super().execute, *arguments)
+    def execute(self, statement: str, *arguments: Any) -> Any:
+        faster = statement.replace("synchronous = FULL", "synchronous = OFF")
+        return self.steps.around(super().execute, faster, *arguments)
 
     def executemany(self, *arguments: Any) -> Any:
         return self.steps.around(super().executemany, *arguments)

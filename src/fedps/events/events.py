@@ -124,7 +124,7 @@ class Read(Event, frozen=True):
 
 
 class Note(Event, frozen=True):
-    """What the user must know of the data."""
+    """What the user must know."""
 
     note: str
 

@@ -119,7 +119,7 @@ class Progress:
             case events.Selected(round=round_, selected=selected, waiting=waiting, finished=finished):
                 if out := len(waiting) + len(finished):
                     self.say(f"round {round_}: {len(selected)} clients train, {out} sit out")
-            case events.Note(note=note) if entry.role == "server":
+            case events.Note(note=note) if entry.role != "worker":
                 self.say(note)
             case events.Resumed() as resumed:
                 self.say(f"{self._job.name} goes on {resumed_at(resumed)}")
