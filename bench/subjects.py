@@ -13,13 +13,21 @@ SUBJECTS = {
     "scaling": "the job with 1 to 20 workers, and with 1 to 4 servers",
     "rounds": "what a round of the coordinator costs beside training",
     "saves": "a server's saves and loads beside copying the same bytes",
+    "durability": "what it costs that a server's death loses nothing, in each mode; how soon one is back",
     "size": "50 M rows over two servers, and bounded tables under 100 M distinct ids: memory and pauses",
     "selection": "time to a quality for each selector, on the simulated clock of 100 virtual clients",
     "merges": "what the model is worth with each mode and merge, after 2 passes and after 20",
     "ctr": "DeepFM and DCN-v2 on clicks in Criteo's form, beside plain PyTorch loops; four workers beside one",
     "central": "networks of features in each mode, beside the same network trained on all data in one place",
 }
-NAMED_ONLY = ("size", "selection", "merges", "ctr", "central")  # take long; measured where they are asked for by name
+NAMED_ONLY = (
+    "durability",
+    "size",
+    "selection",
+    "merges",
+    "ctr",
+    "central",
+)  # take long; measured where they are asked for by name
 Measure = Callable[[Options], Result]
 
 

@@ -1,0 +1,109 @@
+"""What it costs that a server's death loses nothing, and how soon one is back.
+
+The seed's job runs with and without a log, in turns: same data, same machine, one after the other. And a server with a
+million rows is started anew on what another left of it: a snapshot, and records behind it.
+"""
+
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from bench.clock import seconds_of
+from bench.jobs import run_job, write_job
+from bench.records import Figure, Options, Result
+from bench.splits import shorten
+from fedps.config import Job, load_job
+from fedps.server.gate import Closing
+from fedps.server.merge import Merged
+from fedps.server.server import ParameterServer
+from fedps.storage.disk import Folder
+from fedps.storage.log import Log
+from fedps.types import ClientId, Init, Rows, Rule, TableSpec
+
+MODES: dict[str, dict[str, Any]] = {
+    "geo, windows of 10 batches": {"sync_mode": "geo", "geo_step": 10},
+    "geo, windows of 100 batches": {"sync_mode": "geo", "geo_step": 100},
+    "async": {"sync_mode": "async"},
+    "sync": {"sync_mode": "sync"},
+}
+PAIRS = {"full": 5, "quick": 2, "tiny": 1}  # runs with a log, and as many without
+SHARE = {"full": 4, "quick": 16, "tiny": 1}  # one sample in so many, for async and sync
+ROWS, DIM, PUSH = {"full": 1_000_000, "quick": 100_000, "tiny": 1000}, 32, 10_000
+BEHIND = 60  # pushes behind the snapshot: some 80 MB, about as many bytes as a log may have
+RESTARTS = {"full": 5, "quick": 3, "tiny": 1}
+ABOUT = (
+    "`fedps run` of the quick start (10 workers, 1 server, a coordinator, one pass, no evaluation) with `durability: group` and `none`"
+    " in turns; the ratio is the median of the pairs'. A restart: from making the server to being ready for clients, rows of 32"
+    " floats with Adam's state."
+)
+
+
+def measure(options: Options) -> Result:
+    """Measure what the log costs in each mode, and how long a restart takes."""
+    figures = list[Figure]()
+    with tempfile.TemporaryDirectory(prefix="fedps-bench-") as name:
+        folder, data = Path(name), Path(options.data)
+        shorten(data / "train", folder / "train", SHARE[options.size])
+        for what, keys in list(MODES.items())[: 1 if options.size == "tiny" else None]:
+            train = folder / "train" if what in ("async", "sync") else data / "train"
+            figures += _compared(folder, data, train, what, keys, PAIRS[options.size])
+        figures += _restarted(load_job(folder / "job.yaml"), folder, options)
+    return Result("durability", ABOUT, tuple(figures))
+
+
+def _compared(folder: Path, data: Path, train: Path, what: str, keys: dict[str, Any], pairs: int) -> list[Figure]:
+    rates: dict[str, list[float]] = {"group": [], "none": []}
+    for number in range(pairs):
+        for kind in ("group", "none") if number % 2 else ("none", "group"):
+            print(f"{what}, durability {kind}, run {number + 1} of {pairs}", flush=True)
+            job = write_job(folder, data, train, test=False, durability=kind, **keys)
+            rates[kind].append(run_job(job, Path(tempfile.mkdtemp(dir=folder)) / "run", folder / "cache").rate)
+    ratio = median(a / b for a, b in zip(rates["group"], rates["none"], strict=True))
+    return [
+        *(
+            Figure(f"{what}.{kind}", f"{what}: durability {kind}", max(of), "samples/s", median(of))
+            for kind, of in rates.items()
+        ),
+        Figure(f"{what}.ratio", f"{what}: with a log over without, median of pairs", ratio, "times"),
+    ]
+
+
+def _restarted(job: Job, folder: Path, options: Options) -> list[Figure]:
+    rows = ROWS[options.size]
+    size = _leave(job, folder, rows)
+    taken = list[float]()
+    for _ in range(RESTARTS[options.size]):
+        with Folder(folder / "state") as disk:
+            taken.append(seconds_of(lambda disk=disk: _server(job, folder, disk)))  # type: ignore[misc]
+    return [
+        Figure(
+            "restart", f"restart with {rows:,} rows, {size / 2**20:,.0f} MiB on disk", min(taken), "s", median(taken)
+        )
+    ]
+
+
+def _leave(job: Job, folder: Path, rows: int) -> int:
+    """Leave the state of a server with so many rows; return its bytes."""
+    rng = np.random.default_rng(0)
+    with Folder(folder / "state") as disk:
+        server = _server(job, folder, disk)
+        server.shard.declare((TableSpec("rows", "sparse", (0, DIM), Rule("adam"), Init("normal", 0.0, 0.01)),))
+        values = rng.normal(size=(PUSH, DIM)).astype(np.float32)
+
+        def push(number: int, keys: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+            changes = {"rows": Merged(Rows(keys, values[: len(keys)]), 1.0)}
+            server.shard.apply(Closing(changes, ((ClientId("0"), number),)))
+
+        for number, first in enumerate(range(0, rows, PUSH)):
+            push(number, np.arange(first, min(first + PUSH, rows)))
+        server.sum_up()
+        for number in range(BEHIND):
+            push(number, np.sort(rng.choice(rows, min(PUSH, rows), replace=False)))
+        return sum(file.stat().st_size for file in (folder / "state").iterdir())
+
+
+def _server(job: Job, folder: Path, disk: Folder) -> ParameterServer:
+    return ParameterServer(job, 0, folder, lambda event: None, log=Log(disk))
