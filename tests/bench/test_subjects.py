@@ -98,6 +98,14 @@ def test_scaling(small_data: Path) -> None:
     assert [curve.key for curve in result.curves] == ["workers", "servers"]
 
 
+@pytest.mark.slow
+def test_durability(small_data: Path) -> None:
+    geo = "geo, windows of 10 batches"
+    assert [figure.key for figure in checked("durability", small_data).figures] == [
+        f"{geo}.group", f"{geo}.none", f"{geo}.ratio", "restart",
+    ]  # fmt: skip
+
+
 def test_every_subject_is_tried_here() -> None:
     tried = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert set(SUBJECTS) <= tried
