@@ -77,6 +77,7 @@ class Worker:
         self.did: Assignment | None = None
         self.due: Assignment | None = None
         self.trained: list[int] = []
+        self.told: dict[int, Assignment] = {}  # by round
         self.caller: Caller | None = None  # None while it is not connected
         self.asked = self.finished = False
 
@@ -100,6 +101,7 @@ class Worker:
         """Take in the answer to its report, if it has come."""
         if self.caller is not None and self.asked and self.caller.told:
             self.due, self.asked = self.caller.told[-1], False
+            self.told[self.due.round] = self.due
             self.caller.replies.clear()
             assert self.due.round > self.done, f"{self.name} was told {self.due} after {self.done}"
             self.finished = self.due.state == "FINISH"
@@ -109,6 +111,12 @@ class Worker:
         self.process, self.caller, self.due = self.process + 1, None, None
         if not keeps:
             self.done, self.did = 0, None
+
+    def go_back(self, done: int) -> None:
+        """Let another process go on from an earlier checkpoint."""
+        self.die(keeps=True)
+        self.done, self.did, self.finished = done, self.told.get(done), False
+        self.trained = [round_ for round_ in self.trained if round_ <= done]
 
 
 class World:
@@ -130,6 +138,7 @@ class World:
         self.steps, self.deaths, self.rng = Steps(fatal), 0, random.Random(seed)
         self.workers = [Worker(name) for name in "abc"]
         self.coordinator: Coordinator | None = None
+        self.resume_at: int | None = None  # of the next process
         self._memories: list[Memory] = []
         memories, counted = self._memories, type("Counted", (Database,), {"steps": self.steps})
 
@@ -185,7 +194,8 @@ class World:
         return {e["round"]: e["loss"] for e in self.events if e["event"] == "round"}
 
     def _start(self) -> Coordinator:
-        made = Coordinator(self.job, into(self.events), io.StringIO(), run_dir=self.folder)
+        made = Coordinator(self.job, into(self.events), io.StringIO(), run_dir=self.folder, resume_at=self.resume_at)
+        self.resume_at = None
         opened, steps = made.opened, self.steps
 
         def counted(send: Callable[[bytes | None], None], peer: str) -> Any:

@@ -73,6 +73,23 @@ def test_clients_may_die_at_any_moment_and_so_may_all(
     assert deaths > 100
 
 
+def test_a_run_may_be_taken_back_to_what_all_have_done(
+    job: Job, calm: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(40):
+        rng = random.Random(seed)
+
+        def sometimes(world: World, rng: random.Random = rng) -> None:
+            if rng.random() < 0.03:
+                world.kill()
+                world.resume_at = min(worker.done for worker in world.workers)
+                for worker in world.workers:
+                    worker.go_back(world.resume_at)
+
+        world = World(job, tmp_path / str(seed), monkeypatch, seed=seed).play(sometimes)
+        same(world, calm)
+
+
 def test_clients_that_die_and_know_nothing_train_no_round_that_they_reported(
     job: Job, calm: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

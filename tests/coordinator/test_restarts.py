@@ -173,6 +173,22 @@ def test_one_without_a_checkpoint_waits_where_others_go_on(job: Job, tmp_path: P
     assert [t.late for t in coordinator._planner.history.turns["a"]] == [False, False, True]  # type: ignore[index]
 
 
+def test_who_was_lost_before_is_not_waited_for_after(job: Job, tmp_path: Path) -> None:
+    coordinator = started(with_keys(job, client_selector="all"), [], run_dir=tmp_path)
+    a, b, c = callers(coordinator)
+    play([a, b, c], range(1))
+    c.connection.closed()
+    coordinator.tick(later(11))
+    play([a, b], range(1, 2))
+    for at in (None, 2):
+        again = started(with_keys(job, client_selector="all"), [], run_dir=tmp_path, resume_at=at)
+        a, b = Caller(again, "a"), Caller(again, "b")
+        a.report(2, DONE)
+        b.report(2, DONE)
+        waits = len(a.told) == 0
+        assert waits == (at == 2), "where all are started anew, it is"
+
+
 @pytest.mark.parametrize("at", [0, 2, 3])
 def test_a_run_may_be_taken_back_to_an_earlier_round(job: Job, tmp_path: Path, at: int) -> None:
     first = callers(started(job, [], run_dir=tmp_path))

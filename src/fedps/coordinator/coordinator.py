@@ -210,9 +210,9 @@ class Coordinator:
         if member.ticket is not None:
             raise RefusedError("order", f"client {client!r} has reported round {report.round}: wait for the answer")
         member.ticket, member.behind = ticket, False
-        member.slow &= not self.round.in_time(report.round, now)
         if report.round == member.round:
             member.info, member.scores, member.reported = report.info, scores, True
+            member.slow &= not self.round.in_time(report.round, now)
             if member.joins:
                 self._planner.history.report(client, member.round, report.info)
         elif not member.reported:
@@ -382,7 +382,7 @@ class Coordinator:
             self._say(f"fl-ps > coordinator goes on after round {found.state.round}, {learned} the selector's state")
         if ours is not None:
             self.round = self.round.then(ours.state.round, self._monotonic(), restored=ours.state.round > 0)
-            self.members.restore(ours.state.members)
+            self.members.restore(ours.state.members, self._monotonic() if at is None else None)
             self._planner.history.take_news()  # it lies in the folder already
         else:
             self._planner.begin_anew(found.state.round if found else 0)

@@ -119,10 +119,19 @@ class Members(Membership[Member]):
     def records(self, decided: Mapping[ClientId, Assignment]) -> dict[ClientId, MemberRecord]:
         """Return what another process needs in order to go on with these; `decided`: what they are to be told first."""
         clients = self._absent | self.lost | self.left | self.here
-        return {client: MemberRecord(m.instance, decided.get(client, m.assignment)) for client, m in clients.items()}
+        return {
+            client: MemberRecord(m.instance, decided.get(client, m.assignment), client in self.lost)
+            for client, m in clients.items()
+        }
 
-    def restore(self, records: Mapping[ClientId, MemberRecord]) -> None:
-        """Take up who took part in an earlier process: each goes on where it was when it comes."""
+    def restore(self, records: Mapping[ClientId, MemberRecord], now: float | None) -> None:
+        """Take up who took part in an earlier process: each goes on where it was when it comes.
+
+        Args:
+            records: what it left.
+            now: seconds; who was lost is not waited for. None: all are, for all are started anew.
+        """
         for client, record in records.items():
-            member = Member(record.instance, record.assignment)
-            (self.left if member.finished else self._absent)[client] = member
+            member = Member(record.instance, record.assignment, lost_at=now if record.lost else None)
+            there = self.lost if member.lost_at is not None else self._absent
+            (self.left if member.finished else there)[client] = member

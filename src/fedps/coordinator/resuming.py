@@ -44,11 +44,12 @@ OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONL
 Line = tuple[ClientId, Turn]
 
 
-class MemberRecord(msgspec.Struct, frozen=True):
-    """One client: the process that speaks for it, and the answer to its last report."""
+class MemberRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One client: the process that speaks for it, the answer to its last report, and whether it was given up as lost."""
 
     instance: str
     assignment: Assignment | None = None
+    lost: bool = False
 
 
 class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,5 +1,6 @@
 """Run the coordinator in the foreground, behind a listener, until all clients have left."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
@@ -39,8 +40,8 @@ def run_coordinator(
         coordinator.say_ready(address)
         report(events.Ready(address))
 
-    serve_to_the_end(coordinator, bind, ready, stay)
-    coordinator.close()
+    with closing(coordinator):
+        serve_to_the_end(coordinator, bind, ready, stay)
     if not stay and coordinator.members.abandoned:
         raise LostError(f"all clients were lost in round {coordinator.round.number} of {job.runner.epochs}")
     report(events.Stopped())
