@@ -2,7 +2,9 @@
 
 import io
 import json
+import shutil
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from fedps.client.checkpoint import Checkpoints, Moment, checkpoints_of
 from fedps.config import Job
 from fedps.errors import DataError, JobError, RefusedError
-from fedps.types import ClientId
+from fedps.storage import snapshot
+from fedps.types import ClientId, State
 from tests.conftest import MakeJob
 
 ME = ClientId("0")
@@ -20,6 +23,11 @@ STATE = {
     "learner/rows": np.arange(6, dtype=np.float32).reshape(2, 3), "learner/steps": 3, "engine/random": np.arange(9, dtype=np.uint8),
     "client/loss": 0.1 + 0.2, "client/none": None, "client/sums": {"hits": 1.5},
 }  # fmt: skip
+
+
+def written(process: Checkpoints, moment: Moment, sequence: int, state: State = STATE) -> None:
+    process.save(moment, sequence, state)
+    process.settle()
 
 
 class Place:
@@ -35,7 +43,7 @@ class Place:
     def filled(self, *moments: tuple[int, int]) -> Checkpoints:
         process = self.process()
         for number, moment in enumerate(moments):
-            process.save(Moment(*moment), number, STATE)
+            written(process, Moment(*moment), number)
         return process
 
     @property
@@ -90,7 +98,7 @@ def test_behind_one_that_is_named_all_are_removed(place: Place) -> None:
 
 def test_a_save_ends_a_future_that_did_not_come_to_be(place: Place) -> None:
     process = place.filled((2, 0), (3, 0))
-    process.save(Moment(2, 50), 7, STATE)
+    written(process, Moment(2, 50), 7)
     assert place.there == {Moment(2): 0, Moment(2, 50): 7}
 
 
@@ -147,7 +155,7 @@ def test_what_dying_processes_leave_is_cleared_away(place: Place) -> None:
 def test_one_of_something_else_is_refused(fact: str, value: object, told: str, place: Place) -> None:
     process = place.process()
     process._facts = process._facts | {fact: value if fact != "shared" else process._facts["shared"] | value}  # type: ignore[operator]
-    process.save(Moment(1), 0, STATE)
+    written(process, Moment(1), 0)
     with pytest.raises(
         JobError, match=rf"checkpoint/1-0\.json: is a checkpoint of something else \({told}.*move .*away"
     ):
@@ -168,10 +176,10 @@ def test_only_the_newest_process_of_a_client_writes(place: Place) -> None:
     newer = place.process()
     for _ in range(2):
         with pytest.raises(RefusedError, match="a newer process works for client '0'"):
-            older.save(Moment(2), 9, STATE)
+            written(older, Moment(2), 9)
     assert place.there == {Moment(1): 0}
     assert not list(place.folder.glob(".*"))
-    newer.save(Moment(2), 5, STATE)
+    written(newer, Moment(2), 5)
     assert place.there == {Moment(1): 0, Moment(2): 5}
 
 
@@ -186,7 +194,7 @@ def test_who_is_overtaken_while_it_writes_replaces_nothing(place: Place, monkeyp
 
     monkeypatch.setattr(older, "check", frozen)
     with pytest.raises(RefusedError):
-        older.save(Moment(2), 9, STATE)
+        written(older, Moment(2), 9)
     assert place.there == {Moment(2): 1, Moment(3): 2}
 
 
@@ -195,6 +203,30 @@ def test_a_folder_that_cannot_be_written_is_named(place: Place) -> None:
     place.folder.write_text("in the way")
     with pytest.raises(DataError, match=r"private/0/checkpoint: cannot be written: .*make it yours"):
         place.process()
+
+
+def test_a_checkpoint_is_of_the_moment_it_is_taken_at_though_it_is_written_later(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, trained, rows = place.process(), threading.Event(), np.zeros(3, np.float32)
+    save_arrays = snapshot.save_arrays
+    monkeypatch.setattr(snapshot, "save_arrays", lambda *args, **how: trained.wait(60) and save_arrays(*args, **how))
+    process.save(Moment(1), 0, {"rows": rows})
+    rows += 1
+    trained.set()
+    process.settle()
+    found = place.process().read(1)
+    assert found is not None and not found.state["rows"].any()
+
+
+def test_what_fails_is_said_before_anything_is_written_over_it(place: Place) -> None:
+    process = place.filled((1, 0))
+    shutil.rmtree(place.folder)
+    place.folder.write_text("in the way")
+    process.save(Moment(2), 1, STATE)
+    with pytest.raises(DataError, match=r"cannot save to .*checkpoint"):
+        process.save(Moment(3), 2, STATE)
+    process.settle()
 
 
 def test_the_record_can_be_read_by_people(place: Place) -> None:

@@ -8,7 +8,8 @@ wakes: each takes a number in that folder as it begins, and no file takes its na
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -95,6 +96,7 @@ class Checkpoints:
 
     def __init__(self, job: Job, client: ClientId, run_dir: Path, log: TextIO) -> None:
         self._job, self._client, self._log, self._folder = job, client, log, _folder_of(run_dir, client)
+        self._writing: Future[None] | None = None  # the last that was begun
         self._facts = {"format": FORMAT, "client": client, "job": job.name, "shared": shared_part(job)}
         try:
             make_folder(self._folder)
@@ -120,7 +122,7 @@ class Checkpoints:
             )
 
     def save(self, moment: Moment, sequence: int, state: State) -> None:
-        """Write a checkpoint; of those before it the last stay.
+        """Write a checkpoint, beside whatever follows; of those before it the last stay.
 
         Args:
             moment: at which the state is taken.
@@ -128,16 +130,26 @@ class Checkpoints:
             state: arrays, and what JSON has.
 
         Raises:
+            DataError, RefusedError: as for `settle`.
+        """
+        self.settle()
+        arrays = {name: value.copy() for name, value in state.items() if isinstance(value, np.ndarray)}
+        plain = {name: value for name, value in state.items() if name not in arrays}
+        facts = self._facts | {"epoch": moment.epoch, "batch": moment.batch, "sequence": sequence, "state": plain}
+        beside = ThreadPoolExecutor(1, "fedps checkpoint")
+        self._writing = beside.submit(self._write, moment, arrays, facts)
+        beside.shutdown(wait=False)  # the thread ends with its work
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is on disk.
+
+        Raises:
             DataError: it cannot be written; earlier ones stay as they were.
             RefusedError: as for `check`.
         """
-        arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
-        plain = {name: value for name, value in state.items() if name not in arrays}
-        facts = self._facts | {"epoch": moment.epoch, "batch": moment.batch, "sequence": sequence, "state": plain}
-        snapshot.save_arrays(self._folder, str(moment), arrays, facts, last=self.check)
-        there = _moments(self._folder)
-        kept = there[: there.index(moment) + 1][-KEPT:]  # those behind it are of a future that did not come to be
-        _remove(self._folder, [other for other in there if other not in kept])
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def read(self, epoch: int, name: str = NEWEST) -> Checkpoint | None:
         """Return the checkpoint to go on from, None if there is none; one that is torn is told, and that before it used.
@@ -181,6 +193,12 @@ class Checkpoints:
                     f"{self._folder / str(checkpoint.moment)}: {name} has shape {theirs}, and {ours} here: the network, or this"
                     f" client's data, is another than then; take those, or move {self._folder} away to begin anew"
                 )
+
+    def _write(self, moment: Moment, arrays: snapshot.Arrays, facts: Mapping[str, object]) -> None:
+        snapshot.save_arrays(self._folder, str(moment), arrays, facts, last=self.check)
+        there = _moments(self._folder)
+        kept = there[: there.index(moment) + 1][-KEPT:]  # those behind it are of a future that did not come to be
+        _remove(self._folder, [other for other in there if other not in kept])
 
     def _load(self, moment: Moment) -> Checkpoint:
         stem = snapshot.stems(self._folder, str(moment))[0]

@@ -112,6 +112,7 @@ class FLClient(Steps):
             FedpsError: bad data, a wrong name in the job, a server or coordinator that is gone or refuses.
         """
         self._do("initialize_model_params")
+        self._checkpoints = Checkpoints(self.job, self.client, self.run_dir, self.log)
         try:
             self._do("init_worker")
             self._go_on()
@@ -122,6 +123,7 @@ class FLClient(Steps):
             if self._keep_shared and self._joined:
                 self.pull_all()
                 private_rows.save_shared(self.learner, self.job, self.run_dir, self.assignment.round - 1)
+            self._checkpoints.settle()
             self._do("finish")
         finally:
             for channel in self._channels:
@@ -165,7 +167,6 @@ class FLClient(Steps):
     def callback_init_worker(self) -> None:
         """Connect to the servers and the coordinator, and get ready to train."""
         runner = self.job.runner
-        self._checkpoints = Checkpoints(self.job, self.client, self.run_dir, self.log)
         hello = Hello(self.job.name, self.client, secrets.token_hex(8), shared=shared_part(self.job))
         self._channels = [self._connect(k, hello) for k in range(runner.server_num)]
         specs = self.learner.server_specs(runner.seed, server_rule(self.job.server_optimizer))
