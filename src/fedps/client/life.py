@@ -242,8 +242,7 @@ class FLClient(Steps):
         """Take up where another process of this client has ended or, without a checkpoint of it, where the others are.
 
         Raises:
-            DataError, JobError: as for `Checkpoints.read`.
-            LostError: a server does not answer in time.
+            DataError, JobError, LostError: as for `Checkpoints.read`; a server does not answer in time.
         """
         if not self._resume:
             return
@@ -273,9 +272,7 @@ class FLClient(Steps):
         if sequence > self.shards.sequence:
             known = f"the servers know of {self.shards.sequence} pushes of client {self.client}, not of {sequence}"
             if self._resume != NEWEST:
-                raise JobError(
-                    f"checkpoint {moment}: {known}: resume from an earlier one, or begin anew in a new folder"
-                )
+                raise JobError(f"checkpoint {moment}: {known}: resume from an earlier one")
             print(f"checkpoint {moment} is left out: {known}", file=self.log, flush=True)
             return None
         self._checkpoints.check_fits(checkpoint, self.learner.state())
