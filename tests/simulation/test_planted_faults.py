@@ -10,7 +10,7 @@ from fedps.server import requests
 from fedps.server.barriers import Barriers, Opening
 from fedps.server.gate import BufferGate, Closing, WindowGate
 from fedps.server.merge import Merged
-from fedps.server.server import ParameterServer
+from fedps.server.pushes import Pushes
 from fedps.server.shard import Shard
 from fedps.table.store import Store
 from fedps.types import Rows
@@ -22,15 +22,14 @@ Patch = pytest.MonkeyPatch
 
 
 def applies_a_repeat_again(patch: Patch) -> None:
-    push = ParameterServer._push
+    take = Pushes.take
 
-    def planted(self: ParameterServer, conversation: Any, ticket: int, said: Any, arrays: Any, now: float) -> None:
-        member = self._member(conversation)
+    def planted(self: Pushes, conversation: Any, ticket: int, member: Any, said: Any, arrays: Any, now: float) -> Any:
         member.sequence = min(member.sequence, said.sequence - 1)
         member.merged = min(member.merged, said.sequence - 1)
-        push(self, conversation, ticket, said, arrays, now)
+        return take(self, conversation, ticket, member, said, arrays, now)
 
-    patch.setattr(ParameterServer, "_push", planted)
+    patch.setattr(Pushes, "take", planted)
 
 
 def forgets_a_push(patch: Patch) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -21,18 +21,17 @@ from fedps.access.conversation import Conversation, Refusals, Send
 from fedps.access.roster import Roster
 from fedps.config import Job
 from fedps.config.shared import shared_part
-from fedps.errors import RefusedError, TableError, WireError
+from fedps.errors import RefusedError, TableError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.figures import Totals
 from fedps.server import records, requests
 from fedps.server.ballot import Ballot, Candidate, Verdict
 from fedps.server.barriers import Barriers
-from fedps.server.gate import Sequences
 from fedps.server.members import EVALUATED, TRAINED, Member, Members
 from fedps.server.memory import Budget, free_memory
+from fedps.server.pushes import Pushes
 from fedps.server.recovery import Kept, recover, state_of
-from fedps.server.requests import HalfPush
 from fedps.server.shard import Shard
 from fedps.storage.epochs import witnesses
 from fedps.storage.log import Log
@@ -58,13 +57,6 @@ Array = NDArray[Any]
 
 BUSY = 60  # times step_timeout: how long a client may say that it is at work, and push nothing
 WAITING_SHARE = 4  # this part of the memory that is free at the start may be kept for all connections together
-
-
-class Unmerged(NamedTuple):
-    """A push that is to be answered once its window is merged: the request's ticket, and the push's number."""
-
-    ticket: int
-    sequence: int
 
 
 class ParameterServer:
@@ -105,8 +97,7 @@ class ParameterServer:
         self.shard = Shard(job, shard, run_dir, report, self.limits, self._budget, monotonic)
         self.durable = self.shard.durable
         self.ballot, self.barriers = Ballot(), Barriers(job, self.members)
-        self._halves: dict[Conversation, HalfPush] = {}
-        self._unmerged: dict[Conversation, list[Unmerged]] = {}  # pushes to be answered once their window is merged
+        self._pushes = Pushes(self.shard, self.members, self.roster, self._budget, self.limits, self._done)
         self._asking: dict[Conversation, int] = {}  # tickets of Census
         self._complete_at = 0.0  # when the last of those expected came
         self._first_at: float | None = None  # when the first client came: a server may stand ready long before
@@ -140,10 +131,8 @@ class ParameterServer:
     def forget(self, conversation: Conversation) -> None:
         """Drop all that was kept for a connection; its client has time to come back."""
         client = self.roster.forget(conversation)
-        if (half := self._halves.pop(conversation, None)) is not None:
-            half.drop()
+        self._pushes.forget(conversation)
         self._asking.pop(conversation, None)
-        self._unmerged.pop(conversation, None)
         self.shard.forget(conversation)
         self.barriers.forget(conversation)
         self.ballot.forget(conversation)
@@ -181,7 +170,11 @@ class ParameterServer:
             case Pull() as pull:
                 self._pull(conversation, ticket, pull, frame.arrays)
             case Push() as push:
-                self._push(conversation, ticket, push, frame.arrays, now)
+                member = self._member(conversation)
+                answer = self._pushes.take(conversation, ticket, member, push, frame.arrays, now)
+                if answer is not None:
+                    self.advance(now)
+                    answer()
             case Alive():
                 self._member(conversation).work(now, BUSY * self.job.runner.step_timeout)
                 conversation.reply(ticket, Done(self.clock))
@@ -240,7 +233,7 @@ class ParameterServer:
             if member is not here:
                 self.durable.note(records.Joined(client, instance, join.clock, join.samples))
             self.roster.enter(conversation)
-            self._halves.setdefault(conversation, HalfPush(self._budget))
+            self._pushes.begin(conversation)
             if before is not None and before.instance == instance:
                 # It was told before, when its connection broke: what it says behind this is answered as any request is.
                 conversation.reply(ticket, Done(self.clock, sequence=member.sequence))
@@ -249,71 +242,10 @@ class ParameterServer:
         for candidate in verdict.refused:
             candidate.conversation.refuse(candidate.ticket, self.ballot.mismatch(candidate.declared))
 
-    def _done(self, conversation: Conversation, ticket: int, late: bool = False, sequence: int = 0) -> None:
+    def _done(self, conversation: Conversation, ticket: int, *, late: bool = False, sequence: int = 0) -> None:
         """Answer a request that was done, once all that follows from it is on disk."""
         done = Done(self.clock, late, sequence)
         self.durable.then(lambda: conversation.reply(ticket, done))
-
-    def _push(self, conversation: Conversation, ticket: int, push: Push, arrays: Sequence[Array], now: float) -> None:
-        """Check a push, or one part of it, whole; then apply it, or keep it until its window closes, and answer then.
-
-        Raises:
-            RefusedError: it is not acceptable, and nor are the parts before it; so with TableError and WireError.
-        """
-        member, half = self._member(conversation), self._halves[conversation]  # there since it joined
-        requests.check_push(push, member, self.shard, self.limits)
-        if push.sequence <= member.merged:
-            # A repeat after a reconnect. It was applied when it first came, and is answered as it was then: who is not
-            # told that its push came late would go on with a clock that is closed, and lose the next window too.
-            self._done(conversation, ticket, late=push.sequence == member.late)
-            return
-        if push.sequence <= member.sequence:  # a repeat, too, of one that waits for its window
-            self._await_merge(conversation, ticket, push.sequence)
-            return
-        if member.barrier is not None:
-            raise RefusedError("order", f"client {conversation.client!r} stands at a barrier: wait for its answer")
-        # Until here nothing has changed; from here on a fault spoils the whole push, with the parts that came before.
-        try:
-            part = requests.read_push(push, arrays, self.shard, self.limits)
-            whole = half.add(push, part, self.shard)
-            if whole is None:
-                conversation.reply(ticket, Done(self.clock))  # a part alone does not count, whatever becomes of us
-                return
-            requests.check_whole(whole, self.shard)
-            if self.durable.stuck:
-                raise RefusedError("no_space", "this server's disk takes nothing just now: ask again in a moment")
-            late = self.shard.push(conversation.known, push, whole, now)
-        except (RefusedError, TableError, WireError):
-            half.drop()
-            raise
-        # Nothing can be refused any more: the push counts, and is never taken again.
-        member.accept(push.sequence, self.clock if late else push.clock, late, now)
-        gate = self.shard.gate
-        waits = gate is not None and gate.lockstep and not late and self.durable.on
-        if waits:
-            self._await_merge(conversation, ticket, push.sequence)
-        else:
-            member.merged = push.sequence
-        self.advance(now)
-        if not waits:
-            self._done(conversation, ticket, late)
-
-    def _await_merge(self, conversation: Conversation, ticket: int, sequence: int) -> None:
-        """Answer a push once its window is merged, and that is on disk: before, a server that dies forgets it."""
-        self._unmerged.setdefault(conversation, []).append(Unmerged(ticket, sequence))
-
-    def _answer_merged(self, pushes: Sequences) -> None:
-        """Answer the pushes that were merged, and those before them, in whose place they came."""
-        for client, sequence in pushes:
-            if (member := self.members.known_as(client)) is not None:
-                member.merged = max(member.merged, sequence)
-            if (conversation := self.roster.connection(client)) in self._unmerged:
-                waiting = self._unmerged.pop(conversation)
-                for ticket, of in waiting:
-                    if of <= sequence:
-                        self._done(conversation, ticket)
-                if later := [each for each in waiting if each.sequence > sequence]:
-                    self._unmerged[conversation] = later
 
     def _pull(self, conversation: Conversation, ticket: int, pull: Pull, arrays: Sequence[Array]) -> None:
         """Check a pull, and answer it once the window it asks for is merged.
@@ -361,7 +293,7 @@ class ParameterServer:
         self._answer_census()
         # Windows before barriers: the last push of an epoch closes its window before the model is saved. And the moment that
         # is saved before anybody is let go: what is saved is what all have trained, and what all will evaluate.
-        self._answer_merged(self.shard.merge(self.members, now))
+        self._pushes.merged(self.shard.merge(self.members, now))
         opening = self.barriers.opening()
         if opening is None:
             return
