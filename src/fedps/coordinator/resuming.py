@@ -81,11 +81,12 @@ class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Found(NamedTuple):
-    """What lay in a folder: a round's state, all turns up to it, each client's in their order, and soft targets, float32."""
+    """What lies in a folder: a round's state, turns in their order with their checksum, and soft targets, float32."""
 
     state: Checkpoint
     turns: list[Line]
     targets: bytes = b""
+    seal: int = 0
 
 
 class Decided(NamedTuple):
@@ -154,7 +155,7 @@ class Memory:
             with _named(self._path), _transaction(self._db):
                 self._db.execute("DELETE FROM rounds WHERE number > ?", (at,))
                 self._db.execute("DELETE FROM turns WHERE saved_in > ?", (self._before + at,))
-        self._seal = _seal_of(self._rows(found.turns))
+        self._seal = found.seal
         return found
 
     def begin(self, found: Found) -> None:
@@ -300,10 +301,11 @@ def _read(db: sqlite3.Connection, path: Path, at: int | None) -> Found | None:
             state = msgspec.json.decode(text, type=Checkpoint)
             query = "SELECT client, turn FROM turns WHERE saved_in <= ? ORDER BY id"
             rows = db.execute(query, (state.before + number,)).fetchall()
-            if state.round != number or _seal(text, targets, _seal_of(rows)) != seal:
+            of_turns, decode = _seal_of(rows), msgspec.json.Decoder(Turn).decode
+            if state.round != number or _seal(text, targets, of_turns) != seal:
                 raise ValueError(f"the checksum of round {number} is wrong")
-            turns = [(ClientId(client), msgspec.json.decode(turn, type=Turn)) for client, turn in rows]
-            return Found(state, _counted_from(state, turns), targets)
+            turns = [(ClientId(client), decode(turn)) for client, turn in rows]
+            return Found(state, _counted_from(state, turns), targets, of_turns)
     there = f"those of rounds {', '.join(map(str, kept))} are" if kept else "nor is any other"
     raise JobError(f"{path}: the state of round {at} is not kept; {there}: go on with another, or begin a new run")
 
@@ -328,7 +330,8 @@ def _read_older(folder: Path) -> Found | None:
 
 def _counted_from(state: Checkpoint, turns: Sequence[Line]) -> list[Line]:
     """Return turns as they are counted from the last beginning on."""
-    return [(client, turn._replace(round=turn.round - state.before)) for client, turn in turns]
+    before = state.before
+    return [(client, turn._replace(round=turn.round - before)) for client, turn in turns] if before else list(turns)
 
 
 def _text(what: Any) -> str:
@@ -337,9 +340,7 @@ def _text(what: Any) -> str:
 
 def _seal_of(rows: Sequence[tuple[str, str]], before: int = 0) -> int:
     """Return a checksum of rows of turns that follow those with the checksum `before`."""
-    for client, turn in rows:
-        before = zlib.crc32(f"{client}\0{turn}\0".encode(), before)
-    return before
+    return zlib.crc32("".join(f"{client}\0{turn}\0" for client, turn in rows).encode(), before)
 
 
 def _seal(text: str, targets: bytes, turns: int) -> int:
