@@ -76,6 +76,8 @@ class History:
             self.ledger.wrong(f"{client.name} gave up: {client.error}")
         if client.ended or client.dead:
             self._left.discard(client.name)
+        elif client is self.clients[client.number]:  # an older process was taken for a newer one: it is started again
+            self.world.after(3.0, client.start)
 
     # Who is started.
 
@@ -134,7 +136,7 @@ class History:
             (
                 lambda: self._cut(client),
                 lambda: self._cut(client),
-                lambda: client.freeze(chance.choice((0.5, 8.0, 40.0))) if client.alive else None,
+                lambda: client.freeze(chance.choice((0.5, 8.0, 25.0))) if client.alive else None,
                 lambda: host.freeze(chance.choice((0.5, 3.0))),
                 lambda: host.kill() if self.plan.durable and host in self.servers and host.service else None,
                 lambda: self._kill(client.number),

@@ -163,28 +163,28 @@ class Ledger:
         return None if self._plan.gated or self._plan.mode == "buffered" else self._answered[shard].copy()
 
     def saw(
-        self, client: str, life: int, shard: int, clock: int, arrays: Sequence[Values], least: Model | None
+        self, process: str, life: int, shard: int, clock: int, arrays: Sequence[Values], least: Model | None
     ) -> None:  # fmt: skip
         """Check what a pull brought: nothing goes back, what was answered is there, and nothing that nobody said."""
         rows = arrays[0]
-        before, seen = self._last.get((client, shard, life), (0, rows))
+        before, seen = self._last.get((process, shard, life), (0, rows))
         if clock < before or (rows < seen).any():
-            self.wrong(f"{client} saw shard {shard} go back, from clock {before} to {clock}")
-        self._last[client, shard, life] = clock, rows
+            self.wrong(f"{process} saw shard {shard} go back, from clock {before} to {clock}")
+        self._last[process, shard, life] = clock, rows
         bias = arrays[1][0] - self._plan.start if shard == BIAS else None
         if self._plan.gated:
-            self._looks.append(Look(client, shard, life, clock, rows, bias))
+            self._looks.append(Look(process, shard, life, clock, rows, bias))
             return
         most, keys, scale = self._said[shard], self._plan.row_keys(shard), self._scale
         within = (rows <= most.rows[keys] * scale + 0.5).all() and (
             bias is None or (bias <= most.bias * scale + 0.5).all()
         )
         if not within:
-            self.wrong(f"{client} saw at shard {shard} what nobody pushed")
+            self.wrong(f"{process} saw at shard {shard} what nobody pushed")
         if least is not None:
             there = (rows >= least.rows[keys] * scale).all() and (bias is None or (bias >= least.bias * scale).all())
             if not there:
-                self.wrong(f"{client} did not see at shard {shard} what had been answered")
+                self.wrong(f"{process} did not see at shard {shard} what had been answered")
 
     @property
     def _scale(self) -> float:

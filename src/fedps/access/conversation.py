@@ -105,6 +105,10 @@ class Conversation:
             if self._junk >= MAX_JUNK:
                 self.hang_up()
 
+    def admit(self) -> None:
+        """Let the peer say what comes after Join, though the answer to that is not out yet."""
+        self._peer.admit()
+
     def reply(self, ticket: int, message: Message, arrays: Sequence[NDArray[Any]] = ()) -> None:
         """Answer a request, unless the peer is gone."""
         if self._open:

@@ -228,17 +228,14 @@ class ParameterServer:
                 connection.hang_up()
         for conversation, ticket, join in verdict.admitted:
             client, instance = conversation.known, conversation.instance
-            here, before = self.members.get(client), self.members.known_as(client)
+            here = self.members.get(client)
             member = self.members.join(client, instance, join.clock, join.samples)
             if member is not here:
                 self.durable.note(records.Joined(client, instance, join.clock, join.samples))
             self.roster.enter(conversation)
             self._pushes.begin(conversation)
-            if before is not None and before.instance == instance:
-                # It was told before, when its connection broke: what it says behind this is answered as any request is.
-                conversation.reply(ticket, Done(self.clock, sequence=member.sequence))
-            else:
-                self._done(conversation, ticket, sequence=member.sequence)
+            conversation.admit()  # what it says behind this, as after a reconnect, does not wait until it is answered
+            self._done(conversation, ticket, sequence=member.sequence)
         for candidate in verdict.refused:
             candidate.conversation.refuse(candidate.ticket, self.ballot.mismatch(candidate.declared))
 

@@ -89,6 +89,11 @@ class Peer:
             raise RefusedError("order", f"{type(message).__name__} before Join")
         return frame
 
+    def admit(self) -> None:
+        """Count the peer as joined, before its Join is answered."""
+        if self._state is State.JOINING:
+            self._state = State.JOINED
+
     def reply(self, ticket: int, message: Message, arrays: Arrays = ()) -> bytes:
         """Return the bytes that answer a request."""
         if ticket == self._handshake:
