@@ -59,6 +59,11 @@ def test_saves(small_data: Path) -> None:
     assert len(checked("saves", small_data).figures) == 9
 
 
+def test_stalls(small_data: Path) -> None:
+    keys = {figure.key for figure in checked("stalls", small_data).figures}
+    assert keys >= {"idle.p99", "save.p99", "save.longest", "snapshot.longest", "freeze", "settle", "lay"}
+
+
 def test_selection(small_data: Path) -> None:
     result = checked("selection", small_data)
     assert [curve.key for curve in result.curves] == ["selection"]

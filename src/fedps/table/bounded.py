@@ -211,7 +211,7 @@ class BoundedTable(SparseTable):
             case {"free": first}:
                 self._free[int(first) : int(first) + len(arrays[0])] = arrays[0]
             case {"left": _}:
-                self._left.append(arrays[0])
+                self._left.append(arrays[0].copy())
             case {"waiting": _}:
                 self.load_waiting(arrays[0])
             case {"first": _}:
