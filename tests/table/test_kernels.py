@@ -16,7 +16,8 @@ def change(rule: Rule, block: Values, slots: Keys, values: Values, step: int) ->
     """What a table does with a push."""
     if rule.name == "adam":
         tail = rules.momentum_tail(rule.beta1, rule.beta2)
-        kernels.settle_adam(block, slots, kernels.constants(rule), tail, step - 1)
+        powers = kernels.adam_powers(rule.beta1, rule.beta2)
+        kernels.settle_adam(block, slots, kernels.constants(rule), tail, powers, step - 1)
     kernels.change(block, slots, values, kernels.constants(rule), RULES.index(rule.name), step)
 
 
@@ -52,12 +53,27 @@ def test_rows_settle_as_in_numpy(missed: int) -> None:
     rules.counters(rule, block)[:, 0] = rng.integers(0, 40_000, ROWS)
     block[::5, DIM:] = 0  # never pushed
     twin, step = block.copy(), 40_000 + missed
-    kernels.settle_adam(block, np.arange(ROWS), kernels.constants(rule), rules.momentum_tail(0.9, 0.999), step)
+    tail, powers = rules.momentum_tail(0.9, 0.999), kernels.adam_powers(0.9, 0.999)
+    kernels.settle_adam(block, np.arange(ROWS), kernels.constants(rule), tail, powers, step)
     rules.settle(rule, twin, step)
     np.testing.assert_allclose(block[:, :-1], twin[:, :-1], rtol=1e-5)
     np.testing.assert_array_equal(rules.counters(rule, block), rules.counters(rule, twin))
     assert (rules.counters(rule, block)[::5] == 0).all()
     assert np.isfinite(block[:, :-1]).all()
+
+
+def test_rows_are_read_as_they_would_settle_and_powers_that_are_kept_are_those_that_would_be_taken() -> None:
+    rule, rng, slots = Rule("adam", 0.1), np.random.default_rng(4), np.arange(ROWS)
+    block = np.abs(rng.normal(size=(ROWS, 3 * DIM + 1))).astype(np.float32)
+    rules.counters(rule, block)[:, 0] = rng.integers(0, 70_000, ROWS)
+    before, tail, powers = block.copy(), rules.momentum_tail(0.9, 0.999), kernels.adam_powers(0.9, 0.999)
+    out = np.empty((ROWS, DIM), np.float32)
+    kernels.gather_adam(block, slots, kernels.constants(rule), tail, powers, 70_000, out)
+    assert block.tobytes() == before.tobytes()
+    kernels.settle_adam(block, slots, kernels.constants(rule), tail, powers, 70_000)
+    assert block[:, :DIM].tobytes() == out.tobytes()
+    kernels.settle_adam(before, slots, kernels.constants(rule), tail, powers[:, :1].copy(), 70_000)
+    assert block.tobytes() == before.tobytes()
 
 
 def test_gather_copies_the_values_and_not_the_state() -> None:

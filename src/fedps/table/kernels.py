@@ -11,6 +11,7 @@ Adam `[w | m | v | counter]`, the counter being a uint32 in the place of the las
 
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fedps.cache import CacheError, loops_folder
-from fedps.table.rules import LAST
+from fedps.table.rules import LAST, TAIL
 from fedps.types import RULES, Rule
 
 _f4w = types.Array(types.float32, 2, "C")
 _f4r = types.Array(types.float32, 2, "C", readonly=True)
 _i8r = types.Array(types.int64, 1, "C", readonly=True)
 _f8r = types.Array(types.float64, 1, "C", readonly=True)
+_f8w = types.Array(types.float64, 1, "C")
+_f8p = types.Array(types.float64, 2, "C")
 LEARNING_RATE = 0  # its place among a rule's constants
 # A rule's number is its place in `RULES`.
 ADD, SGD, ADAGRAD, ROW_ADAGRAD, LAZY_ADAM, SHARED_ADAM, ADAM, FED_MOMENTUM, FED_ADAGRAD, FED_ADAM, FED_YOGI = range(
@@ -103,25 +106,31 @@ def gather(block, slots, out):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _missed(counter, step, c, tail):  # type: ignore[no-untyped-def]
+def _power(powers, k, base, n):  # type: ignore[no-untyped-def]
+    """Return base^n, which stands in row k of the powers unless n is large: a row needs four of them, which would take longest."""
+    return powers[k, n] if n < powers.shape[1] else base ** np.float64(n)
+
+
+@inlined
+def _missed(counter, step, c, tail, powers):  # type: ignore[no-untyped-def]
     """Return how many steps a row of Adam lies behind, and of its moves since: the sum of their rates, and their epsilon."""
     behind = np.int64(np.int32(np.uint32(step) - counter))  # a difference modulo 2^32, as in `rules.settle`
     if counter == 0 or behind <= 0:
         return 0, np.float32(0), np.float32(0)
-    missed, ratio, end = np.float64(behind), c[1] / np.sqrt(c[2]), len(tail) - 1
-    later = tail[min(step + 1, end)]
-    moves = np.float32(c[0] * (ratio * tail[min(step - behind + 1, end)] - ratio ** (missed + 1) * later))
-    return behind, moves, np.float32(c[3] * np.sqrt(1 - c[2] ** np.float64(step - behind)))
+    ratio, end = c[1] / np.sqrt(c[2]), len(tail) - 1
+    faded = _power(powers, 2, ratio, behind + 1) * tail[min(step + 1, end)]
+    moves = np.float32(c[0] * (ratio * tail[min(step - behind + 1, end)] - faded))
+    return behind, moves, np.float32(c[3] * np.sqrt(1 - _power(powers, 1, c[2], step - behind)))
 
 
-@compiled(types.void(_f4w, _i8r, _f8r, _f8r, types.int64, _f4w))
-def gather_adam(block, slots, c, tail, step, out):  # type: ignore[no-untyped-def]
+@compiled(types.void(_f4w, _i8r, _f8r, _f8r, _f8p, types.int64, _f4w))
+def gather_adam(block, slots, c, tail, powers, step, out):  # type: ignore[no-untyped-def]
     """Copy rows' values as `settle_adam` would make them, and leave the rows as they are."""
     dim, counters = out.shape[1], block.view(np.uint32)
     for i in range(len(slots)):
         row, values = block[slots[i]], out[i]
         w, ms, vs = row[:dim], row[dim : 2 * dim], row[2 * dim : 3 * dim]
-        behind, moves, epsilon = _missed(counters[slots[i], 3 * dim], step, c, tail)
+        behind, moves, epsilon = _missed(counters[slots[i], 3 * dim], step, c, tail, powers)
         if behind:
             for j in range(dim):
                 values[j] = w[j] - moves * ms[j] / (np.sqrt(vs[j]) + epsilon)
@@ -130,19 +139,20 @@ def gather_adam(block, slots, c, tail, step, out):  # type: ignore[no-untyped-de
                 values[j] = w[j]
 
 
-@compiled(types.void(_f4w, _i8r, _f8r, _f8r, types.int64))
-def settle_adam(block, slots, c, tail, step):  # type: ignore[no-untyped-def]
+@compiled(types.void(_f4w, _i8r, _f8r, _f8r, _f8p, types.int64))
+def settle_adam(block, slots, c, tail, powers, step):  # type: ignore[no-untyped-def]
     """`rules.settle` at slots: bring rows to `step` by the moves they have missed since their last push.
 
-    c: as `constants` gives them; tail: `rules.momentum_tail`.
+    c: as `constants` gives them; tail: `rules.momentum_tail`; powers: of `adam_powers`.
     """
     dim, counters = (block.shape[1] - 1) // 3, block.view(np.uint32)
     for i in range(len(slots)):
         row = block[slots[i]]
-        behind, moves, epsilon = _missed(counters[slots[i], 3 * dim], step, c, tail)
+        behind, moves, epsilon = _missed(counters[slots[i], 3 * dim], step, c, tail, powers)
         if behind:
             w, ms, vs = row[:dim], row[dim : 2 * dim], row[2 * dim : 3 * dim]
-            fade1, fade2 = np.float32(c[1] ** np.float64(behind)), np.float32(c[2] ** np.float64(behind))
+            fade1 = np.float32(_power(powers, 0, c[1], behind))
+            fade2 = np.float32(_power(powers, 1, c[2], behind))
             for j in range(dim):
                 w[j] -= moves * ms[j] / (np.sqrt(vs[j]) + epsilon)
                 ms[j] *= fade1
@@ -296,6 +306,22 @@ def change(block, slots, values, c, rule, step):  # type: ignore[no-untyped-def]
         _fed_momentum(block, slots, values, c)
     else:
         _fed(block, slots, values, c, rule)
+
+
+@compiled(types.void(types.float64, _f8w))
+def raise_to(base, out):  # type: ignore[no-untyped-def]
+    """Write base^n to out[n]: to the bit what a loop here would compute."""
+    for n in range(len(out)):
+        out[n] = base ** np.float64(n)
+
+
+@cache
+def adam_powers(beta1: float, beta2: float) -> NDArray[np.float64]:
+    """Return β1^n, β2^n and (β1/√β2)^n for small n, float64[3, TAIL + 1]."""
+    powers = np.empty((3, TAIL + 1))
+    for base, out in zip((beta1, beta2, beta1 / np.sqrt(beta2)), powers, strict=True):
+        raise_to(base, out)
+    return powers
 
 
 def constants(rule: Rule) -> NDArray[np.float64]:

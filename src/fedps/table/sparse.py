@@ -67,7 +67,9 @@ class SparseTable:
         self._watched = Watched(self._ids, self._block)
         self._rows = self._made = 0
         rule = spec.rule
-        self._tail = rules.momentum_tail(rule.beta1, rule.beta2) if rule.name == "adam" else np.zeros(1)
+        self._settles = rule.name == "adam"
+        self._tail = rules.momentum_tail(rule.beta1, rule.beta2) if self._settles else np.zeros(1)
+        self._powers = kernels.adam_powers(rule.beta1, rule.beta2) if self._settles else np.zeros((3, 1))
         self._rule = RULES.index(rule.name)
         self._constants = kernels.constants(rule)
 
@@ -126,8 +128,8 @@ class SparseTable:
 
     def _read(self, slots: Keys) -> Values:
         out = np.empty((len(slots), self.spec.dim), np.float32)
-        if self.spec.rule.name == "adam":
-            kernels.gather_adam(self._block, slots, self._constants, self._tail, self.steps, out)
+        if self._settles:
+            kernels.gather_adam(self._block, slots, self._constants, self._tail, self._powers, self.steps, out)
         else:
             kernels.gather(self._block, slots, out)
         return out
@@ -168,15 +170,15 @@ class SparseTable:
         rows, constants, steps = self._rows, self._constants.copy(), self.steps
 
         def settle(block: Values) -> None:
-            if self.spec.rule.name == "adam":
-                kernels.settle_adam(block, np.arange(len(block)), constants, self._tail, steps)
+            if self._settles:
+                kernels.settle_adam(block, np.arange(len(block)), constants, self._tail, self._powers, steps)
 
         changed = self._changed[:rows].copy()
         return StillRows(self.spec, self._ids[:rows], changed, self._watched.freeze(rows), settle)
 
     def settle(self) -> None:
         """Bring all rows up to date where the rule moves them without a push."""
-        slots = np.arange(self._rows if self.spec.rule.name == "adam" else 0)
+        slots = np.arange(self._rows if self._settles else 0)
         self._watched.keep(slots)
         self._settle(slots, self.steps)
 
@@ -245,8 +247,8 @@ class SparseTable:
             raise TableError(f"table {self.spec.name!r}: rows have shape {rows.shape}, but {due} is due")
 
     def _settle(self, slots: Keys, step: int) -> None:
-        if self.spec.rule.name == "adam":
-            kernels.settle_adam(self._block, slots, self._constants, self._tail, step)
+        if self._settles:
+            kernels.settle_adam(self._block, slots, self._constants, self._tail, self._powers, step)
 
     def _slots_of(self, keys: Keys, started: bool = True) -> Keys:
         """Return the rows' slots, making those that are new; `started` puts their start in, else they are zeros."""
