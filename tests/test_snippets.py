@@ -190,7 +190,7 @@ def test_commands_run_one_after_the_other(how: str, page: Path, here: Path, monk
 
 
 def in_this_process(run: Any) -> Any:
-    return lambda job, run_dir, in_process, as_json, orders: run(job, run_dir, True, as_json, orders)
+    return lambda job, run_dir, in_process, *more: run(job, run_dir, True, *more)
 
 
 def in_a_shell(command: str, where: str) -> None:

@@ -47,8 +47,8 @@ class Mortal(FLClient):
 class World:
     """A job's servers, which stay, and its clients, of which several lives may follow on each other."""
 
-    def __init__(self, job: Job, run_dir: Path, stack: ExitStack) -> None:
-        self.job, self.run_dir = job, run_dir
+    def __init__(self, job: Job, run_dir: Path, stack: ExitStack, kind: type[Mortal]) -> None:
+        self.job, self.run_dir, self.kind = job, run_dir, kind
         self.plan: Plan = make_plan(job)
         self.events: list[tuple[str, Event]] = []
         self.logs: dict[ClientId, io.StringIO] = {}
@@ -73,7 +73,7 @@ class World:
             server = self.servers[-1 if shard == COORDINATOR else shard]
             return LocalChannel(server, hello, Limits(self.job.limits.message_mib << 20))
 
-        client = Mortal(
+        client = self.kind(
             self.job, name, [], self.run_dir, lambda event: self.events.append((name, event)), connect=connect,
             log=log, plan=self.plan, resume=resume, number=self.names.index(name),
         )  # fmt: skip
@@ -107,10 +107,10 @@ class World:
 
 
 @contextmanager
-def world(job: Job, run_dir: Path) -> Iterator[World]:
-    """Let there be servers."""
+def world(job: Job, run_dir: Path, kind: type[Mortal] = Mortal) -> Iterator[World]:
+    """Let there be servers, and clients of a kind."""
     with ExitStack() as stack:
-        yield World(job, run_dir, stack)
+        yield World(job, run_dir, stack, kind)
 
 
 def told(world: World, *kinds: type[Event]) -> list[tuple[str, str]]:

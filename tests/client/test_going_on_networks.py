@@ -11,8 +11,8 @@ from fedps.client.checkpoint import NEWEST
 from fedps.config import Job, load_job
 from fedps.events import events
 from fedps.simulation.traces import Trace, write_traces
-from fedps.types import ClientId
-from tests.client.lives import left, same, told, world
+from fedps.types import ClientId, State
+from tests.client.lives import Mortal, left, same, told, world
 from tests.client.test_modes import ADAM, SMALL, write_clients
 from tests.conftest import MakeJob
 from tests.distilling import distilling
@@ -127,3 +127,33 @@ def test_a_dump_is_that_of_an_unbroken_run(make_job: MakeJob, tmp_path: Path) ->
     due, found = (sorted((w.run_dir / "dump").glob("*/*")) for w in (calm, broken))
     assert [path.parent.name for path in found] == ["epoch_0", "epoch_1", "epoch_2"]
     assert [path.read_text() for path in found] == [path.read_text() for path in due]
+
+
+def test_a_class_of_ones_own_keeps_what_it_adds(make_job: MakeJob, tmp_path: Path) -> None:
+    class Counting(Mortal):
+        def __init__(self, *args: Any, **how: Any) -> None:
+            super().__init__(*args, **how)
+            self.losses: list[float] = []
+
+        def callback_train(self) -> None:
+            super().callback_train()
+            assert self.trained
+            self.losses.append(self.trained.loss)
+
+        def state(self) -> State:
+            return {**super().state(), "losses": self.losses}
+
+        def restore(self, state: State) -> None:
+            super().restore(state)
+            self.losses = state["losses"]
+
+    job, found = job_of(make_job, tmp_path, 60), list[list[float]]()
+    for folder, deaths in (("unbroken", ()), ("broken", (1, 2))):
+        with world(job, tmp_path / folder, Counting) as there:
+            for epoch in deaths:
+                there.live(dies_after=epoch, resume=NEWEST)
+            (client,) = there.live(resume=NEWEST).values()
+            assert isinstance(client, Counting)
+            found.append(client.losses)
+    assert found[0] == found[1]
+    assert len(found[0]) == 3
