@@ -68,6 +68,7 @@ def check(tables: list[TableSpec], before: Program, during: Program, after: Prog
         else:  # another moment of the same tables, which is dropped half read
             count += next(other, None) is not None
     del other
+    assert_same(laid(tables, list(store.frozen())), store)  # a later moment, beside one that is half read
     parts += frozen
     assert raw(parts) == raw(twin.frozen())
     assert all(sum(a.nbytes for a in p.arrays[:2]) <= PIECE for p in parts if "first" in p.facts)

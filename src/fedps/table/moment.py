@@ -93,8 +93,10 @@ class Moment:
         """Put rows aside that are about to change."""
         found = np.empty(len(slots), np.int64)
         first, self._kept = self._kept, put_aside(slots, self._place, self._kept, found)
+        found = found[: self._kept - first]
         for aside, array in zip(self._aside, self._arrays, strict=True):
-            aside.rows[first : self._kept] = array[found[: self._kept - first]]
+            # `clip`, as all are there: numpy copies twice where it has to look.
+            np.take(array, found, axis=0, out=aside.rows[first : self._kept], mode="clip")
             aside.used = self._kept
 
     def read(self, slots: Keys) -> tuple[Array, ...]:
