@@ -253,3 +253,19 @@ def test_two_servers_on_one_log_are_refused(home: Home) -> None:
     home.server()
     with pytest.raises(DataError, match="two servers on one log"):
         Folder(home.folder / "state")
+
+
+def test_the_log_reaches_back_to_the_end_of_the_epoch_before_the_last(home: Home) -> None:
+    server = home.server()
+    server.members.expect(1)  # as where all train in step, it may have to go back
+    a = Caller(server, "a").join()
+    then = {}
+    for epoch in (1, 2, 3):
+        for number in range(3 * epoch - 2, 3 * epoch + 1):
+            assert isinstance(a.ask(*push(number, [number], ones(1))), Done)
+            server.sum_up()
+        meet(epoch, a)
+        then[epoch] = tables(server)
+        server.sum_up()
+        server.sum_up()
+    assert tables(home.server({"a": 6})) == then[2]

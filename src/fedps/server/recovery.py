@@ -58,7 +58,8 @@ class Kept:
         begun: whose log it is.
         told: the last epoch whose figures over all clients were reported.
         mean_samples: of a client, as all were told; None before all had joined.
-        turn: position of the log at which all had gone on to the epoch under way.
+        turns: positions of the log at which all had gone on to the last epoch, and to the one under way: clients' checkpoints of
+            a moment may not be on disk before the next is due, so they may have to go back as far as that.
     """
 
     begun: Begun
@@ -69,7 +70,7 @@ class Kept:
     roster: Roster
     told: int = 0
     mean_samples: float | None = None
-    turn: int = 0
+    turns: tuple[int, int] = (0, 0)
 
 
 def state_of(kept: Kept) -> State:
@@ -195,7 +196,7 @@ class _Recovery:
         kept.shard.take_over(store, state.tables)
         kept.shard.set_clock(state.clock)
         kept.barriers.epoch, kept.barriers.passed, kept.told = state.epoch, state.passed, state.told
-        kept.mean_samples, kept.turn = state.mean, self._log.position
+        kept.mean_samples, kept.turns = state.mean, (self._log.position,) * 2
         if state.tables:
             kept.ballot.chosen = frozenset(state.tables)
         for client, processes in state.processes.items():
@@ -215,7 +216,7 @@ class _Recovery:
         kept.members.release([client for client, _ in opened.clients if kept.members.get(client)], opened.clock)
         kept.barriers.epoch, kept.told = opened.epoch, opened.told
         if opened.stage == EVALUATED:
-            kept.barriers.passed, kept.turn = opened.epoch, self._log.position
+            kept.barriers.passed, kept.turns = opened.epoch, (kept.turns[1], self._log.position)
 
     def _count(self, pushes: Sequences, late: int | None = None) -> None:
         """Count pushes as taken."""

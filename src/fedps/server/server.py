@@ -305,7 +305,7 @@ class ParameterServer:
         epoch = opening.epoch or self.barriers.epoch
         self.durable.note(records.Opened(opening.stage, clients, epoch, self.clock, self.kept.told))
         if opening.stage == EVALUATED and self.durable.log is not None:
-            self.kept.turn = self.durable.log.position
+            self.kept.turns = self.kept.turns[1], self.durable.log.position
         self.barriers.open(opening, self.clock, now)
 
     def _end_epoch(self, epoch: int, aged: bool = True) -> None:
@@ -357,7 +357,7 @@ class ParameterServer:
         gate = self.shard.gate
         back = (gate is not None and gate.lockstep) or self.members.expected == 1
         parts = chain([(state_of(self.kept), ())], self.shard.frozen())
-        self.durable.compact(parts, self.kept.turn if back else self.durable.log.position)
+        self.durable.compact(parts, self.kept.turns[0] if back else self.durable.log.position)
 
     def _start_without_the_rest(self, now: float) -> None:
         self._follow(self.ballot.close())
