@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,12 +16,13 @@ from fedps.server.beside import Done, Work, at_once
 from fedps.server.server import ParameterServer
 from fedps.storage.log import Log
 from tests.simulation.clients import LIMITS, Client, excused
-from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped, at
+from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped
 from tests.simulation.ledger import Ledger
 from tests.simulation.network import Host, Line
 from tests.simulation.plan import Plan, shared_of
 from tests.simulation.world import Act, World
 
+REPLAYED = 6  # connections to a server of which all is said again in the end
 LONGEST = 3000.0  # seconds within which every history ends
 MEMORY = 8 << 30  # bytes of the machine that servers see: what this one has is no part of a history
 
@@ -46,6 +48,7 @@ class History:
             Client(world, plan, self.ledger, k, self.servers, self.coordinator, self._end) for k in range(plan.clients)
         ]
         self._disks = [ForgetfulDisk() for _ in self.servers]
+        self._leads: Coordinator | None = None
         self._left = {client.name for client in self.clients}
 
     def run(self) -> None:
@@ -83,10 +86,7 @@ class History:
 
     def _server(self, shard: int) -> Callable[[Host], Service]:
         def start(host: Host) -> ParameterServer:
-            server = ParameterServer(
-                self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS,
-                self._log(shard) if self.plan.durable else None, monotonic=self.world.monotonic,
-            )  # fmt: skip
+            server = self._made(shard, self._log(shard) if self.plan.durable else None)
             life, decides = host.lives, server.barriers.opening
             self.ledger.begins_anew(shard, host.lives, server.clock)
 
@@ -113,19 +113,32 @@ class History:
 
         return start
 
+    def _made(self, shard: int, log: Log | None) -> ParameterServer:
+        return ParameterServer(
+            self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS, log,
+            monotonic=self.world.monotonic,
+        )  # fmt: skip
+
     def _log(self, shard: int) -> Log:
         """Return the log on a server's disk, after what may have been a power cut; at one of its calls the process may die."""
         chance, disk = self.world.chance, self._disks[shard]
         if chance.random() < 0.5:
             disk.crash(chance)
         fatal = chance.randrange(60) if chance.random() < 0.2 else -1
-        return Log(FaultyDisk(disk, at(fatal, Stopped()), half=chance.random() < 0.5))
+
+        def fault(call: int, name: str) -> Stopped | None:
+            return Stopped() if call == fatal and self._left else None
+
+        return Log(FaultyDisk(disk, fault, half=chance.random() < 0.5))
 
     def _coordinator(self, host: Host) -> Coordinator:
-        return Coordinator(
+        if self._leads is not None:
+            self._leads._memory.close()  # as the end of its process does
+        self._leads = Coordinator(
             self.plan.job, self.ledger.coordinator_tells, io.StringIO(), run_dir=self._folder,
             monotonic=self.world.monotonic,
         )  # fmt: skip
+        return self._leads
 
     # What goes wrong.
 
@@ -138,7 +151,7 @@ class History:
                 lambda: self._cut(client),
                 lambda: client.freeze(chance.choice((0.5, 8.0, 25.0))) if client.alive else None,
                 lambda: host.freeze(chance.choice((0.5, 3.0))),
-                lambda: host.kill() if self.plan.durable and host in self.servers and host.service else None,
+                lambda: host.kill() if host.service and (self.plan.durable or host is self.coordinator) else None,
                 lambda: self._kill(client.number),
                 lambda: self._replay(host),
             )
@@ -178,11 +191,37 @@ class History:
     # What must be so in the end.
 
     def _check(self, shard: int, host: Host) -> None:
+        """Check a shard's tables, and what another process makes of its disk after a power cut."""
         self.world.run(lambda: host.service is not None, LONGEST)
-        server = host.service
+        server, log = host.service, None
         assert isinstance(server, ParameterServer)
+        if self.plan.durable:
+            disk = deepcopy(self._disks[shard])
+            disk.crash(self.world.chance)
+            log = Log(disk)
+        self._check_tables(shard, host.lives, server, host.recorded)
+        if log is not None and self.world.happens(0.5):
+            another = self._made(shard, log)
+            self._check_tables(shard, host.lives + 1, another, host.recorded)
+
+    def _check_tables(self, shard: int, life: int, server: ParameterServer, sessions: list[list[bytes]]) -> None:
+        server.shard.beside = at_once
         server.shard.merge_rest()
+        self.ledger.begins_anew(shard, life, server.clock)
         self.ledger.check(shard, server)
+        if self.world.happens(0.3):
+            self.world.say(f"somebody plays to shard {shard} all that was said there")
+            for session in self.world.chance.sample(sessions, min(REPLAYED, len(sessions))):
+                _play_again(server, session)
+                _play_again(server, [*session[:2], *self.world.chance.sample(session[2:], len(session[2:]))])
+            self.ledger.check(shard, server)
+
+
+def _play_again(server: ParameterServer, session: list[bytes]) -> None:
+    connection = server.opened(lambda _: None, "somebody")
+    for data in session:
+        connection.received(data)
+    connection.closed()
 
 
 @contextmanager

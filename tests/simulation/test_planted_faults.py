@@ -5,15 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from fedps.server import requests
+from fedps.server import recovery, requests
 from fedps.server.barriers import Barriers, Opening
+from fedps.server.durable import Durable
 from fedps.server.gate import BufferGate, Closing, WindowGate
 from fedps.server.merge import Merged
 from fedps.server.pushes import Pushes
+from fedps.server.records import Applied
 from fedps.server.shard import Shard
 from fedps.table.store import Store
 from fedps.types import Rows
+from tests.simulation.disk import FaultyDisk
 from tests.simulation.history import live
 from tests.simulation.ledger import WrongError
 
@@ -103,6 +107,36 @@ def forgets_who_waits(patch: Patch) -> None:
     patch.setattr(Shard, "forget", lambda self, conversation: self._waiting.clear())
 
 
+def answers_before_it_is_on_disk(patch: Patch) -> None:
+    patch.setattr(Durable, "then", lambda self, answer: answer())
+
+
+def takes_written_for_synced(patch: Patch) -> None:
+    patch.setattr(FaultyDisk, "sync", lambda self, name: None)
+
+
+def skips_a_record(patch: Patch) -> None:
+    take_up, count = recovery._Recovery._take_up, 0
+
+    def planted(self: Any, entry: Any) -> None:
+        nonlocal count
+        count += isinstance(entry.record, Applied)
+        if not isinstance(entry.record, Applied) or count % 4:
+            take_up(self, entry)
+
+    patch.setattr(recovery._Recovery, "_take_up", planted)
+
+
+def forgets_who_pushed_what(patch: Patch) -> None:
+    take_up = recovery._Recovery._take_up
+
+    def planted(self: Any, entry: Any) -> None:
+        record = entry.record
+        take_up(self, entry._replace(record=replace(record, pushes=())) if isinstance(record, Applied) else entry)
+
+    patch.setattr(recovery._Recovery, "_take_up", planted)
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     applies_a_repeat_again,
     forgets_a_push,
@@ -113,6 +147,10 @@ PLANTED: list[Callable[[Patch], None]] = [
     shows_rows_before_their_window_is_merged,
     applies_to_the_next_row,
     forgets_who_waits,
+    answers_before_it_is_on_disk,
+    takes_written_for_synced,
+    skips_a_record,
+    forgets_who_pushed_what,
 ]
 
 
