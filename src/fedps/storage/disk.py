@@ -64,12 +64,13 @@ class Folder:
 
     Args:
         path: of the folder, made if absent.
+        to_write: take it now; else it may only be read, until `take`.
 
     Raises:
         DataError: another process has it, or it cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, to_write: bool = True) -> None:
         self._path = path
         self._open = dict[str, int]()
         self._named = set[str]()  # of which the name is durable
@@ -78,14 +79,11 @@ class Folder:
             self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE)
         except OSError as error:
             raise DataError(f"{error.filename or path}: cannot be opened: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            why = "another process writes there" if isinstance(error, BlockingIOError) else error.strerror
+        if to_write and not self.take():
+            self.close()
             raise DataError(
-                f"{path}: two servers on one log: {why}; stop it first, or choose another --run_dir"
-            ) from error
+                f"{path}: two servers on one log: another process writes there; stop it first, or choose another --run_dir"
+            )
 
     def __str__(self) -> str:
         return str(self._path)
@@ -95,6 +93,18 @@ class Folder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def take(self) -> bool:
+        """Have the folder to write to; return whether no other process has it.
+
+        Raises:
+            OSError: the file system has no locks.
+        """
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def close(self) -> None:
         """Let another process have the folder."""

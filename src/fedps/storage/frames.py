@@ -101,9 +101,8 @@ class Frames:
             return None
         return Frame(durable, record, start + length)
 
-    def all(self, content: memoryview) -> Iterator[Frame]:
-        """Yield whole frames from the first on, until one is damaged or the file ends."""
-        at = HEADER.size
+    def behind(self, content: memoryview, at: int) -> Iterator[Frame]:
+        """Yield whole frames from byte `at` on, until one is damaged or the file ends."""
         while frame := self.read(content, at):
             yield frame
             at = frame.end

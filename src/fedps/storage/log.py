@@ -13,21 +13,19 @@
 One thread appends and compacts (the server's loop); `flush`, and all of a `Compaction`, are for other threads.
 """
 
-import re
 import secrets
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import groupby, islice, pairwise
 from operator import itemgetter
 
-from fedps.errors import DataError
 from fedps.storage.disk import Disk, Pieces
-from fedps.storage.frames import FRAME, HEADER, MARK, Frame, Frames, Kind
+from fedps.storage.frames import FRAME, HEADER, MARK, Frames, Kind
+from fedps.storage.reading import Reading, found, told
 
 GULP = 8 << 20  # bytes of a snapshot that wait for the disk: more at once would hold up whoever flushes the log
 LARGEST = 2**32 - 1  # bytes of a record
-NAME = re.compile(r"(log|snapshot)-(\d+)")
 PART = ".part"  # ends the name of a snapshot that is being written
 
 
@@ -36,20 +34,19 @@ class Log:
 
     Args:
         disk: the folder.
+        ours: whether no other process writes it; while one does, `recover` follows it, and asks again and again.
 
     Attributes:
-        notes: what was cut off or not used when it was read, a sentence each.
         position: how many records were appended, ever.
         durable: up to which position they are on disk.
     """
 
-    def __init__(self, disk: Disk) -> None:
-        self.notes: list[str] = []
+    def __init__(self, disk: Disk, ours: Callable[[], bool] = lambda: True) -> None:
         self.position = self.durable = 0
-        self._disk, self._mark = disk, b""
+        self._disk, self._reading, self._mark = disk, Reading(disk, ours), b""
+        self._bases: list[int] = []  # where one can begin to recover
         self._pending: list[tuple[int, Pieces, int]] = []  # of each record: where its file begins, pieces, bytes
         self._appended = self._written = self._since = 0  # bytes: appended, durable, at the last snapshot
-        self._bases: list[int] = []  # where one can begin to recover: snapshots, and the empty log
         self._begin = 0  # of the file to which appended records go
         self._ready = False  # to append
         self._flushing = threading.Lock()
@@ -58,6 +55,11 @@ class Log:
 
     def __str__(self) -> str:
         return str(self._disk)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was cut off or not used when it was read, a sentence each."""
+        return self._reading.notes
 
     @property
     def pending_bytes(self) -> int:
@@ -79,23 +81,14 @@ class Log:
 
         Raises:
             DataError: there is no such snapshot, records are lost, files are missing or of another log, or cannot be read.
+            LostError: the process that was followed has removed the log.
         """
-        with self._told():
-            snapshots, logs = self._found(Kind.SNAPSHOT), self._found(Kind.LOG)
-            self.notes.clear()
-            base, summed_up = self._choose(snapshots, logs, back)
-            self._ready, self.position = False, base
-            for frame in summed_up:
-                yield frame.record
-            behind, last = [log for log in logs if log >= base], max([*snapshots, *logs], default=0)
-            for log, due in zip(behind, [*behind[1:], last], strict=False):
-                if log != self.position:
-                    raise self._gap(log)
-                for frame in self._read(log, due):
-                    self.position += 1
-                    yield frame.record
-            if self.position < last:
-                raise self._gap(last)
+        self._ready = False
+        for record in self._reading.records(back):
+            self.position = self._reading.position
+            yield record
+        self.position = self._reading.position
+        with told(self._disk):
             self._go_on()
 
     def cut(self, position: int | None = None) -> None:
@@ -107,13 +100,12 @@ class Log:
         Raises:
             DataError: it cannot be done; a part may be.
         """
-        with self._told():
+        with told(self._disk):
             self.position = self.position if position is None else position
-            self._bases = [base for base in self._bases if base <= self.position]
-            for snapshot in reversed(self._found(Kind.SNAPSHOT)):
+            for snapshot in reversed(found(self._disk, Kind.SNAPSHOT)):
                 if snapshot > self.position:
                     self._disk.remove(f"snapshot-{snapshot}")
-            for log in reversed(self._found(Kind.LOG)):
+            for log in reversed(found(self._disk, Kind.LOG)):
                 if log >= self.position:
                     self._disk.remove(f"log-{log}")
                 else:
@@ -163,8 +155,10 @@ class Log:
         kept = {snapshot, *older[-1:], *needed}
         self._bases = sorted(kept)
         with suppress(OSError):
-            unneeded = [f"snapshot-{each}" for each in self._found(Kind.SNAPSHOT) if each not in kept]
-            unneeded += [f"log-{log}" for log, next_ in pairwise(self._found(Kind.LOG)) if next_ <= self._bases[0]]
+            unneeded = [f"snapshot-{each}" for each in found(self._disk, Kind.SNAPSHOT) if each not in kept]
+            unneeded += [
+                f"log-{log}" for log, next_ in pairwise(found(self._disk, Kind.LOG)) if next_ <= self._bases[0]
+            ]
             for name in unneeded:
                 self._disk.remove(name)
 
@@ -198,93 +192,17 @@ class Log:
         self._size += size
         self._written += size
 
-    def _choose(self, snapshots: list[int], logs: list[int], back: int) -> tuple[int, list[Frame]]:
-        """Return where to begin, and the frames of the snapshot there; a damaged one is noted and passed over."""
-        empty = [0] if 0 not in snapshots and (0 in logs or (not snapshots and not logs)) else []
-        self._bases = sorted([*snapshots, *empty])
-        for base in self._bases[::-1]:
-            frames = [] if [base] == empty else self._summed_up(base)
-            if frames is None:
-                self.notes.append(
-                    f"{self._disk}/snapshot-{base}: is damaged and not used; the one before it is, if there is one"
-                )
-                self._bases.remove(base)
-            elif back:
-                back -= 1
-            else:
-                return base, frames
-        raise DataError(
-            f"{self._disk}: no whole snapshot is left to begin from{''.join(f'; {note}' for note in self.notes)}; put a copy"
-            " of the folder in its place, or start anew without it"
-        )
-
-    def _summed_up(self, snapshot: int) -> list[Frame] | None:
-        """Return the frames of a snapshot; None if it is damaged anywhere."""
-        opened = self._open(Kind.SNAPSHOT, snapshot)
-        if not opened:
-            return None
-        content, frames = opened
-        found = list(frames.all(content))
-        whole = found and found[-1].end == len(content) and found[-1].durable == len(found)
-        return found[:-1] if whole else None
-
-    def _read(self, log: int, due: int) -> Iterator[Frame]:
-        """Yield the frames of a log file, of which records up to `due` must be there; cut off what is torn behind them."""
-        name, end = f"log-{log}", 0
-        opened = self._open(Kind.LOG, log)
-        content = opened[0] if opened else memoryview(self._disk.read(name))
-        if opened:
-            end = HEADER.size
-            for frame in opened[1].all(content):
-                end = frame.end
-                yield frame
-            due = max(due, opened[1].durable_behind(content, end))
-        elif len(content) > HEADER.size:
-            due = log + 1  # records were written, and not before their header was durable
-        if self.position < due:
-            raise DataError(
-                f"{self._disk}/{name}: is damaged at byte {end}, where record {self.position} begins, though records up to {due}"
-                " were on disk: put a copy of the folder in its place; or give up what comes from there on: `truncate -s"
-                f" {end} {self._disk}/{name}`, and remove the files of higher numbers"
-            )
-        if end < len(content):
-            self.notes.append(
-                f"{self._disk}/{name}: {len(content) - end} bytes behind record {self.position} were torn, and are cut off"
-            )
-            self._disk.truncate(name, end)
-
-    def _open(self, kind: Kind, position: int) -> tuple[memoryview, Frames] | None:
-        """Return a file's content and its frames; None if its header is damaged."""
-        name = f"{kind}-{position}"
-        content = memoryview(self._disk.read(name))
-        try:
-            frames = Frames.of(content, kind, position)
-        except ValueError as error:
-            raise DataError(f"{self._disk}/{name}: {error}") from error
-        if frames is None:
-            return None
-        self._mark = self._mark or frames.mark
-        if frames.mark != self._mark:
-            raise DataError(
-                f"{self._disk}/{name}: is of another log than the files beside it: put a copy of the folder in its place"
-            )
-        return content, frames
-
-    def _gap(self, position: int) -> DataError:
-        return DataError(
-            f"{self._disk}: holds records up to {self.position}, and then from {position} on: a file is missing or cut off;"
-            " put a copy of the folder in its place"
-        )
-
     def _end(self, log: int, position: int) -> int:
         """Return where in a log file the records before a position end, in bytes."""
-        opened = self._open(Kind.LOG, log)
-        ends = [frame.end for frame in islice(opened[1].all(opened[0]), position - log)] if opened else []
+        opened = self._reading.open(Kind.LOG, log)
+        ends = (
+            [frame.end for frame in islice(opened[1].behind(opened[0], HEADER.size), position - log)] if opened else []
+        )
         return ends[-1] if ends else HEADER.size
 
     def _go_on(self) -> None:
         """Let records be appended behind those that were read, once these are durable: they may have been read from memory."""
-        snapshots, logs = self._found(Kind.SNAPSHOT), self._found(Kind.LOG)
+        snapshots, logs = found(self._disk, Kind.SNAPSHOT), found(self._disk, Kind.LOG)
         for part in self._disk.names():
             if part.endswith(PART):
                 self._disk.remove(part)
@@ -295,27 +213,9 @@ class Log:
         self._size, self._torn = sizes.get(self._file, 0), False
         if sizes:
             self._disk.sync(f"log-{self._file}")
-        self._mark = self._mark or secrets.token_bytes(MARK)
+        self._mark = self._reading.mark or secrets.token_bytes(MARK)
+        self._bases = [base for base in self._reading.bases if base <= self.position]
         self.durable, self._ready = self.position, True
-
-    def _found(self, kind: Kind) -> list[int]:
-        """Return the positions of the files of a kind that are there, in order."""
-        names = (NAME.fullmatch(name) for name in self._disk.names())
-        return sorted(int(name[2]) for name in names if name and name[1] == kind)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say where the disk is if it fails.
-
-        Raises:
-            DataError: it did.
-        """
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"{self._disk}: cannot be read: {error}; put the disk in order, or a copy of the folder in its place"
-            ) from error
 
 
 class Compaction:

@@ -1,0 +1,184 @@
+"""Reading a log: the newest whole snapshot, what comes behind it, and which damage may be passed over.
+
+The log may be one that another process still writes. Then its records are yielded as they become durable: those that a later
+one says were on disk when it was written. Once the log is ours, the rest follows as it would after any crash.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fedps.errors import DataError, LostError
+from fedps.storage.disk import Disk
+from fedps.storage.frames import HEADER, Frame, Frames, Kind
+
+NAME = re.compile(r"(log|snapshot)-(\d+)")
+COPY = "put a copy of the folder in its place"
+
+
+class Reading:
+    """Reads a log once, or again.
+
+    Args:
+        disk: the log's folder.
+        ours: whether nobody else writes it; asked again and again until it says so, it should wait a little first.
+
+    Attributes:
+        notes: what was cut off or not used, a sentence each.
+        position: behind the record that was yielded last.
+        bases: where one can begin: positions of snapshots that are whole, or not looked at, and 0 where the log goes back to it.
+        mark: of the log, empty while no file was read.
+    """
+
+    def __init__(self, disk: Disk, ours: Callable[[], bool]) -> None:
+        self.notes: list[str] = []
+        self.bases: list[int] = []
+        self.position, self.mark = 0, b""
+        self._disk, self._ours = disk, ours
+
+    def records(self, back: int) -> Iterator[memoryview]:
+        """Yield the records of a snapshot and those behind it.
+
+        Args:
+            back: how many whole snapshots to go back before.
+
+        Raises:
+            DataError: see `Log.recover`.
+            LostError: see there.
+        """
+        with told(self._disk):
+            for frame in self._begin(back):
+                yield frame.record
+            log, end = self.position, 0  # what is read: which file, and from which byte on
+            while True:
+                ours = self._ours()  # asked first: so what is found then is all there is
+                snapshots, logs = found(self._disk, Kind.SNAPSHOT), found(self._disk, Kind.LOG)
+                due = next((each for each in logs if each > log), max(snapshots, default=0))
+                if log in logs:
+                    for frame in self._read(log, end, due) if ours else self._follow(log, end, due):
+                        end = frame.end
+                        self.position += 1
+                        yield frame.record
+                if self.position in logs and self.position != log:
+                    log, end = self.position, 0
+                elif ours:
+                    break
+                elif log not in logs and self.position < due:
+                    raise DataError(f"{self._disk}: its server goes on faster than it is followed: begin anew")
+            if self.position and not snapshots and not logs:
+                raise LostError(f"{self._disk}: the log was removed by its server, whose job has come to its end")
+            if self.position < due or logs[-1:] > [log]:
+                raise DataError(
+                    f"{self._disk}: holds records up to {self.position}, and then from {due} on: a file is missing or cut"
+                    f" off; {COPY}"
+                )
+
+    def _begin(self, back: int) -> list[Frame]:
+        """Choose the snapshot to begin with, and return its frames; a damaged one is noted and passed over."""
+        while True:
+            ours = self._ours()
+            snapshots, logs = found(self._disk, Kind.SNAPSHOT), found(self._disk, Kind.LOG)
+            empty = [0] if 0 not in snapshots and (0 in logs or (not snapshots and not logs)) else []
+            self.bases = sorted([*snapshots, *empty])
+            self.notes.clear()
+            try:
+                return self._newest_whole(back, empty)
+            except FileNotFoundError:
+                if ours:
+                    raise  # else its server has removed it meanwhile
+
+    def _newest_whole(self, back: int, empty: list[int]) -> list[Frame]:
+        for base in self.bases[::-1]:
+            frames = [] if [base] == empty else self._summed_up(base)
+            if frames is None:
+                note = f"{self._disk}/snapshot-{base}: is damaged and not used; the one before it is, if there is one"
+                self.notes.append(note)
+                self.bases.remove(base)
+            elif back:
+                back -= 1
+            else:
+                self.position = base
+                return frames
+        said = "".join(f"; {note}" for note in self.notes)
+        raise DataError(
+            f"{self._disk}: no whole snapshot is left to begin from{said}; {COPY}, or start anew without it"
+        )
+
+    def _summed_up(self, snapshot: int) -> list[Frame] | None:
+        """Return the frames of a snapshot; None if it is damaged anywhere."""
+        opened = self.open(Kind.SNAPSHOT, snapshot)
+        if not opened:
+            return None
+        content, frames = opened
+        found = list(frames.behind(content, HEADER.size))
+        whole = found and found[-1].end == len(content) and found[-1].durable == len(found)
+        return found[:-1] if whole else None
+
+    def _read(self, log: int, end: int, due: int) -> Iterator[Frame]:
+        """Yield the frames of a log file behind byte `end`, of which records up to `due` must be there; cut off what is torn."""
+        name, opened = f"log-{log}", self.open(Kind.LOG, log)
+        content = opened[0] if opened else memoryview(self._disk.read(name))
+        if opened:
+            end = end or HEADER.size
+            for frame in opened[1].behind(content, end):
+                end = frame.end
+                yield frame
+            due = max(due, opened[1].durable_behind(content, end))
+        elif len(content) > HEADER.size:
+            due = log + 1  # records were written, and not before their header was durable
+        if self.position < due:
+            raise DataError(
+                f"{self._disk}/{name}: is damaged at byte {end}, where record {self.position} begins, though records up to {due}"
+                f" were on disk: {COPY}; or give up what comes from there on: `truncate -s {end} {self._disk}/{name}`, and"
+                " remove the files of higher numbers"
+            )
+        if end < len(content):
+            self.notes.append(
+                f"{self._disk}/{name}: {len(content) - end} bytes behind record {self.position} were torn, and are cut off"
+            )
+            self._disk.truncate(name, end)
+
+    def _follow(self, log: int, end: int, due: int) -> Iterator[Frame]:
+        """Yield what is durable by now of a log file that another writes, behind byte `end`; all of it, once there is a next."""
+        try:
+            opened = self.open(Kind.LOG, log)
+        except FileNotFoundError:  # its server needs it no more
+            return
+        if opened:
+            frames = list(opened[1].behind(opened[0], end or HEADER.size))
+            durable = max([due, *(frame.durable for frame in frames)])
+            yield from frames[: max(0, durable - self.position)]
+
+    def open(self, kind: Kind, position: int) -> tuple[memoryview, Frames] | None:
+        """Return a file's content and its frames; None if its header is damaged."""
+        name = f"{kind}-{position}"
+        content = memoryview(self._disk.read(name))
+        try:
+            frames = Frames.of(content, kind, position)
+        except ValueError as error:
+            raise DataError(f"{self._disk}/{name}: {error}") from error
+        if frames is None:
+            return None
+        self.mark = self.mark or frames.mark
+        if frames.mark != self.mark:
+            raise DataError(f"{self._disk}/{name}: is of another log than the files beside it: {COPY}")
+        return content, frames
+
+
+def found(disk: Disk, kind: Kind) -> list[int]:
+    """Return the positions of the files of a kind that are there, in order."""
+    names = (NAME.fullmatch(name) for name in disk.names())
+    return sorted(int(name[2]) for name in names if name and name[1] == kind)
+
+
+@contextmanager
+def told(disk: Disk) -> Iterator[None]:
+    """Say where a disk is that fails.
+
+    Raises:
+        DataError: it did.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{disk}: cannot be read: {error}; put the disk in order, or {COPY}") from error
