@@ -1,5 +1,6 @@
 """A server in small, which only counts: what it has is told by its records alone, so a wrong one of them is seen."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 from fedps.storage.disk import Disk
@@ -27,11 +28,17 @@ class Counting:
 
     def live(self, log: Log, patient: bool = False) -> None:
         """Push, and save twice while pushes come; who is patient tries again later what the disk refuses."""
+        for _ in self.steps(log, patient):
+            pass
+
+    def steps(self, log: Log, patient: bool = False) -> Iterator[None]:
+        """Do the same step by step."""
         refused = (OSError,) if patient else ()
         for save in range(2):
             self.push(log, 2)
             with suppress(*refused):
                 self.flush(log)
+            yield
             self.push(log)
             compaction = log.compact()
             try:
@@ -40,15 +47,18 @@ class Counting:
                 self.push(log)
                 if save:
                     self.flush(log)
+                yield
                 self.push(log)  # durable by the commit at the earliest
                 compaction.write([numbers(middle, log.position - 2)])
                 compaction.commit(keep=3 * save)
+                yield
             except refused:
                 compaction.abandon()
         self.push(log, 2)
         with suppress(*refused):
             self.flush(log)
         self.flush(log)
+        yield
 
     def check(self, disk: Disk, back: int = 0) -> Log:
         """Recover: nothing acknowledged is lost, and nothing is there that was not pushed."""

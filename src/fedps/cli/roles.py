@@ -49,6 +49,11 @@ Words = Annotated[
     ),
 ]  # fmt: skip
 Stay = Annotated[bool, Switch, flag("stay", "Go on when all clients have left, until SIGTERM.")]
+Standby = Annotated[
+    bool,
+    Switch,
+    flag("standby", "Follow the server that serves this shard from the same --run_dir, and take over if it dies."),
+]
 Hidden = Parameter(show=False)
 
 
@@ -138,6 +143,7 @@ def server(
     run_dir: RunDir = None,
     log_dir: LogDir = None,
     stay: Stay = False,
+    standby: Standby = False,
 ) -> None:
     """Be one server of a job, until every client has come and left.
 
@@ -151,10 +157,11 @@ def server(
     if number is None or number > last:
         raise JobError(f"--shard {number}: name the server to be, from 0 to {last}, as numbered by --servers {servers}")
     at = _fixed("--servers", counts.server_at[number])
-    check_here(counts._replace(server_at=(at,)))
+    if not standby:  # else another listens there
+        check_here(counts._replace(server_at=(at,)))
     from fedps.launch.one_role import serve_here  # noqa: PLC0415
 
-    serve_here(_here(job, override, counts).job, number, at, run_dir, log_dir, stay)
+    serve_here(_here(job, override, counts).job, number, at, run_dir, log_dir, stay, standby)
 
 
 @app.command

@@ -108,7 +108,9 @@ def find_client(here: Partial, client: str | None, number: int | None) -> tuple[
     return names[number], number
 
 
-def serve_here(job: Job, shard: int, at: Address, run_dir: Path | None, log_dir: Path | None, stay: bool) -> None:
+def serve_here(
+    job: Job, shard: int, at: Address, run_dir: Path | None, log_dir: Path | None, stay: bool, standby: bool = False
+) -> None:
     """Be one server, until every client has come and left, or SIGTERM; what was trained by then is saved.
 
     Args:
@@ -118,15 +120,16 @@ def serve_here(job: Job, shard: int, at: Address, run_dir: Path | None, log_dir:
         run_dir: the run's folder, by default `runs/<job>`.
         log_dir: where a copy of what it prints goes.
         stay: go on when all have left.
+        standby: while another process is this server, on the same folder, follow it, and take its place once it has ended.
 
     Raises:
         JobError: the address or a folder cannot be used.
         RoleError: the server failed.
     """
-    with _stage(job, "server", str(shard), shard, run_dir, log_dir) as (folder, report):
+    with _stage(job, "server", str(shard), shard, run_dir, log_dir, standby) as (folder, report):
         from fedps.server.serve import run_server  # noqa: PLC0415  (each role imports its own room)
 
-        run_server(job, shard, str(at), folder, report, stay=stay, keep=True)
+        run_server(job, shard, str(at), folder, report, stay=stay, keep=True, standby=standby)
 
 
 def coordinate_here(job: Job, at: Address, run_dir: Path | None, log_dir: Path | None, stay: bool) -> None:
@@ -245,10 +248,10 @@ def words(role: str, event: Event) -> str | None:
 
 @contextmanager
 def _stage(
-    job: Job, role: str, name: str, number: int, run_dir: Path | None, log_dir: Path | None
+    job: Job, role: str, name: str, number: int, run_dir: Path | None, log_dir: Path | None, standby: bool = False
 ) -> Iterator[tuple[Path, Report]]:
-    """Open a role's folder, events and log; tell its failure as the launcher would."""
-    who = f"{role} {name}"
+    """Open a role's folder, events and log; tell its failure as the launcher would. Who stands by tells once it serves."""
+    who, silent = f"{role} {name}", standby
     folder = share_run_folder(job, run_dir)
     with ExitStack() as stack:
         if log_dir is not None:
@@ -258,8 +261,20 @@ def _stage(
         journal = Journal(folder / f"events-{role}-{name}.jsonl")
         stack.callback(journal.close)
         ledger = Ledger(job, time.time())
-        report = _reporter(role, name, journal, ledger)
-        conclude = partial(_conclude, job, role, name, folder, ledger)
+        tell = _reporter(role, name, journal, ledger)
+
+        def report(event: Event) -> None:
+            nonlocal silent
+            if silent and isinstance(event, events.Ready):
+                silent = False
+                tell(Started(os.getpid()))
+            if not silent:
+                tell(event)
+
+        def conclude(error: str | None) -> None:
+            if not silent:
+                _conclude(job, role, name, folder, ledger, error)
+
         report(Started(os.getpid()))
         try:
             yield folder, report

@@ -4,7 +4,7 @@ Taking up a record does what the server did when it wrote it, by the same calls:
 Clients are away at first, and have as long to come back as if their connections had broken now.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -86,14 +86,14 @@ def state_of(kept: Kept) -> State:
     )  # fmt: skip
 
 
-def recover(kept: Kept, log: Log, cut: Cut | None, now: float) -> bool:
+def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float]) -> bool:
     """Bring a server that was just made to where the log says it was; return whether anything was there.
 
     Args:
         kept: the server.
         log: not read yet; from now on records are appended to it.
         cut: where a run is taken back to an earlier moment: records behind the first push that goes beyond it are dropped.
-        now: seconds, monotonic.
+        clock: tells the time, in seconds, monotonic: a log that another process still writes is followed for long.
 
     Raises:
         DataError: it is of another job or version, damaged, or does not reach back to the cut.
@@ -111,7 +111,7 @@ def recover(kept: Kept, log: Log, cut: Cut | None, now: float) -> bool:
     for note in log.notes:
         shard.report(Note(note))
     shard.durable.open(log)
-    recovery.end(now)
+    recovery.end(clock())
     if first is None:
         shard.durable.note(kept.begun)
     return first is not None

@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+import socket
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fedps.config import Job
-from fedps.errors import DataError, LostError
+from fedps.errors import DataError, JobError, LostError
 from fedps.events import events
 from fedps.events.events import Report, dated
 from fedps.net.listener import serve_to_the_end
@@ -17,12 +21,14 @@ from fedps.storage.log import Log
 from fedps.storage.shards import name_of
 from fedps.types import ClientId
 
+LOOK, LOOKS = 0.02, 100  # seconds between two looks whether another process has ended, and how often at its port
+
 
 def run_server(
     job: Job, shard: int, bind: str, run_dir: Path, report: Report, *, stay: bool = True, keep: bool = False,
-    cut: Mapping[ClientId, int] | None = None,
-) -> None:  # fmt: skip
-    """Serve one shard until SIGTERM.
+    cut: Mapping[ClientId, int] | None = None, standby: bool = False,
+) -> bool:  # fmt: skip
+    """Serve one shard until SIGTERM; return False if it only stood by for another that has come to its end.
 
     Args:
         job: the resolved job.
@@ -34,14 +40,30 @@ def run_server(
             surely not been started again: `reconnect_timeout` and `start_timeout` after its connection broke.
         keep: save what was trained since the last saved epoch, as far as it came, before it ends.
         cut: the last push of each client that counts, where a run is taken back to an earlier moment.
+        standby: while another process serves this shard from the same folder, follow its log, and serve once it has ended.
 
     Raises:
-        JobError: the address cannot be bound.
+        JobError: the address cannot be bound, or nothing is kept that could be followed.
         DataError: the epoch to start from cannot be read, or one cannot be saved; the log is another server's, or damaged.
         LostError: it ended by itself, for all clients were lost and none took leave.
     """
-    disk = Folder(state_folder(run_dir, shard)) if job.runner.durability == "group" else None
-    server = ParameterServer(job, shard, run_dir, report, log=None if disk is None else Log(disk), cut=cut)
+    disk = log = None
+    if job.runner.durability == "group":
+        disk = Folder(state_folder(run_dir, shard), to_write=not standby)
+        if standby and not disk.take():
+            print(
+                f"server {shard} stands by: it follows the log of the process that serves, and takes its place",
+                flush=True,
+            )
+        log = Log(disk, partial(_takes, disk))
+    elif standby:
+        raise JobError("--standby: runner.durability is none, so there is no log to follow; say group")
+    try:
+        server = ParameterServer(job, shard, run_dir, report, log=log, cut=cut)
+    except LostError:  # only a log that is followed can be removed meanwhile
+        return False
+    if standby:
+        _await_free(bind)
     saves = server.shard.beside = _InThread()
 
     def ready(address: str) -> None:
@@ -64,6 +86,7 @@ def run_server(
             for name in disk.names():
                 disk.remove(name)
         disk.close()
+    return True
 
 
 def state_folder(run_dir: Path, shard: int) -> Path:
@@ -87,6 +110,25 @@ def read_cut(path: Path) -> dict[ClientId, int] | None:
         raise DataError(
             f"{path}: does not say from where to go on: {error!r}; resume anew by fedps run --resume"
         ) from error
+
+
+def _takes(disk: Folder) -> bool:
+    """Wait a little for the process that serves from a folder; return whether there is none any more."""
+    taken = disk.take()
+    if not taken:
+        time.sleep(LOOK)
+    return taken
+
+
+def _await_free(bind: str) -> None:
+    """Wait until a process that has just ended listens no more; who then listens anyway is told when we try to."""
+    host, _, port = bind.rpartition(":")
+    for _ in range(LOOKS):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as door, suppress(OSError):
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind((host.strip("[]"), int(port)))
+            return
+        time.sleep(LOOK)
 
 
 class _InThread:

@@ -105,7 +105,7 @@ class ParameterServer:
         self._patience = runner.reconnect_timeout if runner.with_coordinator else runner.start_timeout
         begun = records.Begun(job.name, shared_part(job), shard, runner.server_num)
         self.kept = Kept(begun, self.shard, self.members, self.barriers, self.ballot, self.roster)
-        if log is not None and recover(self.kept, log, cut, monotonic()):
+        if log is not None and recover(self.kept, log, cut, monotonic):
             self._first_at = monotonic()
 
     @property

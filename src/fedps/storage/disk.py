@@ -77,9 +77,10 @@ class Folder:
         try:
             make_folder(path, CLOSED)
             self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE)
+            taken = self.take() if to_write else True
         except OSError as error:
             raise DataError(f"{error.filename or path}: cannot be opened: {error.strerror}") from error
-        if to_write and not self.take():
+        if not taken:
             self.close()
             raise DataError(
                 f"{path}: two servers on one log: another process writes there; stop it first, or choose another --run_dir"

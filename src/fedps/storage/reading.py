@@ -35,6 +35,7 @@ class Reading:
         self.bases: list[int] = []
         self.position, self.mark = 0, b""
         self._disk, self._ours = disk, ours
+        self._follows = not ours()
 
     def records(self, back: int) -> Iterator[memoryview]:
         """Yield the records of a snapshot and those behind it.
@@ -65,8 +66,9 @@ class Reading:
                     break
                 elif log not in logs and self.position < due:
                     raise DataError(f"{self._disk}: its server goes on faster than it is followed: begin anew")
-            if self.position and not snapshots and not logs:
+            if self._follows and not snapshots and not logs:
                 raise LostError(f"{self._disk}: the log was removed by its server, whose job has come to its end")
+            self._follows = False
             if self.position < due or logs[-1:] > [log]:
                 raise DataError(
                     f"{self._disk}: holds records up to {self.position}, and then from {due} on: a file is missing or cut"
