@@ -50,12 +50,12 @@ def run_server(
     disk = log = None
     if job.runner.durability == "group":
         disk = Folder(state_folder(run_dir, shard), to_write=not standby)
+        log = Log(disk, partial(_takes, disk))
         if standby and not disk.take():
             print(
                 f"server {shard} stands by: it follows the log of the process that serves, and takes its place",
                 flush=True,
             )
-        log = Log(disk, partial(_takes, disk))
     elif standby:
         raise JobError("--standby: runner.durability is none, so there is no log to follow; say group")
     try:
