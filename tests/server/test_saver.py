@@ -150,6 +150,14 @@ def test_the_last_epochs_are_kept_and_the_last_that_is_whole_stays(tmp_path: Pat
     assert epochs.numbers(tmp_path / "model") == [4, 5]
 
 
+def test_a_server_that_was_started_again_knows_what_it_saved_in_this_run(tmp_path: Path) -> None:
+    store = made(specs("sgd", Bounds()), [("push", 1)])
+    work_off(saver(tmp_path, keep_epochs=2).begin(store, 1, ("another run's",)))
+    for epoch in range(2, 6):
+        work_off(saver(tmp_path, keep_epochs=2).begin(store, epoch, ("a client", f"process {epoch}")))
+    assert epochs.numbers(tmp_path / "model") == [1, 4, 5]
+
+
 def test_values_alone_are_saved_as_a_table_that_adds(tmp_path: Path) -> None:
     store = made(specs("adam", Bounds(expire_after=2)), [("push", 3)])
     work_off(saver(tmp_path, "base").begin(store, 1))

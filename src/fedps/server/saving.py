@@ -17,7 +17,7 @@ from fedps.errors import DataError, TableError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.server.beside import Work
-from fedps.storage.epochs import is_whole, read_model, remove, supersede
+from fedps.storage.epochs import before, is_whole, read_model, remove, supersede
 from fedps.storage.shards import Base, Facts, name_of
 from fedps.storage.snapshot import Writer, layouts
 from fedps.storage.tables import SavedTable, fit_state, new_ids, said_of_new, shape_misfit
@@ -53,7 +53,7 @@ class Saver:
         self._begun = 0  # saves so far, with a gap where the tables are others
         self._of: Store | None = None  # whose the last one is
         self._last: tuple[int, Base] | None = None  # which of them was written last, on which the next delta may build
-        self._keep, self._epochs = job.runner.keep_epochs, list[int]()  # of this run, in their order
+        self._keep = job.runner.keep_epochs  # of this run
         self._saved: events.Saved | None = None
 
     def begin(self, store: Store, epoch: int, witnesses: tuple[str, ...] = ()) -> Iterator[Work]:
@@ -121,13 +121,17 @@ class Saver:
         supersede(folder, check)
         self._last = number, Base(epoch, check)
         self._saved = events.Saved(epoch, str(folder), time.perf_counter() - began)
-        self._epochs = [*(e for e in self._epochs if e != epoch), epoch]
-        while self._keep and len(self._epochs) > self._keep:
-            # Servers write at their own time: whatever this one knows, the last epoch that is whole has to stay.
-            oldest, *others = (is_whole(self._folder / str(epoch)) for epoch in self._epochs)
+        if self._keep:
+            self._keep_last(self._keep, [*before(self._folder, facts), epoch])
+
+    def _keep_last(self, count: int, epochs: list[int]) -> None:
+        """Remove all epochs but the last ones."""
+        while len(epochs) > count:
+            # Servers write at their own time: whatever this one has written, the last epoch that is whole has to stay.
+            oldest, *others = (is_whole(self._folder / str(epoch)) for epoch in epochs)
             if oldest and not any(others):
                 break
-            remove(self._folder / str(self._epochs.pop(0)), name_of(self._shard))
+            remove(self._folder / str(epochs.pop(0)), name_of(self._shard))
 
     def _at(self, facts: Facts) -> Path:
         return self._folder / str(facts.epoch)

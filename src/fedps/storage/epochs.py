@@ -114,6 +114,22 @@ def find_whole(folder: Path) -> list[SavedShard] | None:
     return None
 
 
+def before(folder: Path, facts: Facts) -> list[int]:
+    """Return the epochs before one that the same server saved in the same run, by whatever process of it.
+
+    Args:
+        folder: `<model folder>`.
+        facts: of the server's save of that epoch.
+    """
+    found = []
+    for epoch in [e for e in numbers(folder) if e < (facts.epoch or 0)]:
+        with suppress(DataError, OSError):
+            newest = next(find_shards(folder / str(epoch), facts.shard or 0), None)
+            if newest and set(newest.facts.witnesses or ()) & set(facts.witnesses or ()):
+                found.append(epoch)
+    return found
+
+
 def is_whole(folder: Path) -> bool:
     """Whether an epoch is there whole, as far as this machine has it."""
     with suppress(DataError, OSError):
