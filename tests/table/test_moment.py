@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from fedps.errors import TableError
 from fedps.table import dense, moment
-from fedps.table.moment import Moment, Part
+from fedps.table.moment import Moment, Part, Watched
 from fedps.table.sparse import SparseTable
 from fedps.table.store import Store
-from fedps.types import RULES, Bounds, RuleName, TableSpec
+from fedps.types import NO_KEYS, RULES, Bounds, RuleName, TableSpec
 from tests.table.programs import BOUNDS, Program, do, kinds, made, programs, specs
 
 PIECE = 1 << 10  # bytes: so that small tables have many
@@ -126,6 +126,20 @@ def test_a_moment_that_is_dropped_or_read_costs_nothing_any_more() -> None:
         assert list(table.frozen())
         table.push(keys, np.ones((100, 5), np.float32))
         assert kept == [100]
+
+
+def test_what_was_put_aside_is_given_back_little_by_little() -> None:
+    watched = Watched(rows := np.ones((4096, 300), np.float32))  # 4.7 MiB
+    first = watched.freeze(len(rows))
+    watched.keep(np.arange(len(rows)))
+    aside = first.aside[0]
+    assert (aside.rows == 1).all()
+    del first
+    for mib in range(5):
+        assert aside.rows[0, 0] == 1, mib
+        watched.keep(NO_KEYS)
+    assert not aside.rows.any(), "memory that was given back reads as zeros"
+    assert aside.shrink()
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:

@@ -74,12 +74,17 @@ class Moment:
         arrays: as for `Watched`.
         rows: how many.
         spent: what was put aside goes there in the end.
+
+    Attributes:
+        rows: as said.
+        aside: of each array the rows that were put aside.
     """
 
     def __init__(self, arrays: tuple[Array, ...], rows: int, spent: "list[Aside]") -> None:
-        self._arrays, self.rows = arrays, rows
+        self._arrays, self.rows, self._spent = arrays, rows, spent
+        self.aside, self._kept = list[Aside](), 0
         self._place = np.zeros(rows, np.int32)  # of a row: 0 while it stands as it was, where it is aside + 1, or READ
-        self._aside, self._kept, self._spent = [Aside(array, rows) for array in arrays], 0, spent
+        self.aside = [Aside(array, rows) for array in arrays]
 
     @property
     def width(self) -> int:
@@ -87,14 +92,14 @@ class Moment:
         return math.prod(self._arrays[-1].shape[1:])
 
     def __del__(self) -> None:
-        self._spent += self._aside
+        self._spent += self.aside
 
     def keep(self, slots: Keys) -> None:
         """Put rows aside that are about to change."""
         found = np.empty(len(slots), np.int64)
         first, self._kept = self._kept, put_aside(slots, self._place, self._kept, found)
         found = found[: self._kept - first]
-        for aside, array in zip(self._aside, self._arrays, strict=True):
+        for aside, array in zip(self.aside, self._arrays, strict=True):
             # `clip`, as all are there: numpy copies twice where it has to look.
             np.take(array, found, axis=0, out=aside.rows[first : self._kept], mode="clip")
             aside.used = self._kept
@@ -105,7 +110,7 @@ class Moment:
         there = place > 0
         found = tuple(array[slots] for array in self._arrays)
         if there.any():
-            for rows, aside in zip(found, self._aside, strict=True):
+            for rows, aside in zip(found, self.aside, strict=True):
                 rows[there] = aside.rows[place[there] - 1]
         self._place[slots] = READ
         return found
