@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +222,30 @@ def test_two_servers_on_one_log_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"log: two servers on one log"):
             Folder(tmp_path / "log")
     Folder(tmp_path / "log").close()
+
+
+def test_a_log_that_is_removed_can_be_recovered_whoever_dies_at_it() -> None:
+    positions = list[int]()
+    for survive in range(8):
+        disk = ForgetfulDisk()
+        log = opened(disk)
+        for number in range(3):
+            add(log, number)
+            sum_up(log, keep=0)
+        add(log, 3)
+        assert len(disk.names()) == 6
+        remove, left = disk.remove, iter(range(survive))
+
+        def dying(name: str, remove: Callable[[str], None] = remove, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise OSError("planted")
+            remove(name)
+
+        disk.remove = dying  # type: ignore[method-assign]
+        with suppress(OSError):
+            log.forget()
+        disk.remove = remove  # type: ignore[method-assign]
+        assert len(disk.names()) == max(6 - survive, 0)
+        positions.append(opened(disk).position)
+    assert positions == sorted(positions, reverse=True)
+    assert (positions[0], positions[-1]) == (4, 0)

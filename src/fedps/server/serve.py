@@ -81,10 +81,9 @@ def run_server(
             " is saved: go on from it by runner.warmup_model_path"
         )
     report(events.Stopped(server.refusals.total))
+    if log is not None and server.members.done:  # the job has come to its end, and nobody will go on with it
+        log.forget()
     if disk is not None:
-        if server.members.done:  # the job has come to its end, and nobody will go on with it
-            for name in disk.names():
-                disk.remove(name)
         disk.close()
     return True
 

@@ -148,6 +148,17 @@ class Log:
         self._begin, before, self._since = self.position, self._since, self._appended
         return Compaction(self, self._disk, Frames(Kind.SNAPSHOT, self.position, self._mark), before)
 
+    def forget(self) -> None:
+        """Remove all that there is, what is newest first: so whoever dies at it leaves what can be recovered.
+
+        Raises:
+            OSError: the disk failed; the rest is still there.
+        """
+        found = [(position, kind) for kind in (Kind.SNAPSHOT, Kind.LOG) for position in self._found(kind)]
+        for position, kind in sorted(found, key=lambda file: (file[0], file[1] is Kind.LOG), reverse=True):
+            self._disk.remove(f"{kind}-{position}")
+        self._ready = False
+
     def _forget_before(self, snapshot: int, keep: int) -> None:
         """Remove what a new snapshot makes unneeded; what cannot be removed now is by the next."""
         older = [base for base in self._bases if base < snapshot]
