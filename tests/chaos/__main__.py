@@ -29,7 +29,7 @@ def main() -> int:
     failed = 0
     settings = [f"runner.{kind}_data_dir={(options.data / kind).resolve()}" for kind in ("train", "test")]
     for name, mode in MODES.items():
-        if options.mode and name != options.mode:
+        if options.mode and name not in options.mode:
             continue
         own = [*settings, *mode, *options.override]
         folder = options.out / name.replace(", ", "-").replace(" ", "-")
@@ -39,16 +39,22 @@ def main() -> int:
         if wrong:
             failed += 1
             continue
-        workers = calm.summary["workers"] if isinstance(calm.summary.get("workers"), int) else len(calm.summary["clients"])
+        workers = (
+            calm.summary["workers"] if isinstance(calm.summary.get("workers"), int) else len(calm.summary["clients"])
+        )
         servers = 1 + ("runner.server_num=2" in mode)
         for seed in range(options.seed, options.seed + options.storms):
-            faults = draw(seed, options.faults, workers, servers, "runner.with_coordinator=true" in mode, options.longest)
+            faults = draw(
+                seed, options.faults, workers, servers, "runner.with_coordinator=true" in mode, options.longest
+            )
             storm = run_under(faults, calm.carried, options.job, folder / f"storm-{seed}", own, options.timeout)
             wrong = faults_of(storm)
             if not storm.code and abs(_rank(storm) - _rank(calm)) > options.close:
                 wrong.append(f"HR@10 is {_rank(storm):.4f}, and {_rank(calm):.4f} calm")
             fell = Counter(f"{blow['kind']} {blow['role']}" for blow in storm.fell)
-            print(f"{name}: storm {seed}: {sum(fell.values())} blows: {'; '.join(wrong) or _figures(storm)}", flush=True)
+            print(
+                f"{name}: storm {seed}: {sum(fell.values())} blows: {'; '.join(wrong) or _figures(storm)}", flush=True
+            )
             print(f"    {', '.join(f'{often} {kind}' for kind, often in sorted(fell.items()))}", flush=True)
             failed += bool(wrong)
     return min(failed, 1)
@@ -69,7 +75,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of a prepared data set")
     parser.add_argument("--job", type=Path, default=Path("examples/quickstart.yaml"))
     parser.add_argument("--out", type=Path, default=Path("runs/chaos"))
-    parser.add_argument("--mode", choices=MODES, help="only this one")
+    parser.add_argument("--mode", choices=MODES, action="append", help="only this one")
     parser.add_argument("--seed", type=int, default=1, help="of the first storm")
     parser.add_argument("--storms", type=int, default=1, help="of each mode")
     parser.add_argument("--faults", type=int, default=32, help="blows of a storm")

@@ -79,7 +79,17 @@ def run_under(
     storm.parent.mkdir(parents=True, exist_ok=True)
     storm.write_bytes(msgspec.json.encode(Schedule(list(faults), total)))
     overrides = [word for setting in ("runner.restarts=1000", *settings) for word in ("-o", setting)]
-    command = [sys.executable, "-m", "tests.chaos.stormy", str(storm), "run", str(job), "--run_dir", str(run_dir), *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.chaos.stormy",
+        str(storm),
+        "run",
+        str(job),
+        "--run_dir",
+        str(run_dir),
+        *overrides,
+    ]
     said = run_dir.with_name(f"{run_dir.name}.said")
     with said.open("w") as file:
         process = subprocess.Popen(command, env={**os.environ, MARK: mark}, stdout=file, stderr=subprocess.STDOUT)

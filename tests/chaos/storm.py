@@ -64,7 +64,15 @@ def draw(seed: int, faults: int, workers: int, servers: int, coordinator: bool, 
         at, seconds = draws.uniform(0, 0.95), draws.uniform(0.05, longest)
         again = draws.uniform(0, 2.5) if kind == "kill" and draws.random() < 0.25 else None
         drawn.append(
-            Fault(at, kind, role, draws.randrange(numbers[role]), seconds * (kind in KINDS[1::2]), again, draws.randrange(99))
+            Fault(
+                at,
+                kind,
+                role,
+                draws.randrange(numbers[role]),
+                seconds * (kind in KINDS[1::2]),
+                again,
+                draws.randrange(99),
+            )
         )
     if draws.random() < 0.5:
         role = draws.choice([r for r in ("server", "coordinator") if numbers[r]])
@@ -89,7 +97,9 @@ class Storm:
         self._others: list[threading.Thread] = []
         self.wires: dict[tuple[str, int], Wire] = {}
 
-    def begin(self, roles: Mapping[tuple[str, str], Any], names: Mapping[int, str], wires: Mapping[tuple[str, int], Wire]) -> None:
+    def begin(
+        self, roles: Mapping[tuple[str, str], Any], names: Mapping[int, str], wires: Mapping[tuple[str, int], Wire]
+    ) -> None:
         """Let it begin: `roles` are the processes there are at any time, `names` those of the workers by number."""
         self._roles, self._names, self.wires = roles, names, dict(wires)
         self._thread = threading.Thread(target=self._blow, name="storm")

@@ -50,8 +50,8 @@ class Stormy(Launch):
         if coordinator is not None:
             wires["coordinator", 0] = Wire(coordinator)
         self._storm.begin(self._watch.roles, dict(enumerate(self._clients)), wires)
-        told = wires.get(("coordinator", 0))
-        return [wires["server", k].address for k in range(len(servers))], told and told.address
+        told = wires["coordinator", 0].address if coordinator is not None else None
+        return [wires["server", k].address for k in range(len(servers))], told
 
     def _play(self, spec: RoleSpec, log: Path) -> Child:
         method = "forkserver" if spec.role == "worker" else "spawn"

@@ -40,6 +40,7 @@ class Wire:
                 chosen = self._talks[:]
             else:
                 chosen = [self._talks[which % len(self._talks)]] if self._talks else []
+            self._talks = [talk for talk in self._talks if talk not in chosen]
         for talk in chosen:
             _abort(talk)
         return len(chosen)
