@@ -154,8 +154,8 @@ class Log:
         Raises:
             OSError: the disk failed; the rest is still there.
         """
-        found = [(position, kind) for kind in (Kind.SNAPSHOT, Kind.LOG) for position in self._found(kind)]
-        for position, kind in sorted(found, key=lambda file: (file[0], file[1] is Kind.LOG), reverse=True):
+        files = [(position, kind) for kind in (Kind.SNAPSHOT, Kind.LOG) for position in found(self._disk, kind)]
+        for position, kind in sorted(files, key=lambda file: (file[0], file[1] is Kind.LOG), reverse=True):
             self._disk.remove(f"{kind}-{position}")
         self._ready = False
 
