@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedps.server.records import Applied, Kinds, Late, Offered, decode
-from fedps.storage.frames import Frames, Kind
+from fedps.storage.frames import HEADER, Frames, Kind
 
 Pushes = Counter[tuple[int, str, int]]  # server, client, number of the push
 
@@ -40,6 +40,6 @@ def records(log: Path) -> Iterator[Kinds]:
         assert begin == due, f"{file}: records {due} to {begin} are missing"
         frames = Frames.of(content, Kind.LOG, begin)
         assert frames is not None, file
-        for frame in frames.all(content):
+        for frame in frames.behind(content, HEADER.size):
             due += 1
             yield decode(frame.record).record
