@@ -48,7 +48,9 @@ def job(make_job: MakeJob) -> Job:
 def test_a_slow_client_is_waited_for_once(job: Job) -> None:
     world = World(job, 0.8)
     assert not world.play(1)
-    world.wait(61)
+    world.wait(0.4)
+    assert world.left == []
+    world.wait(0.2)  # the servers have waited for it before the others could report
     assert world.left == [("slow", 1)] and world.fast[0].told[-1].round == 2
     world.slow.report(1, DONE)
     world.play(2)
@@ -82,6 +84,17 @@ def test_one_that_is_in_time_again_is_waited_for(job: Job, when: str) -> None:
     assert next_ == (4 if when == "before the others" else 5) and not world.play(next_)
     world.slow.report(next_, DONE)
     assert world.fast[0].told[-1].round == next_ + 1
+
+
+def test_others_are_waited_for_as_long_as_a_quorum_took(job: Job) -> None:
+    world = World(job, 0.8)
+    for caller in world.fast:
+        caller.report(1, DONE)
+        world.wait(2)  # they may have much to write before they report
+    world.wait(3)
+    assert world.left == []
+    world.wait(2)
+    assert world.left == [("slow", 1)]
 
 
 def test_so_many_are_waited_for_as_are_a_quorum_though_they_were_late(job: Job) -> None:

@@ -77,9 +77,10 @@ class Planner:
 
     def quorum(self, joined: int) -> int:
         """Return how many of those that joined a round have to report, for it to go on."""
-        factor = self._job.selector.over_selection
-        wanted = self._job.runner.clients_per_round or math.ceil(round(joined / factor, 6))
-        return min(joined, wanted) if factor > 1 else joined
+        runner, factor = self._job.runner, self._job.selector.over_selection
+        wanted = runner.clients_per_round or math.ceil(round(joined / factor, 6))
+        most = min(joined, wanted) if factor > 1 else joined
+        return min(most, math.ceil(round(runner.quorum * joined, 6)))
 
     def found(self, round_: int, members: dict[ClientId, MemberRecord], before: Found | None = None) -> Found:
         """Return what another process would need to go on with a round.

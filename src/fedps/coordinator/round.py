@@ -141,13 +141,20 @@ class Round:
             now: seconds.
         """
         pending, late = self.pending(here), dict[ClientId, str]()
-        if _passed(self.quorum_at, GRACE, now):
+        if _passed(self.quorum_at, self._moment, now):
             late |= {c: "enough others have reported" for c, m in pending.items() if m.joins}
         if _passed(self.last_report_at, GRACE, now) and not clock.simulated:
             late |= {c: "past its deadline" for c, m in pending.items() if self._is_past_deadline(m, now)}
         if _passed(self.first_report_at, patience, now):
             late |= dict.fromkeys(pending, f"silent for {patience:g} s")
         return late
+
+    @property
+    def _moment(self) -> float:
+        """How long others are waited for after a quorum: as long as that took to report, for they may have as much to write."""
+        if self.quorum_at is None or self.first_report_at is None:
+            return GRACE
+        return max(GRACE, self.quorum_at - self.first_report_at)
 
     def _is_past_deadline(self, member: Member, now: float) -> bool:
         deadline = member.assignment.deadline if member.assignment and member.round == self.number else None
