@@ -18,8 +18,9 @@ import pytest
 from fedps.client.checkpoint import NEWEST, Moment, checkpoints_of
 from fedps.client.life import FLClient
 from fedps.config import Job
-from fedps.errors import FedpsError, JobError
+from fedps.errors import DataError, FedpsError, JobError
 from fedps.events import events
+from fedps.storage import epochs, snapshot
 from fedps.types import ClientId
 from tests.client.lives import Mortal, World, left, same, world
 from tests.client.test_modes import ADAM, SMALL, write_clients
@@ -181,3 +182,38 @@ def test_a_frozen_process_is_replaced_at_once_and_ends_by_itself_when_it_wakes(
             process.wait()
     assert "goes on from checkpoint" in (tmp_path / "newer").read_text()
     assert "a newer process" in (tmp_path / "older").read_text().splitlines()[-1]
+
+
+def test_a_full_disk_ends_no_training_and_what_it_did_not_take_is_saved_once_there_is_room(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(make_job, tmp_path, 150)
+    save, full = snapshot.save_arrays, [2]
+
+    def saved(folder: Path, name: str, *args: Any, **how: Any) -> str:
+        if "private" in folder.parts and name in ("tables", "2-0") and full:
+            full[:] = [left - 1 for left in full if left > 1]
+            raise DataError(f"cannot save to {folder}: no space")
+        return save(folder, name, *args, **how)
+
+    with world(job, tmp_path / "run") as there:
+        there.live(dies_after=1)
+        monkeypatch.setattr(snapshot, "save_arrays", saved)
+        there.live(resume=NEWEST)
+        log = there.logs[ONE].getvalue()
+    assert "round 2 is not saved: cannot save to" in log
+    assert "there is no new checkpoint: cannot save to" in log
+    assert list(checkpoints_of(tmp_path / "run", ONE)) == [Moment(3), Moment(4)]
+    assert epochs.numbers(tmp_path / "run" / "private" / ONE) == [1, 3, 4]
+
+
+def test_what_was_never_saved_ends_the_run_with_its_reason(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def saved(folder: Path, *args: Any, **how: Any) -> str:
+        raise DataError(f"cannot save to {folder}: no space")
+
+    monkeypatch.setattr(epochs, "save_private", saved)
+    with world(job_of(make_job, tmp_path, 50, epochs=2), tmp_path / "run") as there:
+        with pytest.raises(DataError, match=r"cannot save to .*private/0/2: no space"):
+            there.live()

@@ -30,20 +30,19 @@ from fedps.config.shared import shared_part
 from fedps.data.public import Public
 from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData
-from fedps.errors import JobError
+from fedps.errors import DataError, JobError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.figures import CANDIDATES
 from fedps.metrics import Evaluation, evaluate, misfit, popularity
 from fedps.models.network import Plan
-from fedps.net.channel import Channel
+from fedps.net.channel import network
 from fedps.net.compressing import compression_of
 from fedps.net.shards import Shards, Transport
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.training.rules import server_rule
 from fedps.types import ClientId, State, Stateful, under, within
-from fedps.wire.frame import Limits
 from fedps.wire.messages import Assignment, Hello
 
 Connect = Callable[[int, Hello], Transport]
@@ -123,7 +122,7 @@ class FLClient(Steps):
             if self._keep_shared and self._joined:
                 self.pull_all()
                 private_rows.save_shared(self.learner, self.job, self.run_dir, self.assignment.round - 1)
-            self._checkpoints.settle()
+            self._settle()
             self._do("finish")
         finally:
             for channel in self._channels:
@@ -199,8 +198,12 @@ class FLClient(Steps):
         self.report(events.Evaluated(self.assignment.round, dict(found.sums), dict(found.histograms)))
 
     def callback_save_model(self) -> None:
-        """Save what is private to `private/<client>/<round>/`; what is shared, the servers save."""
-        self._save_private(self.assignment.round)
+        """Save what is private to `private/<client>/<round>/`, or tell why not, and do it later; servers save what is shared."""
+        try:
+            self._save_private(self.assignment.round)
+        except DataError as error:
+            self._unsaved = True
+            print(f"round {self.assignment.round} is not saved: {error}", file=self.log, flush=True)
 
     def callback_finish(self) -> None:
         """Take leave of the servers."""
@@ -208,10 +211,7 @@ class FLClient(Steps):
         self.shards.leave()
 
     def state(self) -> State:
-        """Return where in its rounds this client is, and what it still has to say of the last; a class of your own may add to it.
-
-        A checkpoint holds it, so arrays of numpy and what JSON has are allowed.
-        """
+        """Return what a checkpoint holds of this client itself; a class of your own may add arrays of numpy and what JSON has."""
         due = msgspec.json.encode(self.assignment).decode()
         own = {"assignment": due, "bandwidth": self._bandwidth, "unsaved": self._unsaved}
         return {**own, **outcome(self.trained, self.evaluated)}
@@ -264,10 +264,7 @@ class FLClient(Steps):
             self.pull_all()  # what it holds is of an earlier time
 
     def _take_up(self, checkpoint: Checkpoint, ended: int) -> Moment | None:
-        """Go on from a checkpoint; return its moment, None if the servers have begun anew since.
-
-        Of a round that has ended at the servers what was begun is dropped.
-        """
+        """Go on from a checkpoint; return its moment, None if the servers have begun anew since."""
         moment, sequence, state = checkpoint
         if sequence > self.shards.sequence:
             known = f"the servers know of {self.shards.sequence} pushes of client {self.client}, not of {sequence}"
@@ -276,7 +273,7 @@ class FLClient(Steps):
             print(f"checkpoint {moment} is left out: {known}", file=self.log, flush=True)
             return None
         self._checkpoints.check_fits(checkpoint, self.learner.state())
-        if moment.epoch < ended:
+        if moment.epoch < ended:  # of a round that has ended at the servers what was begun is dropped
             state = {name: value for name, value in state.items() if "/begun/" not in name}
         for name, part in self._parts.items():
             part.restore(within(state, name))
@@ -286,9 +283,17 @@ class FLClient(Steps):
     def _keep(self, batch: int = 0) -> None:
         """Write a checkpoint, at the end of a round or so many batches into it."""
         if self.job.runner.durability != "none":
+            self._settle()
             moment = Moment(self.assignment.round - (batch > 0), batch)
             state = under({name: part.state() for name, part in self._parts.items()})
             self._checkpoints.save(moment, self.shards.sequence, state)
+
+    def _settle(self) -> None:
+        """Wait for the last checkpoint; one that the disk did not take is told, and the one before it stays."""
+        try:
+            self._checkpoints.settle()
+        except DataError as error:
+            print(f"there is no new checkpoint: {error}", file=self.log, flush=True)
 
     @property
     def _parts(self) -> dict[str, Stateful]:
@@ -390,11 +395,3 @@ def make_client(kind: type[FLClient], begin: Callable[[FLClient], None]) -> FLCl
                 " other: when it begins, the client has its job and data already"
             ) from error
     return client
-
-
-def network(job: Job, servers: Sequence[str], coordinator: str | None = None) -> Connect:
-    """Return how to reach the servers and the coordinator over the network."""
-    limits = Limits(message_bytes=job.limits.message_mib << 20)
-    deadline = job.runner.start_timeout + job.runner.step_timeout
-    addresses = [*servers, coordinator or ""]  # the last has the number -1
-    return lambda number, hello: Channel(addresses[number], hello, limits, deadline)

@@ -10,13 +10,14 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import grpc
 from numpy.typing import NDArray
 
+from fedps.config import Job
 from fedps.errors import FedpsError, LimitError, LostError, RefusedError, WireError
 from fedps.net.listener import METHOD, options
 from fedps.wire.frame import Frame, Limits
@@ -213,6 +214,14 @@ class Channel:
         for future in futures:
             if not future.done():
                 future.set_exception(error)
+
+
+def network(job: Job, servers: Sequence[str], coordinator: str | None = None) -> Callable[[int, Hello], Channel]:
+    """Return how to reach the servers and the coordinator over the network."""
+    limits = Limits(message_bytes=job.limits.message_mib << 20)
+    deadline = job.runner.start_timeout + job.runner.step_timeout
+    addresses = [*servers, coordinator or ""]  # the last has the number -1
+    return lambda number, hello: Channel(addresses[number], hello, limits, deadline)
 
 
 def _options(address: str, limits: Limits) -> list[tuple[str, int]]:
