@@ -9,22 +9,26 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fedps.client.checkpoint import Moment
-from fedps.config import Job
+from fedps.config import Job, load_job
 from fedps.errors import JobError
 from fedps.events import events as told
 from fedps.events.events import Entry, Event
 from fedps.events.journal import JOURNAL, Journal
 from fedps.launch import resuming
 from fedps.launch.folder import make_run_folder
+from fedps.launch.launcher import run
 from fedps.launch.resuming import Place, find_cut, reopen
 from fedps.types import ClientId
 from tests.conftest import MakeJob
+from tests.launch.runs import descendants, events, fedps, start_and_wait_for_training, summary_of, write_job
 
 CLIENTS = [ClientId(str(k)) for k in range(10)]
 Moments = dict[ClientId, dict[Moment, int]]
+FIGURES = ("round", "selected", "loss", "auc", "train_auc", "hr@10", "ndcg@10")
 
 
 @pytest.fixture
@@ -87,8 +91,9 @@ def test_who_has_no_checkpoint_begins_anew_with_all_in_the_first_epoch_and_is_mi
 def left(make_job: MakeJob, tmp_path: Path) -> Iterator[Path]:
     """The folder of a run that was killed in its first epoch."""
     run_dir = make_run_folder(make_job(epochs=3), tmp_path / "run")
-    write(run_dir, Entry(1.0, "server", "0", told.Ready("127.0.0.1:5")))
+    write(run_dir, Entry(1.0, "worker", "0", told.EpochBegin(0)))
     (run_dir / "state" / "server-0").mkdir(parents=True)
+    (run_dir / "state" / "server-0" / "log-0").touch()
     yield run_dir
 
 
@@ -103,6 +108,7 @@ def test_a_run_goes_on_with_its_own_job_though_what_each_machine_may_have_its_ow
     run = reopen(left, overrides=["runner.print_interval=7", "runner.restarts=1"])
     run.journal.close()
     assert (run.job.runner.print_interval, run.job.runner.epochs, run.job.name) == (7, 3, "job")
+    assert run.cut is not None
     run.cut.write(left)
     kept = json.loads((left / "resume.json").read_text())
     assert kept["clients"]["9"] == {"checkpoint": "", "epoch": 0, "batch": 0, "sequence": 0}
@@ -145,7 +151,7 @@ def by_hand(run_dir: Path) -> None:
     [
         (without("job.yaml"), r"job\.yaml is missing: put it back"),
         (without(JOURNAL), r"events\.jsonl is missing: put it back"),
-        (without("state/server-0"), r"state/server-0 is missing: put it back"),
+        (without("state/server-0/log-0"), r"state/server-0 is missing: put it back"),
         (by_hand, r"its roles were started one by one: start each again as before, with the same --run_dir"),
         (said_in_job("  durability: group\n", ""), r"is of an older version of fedps, which kept nothing to go on from"),
         (said_in_job("durability: group", "durability: none"), r"durability: none: nothing was kept to go on from: go on"),
@@ -187,3 +193,58 @@ def test_a_run_at_work_is_refused_and_what_is_left_of_one_waited_for(
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
     reopen(left).journal.close()
+
+
+def broken_off(run_dir: Path, job: Path, end: Callable[[subprocess.Popen[str]], None]) -> str:
+    """Begin a run, end it once two epochs are over, and return what it said."""
+    process = start_and_wait_for_training(run_dir, job)
+    deadline = time.monotonic() + 60
+    while sum((e["event"], e["id"]) == ("evaluated", "0") for e in events(run_dir)) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    end(process)
+    return "".join(process.communicate(timeout=60))
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    for one in [psutil.Process(process.pid), *descendants(process)]:
+        one.kill()
+
+
+def saved(run_dir: Path) -> dict[str, bytes]:
+    """Return what a run has trained, of servers and clients, by file."""
+    return {
+        str(path.relative_to(run_dir)): path.read_bytes()
+        for path in sorted(run_dir.glob("*/*/*/*.safetensors"))
+        if path.parent.name != "checkpoint"
+    }
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("end", [kill_all, lambda process: process.send_signal(signal.SIGINT)], ids=["kill", "Ctrl-C"])
+def test_a_run_broken_off_goes_on_to_the_numbers_of_an_unbroken_one(
+    end: Callable[[subprocess.Popen[str]], None], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    job = write_job(tmp_path, epochs=10, save_every=0, server_num=2, with_coordinator=end is not kill_all)
+    unbroken = run(load_job(job), tmp_path / "unbroken", in_process=True, as_json=True)
+    said = broken_off(run_dir, job, end)
+    if end is not kill_all:
+        assert said.splitlines()[-1] == f"stopped; go on by: fedps run --resume {run_dir}"
+        assert summary_of(run_dir)["status"] == "failed"
+    done = fedps("run", "--resume", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert "as if it had not been broken off" in done.stderr
+    found = summary_of(run_dir)
+    assert found["metrics"] == unbroken["metrics"]
+    rounds, due = ([{key: r[key] for key in FIGURES} for r in of["rounds"]] for of in (found, unbroken))
+    assert rounds == due
+    assert found["samples"] == unbroken["samples"]
+    assert saved(run_dir) == saved(tmp_path / "unbroken") != {}
+    again = fedps("run", "--resume", run_dir)
+    assert (again.returncode, "this run is complete: nothing is left to do" in again.stderr) == (0, True)
+    assert "HR@10: " in again.stdout
+    (run_dir / "summary.json").unlink()  # as if the launcher had been killed at the very end
+    assert fedps("run", "--resume", run_dir).returncode == 0
+    at_last = summary_of(run_dir)
+    assert all(at_last[key] == found[key] for key in ("status", "rounds", "metrics", "samples", "faults"))

@@ -20,6 +20,7 @@ from fedps.doctor.finding import Finding, Look, look
 from fedps.errors import DataError, JobError
 from fedps.events.journal import JOURNAL
 from fedps.events.past import Past, look_at
+from fedps.launch.folder import can_go_on, go_on
 from fedps.serving.saved_run import model_folder
 from fedps.storage import epochs
 
@@ -183,7 +184,10 @@ def _next(past: Past) -> Iterator[Finding]:
     whole = _saved(folder).whole
     if past.status == "running":
         yield Finding("next", "ok", "it goes on: wait for its end")
-    elif whole:
+        return
+    if resumable := past.status != "ok" and can_go_on(past.folder):
+        yield Finding("next", "ok", go_on(past.folder))
+    if whole:
         last = shlex.quote(str(folder / str(whole[-1])))
         yield Finding(
             "next", "ok", f"go on from epoch {whole[-1]}: fedps run JOB.yaml -o runner.warmup_model_path={last}"
@@ -191,7 +195,7 @@ def _next(past: Past) -> Iterator[Finding]:
         yield Finding("next", "ok", f"take the model along: fedps export {shlex.quote(str(past.folder))} --out model")
         with suppress(JobError, ValidationError):  # told of job.yaml
             yield from _recommending(past.folder, Job.model_validate(read(past.folder / "job.yaml")))
-    else:
+    elif not resumable:
         yield Finding("next", "fault", "nothing can be resumed or served: start the run again")
 
 

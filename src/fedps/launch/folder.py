@@ -85,7 +85,7 @@ def find_run(run_dir: str | Path) -> Path:
 
 def can_go_on(folder: Path) -> bool:
     """Whether servers have kept in a run's folder what it can go on from."""
-    return (folder / "state").is_dir()
+    return any(folder.glob("state/server-*/*-*"))
 
 
 def go_on(folder: Path) -> str:

@@ -130,7 +130,8 @@ class Launch:
             try:
                 if self._resumed:
                     self._take_up(self._resumed)
-                self._in_process() if in_process else self._in_processes()
+                if not self._resumed or self._cut:
+                    self._in_process() if in_process else self._in_processes()
             except RoleError as error:
                 self._error = error
             except OSError as error:
@@ -156,9 +157,10 @@ class Launch:
         for entry in resumed.entries:
             self._ledger.take(entry)
         self._kept = self._shown = len(self._ledger.rounds)
-        resumed.job.save(self._folder / "job.yaml")
-        resumed.cut.write(self._folder)
-        self._take(stamp("launcher", "", resumed.event))
+        if resumed.cut and resumed.event:
+            resumed.job.save(self._folder / "job.yaml")
+            resumed.cut.write(self._folder)
+            self._take(stamp("launcher", "", resumed.event))
         (self._folder / "summary.json").unlink(missing_ok=True)  # of the part that was broken off
 
     def _in_processes(self) -> None:

@@ -103,7 +103,7 @@ class Resumption(NamedTuple):
         job: with which it goes on.
         journal: open for further entries; nobody else writes it.
         entries: of the journal, those that hold still, as what was done after the cut will be done again.
-        cut: from where it goes on.
+        cut: from where it goes on; None if all had ended but the launcher, and the run has only to be summed up.
         event: what the journal is told of it.
     """
 
@@ -111,8 +111,8 @@ class Resumption(NamedTuple):
     job: Job
     journal: Journal
     entries: Sequence[Entry]
-    cut: Cut
-    event: events.Resumed
+    cut: Cut | None = None
+    event: events.Resumed | None = None
 
 
 def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str] = ()) -> Resumption:
@@ -140,6 +140,8 @@ def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str]
     try:
         told = list(_worth_keeping(folder / JOURNAL))
         _await_end(folder, told)
+        if _is_over(folder, job, told):
+            return Resumption(folder, job, journal, told)
         _check_whole(folder, theirs, told)
         cut = find_cut(job, folder, {entry.id for entry in told if entry.role == "worker"})
     except BaseException:
@@ -194,6 +196,8 @@ def still_true(entries: Sequence[Entry], cut: events.Resumed) -> list[Entry]:
         match entry.event:
             case events.EpochEnd(epoch=epoch):
                 return epoch < ends.get(ClientId(entry.id), 0)
+            case events.Done() | events.Failed():
+                return False
             case events.EvaluateBegin(epoch=epoch) | events.Evaluated(epoch=epoch):
                 return epoch <= ends.get(ClientId(entry.id), 0)
         return getattr(entry.event, "round", 0) <= last
@@ -276,16 +280,29 @@ def _check_same(folder: Path, theirs: Job, job: Job) -> None:
         )
 
 
+def _is_over(folder: Path, job: Job, told: Sequence[Entry]) -> bool:
+    """Whether all clients were done, and all servers ended in order, which leave no state then."""
+    done = {entry.id for entry in told if isinstance(entry.event, events.Done)}
+    servers = range(job.runner.server_num)
+    return done >= set(client_files_of(job)) and not any(_has_state(folder, number) for number in servers)
+
+
+def _has_state(folder: Path, number: int) -> bool:
+    """Whether a server has written anything that it could go on from."""
+    return any((folder / "state" / f"server-{number}").glob("*-*"))
+
+
 def _check_whole(folder: Path, job: Job, told: Sequence[Entry]) -> None:
     """Make sure that what servers and the coordinator have kept is there.
 
     Raises:
         JobError: something is missing.
     """
-    were_up = {(entry.role, entry.id) for entry in told if isinstance(entry.event, events.Ready)}
-    kept = {("server", str(k)): f"state/server-{k}" for k in range(job.runner.server_num)}
-    kept["coordinator", "0"] = "coordinator.db"
-    missing = [name for who, name in kept.items() if who in were_up and not (folder / name).exists()]
+    if not any(isinstance(entry.event, events.EpochBegin) for entry in told):
+        return  # nothing is answered before it is on disk, and nobody was told that training begins
+    missing = [f"state/server-{k}" for k in range(job.runner.server_num) if not _has_state(folder, k)]
+    if job.runner.with_coordinator and not (folder / "coordinator.db").exists():
+        missing.append("coordinator.db")
     if missing:
         raise JobError(
             f"--resume {folder}: {', '.join(missing)} is missing: put it back; the rest is of no use without it"
