@@ -209,7 +209,7 @@ class History:
         server.shard.merge_rest()
         self.ledger.begins_anew(shard, life, server.clock)
         self.ledger.check(shard, server)
-        if self.world.happens(0.3):
+        if self.world.happens(0.15):
             self.world.say(f"somebody plays to shard {shard} all that was said there")
             for session in self.world.chance.sample(sessions, min(REPLAYED, len(sessions))):
                 _play_again(server, session)

@@ -19,7 +19,7 @@ from fedps.wire.session import Caller
 from tests.simulation.disk import Stopped
 from tests.simulation.world import Act, Process, World
 
-TICK = 0.5  # seconds between two looks of a service at its deadlines
+TICK = 1.0  # seconds between two looks of a service at its deadlines
 SLOWEST_NEWS = 8.0  # seconds after which an end knows that its connection is cut
 
 

@@ -3,22 +3,43 @@
 What happens in one is told by `python -m tests.simulation SEED`; `python -m tests.simulation 0:1000` tells which go wrong.
 """
 
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 
 from tests.simulation.history import live
 
-FEW, MANY, AT_ONCE = 200, 10_000, 250  # histories
+FEW, MANY = 200, 10_200  # histories that are always run; with the long ones
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("first", range(0, FEW, 50))
 def test_histories(first: int) -> None:
-    happen(first, first + 50)
+    for seed in range(first, first + 50):
+        try:
+            live(seed)
+        except Exception as error:
+            error.add_note(f"this is history {seed}: python -m tests.simulation {seed}")
+            raise
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(FEW, MANY, AT_ONCE))
-def test_many_histories(first: int) -> None:
-    happen(first, min(first + AT_ONCE, MANY))
+@pytest.mark.timeout(3600)
+def test_many_histories() -> None:
+    cores = os.cpu_count() or 1
+    ends = [FEW + (MANY - FEW) * k // cores for k in range(cores + 1)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.simulation", f"{first}:{end}"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        for first, end in pairwise(ends)
+    ]
+    told = [process.communicate()[0] for process in processes]
+    assert not any(process.returncode for process in processes), "\n".join(told)
 
 
 def test_a_seed_is_one_history() -> None:
@@ -27,13 +48,3 @@ def test_a_seed_is_one_history() -> None:
         live(17, lines.append)
     assert told[0] == told[1]
     assert len(told[0]) > 20
-
-
-def happen(first: int, end: int) -> None:
-    """Let histories happen; the first that goes wrong is told by its seed."""
-    for seed in range(first, end):
-        try:
-            live(seed)
-        except Exception as error:
-            error.add_note(f"this is history {seed}: python -m tests.simulation {seed}")
-            raise
