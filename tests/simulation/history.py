@@ -199,15 +199,15 @@ class History:
             disk = deepcopy(self._disks[shard])
             disk.crash(self.world.chance)
             log = Log(disk)
-        self._check_tables(shard, host.lives, server, host.recorded)
+        self._check_tables(shard, server, host.recorded)
         if log is not None and self.world.happens(0.5):
             another = self._made(shard, log)
-            self._check_tables(shard, host.lives + 1, another, host.recorded)
+            self.ledger.begins_anew(shard, host.lives + 1, another.clock)
+            self._check_tables(shard, another, host.recorded)
 
-    def _check_tables(self, shard: int, life: int, server: ParameterServer, sessions: list[list[bytes]]) -> None:
+    def _check_tables(self, shard: int, server: ParameterServer, sessions: list[list[bytes]]) -> None:
         server.shard.beside = at_once
         server.shard.merge_rest()
-        self.ledger.begins_anew(shard, life, server.clock)
         self.ledger.check(shard, server)
         if self.world.happens(0.15):
             self.world.say(f"somebody plays to shard {shard} all that was said there")
