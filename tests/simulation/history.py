@@ -3,9 +3,10 @@
 import io
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from unittest.mock import patch
 
@@ -49,6 +50,7 @@ class History:
         ]
         self._disks = [ForgetfulDisk() for _ in self.servers]
         self._leads: Coordinator | None = None
+        self._saves: list[Iterable[tuple[int, Iterator[Work]]]] = []  # under way, of all processes
         self._left = {client.name for client in self.clients}
 
     def run(self) -> None:
@@ -114,10 +116,20 @@ class History:
         return start
 
     def _made(self, shard: int, log: Log | None) -> ParameterServer:
-        return ParameterServer(
+        server = ParameterServer(
             self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS, log,
             monotonic=self.world.monotonic,
         )  # fmt: skip
+        self._saves.append(server.shard._saves)
+        return server
+
+    def close(self) -> None:
+        """Give back what processes hold that have died, or would go on."""
+        for _, works in chain.from_iterable(self._saves):
+            if isinstance(works, Generator):
+                works.close()
+        if self._leads is not None:
+            self._leads._memory.close()
 
     def _log(self, shard: int) -> Log:
         """Return the log on a server's disk, after what may have been a power cut; at one of its calls the process may die."""
@@ -249,5 +261,6 @@ def live(seed: int, trace: Callable[[str], None] | None = None) -> History:
     """
     with machine() as folder:
         history = History(seed, folder, trace)
-        history.run()
+        with closing(history):
+            history.run()
     return history
