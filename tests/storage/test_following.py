@@ -59,6 +59,50 @@ def test_who_follows_a_server_whose_disk_fails_at_any_call_takes_nothing_up_that
             server.check(disk)
 
 
+def test_what_may_not_be_on_disk_yet_is_not_taken_up() -> None:
+    disk, taken = ForgetfulDisk(), list[int]()
+
+    def look(call: int, name: str) -> None:
+        if name == "sync":  # what is to be synced can be read already
+            taken.append(followed(disk))
+            assert taken[-1] <= log.durable
+
+    log = Log(FaultyDisk(disk, look))
+    held(log)
+    Counting().live(log)
+    assert taken[-1] > 0
+
+
+def followed(disk: ForgetfulDisk) -> int:
+    """Return how many numbers whoever follows a log has after a few looks."""
+    looks, count = iter(range(6)), 0
+
+    def ours() -> bool:
+        if next(looks, None) is None:
+            raise Stopped
+        return False
+
+    with suppress(Stopped):
+        for record in Log(disk, ours).recover():
+            count += len(bytes(record).split()) - 1
+    return count
+
+
+def test_a_file_that_vanishes_as_it_is_read_is_not_missed() -> None:
+    server, disk = Counting(), ForgetfulDisk()
+    asks = primary(server, FaultyDisk(disk))
+    read, seen = disk.read, list[str]()
+
+    def vanishing(name: str) -> bytes:
+        seen.append(name)
+        if seen.count("log-0") == 1:
+            raise FileNotFoundError(2, "No such file", name)
+        return read(name)
+
+    disk.read = vanishing  # type: ignore[method-assign]
+    assert server.acknowledged <= held(Log(disk, asks)) <= server.appended
+
+
 def test_records_are_taken_up_while_the_other_goes_on(tmp_path: Path) -> None:
     with Folder(tmp_path) as theirs, Folder(tmp_path, to_write=False) as ours:
         assert not ours.take()
