@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: there is no room on the disk
+BROKEN = (errno.EIO, errno.EROFS)  # the disk fails
 CROWDED = (errno.EMFILE, errno.ENFILE)  # too many files and pipes are open
 TOLD = 20  # mistakes in data that are told at once
 
@@ -135,12 +136,17 @@ class RunError(FedpsError):
 
 
 def shortage(error: BaseException) -> str | None:
-    """Say what this machine has too little of, with the remedy; None if an error is of another kind."""
-    if not isinstance(error, OSError) or error.errno not in (*FULL, *CROWDED):
+    """Say what this machine has too little of, or that its disk fails, with the remedy; None if an error is of another kind."""
+    if not isinstance(error, OSError) or error.errno not in (*FULL, *BROKEN, *CROWDED, errno.EFBIG):
         return None
     where = f"{error.filename}: " if error.filename else ""
+    elsewhere = "or choose another --run_dir or runner.model_save_path"
     if error.errno in FULL:
-        return f"{where}{error.strerror}: free space, or choose another --run_dir or runner.model_save_path"
+        return f"{where}{error.strerror}: free space, {elsewhere}"
+    if error.errno in BROKEN:
+        return f"{where}{error.strerror}: see to this disk, {elsewhere}"
+    if error.errno == errno.EFBIG:
+        return f"{where}{error.strerror}: raise the limit with `ulimit -f unlimited`, {elsewhere}"
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return f"{where}{error.strerror}, over the limit of {limit}: raise it with `ulimit -n`"
 

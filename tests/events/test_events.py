@@ -1,5 +1,8 @@
 """Events: each travels whole, and what is none is told."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -58,6 +61,13 @@ def test_a_failure_says_what_people_need_and_no_more() -> None:
             return Failed.of(caught)
 
     assert told(JobError("runner.epochs: 0")) == Failed("runner.epochs: 0", "", in_job=True)
+    for number, remedy in (
+        (errno.EIO, "see to this disk"),
+        (errno.EROFS, "see to"),
+        (errno.EFBIG, "ulimit -f unlimited"),
+    ):
+        failed = told(OSError(number, os.strerror(number), "run/log"))
+        assert (failed.error.startswith("run/log: "), remedy in failed.error, failed.traceback) == (True, True, "")
     assert told(DataError("a.csv:3: torn")) == Failed("a.csv:3: torn", in_data=True)
     ours = told(ZeroDivisionError("by zero"))
     assert ours.error == "ZeroDivisionError: by zero" and "Traceback" in ours.traceback and not ours.in_job

@@ -1,5 +1,6 @@
 """The journal: whole lines, valid JSON, whatever the event holds and whoever reads meanwhile."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -132,3 +133,38 @@ def test_a_second_journal_goes_on_after_the_first(path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Journal(tmp_path / "none" / "events.jsonl")
+
+
+class Narrow:
+    """A file on a disk that has room for so many bytes."""
+
+    closed = False
+
+    def __init__(self, path: Path, room: int) -> None:
+        self.path, self.room = path, room
+
+    def write(self, payload: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = payload[: self.room]
+        self.room -= len(taken)
+        with self.path.open("ab") as file:
+            return file.write(taken)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_what_a_full_disk_does_not_take_is_written_with_the_next_entry(path: Path) -> None:
+    told = [Entry(float(k), "worker", "0", events.FirstBatch()) for k in range(3)]
+    journal = Journal(path)
+    journal.close()
+    journal._file = file = Narrow(path, len(line(told[0])) + 20)  # type: ignore[assignment]
+    journal.write(told[0])
+    with pytest.raises(OSError, match="No space"):
+        journal.write(told[1])
+    assert list(read_entries(path)) == told[:1], "half a line is none"
+    file.room = 1000
+    journal.write(told[2])
+    journal.close()
+    assert list(read_entries(path)) == told

@@ -13,6 +13,9 @@ import pytest
 from fedps.config import Allow
 from fedps.errors import DataError, JobError, RoleError
 from fedps.events import events
+from fedps.events.journal import Journal
+from fedps.events.ledger import Ledger
+from fedps.launch import one_role
 from fedps.launch.addresses import Address
 from fedps.launch.one_role import Tee, coordinate_here, wait_for, words, work_here
 from fedps.types import ClientId
@@ -100,3 +103,15 @@ def test_a_workers_bad_data_is_told_before_anybody_is_waited_for(
     with pytest.raises(DataError, match=r"3\.csv, line 1: '0,1,7': label 7 is neither 0 nor 1"):
         work_here(job, ClientId("3"), 3, [Address("127.0.0.1", 1)], None, tmp_path / "run", None, Allow())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_role_goes_on_though_its_events_find_no_room(
+    make_job: MakeJob, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    journal, ledger = Journal(Path("/dev/full")), Ledger(make_job(), 0.0)
+    report = one_role._reporter("worker", "3", journal, ledger)
+    for _ in range(3):
+        report(events.Note("told"))
+    journal.close()
+    said = capsys.readouterr().out
+    assert said.count("worker 3: its events are not written, but later: No space left on device: free space") == 1

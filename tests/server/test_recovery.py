@@ -11,12 +11,14 @@ import pytest
 
 from fedps.config import Job
 from fedps.errors import DataError
+from fedps.server import durable
 from fedps.server.beside import at_once
 from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder, Pieces
+from fedps.storage.epochs import is_whole
 from fedps.storage.log import Log
 from fedps.types import Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Join, Refused
+from fedps.wire.messages import Barrier, Done, Join, Leave, Refused
 from tests.conftest import MakeJob
 from tests.events.kept import into
 from tests.server.callers import BIAS, ROWS, Caller, ones, push
@@ -220,6 +222,18 @@ def test_a_full_disk_is_told_and_all_goes_on_when_there_is_space(home: Home) -> 
     assert tables(home.server()) == tables(server)
 
 
+def test_a_server_waits_for_its_disk_before_it_ends(home: Home) -> None:
+    server = home.server()
+    a, b = (Caller(server, name).join() for name in "ab")
+    home.fill()
+    tickets = [caller.send(Leave()) for caller in (a, b)]
+    assert not server.over and not a.answers(tickets[0])
+    home.empty()
+    server.tick(time.monotonic() + 1)
+    assert a.answers(tickets[0]) == b.answers(tickets[1]) == [Done()]
+    assert server.over
+
+
 def test_a_disk_that_stays_full_ends_the_server_and_nothing_answered_is_lost(home: Home) -> None:
     server = home.server()
     a = Caller(server, "a").join()
@@ -269,3 +283,21 @@ def test_the_log_reaches_back_to_the_end_of_the_epoch_before_the_last(home: Home
         server.sum_up()
         server.sum_up()
     assert tables(home.server({"a": 6})) == then[2]
+
+
+def test_an_epoch_that_was_still_to_be_saved_is_saved_by_the_next_process(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "LEAST", 0)
+    monkeypatch.setattr(durable, "GROWTH", 0)
+    server = home.server()
+    a, b = (Caller(server, name).join(ROWS, BIAS) for name in "ab")
+    train(server, a, b, 1, 2)
+    monkeypatch.setattr(server.shard, "_save_next", lambda: None)  # it is under way for long
+    meet(1, a, b)
+    for later in (1, 2):
+        server.tick(time.monotonic() + later)
+    model = home.folder / "model" / "1"
+    assert not model.exists()
+    home.server()
+    assert is_whole(model)

@@ -130,7 +130,7 @@ class Checkpoints:
             state: arrays, and what JSON has.
 
         Raises:
-            DataError, RefusedError: as for `settle`.
+            RefusedError: as for `check`.
         """
         self.settle()
         arrays = {name: value.copy() for name, value in state.items() if isinstance(value, np.ndarray)}
@@ -141,15 +141,17 @@ class Checkpoints:
         beside.shutdown(wait=False)  # the thread ends with its work
 
     def settle(self) -> None:
-        """Wait until the last checkpoint is on disk.
+        """Wait until the last checkpoint is on disk; if it cannot be written, that is said, and earlier ones stay as they were.
 
         Raises:
-            DataError: it cannot be written; earlier ones stay as they were.
             RefusedError: as for `check`.
         """
         writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        try:
+            if writing is not None:
+                writing.result()
+        except DataError as error:
+            print(f"a checkpoint is missing, the next is tried again: {error}", file=self._log, flush=True)
 
     def read(self, epoch: int, name: str = NEWEST) -> Checkpoint | None:
         """Return the checkpoint to go on from, None if there is none; one that is torn is told, and that before it used.

@@ -273,8 +273,10 @@ class FLClient(Steps):
             print(f"checkpoint {moment} is left out: {known}", file=self.log, flush=True)
             return None
         self._checkpoints.check_fits(checkpoint, self.learner.state())
-        if moment.epoch < ended:  # of a round that has ended at the servers what was begun is dropped
-            state = {name: value for name, value in state.items() if "/begun/" not in name}
+        if (
+            moment.epoch < ended
+        ):  # of a round that has ended at the servers what was begun is dropped, and perhaps unsaved
+            state = {name: value for name, value in state.items() if "/begun/" not in name} | {"client/unsaved": True}
         for name, part in self._parts.items():
             part.restore(within(state, name))
         print(f"goes on from checkpoint {moment}", file=self.log, flush=True)

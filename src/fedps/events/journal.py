@@ -22,7 +22,8 @@ SUMS = {journaled: name for name, journaled in JOURNALED.items()}
 class Journal:
     """Appends entries to a file, each as one whole line, and holds the file's lock meanwhile (see `is_written`).
 
-    A last line that whoever wrote there before could not finish is cut off.
+    A last line that whoever wrote there before could not finish is cut off. What the disk does not take stays in memory,
+    and is written with the next entry.
 
     Args:
         path: the file; made if absent.
@@ -34,7 +35,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, alone: bool = False) -> None:
-        self._file = path.open("ab", buffering=0)
+        self._file, self._left = path.open("ab", buffering=0), b""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -44,7 +45,8 @@ class Journal:
         except OSError:  # a file system without locks: nobody can tell then, and nothing else depends on it
             pass
         else:
-            self._file.truncate(_length_of_lines(path))
+            if (whole := _length_of_lines(path)) < self._file.tell():
+                self._file.truncate(whole)
 
     def write(self, entry: Entry) -> None:
         """Append one entry; NaN and infinities, which JSON lacks, become null.
@@ -53,11 +55,19 @@ class Journal:
             ValueError: the journal is closed.
             OSError: the file cannot be written.
         """
-        self._file.write(line(entry) + b"\n")
+        self._left += line(entry) + b"\n"
+        self._write()
 
     def close(self) -> None:
         """Close the file; further writes are errors."""
-        self._file.close()
+        if not self._file.closed:
+            with suppress(OSError):
+                self._write()
+            self._file.close()
+
+    def _write(self) -> None:
+        while self._left:  # a disk that is nearly full takes less than it is given, and says why next time
+            self._left = self._left[self._file.write(self._left) :]
 
 
 def line(entry: Entry) -> bytes:

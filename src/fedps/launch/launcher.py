@@ -1,6 +1,7 @@
 """A run from start to end: servers, coordinator, workers, one loop that watches them, and a folder that tells what happened."""
 
 import json
+import shutil
 import time
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -382,6 +383,8 @@ class Launch:
             self._journal.close()
         text = json.dumps(summary, indent=1)
         write_whole(self._folder / "summary.json", f"{text}\n".encode(), PUBLIC)
+        if summary["status"] == "ok":
+            shutil.rmtree(self._folder / "state", ignore_errors=True)  # nobody will go on
         write_report(self._folder)
 
     def _lack(self, error: OSError) -> str:

@@ -23,7 +23,7 @@ from fedps.config import Allow, Job, load_job
 from fedps.config.files import client_files_of
 from fedps.config.loading import read_tree
 from fedps.data.read.client import check_files
-from fedps.errors import DataError, JobError, LostError, RoleError
+from fedps.errors import DataError, JobError, LostError, RoleError, shortage
 from fedps.events import events
 from fedps.events.events import Event, Failed, Report, Started, stamp
 from fedps.events.journal import Journal
@@ -258,7 +258,10 @@ def _stage(
             path = make_log_folder(log_dir) / f"{role}log.{number}"
             file = stack.enter_context(path.open("a", encoding="utf-8", buffering=1))
             stack.enter_context(redirect_stdout(Tee(sys.stdout, file)))
-        journal = Journal(folder / f"events-{role}-{name}.jsonl")
+        try:
+            journal = Journal(folder / f"events-{role}-{name}.jsonl")
+        except OSError as error:
+            raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
         stack.callback(journal.close)
         ledger = Ledger(job, time.time())
         tell = _reporter(role, name, journal, ledger)
@@ -312,13 +315,22 @@ def _conclude(job: Job, role: str, name: str, folder: Path, ledger: Ledger, erro
 
 
 def _reporter(role: str, name: str, journal: Journal, ledger: Ledger) -> Report:
-    lock = threading.Lock()
+    lock, failing = threading.Lock(), False
 
     def report(event: Event) -> None:
+        nonlocal failing
         with lock:
             entry = stamp(role, name, event)
-            journal.write(entry)
             ledger.take(entry)
+            try:
+                journal.write(entry)
+                failing = False
+            except OSError as error:  # what is told of a role's work does not end it
+                if not failing:
+                    print(
+                        f"{role} {name}: its events are not written, but later: {shortage(error) or error}", flush=True
+                    )
+                failing = True
             if (line := words(f"{role} {name}", event)) is not None:
                 print(line, flush=True)
 

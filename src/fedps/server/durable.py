@@ -63,6 +63,11 @@ class Durable:
         """Whether the disk fails."""
         return self._failed_at is not None
 
+    @property
+    def owes(self) -> bool:
+        """Whether somebody is still to be told that something is done."""
+        return bool(self._waiting)
+
     def note(self, record: Record, arrays: Sequence[Array] = ()) -> None:
         """Write a record, some time soon; arrays must not be changed any more."""
         if self.log is not None:

@@ -38,7 +38,8 @@ def run_server(
         report: where events go.
         stay: False ends by itself too, once every expected client has come, and left or been lost for so long that it has
             surely not been started again: `reconnect_timeout` and `start_timeout` after its connection broke.
-        keep: save what was trained since the last saved epoch, as far as it came, before it ends.
+        keep: nobody sees to the run: save what was trained since the last saved epoch, as far as it came, before it ends,
+            and leave no log where the job has come to its end.
         cut: the last push of each client that counts, where a run is taken back to an earlier moment.
         standby: while another process serves this shard from the same folder, follow its log, and serve once it has ended.
 
@@ -81,8 +82,9 @@ def run_server(
             " is saved: go on from it by runner.warmup_model_path"
         )
     report(events.Stopped(server.refusals.total))
-    if log is not None and server.members.done:  # the job has come to its end, and nobody will go on with it
-        log.forget()
+    if keep and log is not None and server.members.done:  # the job has come to its end, and nobody will go on with it
+        with suppress(OSError):  # then it is found at its end again
+            log.forget()
     if disk is not None:
         disk.close()
     return True

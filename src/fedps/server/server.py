@@ -120,9 +120,11 @@ class ParameterServer:
 
     @property
     def over(self) -> bool:
-        """Whether all expected clients have come, and left or were lost for longer than a restart may take."""
+        """Whether all expected clients have come, and left, and know it, or were lost for longer than a restart may take."""
         runner = self.job.runner
-        return self.members.over(self._monotonic(), runner.reconnect_timeout + runner.start_timeout)
+        return not self.durable.owes and self.members.over(
+            self._monotonic(), runner.reconnect_timeout + runner.start_timeout
+        )
 
     def opened(self, send: Send, peer: str) -> Conversation:
         """Begin a connection; `send` may be used until it is closed, and hangs up when it is given None."""
@@ -337,7 +339,8 @@ class ParameterServer:
         self.roster.tick(now)
         self.refusals.tick(now)
         self.durable.tick(now)
-        if self.durable.due(lambda: self.shard.bytes):
+        # while an epoch is to be saved, the log alone leads to its rows
+        if not self.shard.save_due and self.durable.due(lambda: self.shard.bytes):
             self.sum_up()
         if self._first_at is not None and now - self._first_at > self._patience:
             self._start_without_the_rest(now)

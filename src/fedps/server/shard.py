@@ -289,6 +289,11 @@ class Shard:
         in_turns(self.beside, self._saves[0][1], done)
 
     @property
+    def save_due(self) -> bool:
+        """Whether an epoch has ended that is not saved, but could be from what the log says."""
+        return bool(self._saves) or (self.unsaved_why is not None and not self.unsaved)
+
+    @property
     def bytes(self) -> int:
         """What the tables take, about."""
         rows = sum(count.bytes for count in self.store.counts().values())
