@@ -30,31 +30,33 @@ from tests.conftest import MakeJob
 class Ticket:
     """A pull or a push that is answered at once."""
 
-    clocks: Mapping[int, int] = {0: 0}
-
-    def __init__(self, answer: Any) -> None:
-        self._answer = answer
+    def __init__(self, answer: Any, clock: int = 0) -> None:
+        self._answer, self.clocks = answer, {0: clock}
 
     def result(self, timeout: float) -> Any:
         return self._answer
 
 
 class Answering(Shards):
-    """Servers that answer each push as they are told to, and keep the clock that it was of."""
+    """Servers that answer each push as they are told to, and keep the clock that it was of; a pull says which is open."""
 
     def __init__(self, learner: Learner, answers: list[Done]) -> None:
         self._learner, self._answers, self.clocks = learner, answers, list[int]()
         self._dense = learner.dense.split(learner.dense.values.copy())
+        self._open = 0
 
     def pull(self, wanted: Mapping[TableName, Keys], after: int = -1) -> Any:
         def rows(name: TableName, keys: Keys) -> Values:
             return np.zeros((len(keys), self._learner.tables[name].spec.dim), np.float32)
 
-        return Ticket({n: self._dense[n] if n in self._dense else rows(n, keys) for n, keys in wanted.items()})
+        found = {n: self._dense[n] if n in self._dense else rows(n, keys) for n, keys in wanted.items()}
+        return Ticket(found, self._open)
 
     def push(self, changes: Any, clock: Any, weight: float = 1.0, rate: float = 1.0) -> Any:
         self.clocks.append(clock)
-        return Ticket(self._answers.pop(0) if self._answers else Done(clock + 1))
+        done = self._answers.pop(0) if self._answers else Done(clock + 1)
+        self._open = max(self._open, done.clock)
+        return Ticket(done)
 
 
 def trainer_with(job: Job, answers: list[Done]) -> tuple[Trainer, Answering, list[Event], io.StringIO]:
