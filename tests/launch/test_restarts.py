@@ -49,6 +49,13 @@ def test_who_is_killed_is_started_again_later_each_time_and_only_so_often(
     assert not restarts.waiting
 
 
+def test_a_server_that_dies_before_it_has_kept_anything_is_started_again_unless_it_keeps_nothing(
+    make_job: MakeJob, now: SimpleNamespace
+) -> None:
+    assert Restarts(make_job().runner).plan(child("server"), DIED)
+    assert not Restarts(make_job(durability="none").runner).plan(child("server"), DIED)
+
+
 @pytest.mark.parametrize("role", ["worker", "coordinator"])
 def test_what_raises_the_same_again_is_a_mistake_and_so_is_what_the_job_or_data_have_wrong(
     role: str, make_job: MakeJob, now: SimpleNamespace

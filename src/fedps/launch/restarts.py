@@ -53,7 +53,9 @@ class Restarts:
         self._said[who] = failed.error
         attempt, spec = self._attempts[who] + 1, role.spec
         mistake = again or failed.in_job or failed.in_data
-        if mistake or spec is None or attempt > self._runner.restarts or not _takes_up(spec):
+        if mistake or spec is None or attempt > self._runner.restarts:
+            return False
+        if spec.role == "server" and self._runner.durability == "none":  # another would know of nothing
             return False
         self._attempts[who] = attempt
         spec = replace(spec, resume=NEWEST if role.kind == "worker" else "")
@@ -66,8 +68,3 @@ class Restarts:
         now = time.monotonic()
         for who in [who for who, (at, _) in self._planned.items() if at <= now]:
             yield self._planned.pop(who)[1]
-
-
-def _takes_up(spec: RoleSpec) -> bool:
-    """Whether a role finds its state again: a server of a job without durability keeps none."""
-    return spec.role != "server" or (spec.run_dir / "state" / f"server-{spec.number}").is_dir()
