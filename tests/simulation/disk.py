@@ -36,10 +36,10 @@ class ForgetfulDisk:
     def names(self) -> list[str]:
         return list(self.files)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, begin: int = 0) -> bytes:
         if name not in self.files:
             raise FileNotFoundError(errno.ENOENT, "No such file", name)
-        return bytes(self.files[name])
+        return bytes(self.files[name][begin:])
 
     def append(self, name: str, pieces: Pieces) -> None:
         payload = b"".join(pieces)
@@ -134,8 +134,8 @@ class FaultyDisk:
     def names(self) -> list[str]:
         return self._disk.names()
 
-    def read(self, name: str) -> bytes | memoryview:
-        return self._disk.read(name)
+    def read(self, name: str, begin: int = 0) -> bytes | memoryview:
+        return self._disk.read(name, begin)
 
     def append(self, name: str, pieces: Pieces) -> None:
         payload = b"".join(pieces)

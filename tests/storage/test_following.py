@@ -93,11 +93,11 @@ def test_a_file_that_vanishes_as_it_is_read_is_not_missed() -> None:
     asks = primary(server, FaultyDisk(disk))
     read, seen = disk.read, list[str]()
 
-    def vanishing(name: str) -> bytes:
+    def vanishing(name: str, begin: int = 0) -> bytes:
         seen.append(name)
         if seen.count("log-0") == 1:
             raise FileNotFoundError(2, "No such file", name)
-        return read(name)
+        return read(name, begin)
 
     disk.read = vanishing  # type: ignore[method-assign]
     assert server.acknowledged <= held(Log(disk, asks)) <= server.appended
@@ -148,3 +148,13 @@ def test_who_is_left_too_far_behind_is_told() -> None:
 
     with pytest.raises(DataError, match="disk: its server goes on faster than it is followed: begin anew"):
         held(Log(disk, ended))
+
+
+def test_what_another_process_may_cut_off_can_still_be_looked_at(tmp_path: Path) -> None:
+    with Folder(tmp_path) as theirs, Folder(tmp_path, to_write=False) as ours:
+        theirs.append("log-0", [bytes(100_000)])
+        content = ours.read("log-0", 10)
+        theirs.truncate("log-0", 0)
+        assert bytes(content) == bytes(99_990)
+        theirs.append("log-0", [b"0123456789"])
+        assert bytes(theirs.read("log-0", 7)) == bytes(ours.read("log-0", 7)) == b"789"

@@ -30,8 +30,8 @@ class Disk(Protocol):
         """Return the names of the files that are there."""
         ...
 
-    def read(self, name: str) -> bytes | memoryview:
-        """Return all of a file. What is cut off the file afterwards must not be looked at."""
+    def read(self, name: str, begin: int = 0) -> bytes | memoryview:
+        """Return a file from a byte on. What who writes there cuts off it afterwards must not be looked at."""
         ...
 
     def append(self, name: str, pieces: Pieces) -> None:
@@ -71,7 +71,7 @@ class Folder:
     """
 
     def __init__(self, path: Path, to_write: bool = True) -> None:
-        self._path = path
+        self._path, self._taken = path, False
         self._open = dict[str, int]()
         self._named = set[str]()  # of which the name is durable
         try:
@@ -105,6 +105,7 @@ class Folder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        self._taken = True
         return True
 
     def close(self) -> None:
@@ -119,12 +120,15 @@ class Folder:
         """Return the names of the files that are there."""
         return [name for name in os.listdir(self._path) if name != LOCK]  # noqa: PTH208  (names are asked for)
 
-    def read(self, name: str) -> bytes | memoryview:
-        """Return all of a file, as it is mapped into memory."""
+    def read(self, name: str, begin: int = 0) -> bytes | memoryview:
+        """Return a file from a byte on: mapped into memory, or, where another process may cut it, copied."""
         with (self._path / name).open("rb") as file:
+            if not self._taken:  # to look at what is mapped, and cut off, ends a process
+                file.seek(begin)
+                return file.read()
             if not os.fstat(file.fileno()).st_size:
                 return b""
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[begin:]
 
     def append(self, name: str, pieces: Pieces) -> None:
         """Add to a file, made if absent; not durable before `sync`."""

@@ -36,6 +36,7 @@ class Reading:
         self.position, self.mark = 0, b""
         self._disk, self._ours = disk, ours
         self._follows = not ours()
+        self._followed: Frames  # of the file that is followed
 
     def records(self, back: int) -> Iterator[memoryview]:
         """Yield the records of a snapshot and those behind it.
@@ -143,13 +144,18 @@ class Reading:
     def _follow(self, log: int, end: int, due: int) -> Iterator[Frame]:
         """Yield what is durable by now of a log file that another writes, behind byte `end`; all of it, once there is a next."""
         try:
-            opened = self.open(Kind.LOG, log)
+            if not end:
+                opened = self.open(Kind.LOG, log)
+                if opened is None:
+                    return
+                self._followed, end = opened[1], HEADER.size
+            content = memoryview(self._disk.read(f"{Kind.LOG}-{log}", end))
         except FileNotFoundError:  # its server needs it no more
             return
-        if opened:
-            frames = list(opened[1].behind(opened[0], end or HEADER.size))
-            durable = max([due, *(frame.durable for frame in frames)])
-            yield from frames[: max(0, durable - self.position)]
+        frames = list(self._followed.behind(content, 0))
+        durable = max([due, *(frame.durable for frame in frames)])
+        for frame in frames[: max(0, durable - self.position)]:
+            yield frame._replace(end=end + frame.end)
 
     def open(self, kind: Kind, position: int) -> tuple[memoryview, Frames] | None:
         """Return a file's content and its frames; None if its header is damaged."""
