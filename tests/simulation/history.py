@@ -1,11 +1,13 @@
 """One seed, one history: a whole run on virtual time, with all that goes wrong in it, and what must be so all the same."""
 
+import errno
 import io
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from copy import deepcopy
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from unittest.mock import patch
@@ -166,6 +168,7 @@ class History:
                 lambda: host.kill() if host.service and (self.plan.durable or host is self.coordinator) else None,
                 lambda: self._kill(client.number),
                 lambda: self._replay(host),
+                lambda: self._fill(chance.choice(self._disks)),
             )
         )
 
@@ -190,6 +193,12 @@ class History:
             client.kill()
             self.world.after(self.world.chance.choice((0.2, 3.0, 60.0)), client.start)
 
+    def _fill(self, disk: ForgetfulDisk) -> None:
+        """Let a disk be full for a while."""
+        self.world.say("a disk is full")
+        disk.error = OSError(errno.ENOSPC, "No space left on device")
+        self.world.after(self.world.chance.choice((0.5, 5.0)), partial(setattr, disk, "error", None))
+
     def _replay(self, host: Host) -> None:
         """Let somebody say again what was said on a connection."""
         if host.recorded:
@@ -209,6 +218,7 @@ class History:
         assert isinstance(server, ParameterServer)
         if self.plan.durable:
             disk = deepcopy(self._disks[shard])
+            disk.error = None
             disk.crash(self.world.chance)
             log = Log(disk)
         self._check_tables(shard, server, host.recorded)

@@ -10,8 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fedps.errors import FedpsError, LostError, RefusedError, WireError
-from fedps.net.channel import FIRST_PAUSE, LONGEST_PAUSE
+from fedps.errors import DataError, FedpsError, LostError, RefusedError, WireError
+from fedps.net.channel import FIRST_PAUSE, LONGEST_PAUSE, NO_SPACE_PAUSE
 from fedps.net.listener import Connection, Service
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Hello, Refused, Request, Welcome
@@ -53,8 +53,13 @@ class Host(Process):
         self.do(self._begin)
 
     def _begin(self) -> None:
-        self.service = self._start(self)
-        self._tick(self.lives)
+        try:
+            self.service = self._start(self)
+        except DataError as error:  # its disk fails
+            self.world.say(f"{self.name} cannot start: {error}")
+            self.kill()
+        else:
+            self._tick(self.lives)
 
     def _tick(self, life: int) -> None:
         if (service := self.service) is not None and life == self.lives:
@@ -223,7 +228,7 @@ class Channel:
         self._replies: dict[int, Reply] = {}
         self._failure: FedpsError | None = None
         self._line: Line | None = None
-        self._blocked_until = 0.0
+        self._blocked_until, self._retries = 0.0, False
         self._greeted, self._pause, self._since = False, FIRST_PAUSE, host.world.now
         self._connect()
 
@@ -298,6 +303,9 @@ class Channel:
 
     def _answer(self, data: bytes, life: int) -> None:
         frame = self._caller.receive(data)
+        if self._caller.put_off and not self._retries:
+            self._retries = True
+            self._host.world.after(NO_SPACE_PAUSE, self._process.when_awake(self._say_again))
         if frame is None:
             return
         reply, said = self._replies.pop(frame.ticket), frame.message
@@ -306,6 +314,12 @@ class Channel:
             reply.resolve(None, RefusedError(said.kind, said.reason))
         else:
             reply.resolve(frame)
+
+    def _say_again(self) -> None:
+        self._retries = False
+        if self._greeted and self._line is not None:
+            for data in self._caller.again():
+                self._line.say(data)
 
     def _fail(self, error: FedpsError) -> None:
         self.close()
