@@ -87,9 +87,9 @@ def test_bad_packed_pushes_are_refused_whole(
     assert isinstance(caller.ask(*push(1, [2], ones(1))), Done), "and the good one in its place is taken"
 
 
-def test_a_small_message_does_not_unpack_to_more_than_a_message_may_hold(server: ParameterServer) -> None:
+def test_a_small_message_does_not_unpack_to_more_than_a_message_may_hold(make_job: MakeJob, tmp_path: Path) -> None:
     """Two tables of 12 MB once unpacked, in 50 KB: each would be taken, together they pass the limit of 16 MiB."""
-    server.limits = Limits(message_bytes=16 << 20)
+    server = ParameterServer(make_job(), 0, tmp_path, lambda event: None, Limits(message_bytes=16 << 20))
     wide = [TableSpec(name, "sparse", (3000, 1000), Rule("add"), Init()) for name in ("a", "b")]
     caller = Caller(server, "7").join(*wide, BIAS)
     keys, left, right = np.arange(3000), np.zeros((3000, 1), np.float32), np.zeros((1000, 1), np.float32)

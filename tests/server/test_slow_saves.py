@@ -98,6 +98,20 @@ def test_epochs_that_end_faster_than_they_are_written_are_written_one_after_the_
     assert epochs.read_model(tmp_path / "model" / "2")["rows"].values.tolist() == scene.one.rows(3, 5)
 
 
+def test_an_epoch_ends_once_no_more_than_one_before_it_is_being_written(make_job: MakeJob, tmp_path: Path) -> None:
+    scene = Scene(make_job(sync_mode="async", epochs=3), tmp_path)
+    both = (scene.one, scene.silent)
+    scene.silent.send(Barrier(1, "trained"))
+    for epoch in (2, 3):
+        for caller in both:
+            caller.send(Barrier(epoch - 1, "evaluated"))
+        tickets = [caller.send(Barrier(epoch, "trained")) for caller in both]
+        assert all(bool(c.answers(t)) is (epoch == 2) for c, t in zip(both, tickets, strict=True))
+    scene.slow.end_all()
+    assert all(c.answers(t) for c, t in zip(both, tickets, strict=True))
+    assert [e["epoch"] for e in scene.events if e["event"] == "saved"] == [1, 2, 3]
+
+
 def test_a_write_that_fails_is_told_leaves_the_earlier_epoch_and_ends_no_training(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
@@ -108,8 +122,8 @@ def test_a_write_that_fails_is_told_leaves_the_earlier_epoch_and_ends_no_trainin
     scene.folder.write_text("in the way")
     scene.slow.end_all()
     assert scene.one.answers(scene.barrier) == [Done()] and scene.server.failure is None
-    (note,) = [e["note"] for e in scene.events if e["event"] == "note"]
-    assert note.startswith(f"epoch 1 is not saved: cannot save to {scene.folder}")
+    ((epoch, reason),) = [(e["epoch"], e["reason"]) for e in scene.events if e["event"] == "unsaved"]
+    assert epoch == 1 and reason.startswith(f"cannot save to {scene.folder}")
     with pytest.raises(DataError, match="cannot save to"):
         scene.server.close()
     scene.folder = tmp_path / "kept"

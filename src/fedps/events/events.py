@@ -123,6 +123,13 @@ class Read(Event, frozen=True):
     seconds: float
 
 
+class Unsaved(Event, frozen=True):
+    """A server could not save an epoch, of which no whole save will be there; training goes on."""
+
+    epoch: int
+    reason: str
+
+
 class Note(Event, frozen=True):
     """What the user must know."""
 

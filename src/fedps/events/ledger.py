@@ -65,6 +65,7 @@ class Ledger:
         self._popular: dict[str, Mapping[str, int | float]] = {}  # what popularity comes to, by client
         self._samples = self._sent = self._received = self._retries = self._rejected = self._late = 0
         self._restarts = 0
+        self._unsaved = list[str]()
         self._first_began = began  # of the run's first part
         self._earlier = 0.0  # seconds that the run's earlier parts took
         self._done: set[str] = set()  # clients that have said what they sent
@@ -98,6 +99,8 @@ class Ledger:
                 self._lost.add(client)
             case events.Restarted():
                 self._restarts += 1
+            case events.Unsaved(epoch=epoch, reason=reason):
+                self._unsaved.append(f"epoch {epoch} is not saved by server {entry.id}: {reason}")
             case events.Completed(round=round_, figures=figures):
                 self._open.pop(round_, None)
                 self._complete = max(self._complete, round_)
@@ -144,7 +147,7 @@ class Ledger:
         return {
             "status": "failed" if error else "ok",
             "error": error,
-            "warnings": [*doubts(last, self._job), *beaten(last, popular)],
+            "warnings": [*doubts(last, self._job), *beaten(last, popular), *self._unsaved],
             "mode": runner.sync_mode,
             "workers": runner.worker_num,
             "servers": runner.server_num,

@@ -121,6 +121,8 @@ class Progress:
                     self.say(f"round {round_}: {len(selected)} clients train, {out} sit out")
             case events.Note(note=note) if entry.role != "worker":
                 self.say(note)
+            case events.Unsaved(epoch=epoch, reason=reason):
+                self.say(f"server {entry.id}: epoch {epoch} is not saved: {reason}")
             case events.Resumed() as resumed:
                 self.say(f"{self._job.name} goes on {resumed_at(resumed)}")
             case events.Restarted(reason=reason, attempt=attempt):

@@ -96,6 +96,7 @@ class ParameterServer:
         self._budget = Budget(self.limits.held_bytes, self.limits.total_bytes)
         self.shard = Shard(job, shard, run_dir, report, self.limits, self._budget, monotonic)
         self.durable = self.shard.durable
+        self.shard.caught_up = lambda: self.advance(monotonic())
         self.ballot, self.barriers = Ballot(), Barriers(job, self.members)
         self._pushes = Pushes(self.shard, self.members, self.roster, self._budget, self.limits, self._done)
         self._asking: dict[Conversation, int] = {}  # tickets of Census
@@ -294,7 +295,7 @@ class ParameterServer:
         # is saved before anybody is let go: what is saved is what all have trained, and what all will evaluate.
         self._pushes.merged(self.shard.merge(self.members, now))
         opening = self.barriers.opening()
-        if opening is None:
+        if opening is None or (opening.epoch is not None and self.shard.behind):
             return
         if opening.stage == TRAINED:
             self.shard.merge_rest()
@@ -354,7 +355,8 @@ class ParameterServer:
 
     def sum_up(self) -> None:
         """Begin a snapshot of all that the log says."""
-        if self.durable.log is None:
+        # While an epoch is written, it is frozen as the record of its end finds the tables: that must stay in the log.
+        if self.durable.log is None or self.shard.saving:
             return
         # Clients go back to an epoch's start together where they train in step; else each goes on from its own last moment.
         gate = self.shard.gate

@@ -16,7 +16,7 @@ import numpy as np
 from fedps.access.conversation import Conversation
 from fedps.config import Job
 from fedps.errors import RefusedError, TableError
-from fedps.events.events import Note, Report
+from fedps.events.events import Note, Report, Unsaved
 from fedps.server import records
 from fedps.server.beside import Beside, Work, at_once, in_turns
 from fedps.server.durable import Durable
@@ -64,6 +64,7 @@ class Shard:
         moved: whether something was applied since the last epoch ended.
         beside: lets tables be saved beside all else.
         unsaved_why: why the last save failed, None if it did not.
+        caught_up: called when it was `behind`, and is not any more.
 
     Raises:
         DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
@@ -85,6 +86,7 @@ class Shard:
         self.unsaved = self.moved = False
         self._saves = deque[tuple[int, Iterator[Work]]]()  # epochs that are to be written, the first under way
         self.unsaved_why: Exception | None = None
+        self.caught_up: Callable[[], None] = lambda: None
         self._limits, self._budget, self.room = limits, budget, Room()
         # One client's pulls leave half of the memory to the others, unless there are none.
         self._most_pulled = self.room.at_start // (2 if (runner.worker_num or 1) > 1 else 1)
@@ -274,17 +276,29 @@ class Shard:
         if len(self._saves) == 1:
             self._save_next()
 
+    @property
+    def saving(self) -> bool:
+        """Whether an epoch is being written."""
+        return bool(self._saves)
+
+    @property
+    def behind(self) -> bool:
+        """Whether an epoch waits to be written while another is: each keeps aside what has changed since."""
+        return len(self._saves) > 1
+
     def _save_next(self) -> None:
         def done(error: Exception | None) -> None:
-            epoch, _ = self._saves.popleft()
+            was_behind, (epoch, _) = self.behind, self._saves.popleft()
             self.unsaved_why = error
             if error is None:
                 self.durable.note(records.SavedEpoch(epoch))
                 self.report(self._saver.saved())
             else:
-                self.report(Note(f"epoch {epoch} is not saved: {error}"))
+                self.report(Unsaved(epoch, str(error)))
             if self._saves:
                 self._save_next()
+            if was_behind:
+                self.caught_up()
 
         in_turns(self.beside, self._saves[0][1], done)
 
