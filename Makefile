@@ -9,7 +9,7 @@ ON_LOWEST := tests/config tests/events tests/models tests/storage tests/table te
 	tests/net/test_channel.py tests/net/test_parameter_server.py tests/launch/test_launcher.py tests/test_cli_flags.py
 export FEDPS_DATA ?= $(realpath ../shared/data)
 
-.PHONY: setup run test test-all test-lowest check bench chaos clean
+.PHONY: setup run crash test test-all test-lowest check bench chaos clean
 
 setup: $(VENV)/.ready
 
@@ -47,6 +47,9 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 chaos: setup  ## the example's job under kills, freezes and cuts in each mode, about half an hour on two cores
 	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic
 	$(BIN)/python -m tests.chaos --data .data/ml-1m --out runs/chaos
+
+crash: setup  ## each durable call of a small job: who makes it is killed there, or it fails; FAULTS="--every 20" takes some
+	$(BIN)/python -m tests.crash $(FAULTS)
 
 bench: setup  ## all measurements, about 10 minutes on two cores; tables and plots in bench/results
 	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic

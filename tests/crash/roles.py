@@ -3,6 +3,7 @@
 Each may be traced from its first instruction on by strace, which kills it at a call of the system or lets the call fail.
 """
 
+import ctypes
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ CALLS = (
     "unlinkat",
 )  # fmt: skip
 KILL = "SIGKILL"
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 LINE = re.compile(r"^(\d+) +(\w+)\((.*)")  # of a trace: thread, call, the rest
 DESCRIPTOR = re.compile(r"^\d+<([^>]*)>")
 NUMBERED = re.compile(r"(snapshot|log)-\d+")  # files of a server's log: where each begins depends on who comes first
@@ -148,6 +150,7 @@ class Role:
     def _be(self, gate: int) -> NoReturn:
         code = 1
         try:
+            ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
             os.read(gate, 1)
             os.setsid()
             log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -46,8 +46,10 @@ class Outcome(NamedTuple):
 
 RESUMED, WENT_ON, REFUSED = "resumed, exact", "went on, exact", "refused with a reason, then exact"
 AGAIN, WITHOUT = "a worker trained again from its checkpoint", "went on, an epoch not saved, and said so"
-MISSED = "not reached"
-GOOD = (RESUMED, WENT_ON, REFUSED, AGAIN, WITHOUT, MISSED)
+LEFT, MISSED = "had taken leave: says that nobody listens", "not reached"
+GOOD = (RESUMED, WENT_ON, REFUSED, AGAIN, WITHOUT, LEFT, MISSED)
+ITS_OWN = re.compile(r"worker-\d/(model|summary)")
+BETWEEN = re.compile(r"worker-\d/private/\d/1/")  # epochs before the last that a worker may die before it saves
 UNSAVED = re.compile(r"epoch (\d+) is not saved: .*(?:free space|see to this disk)")
 
 
@@ -158,10 +160,15 @@ def judge(run: Run, fault: Fault, ends: Sequence[tuple[str, int]], calm: Path) -
         return Outcome(fault, f"hung: {run.hung}", said)
     if TRACEBACK in said:
         return Outcome(fault, "a traceback", said)
+    missing = {*results(calm)} - {*results(run.folder)}
     if lost := [name for name, role in run.roles.items() if role.code]:
+        # All had reported the last round; it would have copied the model that the servers have saved.
+        left = all(map(ITS_OWN.match, differences(calm, run.folder)))
+        if left and all("nobody listens there after" in run.roles[name].said for name in lost):
+            return Outcome(fault, LEFT, said)
         return Outcome(fault, f"never came to an end: {', '.join(lost)}", said)
     if differ := differences(calm, run.folder):
-        if any(name.startswith("worker") for name, _ in ends) and not ({*results(run.folder)} ^ {*results(calm)}):
+        if any(name.startswith("worker") for name, _ in ends) and all(map(BETWEEN.match, missing)):
             return Outcome(fault, AGAIN, said)  # servers keep all they have, where one worker alone goes on
         unsaved = {f"server-0/model/{epoch}" for epoch in UNSAVED.findall(run.roles["server-0"].said)}
         if not ends and {name.rpartition("/")[0] for name in differ} == unsaved:
