@@ -46,6 +46,7 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 
 chaos: setup  ## the example's job under kills, freezes and cuts in each mode, about half an hour on two cores
 	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic
+	rm -rf runs/chaos
 	$(BIN)/python -m tests.chaos --data .data/ml-1m --out runs/chaos
 
 crash: setup  ## each durable call of a small job: who makes it is killed there, or it fails; FAULTS="--every 20" takes some
