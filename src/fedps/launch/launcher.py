@@ -159,6 +159,7 @@ class Launch:
             self._ledger.take(entry)
         self._kept = self._shown = len(self._ledger.rounds)
         if resumed.cut and resumed.event:
+            resumed.deal_out()
             resumed.job.save(self._folder / "job.yaml")
             resumed.cut.write(self._folder)
             self._take(stamp("launcher", "", resumed.event))

@@ -27,6 +27,7 @@ from fedps.events.journal import JOURNAL, Journal, read_entries
 from fedps.launch.folder import is_run
 from fedps.launch.local.processes import PATIENCE
 from fedps.launch.local.role import NEWEST
+from fedps.server.resharding import deal_out, settle
 from fedps.serving.saved_run import read_job
 from fedps.storage import snapshot
 from fedps.storage.whole import write_whole
@@ -105,6 +106,7 @@ class Resumption(NamedTuple):
         entries: of the journal, those that hold still, as what was done after the cut will be done again.
         cut: from where it goes on; None if all had ended but the launcher, and the run has only to be summed up.
         event: what the journal is told of it.
+        before: the job that it went by.
     """
 
     folder: Path
@@ -113,6 +115,24 @@ class Resumption(NamedTuple):
     entries: Sequence[Entry]
     cut: Cut | None = None
     event: events.Resumed | None = None
+    before: Job | None = None
+
+    def deal_out(self) -> None:
+        """Deal the servers' state out anew, where there are to be as many servers, or clients, as there were not.
+
+        Raises:
+            DataError: it is damaged, or in use.
+            OSError: it cannot be written.
+        """
+        if self.before is None or self.cut is None:
+            return
+        if (
+            shared_part(self.before) == shared_part(self.job)
+            and self.before.runner.server_num == self.job.runner.server_num
+        ):
+            return
+        cut = {client: place.sequence for client, place in self.cut.clients.items()} if self.cut.exact else None
+        deal_out(self.before, self.job, self.folder, set(self.cut.clients), cut)
 
 
 def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str] = ()) -> Resumption:
@@ -128,6 +148,7 @@ def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str]
         DataError: the clients' files cannot be listed.
     """
     folder = run_dir.resolve()
+    settle(folder)
     theirs = _job_of(folder)
     job = _wanted(folder, theirs, job_file, overrides)
     _check_same(folder, theirs, job)
@@ -140,7 +161,7 @@ def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str]
     try:
         told = list(_worth_keeping(folder / JOURNAL))
         _await_end(folder, told)
-        if _is_over(folder, job, told):
+        if _is_over(folder, theirs, told):
             return Resumption(folder, job, journal, told)
         _check_whole(folder, theirs, told)
         cut = find_cut(job, folder, {entry.id for entry in told if entry.role == "worker"})
@@ -148,7 +169,7 @@ def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str]
         journal.close()
         raise
     event = cut.event(told[-1].time if told else time.time())
-    return Resumption(folder, job, journal, still_true(told, event), cut, event)
+    return Resumption(folder, job, journal, still_true(told, event), cut, event, theirs)
 
 
 def find_cut(job: Job, run_dir: Path, took_part: set[str]) -> Cut:
@@ -272,11 +293,6 @@ def _check_same(folder: Path, theirs: Job, job: Job) -> None:
     if difference := first_difference(*parts):
         raise JobError(
             f"--resume {folder}: {difference}: a run goes on with its own job; leave JOB.yaml and -o out, or start another run"
-        )
-    if job.runner.server_num != theirs.runner.server_num:
-        raise JobError(
-            f"--resume {folder}: runner.server_num: {job.runner.server_num} here, {theirs.runner.server_num} there: the"
-            " state of a server stays its own; go on with as many, or from a saved epoch by runner.warmup_model_path"
         )
 
 

@@ -15,10 +15,10 @@ from fedps.events import events
 from fedps.events.events import Report, dated
 from fedps.net.listener import serve_to_the_end
 from fedps.server.beside import Done, Work, at_once
+from fedps.server.resharding import state_folder
 from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder
 from fedps.storage.log import Log
-from fedps.storage.shards import name_of
 from fedps.types import ClientId
 
 LOOK, LOOKS = 0.02, 100  # seconds between two looks whether another process has ended, and how often at its port
@@ -88,11 +88,6 @@ def run_server(
     if disk is not None:
         disk.close()
     return True
-
-
-def state_folder(run_dir: Path, shard: int) -> Path:
-    """Return the folder in which a server keeps what outlives its process."""
-    return run_dir / "state" / name_of(shard)
 
 
 def read_cut(path: Path) -> dict[ClientId, int] | None:

@@ -1,0 +1,126 @@
+"""What servers left is dealt out anew to another number of them, and a process that dies meanwhile leaves one or the other."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedps.config import Job
+from fedps.server.resharding import deal_out, settle, state_folder
+from fedps.server.server import ParameterServer
+from fedps.storage.disk import Folder
+from fedps.storage.log import Log
+from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
+from fedps.wire.messages import Barrier, Done, Join
+from tests.conftest import MakeJob
+from tests.server.callers import Caller, ones, push
+from tests.server.test_recovery import meet
+
+ROWS = TableSpec("rows", "sparse", (100, 4), Rule("adam"), Init("constant", 1.0), bounds=Bounds(admit_after=1))
+BIAS = TableSpec("bias", "dense", (3,), Rule("add"))
+Tables = dict[str, Any]
+
+
+def start(job: Job, shard: int, run_dir: Path) -> tuple[ParameterServer, Folder]:
+    disk = Folder(state_folder(run_dir, shard))
+    server = ParameterServer(job, shard, run_dir, lambda event: None, log=Log(disk))
+    server.members.expect(2)
+    return server, disk
+
+
+def found(job: Job, run_dir: Path) -> Tables:
+    """Return all rows with their state, of all servers, and what they know of clients."""
+    rows, bias, clients = list[Any](), list[Any](), set[tuple[str, int]]()
+    for shard in range(job.runner.server_num):
+        server, disk = start(job, shard, run_dir)
+        for name, (_, keys, block) in server.shard.store.export().items():
+            if name == "bias":
+                bias.append(block.tobytes())
+            else:
+                assert (keys % job.runner.server_num == shard).all()
+                rows += zip(keys.tolist(), map(bytes, block), strict=True)
+        clients |= {(client, member.sequence) for client, member in server.members.here.items()}
+        assert server.barriers.epoch == 1
+        disk.close()
+    return {"rows": sorted(rows), "bias": bias, "clients": clients}
+
+
+@pytest.fixture
+def left(make_job: MakeJob, tmp_path: Path) -> tuple[Job, Path]:
+    """The state of two servers, of which one has a push more."""
+    job = make_job(sync_mode="async", epochs=3, server_num=2)
+    for shard, tables in enumerate([(ROWS, BIAS), (ROWS,)]):
+        server, disk = start(job, shard, tmp_path)
+        callers = [Caller(server, name) for name in "ab"]
+        for caller in callers:
+            assert isinstance(caller.ask(Join(tables, 0)), Done)
+        if shard == 0:
+            callers[0].join(*tables)
+        for number in range(1, 4 + shard):
+            keys = np.arange(shard, 40, 2)
+            message, *arrays = push(number, keys, ones(len(keys), number))
+            if shard:
+                message, arrays = type(message)(("rows",), number, 0), arrays[:2]
+            for caller in callers:
+                assert isinstance(caller.ask(message, *arrays), Done)
+        meet(1, *callers)
+        disk.close()
+    job.save(tmp_path / "job.yaml")
+    return job, tmp_path
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_rows_go_where_clients_look_for_them_with_all_that_belongs_to_them(
+    count: int, left: tuple[Job, Path], make_job: MakeJob
+) -> None:
+    job, run_dir = left
+    there, other = found(job, run_dir), make_job(sync_mode="async", epochs=3, server_num=count)
+    deal_out(job, other, run_dir, {ClientId("a"), ClientId("b")}, None)
+    now = found(other, run_dir)
+    assert len(there["rows"]) == 40
+    assert [key for key, _ in now["rows"]] == [key for key, _ in there["rows"]]
+    assert now["bias"] == there["bias"]
+    assert now["clients"] == {("a", 4), ("b", 4)}
+    assert sorted(f.name for f in run_dir.iterdir() if f.name.startswith("state")) == ["state"]
+    server, disk = start(other, 0, run_dir)
+    again = Caller(server, "a", "new")
+    specs = tuple(server.shard.store.spec(name) for name in server.shard.store.names())
+    assert again.ask(Join(specs, 0)) == Done(sequence=4)
+    assert isinstance(again.ask(Barrier(1, "evaluated")), Done)
+    disk.close()
+
+
+def test_clients_that_take_part_no_more_are_not_waited_for(left: tuple[Job, Path], make_job: MakeJob) -> None:
+    job, run_dir = left
+    deal_out(job, make_job(sync_mode="async", epochs=3, server_num=1), run_dir, {ClientId("b")}, None)
+    server, disk = start(make_job(sync_mode="async", epochs=3, server_num=1), 0, run_dir)
+    assert set(server.members.here) == {"b"}
+    disk.close()
+
+
+@pytest.mark.parametrize("died", ["before it was whole", "whole", "old away", "new there"])
+def test_whoever_dies_as_it_is_dealt_out_leaves_the_one_or_the_other(
+    died: str, left: tuple[Job, Path], make_job: MakeJob
+) -> None:
+    job, run_dir = left
+    shutil.copytree(run_dir / "state", run_dir / "old")
+    other = make_job(sync_mode="async", epochs=3, server_num=3)
+    deal_out(job, other, run_dir, {ClientId("a"), ClientId("b")}, None)
+    done = found(other, run_dir)
+    job.save(run_dir / "job.yaml")
+    now, new, before, old = (run_dir / name for name in ("state", "state.new", "state.before", "old"))
+    other.save(now / "job.yaml")
+    if died != "new there":
+        now.rename(new)
+        old.rename(before if died == "old away" else now)
+    if died == "before it was whole":
+        (new / "job.yaml").unlink()
+    settle(run_dir)
+    if died == "before it was whole":
+        assert len(found(job, run_dir)["rows"]) == 40
+    else:
+        assert found(other, run_dir) == done
+        assert "server_num: 3" in (run_dir / "job.yaml").read_text()
+    assert not new.exists() and not before.exists()
