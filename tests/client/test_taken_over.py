@@ -22,7 +22,7 @@ from fedps.errors import DataError, FedpsError, JobError
 from fedps.events import events
 from fedps.storage import epochs, snapshot
 from fedps.types import ClientId
-from tests.client.lives import Mortal, World, left, same, world
+from tests.client.lives import DiedError, Mortal, World, left, same, world
 from tests.client.test_modes import ADAM, SMALL, write_clients
 from tests.conftest import MakeJob
 from tests.launch.runs import start
@@ -100,6 +100,31 @@ def test_who_comes_back_goes_on_where_the_others_are(
         assert epochs_begun(there, OTHER) == [0, 1, 2, 3]
         assert epochs_begun(there, ONE) == [0, 2, 3]
         assert ("goes on from checkpoint 0-4" in there.logs[ONE].getvalue()) == kept
+
+
+class Unreported(Mortal):
+    """A client that dies when all have gone on from round 2, before it has reported it, and before its checkpoint is on disk."""
+
+    def _part(self) -> None:
+        super()._part()
+        if self.assignment.round == 2 and not self._resume:
+            self._checkpoints.settle()
+            for file in (self.run_dir / "private" / self.client / "checkpoint").glob("2-0*"):
+                file.unlink()
+            raise DiedError
+
+
+def test_a_round_that_the_others_have_ended_is_reported_and_not_trained_alone(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = job_of(make_job, tmp_path, 150, 150, with_coordinator=True, geo_merge="adaptive", step_timeout=30.0)
+    with world(job, tmp_path / "run", Unreported) as there:
+        with living(there.client(OTHER, resume=NEWEST)):  # which does not die
+            there.live(only=[ONE])
+            there.client(ONE, resume=NEWEST).run()
+        assert epochs_begun(there, OTHER) == [0, 1, 2, 3]
+        assert epochs_begun(there, ONE) == [0, 1, 2, 3]
+        assert not [e for _, e in there.events if isinstance(e, events.LeftBehind | events.Suspended)]
 
 
 def test_where_servers_have_begun_anew_so_does_a_client(make_job: MakeJob, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ class FLClient(Steps):
         self.evaluated: Evaluation | None = None
         self._rounds: Rounds = Schedule(job.runner)
         self._bandwidth, self._joined, self._unsaved = 0.0, False, False
+        self._ended = 0  # the last round that had ended at the servers before this process came
         self._simulated = Simulated(job, client, report) if job.traces is not None else None
         self._distiller: Distiller | None = None
         self._channels: list[Transport] = []
@@ -116,7 +117,7 @@ class FLClient(Steps):
             self._do("init_worker")
             self._go_on()
             while self.next_assignment().state != "FINISH":
-                self._round()
+                self._catch_up() if self.assignment.round <= self._ended else self._round()
             if self._unsaved:  # the job ends before its last round
                 self._save_private(self.assignment.round - 1)
             if self._keep_shared and self._joined:
@@ -247,6 +248,7 @@ class FLClient(Steps):
         if not self._resume:
             return
         ended, coordinated = self.shards.ended, self.job.runner.with_coordinator
+        self._ended = ended if coordinated else 0
         checkpoint = self._checkpoints.read(ended, self._resume)
         if checkpoint is None and (coordinated or not ended):
             return  # the coordinator says where the others are; or they have ended no epoch
@@ -316,6 +318,13 @@ class FLClient(Steps):
         elif due.state == "JOIN":
             train()
         self._meet()
+
+    def _catch_up(self) -> None:
+        """Take up the values of a round that all others have ended before this process came, to report what they are worth."""
+        self.join()
+        if self.assignment.evaluate:
+            self._do("infer")
+        self._keep()
 
     def _train(self, begun: bool) -> Trained | None:
         """Train a round; with public samples, first on what the others made of them, and last say what this client does."""

@@ -293,7 +293,7 @@ class Launch:
                     if role not in asked and (kind, role.name) in self._watch.addresses:
                         role.process.terminate()
                         asked.append(role)
-                if time.monotonic() > deadline:
+                if left and time.monotonic() > deadline:
                     raise RoleError(
                         f"{kind} {left[0].name}",
                         f"has not ended {patience:g} s after the last worker, and was killed; its log is {left[0].log};"
