@@ -1,5 +1,6 @@
 """What servers left is dealt out anew to another number of them, and a process that dies meanwhile leaves one or the other."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 
 from fedps.config import Job
+from fedps.errors import DataError
 from fedps.server.resharding import deal_out, settle, state_folder
 from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder
-from fedps.storage.log import Log
+from fedps.storage.log import Compaction, Log
 from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Join
+from fedps.wire.messages import Barrier, Done, Join, Seed
 from tests.conftest import MakeJob
 from tests.server.callers import Caller, ones, push
 from tests.server.test_recovery import meet
@@ -124,3 +126,47 @@ def test_whoever_dies_as_it_is_dealt_out_leaves_the_one_or_the_other(
         assert found(other, run_dir) == done
         assert "server_num: 3" in (run_dir / "job.yaml").read_text()
     assert not new.exists() and not before.exists()
+
+
+def test_a_full_disk_leaves_what_there_was(
+    left: tuple[Job, Path], make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, run_dir = left
+    there, other = found(job, run_dir), make_job(sync_mode="async", epochs=3, server_num=1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Compaction, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            deal_out(job, other, run_dir, {ClientId("a"), ClientId("b")}, None)
+    settle(run_dir)
+    assert found(job, run_dir) == there
+
+
+def test_a_tensor_that_was_seeded_in_part_is_seeded_anew(make_job: MakeJob, tmp_path: Path) -> None:
+    job, other = (make_job(sync_mode="async", epochs=3, server_num=count) for count in (1, 2))
+    server, disk = start(job, 0, tmp_path)
+    a = Caller(server, "a")
+    assert isinstance(a.ask(Join((ROWS, BIAS), 0)), Done)
+    assert isinstance(a.ask(Seed("bias", 0), np.full((1, 1), 5, np.float32)), Done)
+    disk.close()
+    deal_out(job, other, tmp_path, {ClientId("a"), ClientId("b")}, None)
+    server, disk = start(other, 0, tmp_path)
+    start_of = np.array([[1.0, 2.0, 3.0]], np.float32)
+    server.shard.seed("bias", start_of, 0)
+    assert server.shard.store.pull("bias", np.empty(0, np.int64)).tolist() == start_of.tolist()
+    disk.close()
+
+
+def test_nobody_goes_back_before_it(left: tuple[Job, Path], make_job: MakeJob) -> None:
+    job, run_dir = left
+    other = make_job(sync_mode="async", epochs=3, server_num=1)
+    deal_out(job, other, run_dir, {ClientId("a"), ClientId("b")}, None)
+    there = found(other, run_dir)
+    disk = Folder(state_folder(run_dir, 0))
+    with pytest.raises(DataError, match="does not reach back"):
+        ParameterServer(other, 0, run_dir, lambda event: None, log=Log(disk), cut={ClientId("a"): 2})
+    disk.close()
+    assert found(other, run_dir) == there

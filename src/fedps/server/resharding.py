@@ -11,11 +11,14 @@ from pathlib import Path
 from fedps.config import Job
 from fedps.events.events import Event
 from fedps.server.members import Member
+from fedps.server.records import encode
 from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder
+from fedps.storage.frames import Kind
 from fedps.storage.log import Log
 from fedps.storage.shards import name_of
 from fedps.storage.tables import SavedTable, join
+from fedps.storage.whole import sync_names
 from fedps.table.store import Store
 from fedps.types import ClientId, TableName
 from fedps.wire.pieces import placement
@@ -58,7 +61,7 @@ def deal_out(theirs: Job, job: Job, run_dir: Path, clients: Set[ClientId], cut: 
             if tables:
                 server.shard.take_over(_store(mine, shard, server), tuple(table.spec for table in mine.values()))
             _take_over(server, olds, clients)
-            server.sum_up()
+            _write(server, new / name_of(shard))
     job.save(new / JOB)  # last: with it the new state is whole
     settle(run_dir)
 
@@ -75,6 +78,7 @@ def settle(run_dir: Path) -> None:
         if now.exists():
             now.rename(before)
         new.rename(now)
+        sync_names(run_dir)
     elif before.exists() and not now.exists():
         before.rename(now)
     if (now / JOB).exists():
@@ -90,17 +94,33 @@ def _server(
     return ParameterServer(job, shard, run_dir, _unheard, log=Log(disk), cut=cut)
 
 
+def _write(server: ParameterServer, folder: Path) -> None:
+    """Write all that a server is, as a snapshot that its log begins with: there is no way back before it.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    log = server.durable.log
+    assert log is not None  # noqa: S101  (it was made with one)
+    snapshot = log.compact()
+    for record, arrays in server.whole():
+        snapshot.write(encode(record, arrays))
+    snapshot.commit(log.position)
+    (folder / f"{Kind.LOG}-0").unlink()  # else a server would go back to an empty one
+
+
 def _unheard(event: Event) -> None:
     """Tell nobody: what happened then was told then."""
 
 
 def _tables(servers: list[ParameterServer], home: Path) -> dict[TableName, SavedTable]:
-    """Return all rows of all tables."""
+    """Return all rows of all tables; none of a tensor that nobody has seeded whole: clients offer all of it again."""
     parts: dict[TableName, list[SavedTable]] = {}
     for server in servers:
         store = server.shard.store
         steps, waiting = store.steps(), store.waiting()
         for name, (spec, keys, block) in store.export().items():
+            block = block if store.seeded(name) else block[:0]
             parts.setdefault(name, []).append(SavedTable(spec, keys, block, steps[name], waiting.get(name)))
     return {name: join(pieces, home) for name, pieces in parts.items()}
 
@@ -115,7 +135,8 @@ def _store(tables: Mapping[TableName, SavedTable], shard: int, server: Parameter
             mine = keys % shards == shard
             keys, block = keys[mine], block[mine]
             waiting = None if waiting is None else waiting[waiting[:, 0] % shards == shard]
-        store.load(name, keys, block, steps, waiting)
+        if spec.kind == "sparse" or len(block):
+            store.load(name, keys, block, steps, waiting)
     return store
 
 

@@ -28,6 +28,7 @@ from fedps.figures import Totals
 from fedps.server import records, requests
 from fedps.server.ballot import Ballot, Candidate, Verdict
 from fedps.server.barriers import Barriers
+from fedps.server.durable import Parts
 from fedps.server.members import EVALUATED, TRAINED, Member, Members
 from fedps.server.memory import Budget, free_memory
 from fedps.server.pushes import Pushes
@@ -361,8 +362,11 @@ class ParameterServer:
         # Clients go back to an epoch's start together where they train in step; else each goes on from its own last moment.
         gate = self.shard.gate
         back = (gate is not None and gate.lockstep) or self.members.expected == 1
-        parts = chain([(state_of(self.kept), ())], self.shard.frozen())
-        self.durable.compact(parts, self.kept.turns[0] if back else self.durable.log.position)
+        self.durable.compact(self.whole(), self.kept.turns[0] if back else self.durable.log.position)
+
+    def whole(self) -> Parts:
+        """Return the records that make this server anew as it is now, piece by piece; all are to be asked for in its turns."""
+        return chain([(state_of(self.kept), ())], self.shard.frozen())
 
     def _start_without_the_rest(self, now: float) -> None:
         self._follow(self.ballot.close())

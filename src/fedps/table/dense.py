@@ -59,13 +59,18 @@ class DenseTable:
             self.block[:, self._seeded : end] = values[:, self._seeded - first :]
             self._seeded = end
 
+    @property
+    def seeded(self) -> bool:
+        """Whether all floats have their start."""
+        return self._seeded == self.spec.dim
+
     def pull(self, keys: Keys = NO_KEYS) -> Values:
         """Return the floats that keys name (`TableSpec.span`), float32[1, n], a copy.
 
         Raises:
             TableError: they have no start yet.
         """
-        if self._seeded < self.spec.dim:
+        if not self.seeded:
             raise TableError(f"table {self.spec.name!r} has no values yet: seed it first")
         first, end = self.spec.span(keys)
         return self.block[:, first:end].copy()

@@ -85,6 +85,11 @@ class Store:
             raise TableError(f"table {name!r}: starts of {len(rows)} rows do not fit {table.spec}")
         table.seed(keys, rows)
 
+    def seeded(self, name: TableName) -> bool:
+        """Whether a tensor has its start; rows have one when they are made."""
+        table = self._table(name)
+        return not isinstance(table, DenseTable) or table.seeded
+
     def pull(self, name: TableName, keys: Keys) -> Values:
         """Return rows, float32[U, dim] (dense: the floats that the keys name, float32[1, n])."""
         return self._table(name).pull(keys)
