@@ -39,7 +39,7 @@ class Mortal(FLClient):
 
     def _keep(self, batch: int = 0) -> None:
         super()._keep(batch)
-        self._settle()
+        self._checkpoints.settle()
         if self.dies_after == self.assignment.round - (batch > 0) and self.within == (batch > 0):
             raise DiedError
 

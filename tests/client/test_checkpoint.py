@@ -66,17 +66,17 @@ def test_what_is_kept_comes_back_to_the_bit(place: Place) -> None:
         assert there.tobytes() == value.tobytes() if isinstance(value, np.ndarray) else there == value
 
 
-def test_the_last_two_stay_and_are_their_owners_alone(place: Place) -> None:
+def test_the_last_three_stay_and_are_their_owners_alone(place: Place) -> None:
     place.filled((0, 50), (0, 100), (1, 0), (1, 50))
-    assert place.there == {Moment(1, 0): 2, Moment(1, 50): 3}
+    assert place.there == {Moment(0, 100): 1, Moment(1, 0): 2, Moment(1, 50): 3}
     files = [file for file in place.folder.iterdir() if file.suffix]
-    assert len(files) == 4
+    assert len(files) == 6
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 def test_moments_are_ordered_by_number(place: Place) -> None:
-    place.filled((9, 0), (9, 1000), (10, 0))
-    assert list(place.there) == [Moment(9, 1000), Moment(10, 0)]
+    place.filled((9, 0), (9, 500), (9, 1000), (10, 0))
+    assert list(place.there) == [Moment(9, 500), Moment(9, 1000), Moment(10, 0)]
 
 
 def test_what_the_servers_do_not_know_of_is_not_used_but_stays(place: Place) -> None:
@@ -86,6 +86,13 @@ def test_what_the_servers_do_not_know_of_is_not_used_but_stays(place: Place) -> 
         found = process.read(epoch)
         assert (found and found.moment) == due
     assert len(place.there) == 2
+
+
+def test_it_stays_that_of_its_job_where_that_goes_on_with_other_clients(place: Place) -> None:
+    place.filled((1, 0))
+    place.job = place.job.model_copy(update={"runner": place.job.runner.model_copy(update={"worker_num": 2})})
+    found = place.process().read(1)
+    assert found is not None and found.moment == Moment(1)
 
 
 def test_behind_one_that_is_named_all_are_removed(place: Place) -> None:
@@ -194,7 +201,7 @@ def test_who_is_overtaken_while_it_writes_replaces_nothing(place: Place, monkeyp
     monkeypatch.setattr(older, "check", frozen)
     with pytest.raises(RefusedError):
         written(older, Moment(2), 9)
-    assert place.there == {Moment(2): 1, Moment(3): 2}
+    assert place.there == {Moment(1): 0, Moment(2): 1, Moment(3): 2}
 
 
 def test_a_folder_that_cannot_be_written_is_named(place: Place) -> None:

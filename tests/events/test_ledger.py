@@ -167,6 +167,16 @@ def test_a_run_that_goes_on_is_summed_up_over_all_its_parts(make_job: MakeJob, t
     assert found["train_seconds"] == 2.0 * 4, "round 2 was trained twice"
 
 
+def test_a_clock_that_jumps_back_takes_no_time_off(make_job: MakeJob) -> None:
+    ledger = Ledger(make_job(), began=100.0)
+    for at, event in ((101.0, events.EpochBegin(0)), (103.0, events.EpochEnd(0, 10, 0.5, None, Histogram()))):
+        ledger.take(Entry(at, "worker", "a", event))
+    ledger.take(Entry(104.0, "worker", "a", events.EpochBegin(1)))
+    ledger.take(Entry(4.0, "worker", "a", events.EpochEnd(1, 10, 0.5, None, Histogram())))
+    found = ledger.summary(5.0, None)
+    assert (found["train_seconds"], found["samples_per_second"], found["wall_seconds"]) == (2.0, 10.0, 0.0)
+
+
 def test_a_start_is_over_when_every_worker_has_trained_a_batch(make_job: MakeJob) -> None:
     ledger = Ledger(make_job(), began=8.0)  # ten clients, of which two come
     run_of_two(ledger)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,23 @@ def test_who_is_killed_is_started_again_later_each_time_and_only_so_often(
         assert (due[0].event.reason, due[0].event.attempt) == (DIED.error, len(waits))
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert not restarts.waiting
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut", "then"), [("worker", "3-0", "newest"), ("server", "resume.json", ""), ("coordinator", "3", "")]
+)
+def test_who_dies_before_it_has_taken_up_what_a_run_goes_on_from_is_to_do_so_still(
+    kind: str, cut: str, then: str, make_job: MakeJob, now: SimpleNamespace
+) -> None:
+    restarts, role = Restarts(make_job().runner), child(kind)
+    assert role.spec is not None
+    role.spec = replace(role.spec, resume=cut)
+    for under_way, due in ((False, cut), (False, cut), (True, then)):
+        assert restarts.plan(role, DIED, under_way)
+        now.at += 5
+        (again,) = restarts.due()
+        assert again.spec.resume == due
+        role.spec = again.spec
 
 
 def test_a_server_that_dies_before_it_has_kept_anything_is_started_again_unless_it_keeps_nothing(

@@ -194,6 +194,19 @@ def test_a_run_at_work_is_refused_and_what_is_left_of_one_waited_for(
     reopen(left).journal.close()
 
 
+def test_nothing_is_touched_where_a_run_is_at_work_or_none_ever_was(left: Path, tmp_path: Path) -> None:
+    for folder in (left, tmp_path / "other"):
+        (folder / "state.new").mkdir(parents=True)  # a state that is being dealt out, or anybody's
+    at_work = Journal(left / JOURNAL)
+    for folder in (left, tmp_path / "other"):
+        with pytest.raises(JobError):
+            reopen(folder)
+        assert (folder / "state.new").exists()
+    at_work.close()
+    reopen(left).journal.close()
+    assert not (left / "state.new").exists(), "of a launcher that died"
+
+
 def broken_off(run_dir: Path, job: Path, end: Callable[[subprocess.Popen[str]], None]) -> str:
     """Begin a run, end it once two epochs are over, and return what it said."""
     process = start_and_wait_for_training(run_dir, job)
@@ -252,3 +265,16 @@ def test_a_run_broken_off_goes_on_to_the_numbers_of_an_unbroken_one(
     assert fedps("run", "--resume", run_dir).returncode == 0
     at_last = summary_of(run_dir)
     assert all(at_last[key] == found[key] for key in ("status", "rounds", "metrics", "samples", "faults"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("coordinated", [False, True])
+def test_a_run_goes_on_without_a_client_that_is_gone(coordinated: bool, tmp_path: Path) -> None:
+    run_dir, job = tmp_path / "run", write_job(tmp_path, epochs=8, with_coordinator=coordinated, start_timeout=20.0)
+    broken_off(run_dir, job, kill_all)
+    for file in (tmp_path / "data").glob("t*/2.*"):
+        file.unlink()
+    done = fedps("run", "--resume", run_dir, "--worker_num=2")
+    assert done.returncode == 0, done.stderr
+    found = summary_of(run_dir)
+    assert (found["workers"], len(found["rounds"]), found["rounds"][-1]["selected"]) == (2, 8, ["0", "1"])

@@ -75,6 +75,16 @@ def test_what_roles_say_is_stamped_with_who_they_are(scene: Scene) -> None:
     assert scene.watch.addresses == {("server", "0"): "127.0.0.1:80"}
 
 
+def test_who_listens_or_trains_has_taken_up_where_it_was_and_who_comes_in_its_place_has_not_yet(scene: Scene) -> None:
+    for kind, sign in (("server", events.Ready("a:1")), ("worker", events.FirstBatch())):
+        for _ in range(2):
+            role = scene.add(kind, "0")
+            scene.tell(f"{kind} 0", events.Started(7))
+            assert not scene.watch.under_way(role)
+            scene.tell(f"{kind} 0", sign)
+            assert scene.watch.under_way(role)
+
+
 def test_one_with_much_to_tell_does_not_keep_others_waiting(scene: Scene) -> None:
     for name in "ab":
         scene.add("worker", name)

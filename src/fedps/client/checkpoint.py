@@ -18,14 +18,14 @@ from typing import NamedTuple, TextIO, cast
 import numpy as np
 
 from fedps.config import Job
-from fedps.config.shared import first_difference, shared_part
+from fedps.config.shared import first_difference, lasting_part
 from fedps.errors import DataError, JobError, RefusedError
 from fedps.storage import snapshot
 from fedps.storage.whole import make_folder
 from fedps.types import ClientId, State, within
 
 FORMAT = 1
-KEPT = 2
+KEPT = 3  # so that there is one moment of which all have one: who is slow may still write that before the newest
 CLAIM = "process-"  # what the name of a process's claim begins with
 ENDINGS = ("json", "safetensors")  # records first, so that there is never one without its arrays
 NEWEST = "newest"
@@ -97,7 +97,7 @@ class Checkpoints:
     def __init__(self, job: Job, client: ClientId, run_dir: Path, log: TextIO) -> None:
         self._job, self._client, self._log, self._folder = job, client, log, _folder_of(run_dir, client)
         self._writing: Future[None] | None = None  # the last that was begun
-        self._facts = {"format": FORMAT, "client": client, "job": job.name, "shared": shared_part(job)}
+        self._facts = {"format": FORMAT, "client": client, "job": job.name, "shared": lasting_part(job)}
         try:
             make_folder(self._folder)
             self._number = _claim(self._folder)
@@ -209,7 +209,7 @@ class Checkpoints:
         differ = [f"{key} {facts.get(key)!r} there, {ours[key]!r} here" for key in ours if facts.get(key) != ours[key]]
         if differ:
             shared = facts.get("shared")
-            job = first_difference(shared_part(self._job), shared) if isinstance(shared, dict) else None
+            job = first_difference(lasting_part(self._job), shared) if isinstance(shared, dict) else None
             raise JobError(
                 f"{where}: is a checkpoint of something else ({job or differ[0]}): resume with the job, the client and the"
                 f" version of fedps that wrote it, or move {self._folder} away to begin anew"

@@ -123,7 +123,7 @@ class FLClient(Steps):
             if self._keep_shared and self._joined:
                 self.pull_all()
                 private_rows.save_shared(self.learner, self.job, self.run_dir, self.assignment.round - 1)
-            self._settle()
+            self._checkpoints.settle()
             self._do("finish")
         finally:
             for channel in self._channels:
@@ -287,17 +287,9 @@ class FLClient(Steps):
     def _keep(self, batch: int = 0) -> None:
         """Write a checkpoint, at the end of a round or so many batches into it."""
         if self.job.runner.durability != "none":
-            self._settle()
             moment = Moment(self.assignment.round - (batch > 0), batch)
             state = under({name: part.state() for name, part in self._parts.items()})
             self._checkpoints.save(moment, self.shards.sequence, state)
-
-    def _settle(self) -> None:
-        """Wait for the last checkpoint; one that the disk did not take is told, and the one before it stays."""
-        try:
-            self._checkpoints.settle()
-        except DataError as error:
-            print(f"there is no new checkpoint: {error}", file=self.log, flush=True)
 
     @property
     def _parts(self) -> dict[str, Stateful]:

@@ -37,6 +37,7 @@ PLACES = (
     "simulation.traces",
     "distillation.public_data",
 )  # where the file lies may differ, but not whether there is one
+MAY_CHANGE = ("runner.worker_num",)  # where a run goes on
 OWN_FILES = ("column", "separator", "optional")  # of a feature: each client's own
 LONG = 40  # characters of a value that is said whole; of a longer one so many are, with its digest
 
@@ -47,6 +48,11 @@ def shared_part(job: Job) -> dict[str, str]:
     own = NETWORK if job.public_data else ()
     shared = ((key, value) for key, value in _leaves(job, values) if key not in LOCAL and not key.startswith(own))
     return {key: _said(value, values["folder"]) for key, value in shared}
+
+
+def lasting_part(job: Job) -> dict[str, str]:
+    """Return the same but what may have changed where a run goes on that was broken off."""
+    return {key: value for key, value in shared_part(job).items() if key not in MAY_CHANGE}
 
 
 def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:

@@ -157,7 +157,7 @@ class Ledger:
             "start_seconds": max(started.values()) - self._first_began if started else None,
             "train_seconds": train,
             "eval_seconds": self._evaluation.length,
-            "wall_seconds": self._earlier + now - self._began,
+            "wall_seconds": self._earlier + max(0.0, now - self._began),
             "samples": self._samples,
             "samples_per_second": self._samples / train if train else None,
             "rounds": rounds,
@@ -237,7 +237,7 @@ class Ledger:
         """Begin another part of a run: nobody has failed in it yet, or is done, and each client has its epochs behind it."""
         for who in self._at_work:
             self._training.add(self._begun[who], resumed.broken_off)
-        self._earlier, self._began = self._earlier + resumed.broken_off - self._began, now
+        self._earlier, self._began = self._earlier + max(0.0, resumed.broken_off - self._began), now
         for known in (self._at_work, self._done, self._silent, self._lost, self.failed):
             known.clear()
         self._not_finite = None

@@ -20,7 +20,8 @@ class Spans:
         self._ends: list[float] = []
 
     def add(self, begin: float, end: float) -> None:
-        """Add an interval, seconds; those that it touches become one with it."""
+        """Add an interval, seconds; those that it touches become one with it. If the clock jumped back, it is empty."""
+        end = max(begin, end)
         first, last = bisect_left(self._ends, begin), bisect_right(self._begins, end)
         if first < last:
             begin, end = min(begin, self._begins[first]), max(end, self._ends[last - 1])

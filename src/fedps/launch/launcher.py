@@ -309,7 +309,7 @@ class Launch:
 
     def _take(self, entry: Entry) -> None:
         role = self._watch.roles.get((entry.role, entry.id))
-        if role is not None and isinstance(entry.event, Failed) and self._restarts.plan(role, entry.event):
+        if role is not None and isinstance(entry.event, Failed) and self._plans(role, entry.event):
             self._journal.write(entry)  # nothing has come of it yet: `Restarted` tells, if it does
             return
         self._ledger.take(entry)
@@ -323,6 +323,9 @@ class Launch:
                 self._checked = entry.event
             case Failed():
                 self._failed(entry.role, entry.id, entry.event)
+
+    def _plans(self, role: Child, failed: Failed) -> bool:
+        return self._restarts.plan(role, failed, self._watch.under_way(role))
 
     def _failed(self, kind: str, name: str, failed: Failed) -> None:
         """Stop the run, or go on without a worker once all have begun to train.

@@ -44,8 +44,14 @@ class Restarts:
         """Whether a role will be started again that is not yet."""
         return bool(self._planned)
 
-    def plan(self, role: Child, failed: Failed) -> bool:
-        """Plan to start a role again that has failed; return whether it will be."""
+    def plan(self, role: Child, failed: Failed, under_way: bool = True) -> bool:
+        """Plan to start a role again that has failed; return whether it will be.
+
+        Args:
+            role: the process that has.
+            failed: how.
+            under_way: whether it had taken up what it was to go on from; else the next one does.
+        """
         who, code = (role.kind, role.name), role.process.exitcode
         if who in self._planned:
             return True
@@ -58,7 +64,8 @@ class Restarts:
         if spec.role == "server" and self._runner.durability == "none":  # another would know of nothing
             return False
         self._attempts[who] = attempt
-        spec = replace(spec, resume=NEWEST if role.kind == "worker" else "")
+        if under_way or not spec.resume:
+            spec = replace(spec, resume=NEWEST if role.kind == "worker" else "")
         at = time.monotonic() + min(FIRST * 2 ** (attempt - 1), LONGEST)
         self._planned[who] = at, Due(role, spec, Restarted(failed.error, attempt))
         return True

@@ -18,7 +18,7 @@ from fedps.client.checkpoint import Moment, checkpoints_of
 from fedps.config import Job, load_job
 from fedps.config.files import client_files_of
 from fedps.config.loading import read_tree, resolve
-from fedps.config.shared import first_difference, shared_part
+from fedps.config.shared import first_difference, lasting_part, shared_part
 from fedps.config.source import read
 from fedps.errors import DataError, JobError
 from fedps.events import events
@@ -35,9 +35,6 @@ from fedps.types import ClientId
 
 CUT = "resume.json"  # in the run's folder: from where all go on, for the servers
 START = Moment(0)
-MAY_DIFFER = (
-    "runner.worker_num",
-)  # of what all roles of a run must agree on, what a run that goes on may have changed
 
 
 class Place(NamedTuple):
@@ -148,10 +145,7 @@ def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str]
         DataError: the clients' files cannot be listed.
     """
     folder = run_dir.resolve()
-    settle(folder)
-    theirs = _job_of(folder)
-    job = _wanted(folder, theirs, job_file, overrides)
-    _check_same(folder, theirs, job)
+    _check_there(folder)
     try:
         journal = Journal(folder / JOURNAL, alone=True)
     except BlockingIOError:
@@ -159,6 +153,10 @@ def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str]
     except OSError as error:
         raise JobError(f"--resume {folder}: cannot be written: {error.strerror}; make it yours") from error
     try:
+        settle(folder)  # nobody else does now
+        theirs = _job_of(folder)
+        job = _wanted(folder, theirs, job_file, overrides)
+        _check_same(folder, theirs, job)
         told = list(_worth_keeping(folder / JOURNAL))
         _await_end(folder, told)
         if _is_over(folder, theirs, told):
@@ -247,11 +245,11 @@ def _worth_keeping(journal: Path) -> Iterator[Entry]:
     yield from kept
 
 
-def _job_of(folder: Path) -> Job:
-    """Return the job of a run that can go on.
+def _check_there(folder: Path) -> None:
+    """Make sure that a folder is that of a run which a launcher began.
 
     Raises:
-        JobError: it cannot.
+        JobError: it is not.
     """
     if not is_run(folder):
         what = "is no run's folder" if folder.is_dir() else "there is no such folder"
@@ -263,6 +261,14 @@ def _job_of(folder: Path) -> Job:
         )
     if missing:
         raise JobError(f"--resume {folder}: {missing[0]} is missing: put it back, or name the folder of a run")
+
+
+def _job_of(folder: Path) -> Job:
+    """Return the job of a run that can go on.
+
+    Raises:
+        JobError: it cannot.
+    """
     job, said = read_job(folder), read(folder / "job.yaml").get("runner", {})
     warm = "go on from a saved epoch by -o runner.warmup_model_path=RUN_DIR/model/EPOCH"
     if "durability" not in said:
@@ -286,10 +292,9 @@ def _check_same(folder: Path, theirs: Job, job: Job) -> None:
     Raises:
         JobError: a key differs in which it must agree.
     """
-    parts = []
-    for one in (job, theirs):
-        agreed = {key: said for key, said in shared_part(one).items() if key not in MAY_DIFFER}
-        parts.append({"runner.with_coordinator": str(one.runner.with_coordinator), **agreed})
+    parts = (
+        {"runner.with_coordinator": str(one.runner.with_coordinator), **lasting_part(one)} for one in (job, theirs)
+    )
     if difference := first_difference(*parts):
         raise JobError(
             f"--resume {folder}: {difference}: a run goes on with its own job; leave JOB.yaml and -o out, or start another run"

@@ -39,7 +39,9 @@ class Watch:
         self.roles: dict[Who, Child] = {}
         self.addresses: dict[Who, str] = {}
         self._began: dict[Who, float] = {}  # time, s, monotonic, of each role's start
-        self._milestones: set[tuple[str, str, type]] = set()  # which roles have started, are done, or have failed
+        self._milestones: set[tuple[str, str, type]] = (
+            set()
+        )  # which roles have started, train, are done, or have failed
         self._spoke: dict[str, float] = {}  # time, s, monotonic, of each worker's last event
         self._silent: set[str] = set()  # clients that the others go on without
 
@@ -108,6 +110,11 @@ class Watch:
         limit = f"{self._runner.start_timeout:g} s"
         return RoleError(who, f"did not come up within {limit}; raise runner.start_timeout{remedy}")
 
+    def under_way(self, role: Child) -> bool:
+        """Whether a role's process has taken up what it goes on from: it listens then, or trains."""
+        who = role.kind, role.name
+        return who in self.addresses or (*who, events.FirstBatch) in self._milestones
+
     def working(self) -> bool:
         """Whether a worker is left that has not failed."""
         return any(("worker", role.name, Failed) not in self._milestones for role in self.open("worker"))
@@ -127,7 +134,7 @@ class Watch:
             self._spoke[entry.id] = time.monotonic()
             self._silent.discard(entry.id)
         match entry.event:
-            case events.Started() | events.Done() | Failed():
+            case events.Started() | events.FirstBatch() | events.Done() | Failed():
                 self._milestones.add((entry.role, entry.id, type(entry.event)))
             case events.Lost(client=client) | events.LeftBehind(client=client) | events.Suspended(client=client):
                 self._silent.add(client)
