@@ -13,11 +13,12 @@ from fedps.config import Job
 from fedps.errors import DataError
 from fedps.server import durable
 from fedps.server.beside import at_once
+from fedps.server.records import Opened
 from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder, Pieces
 from fedps.storage.epochs import is_whole
 from fedps.storage.log import Log
-from fedps.types import Init, Rule, TableSpec
+from fedps.types import Bounds, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Join, Leave, Refused
 from tests.conftest import MakeJob
 from tests.events.kept import into
@@ -301,3 +302,85 @@ def test_an_epoch_that_was_still_to_be_saved_is_saved_by_the_next_process(
     assert not model.exists()
     home.server()
     assert is_whole(model)
+
+
+def lose_openings(server: ParameterServer) -> None:
+    """Let the server die before it has written that a barrier opened."""
+    note = server.durable.note
+    server.durable.note = lambda record, arrays=(): (  # type: ignore[method-assign]
+        None if isinstance(record, Opened) else note(record, arrays)
+    )
+
+
+@pytest.mark.parametrize("home", [{"sync_mode": "async"}, {"sync_mode": "sync"}], indirect=True)
+def test_an_epoch_ends_once_though_the_server_dies_before_it_says_so(home: Home, tmp_path: Path) -> None:
+    aging = TableSpec("rows", "sparse", (100, 4), Rule("adam"), Init("constant", 1.0), bounds=Bounds(expire_after=3))
+    whole = ParameterServer(home.job, 0, tmp_path / "other", lambda event: None)
+    whole.members.expect(2)
+    died = home.server()
+    for server in (whole, died):
+        a, b = (Caller(server, name).join(aging, BIAS) for name in "ab")
+        train(server, a, b, 1, 2)
+        if server is died:
+            lose_openings(died)
+        meet(1, a, b)
+    died = home.server()
+    assert died.barriers.epoch == 1
+    meet(1, *(Caller(died, name).join(aging, BIAS) for name in "ab"))
+    assert tables(died) == tables(whole)
+    assert died.barriers.epoch == 1
+
+
+def test_a_snapshot_knows_to_where_its_clients_may_have_to_go_back(home: Home) -> None:
+    server = home.server()
+    a, b = (Caller(server, name).join() for name in "ab")
+    server.sum_up()
+    for epoch in (1, 2):
+        train(server, a, b, epoch, epoch)
+        meet(epoch, a, b)
+    turns = server.kept.turns
+    train(server, a, b, 3, 3)
+    server.sum_up()
+    assert turns[0] < turns[1] < server.durable.log.position  # type: ignore[union-attr]
+    assert home.server().kept.turns == turns
+
+
+def test_what_was_trained_before_a_snapshot_is_saved_by_the_next_process_as_it_ends(home: Home) -> None:
+    server = home.server()
+    a, b = (Caller(server, name).join() for name in "ab")
+    train(server, a, b, 1, 2)
+    server.sum_up()
+    home.server().finish()
+    assert is_whole(home.folder / "model" / "1")
+
+
+def test_clients_that_were_lost_may_still_come_back_to_the_next_process(home: Home) -> None:
+    server = home.server()
+    for name in "ab":
+        Caller(server, name).join().connection.closed()
+    server.tick(time.monotonic() + home.job.runner.reconnect_timeout + 1)
+    assert set(server.members.lost) == {"a", "b"} and not server.over
+    assert not home.server().over
+
+
+@pytest.mark.parametrize("home", [{"sync_mode": "sync"}], indirect=True)
+@pytest.mark.parametrize("summed_up", [False, True])
+def test_who_did_not_come_in_time_is_not_waited_for_again(home: Home, summed_up: bool) -> None:
+    server = home.server()
+    a = Caller(server, "a").join()
+    server.tick(time.monotonic() + home.job.runner.start_timeout + 1)
+    assert isinstance(a.ask(*push(1, [1], ones(1))), Done)
+    if summed_up:
+        server.sum_up()
+    a = Caller(home.server(), "a").join()
+    assert isinstance(a.ask(*push(2, [1], ones(1), clock=1)), Done)
+
+
+def test_a_process_that_took_over_may_still_lack_pushes_after_a_snapshot(home: Home) -> None:
+    server = home.server()
+    Caller(server, "b").join()
+    assert isinstance(Caller(server, "a").join().ask(*push(1, [1], ones(1))), Done)
+    Caller(server, "a", "next").join()
+    server.sum_up()
+    again = Caller(home.server(), "a", "next").join()
+    assert isinstance(again.ask(*push(3, [1], ones(1))), Done)  # another server had 2

@@ -131,6 +131,7 @@ class MemberState(msgspec.Struct, frozen=True, array_like=True):
     samples: int
     waits_from: int
     sequence: int
+    took_over: bool
     late: int
     stage: str
     epoch: int
@@ -150,6 +151,9 @@ class State(Record, frozen=True):
     here: dict[ClientId, MemberState]
     left: dict[ClientId, MemberState]
     lost: dict[ClientId, MemberState]
+    unsaved: bool
+    moved: bool
+    turns: tuple[int, int]
 
 
 class Laid(Record, frozen=True):

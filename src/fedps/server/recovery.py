@@ -82,7 +82,8 @@ def state_of(kept: Kept) -> State:
     )
     return State(
         kept.begun, tuple(store.spec(name) for name in store.names()), kept.shard.clock, kept.barriers.epoch,
-        kept.barriers.passed, kept.told, kept.mean_samples, kept.roster.processes, here, left, lost,
+        kept.barriers.passed, kept.told, kept.mean_samples, kept.roster.processes, here, left, lost, kept.shard.unsaved,
+        kept.shard.moved, kept.turns,
     )  # fmt: skip
 
 
@@ -139,8 +140,9 @@ class _Recovery:
         """Finish saves that were under way, and let all clients be away from now on."""
         for epoch, works in self._saves.items():
             self._kept.shard.save(epoch, works)
-        for member in self._kept.members.here.values():
-            member.lost_at = now
+        for there in (self._kept.members.here, self._kept.members.lost):
+            for member in there.values():
+                member.lost_at = now
 
     def _take_up(self, entry: Entry) -> None:
         kept, (record, arrays) = self._kept, entry
@@ -179,9 +181,11 @@ class _Recovery:
             case Late(pushes, clock):
                 self._count(pushes, late=clock)
             case Counted(mean):
-                kept.mean_samples = mean
+                self._count_clients(mean)
             case Ended(epoch, aged, saved, witnesses):
                 works = shard.settle(epoch, aged, saved, witnesses)
+                if aged:  # though its barrier may never have opened: then it opens late, and nothing ends again
+                    kept.barriers.epoch = epoch
                 if works is not None:
                     self._saves[epoch] = works
             case SavedEpoch(epoch):
@@ -196,7 +200,7 @@ class _Recovery:
         kept.shard.take_over(store, state.tables)
         kept.shard.set_clock(state.clock)
         kept.barriers.epoch, kept.barriers.passed, kept.told = state.epoch, state.passed, state.told
-        kept.mean_samples, kept.turns = state.mean, (self._log.position,) * 2
+        kept.shard.unsaved, kept.shard.moved, kept.turns = state.unsaved, state.moved, state.turns
         if state.tables:
             kept.ballot.chosen = frozenset(state.tables)
         for client, processes in state.processes.items():
@@ -207,6 +211,8 @@ class _Recovery:
             there.update({client: _member(told) for client, told in states.items()})
             for client in states:
                 kept.ballot.know(client)
+        if state.mean is not None:
+            self._count_clients(state.mean)
 
     def _open(self, opened: Opened) -> None:
         kept = self._kept
@@ -217,6 +223,11 @@ class _Recovery:
         kept.barriers.epoch, kept.told = opened.epoch, opened.told
         if opened.stage == EVALUATED:
             kept.barriers.passed, kept.turns = opened.epoch, (kept.turns[1], self._log.position)
+
+    def _count_clients(self, mean: float) -> None:
+        """Know how many samples a client has; that was told once all had come, or nobody waited for the others any more."""
+        self._kept.mean_samples = mean
+        self._kept.members.expect(self._kept.members.came)
 
     def _count(self, pushes: Sequences, late: int | None = None) -> None:
         """Count pushes as taken."""
@@ -294,13 +305,14 @@ def _beyond(record: Kinds, cut: Cut) -> bool:
 def _state_of(member: Member) -> MemberState:
     last = member.last_barrier
     return MemberState(
-        member.instance, member.samples, member.waits_from, member.merged, member.late,
+        member.instance, member.samples, member.waits_from, member.merged, member.took_over, member.late,
         "" if last is None else last.stage, 0 if last is None else last.epoch,
     )  # fmt: skip
 
 
 def _member(state: MemberState) -> Member:
     return Member(
-        state.instance, state.samples, state.waits_from, sequence=state.sequence, merged=state.sequence, late=state.late,
+        state.instance, state.samples, state.waits_from, sequence=state.sequence, merged=state.sequence,
+        took_over=state.took_over, late=state.late,
         last_barrier=Barrier(state.epoch, state.stage) if state.stage else None,
     )  # fmt: skip

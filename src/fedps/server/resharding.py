@@ -144,6 +144,8 @@ def _take_over(server: ParameterServer, olds: list[ParameterServer], clients: Se
     """Let a server know what the others knew of clients and epochs."""
     kept, first = server.kept, olds[0].kept
     server.shard.set_clock(max(old.clock for old in olds))
+    server.shard.unsaved = any(old.shard.unsaved for old in olds)
+    server.shard.moved = any(old.shard.moved for old in olds)
     kept.barriers.epoch = max(old.barriers.epoch for old in olds)
     kept.barriers.passed, kept.told = first.barriers.passed, max(old.kept.told for old in olds)
     declared = frozenset(server.shard.store.spec(name) for name in server.shard.store.names())
