@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from fedps.config import Job
 from fedps.errors import DataError
 from fedps.server import durable
 from fedps.server.beside import at_once
-from fedps.server.records import Opened
+from fedps.server.records import Array, Opened, Record, Seeded
 from fedps.server.server import ParameterServer
-from fedps.storage.disk import Folder, Pieces
+from fedps.storage.disk import Folder
 from fedps.storage.epochs import is_whole
 from fedps.storage.log import Log
 from fedps.types import Bounds, Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Join, Leave, Refused
+from fedps.wire.messages import Barrier, Done, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
 from tests.events.kept import into
 from tests.server.callers import BIAS, ROWS, Caller, ones, push
@@ -53,16 +53,19 @@ class Home:
         server.members.expect(2)
         return server
 
-    def fill(self) -> None:
-        """Let the disk be full from now on."""
+    def fill(self, only: str = "") -> None:
+        """Let the disk be full from now on, `only` for files whose names begin so."""
         assert self._disk is not None
-        self._disk.append = self._full  # type: ignore[method-assign]
+        append = self._disk.append
+        self._disk.append = lambda name, pieces: (  # type: ignore[method-assign]
+            self._full(name) if name.startswith(only) else append(name, pieces)
+        )
 
     def empty(self) -> None:
         """Let there be space again."""
         del self._disk.append  # type: ignore[union-attr]
 
-    def _full(self, name: str, pieces: Pieces) -> None:
+    def _full(self, name: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", name)
 
     def close(self) -> None:
@@ -384,3 +387,31 @@ def test_a_process_that_took_over_may_still_lack_pushes_after_a_snapshot(home: H
     server.sum_up()
     again = Caller(home.server(), "a", "next").join()
     assert isinstance(again.ask(*push(3, [1], ones(1))), Done)  # another server had 2
+
+
+def test_a_start_that_another_client_gave_is_not_written_again(home: Home) -> None:
+    given = TableSpec("given", "sparse", (3, 4), Rule("add"), Init("given"))
+    server, values, written = home.server(), np.ones((3, 4), np.float32), list[type[Record]]()
+    note = server.durable.note
+
+    def noted(record: Record, arrays: Sequence[Array] = ()) -> None:
+        written.append(type(record))
+        note(record, arrays)
+
+    server.durable.note = noted  # type: ignore[method-assign]
+    for name in "ab":
+        assert isinstance(Caller(server, name).join(given, BIAS).ask(Seed("given", 0), values), Done)
+    assert written.count(Seeded) == 2
+
+
+def test_a_snapshot_that_cannot_be_written_is_tried_again_later(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "LEAST", 0)
+    monkeypatch.setattr(durable, "GROWTH", 0)
+    server = home.server()
+    Caller(server, "a").join()
+    home.fill(only="snapshot-")
+    now = time.monotonic()
+    for _ in range(5):
+        server.tick(now)
+    notes = [event["note"] for event in home.events if "note" in event]
+    assert [note.partition(":")[0] for note in notes] == ["a snapshot of the tables cannot be written"]

@@ -17,6 +17,7 @@ from fedps.server.records import Array, Record, encode
 from fedps.storage.log import Log
 
 RETRY = 0.5  # seconds between two tries of a disk that failed
+PAUSE = 60.0  # seconds from a snapshot that could not be written to the next
 LEAST = 64 << 20  # bytes of a log before it is summed up
 GROWTH = 2  # times the tables' own bytes: the same, of large ones
 Answer = Callable[[], None]
@@ -48,6 +49,7 @@ class Durable:
         self._failed_at: float | None = None  # when the disk began to fail
         self._tried_at = 0.0
         self._compacting = False
+        self._no_snapshot_before = 0.0
 
     def open(self, log: Log) -> None:
         """Write to a log that was recovered from now on."""
@@ -94,6 +96,8 @@ class Durable:
         """
         if self.log is None or self._compacting or self.stuck or self.log.bytes <= LEAST:
             return False
+        if self._clock() < self._no_snapshot_before:
+            return False
         return self.log.bytes > GROWTH * size()
 
     def compact(self, parts: Parts, keep: int) -> None:
@@ -115,6 +119,7 @@ class Durable:
         def done(error: Exception | None) -> None:
             self._compacting = False
             if error is not None:
+                self._no_snapshot_before = self._clock() + PAUSE
                 self._beside()(compaction.abandon, lambda _: None)
                 self._report(Note(f"a snapshot of the tables cannot be written: {_said(error)}; the log goes on"))
 

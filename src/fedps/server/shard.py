@@ -139,15 +139,16 @@ class Shard:
         """
         spec, last = self.store.spec(table), first + self.count * (len(values) - 1)
         if spec.kind == "dense":
-            self.store.seed(table, values, first)
+            taken = self.store.seed(table, values, first)
         elif not 0 <= first <= last < spec.shape[0] or first % self.count != self.number:
             raise TableError(
                 f"table {table!r}: {len(values)} rows from {first} on, where shard {self.number} of {self.count} has its"
                 f" own of {spec.shape[0]}"
             )
         else:
-            self.store.seed_rows(table, np.arange(first, last + 1, self.count), values)
-        self.durable.note(records.Seeded(table, first), [values])
+            taken = self.store.seed_rows(table, np.arange(first, last + 1, self.count), values)
+        if taken:  # all clients offer the same: one is enough
+            self.durable.note(records.Seeded(table, first), [values])
 
     def push(self, client: ClientId, push: Push, offer: Offer, now: float) -> bool:
         """Apply a push, or keep it until its window closes; return whether it came too late to count.

@@ -35,7 +35,7 @@ class DenseTable:
         """The learning rate of the last push."""
         return float(self._constants[kernels.LEARNING_RATE])
 
-    def seed(self, values: Values, first: int = 0) -> None:
+    def seed(self, values: Values, first: int = 0) -> bool:
         """Set the start of some floats; of each float the first offer stays.
 
         A large tensor is offered in pieces, by all clients at once. So a piece may find some of its floats set, but never
@@ -44,6 +44,9 @@ class DenseTable:
         Args:
             values: float32[1, n].
             first: the place of the first one.
+
+        Returns:
+            Whether any had none before.
 
         Raises:
             TableError: floats before these have no start yet, or the tensor has not so many.
@@ -54,10 +57,12 @@ class DenseTable:
                 f"table {self.spec.name!r}: a start of shape {values.shape} from float {first} on, where"
                 f" {self._seeded} of {self.spec.dim} floats have one"
             )
-        if end > self._seeded:
-            self._keep()
-            self.block[:, self._seeded : end] = values[:, self._seeded - first :]
-            self._seeded = end
+        if end <= self._seeded:
+            return False
+        self._keep()
+        self.block[:, self._seeded : end] = values[:, self._seeded - first :]
+        self._seeded = end
+        return True
 
     @property
     def seeded(self) -> bool:

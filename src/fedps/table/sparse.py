@@ -98,8 +98,11 @@ class SparseTable:
         """Return how many rows a pull of these keys would make."""
         return self._index.find(keys, self._ids)[1]
 
-    def seed(self, keys: Keys, rows: Values) -> None:
+    def seed(self, keys: Keys, rows: Values) -> bool:
         """Make those of some rows that are new, with the start that is given, float32[U, dim]; the next save has them.
+
+        Returns:
+            Whether any were.
 
         Raises:
             TableError: there is no room for them, or they are of another width.
@@ -109,6 +112,7 @@ class SparseTable:
         slots = self._slots_of(keys[new], started=False)
         self._block[slots, : self.spec.dim] = rows[new]
         self._changed[slots] = True
+        return bool(len(slots))
 
     def make(self, keys: Keys) -> None:
         """Make the rows that are new.

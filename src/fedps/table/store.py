@@ -63,8 +63,11 @@ class Store:
         """Return a table's spec. Raises TableError for an unknown name."""
         return self._table(name).spec
 
-    def seed(self, name: TableName, values: Values, first: int = 0) -> None:
+    def seed(self, name: TableName, values: Values, first: int = 0) -> bool:
         """Set the start of a dense tensor's floats from `first` on, float32[1, n]; of each the first offer stays.
+
+        Returns:
+            Whether any had none before.
 
         Raises:
             TableError: no such table, not a dense one, floats that it has not or that leave a gap, or not finite.
@@ -72,10 +75,13 @@ class Store:
         table = self._table(name)
         if not isinstance(table, DenseTable) or not np.isfinite(values).all():
             raise TableError(f"table {name!r}: a start of shape {values.shape} does not fit {table.spec}")
-        table.seed(values, first)
+        return table.seed(values, first)
 
-    def seed_rows(self, name: TableName, keys: Keys, rows: Values) -> None:
+    def seed_rows(self, name: TableName, keys: Keys, rows: Values) -> bool:
         """Set the start of rows of a table whose start is given, float32[U, dim]; of each row the first offer stays.
+
+        Returns:
+            Whether any had none before.
 
         Raises:
             TableError: no such table, one that makes its rows itself, rows of another width, or no room for them.
@@ -83,7 +89,7 @@ class Store:
         table = self._table(name)
         if not isinstance(table, SparseTable) or table.spec.init.kind != "given":
             raise TableError(f"table {name!r}: starts of {len(rows)} rows do not fit {table.spec}")
-        table.seed(keys, rows)
+        return table.seed(keys, rows)
 
     def seeded(self, name: TableName) -> bool:
         """Whether a tensor has its start; rows have one when they are made."""
