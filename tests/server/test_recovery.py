@@ -3,6 +3,7 @@
 import errno
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fedps.types import Bounds, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
 from tests.events.kept import into
-from tests.server.callers import BIAS, ROWS, Caller, ones, push
+from tests.server.callers import BIAS, LIMITS, ROWS, Caller, ones, push
 from tests.server.test_slow_saves import Slow
 
 ADAM = TableSpec("rows", "sparse", (100, 4), Rule("adam"), Init("uniform", -1.0, 1.0))
@@ -415,3 +416,14 @@ def test_a_snapshot_that_cannot_be_written_is_tried_again_later(home: Home, monk
         server.tick(now)
     notes = [event["note"] for event in home.events if "note" in event]
     assert [note.partition(":")[0] for note in notes] == ["a snapshot of the tables cannot be written"]
+
+
+@pytest.mark.parametrize("home", [{"sync_mode": "sync"}], indirect=True)
+def test_who_says_one_push_again_and_again_is_refused_at_last(home: Home) -> None:
+    server = home.server()
+    server._pushes._limits = replace(LIMITS, waiting=3)
+    a, b = (Caller(server, name).join() for name in "ab")
+    tickets = [a.send(*push(1, [1], ones(1))) for _ in range(5)]
+    assert [[type(answer) for answer in a.answers(ticket)] for ticket in tickets[2:]] == [[], [Refused], [Refused]]
+    assert isinstance(b.ask(*push(1, [1], ones(1))), Done)
+    assert [[type(answer) for answer in a.answers(ticket)] for ticket in tickets[:3]] == [[Done]] * 3

@@ -82,6 +82,8 @@ class Pushes:
             self._done(conversation, ticket, late=push.sequence == member.late)
             return None
         if push.sequence <= member.sequence:  # a repeat, too, of one that waits for its window
+            if len(self._unmerged.get(conversation, ())) >= self._limits.waiting:
+                raise RefusedError("too_large", f"push {push.sequence} came again too often: wait for its answer")
             self._await_merge(conversation, ticket, push.sequence)
             return None
         if member.barrier is not None:
