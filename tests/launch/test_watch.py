@@ -114,6 +114,13 @@ def test_one_that_said_why_or_was_done_needs_no_more_words(scene: Scene) -> None
         assert scene.end(f"worker {name}", int(name == "a")) == []
 
 
+@pytest.mark.parametrize("code", [-9, 255], ids=["killed", "its fork server died before it"])
+def test_who_was_done_has_not_failed_however_its_process_ended(scene: Scene, code: int) -> None:
+    scene.add("worker", "a")
+    scene.tell("worker a", events.Done(1, 2, 0))
+    assert scene.end("worker a", code) == []
+
+
 def test_what_is_no_event_is_its_senders_failure(scene: Scene) -> None:
     scene.add("worker", "a")
     scene.ends["worker a"].send_bytes(b'{"event": "mine"}')

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fedps.config import Runner
 from fedps.events.events import Failed, Restarted
-from fedps.launch.local.processes import Child, Who
+from fedps.launch.local.processes import UNKNOWN, Child, Who
 from fedps.launch.local.role import NEWEST, RoleSpec
 
 FIRST, LONGEST = 0.1, 5.0  # seconds until a role is started again: doubled each time, up to the longest
@@ -55,7 +55,7 @@ class Restarts:
         who, code = (role.kind, role.name), role.process.exitcode
         if who in self._planned:
             return True
-        again = self._said.get(who) == failed.error and (code is None or code >= 0)
+        again = self._said.get(who) == failed.error and (code is None or 0 <= code != UNKNOWN)
         self._said[who] = failed.error
         attempt, spec = self._attempts[who] + 1, role.spec
         mistake = again or failed.in_job or failed.in_data

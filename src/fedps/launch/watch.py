@@ -12,7 +12,7 @@ from fedps.errors import RoleError
 from fedps.events import events
 from fedps.events.events import Entry, Failed, stamp
 from fedps.launch.addresses import Address
-from fedps.launch.local.processes import PATIENCE, Child, Who, stop
+from fedps.launch.local.processes import PATIENCE, UNKNOWN, Child, Who, stop
 from fedps.launch.local.scripts import last_words
 
 SHARE = 0.01  # of a core, which reading PSS may take
@@ -149,7 +149,8 @@ class Watch:
         code, who = role.process.exitcode, (role.kind, role.name)
         if (*who, Failed) in self._milestones:
             return None
-        if code and code < 0 and (*who, events.Done) in self._milestones:
+        killed = code is not None and (code < 0 or (code == UNKNOWN and not self._scripted))
+        if killed and (*who, events.Done) in self._milestones:
             return None
         if code:  # a built-in role has reported what went wrong, if it could; a script's last words are in its log
             reason, trace = last_words(role.log) if self._scripted and code > 0 else ("", "")

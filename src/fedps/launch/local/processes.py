@@ -26,6 +26,7 @@ from fedps.launch.local.role import RoleSpec
 PRELOAD = "fedps.launch.local.preload"
 PRELOAD_TORCH = "FEDPS_PRELOAD_TORCH"  # environment variable by which the fork server knows
 LONGEST_SOCKET, SOCKET_NAME = 107, len("/pymp-12345678/listener-12345678")  # bytes of a path, and of its end
+UNKNOWN = 255  # the exit code of a worker whose fork server died before it
 PATIENCE = 10.0  # seconds a role gets to stop by itself
 Who = tuple[str, str]  # a role's kind and name
 AGAIN = "--- started again: "  # in a log, before what a role says that has been
