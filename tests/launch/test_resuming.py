@@ -278,3 +278,10 @@ def test_a_run_goes_on_without_a_client_that_is_gone(coordinated: bool, tmp_path
     assert done.returncode == 0, done.stderr
     found = summary_of(run_dir)
     assert (found["workers"], len(found["rounds"]), found["rounds"][-1]["selected"]) == (2, 8, ["0", "1"])
+
+
+def test_a_run_in_one_process_says_that_it_keeps_nothing(tmp_path: Path) -> None:
+    found = run(load_job(write_job(tmp_path)), tmp_path / "run", in_process=True, as_json=True)
+    assert (found["durability"], (tmp_path / "run" / "state").exists()) == ("none", False)
+    with pytest.raises(JobError, match="durability: none: nothing was kept to go on from"):
+        reopen(tmp_path / "run")

@@ -115,6 +115,10 @@ class Job(Section):
         job._notes = tuple(notes)
         return job
 
+    def keeping_nothing(self) -> "Job":
+        """Return the same job for processes that end all at once: nothing is written for one that would go on."""
+        return self.model_copy(update={"runner": self.runner.model_copy(update={"durability": "none"})})
+
     @model_serializer(mode="wrap")
     def _said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what a network of one's own may choose itself: keys of the built-in ones that nobody gave."""

@@ -50,7 +50,7 @@ def run_in_process(
     Raises:
         Exception: what the selector, or else the first failing worker raised.
     """
-    job = job.model_copy(update={"runner": job.runner.model_copy(update={"durability": "none"})})  # it ends as a whole
+    job = job.keeping_nothing()
     (run_dir / "log").mkdir(parents=True, exist_ok=True)
     failures: list[Exception] = []
     reports = _reports(listen)

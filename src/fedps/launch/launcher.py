@@ -85,7 +85,9 @@ def run(
     """
     began = time.time()
     client_files_of(job)  # two files of one client are told before a folder is made
-    if not in_process:
+    if in_process:
+        job = job.keeping_nothing()
+    else:
         check_places(job)
     plan = None if in_process else find_plan(job)
     # first of all the fork server: it imports while everything else begins
