@@ -99,8 +99,10 @@ def test_a_umask_that_closes_what_the_job_opens_is_told_before_anything_is_made(
 
 def test_discarding_leaves_nothing_of_ours_and_all_of_theirs(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job()
-    discard(make_run_folder(job, tmp_path / "new"))
-    assert not (tmp_path / "new").exists()
+    new = make_run_folder(job, tmp_path / "new")
+    (new / "state" / "server-0").mkdir(parents=True)  # a server had come up by then
+    discard(new)
+    assert not new.exists()
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "notes.txt").write_text("mine")
     discard(make_run_folder(job, tmp_path / "old"))

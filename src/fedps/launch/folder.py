@@ -206,7 +206,7 @@ def discard(folder: Path) -> None:
         folder / "coordinator.lock",
     ):
         path.unlink(missing_ok=True)
-    for name in ("log", "private"):
+    for name in ("log", "private", "state"):
         shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()
