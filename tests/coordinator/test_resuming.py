@@ -198,7 +198,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_anybody_waits(job: Job,
 
 def test_what_is_kept_of_rounds_is_the_last_few_and_the_first_and_all_turns(job: Job, tmp_path: Path) -> None:
     run(with_keys(job, client_selector="all", epochs=40), tmp_path, 33)
-    assert [n for (n,) in rows(tmp_path, "SELECT number FROM rounds")] == [0, 31, 32, 33]
+    assert [n for (n,) in rows(tmp_path, "SELECT number FROM rounds")] == [0, 30, 31, 32, 33]
     assert rows(tmp_path, "SELECT count(*) FROM turns") == [(3 * 32,)]
     assert max(size for (size,) in rows(tmp_path, "SELECT length(state) FROM rounds")) < 1000
 

@@ -34,7 +34,7 @@ from fedps.wire.messages import Assignment
 STATE, LOCK = "coordinator.db", "coordinator.lock"
 OLDER, OLDER_TURNS = "coordinator.json", "turns.jsonl"
 VERSION = 1  # of the tables
-KEPT = 3  # rounds whose states stay, the newest: clients keep as many checkpoints
+KEPT = 4  # rounds whose states stay, the newest: the one that is open, and those at whose ends clients keep checkpoints
 TABLES = (
     "CREATE TABLE rounds (number INTEGER PRIMARY KEY, state TEXT NOT NULL, targets BLOB NOT NULL, seal INTEGER NOT NULL)",
     "CREATE TABLE turns (id INTEGER PRIMARY KEY, saved_in INTEGER NOT NULL, client TEXT NOT NULL, turn TEXT NOT NULL)",
