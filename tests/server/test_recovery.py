@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedps.access.roster import MAX_PROCESSES
 from fedps.config import Job
 from fedps.errors import DataError
 from fedps.server import durable
@@ -19,7 +20,7 @@ from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder
 from fedps.storage.epochs import is_whole
 from fedps.storage.log import Log
-from fedps.types import Bounds, Init, Rule, TableSpec
+from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
 from tests.events.kept import into
@@ -427,3 +428,13 @@ def test_who_says_one_push_again_and_again_is_refused_at_last(home: Home) -> Non
     assert [[type(answer) for answer in a.answers(ticket)] for ticket in tickets[2:]] == [[], [Refused], [Refused]]
     assert isinstance(b.ask(*push(1, [1], ones(1))), Done)
     assert [[type(answer) for answer in a.answers(ticket)] for ticket in tickets[:3]] == [[Done]] * 3
+
+
+def test_a_client_of_very_many_processes_leaves_a_log_that_can_be_taken_up(home: Home) -> None:
+    server = home.server()
+    for instance in "pq":
+        Caller(server, "a", instance).join()
+    for number in range(MAX_PROCESSES):
+        Caller(server, "a", f"greets {number}")
+    Caller(server, "a", "p").join()
+    assert home.server().members.here[ClientId("a")].instance == "p"

@@ -93,8 +93,12 @@ class Roster:
         return self._named.get(client)
 
     def know(self, client: ClientId, instance: str) -> None:
-        """Note a process that spoke for a client, the newest so far, though it is not connected."""
-        self._supersede(client, instance)
+        """Note a process as the newest that spoke for a client."""
+        processes = [other for other in self._processes.pop(client, ()) if other != instance]
+        self._processes[client] = [*processes, instance][
+            -MAX_PROCESSES:
+        ]  # behind all others: the oldest is forgotten first
+        _forget_oldest(self._processes)
 
     @property
     def processes(self) -> dict[ClientId, list[str]]:
@@ -120,17 +124,12 @@ class Roster:
 
     def _supersede(self, client: ClientId, instance: str) -> None:
         """Make a process the newest of its client, unless it has been before."""
-        processes = self._processes.pop(client, [])
-        self._processes[client] = processes  # behind all others: what is oldest is forgotten first
-        _forget_oldest(self._processes)
-        if instance in processes[:-1]:
+        if instance in self._processes.get(client, [])[:-1]:
             raise RefusedError(
                 "superseded",
                 f"a newer process speaks for client {client!r}, and this one must end: give each worker its own client",
             )
-        if instance not in processes:
-            processes.append(instance)
-            del processes[:-MAX_PROCESSES]
+        self.know(client, instance)
 
     def _end(self, older: Conversation, instance: str) -> None:
         """Hang up on an older connection; if another process has it, it is told to end."""
