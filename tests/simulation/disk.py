@@ -79,7 +79,8 @@ class ForgetfulDisk:
 
     def drop(self, name: str) -> None:
         """Let a sync fail: what was not durable by then will never be, though it can still be read."""
-        self._dropped.setdefault(name, self.safe.get(name, 0))
+        if len(self.files.get(name, b"")) > (safe := self.safe.get(name, 0)):  # else there was nothing to lose
+            self._dropped.setdefault(name, safe)
 
     def crash(self, rng: random.Random) -> None:
         """Cut the power: of what was not synced any part may be gone, or be there as zeros or as something else."""
