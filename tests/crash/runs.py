@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from fedps.data.prepare.synth import synthesize
 from fedps.data.prepare.write import Split
+from fedps.storage import snapshot
+from fedps.table.rules import rowless
 from tests.crash.roles import CALLS, Call, Fault, Role, calls_of, paths_of
 from tests.ports import free_address
 
@@ -22,7 +25,12 @@ BACK = 1.5  # seconds until a lasting fault is over
 TRACEBACK = "Traceback (most recent call last)"
 RESULT = re.compile(r"[^/]+/(model/\d+/[^.].*|private/\d+/\d+/[^.].*|summary.*\.json)")  # files that a run leaves
 GENERATION = re.compile(r"\.[0-9]+\.(?=json|safetensors)")  # of a file that was written again
-PARTICULAR = ("run", "witnesses", "check")  # of what they say: each run's own
+PARTICULAR = (
+    "run",
+    "witnesses",
+    "check",
+    "sha256",
+)  # of what they say: each run's own, and what follows from the arrays
 
 
 class Outcome(NamedTuple):
@@ -197,8 +205,22 @@ def results(run: Path) -> dict[str, object]:
             found[name] = _figures(json.loads(path.read_bytes()))
         elif path.suffix == ".json":
             found[name] = _alike(json.loads(path.read_bytes()))
+        elif path.name.startswith("server"):
+            found[name] = _rows(path)
         else:
             found[name] = path.read_bytes()
+    return found
+
+
+def _rows(path: Path) -> dict[str, tuple[bytes, bytes]]:
+    """Return a server's rows, without those that stand as they started: who only pulled them left no record of it."""
+    tables, _ = snapshot.load(path.parent, path.stem)
+    found = {}
+    for name, (spec, keys, block) in tables.items():
+        changed = np.ones(len(block), np.bool_)
+        if spec.kind == "sparse":
+            changed = (block[:, : spec.dim] != rowless(spec, keys)).any(axis=1) | block[:, spec.dim :].any(axis=1)
+        found[name] = keys[changed[: len(keys)]].tobytes(), block[changed].tobytes()
     return found
 
 
