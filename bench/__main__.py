@@ -26,7 +26,7 @@ def bench(
 ) -> None:
     """Measure fedps on this machine, and write tables and plots.
 
-    Subjects, all but the last five if none is named; each is measured in a process of its own:
+    Subjects, all but the last six if none is named; each is measured in a process of its own:
 
     job      ten clients, a server and a coordinator train one pass: from the command to its exit
 
@@ -41,6 +41,10 @@ def bench(
     rounds   what a round of the coordinator costs beside training
 
     saves    a server's saves and loads beside copying the same bytes
+
+    stalls   pulls while tables are saved or summed up, and how long it takes to make them anew
+
+    durability  what it costs that a server's death loses nothing, in each mode; how soon one is back
 
     size     50 M rows over two servers, and bounded tables under 100 M distinct ids: memory and pauses; some minutes more
 

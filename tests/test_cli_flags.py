@@ -51,7 +51,7 @@ def test_run_takes_flags_in_every_spelling(
     flags: list[str], job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert here(monkeypatch, "run", *[str(job) if f == "JOB" else f for f in flags]) == 0
-    given, run_dir, in_process, as_json, _ = launch.args
+    given, run_dir, in_process, as_json, *_ = launch.args
     assert isinstance(given, Job)
     assert (given.runner.worker_num, given.runner.server_num, given.runner.epochs) == (2, 3, 5)
     assert (run_dir, in_process, as_json) == (Path("out"), False, False)
@@ -75,7 +75,7 @@ def test_the_original_command_line_pasted(
 ) -> None:  # fmt: skip
     flags = [word for flag in SEED for word in (flag.split("=") if spaced else [flag])]
     assert here(monkeypatch, "run", *flags, "--log_dir=log", *script, "-m", job) == 0
-    given, _, _, _, orders = launch.args
+    given, _, _, _, orders, _ = launch.args
     assert (given.runner.worker_num, given.runner.server_num, given.runner.with_coordinator) == (2, 1, True)
     at = Address("127.0.0.1", 0)
     assert (orders.server_at, orders.coordinator_at, orders.log_dir, orders.script) == ((at,), at, Path("log"), None)
@@ -393,13 +393,13 @@ def test_what_needs_no_room_loads_none(args: list[str], job: Path) -> None:
     ("command", "room", "due"),
     [
         (["server", "JOB", "--servers=127.0.0.1:8101,127.0.0.1:8102", "--shard=1", "--stay"], "serve_here",
-         (1, Address("127.0.0.1", 8102), Path("r"), Path("l"), True)),
+         (1, Address("127.0.0.1", 8102), Path("r"), Path("l"), True, False)),
         (["coordinator", "JOB", "--coordinators", "127.0.0.1:8101"], "coordinate_here",
          (Address("127.0.0.1", 8101), Path("r"), Path("l"), False)),
         (["worker", "JOB", "--servers=a:1,b:2", "--coordinators=c:3", "--worker_id=1", "--allow-commands"], "work_here",
-         ("1", 1, (Address("a", 1), Address("b", 2)), Address("c", 3), Path("r"), Path("l"), Allow(commands=True))),
+         ("1", 1, (Address("a", 1), Address("b", 2)), Address("c", 3), Path("r"), Path("l"), Allow(commands=True), False)),
         (["worker", "-m", "JOB", "--servers=a:1", "--client=1", "--worker-id=7"], "work_here",
-         ("1", 7, (Address("a", 1),), None, Path("r"), Path("l"), Allow())),
+         ("1", 7, (Address("a", 1),), None, Path("r"), Path("l"), Allow(), False)),
     ],
     ids=["server", "coordinator", "worker", "client"],
 )  # fmt: skip

@@ -41,6 +41,7 @@ def test_size(small_data: Path) -> None:
     assert result.find("max_rows.rows").value == 5_000  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_ctr(small_data: Path) -> None:
     keys = {figure.key for figure in checked("ctr", small_data).figures}
     assert keys == {"DeepFM.fedps", "DeepFM.fused", "DeepFM.sparse", "workers.1", "workers.4"}

@@ -52,15 +52,25 @@ def _note(file: int, done: "Future[Frame]", line: str) -> None:
         os.write(file, line.encode())
 
 
+def keep_logs(run_dir: Path) -> None:
+    """Let the logs of all servers of a run stay elsewhere, too."""
+    for log in run_dir.glob("state/server-*/log-*"):
+        _keep(log, beside(run_dir) / f"log-{log.parent.name.removeprefix('server-')}")
+
+
+def _keep(log: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    if log.exists() and not (folder / log.name).exists():
+        os.link(log, folder / log.name)
+
+
 def _keep_logs(folder: Path) -> None:
     """Let logs that a server removes stay elsewhere."""
-    folder.mkdir(exist_ok=True)
     remove = Folder.remove
 
     def kept(self: Folder, name: str) -> None:
-        path = self._path / name
-        if name.startswith("log-") and path.exists() and not (folder / name).exists():
-            os.link(path, folder / name)
+        if name.startswith("log-"):
+            _keep(self._path / name, folder)
         remove(self, name)
 
     Folder.remove = kept  # type: ignore[method-assign]

@@ -60,6 +60,7 @@ class Stormy(Launch):
     def _end_listeners(self) -> None:
         self._storm.workers_have_left()
         super()._end_listeners()
+        played.keep_logs(self._folder)  # before the launcher removes them
 
 
 def main() -> None:

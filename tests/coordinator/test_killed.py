@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
+
 from fedps.config import Job
 from fedps.config.files import client_files_of
 from fedps.coordinator.resuming import learned_in
@@ -73,6 +75,7 @@ def coordinator(job: Job, address: str, folder: Path) -> Iterator["subprocess.Po
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_coordinator_is_killed_again_and_again_and_each_round_is_trained_once(
     make_job: MakeJob, tmp_path: Path
 ) -> None:

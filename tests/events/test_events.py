@@ -27,7 +27,7 @@ def test_an_event_arrives_as_it_was_sent(event: Event) -> None:
 def test_the_kinds_are_those_that_other_tools_read() -> None:
     kinds = {kind.__struct_config__.tag for kind in Event.__subclasses__()}
     assert kinds == {
-        "started", "ready", "checked", "failed", "stopped", "closed", "read", "note", "skipped", "data", "assigned",
+        "started", "ready", "checked", "failed", "stopped", "closed", "read", "unsaved", "note", "skipped", "data", "assigned",
         "epoch_begin", "first_batch", "progress", "epoch_end", "evaluate_begin", "evaluated", "simulated", "done", "saved",
         "loaded", "lost", "refused", "suspended", "left_behind", "selected", "round", "taught", "ends_early", "clock",
         "dropped", "at_work", "tables", "restarted", "resumed", "completed",

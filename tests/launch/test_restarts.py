@@ -89,6 +89,7 @@ def test_what_raises_the_same_again_is_a_mistake_and_so_is_what_the_job_or_data_
     assert not Restarts(make_job(restarts=0).runner).plan(child(role), DIED)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_coordinator_goes_on_where_it_was_at_its_own_address(tmp_path: Path) -> None:
     run_dir, job = tmp_path / "run", write_job(tmp_path, epochs=40, with_coordinator=True, eval_every=0)

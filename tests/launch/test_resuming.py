@@ -233,7 +233,13 @@ def saved(run_dir: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("end", [kill_all, lambda process: process.send_signal(signal.SIGINT)], ids=["kill", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(kill_all, id="kill"),
+        pytest.param(lambda process: process.send_signal(signal.SIGINT), id="Ctrl-C", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_broken_off_goes_on_to_the_numbers_of_an_unbroken_one(
     end: Callable[[subprocess.Popen[str]], None], tmp_path: Path
 ) -> None:
@@ -267,6 +273,7 @@ def test_a_run_broken_off_goes_on_to_the_numbers_of_an_unbroken_one(
     assert all(at_last[key] == found[key] for key in ("status", "rounds", "metrics", "samples", "faults"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("coordinated", [False, True])
 def test_a_run_goes_on_without_a_client_that_is_gone(coordinated: bool, tmp_path: Path) -> None:

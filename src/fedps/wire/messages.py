@@ -33,7 +33,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     shared: dict[str, str] = {}
 
 
-class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Answer to Hello. `clock`: the step or window now open, where a late joiner begins (coordinator: the round).
 
     `epoch`: the last that has ended here, 0 before the first: who was away goes on with the next.
@@ -192,7 +192,7 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     targets_of: int = 0
 
 
-class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """It is done, and outlives the server: what it follows from is on disk there, unless the job says `durability: none`.
 
     `clock`: the step or window now open; `late`: the push came after its window was closed. `sequence`, of a Join: the
