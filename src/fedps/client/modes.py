@@ -11,6 +11,7 @@ while window k is pushed. A push is answered once it is on the server's disk, wh
 
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -131,6 +132,14 @@ class Exchange:
 
     def write(self, pull: Pull) -> None:
         """Wait for what was asked for, and put it in the place of the learner's own values."""
+        # A push that is refused is told at once: the window that is waited for lacks it, and may never be merged.
+        pulls = pull.ticket.futures
+        pushes = {future for push in self._pushes for future in push.futures}
+        while pulls:
+            done, _ = wait(pulls | pushes, self._timeout, FIRST_COMPLETED)
+            for future in done & pushes:
+                future.result()
+            pulls, pushes = (pulls - done, pushes - done) if done else (set(), set())
         values = pull.ticket.result(self._timeout)
         self._go_on_at(max(pull.ticket.clocks.values(), default=0))
         for name, slots in pull.slots.items():

@@ -75,6 +75,11 @@ class PullTicket:
         self._requests, self._shapes = requests, shapes
         self.clocks: dict[int, int] = {}
 
+    @property
+    def futures(self) -> "set[Future[Frame]]":
+        """The answers that are to come."""
+        return {future for _, future, _ in self._requests}
+
     def result(self, timeout: float) -> dict[TableName, Values]:
         """Wait and return float32[U, dim] for each table, in the order of its keys (dense: [1, dim]); to be read only.
 
@@ -107,6 +112,11 @@ class PushTicket:
 
     def __init__(self, futures: Sequence["Future[Frame]"]) -> None:
         self._futures = futures
+
+    @property
+    def futures(self) -> "set[Future[Frame]]":
+        """The answers that are to come."""
+        return set(self._futures)
 
     def result(self, timeout: float) -> Done:
         """Wait until every shard has taken the push; `late` if any says so, `clock` the furthest.
