@@ -88,7 +88,7 @@ def test_what_fails_in_a_script_is_shown(script: str, role: str, said: str, tmp_
 def test_a_script_that_never_says_who_it_is_is_given_up(script: str, late: str, tmp_path: Path) -> None:
     found = launch(tmp_path, script, start_timeout=12.0)
     assert found["error"].startswith(late)
-    assert "did not come up within 4 s; raise runner.start_timeout or see whether the script calls" in found["error"]
+    assert "did not come up within 12 s; raise runner.start_timeout or see whether the script calls" in found["error"]
 
 
 def test_started_by_itself_a_script_says_how_to_start_it(tmp_path: Path) -> None:
