@@ -17,7 +17,7 @@ from bench.clock import quantile, seconds_of
 from bench.records import Figure, Options, Result
 from fedps.config import Job, Runner
 from fedps.server import records
-from fedps.server.beside import Done, Work, in_turns
+from fedps.server.beside import InThread, Work, in_turns
 from fedps.server.saving import Saver
 from fedps.storage.disk import Folder
 from fedps.storage.log import Log
@@ -62,7 +62,7 @@ class Loop:
         if begin is None:
             loop.call_later(IDLE, ended.set)
         else:
-            loop.call_soon(lambda: in_turns(_beside, begin(), done))
+            loop.call_soon(lambda: in_turns(InThread(), begin(), done))
         while not ended.is_set():
             keys = np.unique(self._rng.integers(0, self._rows, TOUCHED))
             came = time.perf_counter()
@@ -147,16 +147,3 @@ def _lay(folder: Path) -> None:
             entry = records.decode(data)
             if isinstance(entry.record, records.Laid):
                 store.lay(Part(entry.record.table, entry.record.facts, tuple(entry.arrays)))
-
-
-def _beside(work: Work, done: Done) -> None:
-    async def do() -> None:
-        try:
-            await asyncio.to_thread(work)
-        except Exception as error:
-            done(error)
-        else:
-            done(None)
-
-    task = asyncio.get_running_loop().create_task(do())
-    task.add_done_callback(lambda ended: ended.result())

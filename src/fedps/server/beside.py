@@ -1,5 +1,6 @@
 """Work that takes long, done beside a server's loop, which is told in its own turn how it went."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 Work = Callable[[], None]
@@ -15,6 +16,32 @@ def at_once(work: Work, done: Done) -> None:
         done(error)
     else:
         done(None)
+
+
+class InThread:
+    """Lets work be done in a thread, so that the loop goes on; how it went is told in the loop's own turn."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, work: Work, done: Done) -> None:
+        """Begin work, and call `done` when it has ended."""
+        task = asyncio.get_running_loop().create_task(self._do(work, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self) -> None:
+        """Wait until all work has ended, what follows on it too."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _do(self, work: Work, done: Done) -> None:
+        try:
+            await asyncio.to_thread(work)
+        except Exception as error:
+            done(error)
+        else:
+            done(None)
 
 
 def in_turns(beside: Beside, works: Iterator[Work], done: Done) -> None:

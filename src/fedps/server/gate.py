@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from fedps.config import Runner
 from fedps.server import merge
 from fedps.server.merge import Contribution, Merged
+from fedps.server.records import Sequences
 from fedps.types import ClientId, Rows, TableName
 
 MAX_AHEAD = 2  # windows a client may be ahead of the open one: it trains one while the last is merged
@@ -18,7 +19,6 @@ MAX_AHEAD = 2  # windows a client may be ahead of the open one: it trains one wh
 Merge = Callable[[Sequence[Contribution]], Rows]
 Offer = Mapping[TableName, Contribution]  # one client's push, whole
 Changes = dict[TableName, Merged]
-Sequences = tuple[tuple[ClientId, int], ...]  # which clients' which pushes
 
 
 class Closing(NamedTuple):

@@ -96,7 +96,7 @@ class Members(Membership[Member]):
         """
         # A client says Join again on every connection. While it is here, that changes nothing: its clock and its pushes go on.
         here = self.get(client)
-        before = here or self.left.get(client) or self.lost.get(client)
+        before = self.known_as(client)
         # A client's pushes are counted over all its processes: so no number is given twice, and none is taken twice.
         counted = before.sequence if before is not None else 0
         again = before is not None

@@ -11,9 +11,9 @@ from fedps.access.conversation import Conversation
 from fedps.access.roster import Roster
 from fedps.errors import RefusedError, TableError, WireError
 from fedps.server import requests
-from fedps.server.gate import Sequences
 from fedps.server.members import Member, Members
 from fedps.server.memory import Budget
+from fedps.server.records import Sequences
 from fedps.server.requests import HalfPush
 from fedps.server.shard import Shard
 from fedps.wire.compress import Array

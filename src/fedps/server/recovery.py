@@ -219,7 +219,7 @@ class _Recovery:
         for client, epoch in opened.clients:
             if (member := kept.members.get(client)) is not None:
                 member.barrier = Barrier(epoch, opened.stage)
-        kept.members.release([client for client, _ in opened.clients if kept.members.get(client)], opened.clock)
+        kept.members.release([client for client, _ in opened.clients], opened.clock)
         kept.barriers.epoch, kept.told = opened.epoch, opened.told
         if opened.stage == EVALUATED:
             kept.barriers.passed, kept.turns = opened.epoch, (kept.turns[1], self._log.position)

@@ -1,6 +1,5 @@
 """Run one server in the foreground: a parameter server behind a listener, until it is told to stop."""
 
-import asyncio
 import json
 import socket
 import time
@@ -14,7 +13,7 @@ from fedps.errors import DataError, JobError, LostError
 from fedps.events import events
 from fedps.events.events import Report, dated
 from fedps.net.listener import serve_to_the_end
-from fedps.server.beside import Done, Work, at_once
+from fedps.server.beside import InThread, at_once
 from fedps.server.resharding import state_folder
 from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder
@@ -65,7 +64,7 @@ def run_server(
         return False
     if standby:
         _await_free(bind)
-    saves = server.shard.beside = _InThread()
+    saves = server.shard.beside = InThread()
 
     def ready(address: str) -> None:
         print(dated(f"Server[fedps.ParameterServer] is serving on port={address.rpartition(':')[2]}."), flush=True)
@@ -125,29 +124,3 @@ def _await_free(bind: str) -> None:
             door.bind((host.strip("[]"), int(port)))
             return
         time.sleep(LOOK)
-
-
-class _InThread:
-    """Lets work be done in a thread, so that the loop goes on; how it went is told in the loop's own turn."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def __call__(self, work: Work, done: Done) -> None:
-        """Begin work, and call `done` when it has ended."""
-        task = asyncio.get_running_loop().create_task(self._do(work, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def finish(self) -> None:
-        """Wait until all work has ended, what follows on it too."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _do(self, work: Work, done: Done) -> None:
-        try:
-            await asyncio.to_thread(work)
-        except Exception as error:
-            done(error)
-        else:
-            done(None)

@@ -341,8 +341,7 @@ class ParameterServer:
         self.roster.tick(now)
         self.refusals.tick(now)
         self.durable.tick(now)
-        # while an epoch is to be saved, the log alone leads to its rows
-        if not self.shard.save_due and self.durable.due(lambda: self.shard.bytes):
+        if self.durable.due(lambda: self.shard.bytes):
             self.sum_up()
         if self._first_at is not None and now - self._first_at > self._patience:
             self._start_without_the_rest(now)
@@ -356,8 +355,8 @@ class ParameterServer:
 
     def sum_up(self) -> None:
         """Begin a snapshot of all that the log says."""
-        # While an epoch is written, it is frozen as the record of its end finds the tables: that must stay in the log.
-        if self.durable.log is None or self.shard.saving:
+        # While an epoch is to be saved, the log alone leads to its rows as they were at its end.
+        if self.durable.log is None or self.shard.save_due:
             return
         # Clients go back to an epoch's start together where they train in step; else each goes on from its own last moment.
         gate = self.shard.gate

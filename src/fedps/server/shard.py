@@ -20,10 +20,11 @@ from fedps.events.events import Note, Report, Unsaved
 from fedps.server import records
 from fedps.server.beside import Beside, Work, at_once, in_turns
 from fedps.server.durable import Durable
-from fedps.server.gate import Closing, Offer, Offered, Sequences, make_gate, size_of
+from fedps.server.gate import Closing, Offer, Offered, make_gate, size_of
 from fedps.server.members import Member, Members
 from fedps.server.memory import Budget, Room
 from fedps.server.merge import Contribution, Merged
+from fedps.server.records import Sequences
 from fedps.server.saving import Saver, make_store, start_from
 from fedps.table.sparse import places, row_bytes
 from fedps.table.store import Store, first_bytes, unfit
@@ -276,11 +277,6 @@ class Shard:
         self._saves.append((epoch, works))
         if len(self._saves) == 1:
             self._save_next()
-
-    @property
-    def saving(self) -> bool:
-        """Whether an epoch is being written."""
-        return bool(self._saves)
 
     @property
     def behind(self) -> bool:
