@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fedps.net.shards import Shards
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.types import Keys, TableName, Values
+from fedps.wire.frame import Frame
 from fedps.wire.messages import Done
 from tests.client.test_modes import SMALL, write_clients
 from tests.client.test_schedule import ME, trainer_of
@@ -31,7 +33,7 @@ class Ticket:
     """A pull or a push that is answered at once."""
 
     def __init__(self, answer: Any, clock: int = 0) -> None:
-        self._answer, self.clocks = answer, {0: clock}
+        self._answer, self.clocks, self.futures = answer, {0: clock}, set[Future[Frame]]()  # nothing is to come
 
     def result(self, timeout: float) -> Any:
         return self._answer
