@@ -21,7 +21,7 @@ from fedps.storage.disk import Folder
 from fedps.storage.epochs import is_whole
 from fedps.storage.log import Log
 from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Join, Leave, Refused, Seed
+from fedps.wire.messages import Barrier, Census, Counted, Done, Figures, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
 from tests.events.kept import into
 from tests.server.callers import BIAS, LIMITS, ROWS, Caller, ones, push
@@ -438,3 +438,37 @@ def test_a_client_of_very_many_processes_leaves_a_log_that_can_be_taken_up(home:
         Caller(server, "a", f"greets {number}")
     Caller(server, "a", "p").join()
     assert home.server().members.here[ClientId("a")].instance == "p"
+
+
+def test_all_are_told_how_many_samples_they_have_once_that_is_on_disk(home: Home) -> None:
+    server = home.server()
+    a, b = Caller(server, "a"), Caller(server, "b")
+    assert isinstance(a.ask(Join((ROWS, BIAS), 0, 10)), Done)
+    slow = server.shard.beside = Slow()
+    ticket = a.send(Census())
+    b.send(Join((ROWS, BIAS), 0, 30))
+    assert not a.answers(ticket)
+    slow.end_all()
+    assert a.answers(ticket) == [Counted(20.0)]
+
+
+def test_who_was_outvoted_has_no_vote_in_the_next_process(home: Home) -> None:
+    server = home.server()
+    server.members.expected = 3
+    Caller(server, "a").join(ADAM, BIAS)
+    for name in "bc":
+        Caller(server, name).send(Join((ROWS, BIAS), 0))
+    assert set(server.members.here) == {"b", "c"}
+    assert home.server().ballot._votes == server.ballot._votes
+
+
+def test_a_barrier_that_opened_is_known_again_whatever_figures_are_said_there(home: Home) -> None:
+    server = home.server()
+    a, b = (Caller(server, name).join() for name in "ab")
+    said = Barrier(1, "evaluated", Figures(samples=3, loss=1.5))
+    for barriers in ([Barrier(1, "trained")] * 2, [said, Barrier(1, "evaluated")]):
+        assert all(x.send(barrier) for x, barrier in zip((a, b), barriers, strict=True))
+    server.members.lose(ClientId("a"))
+    assert isinstance(b.ask(*push(1, [1], ones(1))), Done)
+    assert isinstance(b.ask(Barrier(2, "trained")), Done)
+    assert isinstance(Caller(home.server(), "a").join().ask(said), Done)

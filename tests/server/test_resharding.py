@@ -15,7 +15,7 @@ from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder
 from fedps.storage.log import Compaction, Log
 from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Join, Seed
+from fedps.wire.messages import Barrier, Census, Counted, Done, Join, Seed
 from tests.conftest import MakeJob
 from tests.server.callers import Caller, ones, push
 from tests.server.test_recovery import meet
@@ -170,3 +170,17 @@ def test_nobody_goes_back_before_it(left: tuple[Job, Path], make_job: MakeJob) -
         ParameterServer(other, 0, run_dir, lambda event: None, log=Log(disk), cut={ClientId("a"): 2})
     disk.close()
     assert found(other, run_dir) == there
+
+
+def test_all_are_told_the_same_mean_as_before(make_job: MakeJob, tmp_path: Path) -> None:
+    job, other = (make_job(sync_mode="sync", server_num=count) for count in (1, 2))
+    server, disk = start(job, 0, tmp_path)
+    for name, instance, samples in (("a", "p", 10), ("b", "p", 30), ("b", "next", 50)):
+        assert isinstance(Caller(server, name, instance).ask(Join((ROWS, BIAS), 0, samples)), Done)
+    disk.close()
+    deal_out(job, other, tmp_path, {ClientId("a"), ClientId("b")}, None)
+    server, disk = start(other, 0, tmp_path)
+    a = Caller(server, "a", "new")
+    assert isinstance(a.ask(Join((ROWS, BIAS), 0, 10)), Done)
+    assert a.ask(Census()) == Counted(20.0)
+    disk.close()

@@ -88,6 +88,10 @@ class Ballot:
         if self.chosen is not None:
             self._note(client, self.chosen)
 
+    def strike(self, client: ClientId) -> None:
+        """Forget what a client declared that was outvoted: it may come again, and declare what the others do."""
+        self._votes.pop(client, None)
+
     def close(self) -> Verdict:
         """End a vote that stays undecided: what most clients declare holds, and in a tie what is chosen."""
         if not self.waiting:
@@ -113,7 +117,7 @@ class Ballot:
     def _elect(self, declared: Declaration) -> Verdict:
         outvoted, self.chosen = self._backers(self.chosen), declared
         for client in outvoted:
-            del self._votes[client]
+            self.strike(client)
         admitted = [candidate for candidate in self.waiting.values() if candidate.declared == declared]
         for candidate in admitted:
             del self.waiting[candidate.conversation.known]

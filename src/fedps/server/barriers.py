@@ -67,7 +67,8 @@ class Barriers:
         """
         client = conversation.known
         self._check(barrier)
-        if barrier == member.last_barrier:
+        last = member.last_barrier
+        if last is not None and _place(barrier) == _place(last):  # whatever figures it comes with
             answer()  # it opened while the connection was broken
             return
         if barrier.stage == EVALUATED and barrier.epoch == self.passed == self.epoch:
@@ -75,8 +76,8 @@ class Barriers:
             member.act(now)
             answer()  # it opened before this process came: the others are at the next epoch, and wait for it there
             return
-        if member.last_barrier is not None and _place(barrier) < _place(member.last_barrier):
-            raise RefusedError("stale", f"{barrier} lies behind {member.last_barrier}, which this client has passed")
+        if last is not None and _place(barrier) < _place(last):
+            raise RefusedError("stale", f"{barrier} lies behind {last}, which this client has passed")
         if member.barrier is not None and (member.barrier != barrier or client in self._standing):
             raise RefusedError("order", f"client {client!r} stands at a barrier: wait for its answer")
         member.barrier = barrier

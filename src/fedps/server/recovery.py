@@ -165,6 +165,8 @@ class _Recovery:
                 kept.ballot.know(client)
             case Gone(client, how):
                 {"left": members.leave, "lost": members.lose, "expelled": members.expel}[how](client)
+                if how == "expelled":
+                    kept.ballot.strike(client)
             case Applied(pushes, clock, tables, rates):
                 pairs = zip(tables, rates, arrays[::2], arrays[1::2], strict=True)
                 shard.apply(Closing({n: Merged(Rows(keys, rows), rate) for n, rate, keys, rows in pairs}, pushes))

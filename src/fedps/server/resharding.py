@@ -61,6 +61,8 @@ def deal_out(theirs: Job, job: Job, run_dir: Path, clients: Set[ClientId], cut: 
             if tables:
                 server.shard.take_over(_store(mine, shard, server), tuple(table.spec for table in mine.values()))
             _take_over(server, olds, clients)
+            if theirs.runner.worker_num == job.runner.worker_num:  # else others come, and all are counted again
+                server.kept.mean_samples = olds[0].kept.mean_samples
             _write(server, new / name_of(shard))
     job.save(new / JOB)  # last: with it the new state is whole
     settle(run_dir)

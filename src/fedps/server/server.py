@@ -11,6 +11,7 @@ keep to stands in `requests`, tables and gate in `shard`, who is waited for in `
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -284,8 +285,9 @@ class ParameterServer:
             self.kept.mean_samples = self.members.mean_samples
             self.durable.note(records.Counted(self.kept.mean_samples))
         asking, self._asking = self._asking, {}
+        counted = Counted(self.kept.mean_samples)
         for conversation, ticket in asking.items():
-            conversation.reply(ticket, Counted(self.kept.mean_samples))
+            self.durable.then(partial(conversation.reply, ticket, counted))
 
     def advance(self, now: float) -> None:
         """Close every window and barrier that is complete, and answer those who waited for it."""
