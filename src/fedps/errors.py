@@ -5,6 +5,7 @@
     │   └── UnknownIdError  a user or an item that is not there was asked for
     ├── DataError         a data file is missing, malformed or does not fit the job; names file and line
     │   └── MalformedError    lines, or columns, that are no samples: all that were found together
+    ├── IdentityError     a certificate, a key or a list of revoked ones that cannot be used; says why, and the remedy
     ├── TableError        a table was asked for what it does not hold, or given what it must not keep
     ├── WireError         bytes that are no message of this protocol
     │   └── LimitError    a message or request over a stated limit
@@ -77,6 +78,10 @@ class MalformedError(DataError):
         self.mistakes, self.lines = list(mistakes[:TOLD]), lines
         more = lines - len(self.mistakes)
         super().__init__("\n".join([*self.mistakes, *[f"and {more:,} more malformed lines"] * bool(more)]))
+
+
+class IdentityError(FedpsError):
+    """A certificate, a key or a list of revoked ones that cannot be used, or a name that cannot stand in one."""
 
 
 class TableError(FedpsError):
