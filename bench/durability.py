@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from bench.clock import seconds_of
-from bench.jobs import run_job, write_job
+from bench.jobs import Run, run_job, write_job
 from bench.records import Figure, Options, Result
 from bench.splits import shorten
+from bench.turns import in_turns
 from fedps.config import Job, load_job
 from fedps.server.gate import Closing
 from fedps.server.merge import Merged
@@ -29,14 +30,14 @@ MODES: dict[str, dict[str, Any]] = {
     "async": {"sync_mode": "async"},
     "sync": {"sync_mode": "sync"},
 }
-PAIRS = {"full": 5, "quick": 2, "tiny": 1}  # runs with a log, and as many without
+PAIRS = {"full": 9, "quick": 2, "tiny": 1}  # runs with a log, and as many without
 SHARE = {"full": 4, "quick": 16, "tiny": 1}  # one sample in so many, for async and sync
 ROWS, DIM, PUSH = {"full": 1_000_000, "quick": 100_000, "tiny": 1000}, 32, 10_000
 BEHIND = 60  # pushes behind the snapshot: some 80 MB, about as many bytes as a log may have
 RESTARTS = {"full": 5, "quick": 3, "tiny": 1}
 ABOUT = (
     "`fedps run` of the quick start (10 workers, 1 server, a coordinator, one pass, no evaluation) with `durability: group` and `none`"
-    " in turns; the ratio is the median of the pairs'. A restart: from making the server to being ready for clients, rows of 32"
+    " in turns; a ratio is the median of the pairs'. A restart: from making the server to being ready for clients, rows of 32"
     " floats with Adam's state."
 )
 
@@ -49,26 +50,14 @@ def measure(options: Options) -> Result:
         shorten(data / "train", folder / "train", SHARE[options.size])
         for what, keys in list(MODES.items())[: 1 if options.size == "tiny" else None]:
             train = folder / "train" if what in ("async", "sync") else data / "train"
-            figures += _compared(folder, data, train, what, keys, PAIRS[options.size])
+
+            def run(kind: str, train: Path = train, keys: dict[str, Any] = keys) -> Run:
+                job = write_job(folder, data, train, test=False, durability=kind.removeprefix("durability "), **keys)
+                return run_job(job, Path(tempfile.mkdtemp(dir=folder)) / "run", folder / "cache")
+
+            figures += in_turns(what, what, ("durability group", "durability none"), PAIRS[options.size], run)
         figures += _restarted(load_job(folder / "job.yaml"), folder, options)
     return Result("durability", ABOUT, tuple(figures))
-
-
-def _compared(folder: Path, data: Path, train: Path, what: str, keys: dict[str, Any], pairs: int) -> list[Figure]:
-    rates: dict[str, list[float]] = {"group": [], "none": []}
-    for number in range(pairs):
-        for kind in ("group", "none") if number % 2 else ("none", "group"):
-            print(f"{what}, durability {kind}, run {number + 1} of {pairs}", flush=True)
-            job = write_job(folder, data, train, test=False, durability=kind, **keys)
-            rates[kind].append(run_job(job, Path(tempfile.mkdtemp(dir=folder)) / "run", folder / "cache").rate)
-    ratio = median(a / b for a, b in zip(rates["group"], rates["none"], strict=True))
-    return [
-        *(
-            Figure(f"{what}.{kind}", f"{what}: durability {kind}", max(of), "samples/s", median(of))
-            for kind, of in rates.items()
-        ),
-        Figure(f"{what}.ratio", f"{what}: with a log over without, median of pairs", ratio, "times"),
-    ]
 
 
 def _restarted(job: Job, folder: Path, options: Options) -> list[Figure]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ class Run:
         rate: samples a second over the training span.
         pss: MiB, the largest sum of all roles' proportional memory.
         samples: trained.
+        processor: seconds of it, of all roles: on a machine with other work it tells more than the rate.
     """
 
     wall: float
@@ -34,6 +36,7 @@ class Run:
     rate: float
     pss: float
     samples: int
+    processor: float
 
 
 def write_job(
@@ -76,11 +79,15 @@ def write_job(
 
 
 class Done(NamedTuple):
-    """A job that was run: its `summary.json`; when it began, seconds since 1970; seconds from the command to its exit."""
+    """A job that was run: its `summary.json`; when it began, seconds since 1970; seconds from the command to its exit.
+
+    `processor`: seconds of it, of the command and all that it started.
+    """
 
     summary: dict[str, Any]
     began: float
     wall: float
+    processor: float
 
 
 def execute(job: Path, run_dir: Path, cache: Path | None = None) -> Done:
@@ -96,7 +103,7 @@ def execute(job: Path, run_dir: Path, cache: Path | None = None) -> Done:
     """
     environment = {} if cache is None else {"FEDPS_CACHE": str(cache)}
     command = [sys.executable, "-m", "fedps", "run", str(job), "--run_dir", str(run_dir), "--json"]
-    began_at, began = time.time(), time.perf_counter()
+    began_at, began, spent = time.time(), time.perf_counter(), _spent()
     try:
         done = subprocess.run(  # noqa: S603
             command, env=os.environ | environment, capture_output=True, text=True, check=False,
@@ -107,7 +114,7 @@ def execute(job: Path, run_dir: Path, cache: Path | None = None) -> Done:
     wall = time.perf_counter() - began
     if done.returncode:
         raise BenchError(f"fedps run ended with exit code {done.returncode}\n{done.stderr[-2000:]}")
-    return Done(json.loads((run_dir / "summary.json").read_text(encoding="utf-8")), began_at, wall)
+    return Done(json.loads((run_dir / "summary.json").read_text(encoding="utf-8")), began_at, wall, _spent() - spent)
 
 
 def run_job(job: Path, run_dir: Path, cache: Path) -> Run:
@@ -116,7 +123,7 @@ def run_job(job: Path, run_dir: Path, cache: Path) -> Run:
     Raises:
         BenchError: the job failed, or did not end.
     """
-    summary, began_at, wall = execute(job, run_dir, cache)
+    summary, began_at, wall, processor = execute(job, run_dir, cache)
     lines = (run_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()
     first = [event["time"] for line in lines if (event := json.loads(line))["event"] == "first_batch"]
     return Run(
@@ -125,4 +132,11 @@ def run_job(job: Path, run_dir: Path, cache: Path) -> Run:
         summary["samples_per_second"],
         summary["memory_mib"]["sum_pss"],
         summary["samples"],
+        processor,
     )
+
+
+def _spent() -> float:
+    """Return seconds of the processor of all processes that were started here and have ended, and of theirs."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime

@@ -108,7 +108,7 @@ def test_scaling(small_data: Path) -> None:
 def test_durability(small_data: Path) -> None:
     geo = "geo, windows of 10 batches"
     assert [figure.key for figure in checked("durability", small_data).figures] == [
-        f"{geo}.group", f"{geo}.none", f"{geo}.ratio", "restart",
+        f"{geo}.durability group", f"{geo}.durability none", f"{geo}.ratio", f"{geo}.processor", "restart",
     ]  # fmt: skip
 
 
