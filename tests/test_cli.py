@@ -49,6 +49,7 @@ def test_the_original_command_line_with_a_coordinator_ends_by_itself(tmp_path: P
     assert summary["samples"] == 2 * len(lines)
     assert summary["faults"] == {
         "rejected_messages": 0, "late_pushes": 0, "left_behind": [], "retries": 0, "lost_workers": [], "restarts": 0,
+        "unsaved": 0,
     }  # fmt: skip
     logs = ["coordinatorlog.0", "serverlog.0", "serverlog.1", *(f"workerlog.{k}" for k in range(WORKERS))]
     there = {p.name for p in log.iterdir()} - {"checklog.0"}  # written if no earlier run has planned this network

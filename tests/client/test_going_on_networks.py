@@ -1,16 +1,23 @@
 """What else a client goes on from, to the bit: torch's dropout, normalization, sequences, soft targets, a simulated device, a dump."""
 
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from fedps.client.checkpoint import NEWEST
 from fedps.config import Job, load_job
+from fedps.data.read.client import read_client
 from fedps.events import events
 from fedps.simulation.traces import Trace, write_traces
+from fedps.training.eager import prepare_torch
+from fedps.training.learner import Learner
+from fedps.training.plan import make_plan
 from fedps.types import ClientId, State
 from tests.client.lives import Mortal, left, same, told, world
 from tests.client.test_modes import ADAM, SMALL, write_clients
@@ -63,8 +70,41 @@ def job_of(make_job: MakeJob, folder: Path, *sizes: int, **runner: Any) -> Job:
 @pytest.mark.parametrize("within", [False, True], ids=["at an epoch's end", "within an epoch"])
 def test_dropout_and_normalization(within: bool, make_job: MakeJob, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NETWORK)
-    job = job_of(make_job, tmp_path, 230, model="net.Net", local_sparse=["user.weight"])
+    job = job_of(make_job, tmp_path, 150, 150, model="net.Net", local_sparse=["user.weight"])
     goes_on(job, tmp_path, within)
+
+
+def test_what_a_client_draws_is_its_own_whoever_draws_between(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NETWORK)
+    job = job_of(make_job, tmp_path, 64, 64, model="net.Net", local_sparse=["user.weight"])
+    plan = make_plan(job)
+
+    def learner(client: str) -> Learner:
+        return Learner(plan, job, read_client(job, ClientId(client)), local_optimizer=True)
+
+    def losses(between: Callable[[Learner], object]) -> list[float]:
+        one = learner("0")
+        prepare_torch(job.runner.seed, ClientId("0"))
+        order, found = one.data.order(0), list[float]()
+        for start in range(0, 64, 16):
+            found.extend(one.train(order[start : start + 16], 16).losses)
+            between(one)
+        return found
+
+    other = learner("1")
+    alone = losses(lambda one: None)
+    assert losses(lambda one: other.train(other.data.order(0), 16)) == alone
+    assert losses(lambda one: torch.rand(7)) == alone
+
+    def die(one: Learner) -> None:
+        state = deepcopy(one.state())
+        one.train(one.data.order(0), 16)
+        one.restore(state)
+
+    assert losses(die) == alone
+    before = torch.get_rng_state()
+    other.train(other.data.order(1), 16)
+    assert torch.equal(torch.get_rng_state(), before), "nobody else's draws change"
 
 
 @pytest.mark.parametrize("within", [False, True], ids=["at an epoch's end", "within an epoch"])

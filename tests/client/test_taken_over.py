@@ -20,6 +20,8 @@ from fedps.client.life import FLClient
 from fedps.config import Job
 from fedps.errors import DataError, FedpsError, JobError
 from fedps.events import events
+from fedps.events.events import Entry
+from fedps.events.ledger import Ledger
 from fedps.storage import epochs, snapshot
 from fedps.types import ClientId
 from tests.client.lives import DiedError, Mortal, World, left, same, world
@@ -226,6 +228,15 @@ def test_a_full_disk_ends_no_training_and_what_it_did_not_take_is_saved_once_the
         monkeypatch.setattr(snapshot, "save_arrays", saved)
         there.live(resume=NEWEST)
         log = there.logs[ONE].getvalue()
+        ledger = Ledger(job, 0.0)
+        for who, event in there.events:
+            if isinstance(event, events.Unsaved):
+                ledger.take(Entry(1.0, "worker", who, event))
+    found = ledger.summary(2.0, None)
+    assert found["faults"]["unsaved"] == 2
+    assert [warning.partition(": cannot save to ")[0] for warning in found["warnings"]] == [
+        "worker 0: epoch 2 is not saved", "worker 0: a checkpoint of epoch 2 is missing",
+    ]  # fmt: skip
     assert "round 2 is not saved: cannot save to" in log
     assert "a checkpoint is missing, the next is tried again: cannot save to" in log
     assert list(checkpoints_of(tmp_path / "run", ONE)) == [Moment(1), Moment(3), Moment(4)]

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from math import fsum, inf
@@ -177,6 +178,33 @@ def test_a_clock_that_jumps_back_takes_no_time_off(make_job: MakeJob) -> None:
     assert (found["train_seconds"], found["samples_per_second"], found["wall_seconds"]) == (2.0, 10.0, 0.0)
 
 
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_no_time_passes_while_a_clock_is_set(jump: float, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(ledger_of(make_job, 1)._job, began=events.now())
+    set_ = time.time() + jump
+    monkeypatch.setattr(time, "time", lambda: set_)
+    for event in (events.EpochBegin(0), events.FirstBatch(), events.EpochEnd(0, 10, 0.5, None, Histogram())):
+        ledger.take(events.stamp("worker", "a", event))
+    found = ledger.summary(events.now(), None)
+    assert all(0 <= found[f"{part}_seconds"] < 1000 for part in ("start", "train", "wall"))
+
+
+def test_a_run_that_goes_on_by_another_clock_starts_and_ends_by_its_own(make_job: MakeJob) -> None:
+    """Its first part ran from 10^6 s, and had no batch of b's; its second one, after a reboot, from 50 s on."""
+    ledger, now = ledger_of(make_job, 2), 1e6
+    ledger._began = now
+    ledger.take(worker("a", now + 1, events.EpochBegin(0)))
+    ledger.take(worker("a", now + 2, events.FirstBatch()))
+    here = {ClientId("a"): 0}
+    ledger.take(Entry(50.0, "launcher", "", events.Resumed(now + 3, True, here, here)))
+    for who in "ab":
+        ledger.take(worker(who, 54.0, events.EpochBegin(0)))
+        ledger.take(worker(who, 55.0, events.FirstBatch()))
+        ledger.take(worker(who, 60.0, events.EpochEnd(0, 30, 0.5, None, Histogram())))
+    found = ledger.summary(70.0, None)
+    assert (found["start_seconds"], found["train_seconds"], found["wall_seconds"]) == (3.0 + 5.0, 2.0 + 6.0, 3.0 + 20.0)
+
+
 def test_a_start_is_over_when_every_worker_has_trained_a_batch(make_job: MakeJob) -> None:
     ledger = Ledger(make_job(), began=8.0)  # ten clients, of which two come
     run_of_two(ledger)
@@ -257,6 +285,7 @@ def test_faults_and_memory_are_kept(make_job: MakeJob) -> None:
     found = ledger.summary(2.0, None)
     assert found["faults"] == {
         "rejected_messages": 1, "late_pushes": 2, "left_behind": ["5", "6"], "retries": 0, "lost_workers": ["7", "8"], "restarts": 0,
+        "unsaved": 0,
     }  # fmt: skip
     assert found["memory_mib"] == {
         "worker_max_rss": 100.0,

@@ -221,6 +221,22 @@ def test_a_full_disk_at_the_end_of_a_run_is_told_in_a_line_and_leaves_no_summary
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("a line of no JSON")])
+def test_a_run_is_ok_whose_page_cannot_be_drawn(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fedps.pages.report.write_report", fails)
+    job = load_job(write_job(tmp_path))
+    found = Launch(job, make_run_folder(job, tmp_path / "run"), time.time(), False).run(in_process=True)
+    assert (found["status"], summary_of(tmp_path / "run")["status"]) == ("ok", "ok")
+    told = capsys.readouterr().err
+    assert "report.html is not written, and the run is what summary.json says: " in told
+    assert str(error.args[-1]) in told
+
+
 @pytest.mark.parametrize(
     ("number", "told"), [(errno.ENOSPC, FULL), (errno.EMFILE, "raise it with `ulimit -n`")], ids=["disk", "descriptors"]
 )

@@ -91,6 +91,7 @@ def test_events_in_words(event: events.Event, said: str) -> None:
 
 def test_what_the_log_says_anyway_is_not_repeated() -> None:
     assert words("worker 0", events.EpochBegin(0)) is None
+    assert words("server 0", events.Unsaved(3, "disk full")) == "server 0: epoch 3 is not saved: disk full"
 
 
 def test_a_workers_bad_data_is_told_before_anybody_is_waited_for(

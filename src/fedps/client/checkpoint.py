@@ -20,6 +20,7 @@ import numpy as np
 from fedps.config import Job
 from fedps.config.shared import first_difference, lasting_part
 from fedps.errors import DataError, JobError, RefusedError
+from fedps.events.events import Report, Unsaved
 from fedps.storage import snapshot
 from fedps.storage.whole import make_folder
 from fedps.types import ClientId, State, within
@@ -89,14 +90,19 @@ class Checkpoints:
         client: whose.
         run_dir: the run's folder.
         log: takes lines for people.
+        report: is told of each that is missing.
 
     Raises:
         DataError: the folder cannot be written.
     """
 
-    def __init__(self, job: Job, client: ClientId, run_dir: Path, log: TextIO) -> None:
-        self._job, self._client, self._log, self._folder = job, client, log, _folder_of(run_dir, client)
-        self._writing: Future[None] | None = None  # the last that was begun
+    def __init__(
+        self, job: Job, client: ClientId, run_dir: Path, log: TextIO, report: Report = lambda event: None
+    ) -> None:
+        self._job, self._client, self._log, self._report = job, client, log, report
+        self._folder = _folder_of(run_dir, client)
+        self._writing: Future[None] | None = None  # the last that was begun, and
+        self._last = Moment(0)  # of which moment
         self._facts = {"format": FORMAT, "client": client, "job": job.name, "shared": lasting_part(job)}
         try:
             make_folder(self._folder)
@@ -137,7 +143,7 @@ class Checkpoints:
         plain = {name: value for name, value in state.items() if name not in arrays}
         facts = self._facts | {"epoch": moment.epoch, "batch": moment.batch, "sequence": sequence, "state": plain}
         beside = ThreadPoolExecutor(1, "fedps checkpoint")
-        self._writing = beside.submit(self._write, moment, arrays, facts)
+        self._last, self._writing = moment, beside.submit(self._write, moment, arrays, facts)
         beside.shutdown(wait=False)  # the thread ends with its work
 
     def settle(self) -> None:
@@ -152,6 +158,7 @@ class Checkpoints:
                 writing.result()
         except DataError as error:
             print(f"a checkpoint is missing, the next is tried again: {error}", file=self._log, flush=True)
+            self._report(Unsaved(self._last.epoch, str(error), "checkpoint"))
 
     def read(self, epoch: int, name: str = NEWEST) -> Checkpoint | None:
         """Return the checkpoint to go on from, None if there is none; one that is torn is told, and that before it used.

@@ -112,7 +112,7 @@ class FLClient(Steps):
             FedpsError: bad data, a wrong name in the job, a server or coordinator that is gone or refuses.
         """
         self._do("initialize_model_params")
-        self._checkpoints = Checkpoints(self.job, self.client, self.run_dir, self.log)
+        self._checkpoints = Checkpoints(self.job, self.client, self.run_dir, self.log, self.report)
         try:
             self._do("init_worker")
             self._go_on()
@@ -205,6 +205,7 @@ class FLClient(Steps):
         except DataError as error:
             self._unsaved = True
             print(f"round {self.assignment.round} is not saved: {error}", file=self.log, flush=True)
+            self.report(events.Unsaved(self.assignment.round, str(error)))
 
     def callback_finish(self) -> None:
         """Take leave of the servers."""

@@ -44,6 +44,7 @@ class ClientData:
         catalogue: held-out samples are scored with any item: all become keys.
 
     Attributes:
+        client: whose they are.
         train: the samples that positions of an order stand for.
         test: the held-out samples; empty if there are none.
         keys: for each id space its distinct ids, int64[n] sorted; all items, if negatives are drawn or all are ranked.
@@ -60,6 +61,7 @@ class ClientData:
         spaces: Mapping[str, str] = PAIRS, catalogue: bool = False, grouped: bool = False,
     ) -> None:  # fmt: skip
         self.train, self.test = train, train.at(slice(0)) if test is None else test
+        self.client = client
         self._stream, self._shuffle = (seed, zlib.crc32(client.encode())), shuffle
         self.keys: dict[str, Keys] = {}
         self.slots: dict[str, Column] = {}

@@ -32,6 +32,10 @@ class Event(
 
 
 Report = Callable[[Event], None]
+STEADY = getattr(
+    time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC
+)  # which nobody sets, and which goes on while a machine sleeps
+_ZERO = time.time() - time.clock_gettime(STEADY)  # the same, seconds since 1970
 
 
 class Entry(NamedTuple):
@@ -124,10 +128,11 @@ class Read(Event, frozen=True):
 
 
 class Unsaved(Event, frozen=True):
-    """A server could not save an epoch, of which no whole save will be there; training goes on."""
+    """A server or a client could not save its part of an epoch, or a client a checkpoint behind it; training goes on."""
 
     epoch: int
     reason: str
+    what: Literal["epoch", "checkpoint"] = "epoch"
 
 
 class Note(Event, frozen=True):
@@ -334,9 +339,14 @@ class Clock(Event, frozen=True):
     clock: float
 
 
+def now() -> float:
+    """Return seconds since 1970 as this process first knew them, and counts on: no clock that is set makes a time jump."""
+    return _ZERO + time.clock_gettime(STEADY)
+
+
 def stamp(role: str, name: str, event: Event) -> Entry:
     """Stamp an event that has just come."""
-    return Entry(round(time.time(), 6), role, name, event)
+    return Entry(round(now(), 6), role, name, event)
 
 
 def dated(line: str) -> str:

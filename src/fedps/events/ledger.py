@@ -65,8 +65,8 @@ class Ledger:
         self._popular: dict[str, Mapping[str, int | float]] = {}  # what popularity comes to, by client
         self._samples = self._sent = self._received = self._retries = self._rejected = self._late = 0
         self._restarts = 0
-        self._unsaved = list[str]()
-        self._first_began = began  # of the run's first part
+        self._unsaved: dict[tuple[str, str], str] = {}  # what was not saved last, by whom and what it is
+        self._missing = 0  # saves that failed
         self._earlier = 0.0  # seconds that the run's earlier parts took
         self._done: set[str] = set()  # clients that have said what they sent
         self._not_finite: str | None = None  # whose loss was no number, and when
@@ -82,7 +82,7 @@ class Ledger:
             self._past.setdefault(entry.id, 0.0)
             self._silent.discard(entry.id)
             self._lost.discard(entry.id)
-            self._take_worker(entry.id, entry.time, entry.event)
+            self._take_worker(entry.id, self._at(entry.time), entry.event)
         match entry.event:
             case events.Checked(mistakes=[], engine=engine, reason=reason):
                 self._engine = {"steps": engine, "reason": reason or None}
@@ -99,8 +99,10 @@ class Ledger:
                 self._lost.add(client)
             case events.Restarted():
                 self._restarts += 1
-            case events.Unsaved(epoch=epoch, reason=reason):
-                self._unsaved.append(f"epoch {epoch} is not saved by server {entry.id}: {reason}")
+            case events.Unsaved(what=what):
+                who = f"{entry.role} {entry.id}"
+                self._unsaved[who, what] = f"{who}: {unsaved(entry.event)}"
+                self._missing += 1
             case events.Completed(round=round_, figures=figures):
                 self._open.pop(round_, None)
                 self._complete = max(self._complete, round_)
@@ -126,7 +128,7 @@ class Ledger:
             self._memory["pss"] = max(self._memory.get("pss", 0.0), pss)
 
     def started(self) -> dict[str, float]:
-        """Return the times of the first batches, of all or of those picked for round 1; nothing while one is missing."""
+        """Return when each had its first batch, seconds of the run, of all or of those picked for round 1; nothing while one is missing."""
         runner, times = self._job.runner, self._first_batch
         if not runner.with_coordinator:
             return dict(times) if len(times) == runner.worker_num else {}
@@ -147,17 +149,17 @@ class Ledger:
         return {
             "status": "failed" if error else "ok",
             "error": error,
-            "warnings": [*doubts(last, self._job), *beaten(last, popular), *self._unsaved],
+            "warnings": [*doubts(last, self._job), *beaten(last, popular), *self._unsaved.values()],
             "mode": runner.sync_mode,
             "workers": runner.worker_num,
             "servers": runner.server_num,
             "coordinator": runner.with_coordinator,
             "durability": runner.durability,
             "engine": self._engine,
-            "start_seconds": max(started.values()) - self._first_began if started else None,
+            "start_seconds": max(started.values()) if started else None,
             "train_seconds": train,
             "eval_seconds": self._evaluation.length,
-            "wall_seconds": self._earlier + max(0.0, now - self._began),
+            "wall_seconds": self._at(now),
             "samples": self._samples,
             "samples_per_second": self._samples / train if train else None,
             "rounds": rounds,
@@ -178,6 +180,7 @@ class Ledger:
                 "retries": self._retries,
                 "lost_workers": sorted(self._lost | self.failed.keys()),
                 "restarts": self._restarts,
+                "unsaved": self._missing,
             },
         }
 
@@ -235,14 +238,19 @@ class Ledger:
 
     def _resume(self, now: float, resumed: events.Resumed) -> None:
         """Begin another part of a run: nobody has failed in it yet, or is done, and each client has its epochs behind it."""
+        end = self._at(resumed.broken_off)
         for who in self._at_work:
-            self._training.add(self._begun[who], resumed.broken_off)
-        self._earlier, self._began = self._earlier + max(0.0, resumed.broken_off - self._began), now
+            self._training.add(self._begun[who], end)
+        self._earlier, self._began = end, now
         for known in (self._at_work, self._done, self._silent, self._lost, self.failed):
             known.clear()
         self._not_finite = None
         self._again |= self._clients.keys()
         self._past = {who: float(epoch) for who, epoch in resumed.epochs.items()}
+
+    def _at(self, time: float) -> float:
+        """Return when that was, in seconds of the run: none pass between its parts, and none pass back."""
+        return self._earlier + max(0.0, time - self._began)
 
     def _train(self, who: str, event: events.EpochEnd, now: float) -> None:
         begun = self._begun.get(who, now)
@@ -325,6 +333,16 @@ class Ledger:
     def _figures(self, round_: int) -> dict[str, Any]:
         tally = self._open[round_]
         return tally.figures(round_, self._job.metrics) | (tally.simulated() if self._job.traces else {})
+
+
+def unsaved(event: events.Unsaved) -> str:
+    """Say what is not saved, and why."""
+    what = (
+        f"epoch {event.epoch} is not saved"
+        if event.what == "epoch"
+        else f"a checkpoint of epoch {event.epoch} is missing"
+    )
+    return f"{what}: {event.reason}"
 
 
 def doubts(figures: Mapping[str, Any], job: Job) -> list[str]:

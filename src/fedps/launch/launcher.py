@@ -13,7 +13,7 @@ from fedps.config.files import client_files_of
 from fedps.data.read.client import check_files
 from fedps.errors import CROWDED, DataError, JobError, RoleError, shortage
 from fedps.events import events
-from fedps.events.events import Closed, Entry, Failed, stamp
+from fedps.events.events import Closed, Entry, Failed, now, stamp
 from fedps.events.journal import JOURNAL, Journal
 from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address, hold
@@ -26,7 +26,7 @@ from fedps.launch.restarts import Due, Restarts
 from fedps.launch.resuming import CUT, Resumption
 from fedps.launch.watch import LISTENERS, Memory, Watch
 from fedps.models.network import Plan
-from fedps.pages.report import write_report
+from fedps.pages.report import try_report
 from fedps.storage.whole import PUBLIC, write_whole
 from fedps.training.plan import described, find_plan, make_plan
 
@@ -83,7 +83,7 @@ def run(
         DataError: files cannot be read or scored, or it is not clear whose they are.
         KeyboardInterrupt: the run was stopped from outside; all its processes are gone.
     """
-    began = time.time()
+    began = now()
     client_files_of(job)  # two files of one client are told before a folder is made
     if in_process:
         job = job.keeping_nothing()
@@ -157,6 +157,7 @@ class Launch:
 
     def _take_up(self, resumed: Resumption) -> None:
         """Take up what was told of a run's earlier parts, and say from where it goes on."""
+        self._log_dir.mkdir(parents=True, exist_ok=True)
         for entry in resumed.entries:
             self._ledger.take(entry)
         self._kept = self._shown = len(self._ledger.rounds)
@@ -366,12 +367,15 @@ class Launch:
 
     def _close(self) -> dict[str, Any]:
         self._show_rounds()
-        summary = self._ledger.summary(time.time(), str(self._error) if self._error else None)
+        summary = self._ledger.summary(now(), str(self._error) if self._error else None)
         summary |= {"run_dir": str(self._folder), "log_dir": str(self._log_dir)}
         try:
             self._write(summary)
         except OSError as error:
             summary |= {"status": "failed", "error": summary["error"] or f"launcher: {self._lack(error)}"}
+        else:
+            if why := try_report(self._folder):
+                self._progress.say(why)
         self._progress.close(summary, str(self._folder))
         if self._as_json:
             print(json.dumps(summary), flush=True)
@@ -391,7 +395,6 @@ class Launch:
         write_whole(self._folder / "summary.json", f"{text}\n".encode(), PUBLIC)
         if summary["status"] == "ok":
             shutil.rmtree(self._folder / "state", ignore_errors=True)  # nobody will go on
-        write_report(self._folder)
 
     def _lack(self, error: OSError) -> str:
         """Return in a line what this machine lacks; any other error of the system is a fault of ours, and raised.

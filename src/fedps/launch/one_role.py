@@ -25,14 +25,14 @@ from fedps.config.loading import read_tree
 from fedps.data.read.client import check_files
 from fedps.errors import DataError, JobError, LostError, RoleError, shortage
 from fedps.events import events
-from fedps.events.events import Event, Failed, Report, Started, stamp
+from fedps.events.events import Event, Failed, Report, Started, now, stamp
 from fedps.events.journal import Journal
-from fedps.events.ledger import Ledger
+from fedps.events.ledger import Ledger, unsaved
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_log_folder, share_run_folder
 from fedps.launch.local.role import NEWEST
 from fedps.launch.progress import trouble
-from fedps.pages.report import write_report
+from fedps.pages.report import try_report
 from fedps.pages.words import facts
 from fedps.storage.whole import PUBLIC, write_whole
 from fedps.types import ClientId
@@ -238,6 +238,8 @@ def words(role: str, event: Event) -> str | None:
             return f"{role} listens on {address}, and waits for workers"
         case events.Saved(epoch=epoch, folder=folder):
             return f"{role}: epoch {epoch} saved in {folder}"
+        case events.Unsaved() if not role.startswith("worker"):  # whose log says it
+            return f"{role}: {unsaved(event)}"
         case events.Stopped():
             return f"{role} has stopped"
         case events.Done(bytes_sent=sent, bytes_received=received):
@@ -263,7 +265,7 @@ def _stage(
         except OSError as error:
             raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
         stack.callback(journal.close)
-        ledger = Ledger(job, time.time())
+        ledger = Ledger(job, now())
         tell = _reporter(role, name, journal, ledger)
 
         def report(event: Event) -> None:
@@ -304,11 +306,11 @@ def _conclude(job: Job, role: str, name: str, folder: Path, ledger: Ledger, erro
     teller = ("coordinator", "0") if job.runner.with_coordinator else ("server", "0")
     if role != "worker" and (role, name) != teller:
         return
-    summary = ledger.summary(time.time(), error) | {"run_dir": str(folder), "log_dir": str(folder / "log")}
+    summary = ledger.summary(now(), error) | {"run_dir": str(folder), "log_dir": str(folder / "log")}
     stem = f"summary-worker-{name}" if role == "worker" else "summary"
     write_whole(folder / f"{stem}.json", f"{json.dumps(summary, indent=1)}\n".encode(), PUBLIC)
-    if role != "worker":
-        write_report(folder, f"events-{role}-{name}.jsonl")
+    if role != "worker" and (why := try_report(folder, f"events-{role}-{name}.jsonl")):
+        print(f"{role} {name}: {why}")
     for key, value in facts(summary).items():
         print(f"{role} {name}: {key}: {value}")
     print(f"{role} {name}: {summary['status']}; run folder: {folder}", flush=True)

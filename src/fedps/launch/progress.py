@@ -17,7 +17,7 @@ from rich.text import Text
 from fedps.config import Job
 from fedps.events import events
 from fedps.events.events import Entry, Event
-from fedps.events.ledger import beaten
+from fedps.events.ledger import beaten, unsaved
 from fedps.figures import sums_of
 from fedps.launch.folder import can_go_on, go_on
 from fedps.pages.words import facts, hours, in_words
@@ -121,8 +121,8 @@ class Progress:
                     self.say(f"round {round_}: {len(selected)} clients train, {out} sit out")
             case events.Note(note=note) if entry.role != "worker":
                 self.say(note)
-            case events.Unsaved(epoch=epoch, reason=reason):
-                self.say(f"server {entry.id}: epoch {epoch} is not saved: {reason}")
+            case events.Unsaved() as event:
+                self.say(f"{entry.role} {entry.id}: {unsaved(event)}")
             case events.Resumed() as resumed:
                 self.say(f"{self._job.name} goes on {resumed_at(resumed)}")
             case events.Restarted(reason=reason, attempt=attempt):

@@ -22,7 +22,7 @@ from fedps.config.shared import first_difference, lasting_part, shared_part
 from fedps.config.source import read
 from fedps.errors import DataError, JobError
 from fedps.events import events
-from fedps.events.events import Entry
+from fedps.events.events import Entry, now
 from fedps.events.journal import JOURNAL, Journal, read_entries
 from fedps.launch.folder import is_run
 from fedps.launch.local.processes import PATIENCE
@@ -166,7 +166,7 @@ def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str]
     except BaseException:
         journal.close()
         raise
-    event = cut.event(told[-1].time if told else time.time())
+    event = cut.event(told[-1].time if told else now())
     return Resumption(folder, job, journal, still_true(told, event), cut, event, theirs)
 
 

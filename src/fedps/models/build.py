@@ -52,7 +52,7 @@ RESHAPES = {
     "ToCopy",
 }
 MOST_ROWS = 1 << 28  # beyond which a network that cannot be made may have taken ids of 64 bits for rows
-_GENERATOR = threading.Lock()  # torch has one generator for all threads
+GENERATOR = threading.Lock()  # torch has one generator for all threads: whoever draws a stream from it holds this
 
 
 def build(job: Job) -> nn.Module:
@@ -290,6 +290,6 @@ def _check_buffers(path: str, model: nn.Module, columns: Sequence[torch.Tensor])
 def _seeded(seed: int, again: int = 0) -> Iterator[None]:
     """Let torch draw from the job's stream, or from the next, then put its generator back."""
     stream = int(np.random.SeedSequence([seed, PURPOSE]).generate_state(2, np.uint64)[again])
-    with _GENERATOR, torch.random.fork_rng(devices=[]):
+    with GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream)
         yield

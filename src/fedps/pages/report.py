@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedps.config.source import dump, read
+from fedps.errors import shortage
 from fedps.events.journal import JOURNAL, read_journal
 from fedps.figures import Metric, metrics_in
 from fedps.pages.plots import MOST_LINES, Points, bands, plot, shares, spark
@@ -40,6 +41,16 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewp
 <p>Folder: {folder}. The job as it ran is <a href="job.yaml">job.yaml</a>, the figures <a href="summary.json">summary.json</a>,
 every event <a href="{journal}">{journal}</a>, each role's log in {logs}.</p><script>{sort}</script></html>
 """
+
+
+def try_report(run_dir: Path, journal: str = JOURNAL) -> str | None:
+    """Write `report.html` if that is possible; return why it is not: whatever a page lacks, the run came to what it came to."""
+    try:
+        write_report(run_dir, journal)
+    except Exception as error:
+        why = shortage(error) or f"{type(error).__name__}: {error}"
+        return f"report.html is not written, and the run is what summary.json says: {why}"
+    return None
 
 
 def write_report(run_dir: Path, journal: str = JOURNAL) -> Path:

@@ -16,11 +16,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedps.config import Job
+from fedps.config import Job, Runner
 from fedps.config.sections.features import first_binary, labels
 from fedps.data.samples import ClientData, Order
 from fedps.errors import JobError
 from fedps.metrics import Histogram
+from fedps.models.build import GENERATOR
 from fedps.models.catalogue import AllItems, has_towers
 from fedps.models.inputs import features_of, inputs_of, look_up, pooling_of, tensors
 from fedps.models.loss import items_of, predictions, training_loss
@@ -60,6 +61,52 @@ class CompactRows(nn.Module):
         return look_up(rows, index.masked_fill_(padding, 0), padding, self._pooling if ids.dim() > 1 else None)
 
 
+class Stream:
+    """One client's stream of torch's draws, of dropout: torch has one generator for all threads, and each borrows it.
+
+        with stream:
+            model(*inputs)
+
+    Args:
+        runner: its seed begins the stream, and it says whether CUDA draws too.
+        client: whose.
+    """
+
+    def __init__(self, runner: Runner, client: ClientId) -> None:
+        self._cuda = cuda() if runner.use_gpu else None
+        devices = {"cpu": torch.device("cpu")} | ({"cuda": self._cuda} if self._cuda else {})
+        seed = seed_of(runner.seed, client)
+        self._drawn = {name: torch.Generator(device).manual_seed(seed).get_state() for name, device in devices.items()}
+        self._before: dict[str, torch.Tensor] = {}
+
+    def __enter__(self) -> None:
+        GENERATOR.acquire()
+        self._before = self._standing()
+        self._set(self._drawn)
+
+    def __exit__(self, *_: object) -> None:
+        self._drawn = self._standing()
+        self._set(self._before)
+        GENERATOR.release()
+
+    def state(self) -> State:
+        """Return where it stands."""
+        return {name: drawn.numpy() for name, drawn in self._drawn.items()}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` returned; of a device that had no stream there it begins anew."""
+        self._drawn |= {name: torch.from_numpy(state[name]) for name in self._drawn if name in state}
+
+    def _standing(self) -> dict[str, torch.Tensor]:
+        standing = {"cpu": torch.get_rng_state()}
+        return standing if self._cuda is None else standing | {"cuda": torch.cuda.get_rng_state(self._cuda)}
+
+    def _set(self, drawn: Mapping[str, torch.Tensor]) -> None:
+        torch.set_rng_state(drawn["cpu"])
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(drawn["cuda"], self._cuda)
+
+
 class Backward(NamedTuple):
     """One batch: loss, scores float32[B] (`scored`: there are any), each table's slots and gradients, those of each dense."""
 
@@ -81,6 +128,7 @@ class Eager:
         tables: the learner's tables by name.
         dense: its dense parameters: shared, private, and those that stay as they are.
         job: its loss is made small, on CUDA or not; so many samples are scored at once, if that is enough to be fast.
+        stream: what the network draws from.
 
     Raises:
         JobError: there is no CUDA device.
@@ -89,9 +137,10 @@ class Eager:
     def __init__(
         self, model: nn.Module, modules: Mapping[TableName, str], data: ClientData,
         tables: Mapping[TableName, LocalTable], dense: Sequence[LocalDense], job: Job,
+        stream: Stream,
     ) -> None:  # fmt: skip
         self._device = cuda() if job.runner.use_gpu else torch.device("cpu")
-        self._model, self._data, self._tables, self._dense = model, data, tables, dense
+        self._model, self._data, self._tables, self._dense, self._stream = model, data, tables, dense, stream
         self._batch, self._labels = job.runner.infer_batch_size, labels(features_of(model))
         self._in_batch = job.hyper_parameters.loss == "in_batch_softmax"
         self._loss, self._inputs = (
@@ -165,7 +214,8 @@ class Eager:
             cut = slice(start, start + size)
             places = {f: taken(slots[f], cut) for f in self._inputs if f in slots}
             inputs, _ = self._load(test.at(cut), rows, dict.fromkeys(self._tables, places))
-            pieces.append(self._model(*inputs).float().cpu().numpy())
+            with self._stream:
+                pieces.append(self._model(*inputs).float().cpu().numpy())
             rest()
         self._model.train()
         return np.concatenate([*pieces, np.empty((0, *pieces[0].shape[1:]) if pieces else 0, np.float32)])
@@ -177,7 +227,8 @@ class Eager:
         def rank(test: Samples, slots: Mapping[str, Column], rest: Callable[[], None] = lambda: None) -> Values:
             self._model.eval()
             inputs, _ = self._load(test, rows, {name: {} for name in self._tables})
-            scores: Values = every(inputs, rest).float().cpu().numpy()
+            with self._stream:
+                scores: Values = every(inputs, rest).float().cpu().numpy()
             self._model.train()
             return scores
 
@@ -188,18 +239,12 @@ class Eager:
         return table.read(slots)
 
     def state(self) -> State:
-        """Return where torch's random streams stand: dropout draws from them."""
-        drawn = {"cpu": torch.get_rng_state()}
-        if self._device.type == "cuda":
-            drawn["cuda"] = torch.cuda.get_rng_state(self._device)
-        return {name: stream.numpy() for name, stream in drawn.items()}
+        """Return where its stream stands."""
+        return self._stream.state()
 
     def restore(self, state: State) -> None:
         """Go on from what `state` returned; a stream that another engine or device did not have begins anew."""
-        if "cpu" in state:
-            torch.set_rng_state(torch.from_numpy(state["cpu"]))
-        if self._device.type == "cuda" and "cuda" in state:
-            torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]), self._device)
+        self._stream.restore(state)
 
     def _rows(self) -> dict[TableName, tuple[Keys, Values]]:
         """Return all rows of all tables, as they stand."""
@@ -215,11 +260,14 @@ class Eager:
         inputs, leaves = self._load(batch, rows, {n: places[table.features] for n, table in self._tables.items()})
         for leaf in leaves:
             leaf.requires_grad_()
-        output, label = self._model(*inputs), torch.from_numpy(batch.label).to(self._device)
-        loss, scores = self._loss(output, label), predictions(output, label, self._labels)
         shared, private, _ = self._weights
         wanted = [*leaves, *shared, *private]
-        gradients = torch.autograd.grad(loss, wanted, materialize_grads=True)  # zeros for what the loss does not use
+        with self._stream:
+            output, label = self._model(*inputs), torch.from_numpy(batch.label).to(self._device)
+            loss, scores = self._loss(output, label), predictions(output, label, self._labels)
+            gradients = torch.autograd.grad(
+                loss, wanted, materialize_grads=True
+            )  # zeros for what the loss does not use
         ends = len(leaves), len(leaves) + len(shared)
         return Backward(
             float(loss.detach()),
@@ -276,13 +324,18 @@ def compact_rows(model: nn.Module, module: str, features: Sequence[str]) -> Comp
 
 
 def prepare_torch(seed: int, client: ClientId) -> None:
-    """Set this thread up to train one client: a core of its own, and dropout's stream from the job's seed.
+    """Set this thread up to train one client: a core of its own, and a stream from the job's seed for what its steps draw.
 
     Denormals are flushed: arithmetic on them is many times slower.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    torch.manual_seed(zlib.crc32(f"{seed} {client}".encode()))  # dropout knows no stream but torch's own
+    torch.manual_seed(seed_of(seed, client))
+
+
+def seed_of(seed: int, client: ClientId) -> int:
+    """Return what a client's draws by torch begin with, given the job's seed."""
+    return zlib.crc32(f"{seed} {client}".encode())
 
 
 def cuda() -> torch.device:

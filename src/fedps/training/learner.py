@@ -6,6 +6,7 @@ The modes move shared values in and out of it.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
@@ -21,6 +22,9 @@ from fedps.training.parameters import Parameters, read_parameters
 from fedps.training.rules import Rates, dense_rule, job_rule
 from fedps.training.tables import Local, LocalDense, LocalTable
 from fedps.types import NO_KEYS, Column, Keys, Rule, Samples, Slots, State, TableName, TableSpec, Values, under, within
+
+if TYPE_CHECKING:
+    from fedps.training.eager import Stream
 
 ADD = Rule("add")
 
@@ -55,6 +59,7 @@ class Learner:
 
     def __init__(self, plan: Plan, job: Job, data: ClientData, local_optimizer: bool) -> None:
         self._plan, self._job = plan, job
+        self._stream: Stream | None = None  # of all engines by torch
         self.parameters: Parameters = read_parameters(plan.network, job)
         self.rule: Rule = job_rule(job, private=False)
         self.data, self.rate = data, 1.0
@@ -101,10 +106,11 @@ class Learner:
     def _eager(self, data: ClientData) -> Engine:
         with needing_torch():
             from fedps.models.build import build  # noqa: PLC0415
-            from fedps.training.eager import Eager  # noqa: PLC0415  (imports torch)
+            from fedps.training.eager import Eager, Stream  # noqa: PLC0415  (imports torch)
 
         modules = {e.spec.name: e.module for e in self.parameters.embeddings}
-        return Eager(build(self._job), modules, data, self.tables, self._flats, self._job)
+        self._stream = self._stream or Stream(self._job.runner, self.data.client)
+        return Eager(build(self._job), modules, data, self.tables, self._flats, self._job, self._stream)
 
     @property
     def _flats(self) -> tuple[LocalDense, LocalDense, LocalDense]:
