@@ -1,6 +1,7 @@
 """A server that dies goes on where its log says it was."""
 
 import errno
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -291,7 +292,7 @@ def test_the_log_reaches_back_to_the_end_of_the_epoch_before_the_last(home: Home
     assert tables(home.server({"a": 6})) == then[2]
 
 
-def test_an_epoch_that_was_still_to_be_saved_is_saved_by_the_next_process(
+def test_an_epoch_that_was_still_to_be_saved_is_saved_by_the_next_process_once_it_serves(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(durable, "LEAST", 0)
@@ -299,13 +300,16 @@ def test_an_epoch_that_was_still_to_be_saved_is_saved_by_the_next_process(
     server = home.server()
     a, b = (Caller(server, name).join(ROWS, BIAS) for name in "ab")
     train(server, a, b, 1, 2)
-    monkeypatch.setattr(server.shard, "_save_next", lambda: None)  # it is under way for long
+    monkeypatch.setattr(server.shard.saves, "go_on", lambda: None)  # it is under way for long
     meet(1, a, b)
     for later in (1, 2):
         server.tick(time.monotonic() + later)
     model = home.folder / "model" / "1"
-    assert not model.exists()
-    home.server()
+    server = home.server()
+    slow = server.shard.beside = Slow()
+    server.tick(time.monotonic())
+    assert not model.exists(), "nobody who waits for this process waits for that"
+    slow.end_all()
     assert is_whole(model)
 
 
@@ -472,3 +476,51 @@ def test_a_barrier_that_opened_is_known_again_whatever_figures_are_said_there(ho
     assert isinstance(b.ask(*push(1, [1], ones(1))), Done)
     assert isinstance(b.ask(Barrier(2, "trained")), Done)
     assert isinstance(Caller(home.server(), "a").join().ask(said), Done)
+
+
+@pytest.fixture
+def warm(make_job: MakeJob, tmp_path: Path) -> Iterator[Home]:
+    """The home of a server whose job starts from an epoch that another has saved; its tables were declared."""
+    other = ParameterServer(make_job(sync_mode="async"), 0, tmp_path / "other", lambda event: None)
+    other.members.expect(1)
+    a = Caller(other, "a").join()
+    assert isinstance(a.ask(*push(1, [3], ones(1))), Done)
+    meet(1, a)
+    folder = tmp_path / "other" / "model" / "1"
+    home = Home(make_job(sync_mode="async", epochs=3, warmup_model_path=str(folder)), tmp_path)
+    assert Caller(home.server(), "a").join().rows(3) == [[2.0] * 4]
+    yield home
+    home.close()
+
+
+def test_the_epoch_that_it_started_from_may_be_removed_once_the_tables_are_summed_up(warm: Home) -> None:
+    server = warm.server()
+    server.tick(time.monotonic())
+    there = tables(server)
+    shutil.rmtree(warm.folder / "other")
+    server = warm.server()
+    assert tables(server) == there and Caller(server, "a").join().rows(3) == [[2.0] * 4]
+    refused = Caller(server, "b").ask(Join((ADAM, BIAS), 0))
+    assert isinstance(refused, Refused) and refused.kind == "mismatch"
+    assert isinstance(Caller(server, "a").join().ask(*push(1, [3], ones(1))), Done)
+    assert len([event for event in warm.events if event["event"] == "loaded"]) == 2, (
+        "as it began, and from the log alone"
+    )
+
+
+def test_an_epoch_that_is_needed_and_gone_is_told(warm: Home, make_job: MakeJob) -> None:
+    with pytest.raises(DataError, match="cannot be taken up: its tables started from a saved epoch: name it again by"):
+        warm.server(job=make_job(sync_mode="async", epochs=3))
+    shutil.rmtree(warm.folder / "other")
+    with pytest.raises(
+        DataError, match=r"record 2 cannot be taken up: runner\.warmup_model_path: .*other/model/1: is no"
+    ):
+        warm.server()
+
+
+def test_tables_that_started_anew_do_so_again_though_the_job_names_an_epoch_now(home: Home, warm: Home) -> None:
+    job = home.job
+    cold = Home(job, warm.folder / "cold")
+    there = tables(Caller(cold.server(), "a").join().server)
+    assert tables(cold.server(job=warm.job)) == there
+    cold.close()

@@ -184,3 +184,17 @@ def test_all_are_told_the_same_mean_as_before(make_job: MakeJob, tmp_path: Path)
     assert isinstance(a.ask(Join((ROWS, BIAS), 0, 10)), Done)
     assert a.ask(Census()) == Counted(20.0)
     disk.close()
+
+
+def test_the_epoch_that_the_job_started_from_is_not_needed_again(
+    left: tuple[Job, Path], make_job: MakeJob, tmp_path: Path
+) -> None:
+    _, run_dir = left
+    job, other = (
+        make_job(sync_mode="async", epochs=3, server_num=count, warmup_model_path=str(run_dir / "model" / "1"))
+        for count in (2, 1)
+    )
+    shutil.rmtree(run_dir / "model")
+    there = found(job, run_dir)
+    deal_out(job, other, run_dir, {ClientId("a"), ClientId("b")}, None)
+    assert [key for key, _ in found(other, run_dir)["rows"]] == [key for key, _ in there["rows"]]

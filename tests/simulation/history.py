@@ -122,7 +122,7 @@ class History:
             self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS, log,
             monotonic=self.world.monotonic,
         )  # fmt: skip
-        self._saves.append(server.shard._saves)
+        self._saves.append(server.shard.saves.waiting)
         return server
 
     def close(self) -> None:

@@ -4,13 +4,15 @@ A barrier opens once all active members stand at one. Which epoch ends there fol
 barriers, never from what a client claims: a claim names a folder, and ends the saves of all epochs before it.
 """
 
-from collections.abc import Callable, Set
+import math
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 from fedps.access.conversation import Conversation
 from fedps.config import Job
 from fedps.errors import RefusedError
-from fedps.figures import MAX_COUNT, fault_of
+from fedps.events.events import Round
+from fedps.figures import MAX_COUNT, Totals, fault_of
 from fedps.server.members import EVALUATED, STAGES, TRAINED, Member, Members
 from fedps.types import ClientId
 from fedps.wire.messages import Barrier, Figures
@@ -33,6 +35,14 @@ class Opening(NamedTuple):
     clients: list[ClientId]
     epoch: int | None = None
     figures: tuple[Figures, ...] = ()
+
+    def merged(self, epoch: int, metrics: Sequence[str]) -> Round:
+        """Return what an epoch came to over all clients that say so; `metrics`: of the job."""
+        samples, totals = sum(said.samples for said in self.figures), Totals()
+        for said in self.figures:
+            totals.add(said.sums)
+        loss = math.fsum(said.loss for said in self.figures) / samples if samples else None
+        return Round(epoch, {"loss": loss, "train_auc": None, "auc": None} | totals.figures(metrics))
 
 
 class Barriers:

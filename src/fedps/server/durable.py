@@ -36,6 +36,7 @@ class Durable:
     Attributes:
         log: where records go, once it is open; None: nowhere, and all is answered at once (`durability: none`).
         failure: why nothing can be written any more, None while it can.
+        leans: whether the log cannot be taken up without files that it does not hold, which may go; a snapshot ends that.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Durable:
     ) -> None:
         self.log: Log | None = None
         self.failure: Exception | None = None
+        self.leans = False
         self._beside, self._report, self._patience, self._clock = beside, report, patience, clock
         self._waiting: deque[tuple[int, Answer]] = deque()  # up to which position all must be durable, and whom to tell
         self._writing = False
@@ -94,11 +96,9 @@ class Durable:
         Args:
             size: returns the bytes that a snapshot has, about.
         """
-        if self.log is None or self._compacting or self.stuck or self.log.bytes <= LEAST:
+        if self.log is None or self._compacting or self.stuck or self._clock() < self._no_snapshot_before:
             return False
-        if self._clock() < self._no_snapshot_before:
-            return False
-        return self.log.bytes > GROWTH * size()
+        return self.leans or (self.log.bytes > LEAST and self.log.bytes > GROWTH * size())
 
     def compact(self, parts: Parts, keep: int) -> None:
         """Write a snapshot, piece by piece: each part is asked for in the server's own turn, and written beside it.
@@ -110,6 +110,7 @@ class Durable:
         if self.log is None or self._compacting:
             return
         self._compacting, compaction = True, self.log.compact()
+        leaned, self.leans = self.leans, False
 
         def works() -> Iterator[Work]:
             for record, arrays in parts:
@@ -120,6 +121,7 @@ class Durable:
             self._compacting = False
             if error is not None:
                 self._no_snapshot_before = self._clock() + PAUSE
+                self.leans = self.leans or leaned
                 self._beside()(compaction.abandon, lambda _: None)
                 self._report(Note(f"a snapshot of the tables cannot be written: {_said(error)}; the log goes on"))
 

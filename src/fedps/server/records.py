@@ -36,9 +36,10 @@ class Begun(Record, frozen=True):
 
 
 class Declared(Record, frozen=True):
-    """Tables were made, in place of those there were."""
+    """Tables were made, in place of those there were. `warm`: from the saved epoch that the job starts from."""
 
     tables: tuple[TableSpec, ...]
+    warm: bool | None = None  # None in logs that do not say so: if the job names one
 
 
 class Seeded(Record, frozen=True):

@@ -137,9 +137,9 @@ class _Recovery:
             raise DataError(f"{self._log}: record {self._log.position} cannot be taken up: {error}") from error
 
     def end(self, now: float) -> None:
-        """Finish saves that were under way, and let all clients be away from now on."""
+        """Leave saves that were under way to be finished, and let all clients be away from now on."""
         for epoch, works in self._saves.items():
-            self._kept.shard.save(epoch, works)
+            self._kept.shard.saves.add(epoch, works)
         for there in (self._kept.members.here, self._kept.members.lost):
             for member in there.values():
                 member.lost_at = now
@@ -154,8 +154,8 @@ class _Recovery:
                 self._restore(record)
             case Laid(table, facts):
                 shard.store.lay(Part(table, facts, arrays))
-            case Declared(tables):
-                shard.declare(tables)
+            case Declared(tables, warm):
+                shard.declare(tables, warm)
                 kept.ballot.chosen = frozenset(tables)
             case Seeded(table, first):
                 shard.seed(table, arrays[0], first)

@@ -52,12 +52,14 @@ def deal_out(theirs: Job, job: Job, run_dir: Path, clients: Set[ClientId], cut: 
     with ExitStack() as stack:
         olds = [_server(theirs, k, run_dir, now, stack, cut) for k in range(theirs.runner.server_num)]
         for old in olds:
+            old.shard.saves.go_on()
             old.shard.merge_rest()
         tables = _tables(olds, now)
+        anew = job.model_copy(update={"runner": job.runner.model_copy(update={"warmup_model_path": None})})
         placed = placement([table.spec for table in tables.values()], job.runner.server_num)
         for shard in range(job.runner.server_num):
             mine = {name: table for name, table in tables.items() if placed.get(name, shard) == shard}
-            server = _server(job, shard, run_dir, new, stack)
+            server = _server(anew, shard, run_dir, new, stack)
             if tables:
                 server.shard.take_over(_store(mine, shard, server), tuple(table.spec for table in mine.values()))
             _take_over(server, olds, clients)

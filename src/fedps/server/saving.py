@@ -4,6 +4,7 @@ Only the rows this server keeps are its concern: `storage.epochs` cuts them out 
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ from fedps.config import Job
 from fedps.errors import DataError, TableError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.server.beside import Work
+from fedps.server.beside import Beside, Work, in_turns
+from fedps.server.durable import Durable
+from fedps.server.records import SavedEpoch
 from fedps.storage.epochs import before, is_whole, read_model, remove, supersede
 from fedps.storage.shards import Base, Facts, name_of
 from fedps.storage.snapshot import Writer, layouts
@@ -142,35 +145,99 @@ class Saver:
         return self._saved
 
 
+class Saves:
+    """The epochs of a server that are to be written, one after the other, beside all else.
+
+    Args:
+        saver: made their works.
+        beside: lets work be done elsewhere; may be another each time.
+        durable: where it is noted that an epoch is on disk.
+        report: where events go.
+
+    Attributes:
+        waiting: each epoch with its works; the first is under way once `go_on` was called.
+        failure: why the last save failed, None if it did not.
+        caught_up: called when they were `behind`, and are not any more.
+    """
+
+    def __init__(self, saver: Saver, beside: Callable[[], Beside], durable: Durable, report: Report) -> None:
+        self.waiting = deque[tuple[int, Iterator[Work]]]()
+        self.failure: Exception | None = None
+        self.caught_up: Callable[[], None] = lambda: None
+        self._saver, self._beside, self._durable, self._report = saver, beside, durable, report
+        self._writes = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether an epoch waits to be written while another is: each keeps aside what has changed since."""
+        return len(self.waiting) > 1
+
+    def add(self, epoch: int, works: Iterator[Work]) -> None:
+        """Let an epoch be written when those before are, and somebody says `go_on`."""
+        self.waiting.append((epoch, works))
+
+    def go_on(self) -> None:
+        """Begin to write what waits, unless that is under way."""
+        if self.waiting and not self._writes:
+            self._writes = True
+            in_turns(self._beside(), self.waiting[0][1], self._ended)
+
+    def _ended(self, error: Exception | None) -> None:
+        was_behind, (epoch, _) = self.behind, self.waiting.popleft()
+        self._writes, self.failure = False, error
+        if error is None:
+            self._durable.note(SavedEpoch(epoch))
+            self._report(self._saver.saved())
+        else:
+            self._report(events.Unsaved(epoch, str(error)))
+        self.go_on()
+        if was_behind:
+            self.caught_up()
+
+
 class WarmStart:
     """The saved epoch that a server starts from: rows, optimizer state where the rule is the same, and dense tensors.
 
-    The original takes over sparse tables only. It is read when the server starts, so that a torn file ends the run
-    before anybody trains, and given up once the tables are made.
+    The original takes over sparse tables only. It is read when tables are made, unless it was before, and given up then.
 
     Args:
         folder: `runner.warmup_model_path`.
         shard: the server's number.
         shards: how many servers there are now.
-
-    Raises:
-        DataError: a file is missing, torn, or does not fit the others; it is named.
+        report: where it is told that it was read.
     """
 
-    def __init__(self, folder: Path, shard: int, shards: int) -> None:
-        self._folder, self._shard, self._shards = folder, shard, shards
-        self._tables: dict[TableName, SavedTable] | None = read_model(folder, shard, shards)
-        self._shapes = {
-            n: t._replace(keys=NO_KEYS, block=t.block[:0].copy(), waiting=None) for n, t in self._tables.items()
-        }
+    def __init__(self, folder: Path, shard: int, shards: int, report: Report = lambda event: None) -> None:
+        self._folder, self._shard, self._shards, self._report = folder, shard, shards, report
+        self._tables: dict[TableName, SavedTable] | None = None
+        self._shapes: dict[TableName, SavedTable] | None = None
+
+    def read(self) -> dict[TableName, SavedTable]:
+        """Read it unless that was done, so that a torn file is told before anybody trains; return what tables are there.
+
+        Raises:
+            DataError: a file is missing, torn, or does not fit the others; it is named.
+        """
+        if self._shapes is None:
+            began = time.perf_counter()
+            self._tables = read_model(self._folder, self._shard, self._shards)
+            self._shapes = {
+                n: t._replace(keys=NO_KEYS, block=t.block[:0].copy(), waiting=None) for n, t in self._tables.items()
+            }
+            self._report(events.Loaded(str(self._folder), time.perf_counter() - began))
+        return self._shapes
 
     def misfit(self, spec: TableSpec) -> str | None:
         """Say why a declared table cannot start from this save, or None."""
-        return shape_misfit(spec, self._shapes, self._folder)
+        try:
+            return shape_misfit(spec, self.read(), self._folder)
+        except DataError as error:
+            return str(error)
 
     def grown(self, tables: Iterable[TableSpec]) -> str:
         """Say how many ids of declared tables were not there when the epoch was saved; empty if all were."""
-        new = {spec.name: count for spec in tables if (count := new_ids(spec, self._shapes[spec.name]))}
+        shapes = self.read()
+        new = {spec.name: count for spec in tables if (count := new_ids(spec, shapes[spec.name]))}
         return said_of_new(self._folder, new)
 
     def fill(self, store: Store) -> None:
@@ -187,18 +254,10 @@ class WarmStart:
         self._tables = None  # tables are made once, hardly ever again: see `ballot`
 
 
-def start_from(job: Job, shard: int, report: Report) -> WarmStart | None:
-    """Read the saved epoch that a job starts from; None if it starts anew.
-
-    Raises:
-        DataError: as for `WarmStart`.
-    """
-    folder, began = job.runner.warmup_model_path, time.perf_counter()
-    if folder is None:
-        return None
-    warm = WarmStart(folder, shard, job.runner.server_num)
-    report(events.Loaded(str(folder), time.perf_counter() - began))
-    return warm
+def start_of(job: Job, shard: int, report: Report) -> WarmStart | None:
+    """Return the saved epoch that a job starts from, not read yet; None if it starts anew."""
+    folder = job.runner.warmup_model_path
+    return None if folder is None else WarmStart(folder, shard, job.runner.server_num, report)
 
 
 def make_store(

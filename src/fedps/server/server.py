@@ -8,30 +8,26 @@ Here every verb of the protocol is dispatched, and what follows for everybody is
 keep to stands in `requests`, tables and gate in `shard`, who is waited for in `members` and `barriers`.
 """
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from fedps.access.conversation import Conversation, Refusals, Send
 from fedps.access.roster import Roster
 from fedps.config import Job
 from fedps.config.shared import shared_part
-from fedps.errors import RefusedError, TableError
+from fedps.errors import RefusedError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.figures import Totals
 from fedps.server import records, requests
 from fedps.server.ballot import Ballot, Candidate, Verdict
 from fedps.server.barriers import Barriers
 from fedps.server.durable import Parts
 from fedps.server.members import EVALUATED, TRAINED, Member, Members
 from fedps.server.memory import Budget, free_memory
+from fedps.server.pulls import Pulls
 from fedps.server.pushes import Pushes
 from fedps.server.recovery import Kept, recover, state_of
 from fedps.server.shard import Shard
@@ -45,7 +41,6 @@ from fedps.wire.messages import (
     Census,
     Counted,
     Done,
-    Figures,
     Hello,
     Join,
     Leave,
@@ -54,8 +49,6 @@ from fedps.wire.messages import (
     Seed,
     Welcome,
 )
-
-Array = NDArray[Any]
 
 BUSY = 60  # times step_timeout: how long a client may say that it is at work, and push nothing
 WAITING_SHARE = 4  # this part of the memory that is free at the start may be kept for all connections together
@@ -98,8 +91,9 @@ class ParameterServer:
         self._budget = Budget(self.limits.held_bytes, self.limits.total_bytes)
         self.shard = Shard(job, shard, run_dir, report, self.limits, self._budget, monotonic)
         self.durable = self.shard.durable
-        self.shard.caught_up = lambda: self.advance(monotonic())
+        self.shard.saves.caught_up = lambda: self.advance(monotonic())
         self.ballot, self.barriers = Ballot(), Barriers(job, self.members)
+        self._pulls = Pulls(self.shard, self.limits)
         self._pushes = Pushes(self.shard, self.members, self.roster, self._budget, self.limits, self._done)
         self._asking: dict[Conversation, int] = {}  # tickets of Census
         self._complete_at = 0.0  # when the last of those expected came
@@ -110,6 +104,8 @@ class ParameterServer:
         self.kept = Kept(begun, self.shard, self.members, self.barriers, self.ballot, self.roster)
         if log is not None and recover(self.kept, log, cut, monotonic):
             self._first_at = monotonic()
+        if self.ballot.chosen is None and self.shard.warm is not None:
+            self.shard.warm.read()  # tables are still to be made
 
     @property
     def failure(self) -> Exception | None:
@@ -173,7 +169,8 @@ class ParameterServer:
                 self._asking[conversation] = ticket
                 self._answer_census()
             case Pull() as pull:
-                self._pull(conversation, ticket, pull, frame.arrays)
+                if self._pulls.take(conversation, ticket, self._member(conversation), pull, frame.arrays):
+                    self.advance(now)  # all may have passed over that window, on their way with the other servers
             case Push() as push:
                 member = self._member(conversation)
                 answer = self._pushes.take(conversation, ticket, member, push, frame.arrays, now)
@@ -249,34 +246,6 @@ class ParameterServer:
         done = Done(self.clock, late, sequence)
         self.durable.then(lambda: conversation.reply(ticket, done))
 
-    def _pull(self, conversation: Conversation, ticket: int, pull: Pull, arrays: Sequence[Array]) -> None:
-        """Check a pull, and answer it once the window it asks for is merged.
-
-        Raises:
-            RefusedError: it is not acceptable, or too many wait already.
-        """
-        size = requests.check_pull(pull, arrays, self.shard, self.limits)
-        member = self._member(conversation)
-        if self.shard.is_merged(pull.after):
-            self._send_rows(conversation, ticket, member, pull, arrays)
-            return
-        size += sum(a.nbytes for a in arrays) + requests.OVERHEAD // 64
-        self.shard.wait(
-            conversation, pull.after, size, lambda: self._send_rows(conversation, ticket, member, pull, arrays)
-        )
-        self.advance(self._monotonic())  # all may have passed over that window, on their way with the other servers
-
-    def _send_rows(
-        self, conversation: Conversation, ticket: int, member: Member, pull: Pull, arrays: Sequence[Array]
-    ) -> None:
-        """Send the rows; called from another client's turn too, so that what goes wrong is this client's alone."""
-        try:
-            rows, values = self.shard.pull(member, pull, arrays)
-        except TableError as error:
-            conversation.refuse(ticket, error)
-        else:
-            conversation.reply(ticket, rows, values)
-
     def _answer_census(self) -> None:
         """Tell those that ask how many samples a client has on average, once all have joined."""
         if not self.members.complete:
@@ -298,13 +267,13 @@ class ParameterServer:
         # is saved before anybody is let go: what is saved is what all have trained, and what all will evaluate.
         self._pushes.merged(self.shard.merge(self.members, now))
         opening = self.barriers.opening()
-        if opening is None or (opening.epoch is not None and self.shard.behind):
+        if opening is None or (opening.epoch is not None and self.shard.saves.behind):
             return
         if opening.stage == TRAINED:
             self.shard.merge_rest()
         if opening.figures and self.barriers.epoch > self.kept.told:  # stragglers come later, and alone
             self.kept.told = self.barriers.epoch
-            self.report(_merged(self.barriers.epoch, opening.figures, self.job.metrics))
+            self.report(opening.merged(self.barriers.epoch, self.job.metrics))
         if opening.epoch is not None:
             self._end_epoch(opening.epoch)
         clients = tuple((c, b.epoch) for c in opening.clients if (b := self.members.here[c].barrier) is not None)
@@ -323,6 +292,7 @@ class ParameterServer:
 
     def finish(self) -> None:
         """Save what was trained since the last save, as the epoch under way or, where none is, as the one that ended last."""
+        self.shard.saves.go_on()
         if self.shard.unsaved and self.barriers.epoch < self.job.runner.epochs:
             self.shard.merge_rest()
             # What is left over after the last barrier is of no epoch that ends.
@@ -335,7 +305,7 @@ class ParameterServer:
             DataError: it could not go on, or what was trained last is not saved.
         """
         self.refusals.flush()
-        if (why := self.failure or self.shard.unsaved_why) is not None:
+        if (why := self.failure or self.shard.saves.failure) is not None:
             raise why
 
     def tick(self, now: float) -> None:
@@ -343,6 +313,7 @@ class ParameterServer:
         self.roster.tick(now)
         self.refusals.tick(now)
         self.durable.tick(now)
+        self.shard.saves.go_on()  # with what an earlier process left: it holds up nobody who waits for this one to serve
         if self.durable.due(lambda: self.shard.bytes):
             self.sum_up()
         if self._first_at is not None and now - self._first_at > self._patience:
@@ -389,15 +360,6 @@ class ParameterServer:
             self.report(events.Suspended(client, self.clock, why))
         if silent or late:
             self.advance(now)
-
-
-def _merged(epoch: int, said: Sequence[Figures], metrics: Sequence[str]) -> events.Round:
-    """Return what an epoch came to over all clients that say so."""
-    samples, totals = sum(s.samples for s in said), Totals()
-    for figures in said:
-        totals.add(figures.sums)
-    loss = math.fsum(s.loss for s in said) / samples if samples else None
-    return events.Round(epoch, {"loss": loss, "train_auc": None, "auc": None} | totals.figures(metrics))
 
 
 def limits_of(job: Job) -> Limits:

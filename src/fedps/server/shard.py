@@ -5,7 +5,6 @@ out before a push is taken, never while one is applied: a push is applied whole 
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,16 +15,16 @@ import numpy as np
 from fedps.access.conversation import Conversation
 from fedps.config import Job
 from fedps.errors import RefusedError, TableError
-from fedps.events.events import Note, Report, Unsaved
+from fedps.events.events import Note, Report
 from fedps.server import records
-from fedps.server.beside import Beside, Work, at_once, in_turns
+from fedps.server.beside import Beside, Work, at_once
 from fedps.server.durable import Durable
 from fedps.server.gate import Closing, Offer, Offered, make_gate, size_of
 from fedps.server.members import Member, Members
 from fedps.server.memory import Budget, Room
 from fedps.server.merge import Contribution, Merged
 from fedps.server.records import Sequences
-from fedps.server.saving import Saver, make_store, start_from
+from fedps.server.saving import Saver, Saves, make_store, start_of
 from fedps.table.sparse import places, row_bytes
 from fedps.table.store import Store, first_bytes, unfit
 from fedps.types import ClientId, Keys, Rows, TableName, TableSpec, Values
@@ -64,11 +63,8 @@ class Shard:
         unsaved: whether something was applied since the last save.
         moved: whether something was applied since the last epoch ended.
         beside: lets tables be saved beside all else.
-        unsaved_why: why the last save failed, None if it did not.
-        caught_up: called when it was `behind`, and is not any more.
-
-    Raises:
-        DataError: the saved epoch it is to start from is missing, torn, or does not fit together.
+        saves: the epochs that are to be written.
+        warm: the saved epoch that its tables start from, None if they start anew.
     """
 
     def __init__(
@@ -83,11 +79,9 @@ class Shard:
         self._scale = np.float32(1 / (runner.worker_num or 1) if mean else 1)  # of each change that is applied at once
         self.beside: Beside = at_once
         self.durable = Durable(lambda: self.beside, report, runner.step_timeout, clock)
-        self._saver, self._warm, self.report = Saver(job, number, run_dir), start_from(job, number, report), report
+        self._saver, self.warm, self.report = Saver(job, number, run_dir), start_of(job, number, report), report
+        self.saves = Saves(self._saver, lambda: self.beside, self.durable, report)
         self.unsaved = self.moved = False
-        self._saves = deque[tuple[int, Iterator[Work]]]()  # epochs that are to be written, the first under way
-        self.unsaved_why: Exception | None = None
-        self.caught_up: Callable[[], None] = lambda: None
         self._limits, self._budget, self.room = limits, budget, Room()
         # One client's pulls leave half of the memory to the others, unless there are none.
         self._most_pulled = self.room.at_start // (2 if (runner.worker_num or 1) > 1 else 1)
@@ -107,22 +101,31 @@ class Shard:
             TableError: one cannot, or not from the epoch that the job starts from, or there is no memory for tensors.
         """
         for spec in tables:
-            if fault := unfit(spec) or (self._warm and self._warm.misfit(spec)):
+            if fault := unfit(spec) or (self.warm and self.warm.misfit(spec)):
                 raise TableError(f"table {spec.name!r}: {fault}")
         if not self.room.fits(first_bytes(tables)):
             raise TableError("there is no room in this server's memory for tensors of this size")
 
-    def declare(self, tables: tuple[TableSpec, ...]) -> None:
+    def declare(self, tables: tuple[TableSpec, ...], warm: bool | None = None) -> None:
         """Make the tables, in place of those there are; what was pushed to these is forgotten.
+
+        Args:
+            tables: what was declared.
+            warm: whether they start from the saved epoch; by default, if there is one.
 
         Raises:
             TableError: a table cannot be made, or there is no memory for it; those there are stay.
         """
+        warm = self.warm is not None if warm is None else warm
+        if warm and self.warm is None:
+            raise TableError("its tables started from a saved epoch: name it again by runner.warmup_model_path")
+        start = self.warm if warm else None
         # New tables, a new gate: nothing that was pushed to the old ones may reach these.
-        self.take_over(make_store(tables, self._warm, self.room.take, self.count), tables)
-        if self._warm and self.number == 0 and (note := self._warm.grown(tables)):
+        self.take_over(make_store(tables, start, self.room.take, self.count), tables)
+        if start and self.number == 0 and (note := start.grown(tables)):
             self.report(Note(f"runner.warmup_model_path: {note}"))
-        self.durable.note(records.Declared(tables))
+        self.durable.note(records.Declared(tables, warm))
+        self.durable.leans = warm  # until a snapshot holds the rows that the log alone lacks
 
     def take_over(self, store: Store, tables: tuple[TableSpec, ...]) -> None:
         """Let a store that was just made take the place of the one there is."""
@@ -262,7 +265,8 @@ class Shard:
         works = self.settle(epoch, aged, save, witnesses)
         self.durable.note(records.Ended(epoch, aged, save, witnesses))
         if works is not None:
-            self.save(epoch, works)
+            self.saves.add(epoch, works)
+            self.saves.go_on()
 
     def settle(self, epoch: int, aged: bool, save: bool, witnesses: tuple[str, ...]) -> Iterator[Work] | None:
         """Bring the tables up to date; return the works that save them as they are now, None if they are not saved."""
@@ -272,37 +276,10 @@ class Shard:
         self.moved, self.unsaved = False, self.unsaved and not save
         return self._saver.begin(self.store, epoch, witnesses) if save else None
 
-    def save(self, epoch: int, works: Iterator[Work]) -> None:
-        """Save an epoch once those before are."""
-        self._saves.append((epoch, works))
-        if len(self._saves) == 1:
-            self._save_next()
-
-    @property
-    def behind(self) -> bool:
-        """Whether an epoch waits to be written while another is: each keeps aside what has changed since."""
-        return len(self._saves) > 1
-
-    def _save_next(self) -> None:
-        def done(error: Exception | None) -> None:
-            was_behind, (epoch, _) = self.behind, self._saves.popleft()
-            self.unsaved_why = error
-            if error is None:
-                self.durable.note(records.SavedEpoch(epoch))
-                self.report(self._saver.saved())
-            else:
-                self.report(Unsaved(epoch, str(error)))
-            if self._saves:
-                self._save_next()
-            if was_behind:
-                self.caught_up()
-
-        in_turns(self.beside, self._saves[0][1], done)
-
     @property
     def save_due(self) -> bool:
         """Whether an epoch has ended that is not saved, but could be from what the log says."""
-        return bool(self._saves) or (self.unsaved_why is not None and not self.unsaved)
+        return bool(self.saves.waiting) or (self.saves.failure is not None and not self.unsaved)
 
     @property
     def bytes(self) -> int:
