@@ -45,6 +45,7 @@ NOT_RUN = {  # commands, by their first words, and a page that has a test of its
     "python -m bench": "measures for minutes; tests/bench runs its parts",
     "fedps serve ": "answers until it is stopped; serving/test_http.py starts and asks it",
     "curl": "asks what is served",
+    "fedps audit": "looks at what servers in processes of their own write; access/test_audit.py does",
     "fedps server": "for several machines; test_cli_roles.py starts each role on this one",
     "fedps coordinator": "for several machines; test_cli_roles.py starts each role on this one",
     "fedps worker": "for several machines; test_cli_roles.py starts each role on this one",

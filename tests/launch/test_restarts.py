@@ -1,5 +1,6 @@
 """Who dies is started again: how often, when, and never for a mistake; and runs whose roles are killed come to their end."""
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fedps.access.audit import verify
 from fedps.config import load_job
 from fedps.events.events import Failed
 from fedps.launch.launcher import run
@@ -16,7 +18,7 @@ from fedps.launch.local.processes import Child
 from fedps.launch.local.role import RoleSpec
 from fedps.launch.restarts import Restarts
 from tests.conftest import MakeJob
-from tests.launch.runs import events, pid_of, start_and_wait_for_training, summary_of, write_job
+from tests.launch.runs import WORKERS, events, pid_of, start_and_wait_for_training, summary_of, write_job
 
 DIED, RAISED = Failed("died with signal 9"), Failed("RuntimeError: planted", "Traceback")
 
@@ -109,6 +111,7 @@ def test_a_killed_coordinator_goes_on_where_it_was_at_its_own_address(tmp_path: 
     assert log.count("StartCoordinatorServer finished!") == 2, "the log is written on"
     assert "--- started again: died with signal 9" in log
     assert "restarts: 1" in (run_dir / "report.html").read_text()
+    assert set(summary["audit"]) == {"coordinator-0", "server-0"} and verify(run_dir)[1] == []
 
 
 @pytest.mark.timeout(300)
@@ -125,3 +128,13 @@ def test_a_killed_one_goes_on_where_it_was_and_nothing_is_lost_or_counted_twice(
     assert summary["samples"] == calm["samples"], "each epoch of each client counts once"
     if role == "server":
         assert summary["metrics"] == calm["metrics"], "to the last digit"
+    found, faults = verify(run_dir)
+    assert ([path.stem for path in found], faults) == (["server-0"], [])
+    (path,) = found
+    said = [
+        entry
+        for entry in map(json.loads, path.read_text().splitlines())
+        if entry["event"] in ("begun", "left", "ended")
+    ]
+    assert [entry["event"] for entry in said] == ["begun"] * (1 + (role == "server")) + ["left"] * WORKERS + ["ended"]
+    assert summary["audit"]["server-0"]["entries"] == found[path]

@@ -12,6 +12,8 @@ from typing import Generic, Literal, TypeVar
 from fedps.access.conversation import MAX_NAME, Conversation
 from fedps.config.shared import first_difference
 from fedps.errors import RefusedError
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.types import ClientId
 from fedps.wire.messages import PROTOCOL, Hello
 
@@ -162,10 +164,14 @@ class Membership(Generic[M]):
 
     Args:
         expected: how many are to come; nothing begins before.
+
+    Attributes:
+        report: is told who comes and goes; nobody is, while what happened in an earlier process is taken up.
     """
 
     def __init__(self, expected: int) -> None:
         self.expected = expected
+        self.report: Report = lambda event: None
         self.here: dict[ClientId, M] = {}
         self.left: dict[ClientId, M] = {}
         self.lost: dict[ClientId, M] = {}
@@ -187,11 +193,14 @@ class Membership(Generic[M]):
         known = next((m for m in (member, *gone) if m is not None and m.instance == instance), None)
         self.here[client] = member = known or new()
         member.lost_at = None
+        if known is None or gone != (None, None):
+            self.report(events.Joined(client, instance))
         return member
 
     def leave(self, client: ClientId) -> None:
         """Let a client go that is done."""
-        self._go(client, self.left)
+        if self._go(client, self.left):
+            self.report(events.Left(client))
 
     def lose(self, client: ClientId) -> None:
         """Wait no longer for a client whose connection did not come back; it still may."""
@@ -199,7 +208,8 @@ class Membership(Generic[M]):
 
     def expel(self, client: ClientId) -> None:
         """Forget a client as if it had never come."""
-        self.here.pop(client, None)
+        if self.here.pop(client, None) is not None:
+            self.report(events.Expelled(client))
 
     def disconnect(self, client: ClientId, instance: str, now: float) -> None:
         """Note that a process is not connected any more; to come and break again gains it no time."""
@@ -258,11 +268,12 @@ class Membership(Generic[M]):
         """Return how many are here."""
         return len(self.here)
 
-    def _go(self, client: ClientId, where: dict[ClientId, M]) -> None:
+    def _go(self, client: ClientId, where: dict[ClientId, M]) -> bool:
         member = self.here.pop(client, None)
         if member is not None:
             where[client] = member
             _forget_oldest(where, max(MAX_MEMBERS, self.expected))
+        return member is not None
 
 
 def check_hello(hello: Hello, job: str, shared: Mapping[str, str], role: str) -> None:

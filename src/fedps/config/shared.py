@@ -50,6 +50,11 @@ def shared_part(job: Job) -> dict[str, str]:
     return {key: _said(value, values["folder"]) for key, value in shared}
 
 
+def digest_of(job: Job) -> str:
+    """Return the SHA-256 of that part: two jobs that may train together have the same."""
+    return hashlib.sha256(json.dumps(shared_part(job), sort_keys=True).encode()).hexdigest()
+
+
 def lasting_part(job: Job) -> dict[str, str]:
     """Return the same but what may have changed where a run goes on that was broken off."""
     return {key: value for key, value in shared_part(job).items() if key not in MAY_CHANGE}

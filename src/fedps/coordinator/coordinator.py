@@ -101,6 +101,7 @@ class Coordinator:
         except Exception:
             self._memory.close()
             raise
+        self.members.report = report
 
     def say_ready(self, address: str | None = None) -> None:
         """Write to the log that clients are answered from now on; `address`: `host:port`, None within one process."""

@@ -4,6 +4,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
+from fedps.access.audit import Audit
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.selectors import ClientSelectorBase
@@ -34,14 +35,17 @@ def run_coordinator(
         LostError: it ended by itself, for all clients were lost and none took leave.
         Exception: what the selector raised.
     """
+    audit = Audit(run_dir, "coordinator", 0, job, report)
+    report = audit.report
     coordinator = Coordinator(job, report, log, selector, run_dir, resume_at=resume_at)
 
     def ready(address: str) -> None:
         coordinator.say_ready(address)
         report(events.Ready(address))
 
-    with closing(coordinator):
-        serve_to_the_end(coordinator, bind, ready, stay)
-    if not stay and coordinator.members.abandoned:
-        raise LostError(f"all clients were lost in round {coordinator.round.number} of {job.runner.epochs}")
-    report(events.Stopped())
+    with audit:
+        with closing(coordinator):
+            serve_to_the_end(coordinator, bind, ready, stay, audit)
+        if not stay and coordinator.members.abandoned:
+            raise LostError(f"all clients were lost in round {coordinator.round.number} of {job.runner.epochs}")
+        report(events.Stopped())

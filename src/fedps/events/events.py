@@ -110,6 +110,13 @@ class Stopped(Event, frozen=True):
     rejected: int | None = None
 
 
+class Audited(Event, frozen=True):
+    """The audit log of a server or the coordinator is complete: how many entries it has, and the digest of the last."""
+
+    entries: int
+    digest: str
+
+
 class Closed(Event, frozen=True):
     """The launcher has ended the run."""
 
@@ -258,6 +265,25 @@ class Loaded(Event, frozen=True):
 
     folder: str
     seconds: float
+
+
+class Joined(Event, frozen=True):
+    """A client takes part from now on, by this process of it."""
+
+    client: str
+    instance: str
+
+
+class Left(Event, frozen=True):
+    """A client has taken leave."""
+
+    client: str
+
+
+class Expelled(Event, frozen=True):
+    """A client that took part is counted as one that never came; why, it was told (`refused`)."""
+
+    client: str
 
 
 class Lost(Event, frozen=True):

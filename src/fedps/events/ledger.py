@@ -72,6 +72,7 @@ class Ledger:
         self._not_finite: str | None = None  # whose loss was no number, and when
         self._memory: dict[str, float] = {}  # the largest weight seen, MiB
         self._tables: dict[str, dict[TableName, Counts]] = {}  # rows of the servers' tables, by server
+        self._audits: dict[str, dict[str, int | str]] = {}  # how the logs of those that answer end
         self._engine: dict[str, str | None] = {"steps": None, "reason": None}  # compiled or torch, and why torch
 
     def take(self, entry: Entry) -> None:
@@ -112,6 +113,8 @@ class Ledger:
                 self.rounds = [*others, Tally().figures(round_, self._job.metrics) | figures | {"round": round_}]
             case events.Refused(count=count):
                 self._rejected += count
+            case events.Audited(entries=entries, digest=digest):
+                self._audits[f"{entry.role}-{entry.id}"] = {"entries": entries, "digest": digest}
             case events.Tables(tables=tables):
                 self._tables[entry.id] = tables
             case events.Selected(round=round_, selected=selected):
@@ -173,6 +176,7 @@ class Ledger:
             "memory_mib": {f"{k}_max_rss": self._weight(k) for k in ("worker", "server", "coordinator")}
             | {"sum_pss": self._weight("pss")},
             "tables": self._summed_tables(),
+            "audit": dict(sorted(self._audits.items())),
             "faults": {
                 "rejected_messages": self._rejected,
                 "late_pushes": self._late,

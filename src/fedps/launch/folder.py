@@ -31,6 +31,7 @@ OURS = (
     "coordinator.json",
     "turns.jsonl",
     "log",
+    "audit",
     "private",
     "state",
     "model",
@@ -206,7 +207,7 @@ def discard(folder: Path) -> None:
         folder / "coordinator.lock",
     ):
         path.unlink(missing_ok=True)
-    for name in ("log", "private", "state"):
+    for name in ("log", "audit", "private", "state"):
         shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()

@@ -182,9 +182,21 @@ async def _read(requests: AsyncIterator[bytes], connection: Connection, outbox: 
     return failure
 
 
+class Log(Protocol):
+    """What is written beside the answers, and holds none up."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to write."""
+
+    def write(self) -> None:
+        """Write it; called in a thread."""
+
+
 def serve_to_the_end(
-    role: Role, bind: str, ready: Callable[[str], None], stay: bool, last: Callable[[], Awaitable[None]] | None = None
-) -> None:
+    role: Role, bind: str, ready: Callable[[str], None], stay: bool, audit: Log,
+    last: Callable[[], Awaitable[None]] | None = None,
+) -> None:  # fmt: skip
     """Listen until SIGTERM, until a role cannot go on, or has nobody left to serve unless it is to stay.
 
     Args:
@@ -192,6 +204,7 @@ def serve_to_the_end(
         bind: `host:port`; port 0 takes a free one.
         ready: called with the real address, once connections are taken.
         stay: go on when nobody is left.
+        audit: is written now and then.
         last: awaited when all connections are closed.
 
     Raises:
@@ -200,7 +213,7 @@ def serve_to_the_end(
 
     async def end(stop: asyncio.Event) -> None:
         while role.failure is None and (stay or not role.over):
-            await asyncio.sleep(TICK)
+            await (asyncio.to_thread(audit.write) if audit.pending else asyncio.sleep(TICK))
         stop.set()
 
     async def run() -> None:

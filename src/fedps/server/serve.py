@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from fedps.access.audit import Audit
 from fedps.config import Job
 from fedps.errors import DataError, JobError, LostError
 from fedps.events import events
@@ -48,6 +49,8 @@ def run_server(
         LostError: it ended by itself, for all clients were lost and none took leave.
     """
     disk = log = None
+    audit = Audit(run_dir, "server", shard, job, report)
+    report = audit.report
     if job.runner.durability == "group":
         disk = Folder(state_folder(run_dir, shard), to_write=not standby)
         log = Log(disk, partial(_takes, disk))
@@ -70,17 +73,18 @@ def run_server(
         print(dated(f"Server[fedps.ParameterServer] is serving on port={address.rpartition(':')[2]}."), flush=True)
         report(events.Ready(address))
 
-    serve_to_the_end(server, bind, ready, stay, saves.finish)
-    server.shard.beside = at_once  # nobody has to be answered any more
-    if keep and server.failure is None:
-        server.finish()
-    server.close()
-    if not stay and server.members.abandoned:
-        raise LostError(
-            f"all clients were lost after epoch {server.barriers.epoch} of {job.runner.epochs}; what they trained by then"
-            " is saved: go on from it by runner.warmup_model_path"
-        )
-    report(events.Stopped(server.refusals.total))
+    with audit:
+        serve_to_the_end(server, bind, ready, stay, audit, saves.finish)
+        server.shard.beside = at_once  # nobody has to be answered any more
+        if keep and server.failure is None:
+            server.finish()
+        server.close()
+        if not stay and server.members.abandoned:
+            raise LostError(
+                f"all clients were lost after epoch {server.barriers.epoch} of {job.runner.epochs}; what they trained by then"
+                " is saved: go on from it by runner.warmup_model_path"
+            )
+        report(events.Stopped(server.refusals.total))
     if keep and log is not None and server.members.done:  # the job has come to its end, and nobody will go on with it
         with suppress(OSError):  # then it is found at its end again
             log.forget()

@@ -106,6 +106,7 @@ class ParameterServer:
             self._first_at = monotonic()
         if self.ballot.chosen is None and self.shard.warm is not None:
             self.shard.warm.read()  # tables are still to be made
+        self.members.report = report
 
     @property
     def failure(self) -> Exception | None:
