@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedps.storage.whole import CLOSED, PUBLIC, STALE, make_folder, open_whole, whole_folder, write_whole
+from fedps.storage.whole import CLOSED, PUBLIC, STALE, append, make_folder, open_whole, whole_folder, write_whole
 from tests.storage.crashes import disk, failing
 
 
@@ -103,6 +103,18 @@ def test_two_who_write_one_file_at_once_do_not_mix_their_bytes(tmp_path: Path) -
             two.write(b"two")
         one.write(b"ne")
     assert held(tmp_path) == {"file": "one"}
+
+
+def test_what_is_added_to_a_file_follows_what_was_whole_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    append(path, b"one\n", 0)
+    append(path, b"tw", 4)  # as far as a dying process came
+    append(path, b"three\n", 4)
+    assert held(tmp_path) == {"log": "one\nthree\n"}
+    assert path.stat().st_mode & 0o777 == 0o600
+    with failing("fsync", 0), pytest.raises(OSError, match="No space left"):
+        append(path, b"four\n", 10)
+    assert path.read_text().startswith("one\nthree\n")
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The one way to write a file, or a folder of files: it is there whole, or not at all.
+"""The one way to write a file, or a folder of files: it is there whole, or not at all; and to add to one that only grows.
 
 What is durable when, and what a reader may see:
 
@@ -74,6 +74,26 @@ def open_whole(
             part.unlink(missing_ok=True)
     for path in paths:
         _remove_stale(path)
+
+
+def append(path: Path, payload: bytes, at: int, mode: int = PRIVATE) -> None:
+    """Add to a file that only grows; what is added is on disk when this returns, though the name of a new file is not.
+
+    Args:
+        path: of the file, made if it is not there.
+        payload: what comes behind the first `at` bytes, which stay; whatever a dying process left behind them goes.
+        at: bytes.
+        mode: of a new file.
+
+    Raises:
+        OSError: it cannot be written; the first `at` bytes stay.
+    """
+    with open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, mode)) as file:
+        file.truncate(at)
+        file.seek(at)
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
