@@ -524,3 +524,23 @@ def test_tables_that_started_anew_do_so_again_though_the_job_names_an_epoch_now(
     there = tables(Caller(cold.server(), "a").join().server)
     assert tables(cold.server(job=warm.job)) == there
     cold.close()
+
+
+@pytest.mark.parametrize("home", [{"sync_mode": "async"}, {"sync_mode": "sync"}], indirect=True)
+def test_an_epoch_is_saved_as_by_a_server_that_did_not_die(home: Home, tmp_path: Path) -> None:
+    saved = []
+    for dies in (False, True):
+        here = Home(home.job, tmp_path / f"{dies}")
+        server = here.server()
+        a, b = (Caller(server, name).join(ADAM, BIAS) for name in "ab")
+        a.rows(*range(50))
+        train(server, a, b, 1, 1)
+        a.rows(*range(50, 100))
+        if dies:
+            server = here.server()
+            a, b = (Caller(server, name).join(ADAM, BIAS) for name in "ab")
+        train(server, a, b, 2, 2)
+        meet(1, a, b)
+        saved.append((here.folder / "model" / "1" / "server-0.safetensors").read_bytes())
+        here.close()
+    assert saved[0] == saved[1]

@@ -177,7 +177,7 @@ def test_wherever_a_client_stops_its_earlier_private_save_or_the_new_one_is_whol
     def write_again(at: Path, stop_before: int | None = None) -> int:
         for key in (2, 4):
             store = Servers(1).stores[0]
-            store.pull("rows", np.array([key]))
+            store.push("rows", np.array([key]), np.zeros((1, store.spec("rows").dim), np.float32))
             with disk(at, stop_before if key == 4 else None) as found:
                 epochs.save_private(at / "1", store.export(), {"epoch": 1})
         return found.steps

@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_the_last_save_whole(tmp_path: Path, full: str) -> No
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     store.push("rows", np.array([7]), np.ones((1, 4), np.float32))
     if full == "rows":
-        store.pull("rows", np.arange(1000))
+        store.push("rows", np.arange(1000), np.ones((1000, 4), np.float32))
     facts: dict[str, object] = {"epoch": 2, "note": "x" * (50_000 if full == "manifest" else 1)}
     with files_of_at_most(20_000), pytest.raises(DataError, match="cannot save"):
         snapshot.save(tmp_path, "s", store.export(), facts)

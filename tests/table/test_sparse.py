@@ -20,7 +20,27 @@ def test_edge_ids_have_rows_of_their_own() -> None:
     table, keys = SparseTable(SPEC), np.array(EDGES)
     np.testing.assert_array_equal(table.pull(keys), initial_rows(SPEC, keys))
     assert len(table) == len(EDGES)
+    table.push(keys, np.zeros((len(keys), SPEC.dim), np.float32))
     np.testing.assert_array_equal(table.export()[0], keys)
+
+
+@pytest.mark.parametrize("laid", [False, True])
+def test_rows_that_were_never_pushed_are_neither_counted_nor_saved(laid: bool) -> None:
+    table = SparseTable(SPEC)
+    start = table.pull(np.arange(9))
+    table.push(np.array([3, 5]), np.ones((2, SPEC.dim), np.float32))
+    if laid:
+        parts, table = list(table.frozen()), SparseTable(SPEC)
+        for part in parts:
+            table.lay(part.facts, part.arrays)
+    for _ in range(2):
+        assert table.export()[0].tolist() == [3, 5]
+        assert (table.counts().rows, table.counts().made) == (2, 2)
+        table.mark_saved()
+        assert not len(table.export(changed=True)[0])
+    assert table.pull(np.arange(3)).tolist() == start[:3].tolist()
+    table.push(np.array([4]), np.ones((1, SPEC.dim), np.float32))
+    assert (table.export()[0].tolist(), table.export(changed=True)[0].tolist()) == ([3, 4, 5], [4])
 
 
 def test_rows_start_the_same_in_any_order_and_on_any_shard() -> None:

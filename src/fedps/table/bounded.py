@@ -228,7 +228,7 @@ class BoundedTable(SparseTable):
         return (*super()._marks_now(), self._age[: self._rows].copy(), self._marks[: self._rows].copy())
 
     def _lay_marks(self, slots: slice, marks: list[Array]) -> None:
-        self._changed[slots], self._age[slots], self._marks[slots] = marks
+        self._state[slots], self._age[slots], self._marks[slots] = marks
         there = slots.start + np.flatnonzero(self._age[slots] < GONE)
         self._index.insert(self._ids[there], there)
 
@@ -309,7 +309,7 @@ class BoundedTable(SparseTable):
         self._index.remove(keys, self._ids)
         if len(saved := keys[self._marks[slots] & SAVED > 0]):
             self._left.append(saved)
-        self._age[slots], self._changed[slots], self._marks[slots] = GONE, False, 0
+        self._age[slots], self._state[slots], self._marks[slots] = GONE, 0, 0
         self._watched_free.keep(np.arange(self._spare, self._spare + len(slots)))
         self._free[self._spare : self._spare + len(slots)] = slots
         self._spare += len(slots)

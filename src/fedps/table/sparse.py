@@ -7,6 +7,8 @@ The index from id to slot grows in small steps (`index`), so no single push wait
 Under the rule `adam` a row that is not pushed goes on moving by its momentum. That is made up for when it is next pushed,
 or when all are settled (`rules.settle`), so that a push costs what it touches. Whoever reads rows settles what is read, and
 leaves the rows: rounding makes it count when one is settled, and a table follows from what is done to it, not from who looks.
+So a row that was pulled and never pushed is kept, as it may be asked for again, but is neither counted nor saved: what has
+no row starts the same wherever it is looked up.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +24,8 @@ from fedps.table.still import StillRows, whole
 from fedps.types import RULES, Counts, Keys, TableSpec, Values
 
 RESERVED_ROWS, RESERVED_BYTES = 1 << 24, 1 << 35  # of a table: the most rows that address space is reserved for
-ID_BYTES = 9  # of a row: its id, and whether it has changed
+ID_BYTES = 9  # of a row: its id, and which of these it is
+SAME, CHANGED, UNTRAINED = 0, 1, 2  # as in the last save; pushed, or given, since; never
 
 
 def unbounded(size: int) -> None:
@@ -63,7 +66,9 @@ class SparseTable:
         self._index = Index(self._places)
         self._block: Values = reserve(self._places * self._width, np.dtype(np.float32)).reshape(-1, self._width)
         self._ids: Keys = reserve(self._places, np.dtype(np.int64))
-        self._changed: NDArray[np.bool_] = reserve(self._places, np.dtype(np.bool_))  # pushed since the last save
+        self._state: NDArray[np.uint8] = reserve(
+            self._places, np.dtype(np.uint8)
+        )  # of each row: SAME, CHANGED, UNTRAINED
         self._watched = Watched(self._ids, self._block)
         self._rows = self._made = 0
         rule = spec.rule
@@ -84,7 +89,8 @@ class SparseTable:
     def counts(self) -> Counts:
         """Return how many rows there are, what became of others, and what memory they take."""
         taken = self._rows * (4 * self._width + ID_BYTES) + self._index.bytes
-        return Counts(rows=len(self), made=self._made, bytes=taken)
+        untrained = int(np.count_nonzero(self._state[: self._rows] == UNTRAINED))
+        return Counts(rows=len(self) - untrained, made=self._made - untrained, bytes=taken)
 
     def end_epoch(self) -> None:
         """Do nothing: rows of a table without bounds do not grow old."""
@@ -111,7 +117,7 @@ class SparseTable:
         new = self._index.find(keys, self._ids)[0] < 0
         slots = self._slots_of(keys[new], started=False)
         self._block[slots, : self.spec.dim] = rows[new]
-        self._changed[slots] = True
+        self._state[slots] = CHANGED
         return bool(len(slots))
 
     def make(self, keys: Keys) -> None:
@@ -155,7 +161,7 @@ class SparseTable:
     def _change(self, slots: Keys, values: Values, rate: float) -> None:
         self._watched.keep(slots)
         self.steps += 1
-        self._changed[slots] = True
+        self._state[slots] = CHANGED
         self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
         self._settle(slots, self.steps - 1)  # up to the step before this one, which `change` then takes
         kernels.change(self._block, slots, values, self._constants, self._rule, self.steps)
@@ -177,8 +183,10 @@ class SparseTable:
             if self._settles:
                 kernels.settle_adam(block, np.arange(len(block)), constants, self._tail, self._powers, steps)
 
-        changed = self._changed[:rows].copy()
-        return StillRows(self.spec, self._ids[:rows], changed, self._watched.freeze(rows), settle)
+        state = self._state[:rows]
+        still = StillRows(self.spec, self._ids[:rows], state == CHANGED, self._watched.freeze(rows), settle)
+        still.there = state != UNTRAINED
+        return still
 
     def settle(self) -> None:
         """Bring all rows up to date where the rule moves them without a push."""
@@ -223,15 +231,16 @@ class SparseTable:
 
     def _marks_now(self) -> tuple[Array, ...]:
         """Return what is kept beside each row, uint8[rows] each, copies: a byte a row is copied at once."""
-        return (self._changed[: self._rows].view(np.uint8).copy(),)
+        return (self._state[: self._rows].copy(),)
 
     def _lay_marks(self, slots: slice, marks: list[Array]) -> None:
-        self._changed[slots] = marks[0]
+        self._state[slots] = marks[0]
         self._index.insert(self._ids[slots], np.arange(slots.start, slots.stop))
 
     def mark_saved(self) -> None:
         """Count all rows as saved."""
-        self._changed[: self._rows] = False
+        state = self._state[: self._rows]
+        state[state == CHANGED] = SAME
 
     def load(self, keys: Keys, block: Values, steps: int) -> None:
         """Take over rows with their state, as `export` gave them.
@@ -242,7 +251,7 @@ class SparseTable:
         self._check_shape(keys, block, self._width)
         slots = self._slots_of(keys, started=False)
         self._watched.keep(slots)
-        self._block[slots] = block
+        self._block[slots], self._state[slots] = block, SAME
         self.steps, self._made = steps, 0
 
     def _check_shape(self, keys: Keys, rows: Values, floats: int) -> None:
@@ -272,7 +281,7 @@ class SparseTable:
             rows = slice(self._rows, self._rows + missing)
             if started:
                 self._block[rows, : self.spec.dim] = rules.initial_rows(self.spec, new)
-            self._ids[rows] = new
+            self._ids[rows], self._state[rows] = new, UNTRAINED
             self._index.insert(new, made)
             self._rows, self._made = self._rows + missing, self._made + missing
             slots[slots < 0] = made
