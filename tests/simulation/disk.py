@@ -36,10 +36,11 @@ class ForgetfulDisk:
     def names(self) -> list[str]:
         return list(self.files)
 
-    def read(self, name: str, begin: int = 0) -> bytes:
-        if name not in self.files:
-            raise FileNotFoundError(errno.ENOENT, "No such file", name)
-        return bytes(self.files[name][begin:])
+    def size(self, name: str) -> int:
+        return len(self._found(name))
+
+    def read(self, name: str, begin: int = 0, size: int | None = None) -> bytes:
+        return bytes(self._found(name)[begin : None if size is None else begin + size])
 
     def append(self, name: str, pieces: Pieces) -> None:
         payload = b"".join(pieces)
@@ -109,6 +110,11 @@ class ForgetfulDisk:
         self.files[name][at] ^= 1 << rng.randrange(8)
         return name, at
 
+    def _found(self, name: str) -> bytearray:
+        if name not in self.files:
+            raise FileNotFoundError(errno.ENOENT, "No such file", name)
+        return self.files[name]
+
     def _check(self) -> None:
         if self.error:
             raise self.error
@@ -135,8 +141,11 @@ class FaultyDisk:
     def names(self) -> list[str]:
         return self._disk.names()
 
-    def read(self, name: str, begin: int = 0) -> bytes | memoryview:
-        return self._disk.read(name, begin)
+    def size(self, name: str) -> int:
+        return self._disk.size(name)
+
+    def read(self, name: str, begin: int = 0, size: int | None = None) -> bytes:
+        return self._disk.read(name, begin, size)
 
     def append(self, name: str, pieces: Pieces) -> None:
         payload = b"".join(pieces)

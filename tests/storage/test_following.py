@@ -93,11 +93,11 @@ def test_a_file_that_vanishes_as_it_is_read_is_not_missed() -> None:
     asks = primary(server, FaultyDisk(disk))
     read, seen = disk.read, list[str]()
 
-    def vanishing(name: str, begin: int = 0) -> bytes:
+    def vanishing(name: str, begin: int = 0, size: int | None = None) -> bytes:
         seen.append(name)
         if seen.count("log-0") == 1:
             raise FileNotFoundError(2, "No such file", name)
-        return read(name, begin)
+        return read(name, begin, size)
 
     disk.read = vanishing  # type: ignore[method-assign]
     assert server.acknowledged <= held(Log(disk, asks)) <= server.appended

@@ -1,5 +1,7 @@
 """Damage is always found: what nobody was told is safe is cut off, a snapshot gives way to the one before, rot is refused."""
 
+import errno
+import os
 import random
 from copy import deepcopy
 from pathlib import Path
@@ -210,3 +212,31 @@ def test_the_folder_is_its_owners_alone_and_says_what_cannot_be_opened(tmp_path:
     modes = {f.name: f.stat().st_mode & 0o777 for f in tmp_path.rglob("*") if f.name != "file"}
     assert set(modes.values()) == {0o700, 0o600}
     assert {name for name, mode in modes.items() if mode == 0o700} == {"state", "server-0"}
+
+
+@pytest.mark.parametrize("name", ["log-0", "snapshot-3000"])
+def test_a_sector_that_cannot_be_read_is_told(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Folder(tmp_path) as folder:
+        log = Log(folder)
+        held(log)
+        for number in range(3000):
+            log.append([b"push %d" % number])
+        if name != "log-0":
+            compaction = log.compact()
+            compaction.write([numbers(0, 3000)])
+            compaction.commit(keep=3000)
+        log.flush()
+    read, bad = os.pread, 8192
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        """Read up to the bad sector, as the system does, and then no further."""
+        if at <= bad < at + size and Path(f"/proc/self/fd/{descriptor}").readlink().name == name:
+            if at == bad:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            size = bad - at
+        return read(descriptor, size, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    told = f"cannot be read: .*Input/output error at byte {bad}: '.*/{name}'; put the disk in order, or put a copy"
+    with Folder(tmp_path) as folder, pytest.raises(DataError, match=told):
+        held(Log(folder))

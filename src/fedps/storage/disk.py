@@ -5,7 +5,6 @@ synced, tears it, fills up and fails. Calls for different files may come from di
 """
 
 import fcntl
-import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +29,12 @@ class Disk(Protocol):
         """Return the names of the files that are there."""
         ...
 
-    def read(self, name: str, begin: int = 0) -> bytes | memoryview:
-        """Return a file from a byte on. What who writes there cuts off it afterwards must not be looked at."""
+    def size(self, name: str) -> int:
+        """Return how many bytes a file has."""
+        ...
+
+    def read(self, name: str, begin: int = 0, size: int | None = None) -> bytes:
+        """Return so many bytes of a file from one on, all by default; fewer where it ends."""
         ...
 
     def append(self, name: str, pieces: Pieces) -> None:
@@ -71,7 +74,7 @@ class Folder:
     """
 
     def __init__(self, path: Path, to_write: bool = True) -> None:
-        self._path, self._taken = path, False
+        self._path = path
         self._open = dict[str, int]()
         self._named = set[str]()  # of which the name is durable
         try:
@@ -105,7 +108,6 @@ class Folder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        self._taken = True
         return True
 
     def close(self) -> None:
@@ -120,15 +122,28 @@ class Folder:
         """Return the names of the files that are there."""
         return [name for name in os.listdir(self._path) if name != LOCK]  # noqa: PTH208  (names are asked for)
 
-    def read(self, name: str, begin: int = 0) -> bytes | memoryview:
-        """Return a file from a byte on: mapped into memory, or, where another process may cut it, copied."""
-        with (self._path / name).open("rb") as file:
-            if not self._taken:  # to look at what is mapped, and cut off, ends a process
-                file.seek(begin)
-                return file.read()
-            if not os.fstat(file.fileno()).st_size:
-                return b""
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[begin:]
+    def size(self, name: str) -> int:
+        """Return how many bytes a file has."""
+        return (self._path / name).stat().st_size
+
+    def read(self, name: str, begin: int = 0, size: int | None = None) -> bytes:
+        """Return so many bytes of a file from one on, all by default; fewer where it ends.
+
+        They are copied: to look at a part of a mapped file that cannot be read, or was cut off, ends a process without a word.
+        """
+        path, found = self._path / name, b""
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size - begin if size is None else size
+            while len(found) < size:
+                at = begin + len(found)
+                try:
+                    piece = os.pread(file.fileno(), size - len(found), at)
+                except OSError as error:
+                    raise OSError(error.errno, f"{error.strerror} at byte {at}", str(path)) from error
+                if not piece:
+                    break
+                found = found + piece if found else piece
+        return found
 
     def append(self, name: str, pieces: Pieces) -> None:
         """Add to a file, made if absent; not durable before `sync`."""

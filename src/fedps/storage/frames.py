@@ -22,7 +22,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from fedps.storage.disk import Pieces
 
@@ -31,6 +31,7 @@ HEADER = struct.Struct("<8sIQ8sI")
 FRAME = struct.Struct("<8sQII")
 CHECKED = struct.Struct("<QI")  # what of a frame's head the crc32 holds
 MARK = 8  # bytes
+SCANNED = 1 << 20  # bytes in which marks are looked for at a time
 
 
 class Kind(StrEnum):
@@ -38,6 +39,14 @@ class Kind(StrEnum):
 
     LOG = "log"
     SNAPSHOT = "snapshot"
+
+
+class Content(Protocol):
+    """What a file holds."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> memoryview: ...
 
 
 class Frame(NamedTuple):
@@ -63,7 +72,7 @@ class Frames:
         self.header = facts + self._seed.to_bytes(4, "little")
 
     @classmethod
-    def of(cls, content: bytes | memoryview, kind: Kind, position: int) -> Self | None:
+    def of(cls, content: Content, kind: Kind, position: int) -> Self | None:
         """Return those of a file that was read; None if its header is damaged, or not what its name says.
 
         Raises:
@@ -71,7 +80,7 @@ class Frames:
         """
         if len(content) < HEADER.size:
             return None
-        found, version, at, mark, check = HEADER.unpack_from(content)
+        found, version, at, mark, check = HEADER.unpack(content[: HEADER.size])
         if (found, at, check) != (_word(kind), position, zlib.crc32(content[: HEADER.size - 4])):
             return None
         if version != VERSION:
@@ -88,12 +97,12 @@ class Frames:
             check = zlib.crc32(piece, check)
         return FRAME.pack(self.mark, durable, length, check), *pieces
 
-    def read(self, content: memoryview, at: int) -> Frame | None:
+    def read(self, content: Content, at: int) -> Frame | None:
         """Return the frame that begins at byte `at`; None if there is no whole one."""
         start = at + FRAME.size
         if start > len(content):
             return None
-        mark, durable, length, check = FRAME.unpack_from(content, at)
+        mark, durable, length, check = FRAME.unpack(content[at:start])
         if mark != self.mark or start + length > len(content):
             return None
         record = content[start : start + length]
@@ -101,17 +110,20 @@ class Frames:
             return None
         return Frame(durable, record, start + length)
 
-    def behind(self, content: memoryview, at: int) -> Iterator[Frame]:
+    def behind(self, content: Content, at: int) -> Iterator[Frame]:
         """Yield whole frames from byte `at` on, until one is damaged or the file ends."""
         while frame := self.read(content, at):
             yield frame
             at = frame.end
 
-    def durable_behind(self, content: memoryview, at: int) -> int:
+    def durable_behind(self, content: Content, at: int) -> int:
         """Return up to which position the log was on disk, by what whole frames at or behind byte `at` say; 0 if none is."""
-        marks = re.compile(re.escape(self.mark)).finditer(content, at)
-        frames = (self.read(content, found.start()) for found in marks)
-        return max((frame.durable for frame in frames if frame), default=0)
+        mark, durable = re.compile(re.escape(self.mark)), 0
+        for first in range(at, len(content), SCANNED):
+            for found in mark.finditer(content[first : first + SCANNED + MARK - 1]):
+                frame = self.read(content, first + found.start())
+                durable = max(durable, frame.durable if frame else 0)
+        return durable
 
 
 def _word(kind: Kind) -> bytes:

@@ -74,8 +74,6 @@ class Log:
     def recover(self, back: int = 0) -> Iterator[memoryview]:
         """Yield the records of the newest whole snapshot, then those behind it; `position` is behind the one just yielded.
 
-        A record lies in the file's own memory: what is kept of it must be copied before the next is asked for.
-
         Args:
             back: how many whole snapshots to go back before.
 
@@ -205,11 +203,10 @@ class Log:
 
     def _end(self, log: int, position: int) -> int:
         """Return where in a log file the records before a position end, in bytes."""
-        opened = self._reading.open(Kind.LOG, log)
-        ends = (
-            [frame.end for frame in islice(opened[1].behind(opened[0], HEADER.size), position - log)] if opened else []
-        )
-        return ends[-1] if ends else HEADER.size
+        opened, end = self._reading.open(Kind.LOG, log), HEADER.size
+        for frame in islice(opened[1].behind(opened[0], end), position - log) if opened else ():
+            end = frame.end
+        return end
 
     def _go_on(self) -> None:
         """Let records be appended behind those that were read, once these are durable: they may have been read from memory."""
@@ -218,7 +215,7 @@ class Log:
             if part.endswith(PART):
                 self._disk.remove(part)
         newest = max(snapshots, default=0)
-        sizes = {log: len(self._disk.read(f"log-{log}")) for log in logs if log >= newest}
+        sizes = {log: self._disk.size(f"log-{log}") for log in logs if log >= newest}
         self._since = self._appended - sum(max(size - HEADER.size, 0) for size in sizes.values())
         self._begin = self._file = max(sizes, default=self.position)
         self._size, self._torn = sizes.get(self._file, 0), False

@@ -7,11 +7,13 @@ one says were on disk when it was written. Once the log is ours, the rest follow
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from fedps.errors import DataError, LostError
 from fedps.storage.disk import Disk
-from fedps.storage.frames import HEADER, Frame, Frames, Kind
+from fedps.storage.frames import HEADER, Content, Frame, Frames, Kind
 
+PIECE = 8 << 20  # bytes of a file that are in memory at a time
 NAME = re.compile(r"(log|snapshot)-(\d+)")
 COPY = "put a copy of the folder in its place"
 
@@ -76,7 +78,7 @@ class Reading:
                     f" off; {COPY}"
                 )
 
-    def _begin(self, back: int) -> list[Frame]:
+    def _begin(self, back: int) -> Iterator[Frame]:
         """Choose the snapshot to begin with, and return its frames; a damaged one is noted and passed over."""
         while True:
             ours = self._ours()
@@ -90,9 +92,9 @@ class Reading:
                 if ours:
                     raise  # else its server has removed it meanwhile
 
-    def _newest_whole(self, back: int, empty: list[int]) -> list[Frame]:
+    def _newest_whole(self, back: int, empty: list[int]) -> Iterator[Frame]:
         for base in self.bases[::-1]:
-            frames = [] if [base] == empty else self._summed_up(base)
+            frames = iter(()) if [base] == empty else self._summed_up(base)
             if frames is None:
                 note = f"{self._disk}/snapshot-{base}: is damaged and not used; the one before it is, if there is one"
                 self.notes.append(note)
@@ -107,27 +109,36 @@ class Reading:
             f"{self._disk}: no whole snapshot is left to begin from{said}; {COPY}, or start anew without it"
         )
 
-    def _summed_up(self, snapshot: int) -> list[Frame] | None:
-        """Return the frames of a snapshot; None if it is damaged anywhere."""
+    def _summed_up(self, snapshot: int) -> Iterator[Frame] | None:
+        """Return the frames of a snapshot; None if it is damaged anywhere: all of it is read before any of it is used."""
         opened = self.open(Kind.SNAPSHOT, snapshot)
         if not opened:
             return None
         content, frames = opened
-        found = list(frames.behind(content, HEADER.size))
-        whole = found and found[-1].end == len(content) and found[-1].durable == len(found)
-        return found[:-1] if whole else None
+        count, last = 0, None
+        for frame in frames.behind(content, HEADER.size):
+            count, last = count + 1, frame
+        whole = last is not None and last.end == len(content) and last.durable == count
+        return self._again(snapshot, frames.behind(content, HEADER.size), count - 1) if whole else None
+
+    def _again(self, snapshot: int, frames: Iterator[Frame], count: int) -> Iterator[Frame]:
+        for frame in islice(frames, count):
+            count -= 1
+            yield frame
+        if count:
+            raise DataError(f"{self._disk}/snapshot-{snapshot}: can be read at one time and not at another; {COPY}")
 
     def _read(self, log: int, end: int, due: int) -> Iterator[Frame]:
         """Yield the frames of a log file behind byte `end`, of which records up to `due` must be there; cut off what is torn."""
         name, opened = f"log-{log}", self.open(Kind.LOG, log)
-        content = opened[0] if opened else memoryview(self._disk.read(name))
+        size = self._disk.size(name)
         if opened:
             end = end or HEADER.size
-            for frame in opened[1].behind(content, end):
+            for frame in opened[1].behind(opened[0], end):
                 end = frame.end
                 yield frame
-            due = max(due, opened[1].durable_behind(content, end))
-        elif len(content) > HEADER.size:
+            due = max(due, opened[1].durable_behind(opened[0], end))
+        elif size > HEADER.size:
             due = log + 1  # records were written, and not before their header was durable
         if self.position < due:
             raise DataError(
@@ -135,9 +146,9 @@ class Reading:
                 f" were on disk: {COPY}; or give up what comes from there on: `truncate -s {end} {self._disk}/{name}`, and"
                 " remove the files of higher numbers"
             )
-        if end < len(content):
+        if end < size:
             self.notes.append(
-                f"{self._disk}/{name}: {len(content) - end} bytes behind record {self.position} were torn, and are cut off"
+                f"{self._disk}/{name}: {size - end} bytes behind record {self.position} were torn, and are cut off"
             )
             self._disk.truncate(name, end)
 
@@ -157,10 +168,11 @@ class Reading:
         for frame in frames[: max(0, durable - self.position)]:
             yield frame._replace(end=end + frame.end)
 
-    def open(self, kind: Kind, position: int) -> tuple[memoryview, Frames] | None:
+    def open(self, kind: Kind, position: int) -> tuple[Content, Frames] | None:
         """Return a file's content and its frames; None if its header is damaged."""
         name = f"{kind}-{position}"
-        content = memoryview(self._disk.read(name))
+        # What another process may remove meanwhile is read at once.
+        content: Content = memoryview(self._disk.read(name)) if self._follows else Paged(self._disk, name)
         try:
             frames = Frames.of(content, kind, position)
         except ValueError as error:
@@ -171,6 +183,29 @@ class Reading:
         if frames.mark != self.mark:
             raise DataError(f"{self._disk}/{name}: is of another log than the files beside it: {COPY}")
         return content, frames
+
+
+class Paged:
+    """A file that nobody changes, of which a piece at a time is in memory; slices stay as they are.
+
+    Args:
+        disk: where it is.
+        name: of the file.
+    """
+
+    def __init__(self, disk: Disk, name: str) -> None:
+        self._disk, self._name, self._size = disk, name, disk.size(name)
+        self._begin, self._piece = 0, memoryview(b"")
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice, /) -> memoryview:
+        first, end, _ = part.indices(self._size)
+        if first < self._begin or end > self._begin + len(self._piece):
+            self._begin = first
+            self._piece = memoryview(self._disk.read(self._name, first, max(end - first, PIECE)))
+        return self._piece[first - self._begin : max(end, first) - self._begin]
 
 
 def found(disk: Disk, kind: Kind) -> list[int]:
