@@ -64,7 +64,7 @@ from tests.launch.rooms import here, launcher, write_tiny_job
         (["run", "JOB", "--resume", "rd", "--run_dir", "r"], "--resume rd and --run_dir r contradict each other"),
         (["run", "JOB", "--nnodes=2"], "For several machines, start `fedps server`"),
         (["run", "JOB", "--gpus", "0"], "runner.use_gpu=true"),
-        (["frobnicate"], "Available commands: audit, compare, config, coordinator, data, doctor, export, import, infer, init, "),
+        (["frobnicate"], "Available commands: audit, certs, compare, config, coordinator, data, doctor, export, import, infer, init, "),
         (["frobnicate"], " run, runs, ser"),
         (["data", "frobnicate"], "Available commands: prepare, synth, traces."),
         (["config", "show"], "no job file"),

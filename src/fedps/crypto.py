@@ -27,7 +27,8 @@ with needing("tls", "cryptography"):
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ROLES = ("server", "client", "coordinator", "observer")
-LISTENING = ("server", "coordinator")  # roles that others dial
+AUTHORITY = ("authority", "0")  # who answers requests for certificates: known by a host name, and no role of a run
+LISTENING = ("server", "coordinator", AUTHORITY[0])  # who is dialled
 SCHEME = "fedps"
 SKEW = 300.0  # seconds by which a certificate begins before now: the clocks of two organisations differ
 DAY = 86_400.0  # seconds
@@ -231,9 +232,9 @@ class Signer:
         return listed.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
-def same_secret(one: bytes, other: bytes) -> bool:
-    """Whether two secrets are equal, in a time that does not tell where they differ."""
-    return hmac.compare_digest(one, other)
+def same_secret(one: str, other: str) -> bool:
+    """Whether two secrets, or their digests, are equal, in a time that does not tell where they differ."""
+    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def date(moment: float) -> str:

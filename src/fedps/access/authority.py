@@ -7,13 +7,11 @@
     tokens.json            join tokens: hashes of their secrets, never these
 
 All is written whole, under a lock: a process that dies leaves a folder that works, and two that come at once take turns. A
-certificate is on record before anybody gets it, and a token is spent before its certificate is made: what a crash costs is
+certificate is on record before anybody gets it, and a token is spent before its certificate is given away: what a crash costs is
 a certificate or a token, never that somebody has one that nobody knows of.
 """
 
-import fcntl
 import hashlib
-import os
 import secrets
 import time
 import unicodedata
@@ -21,17 +19,17 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 
 from fedps import crypto
-from fedps.crypto import DAY, ROLES, SKEW, Identity, Signer
+from fedps.crypto import AUTHORITY, DAY, ROLES, SKEW, Identity, Signer
 from fedps.errors import IdentityError
-from fedps.storage.credentials import CA, ISSUED, REVOKED, Credentials, read_file, write_credentials
+from fedps.storage.credentials import CA, ISSUED, LOCK, REVOKED, Credentials, locked, read_file, write_credentials
 from fedps.storage.whole import CLOSED, make_folder, open_whole, write_whole
 
-CA_KEY, INDEX, TOKENS, LOCK = "ca.key", "index.json", "tokens.json", ".lock"
+CA_KEY, INDEX, TOKENS = "ca.key", "index.json", "tokens.json"
 YEARS, LEAF = 5 * 365.0, 30.0  # days for which an authority, and a certificate, is valid by default
 SECRET = 32  # bytes of a token's secret, and of the authority's fingerprint behind it
 TOKEN = "fedps-"  # noqa: S105  (how one begins)
@@ -44,7 +42,7 @@ class Record(msgspec.Struct, forbid_unknown_fields=True):
 
     role: str
     name: str
-    serial: str
+    serial: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{1,40}$")]
     begins: float
     expires: float
     revoked: float | None = None
@@ -131,9 +129,8 @@ class Authority:
             IdentityError: it cannot be called so, has one already, or the authority has expired.
             OSError: it cannot be written.
         """
-        check_name(role, name)
         with self._locked():
-            self._check_new(role, name)
+            self.check_new(role, name)
             return self._make(role, name, days)
 
     def renew(self, role: str, name: str, days: float = LEAF) -> Identity:
@@ -161,8 +158,8 @@ class Authority:
                     f"the certificate of {identity} is not one of this authority's: ask its owner for a token"
                 )
             if record.revoked is not None:
-                raise IdentityError(_is_revoked(record))
-            return self._grant(request, identity.role, identity.name, days)
+                raise IdentityError(f"{_is_revoked(record)}: ask the authority's owner for another")
+            return self._record(self._certify(request, identity.role, identity.name, days))
 
     def revoke(self, role: str, name: str) -> list[Record]:
         """Revoke all certificates of a role; return them.
@@ -194,10 +191,9 @@ class Authority:
             IdentityError: it cannot be called so, or has a certificate already.
             OSError: it cannot be written.
         """
-        check_name(role, name)
         secret = secrets.token_bytes(SECRET)
         with self._locked():
-            self._check_new(role, name)
+            self.check_new(role, name)
             tokens = [t for t in self.tokens() if self._now() < (t.used or t.expires) + KEPT]
             tokens.append(Token(role, name, hashlib.sha256(secret).hexdigest(), self._now() + valid))
             self._write(TOKENS, tokens)
@@ -210,10 +206,10 @@ class Authority:
             IdentityError: there is no such token, it is used or expired, its name has a certificate by now, or this is no request.
             OSError: it cannot be written.
         """
-        digest = hashlib.sha256(secret).digest()
+        digest = hashlib.sha256(secret).hexdigest()
         with self._locked():
             tokens = self.tokens()
-            found = [t for t in tokens if crypto.same_secret(bytes.fromhex(t.digest), digest)]
+            found = [t for t in tokens if crypto.same_secret(t.digest, digest)]
             if not found:
                 raise IdentityError(
                     "this token is not one of this authority's: ask its owner for another, by `fedps certs token`"
@@ -228,10 +224,17 @@ class Authority:
                 raise IdentityError(
                     f"this token, for {token.role} {token.name}, expired on {crypto.date(token.expires)}: ask for another"
                 )
-            self._check_new(token.role, token.name)
+            self.check_new(token.role, token.name)
+            certificate = self._certify(request, token.role, token.name, days)
             token.used = self._now()
             self._write(TOKENS, tokens)
-            return self._grant(request, token.role, token.name, days)
+            return self._record(certificate)
+
+    def own(self, days: float) -> tuple[bytes, bytes]:
+        """Return a certificate and its key by which the authority itself answers requests; it is of no role, and not on record."""
+        key = crypto.make_key()
+        begins, expires = self._now() - SKEW, min(self._now() + days * DAY, self.expires)
+        return self._signer.certify(crypto.make_request(key, *AUTHORITY), *AUTHORITY, begins, expires), key
 
     def records(self) -> list[Record]:
         """Return all certificates that were issued, the oldest first. Raises IdentityError: the index is damaged."""
@@ -245,39 +248,49 @@ class Authority:
         """Return the list of revoked certificates. Raises IdentityError: it cannot be read."""
         return read_file(self.folder / REVOKED)
 
-    def _make(self, role: str, name: str, days: float) -> Identity:
-        key = crypto.make_key()
-        certificate, ca, revoked = self._grant(crypto.make_request(key, role, name), role, name, days)
-        make_folder(self.folder / ISSUED, CLOSED)
-        write_credentials(self.folder / ISSUED / f"{role}-{name}", Credentials(ca, certificate, key, revoked))
-        return crypto.identity_of(certificate)
+    def check_new(self, role: str, name: str) -> None:
+        """Make sure that a role can be called so, and that nobody is.
 
-    def _grant(self, request: bytes, role: str, name: str, days: float) -> Granted:
-        """Make a certificate, and put it on record before it is returned."""
-        now = self._now()
-        if now >= self.expires:
-            raise IdentityError(
-                f"{self.folder}: this authority expired on {crypto.date(self.expires)}: make a new one by `fedps certs init`"
-            )
-        certificate = self._signer.certify(request, role, name, now - SKEW, min(now + days * DAY, self.expires))
-        is_ = crypto.identity_of(certificate)
-        self._write(INDEX, [*self.records(), Record(role, name, f"{is_.serial:x}", is_.begins, is_.expires)])
-        return Granted(certificate, self.ca, self.revoked())
-
-    def _check_new(self, role: str, name: str) -> None:
-        there = [r for r in self.records() if (r.role, r.name) == (role, name) and r.revoked is None]
+        Raises:
+            IdentityError: it cannot, or it has a certificate that is valid.
+        """
+        check_name(role, name)
+        there = [r for r in self._of(role, name) if r.revoked is None and self._now() < r.expires]
         if there:
             raise IdentityError(
                 f"{role} {name}: has a certificate already, until {crypto.date(there[-1].expires)}: renew it by `fedps certs"
                 f" renew {role} {name}`; or, if its key is lost, revoke it first"
             )
 
+    def _make(self, role: str, name: str, days: float) -> Identity:
+        key = crypto.make_key()
+        certificate, ca, revoked = self._record(self._certify(crypto.make_request(key, role, name), role, name, days))
+        make_folder(self.folder / ISSUED, CLOSED)
+        write_credentials(self.folder / ISSUED / f"{role}-{name}", Credentials(ca, certificate, key, revoked))
+        return crypto.identity_of(certificate)
+
+    def _certify(self, request: bytes, role: str, name: str, days: float) -> bytes:
+        now = self._now()
+        if now >= self.expires:
+            raise IdentityError(
+                f"{self.folder}: this authority expired on {crypto.date(self.expires)}: make a new one by `fedps certs init`"
+            )
+        return self._signer.certify(request, role, name, now - SKEW, min(now + days * DAY, self.expires))
+
+    def _record(self, certificate: bytes) -> Granted:
+        """Put a certificate on record, which is then ready to be given away."""
+        is_ = crypto.identity_of(certificate)
+        self._write(INDEX, [*self.records(), Record(is_.role, is_.name, f"{is_.serial:x}", is_.begins, is_.expires)])
+        return Granted(certificate, self.ca, self.revoked())
+
+    def _of(self, role: str, name: str) -> list[Record]:
+        return [r for r in self.records() if (r.role, r.name) == (role, name)]
+
     def _check_known(self, role: str, name: str) -> None:
-        there = [r for r in self.records() if (r.role, r.name) == (role, name)]
-        if not there:
+        if not (there := self._of(role, name)):
             raise IdentityError(self._unknown(role, name))
         if there[-1].revoked is not None:
-            raise IdentityError(_is_revoked(there[-1]))
+            raise IdentityError(f"{_is_revoked(there[-1])}: issue another by `fedps certs issue {role} {name}`")
 
     def _unknown(self, role: str, name: str) -> str:
         known = sorted({f"{r.role} {r.name}" for r in self.records()})
@@ -295,8 +308,7 @@ class Authority:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Wait until nobody else changes this folder; what one that died had revoked is published first."""
-        with open(self.folder / LOCK, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder):
             revoked = {int(r.serial, 16) for r in self.records() if r.revoked is not None}
             if revoked != crypto.read_revoked(self.revoked(), self.ca):
                 self._publish()
@@ -358,4 +370,4 @@ def read_token(text: str) -> tuple[bytes, bytes]:
 
 
 def _is_revoked(record: Record) -> str:
-    return f"the certificate of {record.role} {record.name} was revoked on {crypto.date(record.revoked or 0)}: ask the authority's owner"
+    return f"the certificate of {record.role} {record.name} was revoked on {crypto.date(record.revoked or 0)}"

@@ -3,7 +3,7 @@
 Exit codes: 0 all is well, 1 a role failed, 2 the job, a flag or the data is wrong, 130 stopped by Ctrl-C.
 """
 
-from fedps.cli import audit, config, data, first, model, roles, runs, serve
+from fedps.cli import audit, certs, config, data, first, kits, model, roles, runs, serve
 from fedps.cli.app import FAILED, INTERRUPTED, WRONG, app, main
 
 __all__ = [
@@ -12,9 +12,11 @@ __all__ = [
     "WRONG",
     "app",
     "audit",
+    "certs",
     "config",
     "data",
     "first",
+    "kits",
     "main",
     "model",
     "roles",

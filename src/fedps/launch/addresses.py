@@ -91,6 +91,15 @@ def read_counts(
     )
 
 
+def read_address(flag: str, text: str) -> Address:
+    """Read the one address that a flag names. Raises JobError: it is none."""
+    mistakes: list[str] = []
+    found = _listed(flag, text, mistakes)
+    if not mistakes and found is not None and len(found) == 1:
+        return found[0]
+    raise JobError(mistakes or f"{flag} {text}: name one address")
+
+
 def is_here(host: str) -> bool:
     """Whether a host is this machine.
 

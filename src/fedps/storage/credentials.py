@@ -5,14 +5,19 @@ while roles read it: at every moment its `key.pem` holds a key that fits its `ce
 `read_credentials` gets a pair, whenever the writer died.
 """
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from fedps.crypto import Identity, check_signed, identity_of, key_for, read_revoked
 from fedps.errors import IdentityError
-from fedps.storage.whole import CLOSED, make_folder, write_whole
+from fedps.storage.whole import CLOSED, PRIVATE, make_folder, write_whole
 
 CA, CERTIFICATE, KEY, REVOKED = "ca.pem", "cert.pem", "key.pem", "revoked.pem"
+LOCK = ".lock"
 ISSUED = "issued"  # in an authority's folder: one of `<role>-<name>` each
 LARGEST = 16 << 20  # bytes of a file; a list of 100,000 revoked ones has 5 MB
 TRIES = 3  # to read a pair; it was renewed meanwhile
@@ -85,12 +90,25 @@ def write_credentials(folder: Path, credentials: Credentials) -> None:
     """
     make_folder(folder, CLOSED)
     ca, certificate, key, revoked = credentials
-    before = (folder / KEY).read_bytes() if (folder / KEY).is_file() else b""
-    write_whole(folder / CA, ca)
-    write_whole(folder / REVOKED, revoked)
-    write_whole(folder / KEY, before[:LARGEST] + key)  # so that one of them fits, before and after the next line
-    write_whole(folder / CERTIFICATE, certificate)
-    write_whole(folder / KEY, key)
+    with locked(folder):
+        before = (folder / KEY).read_bytes() if (folder / KEY).is_file() else b""
+        write_whole(folder / CA, ca)
+        write_whole(folder / REVOKED, revoked)
+        write_whole(folder / KEY, before[:LARGEST] + key)  # so that one of them fits, before and after the next line
+        write_whole(folder / CERTIFICATE, certificate)
+        write_whole(folder / KEY, key)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until nobody else, process or thread, changes a folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with open(folder / LOCK, "ab", opener=lambda path, flags: os.open(path, flags, PRIVATE)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def read_file(path: Path) -> bytes:
