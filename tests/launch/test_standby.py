@@ -37,10 +37,10 @@ class Home:
         self.said.mkdir()
 
     @contextmanager
-    def started(self, name: str, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    def started(self, name: str, *flags: str, words: str = "") -> Iterator[subprocess.Popen[str]]:
         process = start(*self._args, *flags, out=self.said / name)
         try:
-            self.await_words(name, "stands by" if flags else "listens on")
+            self.await_words(name, words or ("stands by" if flags else "listens on"))
             yield process
         finally:
             process.kill()
@@ -86,6 +86,19 @@ def test_who_stands_by_has_all_that_was_acknowledged_when_the_server_is_killed(t
             client.close()
             assert (second.wait(WAIT), third.wait(WAIT)) == (0, 0)
     assert "listens on" not in (home.said / "third").read_text()
+
+
+def test_who_stands_by_leaves_the_place_to_a_server_that_is_started_later(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with home.started("second", "--standby", words="waits up to"), home.started("first"):
+        home.await_words("second", "stands by")
+        assert "listens on" not in (home.said / "second").read_text()
+
+
+def test_who_stands_by_in_vain_takes_the_place(tmp_path: Path) -> None:
+    home = Home(tmp_path, start_timeout=1)
+    with home.started("second", "--standby", words="listens on"):
+        assert "waits up to 1 s" in (home.said / "second").read_text()
 
 
 def test_who_would_stand_by_where_nothing_is_kept_is_told(tmp_path: Path) -> None:

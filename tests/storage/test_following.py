@@ -1,6 +1,9 @@
 """A log that another process writes is followed record by record, and taken over where that process has ended."""
 
+import fcntl
+import os
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -158,3 +161,16 @@ def test_what_another_process_may_cut_off_can_still_be_looked_at(tmp_path: Path)
         assert bytes(content) == bytes(99_990)
         theirs.append("log-0", [b"0123456789"])
         assert bytes(theirs.read("log-0", 7)) == bytes(ours.read("log-0", 7)) == b"789"
+
+
+def test_whoever_only_looks_keeps_no_server_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Folder(tmp_path, to_write=False) as looks:
+        assert looks.is_free()
+        with Folder(tmp_path):
+            assert not looks.is_free()
+        looking = os.open(tmp_path / "lock", os.O_RDONLY)
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
+        with Folder(tmp_path):
+            assert not looks.is_free()
+        os.close(looking)

@@ -42,6 +42,7 @@ def run_server(
             and leave no log where the job has come to its end.
         cut: the last push of each client that counts, where a run is taken back to an earlier moment.
         standby: while another process serves this shard from the same folder, follow its log, and serve once it has ended.
+            That one may be started as late as `start_timeout` after this one; then this one takes its place all the same.
 
     Raises:
         JobError: the address cannot be bound, or nothing is kept that could be followed.
@@ -53,6 +54,8 @@ def run_server(
     report = audit.report
     if job.runner.durability == "group":
         disk = Folder(state_folder(run_dir, shard), to_write=not standby)
+        if standby:
+            _await_primary(disk, shard, job.runner.start_timeout)
         log = Log(disk, partial(_takes, disk))
         if standby and not disk.take():
             print(
@@ -117,6 +120,16 @@ def _takes(disk: Folder) -> bool:
     if not taken:
         time.sleep(LOOK)
     return taken
+
+
+def _await_primary(disk: Folder, shard: int, patience: float) -> None:
+    """Wait for the process whose place is to be taken: of two that are started together, who stands by never is the first."""
+    deadline, said = time.monotonic() + patience, False
+    while disk.is_free() and time.monotonic() < deadline:
+        if not said:
+            print(f"server {shard} waits up to {patience:g} s for the process that it is to follow", flush=True)
+            said = True
+        time.sleep(LOOK)
 
 
 def _await_free(bind: str) -> None:

@@ -6,6 +6,7 @@ synced, tears it, fills up and fails. Calls for different files may come from di
 
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from fedps.storage.whole import CLOSED, PRIVATE, make_folder, sync_names
 
 Pieces = Sequence[bytes | memoryview]  # of a record: written as they are, one behind the other; contiguous
 LOCK = "lock"  # the file that its one writer has locked
+TRIES, PAUSE = 5, 0.02  # how often a writer tries to lock it, as others only look whether it is, and seconds between
 MOST_PIECES = 1024  # in one call of the kernel's writev (IOV_MAX)
 
 
@@ -80,7 +82,7 @@ class Folder:
         try:
             make_folder(path, CLOSED)
             self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE)
-            taken = self.take() if to_write else True
+            taken = self.take(TRIES) if to_write else True
         except OSError as error:
             raise DataError(f"{error.filename or path}: cannot be opened: {error.strerror}") from error
         if not taken:
@@ -98,17 +100,29 @@ class Folder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def take(self) -> bool:
-        """Have the folder to write to; return whether no other process has it.
+    def take(self, tries: int = 1) -> bool:
+        """Have the folder to write to; return whether no other process has it, asked so many times.
 
         Raises:
             OSError: the file system has no locks.
         """
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        for again in range(tries):
+            if again:
+                time.sleep(PAUSE)
+            if self._lock_as(fcntl.LOCK_EX):
+                return True
+        return False
+
+    def is_free(self) -> bool:
+        """Whether no process has the folder to write to; whoever is about to take it has to try again.
+
+        Raises:
+            OSError: the file system has no locks.
+        """
+        free = self._lock_as(fcntl.LOCK_SH)
+        if free:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        return free
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -175,6 +189,13 @@ class Folder:
         self._close(name)
         (self._path / name).unlink(missing_ok=True)
         sync_names(self._path)
+
+    def _lock_as(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self._lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def _opened(self, name: str) -> int:
         """Return the one descriptor through which a file is written: an error of the disk is told to who had it open."""
