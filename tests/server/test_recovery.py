@@ -14,7 +14,7 @@ import pytest
 from fedps.access.roster import MAX_PROCESSES
 from fedps.config import Job
 from fedps.errors import DataError
-from fedps.server import durable
+from fedps.server import durable, memory
 from fedps.server.beside import at_once
 from fedps.server.records import Array, Opened, Record, Seeded
 from fedps.server.server import ParameterServer
@@ -544,3 +544,29 @@ def test_an_epoch_is_saved_as_by_a_server_that_did_not_die(home: Home, tmp_path:
         saved.append((here.folder / "model" / "1" / "server-0.safetensors").read_bytes())
         here.close()
     assert saved[0] == saved[1]
+
+
+@pytest.mark.parametrize("home", [{"sync_mode": "sync"}], indirect=True)
+def test_a_table_is_taken_up_as_it_was_with_more_memory_and_with_less_not_at_all(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aging = TableSpec("rows", "sparse", (100, 4), Rule("add"), Init("constant", 1.0), bounds=Bounds(expire_after=3))
+    free = [8 << 30]
+    monkeypatch.setattr(memory, "free_memory", lambda: free[0])
+    server = home.server()
+    a, b = (Caller(server, name).join(aging, BIAS) for name in "ab")
+    server.shard.room._granted = 0  # others have it
+    free[0] = (1 << 30) + 210  # beside what stays free: enough for five rows
+    first = a.send(*push(1, range(5), ones(5)))
+    free[0] = 1 << 30
+    second = b.send(*push(1, range(5, 10), ones(5)))
+    assert [*a.answers(first), *b.answers(second)] == [Done(1)] * 2
+    there = tables(server)
+    assert there["rows"][0] == [0, 1, 2, 3, 4]
+    free[0] = 8 << 30
+    assert tables(home.server()) == there
+    free[0] = 100
+    with pytest.raises(
+        DataError, match=r"record \d+ cannot be taken up: 200 bytes of rows that there were find no room"
+    ):
+        home.server()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from fedps.errors import RefusedError, TableError
+from fedps.errors import DataError, RefusedError, TableError
 
 GRANT = 256 << 20  # bytes of new rows between two looks at what is free
 RESERVE = 8  # rows are made until this part of the memory that was free at the start is left
@@ -71,17 +71,20 @@ class Room:
         at_start: bytes that were free when the server began.
         taken: bytes that rows were made in since.
         promised: bytes that pushes which are taken but not merged may need; a merge must not fail halfway.
+        replays: whether what was applied once is applied again: that fits as it is, into what is kept free too, or not at all.
     """
 
     def __init__(self) -> None:
         self.at_start = free_memory()
         self.taken = self.promised = self._granted = 0
+        self.replays = False
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes may be taken, beside those promised."""
         size += self.promised
         if size > self._granted:
-            self._granted = min(free_memory() - self.at_start // RESERVE, max(size, GRANT))
+            kept = 0 if self.replays else self.at_start // RESERVE
+            self._granted = min(free_memory() - kept, max(size, GRANT))
         return size <= self._granted
 
     def take(self, size: int) -> None:
@@ -89,8 +92,14 @@ class Room:
 
         Raises:
             TableError: there is none.
+            DataError: the same, while it `replays`.
         """
         if not self.fits(size):
+            if self.replays:
+                raise DataError(
+                    f"{size} bytes of rows that there were find no room in this machine's memory: free some, or start it on"
+                    " a machine with as much as it had"
+                )
             raise TableError(
                 f"{size} bytes of new rows find no room in this server's memory, of which {self.at_start // RESERVE} bytes"
                 " stay free: use more servers, or one with more memory"

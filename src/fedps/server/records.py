@@ -68,13 +68,15 @@ class Gone(Record, frozen=True):
 class Applied(Record, frozen=True):
     """A push, or all of a step or window merged, was applied; the gate's clock is `clock` now.
 
-    `rates`: for each table the share of its learning rate. Arrays: for each table keys int64[U] and values float32[U, dim].
+    `rates`: for each table the share of its learning rate. `full_at`: see `Store.full_at`; what found no room was no matter of
+    the push alone. Arrays: for each table keys int64[U] and values float32[U, dim].
     """
 
     pushes: Sequences
     clock: int
     tables: tuple[TableName, ...]
     rates: tuple[float, ...]
+    full_at: dict[TableName, int] = {}
 
 
 class Offered(Record, frozen=True):
@@ -87,7 +89,9 @@ class Offered(Record, frozen=True):
 
 
 class Merged(Record, frozen=True):
-    """The pushes that were offered since the last time were merged and applied."""
+    """The pushes that were offered since the last time were merged and applied. `full_at`: as for `Applied`."""
+
+    full_at: dict[TableName, int] = {}
 
 
 class Late(Record, frozen=True):

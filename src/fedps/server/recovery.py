@@ -100,6 +100,7 @@ def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float]) -
         DataError: it is of another job or version, damaged, or does not reach back to the cut.
     """
     shard, recovery = kept.shard, _Recovery(kept, log)
+    shard.room.replays = True
     first, entries = _begin(log, cut or {})
     if first is not None:
         _check_ours(kept.begun, first, log)
@@ -112,6 +113,7 @@ def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float]) -
     for note in log.notes:
         shard.report(Note(note))
     shard.durable.open(log)
+    shard.room.replays = False
     recovery.end(clock())
     if first is None:
         shard.durable.note(kept.begun)
@@ -167,7 +169,8 @@ class _Recovery:
                 {"left": members.leave, "lost": members.lose, "expelled": members.expel}[how](client)
                 if how == "expelled":
                     kept.ballot.strike(client)
-            case Applied(pushes, clock, tables, rates):
+            case Applied(pushes, clock, tables, rates, full_at):
+                shard.store.bound(full_at)
                 pairs = zip(tables, rates, arrays[::2], arrays[1::2], strict=True)
                 shard.apply(Closing({n: Merged(Rows(keys, rows), rate) for n, rate, keys, rows in pairs}, pushes))
                 shard.set_clock(clock)
@@ -178,7 +181,8 @@ class _Recovery:
                 for client, sequence in pushes:
                     shard.offer(Offered(client, sequence, clock, offer), 0.0)
                 self._count(pushes)
-            case MergedRecord():
+            case MergedRecord(full_at):
+                shard.store.bound(full_at)
                 shard.merge_rest()
             case Late(pushes, clock):
                 self._count(pushes, late=clock)

@@ -330,11 +330,12 @@ class Shard:
             self.store.push(name, rows.keys, rows.values, rate)
         self.unsaved, self.moved = self.unsaved or bool(changes), self.moved or bool(changes)
         if self.gate is not None and not self.gate.lockstep:
-            self.durable.note(records.Merged())  # of what was offered, which is written down
+            self.durable.note(records.Merged(self.store.full_at()))  # of what was offered, which is written down
         elif self.durable.on:
             rates = tuple(rate for _, rate in changes.values())
             arrays = [array for rows, _ in changes.values() for array in rows]
-            self.durable.note(records.Applied(closing.pushes, self.clock, tuple(changes), rates), arrays)
+            full_at = self.store.full_at()
+            self.durable.note(records.Applied(closing.pushes, self.clock, tuple(changes), rates, full_at), arrays)
 
     def _is_awaited(self, clock: int) -> bool:
         return any(pull.after >= clock for pulls in self._waiting.values() for pull in pulls)

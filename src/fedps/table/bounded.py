@@ -51,6 +51,9 @@ class BoundedTable(SparseTable):
     Args:
         spec, take: as for `SparseTable`.
         shards: how many servers share the rows.
+
+    Attributes:
+        full_at: how many slots there were as the last push found no room for more rows; None if all had some.
     """
 
     def __init__(self, spec: TableSpec, take: Callable[[int], None] = unbounded, shards: int = 1) -> None:
@@ -67,6 +70,8 @@ class BoundedTable(SparseTable):
         self._old = 0  # rows that have expired, and whose slots are not free yet
         self._left = list[Keys]()  # ids in the last save whose rows have left since
         self._admitted = self._expired = self._evicted = 0
+        self.full_at: int | None = None
+        self._bound = self._places  # slots that the next push may take
 
     def __len__(self) -> int:
         return self._rows - self._spare - self._old
@@ -114,6 +119,10 @@ class BoundedTable(SparseTable):
         out[there] = self._read(slots[there])
         return out
 
+    def bound(self, slots: int) -> None:
+        """Let the next push find no room for more rows than another did, as that one's `full_at` says."""
+        self._bound = slots
+
     def push(self, keys: Keys, values: Values, rate: float = 1.0) -> None:
         """Apply the rule to the rows that there are, or that this push makes; see `SparseTable.push`.
 
@@ -121,7 +130,7 @@ class BoundedTable(SparseTable):
             TableError: the values are not one row a key.
         """
         self._check_shape(keys, values, self.spec.dim)
-        slots = self._find(keys)
+        self.full_at, slots = None, self._find(keys)
         there = slots >= 0
         self._age[slots[there]] = 0
         use(self._marks, slots[there])
@@ -130,6 +139,7 @@ class BoundedTable(SparseTable):
             slots[~there] = new
             there = slots >= 0
             slots, values = slots[there], np.ascontiguousarray(values[there])
+        self._bound = self._places
         self._change(slots, values, rate)
         if self._old:
             self._take_back(max(SWEPT, len(keys)))
@@ -278,11 +288,12 @@ class BoundedTable(SparseTable):
 
     def _pay(self, rows: int) -> int:
         """Take memory for new rows; return for how many there is some."""
-        rows = min(rows, self._places - self._rows)
+        rows = min(rows, self._bound - self._rows)
         try:
             self._take(max(rows - self._paid, 0) * row_bytes(self.spec))
         except TableError:  # a push is applied whole: its rows wait until there is room
             rows = min(rows, self._paid)
+            self.full_at = self._rows + rows
         self._paid -= min(rows, self._paid)
         return rows
 

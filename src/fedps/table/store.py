@@ -1,7 +1,7 @@
 """The named tables of one server."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -119,6 +119,17 @@ class Store:
             TableError: no such table, no room for new rows, or values of another shape.
         """
         self._table(name).push(keys, values, rate)
+
+    def full_at(self) -> dict[TableName, int]:
+        """Return the tables whose last push found no room for all its rows, and at how many slots, for `bound`."""
+        bounded = {name: table for name, table in self._tables.items() if isinstance(table, BoundedTable)}
+        return {name: table.full_at for name, table in bounded.items() if table.full_at is not None}
+
+    def bound(self, full_at: Mapping[TableName, int]) -> None:
+        """Let the next push of each of these tables find no more room than another did that is done again."""
+        for name, slots in full_at.items():
+            if isinstance(table := self._table(name), BoundedTable):
+                table.bound(slots)
 
     def export(self, changed: bool = False) -> dict[TableName, tuple[TableSpec, Keys, Values]]:
         """Return every table's spec, keys and rows with state, for saving.
