@@ -1,13 +1,14 @@
 """Storms over a job: `python -m tests.chaos --data DIR [--seed N] [--storms N] [--faults N] [--job JOB.yaml]`.
 
 Each mode runs calm once, then under storms of consecutive seeds. All must end with exit code 0, each answered push counted
-once, no process left, and HR@10 within 0.01 of the calm run. A seed is one schedule: a storm that fails comes again by its
-number. What is written of each run lies in `--out`.
+once, none more than in the calm run, no process left, and HR@10 within 0.01 of it. A seed is one schedule: a storm that fails
+comes again by its number. What is written of each run lies in `--out`, and `table.md` with a line of each storm.
 """
 
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.outcome import Outcome, faults_of, run_under
@@ -22,46 +23,79 @@ MODES = {
     "round, coordinator": ["runner.sync_mode=round", "runner.with_coordinator=true"],
 }
 
-# Batches between two checkpoints of a client. What it trained behind the last one, it trains a second time after a kill: with
-# so many kills, and none but an epoch's own checkpoints, so much that the model is a better one than a calm run's.
-EVERY = 50
+HEAD = (
+    "| mode | blows | exit code | pushes answered | lost | doubled | counted, calm | HR@10 calm | stormy | seconds calm | stormy |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+)
 
 
 def main() -> int:
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    settings = [f"runner.{kind}_data_dir={(options.data / kind).resolve()}" for kind in ("train", "test")]
+    table, failed = [*HEAD], 0
     for name, mode in MODES.items():
         if options.mode and name not in options.mode:
             continue
-        own = [*settings, *mode, f"runner.checkpoint_every={EVERY}", *options.override]
-        folder = options.out / name.replace(", ", "-").replace(" ", "-")
-        calm = run_under([], 1, options.job, folder / "calm", own)
-        wrong = faults_of(calm)
-        print(f"{name}: calm: {'; '.join(wrong) or _figures(calm)}", flush=True)
-        if wrong:
+        calm = _run(name, mode, options)
+        if wrong := faults_of(calm):
+            print(f"{name}: calm: {'; '.join(wrong)}", flush=True)
             failed += 1
             continue
-        workers = (
-            calm.summary["workers"] if isinstance(calm.summary.get("workers"), int) else len(calm.summary["clients"])
-        )
-        servers = 1 + ("runner.server_num=2" in mode)
+        print(f"{name}: calm: {_figures(calm)}", flush=True)
         for seed in range(options.seed, options.seed + options.storms):
-            faults = draw(
-                seed, options.faults, workers, servers, "runner.with_coordinator=true" in mode, options.longest
-            )
-            storm = run_under(faults, calm.carried, options.job, folder / f"storm-{seed}", own, options.timeout)
-            wrong = faults_of(storm)
-            if not storm.code and abs(_rank(storm) - _rank(calm)) > options.close:
-                wrong.append(f"HR@10 is {_rank(storm):.4f}, and {_rank(calm):.4f} calm")
-            fell = Counter(f"{blow['kind']} {blow['role']}" for blow in storm.fell)
-            print(
-                f"{name}: storm {seed}: {sum(fell.values())} blows: {'; '.join(wrong) or _figures(storm)}", flush=True
-            )
-            print(f"    {', '.join(f'{often} {kind}' for kind, often in sorted(fell.items()))}", flush=True)
+            storm = _run(name, mode, options, calm, seed)
+            wrong = faults_of(storm) + ([] if storm.code else _strays(storm, calm, options.close))
+            print(f"{name}: storm {seed}: {'; '.join(wrong) or _figures(storm)}", flush=True)
+            table.append(_line(name, storm, calm))
             failed += bool(wrong)
+    text = "\n".join(table)
+    (options.out / "table.md").write_text(f"{text}\n")
+    print(text, flush=True)
     return min(failed, 1)
+
+
+def _run(
+    name: str, mode: Sequence[str], options: argparse.Namespace, calm: Outcome | None = None, seed: int = 0
+) -> Outcome:
+    """Run a mode calm or, with how that went, under a storm."""
+    folder = options.out / name.replace(", ", "-").replace(" ", "-")
+    settings = [f"runner.{kind}_data_dir={(options.data / kind).resolve()}" for kind in ("train", "test")]
+    own = [*settings, *mode, *options.override]
+    if calm is None:
+        return run_under([], 1, options.job, folder / "calm", own, options.timeout)
+    servers, coordinated = 1 + ("runner.server_num=2" in mode), "runner.with_coordinator=true" in mode
+    faults = draw(seed, options.faults, len(calm.summary["clients"]), servers, coordinated, options.longest)
+    return run_under(faults, calm.carried, options.job, folder / f"storm-{seed}", own, options.timeout)
+
+
+def _strays(storm: Outcome, calm: Outcome, close: float) -> list[str]:
+    """Say what a storm changed that it must not."""
+    wrong = []
+    if abs(_rank(storm) - _rank(calm)) > close:
+        wrong.append(f"HR@10 is {_rank(storm):.4f}, and {_rank(calm):.4f} calm")
+    if len(storm.counted) > len(calm.counted):
+        wrong.append(f"servers took {len(storm.counted)} pushes, and {len(calm.counted)} calm: some were learned twice")
+    return wrong
+
+
+def _line(name: str, storm: Outcome, calm: Outcome) -> str:
+    """Return a storm's line of the table."""
+    fell = Counter(blow["kind"] for blow in storm.fell)
+    lost, doubled = len(storm.answered.keys() - storm.counted.keys()), sum(n > 1 for n in storm.counted.values())
+    cells = [
+        name,
+        f"{fell.total()}: " + ", ".join(f"{often} {kind}" for kind, often in sorted(fell.items())),
+        storm.code,
+        len(storm.answered),
+        lost,
+        doubled,
+        f"{len(storm.counted)}, {len(calm.counted)}",
+        f"{_rank(calm):.4f}",
+        "-" if storm.code else f"{_rank(storm):.4f}",
+        f"{calm.seconds:.0f}",
+        f"{storm.seconds:.0f}",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _rank(outcome: Outcome) -> float:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from fedps.server.records import Applied, Kinds, Late, Offered, decode
@@ -10,8 +11,9 @@ from fedps.storage.frames import HEADER, Frames, Kind
 Pushes = Counter[tuple[int, str, int]]  # server, client, number of the push
 
 
+@cache
 def answered(folder: Path) -> Pushes:
-    """Return which pushes clients were told are done, and how often."""
+    """Return which pushes clients were told are done, and how often, in a run that has ended."""
     found = Pushes()
     for file in folder.glob("answered-*"):
         for line in file.read_text().splitlines():
@@ -20,8 +22,9 @@ def answered(folder: Path) -> Pushes:
     return found
 
 
+@cache
 def counted(folder: Path) -> Pushes:
-    """Return which pushes servers have taken, and how often."""
+    """Return which pushes servers have taken, and how often, in a run that has ended."""
     found = Pushes()
     for log in folder.glob("log-*"):
         server = int(log.name.removeprefix("log-"))

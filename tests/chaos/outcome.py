@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import psutil
 
-from tests.chaos.counted import answered, counted
+from tests.chaos.counted import Pushes, answered, counted
 from tests.chaos.storm import Fault
 from tests.chaos.stormy import Schedule
 
@@ -28,12 +29,14 @@ class Outcome(NamedTuple):
         told: what the command said.
         run_dir: its folder; beside it lies what was noted.
         left: processes that outlived it, which are killed.
+        seconds: that it took.
     """
 
     code: int
     told: str
     run_dir: Path
     left: list[str]
+    seconds: float
 
     @property
     def folder(self) -> Path:
@@ -55,6 +58,16 @@ class Outcome(NamedTuple):
     def events(self) -> list[dict[str, Any]]:
         """What the run's roles told."""
         return lines_of(self.run_dir / "events.jsonl")
+
+    @property
+    def answered(self) -> Pushes:
+        """The pushes that clients were told are done."""
+        return answered(self.folder)
+
+    @property
+    def counted(self) -> Pushes:
+        """The pushes that servers have taken."""
+        return counted(self.folder)
 
     @property
     def carried(self) -> int:
@@ -90,7 +103,7 @@ def run_under(
         str(run_dir),
         *overrides,
     ]
-    said = run_dir.with_name(f"{run_dir.name}.said")
+    said, began = run_dir.with_name(f"{run_dir.name}.said"), time.monotonic()
     with said.open("w") as file:
         process = subprocess.Popen(command, env={**os.environ, MARK: mark}, stdout=file, stderr=subprocess.STDOUT)
         try:
@@ -99,7 +112,8 @@ def run_under(
             code = 124
             process.kill()
             process.wait()
-    return Outcome(code, said.read_text(), run_dir, _end_what_is_left(mark))
+    seconds = time.monotonic() - began
+    return Outcome(code, said.read_text(), run_dir, _end_what_is_left(mark), seconds)
 
 
 def faults_of(outcome: Outcome) -> list[str]:
@@ -107,7 +121,7 @@ def faults_of(outcome: Outcome) -> list[str]:
     if outcome.code:
         return [f"exit code {outcome.code}: {outcome.told[-2000:]}", *outcome.left]
     summary, wrong = outcome.summary, [f"outlived the run: {process}" for process in outcome.left]
-    told, there = answered(outcome.folder), counted(outcome.folder)
+    told, there = outcome.answered, outcome.counted
     if lost := told.keys() - there.keys():
         wrong.append(f"{len(lost)} pushes were answered and are counted nowhere, as {min(lost)}")
     if twice := sorted(push for push, often in there.items() if often > 1):
