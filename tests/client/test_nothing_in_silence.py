@@ -33,7 +33,9 @@ class Ticket:
     """A pull or a push that is answered at once."""
 
     def __init__(self, answer: Any, clock: int = 0) -> None:
-        self._answer, self.clocks, self.futures = answer, {0: clock}, set[Future[Frame]]()  # nothing is to come
+        done = Future[Frame]()
+        done.set_result(answer)
+        self._answer, self.clocks, self.futures = answer, {0: clock}, {done}
 
     def result(self, timeout: float) -> Any:
         return self._answer

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedps.client.life import FLClient, client_class
+from fedps.client.life import FLClient
+from fedps.client.own_client import client_class
 from fedps.config import Job, load_job
 from fedps.errors import JobError
 from fedps.launch.inprocess import run_in_process

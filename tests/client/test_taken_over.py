@@ -116,7 +116,7 @@ class Unreported(Mortal):
             raise DiedError
 
 
-def test_a_round_that_the_others_have_ended_is_reported_and_not_trained_alone(
+def test_a_round_that_the_others_have_ended_is_reported_and_nothing_of_it_pushed(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
     job = job_of(make_job, tmp_path, 150, 150, with_coordinator=True, geo_merge="adaptive", step_timeout=30.0)
@@ -125,7 +125,9 @@ def test_a_round_that_the_others_have_ended_is_reported_and_not_trained_alone(
             there.live(only=[ONE])
             there.client(ONE, resume=NEWEST).run()
         assert epochs_begun(there, OTHER) == [0, 1, 2, 3]
-        assert epochs_begun(there, ONE) == [0, 1, 2, 3]
+        assert epochs_begun(there, ONE) == [0, 1, 1, 2, 3]
+        members = there.services[0].members
+        assert len({known.merged for name in (ONE, OTHER) if (known := members.known_as(name))}) == 1
         assert not [e for _, e in there.events if isinstance(e, events.LeftBehind | events.Suspended)]
 
 

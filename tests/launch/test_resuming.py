@@ -67,6 +67,13 @@ def test_where_each_goes_its_own_way_each_goes_on_from_its_own_newest(
     assert [cut.clients[client].moment for client in CLIENTS[3:6]] == [Moment(3), Moment(2), Moment(3)]
 
 
+def test_in_the_first_epoch_clients_know_of_what_servers_have_kept(
+    make_job: MakeJob, cut_of: Callable[..., resuming.Cut]
+) -> None:
+    assert {cut_of(make_job(), {}).checkpoint(client) for client in CLIENTS} == {""}, "servers go back as well"
+    assert {cut_of(make_job(sync_mode="async"), {}).checkpoint(client) for client in CLIENTS} == {"newest"}
+
+
 def test_a_torn_checkpoint_gives_way_to_the_one_before(make_job: MakeJob, cut_of: Callable[..., resuming.Cut]) -> None:
     cut = cut_of(make_job(), all_at((2, 0), (3, 0)), torn={CLIENTS[7]: {Moment(3): 30}})
     assert (cut.exact, cut.clients[CLIENTS[0]].moment) == (True, Moment(2))

@@ -78,6 +78,24 @@ def test_a_new_process_of_a_crashed_client_counts_its_pushes_on(server: Paramete
     assert server.clock == 2
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["with a log", "without"])
+def test_a_push_whose_window_is_open_is_not_replaced_by_the_next_process(
+    kept: bool, make_job: MakeJob, tmp_path: Path
+) -> None:
+    log = Log(ForgetfulDisk()) if kept else None
+    server = ParameterServer(make_job(sync_mode="geo", geo_merge="heat"), 0, tmp_path, into([]), log=log)
+    server.members.expect(2)
+    a, b = two(server)
+    a.send(*push(1, [3], ones(1)))
+    fresh = Caller(server, "a", "new process")
+    assert fresh.ask(Join((ROWS, BIAS), 0)) == Done(0, sequence=0), "nothing is merged yet: it says the same again"
+    fresh.send(*push(1, [3], 9 * ones(1)))
+    b.send(*push(1, [3], ones(1)))
+    assert server.clock == 1
+    assert b.rows(3) == [[1.0 + 1] * 4], "what was pushed first counts"
+    assert Caller(server, "a", "third process").ask(Join((ROWS, BIAS), 1)) == Done(1, sequence=1)
+
+
 def test_what_is_said_behind_a_join_that_is_said_again_does_not_wait_for_the_disk(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
@@ -98,6 +116,17 @@ def test_a_window_that_all_have_passed_over_keeps_no_pull_waiting(server: Parame
     fresh = Caller(server, "a", "new process").join(clock=1)  # at another server, the process before had ended window 0
     assert isinstance(fresh.ask(Pull(("rows",), after=0), np.array([3])), Values)
     assert old.hung_up
+
+
+def test_who_waits_for_a_window_is_not_waited_for_in_it(server: ParameterServer) -> None:
+    a, b = two(server)
+    a.connection.closed()  # what it pushed went to another server alone, which has ended window 0 with it
+    fresh = Caller(server, "a", "new process").join()
+    ticket = fresh.send(Pull(("rows",), after=0), np.array([3]))
+    assert isinstance(b.ask(*push(1, [3], ones(1))), Done)
+    assert server.clock == 1
+    assert fresh.answers(ticket) == [Values(("rows",), clock=1)]
+    step(server, fresh, b, number=2)
 
 
 def test_a_process_given_up_as_lost_goes_on_where_it_was(server: ParameterServer) -> None:

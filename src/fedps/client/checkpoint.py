@@ -76,9 +76,10 @@ def checkpoints_of(run_dir: Path, client: ClientId) -> dict[Moment, int]:
     """
     folder, found = _folder_of(run_dir, client), dict[Moment, int]()
     for moment in _moments(folder):
-        with suppress(DataError):
-            facts, _ = snapshot.load_facts(folder, snapshot.stems(folder, str(moment))[0])
-            found[moment] = cast(int, facts["sequence"])
+        for stem in snapshot.stems(folder, str(moment))[:1]:  # none if it was removed meanwhile
+            with suppress(DataError):
+                facts, _ = snapshot.load_facts(folder, stem)
+                found[moment] = cast(int, facts["sequence"])
     return found
 
 
@@ -187,6 +188,20 @@ class Checkpoints:
             except DataError as error:
                 print(f"checkpoint {moment} is left out: {error}", file=self._log, flush=True)
         return None
+
+    def is_known(self, checkpoint: Checkpoint, pushes: int, name: str = NEWEST) -> bool:
+        """Return whether servers, which know of so many pushes, know of all by a checkpoint; if not, that is told.
+
+        Raises:
+            JobError: they do not, and it is the one that was asked for by its name.
+        """
+        if checkpoint.sequence <= pushes:
+            return True
+        known = f"the servers know of {pushes} pushes of client {self._client}, not of {checkpoint.sequence}"
+        if name != NEWEST:
+            raise JobError(f"checkpoint {checkpoint.moment}: {known}: resume from an earlier one")
+        print(f"checkpoint {checkpoint.moment} is left out: {known}", file=self._log, flush=True)
+        return False
 
     def check_fits(self, checkpoint: Checkpoint, learner: State) -> None:
         """Make sure that a learner's values can be taken from a checkpoint; `learner`: its state as it is.

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO
 
 import msgspec
 from msgspec.structs import replace
 
 from fedps.client import private_rows
-from fedps.client.checkpoint import NEWEST, Checkpoint, Checkpoints, Moment
+from fedps.client.checkpoint import Checkpoint, Checkpoints, Moment
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
 from fedps.client.modes import build_mode, pull_all, pull_frozen
@@ -25,7 +25,6 @@ from fedps.client.rounds import Coordinated, Rounds, Schedule, Simulated, figure
 from fedps.client.steps import Handler, Key, Steps
 from fedps.client.trainer import Signs, Trained, Trainer
 from fedps.config import Allow, Job
-from fedps.config.classes import load_class
 from fedps.config.shared import shared_part
 from fedps.data.public import Public
 from fedps.data.read.client import read_client
@@ -80,7 +79,6 @@ class FLClient(Steps):
     learner: Learner
     shards: Shards
     trainer: Trainer
-    assignment: Assignment
 
     def __init__(
         self, job: Job, client: ClientId, servers: Sequence[str], run_dir: Path, report: Report, *,
@@ -95,6 +93,7 @@ class FLClient(Steps):
         self._connect = connect or network(job, servers, coordinator)
         self.trained: Trained | None = None
         self._plan, self._keep_shared, self._resume = plan, keep_shared, resume
+        self.assignment = Assignment(0, "WAIT")
         self._signs = Signs(job.runner.step_timeout, self._give_sign)
         self.evaluated: Evaluation | None = None
         self._rounds: Rounds = Schedule(job.runner)
@@ -117,7 +116,7 @@ class FLClient(Steps):
             self._do("init_worker")
             self._go_on()
             while self.next_assignment().state != "FINISH":
-                self._catch_up() if self.assignment.round <= self._ended else self._round()
+                self._round()
             if self._unsaved:  # the job ends before its last round
                 self._save_private(self.assignment.round - 1)
             if self._keep_shared and self._joined:
@@ -138,8 +137,13 @@ class FLClient(Steps):
             LostError: the coordinator is gone for longer than it may be.
             RefusedError: it refuses the report.
         """
+        if self.job.runner.with_coordinator:
+            self._checkpoints.settle()  # of a round that is reported nothing is assigned again
+        before = self.assignment.round
         self.assignment = self._rounds.next(self.trained, self.evaluated, self._bandwidth)
         self.trained = self.evaluated = None
+        if self.assignment.round != before + 1:
+            self.shards.repeat_from(None)
         return self.assignment
 
     def callback_initialize_model_params(self) -> None:
@@ -185,9 +189,12 @@ class FLClient(Steps):
         )
 
     def callback_train(self) -> None:
-        """Train the round's batches, in the job's mode."""
+        """Train the round's batches, in the job's mode; where the others have ended it, what this client did of it by then."""
         due = self.assignment
-        self.trained = self.trainer.train(due.round, due.iterations, due.learning_rate, due.batch_size, due.geo_step)
+        most = self.shards.repeats if due.round <= self._ended else None
+        self.trained = self.trainer.train(
+            due.round, due.iterations, due.learning_rate, due.batch_size, due.geo_step, most
+        )
 
     def callback_infer(self) -> None:
         """Score the held-out samples with the model as it stands on the servers, and this client's own rows."""
@@ -234,7 +241,11 @@ class FLClient(Steps):
         """Take part at the servers from their open step on; not before the first assignment, which may be long in coming."""
         if self._joined:
             return
-        clock = self.shards.join(len(self.data) if self.job.runner.in_step else 0)
+        samples, again = (
+            len(self.data) if self.job.runner.in_step else 0,
+            bool(self._resume) and self.assignment.round == 1,
+        )
+        clock = self.shards.join(samples, again)
         self.shards.seed(self.learner.server_starts())
         pull_frozen(self.learner, self.shards, self.job.runner.start_timeout + self.job.runner.step_timeout)
         self._mode.start_at(clock)
@@ -243,43 +254,43 @@ class FLClient(Steps):
     def _go_on(self) -> None:
         """Take up where another process of this client has ended or, without a checkpoint of it, where the others are.
 
+        What it did since the checkpoint it does again for its own rows; of what servers have of that it pushes nothing.
+
         Raises:
             DataError, JobError, LostError: as for `Checkpoints.read`; a server does not answer in time.
         """
         if not self._resume:
             return
-        ended, coordinated = self.shards.ended, self.job.runner.with_coordinator
-        self._ended = ended if coordinated else 0
+        self._ended, coordinated = self.shards.ended, self.job.runner.with_coordinator
+        ended = self._ended
         checkpoint = self._checkpoints.read(ended, self._resume)
-        if checkpoint is None and (coordinated or not ended):
-            return  # the coordinator says where the others are; or they have ended no epoch
+        if checkpoint is None and (coordinated or ended <= 1):
+            return  # the coordinator says where the others are; or it begins with the first epoch
         self.join()
-        moment = None if checkpoint is None else self._take_up(checkpoint, ended)
+        moment = None if checkpoint is None else self._take_up(checkpoint)
         if moment == (ended, 0):
             self._part()
-        elif moment is not None and moment.epoch == ended:
-            self._round(begun=True)
+        elif moment is not None and moment.epoch >= ended - 1:
+            if moment.batch:
+                self._round(begun=True)
         else:
+            self.shards.repeat_from(None)
             if ended and not coordinated:
                 self._rounds.restore({"round": ended})
                 self.trained = self.evaluated = None
                 self.shards.barrier(ended, "evaluated")
             self.pull_all()  # what it holds is of an earlier time
 
-    def _take_up(self, checkpoint: Checkpoint, ended: int) -> Moment | None:
+    def _take_up(self, checkpoint: Checkpoint) -> Moment | None:
         """Go on from a checkpoint; return its moment, None if the servers have begun anew since."""
         moment, sequence, state = checkpoint
-        if sequence > self.shards.sequence:
-            known = f"the servers know of {self.shards.sequence} pushes of client {self.client}, not of {sequence}"
-            if self._resume != NEWEST:
-                raise JobError(f"checkpoint {moment}: {known}: resume from an earlier one")
-            print(f"checkpoint {moment} is left out: {known}", file=self.log, flush=True)
+        if not self._checkpoints.is_known(checkpoint, self.shards.taken, self._resume):
             return None
         self._checkpoints.check_fits(checkpoint, self.learner.state())
-        if (
-            moment.epoch < ended
-        ):  # of a round that has ended at the servers what was begun is dropped, and perhaps unsaved
-            state = {name: value for name, value in state.items() if "/begun/" not in name} | {"client/unsaved": True}
+        self.shards.repeat_from(sequence)
+        if moment.epoch < self._ended:
+            over = moment.epoch < self._ended - 1 or not self.shards.repeats  # what was begun has ended as it was
+            state = {n: v for n, v in state.items() if not (over and "/begun/" in n)} | {"client/unsaved": True}
         for name, part in self._parts.items():
             part.restore(within(state, name))
         print(f"goes on from checkpoint {moment}", file=self.log, flush=True)
@@ -302,22 +313,16 @@ class FLClient(Steps):
         return {name: part for name, part in parts.items() if part is not None}
 
     def _round(self, begun: bool = False) -> None:
-        """Do what is assigned, or the rest of it."""
+        """Do what is assigned, or the rest of it; of a round that has ended at the servers, only what they have of it."""
         due, train = self.assignment, partial(self._train, begun)
         self.join()
         print(f"fl-ps > curr epoch idx: {due.round - 1}, {due.state}", file=self.log)
-        if self._simulated:
+        open_ = due.round > self._ended or self.shards.repeats > 0
+        if open_ and self._simulated:
             self._simulated.play(due, train, self.learner, self.shards)
-        elif due.state == "JOIN":
+        elif open_ and due.state == "JOIN":
             train()
         self._meet()
-
-    def _catch_up(self) -> None:
-        """Take up the values of a round that all others have ended before this process came, to report what they are worth."""
-        self.join()
-        if self.assignment.evaluate:
-            self._do("infer")
-        self._keep()
 
     def _train(self, begun: bool) -> Trained | None:
         """Train a round; with public samples, first on what the others made of them, and last say what this client does."""
@@ -335,7 +340,8 @@ class FLClient(Steps):
         What evaluating and saving do to this client's values is done after every epoch, so that neither changes what is
         learned.
         """
-        self.shards.barrier(self.assignment.round, "trained")
+        if self.assignment.round > self._ended:
+            self.shards.barrier(self.assignment.round, "trained")
         self.learner.settle_private()
         if self.assignment.evaluate:
             self._do("infer")
@@ -361,41 +367,3 @@ class FLClient(Steps):
         """Tell the servers and the run that this client is at work."""
         self.shards.alive()
         self.report(events.AtWork())
-
-
-def client_class(job: Job) -> type[FLClient]:
-    """Return the class whose objects live the job's clients' lives: `runner.fl_client`, or the one that is built in.
-
-    Raises:
-        JobError: there is no such class, or it is none of clients.
-    """
-    path = job.runner.fl_client
-    if path is None:
-        return FLClient
-    kind: type[FLClient] = load_class(path, job.folder, "runner.fl_client")
-    if not issubclass(kind, FLClient):
-        raise JobError(f"runner.fl_client: {path!r}: is no client; derive it from fedps.FLClient")
-    return kind
-
-
-def make_client(kind: type[FLClient], begin: Callable[[FLClient], None]) -> FLClient:
-    """Make a client of a class of one's own, whose `__init__`, if it has one, takes nothing, as in the original.
-
-    Args:
-        kind: its class.
-        begin: calls `FLClient.__init__` of what it is given, with its part of the run.
-
-    Raises:
-        JobError: the class's own `__init__` fails, or takes something.
-    """
-    client = kind.__new__(kind)
-    begin(client)
-    if kind.__init__ is not FLClient.__init__:
-        try:
-            cast(Callable[[FLClient], None], kind.__init__)(client)
-        except Exception as error:  # whatever the user's own code raises
-            raise JobError(
-                f"{kind.__name__} cannot be made: {type(error).__name__}: {error}; its __init__ takes nothing and calls no"
-                " other: when it begins, the client has its job and data already"
-            ) from error
-    return client

@@ -105,6 +105,15 @@ class Exchange:
         late, self._late = self._late, 0
         return late
 
+    def _push(
+        self, changes: Mapping[TableName, Rows], clock: int | Mapping[int, int], weight: float, rate: float = 1.0
+    ) -> None:
+        """Push; what the servers have from a process before this one is of a step or window that is closed."""
+        ticket = self._shards.push(changes, clock, weight, rate)
+        if ticket.futures:
+            self._pushes.append(ticket)
+            self._clock += 1
+
     def _confirm(self, most: int) -> None:
         """Wait until no more than so many pushes are under way."""
         while len(self._pushes) > most:
@@ -181,8 +190,7 @@ class EachBatch(Exchange):
     def end(self, window: Window) -> None:
         """Push the batch's gradients, for a step's mean with the weight of its samples."""
         weight = float(window.samples) if self._lockstep else 1.0
-        self._pushes.append(self._shards.push(self._gradients(), self._clock, weight, self._learner.rate))
-        self._clock += 1
+        self._push(self._gradients(), self._clock, weight, self._learner.rate)
 
     def _gradients(self) -> dict[TableName, Rows]:
         learner, gradients = self._learner, self._learner.gradients()
@@ -252,8 +260,7 @@ class EachWindow(Exchange):
         rows = {n: Rows(t.keys[slots[n]], change.rows[n]) for n, t in self._learner.shared.items()}
         dense = {n: Rows(NO_KEYS, v) for n, v in self._learner.dense.split(change.dense).items()}
         clock = self._coming.ticket.clocks if self._versioned else self._clock
-        self._pushes.append(self._shards.push(rows | dense, clock, self._weight))
-        self._clock += 1
+        self._push(rows | dense, clock, self._weight)
 
     def state(self) -> State:
         """Return what waits for the next pushes."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import NamedTuple, TextIO
 
 import numpy as np
@@ -25,6 +26,10 @@ from fedps.training.learner import Learner
 from fedps.training.rules import Rates, rates_at
 from fedps.types import ClientId, State, Values, under, within
 
+PARTS, SELDOM = (
+    4,
+    250,
+)  # into which checkpoints cut an epoch, if the job does not say, and batches that each has at least
 SIGNS = 4  # of life, that are given in `step_timeout`
 
 
@@ -143,7 +148,7 @@ class Trainer:
 
     def train(
         self, round_: int, iterations: int = 0, learning_rate: float | None = None, batch_size: int | None = None,
-        window: int | None = None,
+        window: int | None = None, most: int | None = None,
     ) -> Trained:  # fmt: skip
         """Train a round.
 
@@ -153,6 +158,7 @@ class Trainer:
             learning_rate: of this round, in place of the job's with its schedule; rates of single tables change with it.
             batch_size: samples of a batch in this round, in place of the job's.
             window: batches between two exchanges in this round, in place of the mode's (geo).
+            most: windows to train at most.
 
         Raises:
             FedpsError: the loss is not finite; names client, epoch and batch.
@@ -163,10 +169,11 @@ class Trainer:
         if why := unfit(self._job, learning_rate, batch_size, window, iterations):
             raise JobError(f"an assignment's {why}")
         self._rate = learning_rate
-        self._batches, windows = self._passes.cut(iterations, batch_size, window, self._done.windows)
+        self._batches, total, windows = self._passes.cut(iterations, batch_size, window, self._done.windows)
         self._begin(round_ - 1)
+        windows = islice(windows, most)
         size, meter, merged = window or self._mode.window or 0, self._meter, True
-        every = math.ceil(self._runner.checkpoint_every / size) if size else 0  # windows between two checkpoints
+        every = self._between(total, size) if size else 0  # windows between two checkpoints
         if self._timer:
             windows = self._timer.reading(windows)
         for coming in windows:
@@ -200,6 +207,13 @@ class Trainer:
         self._meter.restore(within(state, "meter"))
         self._done, self._first = SoFar(**within(state, "begun")), False
         self._report(events.FirstBatch())  # another process had it
+
+    def _between(self, windows: int, size: int) -> int:
+        """Return how many of a round's windows, of `size` batches each, lie between two checkpoints; 0: there are none within."""
+        batches = self._runner.checkpoint_every
+        if batches is None:
+            return max(math.ceil(windows / PARTS), math.ceil(SELDOM / size))
+        return math.ceil(batches / size)
 
     def _begin(self, epoch: int) -> None:
         """Begin a round, or go on with it."""

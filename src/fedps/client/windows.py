@@ -58,9 +58,10 @@ class Window(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A round, cut: how many batches it has, and its windows, each made when its turn comes."""
+    """A round, cut: how many batches and windows it has, and those still to be trained, each made when its turn comes."""
 
     batches: int
+    total: int
     windows: Iterator[Window]
 
 
@@ -117,8 +118,9 @@ class Passes:
         in_pass = batches_of(len(self._data), size)
         due = sum(batches_of(*part) for part in parts) or batches or in_pass
         self._data.hold(1 + math.ceil(min(window or due, due) / in_pass))
-        windows = self._windows_of(parts[done:]) if parts else self._windows(due, size, window or due, done)
-        return Cut(due, windows)
+        if parts:
+            return Cut(due, len(parts), self._windows_of(parts[done:]))
+        return Cut(due, math.ceil(due / (window or due)), self._windows(due, size, window or due, done))
 
     def _windows(self, due: int, size: int, window: int, done: int) -> Iterator[Window]:
         """Cut so many batches into windows of a fixed number, and leave out the first; no batch has samples of two passes."""

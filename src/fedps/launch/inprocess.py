@@ -6,7 +6,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from fedps.client.life import FLClient, client_class, make_client
+from fedps.client.life import FLClient
+from fedps.client.own_client import client_class, make_client
 from fedps.client.steps import Handler, Key
 from fedps.config import Allow, Job
 from fedps.config.files import client_files_of

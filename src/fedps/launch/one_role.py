@@ -179,7 +179,8 @@ def work_here(
                     f"{role} {at}: nobody listens there after {limit:g} s: start it with `{command}`, check the"
                     " address, or raise runner.start_timeout"
                 )
-        from fedps.client.life import FLClient, client_class, make_client  # noqa: PLC0415
+        from fedps.client.life import FLClient  # noqa: PLC0415
+        from fedps.client.own_client import client_class, make_client  # noqa: PLC0415
 
         begin = partial(
             FLClient.__init__, job=job, client=client, servers=[str(at) for at in servers], run_dir=folder, report=report,

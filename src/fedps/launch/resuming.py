@@ -69,9 +69,9 @@ class Cut(NamedTuple):
         return moment.epoch + (moment.batch > 0)
 
     def checkpoint(self, client: ClientId) -> str:
-        """Return what a client takes up; one without a checkpoint goes on where the others are, if they have begun."""
+        """Return what a client takes up; one without a checkpoint goes on where the others are, if they or servers have begun."""
         begun = any(place.moment > START for place in self.clients.values())
-        return self.clients[client].checkpoint or NEWEST * begun
+        return self.clients[client].checkpoint or NEWEST * (begun or not self.exact)
 
     def event(self, broken_off: float) -> events.Resumed:
         """Return what the journal tells of it; `broken_off`: when the last was heard of the run, seconds since 1970."""

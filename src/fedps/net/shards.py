@@ -108,7 +108,7 @@ class PullTicket:
 
 
 class PushTicket:
-    """A push under way to all shards."""
+    """A push under way to all shards; to none if they have it already."""
 
     def __init__(self, futures: Sequence["Future[Frame]"]) -> None:
         self._futures = futures
@@ -127,7 +127,7 @@ class PushTicket:
         """
         answers = [_wait(f, timeout, "Push").message for f in self._futures]
         done = [a for a in answers if isinstance(a, Done)]
-        return Done(max(d.clock for d in done), any(d.late for d in done))
+        return Done(max((d.clock for d in done), default=0), any(d.late for d in done))
 
 
 class Shards:
@@ -141,6 +141,7 @@ class Shards:
 
     Attributes:
         sequence: of the last push; all servers get the same, if only an empty one.
+        taken: of the last push that servers have, perhaps from a process before this one; none up to it is sent again.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Shards:
             cut_tensors([s for s in specs if self._placed.get(s.name) == shard], room.floats)
             for shard, room in enumerate(self._room)
         ]
-        self.sequence = 0
+        self.sequence = self.taken = 0
         self._compressor, self._answer_form = Compressor(compression, self._specs), compression.pull
 
     @property
@@ -182,6 +183,15 @@ class Shards:
         """
         return min(w.epoch for w in self._welcomes())
 
+    @property
+    def repeats(self) -> int:
+        """How many of the next pushes the servers have, from a process of this client that got further than this one."""
+        return max(0, self.taken - self.sequence)
+
+    def repeat_from(self, sequence: int | None) -> None:
+        """Go again through all behind a push, whose number a checkpoint knows; None: through nothing that servers have."""
+        self.sequence = max(self.sequence, self.taken) if sequence is None else sequence
+
     def state(self) -> State:
         """Return what pushes have left unsent; how many there were, the servers say."""
         return self._compressor.state()
@@ -190,15 +200,17 @@ class Shards:
         """Go on from what `state` returned."""
         self._compressor.restore(state)
 
-    def join(self, samples: int = 0) -> int:
+    def join(self, samples: int = 0, again: bool = False) -> int:
         """Declare the tables everywhere and take part; return the clock to begin at.
 
         Args:
             samples: of a pass over the client's data, where clients train in step.
+            again: go again through all that servers have of this client, which may have had other processes.
         """
         clock = max(w.clock for w in self._welcomes())
         joined = [d for d in self._all(lambda k: Join(self._tables_of(k), clock, samples)) if isinstance(d, Done)]
-        self.sequence = max([self.sequence, *(d.sequence for d in joined)])  # this client may have had other processes
+        self.taken = max([self.sequence, *(d.sequence for d in joined)])
+        self.repeat_from(0 if again else None)
         return max([clock, *(d.clock for d in joined)])  # time has gone on since the Welcome
 
     def seed(self, starts: Mapping[TableName, Values]) -> None:
@@ -247,7 +259,7 @@ class Shards:
     def push(
         self, changes: Mapping[TableName, Rows], clock: int | Mapping[int, int], weight: float = 1.0, rate: float = 1.0
     ) -> PushTicket:
-        """Send gradients or changes; every shard gets a push, if only an empty one.
+        """Send gradients or changes; every shard gets a push, if only an empty one. What servers have already is not sent.
 
         Args:
             changes: by table.
@@ -255,13 +267,16 @@ class Shards:
             weight: of this client in a weighted mean.
             rate: the share of the tables' learning rates to take.
         """
+        again = self.repeats > 0
         self.sequence += 1
         changes = self._compressor.begin(changes, self.sequence)
         keys, futures = {name: rows.keys for name, rows in changes.items()}, []
         for shard, channel in enumerate(self._channels):
             messages, at_clock = self._messages(keys, shard), clock if isinstance(clock, int) else clock[shard]
             for part, pieces in enumerate(messages):
-                forms, arrays = self._pack(pieces, changes, shard)
+                forms, arrays = self._pack(pieces, changes, shard)  # whether it is sent or not: the next depend on it
+                if again:
+                    continue
                 push = Push(_tables(pieces), self.sequence, at_clock, weight, part, len(messages), forms, rate)
                 futures.append(channel.request(push, arrays))
         return PushTicket(futures)

@@ -98,10 +98,10 @@ class Members(Membership[Member]):
         here = self.get(client)
         before = self.known_as(client)
         # A client's pushes are counted over all its processes: so no number is given twice, and none is taken twice.
-        counted = before.sequence if before is not None else 0
+        counted, merged = (before.sequence, before.merged) if before is not None else (0, 0)
         again = before is not None
         member = self.admit(
-            client, instance, lambda: Member(instance, sequence=counted, merged=counted, took_over=again)
+            client, instance, lambda: Member(instance, sequence=counted, merged=merged, took_over=again)
         )
         if member is not here:  # new, or back after it was given up: the others have gone on without it
             member.waits_from, member.samples = clock, samples

@@ -34,6 +34,9 @@ class Pulls:
         if shard.is_merged(pull.after):
             self._answer(conversation, ticket, member, pull, arrays)
             return False
+        if not shard.durable.stuck:  # else its push may have found no space, and is said again
+            # What it pushed up to there is here, or never comes: another process of it said that to other servers alone.
+            member.waits_from = max(member.waits_from, pull.after + 1)
         size += sum(a.nbytes for a in arrays) + requests.OVERHEAD // 64
         shard.wait(conversation, pull.after, size, lambda: self._answer(conversation, ticket, member, pull, arrays))
         return True

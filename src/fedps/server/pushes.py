@@ -94,10 +94,11 @@ class Pushes:
             return None
         # Nothing can be refused any more: the push counts, and is never taken again.
         member.accept(push.sequence, shard.clock if late else push.clock, late, now)
-        if shard.gate is not None and shard.gate.lockstep and not late and shard.durable.on:
+        if late or shard.gate is None or not shard.gate.lockstep:
+            member.merged = push.sequence
+        elif shard.durable.on:
             self._await_merge(conversation, ticket, push.sequence)
             return lambda: None
-        member.merged = push.sequence
         return lambda: self._done(conversation, ticket, late=late)
 
     def merged(self, pushes: Sequences) -> None:

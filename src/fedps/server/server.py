@@ -238,7 +238,7 @@ class ParameterServer:
             self.roster.enter(conversation)
             self._pushes.begin(conversation)
             conversation.admit()  # what it says behind this, as after a reconnect, does not wait until it is answered
-            self._done(conversation, ticket, sequence=member.sequence)
+            self._done(conversation, ticket, sequence=member.merged)
         for candidate in verdict.refused:
             candidate.conversation.refuse(candidate.ticket, self.ballot.mismatch(candidate.declared))
 

@@ -91,10 +91,10 @@ class Runner(Section):
         description="group: servers write what they apply to a log, and answer a push once it is on disk, so that one that dies"
         " goes on where it was; none: its death ends the run",
     )
-    checkpoint_every: Whole = Field(
-        0,
-        description="batches between two checkpoints of a client within an epoch, in whole windows; 0: only at its end, as in"
-        " mode round",
+    checkpoint_every: Whole | None = Field(
+        None,
+        description="batches between two checkpoints of a client within an epoch, in whole windows; left out: a quarter of it,"
+        " 250 at least; 0: only at its end, as in mode round",
     )
     eval_clients: Annotated[Literal["all", "joined"], BeforeValidator(word)] = Field(
         "all", description="coordinator: who scores its held-out samples after a round; after the last one, all do"

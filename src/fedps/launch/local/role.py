@@ -131,7 +131,7 @@ def check_classes(job: Job) -> None:
     if job.runner.with_coordinator:
         looks.append(partial(make_selector, job))
     if job.runner.fl_client is not None:
-        from fedps.client.life import client_class  # noqa: PLC0415
+        from fedps.client.own_client import client_class  # noqa: PLC0415
 
         looks.append(partial(client_class, job))
     mistakes = []
@@ -222,7 +222,7 @@ class Role:
             JobError: this is no worker, or there is no such class.
         """
         self._must_be("worker", "client")
-        from fedps.client.life import client_class, make_client  # noqa: PLC0415
+        from fedps.client.own_client import client_class, make_client  # noqa: PLC0415
 
         return make_client(kind or client_class(self.job), self.begin)
 
