@@ -51,6 +51,16 @@ class Untold(Mortal):
         super()._keep(batch)
 
 
+class Keeping(Mortal):
+    """A client that notes its checkpoints: batches of an epoch, 0 at its end."""
+
+    kept: list[int]
+
+    def _keep(self, batch: int = 0) -> None:
+        super()._keep(batch)
+        self.kept = [*getattr(self, "kept", []), batch]
+
+
 def live_on(there: World, most: int = 0) -> None:
     """Let the first client die, and another process of it go on, while all others live."""
     failures: list[FedpsError] = []
@@ -133,3 +143,23 @@ def test_who_dies_between_an_epoch_and_its_checkpoint_loses_nothing(
         assert not [e for _, e in there.events if isinstance(e, events.LeftBehind | events.Suspended)]
         moved = np.abs(private_rows(there, 2) - private_rows(there, 1)).max(1)
         assert (moved > 0).all(), "all users of this client are in its samples"
+
+
+@pytest.mark.parametrize(
+    ("batches", "every", "kept"),
+    [
+        (1200, None, [300, 600, 900, 0]),
+        (600, None, [250, 500, 0]),
+        (240, None, [0]),
+        (600, 0, [0]),
+        (600, 395, [400, 0]),
+    ],
+)
+def test_checkpoints_cut_a_long_epoch(
+    batches: int, every: int | None, kept: list[int], make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = job_of(make_job, tmp_path, batches, train_batch_size=1, geo_step=10, epochs=1, checkpoint_every=every)
+    with world(job, tmp_path / "run", Keeping) as there:
+        [client] = there.live().values()
+        assert isinstance(client, Keeping)
+        assert client.kept == kept
