@@ -7,7 +7,6 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Literal, Protocol
 
-import grpc
 import msgspec
 import numpy as np
 
@@ -16,6 +15,7 @@ from fedps.config import Job
 from fedps.config.shared import shared_part
 from fedps.net.channel import Channel
 from fedps.net.shards import Shards
+from fedps.net.tls import Certificates
 from fedps.types import Init, Keys, Rule, TableSpec
 from fedps.wire.frame import Limits
 from fedps.wire.messages import Hello
@@ -33,7 +33,7 @@ class Case:
         kind: by what it pulls.
         address: the server's.
         job: the server's job.
-        certificate: file of the certificate to trust, for `tls`.
+        certs: folder of an authority, for `tls`.
         rows: of the table.
         dim: floats of a row.
         ids: ids of a request, one size after another.
@@ -43,7 +43,7 @@ class Case:
     kind: Kind
     address: str
     job: Job
-    certificate: str
+    certs: str
     rows: int
     dim: int
     ids: tuple[int, ...]
@@ -73,9 +73,9 @@ class RowsClient:
     """The product's client, as a worker has it."""
 
     def __init__(self, case: Case, number: int) -> None:
-        tls = grpc.ssl_channel_credentials(Path(case.certificate).read_bytes()) if case.kind == "tls" else None
+        certificates = Certificates(Path(case.certs), "client", str(number)) if case.kind == "tls" else None
         hello = Hello(case.job.name, str(number), f"process {number}", shared=shared_part(case.job))
-        channel = Channel(case.address, hello, Limits(), PATIENCE, tls)
+        channel = Channel(case.address, hello, Limits(), PATIENCE, certificates)
         spec = TableSpec("rows", "sparse", (case.rows, case.dim), Rule("add"), Init("constant", 0.5))
         self._shards = Shards([channel], [spec], PATIENCE)
         self._shards.join()

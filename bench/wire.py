@@ -1,7 +1,6 @@
 """Pulls through the product's own client from a real server on loopback, beside a bare socket that moves the same bytes."""
 
 import multiprocessing
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from bench.clock import quantile
 from bench.echo import serve_echo
 from bench.pulling import PATIENCE, Case, Kind, Pulls, pull_apart
 from bench.records import Curve, Figure, Options, Result
-from bench.served import CERTIFICATE, make_certificate, rows_job, serve_rows
+from bench.served import CERTS, make_certificates, rows_job, serve_rows
 
 DIM, ROWS = 32, 1_000_000
 IDS = {"full": (500, 5_000, 50_000), "quick": (500, 5_000, 50_000), "tiny": (50, 100)}
@@ -35,20 +34,16 @@ context = multiprocessing.get_context("spawn")
 def measure(options: Options) -> Result:
     """Pull with one client and with ten, by ids a request, plain, with TLS, and over a bare socket."""
     size, figures, points = options.size, list[Figure](), dict[str, list[tuple[float, float]]]()
-    left_out = "" if shutil.which("openssl") else "there is no openssl command here to make a certificate with"
-    kinds: list[Kind] = ["fedps", "socket"] if left_out else ["fedps", "tls", "socket"]
+    kinds: tuple[Kind, ...] = ("fedps", "tls", "socket")
     with tempfile.TemporaryDirectory(prefix="fedps-bench-") as folder:
-        if not left_out:
-            make_certificate(Path(folder))
+        make_certificates(Path(folder) / CERTS, map(str, range(max(CLIENTS[size]))))
         for clients in CLIENTS[size]:
             for kind in kinds:
                 who = f"{clients} client{'s' * (clients > 1)}"
                 print(f"{who}, {NAMES[kind]}", flush=True)
                 with _server(kind, clients, folder) as address:
-                    certificate = str(Path(folder) / CERTIFICATE)
-                    case = Case(
-                        kind, address, rows_job(clients, folder), certificate, ROWS, DIM, IDS[size], SECONDS[size]
-                    )
+                    certs = str(Path(folder) / CERTS)
+                    case = Case(kind, address, rows_job(clients, folder), certs, ROWS, DIM, IDS[size], SECONDS[size])
                     found = _pull(case, clients)
                 for ids, pulls in zip(IDS[size], found, strict=True):
                     figures += _figures(kind, f"{clients}.{ids}", f"{who}, {ids:,} ids", ids, pulls)
@@ -56,7 +51,7 @@ def measure(options: Options) -> Result:
     figures.sort(key=_order)
     lines = tuple((name, tuple(line)) for name, line in points.items())
     curve = Curve("ids", "Pulls by ids of a request", "ids of a request", "rows/s", lines)
-    return Result("wire", ABOUT, tuple(figures), (curve,), (f"TLS is left out: {left_out}.",) if left_out else ())
+    return Result("wire", ABOUT, tuple(figures), (curve,))
 
 
 def _order(figure: Figure) -> tuple[int, int, int]:

@@ -3,8 +3,9 @@
 import pytest
 
 from fedps import crypto
-from fedps.crypto import DAY, Identity, Signer
+from fedps.crypto import DAY, Signer
 from fedps.errors import IdentityError
+from fedps.types import Identity
 
 NOW = 1_900_000_000.0  # seconds since 1970
 

@@ -14,9 +14,9 @@ import time
 import urllib.parse
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from fedps.errors import IdentityError, needing
+from fedps.types import Identity
 
 with needing("tls", "cryptography"):
     from cryptography import x509
@@ -34,20 +34,6 @@ SKEW = 300.0  # seconds by which a certificate begins before now: the clocks of 
 DAY = 86_400.0  # seconds
 UNFIT = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)  # what `cryptography` says of bad bytes
 KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KEY-----\r?\n?", re.DOTALL)
-
-
-class Identity(NamedTuple):
-    """Who a certificate says somebody is; times in seconds since 1970."""
-
-    role: str
-    name: str
-    serial: int
-    begins: float
-    expires: float
-
-    def __str__(self) -> str:
-        """Return role and name, as people say them."""
-        return f"{self.role} {self.name}"
 
 
 def host_of(role: str, name: str) -> str:

@@ -33,6 +33,20 @@ RuleName = Literal[
 RULES: tuple[RuleName, ...] = get_args(RuleName)
 
 
+class Identity(NamedTuple):
+    """Who a certificate says somebody is; times in seconds since 1970."""
+
+    role: str
+    name: str
+    serial: int
+    begins: float
+    expires: float
+
+    def __str__(self) -> str:
+        """Return role and name, as people say them."""
+        return f"{self.role} {self.name}"
+
+
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a row starts: `constant` (a), `normal` (mean a, std b), `uniform` (from a to b) or `given`.
 

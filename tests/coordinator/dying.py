@@ -14,7 +14,7 @@ from fedps.config import Job
 from fedps.coordinator import coordinator
 from fedps.coordinator.coordinator import Coordinator
 from fedps.coordinator.resuming import Memory
-from fedps.types import ClientInfo
+from fedps.types import ClientInfo, Identity
 from fedps.wire.messages import Assignment
 from tests.coordinator.callers import Caller
 from tests.events.kept import into
@@ -198,8 +198,8 @@ class World:
         self.resume_at = None
         opened, steps = made.opened, self.steps
 
-        def counted(send: Callable[[bytes | None], None], peer: str) -> Any:
-            return opened(lambda data: steps.around(send, data), peer)
+        def counted(send: Callable[[bytes | None], None], peer: str, identity: Identity | None = None) -> Any:
+            return opened(lambda data: steps.around(send, data), peer, identity)
 
         made.opened = counted  # type: ignore[method-assign]
         return made

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fedps.errors import LimitError, RefusedError, WireError
 from fedps.net.listener import serve
-from fedps.types import TableSpec
+from fedps.net.tls import Certificates
+from fedps.types import Identity, TableSpec
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import (
     Barrier,
@@ -32,8 +33,20 @@ from fedps.wire.messages import (
 )
 from fedps.wire.session import Peer
 
+Send = Callable[[bytes | None], None]
 HELLO = Hello("job", "7", "process")
 LIMITS = Limits()
+
+
+class Counts:
+    """Keeps what is refused, as `(who, kind, reason)`."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, str]] = []
+
+    def add(self, who: str, kind: str, reason: str) -> None:
+        """Count one."""
+        self.told.append((who, kind, reason))
 
 
 class EchoServer:
@@ -49,11 +62,12 @@ class EchoServer:
         self.shard, self.shards, self.clock, self.limits = shard, shards, clock, limits
         self.heard: list[Message] = []
         self.connections = self.open = self.ticks = 0
+        self.refusals = Counts()
         self.specs: dict[str, TableSpec] = {}
         self.pushed: dict[tuple[str, int], NDArray[np.float32]] = {}
         self.waiting: list[tuple[int, Callable[[], None]]] = []  # pulls, by the clock they wait for
 
-    def opened(self, send: Callable[[bytes], None], peer: str) -> "EchoConnection":
+    def opened(self, send: Send, peer: str, identity: Identity | None = None) -> "EchoConnection":
         """Begin a connection."""
         self.connections += 1
         self.open += 1
@@ -94,7 +108,7 @@ class EchoServer:
 class EchoConnection:
     """One connection; parts of a push are forgotten with it, as a real server does."""
 
-    def __init__(self, server: EchoServer, send: Callable[[bytes], None]) -> None:
+    def __init__(self, server: EchoServer, send: Send) -> None:
         self._server, self._send, self._peer = server, send, Peer(server.limits)
         self._parts: list[tuple[Push, Sequence[NDArray[Any]]]] = []
 
@@ -109,6 +123,11 @@ class EchoConnection:
         except WireError as error:
             kind = "too_large" if isinstance(error, LimitError) else "malformed"
             self._reply(self._peer.ticket, Refused(kind, str(error)))
+
+    def dismiss(self, reason: str) -> None:
+        """Tell the peer, and hang up."""
+        self._reply(0, Refused("identity", reason))
+        self._send(None)
 
     def closed(self) -> None:
         """Count."""
@@ -175,7 +194,9 @@ class EchoConnection:
 
 
 @contextmanager
-def served(service: Any, bind: str = "127.0.0.1:0", limits: Limits = LIMITS) -> Iterator[str]:
+def served(
+    service: Any, bind: str = "127.0.0.1:0", limits: Limits = LIMITS, certificates: Certificates | None = None
+) -> Iterator[str]:
     """Serve on a real socket from another thread; yield the address."""
     loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
     address: list[str] = []
@@ -184,7 +205,9 @@ def served(service: Any, bind: str = "127.0.0.1:0", limits: Limits = LIMITS) -> 
         address.append(text)
         ready.set()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(service, bind, limits, note, stop)))
+    thread = threading.Thread(
+        target=lambda: loop.run_until_complete(serve(service, bind, limits, note, stop, certificates))
+    )
     thread.start()
     try:
         assert ready.wait(10)

@@ -1,5 +1,6 @@
 """A connection that comes back by itself, on real sockets; servers are stopped, started, and killed."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -219,7 +220,7 @@ def test_closing_while_no_server_is_there_does_not_wait_for_one() -> None:
 def server_process(address: str) -> Iterator["subprocess.Popen[str]"]:
     """Start a server in a process of its own; kill it at the end."""
     script = Path(__file__).with_name("echo.py")
-    root = {"PYTHONPATH": str(script.parents[2])}
+    root = {"PYTHONPATH": os.pathsep.join([str(script.parents[2]), *sys.path])}
     command = [sys.executable, "-P", str(script), address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=root) as process:
         assert process.stdout is not None

@@ -247,6 +247,8 @@ def test_reading_stops_at_a_full_outbox_and_goes_on_when_it_is_read(monkeypatch:
             self.heard += 1
             self._box.put(data)
 
+        def dismiss(self, reason: str) -> None: ...
+
         def closed(self) -> None: ...
 
     async def requests() -> AsyncIterator[bytes]:

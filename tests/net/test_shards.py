@@ -1,6 +1,6 @@
 """Tables over many servers: every row comes from its shard and lands in its place."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 
 import numpy as np
@@ -14,11 +14,11 @@ from fedps.errors import LostError, RefusedError, WireError
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.net.shards import Shards
-from fedps.types import NO_KEYS, Rows, TableSpec
+from fedps.types import NO_KEYS, Identity, Rows, TableSpec
 from fedps.wire.frame import decode, encode
 from fedps.wire.messages import Barrier, Done, Join, Leave, Message, Pull, Push, Values
 from fedps.wire.pieces import PART_BYTES, PART_ROWS
-from tests.net.echo import HELLO, LIMITS, EchoConnection, EchoServer, served
+from tests.net.echo import HELLO, LIMITS, EchoConnection, EchoServer, Send, served
 
 ITEM, USER = TableSpec("item", "sparse", (100_000, 4)), TableSpec("user", "sparse", (1000, 2))
 BIAS, WEIGHT = TableSpec("bias", "dense", (3,)), TableSpec("weight", "dense", (5, 2))
@@ -175,8 +175,9 @@ def test_other_rows_than_were_asked_for_are_an_error(stack: ExitStack) -> None:
 class RenamingServer(EchoServer):
     """Answers with right rows under another table's name."""
 
-    def opened(self, send: Callable[[bytes], None], peer: str) -> EchoConnection:
-        def rename(data: bytes) -> None:
+    def opened(self, send: Send, peer: str, identity: Identity | None = None) -> EchoConnection:
+        def rename(data: bytes | None) -> None:
+            assert data is not None
             frame = decode(data, LIMITS)
             renamed = Values(("other",)) if isinstance(frame.message, Values) else frame.message
             send(encode(frame.ticket, renamed, frame.arrays))
@@ -207,10 +208,11 @@ def test_the_same_over_sockets(stack: ExitStack) -> None:
 class AgingServer(EchoServer):
     """Says with each answer that it is one version older."""
 
-    def opened(self, send: Callable[[bytes], None], peer: str) -> EchoConnection:
+    def opened(self, send: Send, peer: str, identity: Identity | None = None) -> EchoConnection:
         clocks = iter(range(10 * self.shard, 100))
 
-        def age(data: bytes) -> None:
+        def age(data: bytes | None) -> None:
+            assert data is not None
             frame = decode(data, LIMITS)
             told = frame.message
             message = structs.replace(told, clock=next(clocks)) if isinstance(told, Values) else told

@@ -1,65 +1,314 @@
-"""The same calls over TLS, with a certificate made for this test."""
+"""R2: a wrong identity is refused, counted and told, while others are served; whoever dials is told what is wrong and the remedy."""
 
-import asyncio
-import shutil
-import threading
+import json
+import queue
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
 import pytest
 
-from bench.served import CERTIFICATE, KEY, make_certificate
-from fedps.config import Job
-from fedps.errors import LostError
+from fedps.access.authority import Authority
+from fedps.errors import JobError, LostError, RefusedError
 from fedps.net.channel import Channel
-from fedps.net.listener import serve
+from fedps.net.listener import METHOD
 from fedps.net.shards import Shards
-from fedps.server.server import ParameterServer
+from fedps.net.tls import Certificates
+from fedps.storage.credentials import Credentials, read_credentials, write_credentials
 from fedps.types import Init, Rule, TableSpec
-from fedps.wire.frame import Limits
+from fedps.wire.frame import Limits, decode, encode
+from fedps.wire.messages import Hello, Refused, Welcome
+from tests.authorities import authority, credentials, write
 from tests.greeting import hello
+from tests.net.echo import HELLO, LIMITS, EchoServer, served
+from tests.net.guarded import guarded_job
+from tests.ports import free_address
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command to make a certificate with")
+ROOT = Path(__file__).parents[2]
+SPEC = TableSpec("rows", "sparse", (50, 4), Rule("add"), Init("constant", 0.5))
+KEYS = np.arange(50)
+WAIT = 20.0  # seconds; far beyond what any of this takes
+
+
+class Guarded(NamedTuple):
+    """A server in a process of its own."""
+
+    folder: Path
+    address: str
+    authority: Authority
+    process: "subprocess.Popen[str]"
+
+    def hello(self, client: str = "alice") -> Hello:
+        return hello(guarded_job(self.folder, 2), client)
+
+    def certificates(self, client: str = "alice") -> Certificates:
+        return Certificates(self.folder / "certs", "client", client)
+
+    def refusals(self) -> Counter[str]:
+        """How many were refused, by why."""
+        found = Counter[str]()
+        for line in (self.folder / "events").read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "refused":
+                found[f"{event['client']}: {event['reason']}"] += event["count"]
+        return found
+
+    def end(self) -> str:
+        """End it; return what it has written to standard error."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.communicate(timeout=WAIT)[1]
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[bytes, bytes]:
-    """Return a key and a certificate for 127.0.0.1."""
-    make_certificate(tmp_path)
-    return (tmp_path / KEY).read_bytes(), (tmp_path / CERTIFICATE).read_bytes()
+def guarded(tmp_path: Path) -> Iterator[Guarded]:
+    made, address = authority(tmp_path / "certs", "alice", "bob", "mallory"), free_address()
+    command = [sys.executable, "-m", "tests.net.guarded", str(tmp_path), address, "2"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield Guarded(tmp_path, address, made, process)
+        finally:
+            process.kill()
 
 
-def test_rows_come_over_tls_and_to_nobody_without_it(pair: tuple[bytes, bytes], tmp_path: Path) -> None:
-    runner = {"train_data_dir": tmp_path, "worker_num": 1, "sync_mode": "async"}
-    job = Job.model_validate({"name": "secret", "folder": tmp_path, "runner": runner})
-    server, told, ready = ParameterServer(job, 0, tmp_path, lambda event: None), list[str](), threading.Event()
+@pytest.fixture
+def healthy(guarded: Guarded) -> Iterator[Shards]:
+    """A client as it should be."""
+    job = guarded_job(guarded.folder, 2)
+    channel = Channel(guarded.address, hello(job, "alice"), Limits(), WAIT, guarded.certificates())
+    with closing(Shards([channel], [SPEC], WAIT)) as shards:
+        shards.join()
+        yield shards
 
-    def tell(address: str) -> None:
-        told.append(address)
-        ready.set()
 
-    async def live() -> None:
-        stop = asyncio.Event()
-        ending.append((asyncio.get_running_loop(), stop))
-        await serve(server, "127.0.0.1:0", Limits(), tell, stop, grpc.ssl_server_credentials([pair]))
+def served_still(shards: Shards) -> bool:
+    rows = shards.pull({"rows": KEYS}).result(WAIT)["rows"]
+    return bool((rows == 0.5).all())
 
-    ending: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-    thread = threading.Thread(target=lambda: asyncio.run(live()))
-    thread.start()
-    assert ready.wait(10)
-    spec = TableSpec("rows", "sparse", (50, 4), Rule("add"), Init("constant", 0.5))
-    channel = Channel(told[0], hello(job, "0"), Limits(), 10.0, grpc.ssl_channel_credentials(pair[1]))
-    shards = Shards([channel], [spec], 10.0)
-    shards.join()
-    found = shards.pull({"rows": np.arange(50)}).result(10.0)
-    np.testing.assert_array_equal(found["rows"], np.full((50, 4), 0.5, np.float32))
-    plain = Channel(told[0], hello(job, "0"), Limits(), 0.5)
-    with pytest.raises(LostError):
-        plain.welcome.result(10)
-    for one in (plain, channel):
-        one.close()
-    loop, stop = ending[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
-    assert not thread.is_alive()
+
+def talk(guarded: Guarded, name: str, found: Credentials | None, client: str = "alice") -> Any:
+    """Dial and greet as gRPC lets anybody; return the answer, or how it ended."""
+    ca = guarded.authority.ca
+    chosen = grpc.ssl_channel_credentials(ca, *((found.key, found.certificate) if found else ()))
+    settings = [("grpc.ssl_target_name_override", name), ("grpc.use_local_subchannel_pool", 1)]
+    outgoing = queue.SimpleQueue[bytes | None]()
+    outgoing.put(encode(1, guarded.hello(client)))
+    with grpc.secure_channel(guarded.address, chosen, options=settings) as channel:
+        try:
+            return decode(next(channel.stream_stream(METHOD)(iter(outgoing.get, None), timeout=WAIT)), Limits()).message
+        except grpc.RpcError as error:
+            return error.code()
+        finally:
+            outgoing.put(None)
+
+
+def knock(guarded: Guarded, context: ssl.SSLContext | None, said: bytes) -> bytes:
+    """Open a socket, perhaps with TLS, say something, and return what comes back."""
+    host, _, port = guarded.address.partition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=WAIT) as plain:
+        if context is None:
+            plain.sendall(said)
+            return plain.recv(1 << 16)
+        with context.wrap_socket(plain, server_hostname="0.server.fedps") as wrapped:
+            wrapped.sendall(said)
+            return wrapped.recv(1 << 16)
+    return b""
+
+
+def old_tls(guarded: Guarded) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    folder = guarded.folder / "certs" / "issued" / "client-alice"
+    context.load_verify_locations(folder / "ca.pem")
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    return context
+
+
+SERVER = "0.server.fedps"
+Attempt = Callable[[Guarded], Callable[[], Any]]
+KINDS: dict[str, tuple[Attempt, str]] = {
+    "no certificate": (lambda g: partial(talk, g, SERVER, None), "showed no certificate"),
+    "another authority": (
+        lambda g: partial(talk, g, SERVER, credentials(Authority.init(g.folder / "other"), "client", "alice")),
+        "a certificate of another authority",
+    ),
+    "expired": (
+        lambda g: partial(talk, g, SERVER, credentials(g.authority, "client", "alice", -5, -1)),
+        "a certificate that has expired",
+    ),
+    "not yet valid": (
+        lambda g: partial(talk, g, SERVER, credentials(g.authority, "client", "alice", 1, 5)),
+        "a certificate that is not valid yet",
+    ),
+    "another client's name in Hello": (
+        lambda g: partial(talk, g, SERVER, credentials(g.authority, "client", "bob")),
+        "this is the certificate of client bob, who speaks as 'bob' alone, and not for client 'alice'",
+    ),
+    "revoked": (lambda g: partial(talk, g, SERVER, revoked(g)), "the certificate of client mallory was revoked"),
+    "a server's as a client's": (
+        lambda g: partial(talk, g, SERVER, credentials(g.authority, "server", "1")),
+        "server 1 may not say Hello",
+    ),
+    "an observer in a client's name": (
+        lambda g: partial(talk, g, SERVER, credentials(g.authority, "observer", "alice")),
+        "this is the certificate of observer alice, who speaks as 'observer/alice' alone",
+    ),
+    "TLS 1.1": (lambda g: partial(knock, g, old_tls(g), b"hello"), "spoke TLS older than 1.2"),
+    "in the clear": (lambda g: partial(knock, g, None, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), "spoke no TLS"),
+}
+
+
+def revoked(guarded: Guarded) -> Credentials:
+    found = read_credentials(guarded.folder / "certs" / "issued" / "client-mallory")
+    guarded.authority.revoke("client", "mallory")
+    time.sleep(1.5)  # the server looks each second
+    return found
+
+
+@pytest.mark.parametrize("tries", [10, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_ten_kinds_of_wrong_identity_are_refused_and_counted_while_others_are_served(
+    guarded: Guarded, healthy: Shards, tries: int
+) -> None:
+    for kind, (prepare, _) in KINDS.items():
+        attempt = prepare(guarded)
+        for _ in range(tries):
+            answer = attempt()
+            assert isinstance(answer, Refused | grpc.StatusCode | bytes), f"{kind}: {answer}"
+            assert answer not in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.OK)
+            if isinstance(answer, bytes):
+                assert b"Welcome" not in answer
+        assert served_still(healthy)
+    right = credentials(guarded.authority, "client", "bob")  # a control: all else being equal it is let in
+    assert isinstance(talk(guarded, SERVER, right, "bob"), Welcome)
+    healthy.close()
+    said = guarded.end()
+    assert "Handshake failed" not in said, "a flood of lines from gRPC"
+    told = guarded.refusals()
+    for kind, (_, reason) in KINDS.items():
+        assert sum(n for said, n in told.items() if reason in said) >= tries, (kind, told)
+
+
+def test_who_dials_is_told_whose_certificate_is_wrong_from_when_and_the_remedy(tmp_path: Path) -> None:
+    made = authority(tmp_path / "certs", "alice")
+    write(tmp_path / "old", credentials(made, "client", "alice", -5, -1))
+    write(tmp_path / "new", credentials(made, "client", "alice", 1, 5))
+    day = r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    for folder, role, name, said in (
+        (
+            "old",
+            "client",
+            "alice",
+            rf"/old: the certificate of client alice expired on {day}: renew it by `fedps certs",
+        ),
+        (
+            "new",
+            "client",
+            "alice",
+            rf"/new: the certificate of client alice is valid from {day} on, and it is {day} here",
+        ),
+        ("old", "client", "bob", "/old: is the folder of client alice, and this is client bob: give each role its own"),
+        ("certs", "client", "bob", "holds no certificate of client bob: make it by `fedps certs issue client bob"),
+        ("certs", "server", "1", "holds no certificate of server 1: make it by `fedps certs issue server 1"),
+        ("nowhere", "client", "alice", "/nowhere: is neither a role's folder"),
+    ):
+        with pytest.raises(JobError, match=said):
+            Certificates(tmp_path / folder, role, name)
+    made.revoke("client", "alice")
+    with pytest.raises(JobError, match="the certificate of client alice was revoked: ask"):
+        Certificates(tmp_path / "certs", "client", "alice")
+
+
+def dial(address: str, certificates: Certificates | None, number: int = 0, patience: float = 2.0) -> str:
+    """Return why a connection does not come about."""
+    with closing(Channel(address, HELLO, LIMITS, patience, certificates, number)) as channel:
+        with pytest.raises(LostError) as caught:
+            channel.welcome.result(WAIT)
+    return str(caught.value)
+
+
+def test_who_dials_is_told_what_is_wrong_with_the_certificate_that_it_is_shown(tmp_path: Path) -> None:
+    made, other = authority(tmp_path / "certs", "7"), authority(tmp_path / "other", "7")
+    ours = Certificates(made.folder, "client", "7")
+    server = Certificates(made.folder, "server", "0")
+    with served(EchoServer(), certificates=server) as address:
+        with closing(Channel(address, HELLO, LIMITS, WAIT, ours)) as channel:
+            assert channel.welcome.result(WAIT).message == Welcome(0, 1, 0), "a control"
+        assert "it shows the certificate of another; it is to be server 1" in dial(address, ours, number=1)
+        assert f"is of another authority than ours; it is to be server 0, of the authority in {other.folder}" in dial(
+            address, Certificates(other.folder, "client", "7")
+        )
+        dial(address, None)
+    with served(EchoServer()) as address:
+        assert "it speaks in the clear: start it with --certs" in dial(address, ours)
+    with served(EchoServer(), certificates=client_as_server(made)) as address:
+        assert "it shows a certificate that is none to listen with" in dial(address, ours)
+
+
+def client_as_server(made: Authority) -> Certificates:
+    return Certificates(made.folder, "client", "7")
+
+
+def test_a_client_whose_certificate_is_renewed_and_revoked_goes_on_and_is_told(tmp_path: Path) -> None:
+    made = authority(tmp_path / "certs", "7")
+    service, server = EchoServer(), Certificates(made.folder, "server", "0")
+    folder = write(tmp_path / "7", credentials(made, "client", "7", -1, 3 / 86_400))
+    with served(service, certificates=server) as address:
+        with closing(Channel(address, HELLO, LIMITS, WAIT, Certificates(folder, "client", "7"))) as channel:
+            channel.welcome.result(WAIT)
+            write_credentials(folder, credentials(made, "client", "7", -1, 6 / 86_400))
+            until(lambda: service.connections == 2)  # it was hung up on, and came again
+            made.renew("client", "7")
+            write_credentials(folder, read_credentials(made.folder / "issued" / "client-7"))
+            until(lambda: service.connections == 3)
+            assert channel.retries == 2
+            made.revoke("client", "7")
+            until(lambda: service.open == 0)
+            with pytest.raises(RefusedError, match="the certificate of client 7 was revoked: ask") as caught:
+                channel.request(HELLO).result(WAIT)
+            assert caught.value.kind == "identity"
+
+
+def test_clients_come_again_once_a_server_has_renewed_its_certificate(tmp_path: Path) -> None:
+    made = authority(tmp_path / "certs", "7")
+    folder = write(tmp_path / "0", credentials(made, "server", "0", -1, 3 / 86_400))
+    service = EchoServer()
+    with served(service, certificates=Certificates(folder, "server", "0")) as address:
+        with closing(Channel(address, HELLO, LIMITS, WAIT, Certificates(made.folder, "client", "7"))) as channel:
+            channel.welcome.result(WAIT)
+            until(lambda: service.open == 0)  # it has expired: nobody stays who took it for valid
+            write_credentials(folder, credentials(made, "server", "0", -1, 10))
+            until(lambda: service.open == 1)
+            assert channel.retries >= 1
+
+
+def test_files_that_do_not_fit_each_other_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = authority(tmp_path / "certs", "7")
+    ours, folder = Certificates(made.folder, "client", "7"), made.folder / "issued" / "client-7"
+    before, key = ours.own, (folder / "key.pem").read_bytes()
+    for broken in (b"", b"junk", credentials(made, "client", "7").key):
+        (folder / "key.pem").write_bytes(broken)
+        assert (ours.own, ours.edition) == (before, 0)
+    assert capsys.readouterr().out.count("certificates have changed, and are not taken up") == 3
+    (folder / "key.pem").write_bytes(key)
+    assert ours.edition == 1
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

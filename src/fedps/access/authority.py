@@ -24,10 +24,11 @@ from typing import Annotated, NamedTuple, TypeVar
 import msgspec
 
 from fedps import crypto
-from fedps.crypto import AUTHORITY, DAY, ROLES, SKEW, Identity, Signer
+from fedps.crypto import AUTHORITY, DAY, ROLES, SKEW, Signer
 from fedps.errors import IdentityError
 from fedps.storage.credentials import CA, ISSUED, LOCK, REVOKED, Credentials, locked, read_file, write_credentials
 from fedps.storage.whole import CLOSED, make_folder, open_whole, write_whole
+from fedps.types import Identity
 
 CA_KEY, INDEX, TOKENS = "ca.key", "index.json", "tokens.json"
 YEARS, LEAF = 5 * 365.0, 30.0  # days for which an authority, and a certificate, is valid by default

@@ -8,7 +8,7 @@ never another's. Who a peer is, and whether it may be that, is the `roster`'s co
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 from urllib.parse import unquote
 
 from numpy.typing import NDArray
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from fedps.errors import LimitError, RefusedError, TableError, WireError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.types import ClientId
+from fedps.types import ClientId, Identity
 from fedps.wire.frame import Frame, Limits
-from fedps.wire.messages import Message, Refused
+from fedps.wire.messages import Hello, Message, Refused, Request
 from fedps.wire.session import Peer
 
 Send = Callable[[bytes | None], None]
@@ -27,6 +27,8 @@ Fault = RefusedError | WireError | TableError  # what a peer can do wrong; anyth
 MAX_JUNK = 8  # frames of one connection that are no message, or are refused before Hello: no client of ours sends many
 MAX_NAME = 256  # characters of what peers call themselves, and of what they name
 MAX_REASON = 600  # characters: names that peers choose come back in reasons, and go into events
+# What a peer may say, by the role that its certificate names; who has none of these roles says nothing.
+MAY_SAY: dict[str, tuple[type[Message], ...]] = {"client": get_args(Request), "observer": (Hello,)}
 BURST, PERIOD = 20, 10.0  # refusals told one by one, in so many seconds
 MAX_SUMS = 64  # peers and kinds of refusals told apart in a period's sums
 
@@ -62,10 +64,14 @@ class Conversation:
         address: the peer's, for events before it has a name.
         opened_at: when it began, seconds, monotonic.
         with_join: whether Join comes before all other requests; a coordinator knows no Join.
+        identity: whom the peer's certificate names; None: the connection is in the clear.
     """
 
-    def __init__(self, host: Host, send: Send, address: str, opened_at: float, with_join: bool = True) -> None:
-        self.opened_at = opened_at
+    def __init__(
+        self, host: Host, send: Send, address: str, opened_at: float, with_join: bool = True,
+        identity: Identity | None = None,
+    ) -> None:  # fmt: skip
+        self.opened_at, self.identity = opened_at, identity
         self._host, self._send, self._address = host, send, address
         self._peer = Peer(host.limits, with_join)
         self._junk = 0
@@ -98,7 +104,9 @@ class Conversation:
         if not self._open:
             return  # hung up on; what was under way is nobody's any more
         try:
-            self._host.answer(self, self._peer.receive(data))
+            frame = self._peer.receive(data)
+            self._check_may_say(frame.message)
+            self._host.answer(self, frame)
         except (RefusedError, WireError, TableError) as fault:
             self.refuse(self._peer.ticket, fault)
             self._junk += isinstance(fault, WireError) or self.client is None
@@ -117,8 +125,15 @@ class Conversation:
     def refuse(self, ticket: int, fault: Fault) -> None:
         """Count, report and answer a refusal; ticket 0 ends the peer's process, whatever it waits for."""
         kind, reason = _in_words(fault)
-        self._host.refusals.add(self.client or self._address[:MAX_NAME], kind, reason)
+        who = self.client or (str(self.identity)[:MAX_NAME] if self.identity else self._address[:MAX_NAME])
+        self._host.refusals.add(who, kind, reason)
         self.reply(ticket, Refused(kind, reason))
+
+    def dismiss(self, reason: str) -> None:
+        """Tell the peer that its certificate does not count, and hang up."""
+        if self._open:
+            self.refuse(0, RefusedError("identity", reason))
+            self.hang_up()
 
     def hang_up(self) -> None:
         """End the conversation from this side."""
@@ -131,6 +146,12 @@ class Conversation:
         if self._open:
             self._open = False
             self._host.forget(self)
+
+    def _check_may_say(self, message: Message) -> None:
+        if self.identity is not None and not isinstance(message, MAY_SAY.get(self.identity.role, ())):
+            raise RefusedError(
+                "identity", f"{self.identity} may not say {type(message).__name__}: dial in with a client's certificate"
+            )
 
 
 class Refusals:

@@ -14,7 +14,7 @@ from fedps.config.shared import first_difference
 from fedps.errors import RefusedError
 from fedps.events import events
 from fedps.events.events import Report
-from fedps.types import ClientId
+from fedps.types import ClientId, Identity
 from fedps.wire.messages import PROTOCOL, Hello
 
 GREETING_TIMEOUT = 10.0  # seconds a connection may stay without saying who it is
@@ -61,9 +61,11 @@ class Roster:
         """Give a connection its name; an older one of this name is over.
 
         Raises:
-            RefusedError: it is of another job or protocol, its name cannot be one, or a newer process speaks for it.
+            RefusedError: it is of another job or protocol, its name cannot be one or is not that of its certificate, or a
+                newer process speaks for it.
         """
         check_hello(hello, self._job, self._shared, self._role)
+        check_name(hello.client, conversation.identity)
         client = ClientId(hello.client)
         self._supersede(client, hello.instance)
         older = self._named.get(client)
@@ -302,6 +304,23 @@ def check_hello(hello: Hello, job: str, shared: Mapping[str, str], role: str) ->
             raise RefusedError(
                 "malformed", f"client and instance are names of 1 to {MAX_NAME} characters, all printable"
             )
+
+
+def check_name(client: str, identity: Identity | None) -> None:
+    """Make sure that who has a certificate speaks in no other name: a client in its own, an observer as `observer/<name>`.
+
+    Raises:
+        RefusedError: it speaks in another's.
+    """
+    if identity is None:
+        return
+    own = identity.name if identity.role == "client" else f"{identity.role}/{identity.name}"
+    if client != own:
+        raise RefusedError(
+            "identity",
+            f"this is the certificate of {identity}, who speaks as {own!r} alone, and not for client {client[:99]!r}: give each"
+            " client its own folder of certificates",
+        )
 
 
 def _forget_oldest(names: dict[K, V], most: int = MAX_MEMBERS) -> None:

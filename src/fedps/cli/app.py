@@ -119,6 +119,18 @@ Servers = flag("servers", "host:port of every server, in the order of their numb
 Coordinators = flag(
     "coordinators", "host:port where the coordinator listens, if there is one (`run`: default a free port)."
 )
+Certs = Annotated[
+    Path | None,
+    flag(
+        "certs",
+        "Folder of this role's certificate, or of an authority: all connections are encrypted, and all are who they say they are.",
+    ),
+]
+Insecure = Annotated[
+    bool,
+    Switch,
+    flag("insecure", "Connect in the clear to other machines too; whoever is on the way reads and changes all."),
+]
 AllowCommands = Annotated[bool, Switch, flag("allow-commands", "Let the job's pipe_command run.")]
 AllowDump = Annotated[
     bool, Switch, flag("allow-private-dump", "Let what is private to a client be dumped, on the client's machine.")
@@ -192,6 +204,12 @@ def signals_as_interrupt() -> Iterator[None]:
     finally:
         for number, there in before.items():
             signal.signal(number, there)
+
+
+def protection(certs: Path | None, insecure: bool) -> list[str]:
+    """Return as overrides what the flags say of how connections are protected."""
+    said = [] if certs is None else [f"security.certs={json.dumps(str(Path.cwd() / certs), ensure_ascii=False)}"]
+    return said + ["security.insecure=true"] * insecure
 
 
 def named(job: Path | None) -> Path:

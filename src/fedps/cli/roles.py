@@ -14,8 +14,10 @@ from fedps.cli.app import (
     AllowCommands,
     AllowDump,
     AsJson,
+    Certs,
     CoordinatorNum,
     Coordinators,
+    Insecure,
     JobFile,
     LogDir,
     Override,
@@ -30,6 +32,7 @@ from fedps.cli.app import (
     named,
     note,
     note_job,
+    protection,
     tell,
 )  # fmt: skip
 from fedps.cli.first import write_job
@@ -74,6 +77,8 @@ def run(
     in_process: Annotated[
         bool, Switch, flag("in-process", "Run everything in this one process, so that a breakpoint works anywhere.")
     ] = False,
+    certs: Certs = None,
+    insecure: Insecure = False,
     allow_commands: AllowCommands = False,
     allow_private_dump: AllowDump = False,
     as_json: AsJson = False,
@@ -113,7 +118,7 @@ def run(
         _check_in_process(request, log_dir, counts)
     else:
         check_here(counts)
-    overrides = [*(override or []), *counts.overrides()]
+    overrides = [*(override or []), *counts.overrides(), *protection(certs, insecure)]
     if resume is not None and _is_complete(resume, as_json):
         return
     resumed = None if resume is None else _reopen(resume, request.job, overrides)
@@ -144,6 +149,8 @@ def server(
     log_dir: LogDir = None,
     stay: Stay = False,
     standby: Standby = False,
+    certs: Certs = None,
+    insecure: Insecure = False,
 ) -> None:
     """Be one server of a job, until every client has come and left.
 
@@ -161,7 +168,8 @@ def server(
         check_here(counts._replace(server_at=(at,)))
     from fedps.launch.one_role import serve_here  # noqa: PLC0415
 
-    serve_here(_here(job, override, counts).job, number, at, run_dir, log_dir, stay, standby)
+    here = _here(job, override, counts, protection(certs, insecure))
+    serve_here(here.job, number, at, run_dir, log_dir, stay, standby)
 
 
 @app.command
@@ -174,6 +182,8 @@ def coordinator(
     run_dir: RunDir = None,
     log_dir: LogDir = None,
     stay: Stay = False,
+    certs: Certs = None,
+    insecure: Insecure = False,
 ) -> None:
     """Be the coordinator of a job, until every client has come and left.
 
@@ -186,7 +196,8 @@ def coordinator(
     at = _fixed("--coordinators", counts.coordinator_at)
     from fedps.launch.one_role import coordinate_here  # noqa: PLC0415
 
-    coordinate_here(_here(job, override, counts).job, at, run_dir, log_dir, stay)
+    here = _here(job, override, counts, protection(certs, insecure))
+    coordinate_here(here.job, at, run_dir, log_dir, stay)
 
 
 @app.command
@@ -205,6 +216,8 @@ def worker(
     run_dir: RunDir = None,
     log_dir: LogDir = None,
     anew: Annotated[bool, Switch, flag("anew", "Begin anew, though an earlier process left a checkpoint.")] = False,
+    certs: Certs = None,
+    insecure: Insecure = False,
     allow_commands: AllowCommands = False,
     allow_private_dump: AllowDump = False,
 ) -> None:
@@ -219,7 +232,7 @@ def worker(
     counts = read_counts(servers=servers, coordinators=coordinators, worker_num=worker_num)
     for at in counts.server_at:
         _fixed("--servers", at)
-    here = _here(job, override, counts)
+    here = _here(job, override, counts, protection(certs, insecure))
     if here.job.runner.with_coordinator and counts.coordinator_at is None:
         raise JobError("runner.with_coordinator: true: where is the coordinator? give --coordinators host:port")
     name, number = find_client(here, client, worker_id)
@@ -345,11 +358,11 @@ def _check_in_process(request: Request, log_dir: Path | None, counts: Any) -> No
         note("--servers, --coordinators: only their number counts: in one process nobody listens")
 
 
-def _here(job: Path | None, override: list[str] | None, counts: Any) -> Any:
+def _here(job: Path | None, override: list[str] | None, counts: Any, protected: list[str]) -> Any:
     """Return the job as one role reads it, where not all data need be."""
     from fedps.launch.one_role import load_here  # noqa: PLC0415
 
-    here = load_here(named(job), [*(override or []), *counts.overrides()])
+    here = load_here(named(job), [*(override or []), *counts.overrides(), *protected])
     note_job(here.job)
     return here
 

@@ -90,7 +90,7 @@ class FLClient(Steps):
             raise JobError("runner.with_coordinator: true: no coordinator's address was given: use --coordinators")
         self.job, self.client, self.run_dir, self.report = job, client, run_dir, report
         self.log, self.allow, self.number = log or sys.stdout, allow, number
-        self._connect = connect or network(job, servers, coordinator)
+        self._connect = connect or network(job, client, servers, coordinator)
         self.trained: Trained | None = None
         self._plan, self._keep_shared, self._resume = plan, keep_shared, resume
         self.assignment = Assignment(0, "WAIT")

@@ -14,6 +14,7 @@ from fedps.config.sections import Count, Section, Word
 from fedps.config.sections.features import Feature, classic, labels, with_label
 from fedps.config.sections.rounds import Distillation, SelectorSettings, Simulation
 from fedps.config.sections.runner import Runner
+from fedps.config.sections.security import Security
 from fedps.config.sections.training import OF_NETWORKS, HyperParameters, ServerOptimizer, TableParameters
 from fedps.config.source import dump
 from fedps.figures import read_metric
@@ -55,6 +56,7 @@ class Job(Section):
     simulation: Simulation = Field(Simulation(), description="simulated devices, to judge selectors by")
     distillation: Distillation = Field(Distillation(), description="predictions shared in place of weights")
     limits: LimitSettings = Field(LimitSettings(), description="what one peer may ask for")
+    security: Security = Field(Security(), description="how connections to other machines are protected")
     _notes: tuple[str, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")

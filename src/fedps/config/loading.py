@@ -22,7 +22,9 @@ from fedps.errors import JobError
 from fedps.figures import OF_BINARY, OF_REAL
 
 PATHS = [name for name, field in Runner.model_fields.items() if field.annotation in (Path, Path | None)]  # of runner
-ALL_PATHS = frozenset({*(f"runner.{name}" for name in PATHS), "simulation.traces", "distillation.public_data"})
+ALL_PATHS = frozenset(
+    {*(f"runner.{name}" for name in PATHS), "security.certs", "simulation.traces", "distillation.public_data"}
+)
 
 
 def load_job(path: Path | str, overrides: Sequence[str] = (), elsewhere: Collection[str] = ()) -> Job:
@@ -157,11 +159,10 @@ def _place(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
         tree["folder"] = _absolute(home, tree["folder"])
         home = Path(tree["folder"])
     tree = _filled(tree, str(home))
-    runner = tree.get("runner")
-    if isinstance(runner, dict):
-        tree["runner"] = runner | {
-            key: _absolute(home, runner[key]) for key in PATHS if isinstance(runner.get(key), str)
-        }
+    for name, keys in (("runner", PATHS), ("security", ["certs"])):
+        part = tree.get(name)
+        if isinstance(part, dict):
+            tree[name] = part | {key: _absolute(home, part[key]) for key in keys if isinstance(part.get(key), str)}
     return tree
 
 

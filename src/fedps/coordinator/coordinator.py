@@ -41,7 +41,7 @@ from fedps.events.events import Report, dated
 from fedps.figures import aucs_of
 from fedps.metrics import BUCKETS
 from fedps.simulation.traces import SimulatedClock, read_traces
-from fedps.types import ClientId
+from fedps.types import ClientId, Identity
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Assignment, Hello, RoundReport, Welcome
 
@@ -121,9 +121,9 @@ class Coordinator:
         patience = self.job.runner.reconnect_timeout + self.job.runner.start_timeout
         return self.failure is not None or (not self.roster.connected and self.members.over(self._now, patience))
 
-    def opened(self, send: Send, peer: str) -> Conversation:
+    def opened(self, send: Send, peer: str, identity: Identity | None = None) -> Conversation:
         """Begin a connection; `send` may be used until it is closed, and hangs up when it is given None."""
-        return self.roster.open(Conversation(self, send, peer, self._monotonic(), with_join=False))
+        return self.roster.open(Conversation(self, send, peer, self._monotonic(), with_join=False, identity=identity))
 
     def answer(self, conversation: Conversation, frame: Frame) -> None:
         """Answer a greeting at once, a report when all of its round are in, or their time is up."""

@@ -12,6 +12,7 @@ from fedps.errors import LostError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.net.listener import serve_to_the_end
+from fedps.net.protection import protect
 
 
 def run_coordinator(
@@ -31,12 +32,13 @@ def run_coordinator(
         resume_at: the round to go on with; by default the newest that was saved.
 
     Raises:
-        JobError: the address cannot be bound, or the selector cannot be made.
+        JobError: the address cannot be bound, its certificates cannot be used, or the selector cannot be made.
         LostError: it ended by itself, for all clients were lost and none took leave.
         Exception: what the selector raised.
     """
     audit = Audit(run_dir, "coordinator", 0, job, report)
     report = audit.report
+    certificates = protect(job.security, "coordinator", "0", [bind])
     coordinator = Coordinator(job, report, log, selector, run_dir, resume_at=resume_at)
 
     def ready(address: str) -> None:
@@ -45,7 +47,7 @@ def run_coordinator(
 
     with audit:
         with closing(coordinator):
-            serve_to_the_end(coordinator, bind, ready, stay, audit)
+            serve_to_the_end(coordinator, bind, ready, stay, audit, certificates=certificates)
         if not stay and coordinator.members.abandoned:
             raise LostError(f"all clients were lost in round {coordinator.round.number} of {job.runner.epochs}")
         report(events.Stopped())

@@ -7,12 +7,14 @@ ask the system what this machine is called.
 import ipaddress
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import psutil
 
+from fedps.config.sections.security import Security
 from fedps.errors import JobError
+from fedps.net.protection import protect
 
 NUMERIC = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)$")  # a host whose last part is a number, as no name's is
 EXAMPLE = "127.0.0.1:10000"
@@ -130,6 +132,30 @@ def check_here(flags: RoleFlags) -> None:
             mistakes += wrong
         else:
             fine[role] = at
+    if mistakes:
+        raise JobError(mistakes)
+
+
+def check_protected(
+    security: Security, listeners: Mapping[tuple[str, str], Address | None], clients: Iterable[str]
+) -> None:
+    """Make sure that all roles of a run have what protects their connections.
+
+    Args:
+        security: as the job has it.
+        listeners: where each listens, by role and name; None: on the loopback.
+        clients: the clients' names.
+
+    Raises:
+        JobError: all that lack it.
+    """
+    mistakes = []
+    roles = {**listeners, **{("client", name): None for name in clients}}
+    for (role, name), at in roles.items():
+        try:
+            protect(security, role, name, [str(at)] if at else [])
+        except JobError as error:
+            mistakes += error.mistakes
     if mistakes:
         raise JobError(mistakes)
 

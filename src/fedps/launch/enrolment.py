@@ -30,7 +30,7 @@ import msgspec
 
 from fedps import crypto
 from fedps.access.authority import Authority, read_token
-from fedps.crypto import AUTHORITY, DAY, Identity
+from fedps.crypto import AUTHORITY, DAY
 from fedps.errors import FedpsError, IdentityError, JobError, LostError, RefusedError
 from fedps.launch.addresses import Address
 from fedps.storage.credentials import (
@@ -42,6 +42,7 @@ from fedps.storage.credentials import (
     write_credentials,
 )
 from fedps.storage.whole import CLOSED, make_folder
+from fedps.types import Identity
 
 DEADLINE = 15.0  # seconds for a whole conversation, from its first byte
 PATIENCE = 30.0  # seconds that one who asks waits at each step

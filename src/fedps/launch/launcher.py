@@ -16,7 +16,7 @@ from fedps.events import events
 from fedps.events.events import Closed, Entry, Failed, now, stamp
 from fedps.events.journal import JOURNAL, Journal
 from fedps.events.ledger import Ledger
-from fedps.launch.addresses import Address, hold
+from fedps.launch.addresses import Address, check_protected, hold
 from fedps.launch.folder import can_go_on, check_places, discard, go_on, make_log_folder, make_run_folder
 from fedps.launch.local.processes import AGAIN, PATIENCE, Child, fork_server, start_check, start_role
 from fedps.launch.local.role import RoleSpec, check_classes, runs_own_classes
@@ -84,11 +84,12 @@ def run(
         KeyboardInterrupt: the run was stopped from outside; all its processes are gone.
     """
     began = now()
-    client_files_of(job)  # two files of one client are told before a folder is made
+    clients = client_files_of(job)  # two files of one client are told before a folder is made
     if in_process:
         job = job.keeping_nothing()
     else:
         check_places(job)
+        check_protected(job.security, _listeners(job, orders), clients)
     plan = None if in_process else find_plan(job)
     # first of all the fork server: it imports while everything else begins
     with nullcontext() if in_process else fork_server(torch=plan is None):
@@ -96,6 +97,12 @@ def run(
             make_log_folder(orders.log_dir)
         folder = resumed.folder if resumed else make_run_folder(job, run_dir)
         return Launch(job, folder, began, as_json, orders, plan, resumed).run(in_process)
+
+
+def _listeners(job: Job, orders: Orders) -> dict[tuple[str, str], Address | None]:
+    servers = orders.server_at or [None] * job.runner.server_num
+    found: dict[tuple[str, str], Address | None] = {("server", str(k)): at for k, at in enumerate(servers)}
+    return found | ({("coordinator", "0"): orders.coordinator_at} if job.runner.with_coordinator else {})
 
 
 class Launch:

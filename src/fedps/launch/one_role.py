@@ -32,6 +32,7 @@ from fedps.launch.addresses import Address
 from fedps.launch.folder import make_log_folder, share_run_folder
 from fedps.launch.local.role import NEWEST
 from fedps.launch.progress import trouble
+from fedps.net.protection import protect
 from fedps.pages.report import try_report
 from fedps.pages.words import facts
 from fedps.storage.whole import PUBLIC, write_whole
@@ -162,6 +163,7 @@ def work_here(
         DataError: the client's data cannot be read.
         RoleError: a server or the coordinator did not come up, or training failed.
     """
+    protect(job.security, "client", client, map(str, [*servers, *([coordinator] if coordinator else [])]))
     for note in check_files(job, allow, client):  # before anything is made, or anybody waited for
         print(f"note: {note}", flush=True)
     with _stage(job, "worker", client, number, run_dir, log_dir) as (folder, report):

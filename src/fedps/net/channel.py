@@ -2,7 +2,8 @@
 
 One long bidirectional stream carries all requests; a reader thread hands replies to those who wait. When the stream
 breaks, it is opened again with growing pauses, Hello and the last Join are said again, then all that is unanswered, in
-order; the server answers a push it already has without applying it twice. A server that is not up yet is the same case.
+order; the server answers a push it already has without applying it twice. A server that is not up yet is the same case,
+and so is a server that no longer takes our certificate where the folder holds a newer one.
 """
 
 import os
@@ -12,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from numpy.typing import NDArray
@@ -20,9 +22,14 @@ from numpy.typing import NDArray
 from fedps.config import Job
 from fedps.errors import FedpsError, LimitError, LostError, RefusedError, WireError
 from fedps.net.listener import METHOD, options
+from fedps.net.protection import protect
+from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Hello, Refused, Request, Welcome
 from fedps.wire.session import Caller
+
+if TYPE_CHECKING:
+    from fedps.net.tls import Certificates
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries to connect
 NO_SPACE_PAUSE = 0.5  # seconds after which what found no space on the server's disk is said again
@@ -30,6 +37,16 @@ NO_SPACE_PAUSE = 0.5  # seconds after which what found no space on the server's 
 # Ends of a greeted connection that trying again would only repeat: a reply over the limit, a server that failed on a
 # request of ours (`listener` says so).
 FINAL = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED)
+
+# What gRPC says of a handshake that failed, and what that means.
+HANDSHAKES = {
+    "certificate has expired": "the certificate that it shows has expired: renew it there by `fedps certs renew`",
+    "certificate is not yet valid": "the certificate that it shows is not valid yet: set the clocks of both machines",
+    "Hostname Verification Check failed": "it shows the certificate of another",
+    "unsupported certificate purpose": "it shows a certificate that is none to listen with",
+    "CERTIFICATE_VERIFY_FAILED": "the certificate that it shows is of another authority than ours",
+    "WRONG_VERSION_NUMBER": "it speaks in the clear: start it with --certs, too",
+}
 
 
 class Channel:
@@ -40,7 +57,8 @@ class Channel:
         hello: said first on every connection.
         limits: what the server may send.
         patience: seconds without a connection after which all open requests fail.
-        credentials: of TLS; None: the connection is in the clear.
+        certificates: of who dials; None: the connection is in the clear.
+        number: the server's, which its certificate must name.
 
     Attributes:
         limits: as given.
@@ -50,9 +68,9 @@ class Channel:
 
     def __init__(
         self, address: str, hello: Hello, limits: Limits, patience: float,
-        credentials: grpc.ChannelCredentials | None = None,
+        certificates: "Certificates | None" = None, number: int = 0,
     ) -> None:  # fmt: skip
-        self._credentials = credentials
+        self._line = _Line(address, limits, hello.to, number, certificates)
         self.address, self._hello, self.limits, self._patience = address, hello, limits, patience
         self.bytes_sent = self.bytes_received = self.retries = 0
         # Guards what callers and the reader share: the session, the futures, the queue of the stream now open. Futures are
@@ -109,8 +127,8 @@ class Channel:
 
     def _run(self) -> None:
         try:
-            with self._dial() as channel:
-                self._stay(channel.stream_stream(METHOD))
+            with closing(self._line):
+                self._stay()
         except WireError as error:
             self._fail(LostError(f"the server at {self.address} sent no message of ours: {error}"))
         except FedpsError as error:
@@ -118,23 +136,22 @@ class Channel:
         except Exception as error:  # whoever waits for a reply must hear of it
             self._fail(LostError(f"the connection to {self.address} broke: {error!r}"))
 
-    def _dial(self) -> Any:
-        options = _options(self.address, self.limits)
-        if self._credentials is None:
-            return grpc.insecure_channel(self.address, options=options)
-        return grpc.secure_channel(self.address, self._credentials, options=options)
-
-    def _stay(self, talk: Any) -> None:
+    def _stay(self) -> None:
         """Connect, again and again, until closed or out of patience."""
         pause, since = FIRST_PAUSE, time.monotonic()
         while not self._closed.is_set():
-            reason, greeted = self._converse(talk)
+            try:
+                reason, greeted = self._converse(self._line.talk())
+            except RefusedError as error:
+                if error.kind != "identity" or not self._line.outdated:
+                    raise
+                reason, greeted = "our certificate was renewed", True
             if greeted:
                 pause, since = FIRST_PAUSE, time.monotonic()
             if not self._closed.is_set() and time.monotonic() - since > self._patience:
                 raise LostError(
-                    f"no server answers at {self.address} for {self._patience:g} s ({reason}); is it started, and is"
-                    f" the address right?{_path(self.address)}"
+                    f"no server answers at {self.address} for {self._patience:g} s ({self._line.meaning(reason)}); is it"
+                    f" started, and is the address right?{_path(self.address)}"
                 )
             self._closed.wait(
                 pause * random.uniform(0.5, 1.0)
@@ -162,6 +179,8 @@ class Channel:
                     greeted = True
         except grpc.RpcError as error:
             reason = error.details() or error.code().name
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise RefusedError("identity", reason) from None
             if greeted and error.code() in FINAL:
                 raise LostError(f"the server at {self.address} ended the connection: {reason}") from None
         finally:
@@ -216,12 +235,71 @@ class Channel:
                 future.set_exception(error)
 
 
-def network(job: Job, servers: Sequence[str], coordinator: str | None = None) -> Callable[[int, Hello], Channel]:
-    """Return how to reach the servers and the coordinator over the network."""
+class _Line:
+    """Dials an address, and anew once the certificates have changed by which it was dialled."""
+
+    def __init__(
+        self, address: str, limits: Limits, role: str, number: int, certificates: "Certificates | None"
+    ) -> None:
+        self._address, self._options, self._certificates = address, _options(address, limits), certificates
+        self._role, self._name = role, str(number)
+        self._channel: Any = None
+        self._edition = 0  # of the certificates, with which it was dialled
+
+    def talk(self) -> Any:
+        """Return what opens a stream.
+
+        Raises:
+            RefusedError: our own certificate does not count any more.
+        """
+        if self._channel is None or self.outdated:
+            self.close()
+            self._channel = self._dial()
+        return self._channel.stream_stream(METHOD)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether there are newer certificates than those it was dialled with."""
+        return self._certificates is not None and self._certificates.edition != self._edition
+
+    def meaning(self, reason: str) -> str:
+        """Return in words for people what gRPC says of a connection that does not come about."""
+        if self._certificates is None:
+            return reason
+        if "Socket closed" in reason:
+            return f"it hangs up in the handshake: it does not know the authority of {self._certificates.own}"
+        meant = next((words for said, words in HANDSHAKES.items() if said in reason), reason)
+        return f"{meant}; it is to be {self._role} {self._name}, of the authority in {self._certificates.folder}"
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _dial(self) -> Any:
+        if self._certificates is None:
+            return grpc.insecure_channel(self._address, options=self._options)
+        self._edition = self._certificates.edition
+        if why := self._certificates.fault(self._certificates.own, time.time()):
+            raise RefusedError("identity", f"{why} (its folder is {self._certificates.folder})")
+        credentials, settings = self._certificates.client(self._role, self._name)
+        return grpc.secure_channel(self._address, credentials, options=[*self._options, *settings])
+
+
+def network(
+    job: Job, client: ClientId, servers: Sequence[str], coordinator: str | None = None
+) -> Callable[[int, Hello], Channel]:
+    """Return how a client reaches the servers and the coordinator over the network.
+
+    Raises:
+        JobError: its certificates cannot be used, or there are none where it takes some.
+    """
     limits = Limits(message_bytes=job.limits.message_mib << 20)
     deadline = job.runner.start_timeout + job.runner.step_timeout
     addresses = [*servers, coordinator or ""]  # the last has the number -1
-    return lambda number, hello: Channel(addresses[number], hello, limits, deadline)
+    certificates = protect(job.security, "client", client, filter(None, addresses))
+    return lambda number, hello: Channel(addresses[number], hello, limits, deadline, certificates, max(number, 0))
 
 
 def _options(address: str, limits: Limits) -> list[tuple[str, int]]:

@@ -8,18 +8,25 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import grpc.aio
 
-from fedps.errors import JobError
+from fedps.errors import IdentityError, JobError
+from fedps.net.handshakes import Handshakes
+from fedps.types import Identity
 from fedps.wire.frame import Limits
+
+if TYPE_CHECKING:
+    from fedps.net.tls import Certificates
 
 METHOD = "/fedps.Shard/Talk"
 TICK = 0.05  # seconds between two looks at deadlines
 BACKLOG_REPLIES, BACKLOG_BYTES = 1024, 32 << 20  # replies that may wait for a slow reader before we stop reading
+LOOK_EVERY = 1.0  # seconds between two looks whether peers' certificates still count
 GRACE = 0.2  # seconds that open streams get when the server stops
 IDLE = [  # milliseconds: sockets that never speak HTTP/2, or hold no stream, do not stay
     ("grpc.server_handshake_timeout_ms", 10_000),
@@ -33,15 +40,32 @@ class Connection(Protocol):
     def received(self, data: bytes) -> None:
         """Take one message; whatever is wrong with it is answered, never raised."""
 
+    def dismiss(self, reason: str) -> None:
+        """Tell the peer that its certificate does not count, and hang up."""
+
     def closed(self) -> None:
         """The peer is gone; nothing can be sent any more."""
+
+
+class Refusals(Protocol):
+    """Counts what is refused."""
+
+    def add(self, who: str, kind: str, reason: str) -> None:
+        """Count one refusal."""
 
 
 class Service(Protocol):
     """Answers messages. All calls come from one thread."""
 
-    def opened(self, send: Callable[[bytes | None], None], peer: str) -> Connection:
-        """Begin a connection. `send` may be called at any later time, from the same thread; None hangs up."""
+    @property
+    def refusals(self) -> Refusals:
+        """What counts refusals, those of the service and those before it."""
+
+    def opened(self, send: Callable[[bytes | None], None], peer: str, identity: Identity | None = None) -> Connection:
+        """Begin a connection. `send` may be called at any later time, from the same thread; None hangs up.
+
+        `identity`: whom the peer's certificate names; None: it is in the clear.
+        """
 
     def tick(self, now: float) -> None:
         """Look at deadlines. `now`: seconds, monotonic."""
@@ -84,9 +108,10 @@ def options(limits: Limits) -> list[tuple[str, int]]:
 class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Gives each stream its connection, and each connection its stream."""
 
-    def __init__(self, service: Service, limits: Limits) -> None:
-        self._service, self._limits, self._open = service, limits, 0
-        self._backlog = Backlog(limits.total_bytes)
+    def __init__(self, service: Service, limits: Limits, certificates: "Certificates | None" = None) -> None:
+        self._service, self._limits, self._certificates = service, limits, certificates
+        self._open: dict[Connection, tuple[Outbox, Identity | None]] = {}
+        self._backlog, self._looked = Backlog(limits.total_bytes), 0.0
 
     def service(self, details: Any) -> Any:
         """Return the handler of our one method, None for any other."""
@@ -94,15 +119,28 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
             return None
         return grpc.stream_stream_rpc_method_handler(self._talk)
 
+    def tick(self, now: float) -> None:
+        """Hang up on those whose certificates count no more; `now`: seconds, monotonic."""
+        if self._certificates is None or now - self._looked < LOOK_EVERY:
+            return
+        self._looked, ours = now, self._certificates.fault(self._certificates.own, time.time())  # reads the files anew
+        for connection, (outbox, identity) in list(self._open.items()):
+            if identity is not None:
+                self._check(connection, identity)
+            if ours:  # clients cannot look at it but in a handshake, which they make now
+                outbox.put(None)
+
     async def _talk(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        if self._open >= self._limits.connections:
+        if len(self._open) >= self._limits.connections:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._open} connections are open, which is this server's limit",
+                f"{len(self._open)} connections are open, which is this server's limit",
             )
-        outbox = Outbox(self._backlog)
-        connection = self._service.opened(outbox.put, context.peer())
-        self._open += 1
+        identity, outbox = await self._identify(context), Outbox(self._backlog)
+        connection = self._service.opened(outbox.put, context.peer(), identity)
+        self._open[connection] = outbox, identity
+        if identity is not None:
+            self._check(connection, identity)
         reading = asyncio.create_task(_read(requests, connection, outbox))
         try:
             while (reply := await outbox.get()) is not None:
@@ -112,8 +150,23 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
         finally:
             reading.cancel()
             outbox.drop()
-            self._open -= 1
+            del self._open[connection]
             connection.closed()
+
+    async def _identify(self, context: Any) -> Identity | None:
+        """Return whom a peer's certificate names; one that names nobody of ours ends the stream."""
+        if self._certificates is None:
+            return None
+        try:
+            return self._certificates.peer(context.auth_context())
+        except IdentityError as error:
+            self._service.refusals.add(context.peer(), "identity", str(error))
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            raise
+
+    def _check(self, connection: Connection, identity: Identity) -> None:
+        if self._certificates is not None and (why := self._certificates.fault(identity, time.time())):
+            connection.dismiss(why)
 
 
 class Backlog:
@@ -195,7 +248,7 @@ class Log(Protocol):
 
 def serve_to_the_end(
     role: Role, bind: str, ready: Callable[[str], None], stay: bool, audit: Log,
-    last: Callable[[], Awaitable[None]] | None = None,
+    last: Callable[[], Awaitable[None]] | None = None, certificates: "Certificates | None" = None,
 ) -> None:  # fmt: skip
     """Listen until SIGTERM, until a role cannot go on, or has nobody left to serve unless it is to stay.
 
@@ -206,33 +259,53 @@ def serve_to_the_end(
         stay: go on when nobody is left.
         audit: is written now and then.
         last: awaited when all connections are closed.
+        certificates: of the role; None: connections are in the clear.
 
     Raises:
         JobError: the address cannot be bound.
     """
 
-    async def end(stop: asyncio.Event) -> None:
+    async def end(stop: asyncio.Event, count: Callable[[], None]) -> None:
         while role.failure is None and (stay or not role.over):
+            count()
             await (asyncio.to_thread(audit.write) if audit.pending else asyncio.sleep(TICK))
         stop.set()
 
     async def run() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        ending = asyncio.create_task(end(stop))
-        try:
-            await serve(role, bind, role.limits, ready, stop)
-        finally:
-            ending.cancel()
-            if last is not None:
-                await last()
+        with _counted(role) if certificates else nullcontext(lambda: None) as count:
+            ending = asyncio.create_task(end(stop, count))
+            try:
+                await serve(role, bind, role.limits, ready, stop, certificates)
+            finally:
+                ending.cancel()
+                if last is not None:
+                    await last()
 
     asyncio.run(run())
 
 
+@contextmanager
+def _counted(role: Role) -> Iterator[Callable[[], None]]:
+    """Count handshakes that fail; each call tells the role of those since the last."""
+    handshakes = Handshakes()
+
+    def count() -> None:
+        for why, times in handshakes.take().items():
+            for _ in range(times):
+                role.refusals.add(f"a stranger who {why}", "identity", "the TLS handshake failed")
+
+    try:
+        yield count
+    finally:
+        handshakes.close()
+        count()
+
+
 async def serve(
     service: Service, bind: str, limits: Limits, ready: Callable[[str], None], stop: asyncio.Event,
-    credentials: grpc.ServerCredentials | None = None,
+    certificates: "Certificates | None" = None,
 ) -> None:  # fmt: skip
     """Listen until `stop` is set.
 
@@ -242,15 +315,19 @@ async def serve(
         limits: what one peer may send.
         ready: called with the real address, once connections are taken.
         stop: set it to end.
-        credentials: of TLS; None: connections are in the clear.
+        certificates: of who answers; None: connections are in the clear.
 
     Raises:
         JobError: the address cannot be bound.
     """
     server = grpc.aio.server(options=[*options(limits), *IDLE])
-    server.add_generic_rpc_handlers((Door(service, limits),))
+    door = Door(service, limits, certificates)
+    server.add_generic_rpc_handlers((door,))
     try:
-        port = server.add_secure_port(bind, credentials) if credentials else server.add_insecure_port(bind)
+        if certificates is None:
+            port = server.add_insecure_port(bind)
+        else:
+            port = server.add_secure_port(bind, certificates.server())
     except RuntimeError:
         port = 0
     if port == 0:
@@ -259,6 +336,7 @@ async def serve(
     ready(f"{bind.rpartition(':')[0]}:{port}")
     try:
         while not stop.is_set():
+            door.tick(time.monotonic())
             service.tick(time.monotonic())
             try:
                 await asyncio.wait_for(stop.wait(), TICK)

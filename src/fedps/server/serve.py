@@ -14,6 +14,7 @@ from fedps.errors import DataError, JobError, LostError
 from fedps.events import events
 from fedps.events.events import Report, dated
 from fedps.net.listener import serve_to_the_end
+from fedps.net.protection import protect
 from fedps.server.beside import InThread, at_once
 from fedps.server.resharding import state_folder
 from fedps.server.server import ParameterServer
@@ -45,10 +46,11 @@ def run_server(
             That one may be started as late as `start_timeout` after this one; then this one takes its place all the same.
 
     Raises:
-        JobError: the address cannot be bound, or nothing is kept that could be followed.
+        JobError: the address cannot be bound, or its certificates cannot be used, or nothing is kept that could be followed.
         DataError: the epoch to start from cannot be read, or one cannot be saved; the log is another server's, or damaged.
         LostError: it ended by itself, for all clients were lost and none took leave.
     """
+    certificates = protect(job.security, "server", str(shard), [bind])
     disk = log = None
     audit = Audit(run_dir, "server", shard, job, report)
     report = audit.report
@@ -77,7 +79,7 @@ def run_server(
         report(events.Ready(address))
 
     with audit:
-        serve_to_the_end(server, bind, ready, stay, audit, saves.finish)
+        serve_to_the_end(server, bind, ready, stay, audit, saves.finish, certificates)
         server.shard.beside = at_once  # nobody has to be answered any more
         if keep and server.failure is None:
             server.finish()

@@ -33,7 +33,7 @@ from fedps.server.recovery import Kept, recover, state_of
 from fedps.server.shard import Shard
 from fedps.storage.epochs import witnesses
 from fedps.storage.log import Log
-from fedps.types import ClientId
+from fedps.types import ClientId, Identity
 from fedps.wire.frame import HELD_MESSAGES, Frame, Limits
 from fedps.wire.messages import (
     Alive,
@@ -126,9 +126,9 @@ class ParameterServer:
             self._monotonic(), runner.reconnect_timeout + runner.start_timeout
         )
 
-    def opened(self, send: Send, peer: str) -> Conversation:
+    def opened(self, send: Send, peer: str, identity: Identity | None = None) -> Conversation:
         """Begin a connection; `send` may be used until it is closed, and hangs up when it is given None."""
-        return self.roster.open(Conversation(self, send, peer, self._monotonic()))
+        return self.roster.open(Conversation(self, send, peer, self._monotonic(), identity=identity))
 
     def forget(self, conversation: Conversation) -> None:
         """Drop all that was kept for a connection; its client has time to come back."""

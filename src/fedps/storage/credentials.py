@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fedps.crypto import Identity, check_signed, identity_of, key_for, read_revoked
+from fedps.crypto import check_signed, identity_of, key_for, read_revoked
 from fedps.errors import IdentityError
 from fedps.storage.whole import CLOSED, PRIVATE, make_folder, write_whole
+from fedps.types import Identity
 
 CA, CERTIFICATE, KEY, REVOKED = "ca.pem", "cert.pem", "key.pem", "revoked.pem"
 LOCK = ".lock"
