@@ -64,6 +64,15 @@ def test_all_that_a_job_needs_is_issued_at_once_and_the_rest_of_it_later(typed: 
     typed(f"certs issue --job {job}")
 
 
+def test_processes_that_issue_at_once_lose_nothing(typed: Typed) -> None:
+    typed("certs init")
+    words = [sys.executable, "-m", "fedps", "certs", "issue", "client"]
+    for each in [subprocess.Popen([*words, *(f"{k}-{n}" for n in range(5))], stdout=subprocess.PIPE) for k in range(3)]:
+        each.communicate()
+        assert each.returncode == 0
+    assert "15 certificates in certs" in typed("certs list")
+
+
 def test_of_names_of_which_one_is_wrong_none_is_issued(typed: Typed) -> None:
     typed("certs init")
     typed("certs issue client alice")

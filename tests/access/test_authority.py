@@ -1,6 +1,5 @@
 """An authority's folder: who gets a certificate, who none, by two at once, and after a crash at any step."""
 
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -231,21 +230,6 @@ def test_of_many_who_redeem_one_token_at_once_one_does(authority: Authority) -> 
     assert len(refused) == 7
     assert all("was used on" in said for said in refused)
     assert len(authority.records()) == 1
-
-
-def test_processes_that_issue_at_once_lose_nothing(authority: Authority) -> None:
-    children = []
-    for k in range(4):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                Authority(authority.folder).issue("client", f"c{k}")
-            finally:
-                os._exit(0)
-        children.append(pid)
-    for pid in children:
-        os.waitpid(pid, 0)
-    assert sorted(r.name for r in authority.records()) == ["c0", "c1", "c2", "c3"]
 
 
 def test_renewal_by_request_is_for_those_on_record_and_not_revoked(authority: Authority, tmp_path: Path) -> None:

@@ -194,6 +194,7 @@ def test_what_is_no_request_is_answered_in_words(served: Served) -> None:
         ("/join", b'{"request": "", "role": "server"}', 400, "malformed"),
         ("/join", b'{"request": "", "token": "?"}', 400, "malformed"),
         ("/join", b"\xff\xfe", 400, "malformed"),
+        ("/join", b'{"\\u001b[31m\\nclient north: joins": 1}', 400, "malformed"),
         ("/join", json.dumps({"request": "junk", "token": secret}).encode(), 403, "no request for a certificate"),
         ("/join", json.dumps({"request": "junk", "token": "AAAA"}).encode(), 403, "is not one of this authority's"),
     ]:
@@ -202,6 +203,7 @@ def test_what_is_no_request_is_answered_in_words(served: Served) -> None:
     for length in (str(MOST_BYTES + 1), "9" * 30, "-1", "many"):
         assert served.post("/join", b"", **{"Content-Length": length})[0] == 413
     assert served.authority.records() == []
+    assert all(line.startswith("refused 127.0.0.1: ") and line.isprintable() for line in served.said)
 
 
 def test_who_speaks_no_tls_or_little_holds_nobody_else(

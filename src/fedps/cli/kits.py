@@ -96,6 +96,12 @@ class Supplied(NamedTuple):
     certs: Path
     manifest: Any
 
+    def check(self, job: Any) -> None:
+        """Make sure that a job, as it reads here, is that of the kit. Raises JobError: it is another."""
+        from fedps.access.kits import check_job  # noqa: PLC0415
+
+        check_job(self.manifest, job)
+
 
 def supplied(path: Path, client: str | None) -> Supplied:
     """Open a kit for a worker.
@@ -123,7 +129,9 @@ def of_data(folder: Path | None) -> list[str]:
         return []
     if not (folder / "train").is_dir():
         raise JobError(f"--data {folder}: holds no folder train; name one that `fedps data prepare` has made")
-    parts = [part for part in ("train", "test") if (folder / part).is_dir()]
-    return [
-        f"runner.{part}_data_dir={json.dumps(str(Path.cwd() / folder / part), ensure_ascii=False)}" for part in parts
-    ]
+    said = []
+    for part in ("train", "test"):
+        path = Path.cwd() / folder / part
+        value = json.dumps(str(path), ensure_ascii=False) if path.is_dir() else "null"
+        said.append(f"runner.{part}_data_dir={value}")
+    return said

@@ -144,7 +144,7 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
             ask = msgspec.json.decode(self.rfile.read(int(length)), type=Ask)
             self._grant(ask)
         except (msgspec.DecodeError, ValueError) as error:
-            self._refuse(400, f"malformed: {error}"[:300])
+            self._refuse(400, f"malformed: {error}")
         except OSError as error:
             self.server.say(f"ANSWERS NOBODY: {error.filename or self.server.authority.folder}: {error.strerror}")
             self._refuse(503, "the authority's disk fails: try again later")
@@ -178,6 +178,7 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
         return self._answer(200, msgspec.json.encode(answer), JSON)
 
     def _refuse(self, code: int, reason: str) -> None:
+        reason = printable(reason)  # some of it may be what the peer has said
         self.server.say(f"refused {self.client_address[0]}: {reason}")
         self._answer(code, msgspec.json.encode({"reason": reason}), JSON)
 
@@ -284,7 +285,7 @@ def _ask(at: Address, context: ssl.SSLContext, method: str, path: str, ask: Ask 
         reason = msgspec.json.decode(body, type=dict[str, str])["reason"]
     except (msgspec.DecodeError, KeyError):
         reason = f"status {answer.status}"
-    raise RefusedError("identity", f"{at}: {''.join(c for c in reason if c.isprintable())[:500]}")
+    raise RefusedError("identity", f"{at}: {printable(reason)}")
 
 
 def _not_proven(at: Address, error: ssl.SSLError) -> NoReturn:
@@ -348,6 +349,11 @@ def _as_files(certificate: bytes, key: bytes) -> Iterator[tuple[Path, Path]]:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
         yield paths
+
+
+def printable(text: str) -> str:
+    """Return what of another's words may stand in a log."""
+    return "".join(c for c in text if c.isprintable())[:500]
 
 
 def _cut(connection: socket.socket) -> None:
