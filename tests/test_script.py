@@ -12,9 +12,10 @@ import pytest
 from fedps.config import Job, load_job
 from fedps.errors import JobError
 from fedps.launch.folder import make_run_folder
-from fedps.launch.launcher import Launch, Orders
+from fedps.launch.launcher import Launch
 from fedps.launch.local import processes as roles
 from fedps.launch.local.role import RoleSpec
+from fedps.launch.orders import Orders
 from fedps.script import Role
 from tests.launch.runs import WORKERS, events, fedps, write_job
 

@@ -206,8 +206,8 @@ def run(
     >>> run.summary["status"], 0 <= run.metrics["hr@10"] <= 1
     ('ok', True)
     """
-    from fedps.launch.launcher import Orders  # noqa: PLC0415  (looking at a run needs none of it)
     from fedps.launch.launcher import run as launch  # noqa: PLC0415
+    from fedps.launch.orders import Orders  # noqa: PLC0415  (looking at a run needs none of it)
 
     allow = Allow(allow_commands, allow_private_dump)
     if isinstance(job, Job):

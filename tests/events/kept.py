@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from fedps.events.events import Entry, Event, facts
+from fedps.events.events import Entry, Event
+from fedps.events.forms import facts
 
 
 def into(kept: list[dict[str, Any]]) -> Callable[[Event | Entry], None]:

@@ -9,7 +9,8 @@ from hypothesis import given
 
 from fedps.errors import DataError, FedpsError, JobError
 from fedps.events import events
-from fedps.events.events import Event, Failed, decode, encode, facts
+from fedps.events.events import Event, Failed
+from fedps.events.forms import decode, encode, facts
 from fedps.metrics import Histogram
 from tests.events.kinds import EVENTS, sums
 

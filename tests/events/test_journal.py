@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedps.events import events
-from fedps.events.events import Entry, facts
+from fedps.events.events import Entry
+from fedps.events.forms import facts
 from fedps.events.journal import Journal, line, read_entries, read_journal
 from fedps.metrics import Histogram
 from fedps.types import ClientId

@@ -5,7 +5,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from fedps.events import events
-from fedps.events.events import Event, decode
+from fedps.events.events import Event
+from fedps.events.forms import decode
 from fedps.launch.local.entry import MOST_WAITING, Outbox
 from fedps.metrics import Histogram
 from tests.events.kinds import sums

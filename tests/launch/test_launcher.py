@@ -17,10 +17,11 @@ from fedps.config import load_job
 from fedps.errors import DataError, JobError
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_run_folder
-from fedps.launch.launcher import Launch, Orders
+from fedps.launch.launcher import Launch
 from fedps.launch.local import processes as roles
 from fedps.launch.local.role import RoleSpec
 from fedps.launch.local.scripts import start_script
+from fedps.launch.orders import Orders
 from tests.launch.runs import WORKERS, events, summary_of, write_job
 
 SELECTOR = """

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from fedps.config import load_job
-from fedps.events import events
+from fedps.events import events, forms
 from fedps.events.events import Entry, stamp
 from fedps.events.ledger import Ledger
 from fedps.launch.inprocess import run_in_process
@@ -44,7 +44,7 @@ def test_merged_figures_are_those_of_the_saved_model_on_all_samples(
     due = measured(infer_epochs(job, tmp_path / "run")["epochs"][0])  # type: ignore[index]
     assert measured(summary["metrics"]) == pytest.approx(due, rel=1e-4)
     assert summary["metrics"]["hr@10"] is None, "it is not asked for"
-    (merged,) = [events.facts(entry.event) for entry in entries if isinstance(entry.event, events.Round)]
+    (merged,) = [forms.facts(entry.event) for entry in entries if isinstance(entry.event, events.Round)]
     for name in (*METRICS[1:], "gauc_left_out"):
         assert merged[name] == summary["metrics"][name], "whoever adds up comes to the same"
     assert (merged["auc"] == summary["metrics"]["auc"]) is coordinated, "servers are told no counts of scores"
@@ -138,7 +138,7 @@ def test_figures_of_several_labels_travel_each_under_its_name(tmp_path: Path, co
     found, due = summary["metrics"], infer_epochs(job, tmp_path / "run")["epochs"][0]  # type: ignore[index]
     assert {name: found[name] for name in names} == pytest.approx({name: due[name] for name in names}, rel=1e-3)
     assert found["click/auc"] != found["buy/auc"] and found["auc"] is None
-    (merged,) = [events.facts(entry.event) for entry in entries if isinstance(entry.event, events.Round)]
+    (merged,) = [forms.facts(entry.event) for entry in entries if isinstance(entry.event, events.Round)]
     told = names if coordinated else names[2:]
     assert {name: merged[name] for name in told} == {name: found[name] for name in told}
     assert facts(summary)["click: NDCG@5 of all items"] == f"{found['click/full_ndcg@5']:.4f}"

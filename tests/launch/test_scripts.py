@@ -18,7 +18,8 @@ from fedps.launch.local.scripts import last_words, start_script
 ECHO = """
 import json, os, sys
 from multiprocessing.connection import Connection
-from fedps.events.events import Note, encode
+from fedps.events.events import Note
+from fedps.events.forms import encode
 told = {k: v for k, v in os.environ.items() if k.startswith("FEDPS_")}
 Connection(int(told["FEDPS_PIPE"])).send_bytes(encode(Note(json.dumps({"told": told, "args": sys.argv[1:]}))))
 print("a word")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from fedps.events import events
-from fedps.events.events import Entry, Event, Failed, encode
+from fedps.events.events import Entry, Event, Failed
+from fedps.events.forms import encode
 from fedps.launch.local.processes import Child
 from fedps.launch.watch import Watch
 from tests.conftest import MakeJob

@@ -18,6 +18,7 @@ from fedps.data.samples import ClientData
 from fedps.errors import FedpsError
 from fedps.events import events
 from fedps.events.events import Entry
+from fedps.events.forms import facts
 from fedps.events.ledger import Ledger
 from fedps.figures import Totals, read_metric
 from fedps.launch.inprocess import run_in_process
@@ -185,7 +186,7 @@ def test_a_run_tells_full_rankings_apart_and_learns_the_same(
     again = infer_epochs(job, tmp_path / "run")["epochs"][0]  # type: ignore[index]
     for name in ("hr@10", *METRICS):
         assert again[name] == pytest.approx(found[name], abs=0.01), name
-    (merged,) = [events.facts(entry.event) for entry in entries if isinstance(entry.event, events.Round)]
+    (merged,) = [facts(entry.event) for entry in entries if isinstance(entry.event, events.Round)]
     assert {name: merged[name] for name in METRICS} == {name: found[name] for name in METRICS}
 
 

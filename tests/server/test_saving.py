@@ -237,7 +237,7 @@ SERVE = """
 import json, sys
 from pathlib import Path
 from fedps.config import load_job
-from fedps.events.events import facts
+from fedps.events.forms import facts
 from fedps.server.serve import run_server
 
 run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(json.dumps(facts(e)), flush=True), stay=sys.argv[3] == "stay", keep=True)

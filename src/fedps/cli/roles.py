@@ -124,8 +124,8 @@ def run(
     resumed = None if resume is None else _reopen(resume, request.job, overrides)
     resolved = load(request.job, overrides) if resumed is None else resumed.job
     from fedps.config import Allow  # noqa: PLC0415
-    from fedps.launch.launcher import Orders  # noqa: PLC0415
     from fedps.launch.launcher import run as launch  # noqa: PLC0415
+    from fedps.launch.orders import Orders  # noqa: PLC0415
 
     allow = Allow(commands=allow_commands, private_dump=allow_private_dump)
     note_job(resolved, allow)

@@ -1,4 +1,4 @@
-"""Every event of a run, as a frozen struct, and how one travels from a role to the launcher.
+"""Every event of a run, as a frozen struct.
 
 A role hands its events to a `Report`. The launcher stamps each with a time, the role and its id: that is an `Entry`,
 which the ledger adds up, the progress shows, and the journal writes as one line of `events.jsonl`, with the names below
@@ -13,16 +13,13 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Union
+from typing import Any, Literal, NamedTuple
 
 import msgspec
-import numpy as np
 
 from fedps.errors import DataError, FedpsError, JobError, shortage
-from fedps.metrics import BUCKETS, Histogram
+from fedps.metrics import Histogram
 from fedps.types import ClientId, Counts, TableName
-
-JOURNALED = {"hr@10": "hits", "ndcg@10": "ndcg"}  # sums that have another name in `events.jsonl`
 
 
 class Event(
@@ -380,39 +377,6 @@ def dated(line: str) -> str:
     return f"{datetime.now().astimezone().strftime('%Y-%m-%d %H:%M:%S,%f')[:-3]} - INFO - {line}"
 
 
-def encode(event: Event) -> bytes:
-    """Return an event as a role sends it to the launcher."""
-    try:
-        return _ENCODER.encode(event)
-    except UnicodeEncodeError:  # it tells of a file whose name is no UTF-8
-        return _ENCODER.encode(printable(msgspec.to_builtins(event, enc_hook=_bare)))
-
-
-def decode(message: bytes) -> Event:
-    """Read what `encode` wrote.
-
-    Raises:
-        FedpsError: that is no event.
-    """
-    try:
-        event: Event = _DECODER.decode(message)
-    except msgspec.MsgspecError as error:
-        raise FedpsError(f"what came is no event: {error}") from None
-    return event
-
-
-def facts(event: Event) -> dict[str, Any]:
-    """Return an event as the journal holds it: its kind first, and no histogram, which would be too long.
-
-    Sums and figures stand there by their own names, two sums by names that are older than there were others.
-    """
-    plain: dict[str, Any] = msgspec.to_builtins(event, enc_hook=_bare)
-    for name in ("histogram", "histograms"):
-        plain.pop(name, None)
-    sums = {JOURNALED.get(name, name): value for name, value in plain.pop("sums", {}).items()}
-    return plain | {k: v for k, v in (sums | plain.pop("figures", {})).items() if k not in plain}
-
-
 def printable(fact: Any) -> Any:
     """Return a fact with all that UTF-8 cannot say written as escapes."""
     match fact:
@@ -423,21 +387,3 @@ def printable(fact: Any) -> Any:
         case list():
             return [printable(value) for value in fact]
     return fact
-
-
-def _bare(fact: object) -> object:
-    """Return what msgspec has no form for: a histogram as the bytes of int64[2, 4096], a number of numpy's as Python's."""
-    if isinstance(fact, Histogram):
-        return np.stack([fact.positives, fact.negatives]).tobytes()
-    if isinstance(fact, np.generic):
-        return fact.item()
-    raise NotImplementedError(type(fact))
-
-
-def _histogram(_: type, packed: bytes) -> Histogram:
-    return Histogram(*np.frombuffer(packed, np.int64).reshape(2, BUCKETS))
-
-
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_bare)
-_EVENTS: Any = Union[tuple(Event.__subclasses__())]  # noqa: UP007  (made of a list)
-_DECODER = msgspec.msgpack.Decoder(_EVENTS, dec_hook=_histogram)

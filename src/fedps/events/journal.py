@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from fedps.events.events import JOURNALED, Entry, Event, facts, printable
+from fedps.events.events import Entry, Event, printable
+from fedps.events.forms import JOURNALED, facts
 from fedps.metrics import Histogram
 
 JOURNAL = "events.jsonl"  # in the folder of a run

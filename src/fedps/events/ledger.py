@@ -15,7 +15,8 @@ from msgspec.structs import asdict
 
 from fedps.config import Job
 from fedps.events import events
-from fedps.events.events import Entry, Event, facts
+from fedps.events.events import Entry, Event
+from fedps.events.forms import facts
 from fedps.events.tally import ALWAYS, Spans, Tally
 from fedps.figures import CANDIDATES, Metric, Totals, metrics_in, read_metric
 from fedps.metrics import Evaluations

@@ -4,11 +4,10 @@ import json
 import shutil
 import time
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedps.config import Allow, Job
+from fedps.config import Job
 from fedps.config.files import client_files_of
 from fedps.data.read.client import check_files
 from fedps.errors import CROWDED, DataError, JobError, RoleError, shortage
@@ -21,6 +20,7 @@ from fedps.launch.folder import can_go_on, check_places, discard, go_on, make_lo
 from fedps.launch.local.processes import AGAIN, PATIENCE, Child, fork_server, start_check, start_role
 from fedps.launch.local.role import RoleSpec, check_classes, runs_own_classes
 from fedps.launch.local.scripts import start_script
+from fedps.launch.orders import PLAIN, Orders
 from fedps.launch.progress import Progress
 from fedps.launch.restarts import Due, Restarts
 from fedps.launch.resuming import CUT, Resumption
@@ -32,32 +32,6 @@ from fedps.training.plan import described, find_plan, make_plan
 
 LOOK_EVERY = 1.0  # seconds between two looks at memory
 ANYWHERE = Address("127.0.0.1", 0)
-
-
-@dataclass(frozen=True)
-class Orders:
-    """What the command line adds to a job.
-
-    Args:
-        log_dir: folder of the roles' logs, by default `log` in the run's folder.
-        server_at: where each server listens, by default on a free port of 127.0.0.1.
-        coordinator_at: the same for the coordinator.
-        allow: what the person at the command line allows.
-        script: a training script of the user's, started in every role instead of the built-in one.
-        script_args: given to the script.
-        quiet: show nothing.
-    """
-
-    log_dir: Path | None = None
-    server_at: tuple[Address, ...] = ()
-    coordinator_at: Address | None = None
-    allow: Allow = field(default_factory=Allow)
-    script: Path | None = None
-    script_args: tuple[str, ...] = ()
-    quiet: bool = False
-
-
-PLAIN = Orders()
 
 
 def run(

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from fedps.config import Job
 from fedps.errors import JobError
-from fedps.events.events import Checked, Dropped, Event, Failed, Progress, Report, Started, encode
+from fedps.events.events import Checked, Dropped, Event, Failed, Progress, Report, Started
+from fedps.events.forms import encode
 from fedps.launch.local.role import Role, RoleSpec, check_classes
 
 MOST_WAITING = 1000  # events; beyond them, news of progress is left out

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from fedps.config import Job
 from fedps.errors import FedpsError, JobError
-from fedps.events.events import Event, Failed, decode
+from fedps.events.events import Event, Failed
+from fedps.events.forms import decode
 from fedps.launch.local import entry
 from fedps.launch.local.role import RoleSpec
 
