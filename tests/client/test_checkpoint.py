@@ -6,10 +6,13 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from fedps.client import checkpoint
 from fedps.client.checkpoint import Checkpoints, Moment, checkpoints_of
 from fedps.config import Job
 from fedps.errors import DataError, JobError, RefusedError
@@ -75,8 +78,35 @@ def test_the_last_three_stay_and_are_their_owners_alone(place: Place) -> None:
 
 
 def test_moments_are_ordered_by_number(place: Place) -> None:
-    place.filled((9, 0), (9, 500), (9, 1000), (10, 0))
+    place.filled((9, 400), (9, 500), (9, 1000), (10, 0))
     assert list(place.there) == [Moment(9, 500), Moment(9, 1000), Moment(10, 0)]
+
+
+def test_the_ends_of_epochs_stay_longer(place: Place) -> None:
+    place.filled((1, 0), (2, 0), (3, 0), (3, 50), (3, 100), (3, 150), (3, 200))
+    assert list(place.there) == [Moment(2), Moment(3), Moment(3, 100), Moment(3, 150), Moment(3, 200)]
+
+
+def test_the_next_is_due_once_writing_takes_a_hundredth_of_the_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, save = [0.0], snapshot.save_arrays
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    process = place.process()
+    assert not process.due
+    now[0] = checkpoint.SELDOM
+    assert process.due
+
+    def saved(*args: Any, **how: Any) -> str:
+        now[0] += 0.25
+        return save(*args, **how)
+
+    monkeypatch.setattr(snapshot, "save_arrays", saved)
+    written(process, Moment(1), 0)
+    now[0] += 24
+    assert not process.due
+    now[0] += 1
+    assert process.due
 
 
 def test_what_the_servers_do_not_know_of_is_not_used_but_stays(place: Place) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedps.client import checkpoint
 from fedps.client.checkpoint import NEWEST
 from fedps.errors import FedpsError
 from fedps.events import events
@@ -148,14 +149,11 @@ def test_who_dies_between_an_epoch_and_its_checkpoint_loses_nothing(
 @pytest.mark.parametrize(
     ("batches", "every", "kept"),
     [
-        (1200, None, [300, 600, 900, 0]),
-        (600, None, [250, 500, 0]),
-        (240, None, [0]),
         (600, 0, [0]),
         (600, 395, [400, 0]),
     ],
 )
-def test_checkpoints_cut_a_long_epoch(
+def test_checkpoints_cut_an_epoch(
     batches: int, every: int | None, kept: list[int], make_job: MakeJob, tmp_path: Path
 ) -> None:
     job = job_of(make_job, tmp_path, batches, train_batch_size=1, geo_step=10, epochs=1, checkpoint_every=every)
@@ -163,3 +161,16 @@ def test_checkpoints_cut_a_long_epoch(
         [client] = there.live().values()
         assert isinstance(client, Keeping)
         assert client.kept == kept
+
+
+@pytest.mark.parametrize(("overlap", "parts"), [(0, 20), (1, 1)], ids=["as soon as they may", "never with a lead"])
+def test_checkpoints_cut_an_epoch_by_time(
+    overlap: int, parts: int, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SELDOM", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    job = job_of(make_job, tmp_path, 600, train_batch_size=1, geo_step=10, epochs=1, geo_overlap=overlap)
+    with world(job, tmp_path / "run", Keeping) as there:
+        [client] = there.live().values()
+        assert isinstance(client, Keeping)
+        assert client.kept == [*range(30, 600, 30), 0][-parts:]

@@ -1,13 +1,15 @@
 """A client's checkpoints on its own disk: all that it needs to go on from a moment as if nothing had happened since.
 
 They lie in `private/<client>/checkpoint/`, each whole or not at all (see `storage.snapshot`), and are called by their
-moment: `3-0` is the end of epoch 3, `3-500` is 500 batches into the next. The last `KEPT` stay.
+moment: `3-0` is the end of epoch 3, `3-500` is 500 batches into the next. The last `KEPT` stay, and the last ends of epochs:
+of these there is one that all clients have, however the others fall.
 
 Of two processes of one client only the newer may write, also if the older one was frozen in the middle of a save and
 wakes: each takes a number in that folder as it begins, and no file takes its name while there is a larger one.
 """
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +28,7 @@ from fedps.storage.whole import make_folder
 from fedps.types import ClientId, State, within
 
 FORMAT = 1
+SELDOM, SHARE = 5.0, 0.01  # seconds between two checkpoints at least, and of the time that writing them may take
 KEPT = 3  # so that there is one moment of which all have one: who is slow may still write that before the newest
 CLAIM = "process-"  # what the name of a process's claim begins with
 ENDINGS = ("json", "safetensors")  # records first, so that there is never one without its arrays
@@ -104,6 +107,7 @@ class Checkpoints:
         self._folder = _folder_of(run_dir, client)
         self._writing: Future[None] | None = None  # the last that was begun, and
         self._last = Moment(0)  # of which moment
+        self._since, self._took = time.monotonic(), 0.0  # when, and how long the last took that is written, seconds
         self._facts = {"format": FORMAT, "client": client, "job": job.name, "shared": lasting_part(job)}
         try:
             make_folder(self._folder)
@@ -128,6 +132,11 @@ class Checkpoints:
                 " since; give each worker its own client",
             )
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another."""
+        return time.monotonic() - self._since >= max(SELDOM, self._took / SHARE)
+
     def save(self, moment: Moment, sequence: int, state: State) -> None:
         """Write a checkpoint, beside whatever follows; of those before it the last stay.
 
@@ -140,6 +149,7 @@ class Checkpoints:
             RefusedError: as for `check`.
         """
         self.settle()
+        self._since = time.monotonic()
         arrays = {name: value.copy() for name, value in state.items() if isinstance(value, np.ndarray)}
         plain = {name: value for name, value in state.items() if name not in arrays}
         facts = self._facts | {"epoch": moment.epoch, "batch": moment.batch, "sequence": sequence, "state": plain}
@@ -219,9 +229,12 @@ class Checkpoints:
                 )
 
     def _write(self, moment: Moment, arrays: snapshot.Arrays, facts: Mapping[str, object]) -> None:
+        began = time.monotonic()
         snapshot.save_arrays(self._folder, str(moment), arrays, facts, last=self.check)
+        self._took = time.monotonic() - began
         there = _moments(self._folder)
-        kept = there[: there.index(moment) + 1][-KEPT:]  # those behind it are of a future that did not come to be
+        before = there[: there.index(moment) + 1]  # those behind it are of a future that did not come to be
+        kept = before[-KEPT:] + [other for other in before if not other.batch][1 - KEPT :]
         _remove(self._folder, [other for other in there if other not in kept])
 
     def _load(self, moment: Moment) -> Checkpoint:

@@ -185,8 +185,9 @@ class FLClient(Steps):
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
         mean = cache(self.shards.mean_samples) if runner.in_step else None  # asked once: it stays the same
         self.trainer = Trainer(
-            self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean, self._signs, self._keep
-        )
+            self.job, self.client, self.learner, self._mode, self.report, self.log, dump, mean, self._signs, self._keep,
+            lambda: self._checkpoints.due,
+        )  # fmt: skip
 
     def callback_train(self) -> None:
         """Train the round's batches, in the job's mode; where the others have ended it, what this client did of it by then."""

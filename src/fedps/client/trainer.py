@@ -26,10 +26,7 @@ from fedps.training.learner import Learner
 from fedps.training.rules import Rates, rates_at
 from fedps.types import ClientId, State, Values, under, within
 
-PARTS, SELDOM = (
-    4,
-    250,
-)  # into which checkpoints cut an epoch, if the job does not say, and batches that each has at least
+PARTS = 20  # of an epoch, at whose ends a checkpoint may be due if the job does not say: the same for all that train in step
 SIGNS = 4  # of life, that are given in `step_timeout`
 
 
@@ -129,12 +126,13 @@ class Trainer:
         checkpoint: is called within a round every `checkpoint_every` batches, in whole windows, with how many those were. The
             servers have all pushes then. Clients that train in step are there at once, as a window counts as many batches for
             all, however many it has.
+        due: whether it is time for a checkpoint, where the job does not say after how many batches.
     """
 
     def __init__(
         self, job: Job, client: ClientId, learner: Learner, mode: Mode, report: Report, log: TextIO,
         dump: Dump | None = None, mean: Callable[[], float] | None = None, signs: Signs | None = None,
-        checkpoint: Callable[[int], None] = lambda batch: None,
+        checkpoint: Callable[[int], None] = lambda batch: None, due: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         self._job, self._runner, self._client, self._learner, self._mode = job, job.runner, client, learner, mode
         self._report, self._log, self._dump = report, log, dump
@@ -143,7 +141,7 @@ class Trainer:
         self._timer = StepTimer() if job.runner.dataset_debug else None
         self._epoch = self._batches = 0  # of this round: its number from 0, how many batches it has
         self._done, self._began = SoFar(), 0.0  # what is done of this round, and when it began
-        self._signs, self._checkpoint = signs or Signs(job.runner.step_timeout), checkpoint
+        self._signs, self._checkpoint, self._due = signs or Signs(job.runner.step_timeout), checkpoint, due
         self._rate: float | None = None  # of this round: in place of the job's with its schedule
 
     def train(
@@ -185,6 +183,7 @@ class Trainer:
             self._mode.end(coming)  # pushes, and waits for nothing
             self._done.windows += 1
             merged = every > 0 and self._done.windows % every == 0 and meter.batches < self._batches
+            merged = merged and (self._runner.checkpoint_every is not None or self._due())
             if merged:
                 self._done.late += meter.wait(self._mode.finish)
                 self._checkpoint(self._done.windows * size)
@@ -210,10 +209,11 @@ class Trainer:
 
     def _between(self, windows: int, size: int) -> int:
         """Return how many of a round's windows, of `size` batches each, lie between two checkpoints; 0: there are none within."""
-        batches = self._runner.checkpoint_every
-        if batches is None:
-            return max(math.ceil(windows / PARTS), math.ceil(SELDOM / size))
-        return math.ceil(batches / size)
+        batches = self._runner.checkpoint_every if self._runner.durability != "none" else 0
+        if batches is not None:
+            return math.ceil(batches / size)
+        # After a checkpoint no lead is trained, so the time it takes would change what is learned.
+        return 0 if self._mode.lead else math.ceil(windows / PARTS)
 
     def _begin(self, epoch: int) -> None:
         """Begin a round, or go on with it."""

@@ -93,8 +93,8 @@ class Runner(Section):
     )
     checkpoint_every: Whole | None = Field(
         None,
-        description="batches between two checkpoints of a client within an epoch, in whole windows; left out: a quarter of it,"
-        " 250 at least; 0: only at its end, as in mode round",
+        description="batches between two checkpoints of a client within an epoch, in whole windows; left out: some"
+        " seconds, but with geo_overlap; 0: only at its end, as in mode round",
     )
     eval_clients: Annotated[Literal["all", "joined"], BeforeValidator(word)] = Field(
         "all", description="coordinator: who scores its held-out samples after a round; after the last one, all do"
