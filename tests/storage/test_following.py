@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from fedps.errors import DataError, LostError
+from fedps.storage import reading
 from fedps.storage.disk import Folder
+from fedps.storage.frames import FRAME
 from fedps.storage.log import Log
 from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped, at
 from tests.storage.counting import Counting, held, numbers
@@ -174,3 +176,26 @@ def test_whoever_only_looks_keeps_no_server_out(tmp_path: Path, monkeypatch: pyt
         with Folder(tmp_path):
             assert not looks.is_free()
         os.close(looking)
+
+
+def test_whoever_takes_over_reads_no_more_than_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, begins = Folder.read, list[int]()
+
+    def noted(disk: Folder, name: str, begin: int = 0, size: int | None = None) -> bytes:
+        begins.append(begin)
+        return read(disk, name, begin, size)
+
+    with Folder(tmp_path) as theirs, Folder(tmp_path, to_write=False) as ours:
+        server, log = Counting(), Log(theirs)
+        held(log)
+        followed = Log(ours, ours.take).recover()
+        for _ in range(3):
+            server.push(log, 50)
+            server.flush(log)
+        assert len([next(followed) for _ in range(100)]) == 100
+        monkeypatch.setattr(Folder, "read", noted)
+        monkeypatch.setattr(reading, "PIECE", 64)
+        theirs.close()
+        assert len(list(followed)) == 50
+    header, *rest = begins
+    assert header == 0 and min(rest) > 100 * FRAME.size

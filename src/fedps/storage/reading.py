@@ -111,7 +111,7 @@ class Reading:
 
     def _summed_up(self, snapshot: int) -> Iterator[Frame] | None:
         """Return the frames of a snapshot; None if it is damaged anywhere: all of it is read before any of it is used."""
-        opened = self.open(Kind.SNAPSHOT, snapshot)
+        opened = self.open(Kind.SNAPSHOT, snapshot, at_once=self._follows)
         if not opened:
             return None
         content, frames = opened
@@ -156,7 +156,7 @@ class Reading:
         """Yield what is durable by now of a log file that another writes, behind byte `end`; all of it, once there is a next."""
         try:
             if not end:
-                opened = self.open(Kind.LOG, log)
+                opened = self.open(Kind.LOG, log, at_once=True)
                 if opened is None:
                     return
                 self._followed, end = opened[1], HEADER.size
@@ -168,11 +168,16 @@ class Reading:
         for frame in frames[: max(0, durable - self.position)]:
             yield frame._replace(end=end + frame.end)
 
-    def open(self, kind: Kind, position: int) -> tuple[Content, Frames] | None:
-        """Return a file's content and its frames; None if its header is damaged."""
+    def open(self, kind: Kind, position: int, at_once: bool = False) -> tuple[Content, Frames] | None:
+        """Return a file's content and its frames; None if its header is damaged.
+
+        Args:
+            kind: of the file.
+            position: the same.
+            at_once: read all of it now, as another process may remove it.
+        """
         name = f"{kind}-{position}"
-        # What another process may remove meanwhile is read at once.
-        content: Content = memoryview(self._disk.read(name)) if self._follows else Paged(self._disk, name)
+        content: Content = memoryview(self._disk.read(name)) if at_once else Paged(self._disk, name)
         try:
             frames = Frames.of(content, kind, position)
         except ValueError as error:
