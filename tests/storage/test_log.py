@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedps.errors import DataError
+from fedps.errors import DataError, LostError
 from fedps.storage.disk import Disk, Folder
 from fedps.storage.log import Log
-from tests.simulation.disk import FaultyDisk, ForgetfulDisk
+from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped, at
 
 
 @pytest.fixture(params=["folder", "forgetful"])
@@ -224,28 +224,34 @@ def test_two_servers_on_one_log_are_refused_by_name(tmp_path: Path) -> None:
     Folder(tmp_path / "log").close()
 
 
-def test_a_log_that_is_removed_can_be_recovered_whoever_dies_at_it() -> None:
-    positions = list[int]()
-    for survive in range(8):
+def test_a_log_that_is_removed_is_found_at_its_end_or_as_removed_whoever_dies_at_it() -> None:
+    found = list[int | str]()
+    for call in range(8):
         disk = ForgetfulDisk()
         log = opened(disk)
         for number in range(3):
             add(log, number)
-            sum_up(log, keep=0)
+            sum_up(log)
         add(log, 3)
         assert len(disk.names()) == 6
-        remove, left = disk.remove, iter(range(survive))
+        with suppress(Stopped):
+            Log(FaultyDisk(disk, at(call, Stopped()))).forget()
+        try:
+            found.append(opened(disk).position)
+        except LostError as error:
+            assert "whose job has come to its end" in str(error)
+            found.append("removed")
+            Log(disk).forget()
+            assert disk.names() == []
+    assert found == [*[4] * 5, *["removed"] * 2, 0]
 
-        def dying(name: str, remove: Callable[[str], None] = remove, left: Iterator[int] = left) -> None:
-            if next(left, None) is None:
-                raise OSError("planted")
-            remove(name)
 
-        disk.remove = dying  # type: ignore[method-assign]
-        with suppress(OSError):
-            log.forget()
-        disk.remove = remove  # type: ignore[method-assign]
-        assert len(disk.names()) == max(6 - survive, 0)
-        positions.append(opened(disk).position)
-    assert positions == sorted(positions, reverse=True)
-    assert (positions[0], positions[-1]) == (4, 0)
+def test_a_log_without_a_snapshot_and_one_without_records_behind_it_are_removed() -> None:
+    for summed_up in (False, True):
+        disk = ForgetfulDisk()
+        log = opened(disk)
+        add(log, 0)
+        if summed_up:
+            sum_up(log)
+        log.forget()
+        assert disk.names() == []

@@ -29,7 +29,7 @@ def run_server(
     job: Job, shard: int, bind: str, run_dir: Path, report: Report, *, stay: bool = True, keep: bool = False,
     cut: Mapping[ClientId, int] | None = None, standby: bool = False,
 ) -> bool:  # fmt: skip
-    """Serve one shard until SIGTERM; return False if it only stood by for another that has come to its end.
+    """Serve one shard until SIGTERM; return False if the job has come to its end with another process of this shard.
 
     Args:
         job: the resolved job.
@@ -68,7 +68,11 @@ def run_server(
         raise JobError("--standby: runner.durability is none, so there is no log to follow; say group")
     try:
         server = ParameterServer(job, shard, run_dir, report, log=log, cut=cut)
-    except LostError:  # only a log that is followed can be removed meanwhile
+    except LostError as end:  # of the log, which another process has removed, or died as it did so
+        print(f"server {shard}: {end}", flush=True)
+        if log is not None and disk is not None and disk.take():
+            log.forget()
+            disk.close()
         return False
     if standby:
         _await_free(bind)

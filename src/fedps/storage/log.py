@@ -22,7 +22,7 @@ from operator import itemgetter
 
 from fedps.storage.disk import Disk, Pieces
 from fedps.storage.frames import FRAME, HEADER, MARK, Frames, Kind
-from fedps.storage.reading import Reading, found, told
+from fedps.storage.reading import OVER, Reading, found, told
 
 GULP = 8 << 20  # bytes of a snapshot that wait for the disk: more at once would hold up whoever flushes the log
 LARGEST = 2**32 - 1  # bytes of a record
@@ -79,7 +79,7 @@ class Log:
 
         Raises:
             DataError: there is no such snapshot, records are lost, files are missing or of another log, or cannot be read.
-            LostError: the process that was followed has removed the log.
+            LostError: the log was removed, by the process that was followed, or by one that died as it did so.
         """
         self._ready = False
         for record in self._reading.records(back):
@@ -147,15 +147,24 @@ class Log:
         return Compaction(self, self._disk, Frames(Kind.SNAPSHOT, self.position, self._mark), before)
 
     def forget(self) -> None:
-        """Remove all that there is, what is newest first: so whoever dies at it leaves what can be recovered.
+        """Remove all that there is: whoever dies at it leaves the newest state whole, or what says that there is none.
 
         Raises:
             OSError: the disk failed; the rest is still there.
         """
-        files = [(position, kind) for kind in (Kind.SNAPSHOT, Kind.LOG) for position in found(self._disk, kind)]
-        for position, kind in sorted(files, key=lambda file: (file[0], file[1] is Kind.LOG), reverse=True):
-            self._disk.remove(f"{kind}-{position}")
         self._ready = False
+        files = [(position, kind) for kind in (Kind.SNAPSHOT, Kind.LOG) for position in found(self._disk, kind)]
+        files.sort(key=lambda file: (file[0], file[1] is Kind.LOG))
+        newest = max(found(self._disk, Kind.SNAPSHOT), default=0)
+        while files and files[0][0] < newest:
+            position, kind = files.pop(0)
+            self._disk.remove(f"{kind}-{position}")
+        if files:
+            position, kind = files.pop()
+            self._disk.rename(f"{kind}-{position}", OVER)
+        for position, kind in files:
+            self._disk.remove(f"{kind}-{position}")
+        self._disk.remove(OVER)
 
     def _forget_before(self, snapshot: int, keep: int) -> None:
         """Remove what a new snapshot makes unneeded; what cannot be removed now is by the next."""

@@ -15,6 +15,7 @@ from fedps.storage.frames import HEADER, Content, Frame, Frames, Kind
 
 PIECE = 8 << 20  # bytes of a file that are in memory at a time
 NAME = re.compile(r"(log|snapshot)-(\d+)")
+OVER = "over"  # a file that is there while a log is removed, of which nothing counts any more
 COPY = "put a copy of the folder in its place"
 
 
@@ -51,6 +52,7 @@ class Reading:
             LostError: see there.
         """
         with told(self._disk):
+            self._check_not_removed()
             for frame in self._begin(back):
                 yield frame.record
             log, end = self.position, 0  # what is read: which file, and from which byte on
@@ -69,14 +71,17 @@ class Reading:
                     break
                 elif log not in logs and self.position < due:
                     raise DataError(f"{self._disk}: its server goes on faster than it is followed: begin anew")
-            if self._follows and not snapshots and not logs:
-                raise LostError(f"{self._disk}: the log was removed by its server, whose job has come to its end")
+            self._check_not_removed(gone=self._follows and not snapshots and not logs)
             self._follows = False
             if self.position < due or logs[-1:] > [log]:
                 raise DataError(
                     f"{self._disk}: holds records up to {self.position}, and then from {due} on: a file is missing or cut"
                     f" off; {COPY}"
                 )
+
+    def _check_not_removed(self, gone: bool = False) -> None:
+        if gone or OVER in self._disk.names():
+            raise LostError(f"{self._disk}: the log was removed by its server, whose job has come to its end")
 
     def _begin(self, back: int) -> Iterator[Frame]:
         """Choose the snapshot to begin with, and return its frames; a damaged one is noted and passed over."""
