@@ -19,7 +19,7 @@ from fedps.errors import FedpsError, JobError
 from fedps.simulation.traces import Trace, write_traces
 from fedps.types import ClientId, ClientInfo
 from tests.conftest import MakeJob
-from tests.coordinator.callers import Caller, Events, started, with_keys
+from tests.coordinator.callers import Caller, Events, later, started, with_keys
 
 DONE = ClientInfo(samples=5, trained=5, seconds=1.0, loss=0.5)
 
@@ -83,12 +83,27 @@ def test_who_was_told_to_finish_before_hears_it_again(job: Job, tmp_path: Path) 
     one = with_keys(job, epochs=1)
     run(one, tmp_path, 2)
     again = started(one, [], run_dir=tmp_path)
-    callers = [Caller(again, name, f"process of {name}") for name in "abc"]
-    for caller in callers:
+    for name in "abc":
+        again.tick(later(0))
+        assert not again.over, "the process before may have died before it told"
+        caller = Caller(again, name, f"process of {name}")
         caller.report(1)
         assert [t.state for t in caller.told] == ["FINISH"]
         caller.connection.closed()
     assert again.over
+
+
+def test_who_was_told_to_finish_and_heard_it_is_not_waited_for_longer_than_a_start_takes(
+    job: Job, tmp_path: Path
+) -> None:
+    one = with_keys(job, epochs=1)
+    run(one, tmp_path, 2)
+    again = started(one, [], run_dir=tmp_path)
+    patience = one.runner.reconnect_timeout + one.runner.start_timeout
+    again.tick(later(patience - 1))
+    assert not again.over
+    again.tick(later(patience + 1))
+    assert again.over and not again.members.abandoned
 
 
 def test_new_processes_begin_with_round_1_and_the_history_stays_known(job: Job, tmp_path: Path) -> None:

@@ -241,6 +241,18 @@ def test_a_server_waits_for_its_disk_before_it_ends(home: Home) -> None:
     assert server.over
 
 
+def test_who_has_left_and_did_not_hear_that_it_counts_says_so_again(home: Home) -> None:
+    server = home.server()
+    for name in "ab":
+        assert Caller(server, name).join().ask(Leave()) == Done()
+    assert server.over
+    again = home.server()
+    for name in "ab":
+        assert not again.over, "the process before may have died before it answered"
+        assert Caller(again, name).join().ask(Leave()) == Done()
+    assert again.over and again.members.done
+
+
 def test_a_disk_that_stays_full_ends_the_server_and_nothing_answered_is_lost(home: Home) -> None:
     server = home.server()
     a = Caller(server, "a").join()
@@ -361,6 +373,18 @@ def test_what_was_trained_before_a_snapshot_is_saved_by_the_next_process_as_it_e
     server.sum_up()
     home.server().finish()
     assert is_whole(home.folder / "model" / "1")
+
+
+def test_who_goes_on_with_a_run_that_is_taken_back_has_as_long_as_a_start_takes(home: Home) -> None:
+    server = home.server()
+    for name in "ab":
+        Caller(server, name).join()
+    runner, now = home.job.runner, time.monotonic()
+    again = home.server(cut={"a": 0, "b": 0})
+    again.tick(now + runner.start_timeout + runner.reconnect_timeout - 1)
+    assert set(again.members.here) == {"a", "b"}, "else the first to come would train alone"
+    again.tick(now + runner.start_timeout + runner.reconnect_timeout + 9)
+    assert set(again.members.lost) == {"a", "b"}
 
 
 def test_clients_that_were_lost_may_still_come_back_to_the_next_process(home: Home) -> None:

@@ -252,8 +252,12 @@ class Membership(Generic[M]):
         return self.came >= self.expected
 
     def over(self, now: float, patience: float) -> bool:
-        """Whether there is nobody to wait for: all have come, and left or been away for longer than `patience` seconds."""
-        away = [m.lost_at for m in self.lost.values() if m.lost_at is not None]
+        """Whether there is nobody to wait for: all have come, and left or been away for longer than `patience` seconds.
+
+        Who has left, but may not have heard that we know, is away too: it says so again, and needs somebody to hear it.
+        """
+        gone = (*self.lost.values(), *self.left.values())
+        away = [m.lost_at for m in gone if m.lost_at is not None]
         return self.complete and not self.here and all(now - since > patience for since in away)
 
     @property

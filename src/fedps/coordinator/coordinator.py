@@ -203,6 +203,7 @@ class Coordinator:
             member.anew = False
             if member.finished:
                 self.members.leave(client)
+                member.lost_at = None
             self._send(client, ticket, member.assignment)
             return
         if report.round > member.round:

@@ -132,6 +132,8 @@ class Members(Membership[Member]):
             now: seconds; who was lost is not waited for. None: all are, for all are started anew.
         """
         for client, record in records.items():
-            member = Member(record.instance, record.assignment, lost_at=now if record.lost else None)
+            member = Member(record.instance, record.assignment)
+            if record.lost or member.finished:  # who is to leave may not have been told
+                member.lost_at = now
             there = self.lost if member.lost_at is not None else self._absent
             (self.left if member.finished else there)[client] = member

@@ -87,7 +87,7 @@ def state_of(kept: Kept) -> State:
     )  # fmt: skip
 
 
-def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float]) -> bool:
+def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float], start: float) -> bool:
     """Bring a server that was just made to where the log says it was; return whether anything was there.
 
     Args:
@@ -95,6 +95,7 @@ def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float]) -
         log: not read yet; from now on records are appended to it.
         cut: where a run is taken back to an earlier moment: records behind the first push that goes beyond it are dropped.
         clock: tells the time, in seconds, monotonic: a log that another process still writes is followed for long.
+        start: seconds that a role may take to start: where a run is taken back, all clients come as new processes.
 
     Raises:
         DataError: it is of another job or version, damaged, or does not reach back to the cut.
@@ -114,7 +115,7 @@ def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float]) -
         shard.report(Note(note))
     shard.durable.open(log)
     shard.room.replays = False
-    recovery.end(clock())
+    recovery.end(clock() + (0.0 if cut is None else start))
     if first is None:
         shard.durable.note(kept.begun)
     return first is not None
@@ -138,13 +139,14 @@ class _Recovery:
         except FedpsError as error:
             raise DataError(f"{self._log}: record {self._log.position} cannot be taken up: {error}") from error
 
-    def end(self, now: float) -> None:
-        """Leave saves that were under way to be finished, and let all clients be away from now on."""
+    def end(self, since: float) -> None:
+        """Leave saves that were under way to be finished, and let all clients be away from a time on, seconds."""
         for epoch, works in self._saves.items():
             self._kept.shard.saves.add(epoch, works)
-        for there in (self._kept.members.here, self._kept.members.lost):
+        members = self._kept.members
+        for there in (members.here, members.left, members.lost):
             for member in there.values():
-                member.lost_at = now
+                member.lost_at = since
 
     def _take_up(self, entry: Entry) -> None:
         kept, (record, arrays) = self._kept, entry

@@ -102,7 +102,7 @@ class ParameterServer:
         self._patience = runner.reconnect_timeout if runner.with_coordinator else runner.start_timeout
         begun = records.Begun(job.name, shared_part(job), shard, runner.server_num)
         self.kept = Kept(begun, self.shard, self.members, self.barriers, self.ballot, self.roster)
-        if log is not None and recover(self.kept, log, cut, monotonic):
+        if log is not None and recover(self.kept, log, cut, monotonic, runner.start_timeout):
             self._first_at = monotonic()
         if self.ballot.chosen is None and self.shard.warm is not None:
             self.shard.warm.read()  # tables are still to be made
