@@ -105,22 +105,33 @@ def test_who_comes_back_goes_on_where_the_others_are(
 
 
 class Unreported(Mortal):
-    """A client that dies when all have gone on from round 2, before it has reported it, and before its checkpoint is on disk."""
+    """A client that dies when round 2 has ended, before it has reported it, and before its checkpoint is on disk."""
+
+    all_go_on = True  # from the round, before it dies
 
     def _part(self) -> None:
-        super()._part()
-        if self.assignment.round == 2 and not self._resume:
+        dies = self.assignment.round == 2 and not self._resume
+        if self.all_go_on or not dies:
+            super()._part()
+        if dies:
             self._checkpoints.settle()
             for file in (self.run_dir / "private" / self.client / "checkpoint").glob("2-0*"):
                 file.unlink()
             raise DiedError
 
 
+class Unmet(Unreported):
+    """One that dies before: the others wait for it where they all go on."""
+
+    all_go_on = False
+
+
+@pytest.mark.parametrize("kind", [Unreported, Unmet])
 def test_a_round_that_the_others_have_ended_is_reported_and_nothing_of_it_pushed(
-    make_job: MakeJob, tmp_path: Path
+    kind: type[Mortal], make_job: MakeJob, tmp_path: Path
 ) -> None:
     job = job_of(make_job, tmp_path, 150, 150, with_coordinator=True, geo_merge="adaptive", step_timeout=30.0)
-    with world(job, tmp_path / "run", Unreported) as there:
+    with world(job, tmp_path / "run", kind) as there:
         with living(there.client(OTHER, resume=NEWEST)):  # which does not die
             there.live(only=[ONE])
             there.client(ONE, resume=NEWEST).run()

@@ -117,11 +117,12 @@ class FLClient(Steps):
             self._go_on()
             while self.next_assignment().state != "FINISH":
                 self._round()
+            last = min(self.assignment.round - 1, self.job.runner.epochs)  # who comes late is told so late
             if self._unsaved:  # the job ends before its last round
-                self._save_private(self.assignment.round - 1)
+                self._save_private(last)
             if self._keep_shared and self._joined:
                 self.pull_all()
-                private_rows.save_shared(self.learner, self.job, self.run_dir, self.assignment.round - 1)
+                private_rows.save_shared(self.learner, self.job, self.run_dir, last)
             self._checkpoints.settle()
             self._do("finish")
         finally:
