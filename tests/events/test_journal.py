@@ -169,3 +169,26 @@ def test_what_a_full_disk_does_not_take_is_written_with_the_next_entry(path: Pat
     journal.write(told[2])
     journal.close()
     assert list(read_entries(path)) == told
+
+
+def test_a_journal_that_is_kept_tells_of_a_full_disk_once_until_there_is_room(path: Path) -> None:
+    told = [Entry(float(k), "worker", "0", events.FirstBatch()) for k in range(6)]
+    journal = Journal(path)
+    journal.close()
+    journal._file = file = Narrow(path, 0)  # type: ignore[assignment]
+    said = [journal.keep(entry) for entry in told[:3]]
+    assert said == [
+        "No space left on device: free space, or choose another --run_dir or runner.model_save_path",
+        None,
+        None,
+    ]
+    file.room = 10_000
+    assert journal.keep(told[3]) is None
+    assert list(read_entries(path)) == told[:4]
+    file.room = 0
+    assert journal.keep(told[4]) == said[0]
+    with pytest.raises(OSError, match="No space"):
+        journal.flush()
+    file.room = 10_000
+    journal.flush()
+    assert list(read_entries(path)) == told[:5]

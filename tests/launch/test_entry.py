@@ -1,13 +1,17 @@
 """What a role tells the launcher: it never waits for the launcher, and nothing that matters is lost."""
 
+import io
 import threading
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
 
 from fedps.events import events
 from fedps.events.events import Event
 from fedps.events.forms import decode
-from fedps.launch.local.entry import MOST_WAITING, Outbox
+from fedps.launch.local.entry import MOST_WAITING, Log, Outbox
 from fedps.metrics import Histogram
 from tests.events.kinds import sums
 
@@ -63,3 +67,12 @@ def test_a_role_whose_launcher_is_gone_can_end() -> None:
     outbox.report(events.FirstBatch())
     outbox.close()
     theirs.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_what_a_log_finds_no_room_for_ends_nobody(tmp_path: Path) -> None:
+    with io.TextIOWrapper(Log("/dev/full", "a"), write_through=True) as log:
+        print("said", file=log, flush=True)
+    with io.TextIOWrapper(Log(str(tmp_path / "log"), "a"), write_through=True) as log:
+        print("said", file=log)
+        assert (tmp_path / "log").read_text() == "said\n"

@@ -1,5 +1,6 @@
 """The run folder: made whole, never over another run, and taken back without touching what others put there."""
 
+import errno
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,22 @@ def test_a_umask_that_closes_what_the_job_opens_is_told_before_anything_is_made(
         assert os.umask(umask) == umask, "it stays"
     finally:
         os.umask(before)
+
+
+def test_a_folder_that_finds_no_room_is_not_there_and_may_be_asked_for_again(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, folder = make_job(), tmp_path / "run"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedps.launch.folder._keep_items", full)
+        with pytest.raises(JobError, match="cannot be written: No space left on device; choose another folder"):
+            make_run_folder(job, folder)
+    assert not folder.exists()
+    assert make_run_folder(job, folder) == folder
 
 
 def test_discarding_leaves_nothing_of_ours_and_all_of_theirs(make_job: MakeJob, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from fedps.config import load_job
 from fedps.errors import DataError, JobError
+from fedps.events.journal import Journal
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch
@@ -22,7 +23,8 @@ from fedps.launch.local import processes as roles
 from fedps.launch.local.role import RoleSpec
 from fedps.launch.local.scripts import start_script
 from fedps.launch.orders import Orders
-from tests.launch.runs import WORKERS, events, summary_of, write_job
+from fedps.storage.whole import write_whole
+from tests.launch.runs import WORKERS, events, fedps, summary_of, write_job
 
 SELECTOR = """
 import fedps
@@ -213,11 +215,8 @@ FULL = "No space left on device: free space, or choose another --run_dir or runn
 def test_a_full_disk_at_the_end_of_a_run_is_told_in_a_line_and_leaves_no_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, *_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr("fedps.launch.launcher.write_whole", full)
-    found = launch(write_job(tmp_path), tmp_path / "run")
+    monkeypatch.setattr("fedps.launch.folder.write_whole", lambda path, *_: _full(path))
+    found = launch(write_job(tmp_path, step_timeout=0.5), tmp_path / "run", in_process=True)
     assert (found["status"], found["error"]) == ("failed", f"launcher: {tmp_path / 'run' / 'summary.json'}: {FULL}")
     assert not (tmp_path / "run" / "summary.json").exists()
 
@@ -252,3 +251,72 @@ def test_what_the_machine_lacks_amid_a_run_ends_it_with_a_line(
     assert (found["status"], summary_of(tmp_path / "run")["status"]) == ("failed", "failed")
     assert found["error"].startswith("launcher: ") and found["error"].endswith(told)
     assert "\n" not in found["error"]
+
+
+class Filled(Journal):
+    """A journal whose disk is full for some writes."""
+
+    writes = range(5, 12)  # that find no room
+    done = 0
+
+    def _write(self) -> None:
+        Filled.done += 1
+        if Filled.done in self.writes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super()._write()
+
+
+@pytest.mark.parametrize("writes", [range(5, 12), range(5, 10_000)], ids=["for a while", "to the end"])
+def test_a_run_goes_on_though_its_journal_finds_no_room_and_says_so_once(
+    writes: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fedps.launch.launcher.Journal", Filled)
+    monkeypatch.setattr(Filled, "writes", writes)
+    monkeypatch.setattr(Filled, "done", 0)
+    job, run_dir = load_job(write_job(tmp_path, step_timeout=0.5)), tmp_path / "run"
+    found = Launch(job, make_run_folder(job, run_dir), time.time(), as_json=False).run(in_process=True)
+    said = capsys.readouterr().err
+    assert said.count(f"{run_dir / 'events.jsonl'} is not written, but later: {FULL}") == 1
+    assert found["metrics"]["auc"] is not None, "it was trained and evaluated to the end"
+    if writes.stop < 1000:
+        assert found["status"] == summary_of(run_dir)["status"] == "ok"
+        assert [e["event"] for e in events(run_dir)][-1] == "closed"
+    else:
+        assert (found["status"], found["error"]) == ("failed", f"launcher: {run_dir}: {FULL}")
+        assert said.count("the run is over, but its summary is not written; tried for ") == 1
+        assert not (run_dir / "summary.json").exists()
+
+
+def test_a_summary_is_written_once_a_full_disk_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    tries = iter([OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))] * 2)
+
+    def write(path: Path, *args: Any) -> None:
+        if path.name == "summary.json" and (error := next(tries, None)):
+            raise error
+        write_whole(path, *args)
+
+    monkeypatch.setattr("fedps.launch.folder.write_whole", write)
+    monkeypatch.setattr("fedps.launch.folder.RETRY", 0.01)
+    found = launch(write_job(tmp_path), tmp_path / "run", in_process=True)
+    assert found["status"] == summary_of(tmp_path / "run")["status"] == "ok"
+
+
+def test_a_report_that_found_no_room_is_written_when_the_run_is_asked_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("fedps.pages.report.write_whole", lambda path, *_: _full(path))
+        found = launch(write_job(tmp_path), run_dir, in_process=True)
+    assert found["status"] == summary_of(run_dir)["status"] == "ok"
+    assert not (run_dir / "report.html").exists()
+    (run_dir / "state").mkdir()
+    done = fedps("run", "--resume", run_dir)
+    assert done.returncode == 0 and "this run is complete" in done.stderr
+    assert (run_dir / "report.html").exists() and not (run_dir / "state").exists()
+
+
+def _full(path: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

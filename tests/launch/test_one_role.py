@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,14 @@ def test_a_role_goes_on_though_its_events_find_no_room(
     journal.close()
     said = capsys.readouterr().out
     assert said.count("worker 3: its events are not written, but later: No space left on device: free space") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_what_is_said_where_there_is_no_room_ends_nobody() -> None:
+    said = io.StringIO()
+    with Path("/dev/full").open("w", buffering=1) as full:
+        tee = Tee(full, said)
+        print("a line", file=tee, flush=True)
+        assert said.getvalue() == "a line\n"
+        with suppress(OSError):
+            full.close()

@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 from cyclopts.validators import Number
 
 from fedps import __version__
-from fedps.errors import FedpsError, JobError, RoleError
+from fedps.errors import FedpsError, JobError, RoleError, shortage
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 HELP = """fedps trains one recommender over many owners of data who keep their data.
@@ -151,8 +151,10 @@ def main() -> None:
         sys.exit(_fail(f"{error.traceback}\n{error}".lstrip("\n"), FAILED))
     except FedpsError as error:
         sys.exit(_fail(str(error)))
-    except PermissionError as error:
-        if error.filename is None:
+    except OSError as error:
+        if why := shortage(error):
+            sys.exit(_fail(why, FAILED))
+        if not isinstance(error, PermissionError) or error.filename is None:
             raise
         sys.exit(_fail(f"{error.filename}: {error.strerror}; name what this user may use"))
     except KeyboardInterrupt as stop:

@@ -330,12 +330,17 @@ def _answer_original(
 
 def _is_complete(run_dir: Path, as_json: bool) -> bool:
     """Whether a run has come to its end, which is told then."""
+    from fedps.events.journal import JOURNAL  # noqa: PLC0415
     from fedps.events.past import look_at  # noqa: PLC0415
+    from fedps.launch.folder import conclude  # noqa: PLC0415
     from fedps.pages.words import facts  # noqa: PLC0415
 
     past = look_at(run_dir)
     if past.status != "ok":
         return False
+    unfinished = (run_dir / JOURNAL).exists() and not (run_dir / "report.html").exists()  # its launcher died right then
+    if unfinished and (why := conclude(run_dir)):
+        note(why)
     note(f"--resume {run_dir}: this run is complete: nothing is left to do")
     tell(dict(past.summary) if as_json else dict(facts(past.summary)), as_json)
     return True

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from fedps.errors import shortage
 from fedps.events.events import Entry, Event, printable
 from fedps.events.forms import JOURNALED, facts
 from fedps.metrics import Histogram
@@ -37,6 +38,7 @@ class Journal:
 
     def __init__(self, path: Path, alone: bool = False) -> None:
         self._file, self._left = path.open("ab", buffering=0), b""
+        self._fails = False  # the disk, as far as is known
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -57,6 +59,29 @@ class Journal:
             OSError: the file cannot be written.
         """
         self._left += line(entry) + b"\n"
+        self._write()
+
+    def keep(self, entry: Entry) -> str | None:
+        """Append one entry, now or when the disk takes it again; return why not now, if that is news.
+
+        Raises:
+            ValueError: the journal is closed.
+        """
+        failed = self._fails
+        try:
+            self.write(entry)
+        except OSError as error:
+            self._fails = True
+            return None if failed else shortage(error) or str(error)
+        self._fails = False
+        return None
+
+    def flush(self) -> None:
+        """Write what is left to write.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         self._write()
 
     def close(self) -> None:

@@ -1,14 +1,16 @@
 """The run folder and the logs' folder: where they lie, that they are ours to fill, and how one of the past is found."""
 
+import json
 import os
 import resource
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,11 +18,14 @@ from fedps.config import Job
 from fedps.config.files import is_utf8
 from fedps.config.shared import first_difference, shared_part
 from fedps.config.source import read
-from fedps.errors import JobError
-from fedps.events.journal import JOURNAL
+from fedps.errors import CROWDED, JobError, shortage
+from fedps.events.journal import JOURNAL, Journal
 from fedps.events.past import started
+from fedps.pages.report import try_report
+from fedps.storage.whole import PUBLIC, write_whole
 
 RUNS, LATEST = Path("runs"), "latest"  # where runs are kept unless one says otherwise; a name for the newest of them
+RETRY = 5.0  # seconds between two tries to write what a full disk did not take
 FILES, OWN_FILES = 3, 20  # that the launcher keeps open for each process, and for itself
 READERS = {"owner": 0, "group": 0o050, "all": 0o055}  # what they must be allowed, by `runner.model_readers`
 OURS = (
@@ -54,15 +59,18 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
     base, taken = (run_dir or RUNS / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve(), ""
     _check_name("--run_dir", base)
     for folder in [base] if run_dir else _names(base):
+        ours = False
         try:
             taken = _claim(folder)
-            if not taken:
+            if ours := not taken:
                 (folder / "log").mkdir(exist_ok=True)
                 (folder / "private").mkdir(exist_ok=True)
                 job.save(folder / "job.yaml")
                 _keep_items(job, folder)
                 return folder
         except OSError as error:
+            if ours:
+                discard(folder)
             raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
     raise JobError(f"--run_dir {base}: holds {taken} already: another run? choose another folder")
 
@@ -213,10 +221,60 @@ def discard(folder: Path) -> None:
         folder.rmdir()
 
 
+def write_end(
+    folder: Path, journal: Journal, summary: dict[str, Any], patience: float, say: Callable[[str], None]
+) -> None:
+    """Write what tells of a run once it is over, each file whole or not at all.
+
+    Args:
+        folder: the run's.
+        journal: the run's.
+        summary: of the run.
+        patience: seconds for which it is tried again while this machine lacks something.
+        say: takes what people must know meanwhile.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    text, deadline = json.dumps(summary, indent=1), time.monotonic() + patience
+    while True:
+        try:
+            journal.flush()
+            write_whole(folder / "summary.json", f"{text}\n".encode(), PUBLIC)
+            break
+        except OSError as error:
+            why, left = lack(folder, error), deadline - time.monotonic()
+            if left <= 0:
+                raise
+            say(f"the run is over, but its summary is not written; tried for {left:.0f} s more: {why}")
+            time.sleep(min(RETRY, left))
+
+
+def conclude(folder: Path) -> str | None:
+    """Leave in a run's folder what it is to hold once its summary is written: a report, and no state if all went well.
+
+    Returns:
+        Why there is no report; None if there is.
+    """
+    if json.loads((folder / "summary.json").read_bytes())["status"] == "ok":
+        shutil.rmtree(folder / "state", ignore_errors=True)  # nobody will go on
+    return try_report(folder)
+
+
+def lack(folder: Path, error: OSError) -> str:
+    """Return in a line what this machine lacks; any other error of the system is a fault of ours, and raised.
+
+    Raises:
+        OSError: `error`.
+    """
+    if (why := shortage(error)) is None:
+        raise error
+    return why if error.filename or error.errno in CROWDED else f"{folder}: {why}"
+
+
 def _keep_items(job: Job, folder: Path) -> None:
     """Keep which item of the source is which of ours with a run: what it recommends is said in the source's ids."""
     from fedps.data.catalogue import ITEMS  # noqa: PLC0415  (with pyarrow beside it)
-    from fedps.storage.whole import PUBLIC, write_whole  # noqa: PLC0415
 
     path = job.runner.train_data_dir.parent / ITEMS
     if path.is_file():

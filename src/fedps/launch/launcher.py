@@ -1,7 +1,6 @@
 """A run from start to end: servers, coordinator, workers, one loop that watches them, and a folder that tells what happened."""
 
 import json
-import shutil
 import time
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
@@ -10,13 +9,23 @@ from typing import Any
 from fedps.config import Job
 from fedps.config.files import client_files_of
 from fedps.data.read.client import check_files
-from fedps.errors import CROWDED, DataError, JobError, RoleError, shortage
+from fedps.errors import DataError, JobError, RoleError
 from fedps.events import events
 from fedps.events.events import Closed, Entry, Failed, now, stamp
 from fedps.events.journal import JOURNAL, Journal
 from fedps.events.ledger import Ledger
 from fedps.launch.addresses import Address, check_protected, hold
-from fedps.launch.folder import can_go_on, check_places, discard, go_on, make_log_folder, make_run_folder
+from fedps.launch.folder import (
+    can_go_on,
+    check_places,
+    conclude,
+    discard,
+    go_on,
+    lack,
+    make_log_folder,
+    make_run_folder,
+    write_end,
+)  # fmt: skip
 from fedps.launch.local.processes import AGAIN, PATIENCE, Child, fork_server, start_check, start_role
 from fedps.launch.local.role import RoleSpec, check_classes, runs_own_classes
 from fedps.launch.local.scripts import start_script
@@ -26,8 +35,6 @@ from fedps.launch.restarts import Due, Restarts
 from fedps.launch.resuming import CUT, Resumption
 from fedps.launch.watch import LISTENERS, Memory, Watch
 from fedps.models.network import Plan
-from fedps.pages.report import try_report
-from fedps.storage.whole import PUBLIC, write_whole
 from fedps.training.plan import described, find_plan, make_plan
 
 LOOK_EVERY = 1.0  # seconds between two looks at memory
@@ -119,7 +126,7 @@ class Launch:
             except RoleError as error:
                 self._error = error
             except OSError as error:
-                self._error = RoleError("launcher", self._lack(error))
+                self._error = RoleError("launcher", lack(self._folder, error))
             except (JobError, DataError):
                 self._watch.stop()  # who still writes to the folder
                 self._journal.close()
@@ -210,7 +217,7 @@ class Launch:
         role, log = due.role, due.role.log
         role.process.kill()  # it has failed, but it may hang
         role.process.join(PATIENCE)
-        with log.open("a", encoding="utf-8") as file:
+        with suppress(OSError), log.open("a", encoding="utf-8") as file:  # the event tells it, too
             file.write(f"{AGAIN}{due.event.reason.splitlines()[0]}\n")
         self._take(stamp(role.kind, role.name, due.event))
         self._watch.add(self._play(due.spec, log))
@@ -294,12 +301,12 @@ class Launch:
     def _take(self, entry: Entry) -> None:
         role = self._watch.roles.get((entry.role, entry.id))
         if role is not None and isinstance(entry.event, Failed) and self._plans(role, entry.event):
-            self._journal.write(entry)  # nothing has come of it yet: `Restarted` tells, if it does
+            self._keep(entry)  # nothing has come of it yet: `Restarted` tells, if it does
             return
         self._ledger.take(entry)
-        self._journal.write(entry)
+        self._keep(entry)
         for figures in self._ledger.rounds[self._kept :]:
-            self._journal.write(stamp("launcher", "", events.Completed(figures["round"], figures)))
+            self._keep(stamp("launcher", "", events.Completed(figures["round"], figures)))
         self._kept = len(self._ledger.rounds)
         self._progress.take(entry)
         match entry.event:
@@ -307,6 +314,10 @@ class Launch:
                 self._checked = entry.event
             case Failed():
                 self._failed(entry.role, entry.id, entry.event)
+
+    def _keep(self, entry: Entry) -> None:
+        if why := self._journal.keep(entry):
+            self._progress.say(f"{self._folder / JOURNAL} is not written, but later: {why}")
 
     def _plans(self, role: Child, failed: Failed) -> bool:
         return self._restarts.plan(role, failed, self._watch.under_way(role))
@@ -350,39 +361,18 @@ class Launch:
         self._show_rounds()
         summary = self._ledger.summary(now(), str(self._error) if self._error else None)
         summary |= {"run_dir": str(self._folder), "log_dir": str(self._log_dir)}
+        self._keep(stamp("launcher", "", Closed(summary["status"], summary["error"])))
+        patience = 0.0 if self._error else self._job.runner.step_timeout
         try:
-            self._write(summary)
+            write_end(self._folder, self._journal, summary, patience, self._progress.say)
         except OSError as error:
-            summary |= {"status": "failed", "error": summary["error"] or f"launcher: {self._lack(error)}"}
+            summary |= {"status": "failed", "error": summary["error"] or f"launcher: {lack(self._folder, error)}"}
         else:
-            if why := try_report(self._folder):
+            if why := conclude(self._folder):
                 self._progress.say(why)
+        finally:
+            self._journal.close()
         self._progress.close(summary, str(self._folder))
         if self._as_json:
             print(json.dumps(summary), flush=True)
         return summary
-
-    def _write(self, summary: dict[str, Any]) -> None:
-        """Write what tells of the run once it is over, each file whole or not at all.
-
-        Raises:
-            OSError: one cannot be written.
-        """
-        try:
-            self._journal.write(stamp("launcher", "", Closed(summary["status"], summary["error"])))
-        finally:
-            self._journal.close()
-        text = json.dumps(summary, indent=1)
-        write_whole(self._folder / "summary.json", f"{text}\n".encode(), PUBLIC)
-        if summary["status"] == "ok":
-            shutil.rmtree(self._folder / "state", ignore_errors=True)  # nobody will go on
-
-    def _lack(self, error: OSError) -> str:
-        """Return in a line what this machine lacks; any other error of the system is a fault of ours, and raised.
-
-        Raises:
-            OSError: `error`.
-        """
-        if (why := shortage(error)) is None:
-            raise error
-        return why if error.filename or error.errno in CROWDED else f"{self._folder}: {why}"

@@ -23,7 +23,7 @@ from fedps.config import Allow, Job, load_job
 from fedps.config.files import client_files_of
 from fedps.config.loading import read_tree
 from fedps.data.read.client import check_files
-from fedps.errors import DataError, JobError, LostError, RoleError, shortage
+from fedps.errors import DataError, JobError, LostError, RoleError
 from fedps.events import events
 from fedps.events.events import Event, Failed, Report, Started, now, stamp
 from fedps.events.journal import Journal
@@ -217,7 +217,7 @@ def wait_for(role: str, at: Address, deadline: float) -> bool:
 
 
 class Tee(io.TextIOBase):
-    """Writes to several places at once, each line when it is whole."""
+    """Writes to several places at once, each line when it is whole; what a place does not take is lost there."""
 
     def __init__(self, *places: TextIO) -> None:
         self._places = places
@@ -225,13 +225,15 @@ class Tee(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write text to all places."""
         for place in self._places:
-            place.write(text)
+            with suppress(OSError):  # of a full disk: it ends nobody that something is not said
+                place.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush all places."""
         for place in self._places:
-            place.flush()
+            with suppress(OSError):
+                place.flush()
 
 
 def words(role: str, event: Event) -> str | None:
@@ -259,10 +261,11 @@ def _stage(
     who, silent = f"{role} {name}", standby
     folder = share_run_folder(job, run_dir)
     with ExitStack() as stack:
+        places = [sys.stdout]
         if log_dir is not None:
             path = make_log_folder(log_dir) / f"{role}log.{number}"
-            file = stack.enter_context(path.open("a", encoding="utf-8", buffering=1))
-            stack.enter_context(redirect_stdout(Tee(sys.stdout, file)))
+            places.append(stack.enter_context(path.open("a", encoding="utf-8", buffering=1)))
+        stack.enter_context(redirect_stdout(Tee(*places)))
         try:
             journal = Journal(folder / f"events-{role}-{name}.jsonl")
         except OSError as error:
@@ -320,22 +323,14 @@ def _conclude(job: Job, role: str, name: str, folder: Path, ledger: Ledger, erro
 
 
 def _reporter(role: str, name: str, journal: Journal, ledger: Ledger) -> Report:
-    lock, failing = threading.Lock(), False
+    lock = threading.Lock()
 
     def report(event: Event) -> None:
-        nonlocal failing
         with lock:
             entry = stamp(role, name, event)
             ledger.take(entry)
-            try:
-                journal.write(entry)
-                failing = False
-            except OSError as error:  # what is told of a role's work does not end it
-                if not failing:
-                    print(
-                        f"{role} {name}: its events are not written, but later: {shortage(error) or error}", flush=True
-                    )
-                failing = True
+            if why := journal.keep(entry):  # what is told of a role's work does not end it
+                print(f"{role} {name}: its events are not written, but later: {why}", flush=True)
             if (line := words(f"{role} {name}", event)) is not None:
                 print(line, flush=True)
 

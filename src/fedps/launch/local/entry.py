@@ -1,5 +1,6 @@
 """What the processes of a run do from start to end: each enters, plays its role, and reports to the launcher."""
 
+import io
 import os
 import signal
 import sys
@@ -8,8 +9,8 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from queue import Queue
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -101,11 +102,21 @@ class Outbox:
 
 def _enter(pipe: Connection, log: str) -> Outbox:
     """Write to the log from now on, and attach to the launcher."""
-    file = Path(log).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115  (open as long as the process lives)
+    file = io.TextIOWrapper(Log(log, "a"), encoding="utf-8", write_through=True)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout = sys.stderr = file
     return attach(pipe)
+
+
+class Log(io.FileIO):
+    """A file of what is said to people; what a full disk does not take is lost, and ends nobody."""
+
+    def write(self, said: Any) -> int:
+        """Write what the disk takes, and say that it was all."""
+        with suppress(OSError):
+            super().write(said)
+        return len(said)
 
 
 def _end_with(pipe: Connection) -> None:
