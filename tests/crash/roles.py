@@ -1,9 +1,11 @@
 """Roles of a run as their commands start them, but forked from a process that has imported all: one costs no second.
 
-Each may be traced from its first instruction on by strace, which kills it at a call of the system or lets the call fail.
+So are the processes that a launcher starts. Each role may be traced from its first instruction on by strace, which kills it
+at a call of the system or lets the call fail.
 """
 
 import ctypes
+import multiprocessing.util
 import os
 import re
 import signal
@@ -12,9 +14,22 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple, NoReturn
+
+import fedps.cli
+import fedps.client.life
+import fedps.coordinator.serve
+import fedps.launch.launcher
+import fedps.launch.one_role
+import fedps.launch.resuming
+import fedps.native.library
+import fedps.server.serve
+import fedps.training.compiled
+from fedps.server import durable
+from fedps.storage import whole
 
 CALLS = (
     "write", "writev", "pwrite64", "pwritev", "fsync", "fdatasync", "ftruncate", "rename", "renameat", "renameat2", "unlink",
@@ -22,10 +37,11 @@ CALLS = (
 )  # fmt: skip
 KILL = "SIGKILL"
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-LINE = re.compile(r"^(\d+) +(\w+)\((.*)")  # of a trace: thread, call, the rest
+LINE = re.compile(r"^(?:(\d+) +)?(\w+)\((.*)")  # of a trace: thread, if there are several, call, the rest
 DESCRIPTOR = re.compile(r"^\d+<([^>]*)>")
 NUMBERED = re.compile(r"(snapshot|log)-\d+")  # files of a server's log: where each begins depends on who comes first
 MOST = 64  # of their numbers
+WRONG = 2  # the code with which a command ends that refuses to begin
 QUOTED = re.compile(r'"([^"]*)"')
 
 
@@ -84,14 +100,21 @@ class Role:
     Args:
         name: as `worker-1`.
         words: its command, behind `fedps`.
-        log: takes what it says.
+        folder: the run's.
+        again: the command of those that follow one which has ended otherwise than by refusing to begin; by default the same.
+
+    Attributes:
+        log: of what it says.
+        lives: how many of its processes have been started.
+        pid: of the process that is there, 0 if none is.
+        code: how the last one ended.
     """
 
-    def __init__(self, name: str, words: Sequence[object], log: Path) -> None:
-        self.name, self.log, self.lives = name, log, 0
-        self.pid = 0  # of the process that is there
-        self.code: int | None = None  # how the last one ended
-        self._words = [str(word) for word in words]
+    def __init__(self, name: str, words: Sequence[object], folder: Path, again: Sequence[object] = ()) -> None:
+        self.name, self.folder, self.log, self.lives = name, folder, folder.with_suffix(".log"), 0
+        self.pid = 0
+        self.code: int | None = None
+        self._words, self._again = ([str(word) for word in said] for said in (words, again or words))
         self._strace: subprocess.Popen[bytes] | None = None
 
     @property
@@ -101,6 +124,7 @@ class Role:
 
     def start(self, *trace: object) -> None:
         """Start its next process, traced if strace is told how."""
+        words = self._words if self.code in (None, WRONG) else self._again
         self.lives, self.code = self.lives + 1, None
         gate, opener = os.pipe()
         sys.stdout.flush()
@@ -108,10 +132,10 @@ class Role:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(opener)
-            self._be(gate)
+            self._be(words, gate)
         os.close(gate)
         if trace:
-            command = ["strace", "-f", "-qq", "-p", str(self.pid), *map(str, trace)]
+            command = ["strace", "-qq", "-p", str(self.pid), *map(str, trace)]
             self._strace = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
             while self._strace.poll() is None and _tracer(self.pid) == 0:
                 time.sleep(0.002)
@@ -147,7 +171,7 @@ class Role:
             self.pid, self.code = 0, -signal.SIGKILL
         self.let_go()
 
-    def _be(self, gate: int) -> NoReturn:
+    def _be(self, words: Sequence[str], gate: int) -> NoReturn:
         code = 1
         try:
             ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
@@ -157,10 +181,8 @@ class Role:
             os.dup2(log, 1)
             os.dup2(log, 2)
             _name_parts(f"{self.name}-{self.lives}")
-            sys.argv = ["fedps", *self._words]
-            from fedps.cli import main
-
-            main()
+            sys.argv = ["fedps", *words]
+            fedps.cli.main()
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -180,6 +202,8 @@ def calls_of(role: str, trace: Path, run_dir: Path) -> list[Call]:
             continue
         match = LINE.match(line)
         if match is None or (path := _path(match[3])) is None or not path.startswith(f"{run_dir}/"):
+            continue
+        if path.endswith("-shm"):  # of SQLite: memory that processes share, and nobody reads after them
             continue
         general = NUMBERED.sub(r"\1-#", path.removeprefix(f"{run_dir}/"))
         of_thread = counts.setdefault((general, match[2]), {})
@@ -212,8 +236,32 @@ def _tracer(pid: int) -> int:
 
 def _name_parts(process: str) -> None:
     """Let temporary files have names that are known beforehand, and logs be summed up after every few records."""
-    from fedps.server import durable
-    from fedps.storage import whole
-
     vars(whole)["secrets"] = SimpleNamespace(token_hex=lambda _: process)
-    durable.LEAST, durable.GROWTH = 0, 0
+    vars(durable).update(LEAST=0, GROWTH=0.3)
+
+
+def _fork(_: object, args: Sequence[bytes | str], passed: Sequence[int]) -> int:
+    """Fork what `multiprocessing` would start as a new interpreter, which runs some code; return its number."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        for below, above in pairwise([*sorted({0, 1, 2, *map(int, passed)}), os.sysconf("SC_OPEN_MAX")]):
+            os.closerange(below + 1, above)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        words = [os.fsdecode(word) for word in args]
+        sys.argv = words[words.index("-c") :]
+        exec(sys.argv.pop(1), {})
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+vars(multiprocessing.util)["spawnv_passfds"] = _fork

@@ -1,4 +1,4 @@
-"""A small job whose roles are started one by one, one of them under a fault; each that dies is started again as before."""
+"""A small job whose roles are started one by one, or by a launcher, one of them under a fault; who dies is started again."""
 
 import json
 import re
@@ -13,14 +13,15 @@ import yaml
 
 from fedps.data.prepare.synth import synthesize
 from fedps.data.prepare.write import Split
+from fedps.events.journal import JOURNAL, read_journal
 from fedps.storage import snapshot
 from fedps.table.rules import rowless
-from tests.crash.roles import CALLS, Call, Fault, Role, calls_of, paths_of
+from tests.crash.roles import CALLS, WRONG, Call, Fault, Role, calls_of, paths_of
 from tests.ports import free_address
 
 CLIENTS = 2
-LIVES = 4  # of a role, at most
-PATIENCE = 90.0  # seconds for a run, on a loaded machine
+LIVES = 3  # of a role, at most
+PATIENCE = 240.0  # seconds for a run, on a loaded machine
 BACK = 1.5  # seconds until a lasting fault is over
 TRACEBACK = "Traceback (most recent call last)"
 RESULT = re.compile(r"[^/]+/(model/\d+/[^.].*|private/\d+/\d+/[^.].*|summary.*\.json)")  # files that a run leaves
@@ -54,11 +55,12 @@ class Outcome(NamedTuple):
 
 RESUMED, WENT_ON, REFUSED = "resumed, exact", "went on, exact", "refused with a reason, then exact"
 AGAIN, WITHOUT = "a worker trained again from its checkpoint", "went on, an epoch not saved, and said so"
+UNBEGUN = "had not begun: another folder is asked for"
 LEFT, MISSED = "had taken leave: says that nobody listens", "not reached"
-GOOD = (RESUMED, WENT_ON, REFUSED, AGAIN, WITHOUT, LEFT, MISSED)
+GOOD = (RESUMED, WENT_ON, REFUSED, AGAIN, WITHOUT, UNBEGUN, LEFT, MISSED)
 ITS_OWN = re.compile(r"worker-\d/(model|summary)")
 BETWEEN = re.compile(r"worker-\d/private/\d/1/")  # epochs before the last that a worker may die before it saves
-UNSAVED = re.compile(r"epoch (\d+) is not saved: .*(?:free space|see to this disk)")
+UNSAVED = re.compile(r"(?:epoch|round) (\d+) is not saved: .*(?:free space|see to this disk)")
 
 
 def write_job(folder: Path, **runner: object) -> Path:
@@ -68,7 +70,7 @@ def write_job(folder: Path, **runner: object) -> Path:
         "runner": {
             "train_data_dir": "data/train", "test_data_dir": "data/test", "train_batch_size": 16, "geo_step": 4,
             "geo_merge": "heat", "epochs": 2, "worker_num": CLIENTS, "with_coordinator": True, "checkpoint_every": 4,
-            "local_sparse": ["embedding_0.w_0"], "reconnect_timeout": 5.0, "start_timeout": 10.0, "step_timeout": 30.0,
+            "local_sparse": ["embedding_0.w_0"], "reconnect_timeout": 15.0, "start_timeout": 15.0, "step_timeout": 60.0,
             **runner,
         },
         "hyper_parameters": {"num_users": 8, "num_items": 200, "fc_layers": [8, 4]},
@@ -79,27 +81,23 @@ def write_job(folder: Path, **runner: object) -> Path:
 
 
 class Run:
-    """A run of a job, each role by its own command.
+    """A run of a job, whose roles are processes that are traced, and started again when they die.
 
     Args:
-        job: the job's file.
         folder: made anew; holds the run's, and what roles say.
+
+    Attributes:
+        roles: by name.
+        hung: who did not come to an end.
     """
 
-    def __init__(self, job: Path, folder: Path) -> None:
+    TRACE: tuple[str, ...] = ("-f",)  # how roles are traced
+
+    def __init__(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self.folder = folder
-        server, coordinator = ("--servers", free_address()), ("--coordinators", free_address())
-        words: dict[str, tuple[object, ...]] = {
-            "server-0": ("server", job, *server),
-            "coordinator-0": ("coordinator", job, *coordinator),
-            **{f"worker-{k}": ("worker", job, "--client", k, *server, *coordinator) for k in range(CLIENTS)},
-        }
-        self.roles = {
-            name: Role(name, [*of, "--run_dir", folder / name], folder / f"{name}.log") for name, of in words.items()
-        }
-        self.hung = ""
+        self.folder, self.hung = folder, ""
+        self.roles: dict[str, Role] = {}
 
     def calm(self) -> list[Call]:
         """Play to the end, undisturbed; return the calls that could have been.
@@ -109,24 +107,30 @@ class Run:
         """
         traces = {name: self.folder / f"{name}.trace" for name in self.roles}
         for name, role in self.roles.items():
-            role.start("-y", "-s", 0, "-o", traces[name], "-e", f"trace={','.join(CALLS)}")
+            role.start(*self.TRACE, "-y", "-s", 0, "-o", traces[name], "-e", f"trace={','.join(CALLS)}")
         self._to_the_end()
         broken = [f"{name}: {role.code}: {role.said[-2000:]}" for name, role in self.roles.items() if role.lives > 1]
         assert not broken and not self.hung, (broken, self.hung)
-        return [call for name, trace in traces.items() for call in calls_of(name, trace, self.folder / name)]
+        return [call for name, trace in traces.items() for call in calls_of(name, trace, self.roles[name].folder)]
 
-    def disturbed(self, fault: Fault) -> list[tuple[str, int]]:
-        """Play to the end under a fault; return who ended with which code other than 0."""
+    def disturbed(self, fault: Fault, lives: int = LIVES) -> list[tuple[str, int]]:
+        """Play to the end under a fault; return who ended with which code other than 0.
+
+        Args:
+            fault: which.
+            lives: how many processes a role may have.
+        """
         call, trace = fault.call, self.folder / "fault.trace"
         how = "signal=SIGKILL" if fault.kind == "SIGKILL" else f"error={fault.kind}"
         when = f"when={call.nth}{'+' if fault.lasting else ''}"
         for name, role in self.roles.items():
             if name == call.role:
-                paths = [word for path in paths_of(call, self.folder / name) for word in ("-P", path)]
-                role.start("-o", trace, *paths, "-e", f"trace={call.name}", "-e", f"inject={call.name}:{how}:{when}")
+                paths = [word for path in paths_of(call, role.folder) for word in ("-P", path)]
+                inject = ("-e", f"trace={call.name}", "-e", f"inject={call.name}:{how}:{when}")
+                role.start(*self.TRACE, "-o", trace, *paths, *inject)
             else:
                 role.start()
-        return self._to_the_end(self.roles[call.role] if fault.lasting else None)
+        return self._to_the_end(lives, self.roles[call.role] if fault.lasting else None)
 
     @property
     def reached(self) -> bool:
@@ -134,7 +138,7 @@ class Run:
         trace = (self.folder / "fault.trace").read_text(errors="replace")
         return "INJECTED" in trace or "killed by SIGKILL" in trace
 
-    def _to_the_end(self, lasting: Role | None = None) -> list[tuple[str, int]]:
+    def _to_the_end(self, lives: int = LIVES, lasting: Role | None = None) -> list[tuple[str, int]]:
         ends = list[tuple[str, int]]()
         deadline, reached_at = time.monotonic() + PATIENCE, 0.0
         left = list(self.roles.values())
@@ -142,7 +146,8 @@ class Run:
             for role in [role for role in left if role.ended()]:
                 if role.code:
                     ends.append((role.name, role.code))
-                if not role.code or role.lives == LIVES:
+                alone = len(left) == 1 and role.lives > 1 and len(self.roles) > 1  # nobody is left for a third try
+                if not role.code or role.lives == lives or alone:
                     left.remove(role)
                 else:
                     role.start()
@@ -159,6 +164,46 @@ class Run:
         return ends
 
 
+class Apart(Run):
+    """A run whose roles are started one by one, each by its own command.
+
+    Args:
+        job: the job's file.
+        folder: made anew.
+    """
+
+    def __init__(self, job: Path, folder: Path) -> None:
+        super().__init__(folder)
+        server, coordinator = ("--servers", free_address()), ("--coordinators", free_address())
+        words: dict[str, tuple[object, ...]] = {
+            "server-0": ("server", job, *server),
+            "coordinator-0": ("coordinator", job, *coordinator),
+            **{f"worker-{k}": ("worker", job, "--client", k, *server, *coordinator) for k in range(CLIENTS)},
+        }
+        for name, of in words.items():
+            self.roles[name] = Role(name, [*of, "--run_dir", folder / name], folder / name)
+
+
+class Launched(Run):
+    """A run that `fedps run` begins, and `fedps run --resume` goes on with; its launcher alone is traced.
+
+    Args:
+        job: the job's file.
+        folder: made anew.
+        broken: the folder of a run that was broken off; a copy of it goes on from the first.
+    """
+
+    TRACE = ()
+
+    def __init__(self, job: Path, folder: Path, broken: Path | None = None) -> None:
+        super().__init__(folder)
+        name, run_dir = ("resumed" if broken else "launcher"), folder / "launcher"
+        if broken:
+            shutil.copytree(broken, run_dir)
+        begin, go_on = ("run", job, "--run_dir", run_dir), ("run", "--resume", run_dir)
+        self.roles[name] = Role(name, go_on if broken else begin, run_dir, go_on)
+
+
 def judge(run: Run, fault: Fault, ends: Sequence[tuple[str, int]], calm: Path) -> Outcome:
     """Say what came of a run under a fault, beside a calm one's folder."""
     said = "\n".join(
@@ -169,6 +214,8 @@ def judge(run: Run, fault: Fault, ends: Sequence[tuple[str, int]], calm: Path) -
     if TRACEBACK in said:
         return Outcome(fault, "a traceback", said)
     missing = {*results(calm)} - {*results(run.folder)}
+    if isinstance(run, Launched) and _refused_unbegun(run):
+        return Outcome(fault, UNBEGUN, said)
     if lost := [name for name, role in run.roles.items() if role.code]:
         # All had reported the last round; it would have copied the model that the servers have saved.
         left = all(map(ITS_OWN.match, differences(calm, run.folder)))
@@ -178,14 +225,30 @@ def judge(run: Run, fault: Fault, ends: Sequence[tuple[str, int]], calm: Path) -
     if differ := differences(calm, run.folder):
         if any(name.startswith("worker") for name, _ in ends) and all(map(BETWEEN.match, missing)):
             return Outcome(fault, AGAIN, said)  # servers keep all they have, where one worker alone goes on
-        unsaved = {f"server-0/model/{epoch}" for epoch in UNSAVED.findall(run.roles["server-0"].said)}
-        if not ends and {name.rpartition("/")[0] for name in differ} == unsaved:
+        unsaved = {
+            f"{_saves(name)}/{epoch}" for name, role in run.roles.items() for epoch in UNSAVED.findall(role.said)
+        }
+        if not ends and {name.rpartition("/")[0] for name in differ} <= unsaved:
             return Outcome(fault, WITHOUT, said)
         return Outcome(fault, f"differs: {', '.join(differ)}", said)
     if not run.reached:
         return Outcome(fault, MISSED)
     killed, refused = (any((code < 0) == by_kill for _, code in ends) for by_kill in (True, False))
     return Outcome(fault, REFUSED if refused else RESUMED if killed else WENT_ON, said)
+
+
+def _saves(role: str) -> str:
+    """Return the folder in which a role, or those of a launcher, save epochs."""
+    kind, _, number = role.partition("-")
+    return f"{role}/private/{number}" if kind == "worker" else f"{role}/model"
+
+
+def _refused_unbegun(run: Launched) -> bool:
+    """Whether nobody had begun to train when the launcher died, and people are told to take another folder."""
+    (launcher,) = run.roles.values()
+    journal = launcher.folder / JOURNAL
+    begun = journal.exists() and any(entry["event"] == "epoch_begin" for entry in read_journal(journal))
+    return launcher.code == WRONG and not begun and "choose another folder" in launcher.said
 
 
 def differences(calm: Path, run: Path) -> list[str]:
@@ -201,6 +264,8 @@ def results(run: Path) -> dict[str, object]:
         name = GENERATION.sub(".", str(path.relative_to(run)))
         if not RESULT.fullmatch(name):
             continue
+        if path.suffix == ".safetensors" and not path.with_suffix(".json").exists():
+            continue  # whoever died before that was written has saved nothing
         if path.name.startswith("summary"):
             found[name] = _figures(json.loads(path.read_bytes()))
         elif path.suffix == ".json":

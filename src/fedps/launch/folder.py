@@ -248,6 +248,8 @@ def write_end(
                 raise
             say(f"the run is over, but its summary is not written; tried for {left:.0f} s more: {why}")
             time.sleep(min(RETRY, left))
+    if untold := conclude(folder):
+        say(untold)
 
 
 def conclude(folder: Path) -> str | None:

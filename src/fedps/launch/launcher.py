@@ -18,7 +18,6 @@ from fedps.launch.addresses import Address, check_protected, hold
 from fedps.launch.folder import (
     can_go_on,
     check_places,
-    conclude,
     discard,
     go_on,
     lack,
@@ -367,9 +366,6 @@ class Launch:
             write_end(self._folder, self._journal, summary, patience, self._progress.say)
         except OSError as error:
             summary |= {"status": "failed", "error": summary["error"] or f"launcher: {lack(self._folder, error)}"}
-        else:
-            if why := conclude(self._folder):
-                self._progress.say(why)
         finally:
             self._journal.close()
         self._progress.close(summary, str(self._folder))
