@@ -42,6 +42,8 @@ def bench(
 
     saves    a server's saves and loads beside copying the same bytes
 
+    tls      what mutual TLS on every connection costs a job, in each mode; some minutes more
+
     stalls   pulls while tables are saved or summed up, and how long it takes to make them anew
 
     durability  what it costs that a server's death loses nothing, in each mode; how soon one is back

@@ -41,7 +41,7 @@ class Run:
 
 def write_job(
     folder: Path, data: Path, train: Path | None = None, test: bool = True,
-    optimizer: Mapping[str, object] | None = None, **runner: object,
+    optimizer: Mapping[str, object] | None = None, certs: Path | None = None, **runner: object,
 ) -> Path:  # fmt: skip
     """Write a job file like examples/quickstart.yaml, with a coordinator and one epoch.
 
@@ -51,6 +51,7 @@ def write_job(
         train: another folder of training files than `data` has.
         test: whether to evaluate.
         optimizer: further keys of the optimizer.
+        certs: folder of an authority; None: connections are in the clear.
         runner: further keys.
     """
     facts = json.loads((data / "manifest.json").read_text(encoding="utf-8"))
@@ -74,7 +75,8 @@ def write_job(
         "fc_layers": [64, 32, 16, 8],
     }
     path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump({"runner": keys | runner, "hyper_parameters": hyper}), encoding="utf-8")
+    tree = {"runner": keys | runner, "hyper_parameters": hyper, "security": {"certs": str(certs)} if certs else {}}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
 
 

@@ -14,6 +14,7 @@ SUBJECTS = {
     "rounds": "what a round of the coordinator costs beside training",
     "saves": "a server's saves and loads beside copying the same bytes",
     "durability": "what it costs that a server's death loses nothing, in each mode; how soon one is back",
+    "tls": "what mutual TLS on every connection costs a job, in each mode",
     "stalls": "pulls while tables are saved or summed up, and how long it takes to make them anew",
     "size": "50 M rows over two servers, and bounded tables under 100 M distinct ids: memory and pauses",
     "selection": "time to a quality for each selector, on the simulated clock of 100 virtual clients",
@@ -23,6 +24,7 @@ SUBJECTS = {
 }
 NAMED_ONLY = (
     "durability",
+    "tls",
     "size",
     "selection",
     "merges",

@@ -112,6 +112,14 @@ def test_durability(small_data: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
+def test_tls(small_data: Path) -> None:
+    geo = "geo, windows of 10 batches"
+    assert [figure.key for figure in checked("tls", small_data).figures] == [
+        f"{geo}.mTLS", f"{geo}.in the clear", f"{geo}.ratio", f"{geo}.processor",
+    ]  # fmt: skip
+
+
 def test_every_subject_is_tried_here() -> None:
     tried = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert set(SUBJECTS) <= tried
