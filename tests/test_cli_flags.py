@@ -19,6 +19,7 @@ from fedps.cli.app import signals_as_interrupt
 from fedps.config import Allow, Job
 from fedps.data.prepare.write import Split
 from fedps.errors import DataError, LostError, RoleError
+from fedps.events.events import Scripted
 from fedps.launch.addresses import Address
 from tests.launch.rooms import Room, here, launcher, write_tiny_job
 
@@ -108,8 +109,7 @@ def test_a_script_and_what_it_takes(job: Path, launch: Room, monkeypatch: pytest
     more = ["--", "--lr", "3", "other.yaml"]
     for words in ([script, "-m", job, *more], ["-m", job, script, *more], [script, job, *more], [job, script, *more]):
         assert here(monkeypatch, "run", *words) == 0
-        orders = launch.args[4]
-        assert (orders.script, orders.script_args) == (script, ("--lr", "3", "other.yaml"))
+        assert launch.args[4].script == Scripted(str(script), ["--lr", "3", "other.yaml"], str(Path.cwd()))
         assert launch.args[0].name == "job"
 
 
@@ -135,7 +135,7 @@ def test_a_trainer_of_paddlerec_that_is_there_is_stood_in_for(
     assert capsys.readouterr().err.count("the built-in trainer does its work") == 1
     script.write_text("import fedps\n" + text)
     assert here(monkeypatch, "run", script, "-m", job) == 0
-    assert launch.args[4].script == script, "one that was written for fedps runs, whatever its name"
+    assert Path(launch.args[-2].script.script) == script, "one that was written for fedps runs, whatever its name"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from fedps.config import Job, load_job
 from fedps.errors import JobError
+from fedps.events.events import Scripted
 from fedps.launch.folder import make_run_folder
 from fedps.launch.launcher import Launch
 from fedps.launch.local import processes as roles
@@ -32,7 +33,7 @@ def launch(tmp_path: Path, script: str, **runner: Any) -> dict[str, Any]:
     """Run a script in all roles; those of these tests train nobody, so that they need no torch."""
     (tmp_path / "script.py").write_text(f"import sys, time\n{script}\n")
     job = load_job(write_job(tmp_path, **runner))
-    orders = Orders(script=tmp_path / "script.py", script_args=("--lr", "3"))
+    orders = Orders(script=Scripted(str(tmp_path / "script.py"), ["--lr", "3"], str(tmp_path)))
     return Launch(job, make_run_folder(job, tmp_path / "run"), time.time(), True, orders).run(in_process=False)
 
 

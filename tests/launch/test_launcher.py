@@ -15,6 +15,7 @@ import pytest
 
 from fedps.config import load_job
 from fedps.errors import DataError, JobError
+from fedps.events.events import Scripted
 from fedps.events.journal import Journal
 from fedps.launch.addresses import Address
 from fedps.launch.folder import make_run_folder
@@ -198,7 +199,9 @@ def test_a_server_that_does_not_end_is_named_with_its_log_and_killed(
     job = load_job(write_job(tmp_path, start_timeout=0.3, step_timeout=0.3))
     run = Launch(job, make_run_folder(job, tmp_path / "run"), time.time(), True)
     spec = RoleSpec("server", 0, tmp_path / "job.yaml", tmp_path)
-    server = run._watch.add(start_script(spec, tmp_path / "serverlog.0", tmp_path / "deaf.py"))
+    server = run._watch.add(
+        start_script(spec, tmp_path / "serverlog.0", Scripted(str(tmp_path / "deaf.py"), [], str(tmp_path)))
+    )
     while "deaf" not in server.log.read_text():
         time.sleep(0.05)
     monkeypatch.setattr(run, "_in_processes", run._end_listeners)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fedps.events.events import Scripted
 from fedps.launch.local.processes import stop
 from fedps.launch.local.role import RoleSpec
 from fedps.launch.local.scripts import start_script
@@ -20,7 +21,9 @@ def test_living_roles_are_weighed_and_dead_ones_passed_over(tmp_path: Path) -> N
     (tmp_path / "end.py").write_text("")
     living, dead = (
         start_script(
-            RoleSpec("server", number, tmp_path / "job.yaml", tmp_path), tmp_path / f"log.{number}", tmp_path / script
+            RoleSpec("server", number, tmp_path / "job.yaml", tmp_path),
+            tmp_path / f"log.{number}",
+            Scripted(str(tmp_path / script), [], str(tmp_path)),
         )
         for number, script in enumerate(("wait.py", "end.py"))
     )

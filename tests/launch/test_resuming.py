@@ -14,6 +14,7 @@ import pytest
 
 from fedps.client.checkpoint import Moment
 from fedps.config import Job, load_job
+from fedps.coordinator.resuming import Memory
 from fedps.errors import JobError
 from fedps.events import events as told
 from fedps.events.events import Entry, Event
@@ -33,10 +34,12 @@ FIGURES = ("round", "selected", "loss", "auc", "train_auc", "hr@10", "ndcg@10")
 
 @pytest.fixture
 def cut_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., resuming.Cut]:
-    def find(job: Job, there: Moments, took_part: set[str] | None = None, torn: Moments | None = None) -> resuming.Cut:
+    def find(
+        job: Job, there: Moments, took_part: set[str] | None = None, torn: Moments | None = None, begun: int = 0
+    ) -> resuming.Cut:
         monkeypatch.setattr(resuming, "checkpoints_of", lambda _, client: there.get(client, {}))
         monkeypatch.setattr(resuming, "_is_whole", lambda _, client, moment: moment not in (torn or {}).get(client, {}))
-        return find_cut(job, tmp_path, set(CLIENTS) if took_part is None else took_part)
+        return find_cut(job, tmp_path, set(CLIENTS) if took_part is None else took_part, begun)
 
     return find
 
@@ -90,6 +93,12 @@ def test_who_has_no_checkpoint_begins_anew_with_all_in_the_first_epoch_and_is_mi
     del there[CLIENTS[2]]
     with pytest.raises(JobError, match=r"private/2/checkpoint is missing, or holds none that is whole"):
         cut_of(make_job(), there)
+    for job in (make_job(), make_job(sync_mode="async")):
+        with pytest.raises(JobError, match=r"private/0/checkpoint is missing, or holds none that is whole"):
+            cut_of(job, {}, begun=2)
+        assert cut_of(job, {}, begun=1).clients == dict.fromkeys(CLIENTS, Place(Moment(0))), (
+            "the first may be under way"
+        )
     cut = cut_of(make_job(), there, took_part={client for client in CLIENTS if client != CLIENTS[2]})
     assert (cut.exact, cut.checkpoint(CLIENTS[2]), cut.checkpoint(CLIENTS[1])) == (True, "newest", "3-0"), "a new one"
 
@@ -148,6 +157,11 @@ def said_in_job(old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def half_a_job(run_dir: Path) -> None:
+    path = run_dir / "job.yaml"
+    path.write_text(path.read_text().partition("hyper_parameters:")[0])
+
+
 def by_hand(run_dir: Path) -> None:
     (run_dir / JOURNAL).rename(run_dir / "events-server-0.jsonl")
 
@@ -162,8 +176,10 @@ def by_hand(run_dir: Path) -> None:
         (said_in_job("  durability: group\n", ""), r"is of an older version of fedps, which kept nothing to go on from"),
         (said_in_job("durability: group", "durability: none"), r"durability: none: nothing was kept to go on from: go on"),
         (said_in_job("epochs: 3", "epochs: three"), r"is no job of this version"),
+        (lambda run_dir: write(run_dir, Entry(2.0, "worker", "0", told.EpochBegin(2))), r"private/0/checkpoint is missing"),
+        (half_a_job, r"job\.yaml is cut off: put it back"),
     ],
-    ids=["no job", "no journal", "no state", "by hand", "older", "nothing kept", "no such job"],
+    ids=["no job", "no journal", "no state", "by hand", "older", "nothing kept", "no such job", "no checkpoints", "half a job"],
 )  # fmt: skip
 def test_a_folder_that_lacks_something_is_refused_by_its_name(
     spoil: Callable[[Path], None], said: str, left: Path
@@ -188,17 +204,61 @@ def test_a_run_at_work_is_refused_and_what_is_left_of_one_waited_for(
     with pytest.raises(JobError, match="a run is at work in it: wait for its end, or end it"):
         reopen(left)
     at_work.close()
-    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with (left / "log" / "workerlog.3").open("w") as log:
+        worker = subprocess.Popen(sleeping, stdout=log)
+    other = subprocess.Popen(sleeping)  # has the number of one that has ended
     try:
+        write(left, Entry(time.time(), "worker", "4", told.Started(other.pid)))
         started: Event = told.Started(worker.pid)
         write(left, Entry(time.time(), "worker", "3", started))
         monkeypatch.setattr(resuming, "PATIENCE", 0.1)
         with pytest.raises(JobError, match=f"worker 3 of the run that was broken off .* `kill -9 {worker.pid}`"):
             reopen(left)
-    finally:
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
-    reopen(left).journal.close()
+        reopen(left).journal.close()
+    finally:
+        for process in (worker, other):
+            process.kill()
+            process.wait()
+
+
+def test_rounds_that_a_coordinator_no_longer_knows_are_missed_before_anything_begins(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = make_run_folder(make_job(epochs=3, with_coordinator=True), tmp_path / "run")
+    write(run_dir, Entry(1.0, "worker", "0", told.EpochBegin(0)))
+    (run_dir / "state" / "server-0").mkdir(parents=True)
+    (run_dir / "state" / "server-0" / "log-0").touch()
+    Memory(run_dir).close()  # of which nothing is in the file, as where what lay beside it is gone
+    monkeypatch.setattr(
+        resuming, "find_cut", lambda *_: resuming.Cut(True, dict.fromkeys(CLIENTS, Place(Moment(2), 7)))
+    )
+    with pytest.raises(
+        JobError, match=r"coordinator\.db: the state of round 2 is not kept; .* coordinator\.db-wal as well"
+    ):
+        reopen(run_dir)
+
+
+def scripted(script: Path) -> told.Scripted:
+    return told.Scripted(str(script), ["--lr", "3"], str(script.parent))
+
+
+def test_a_script_plays_the_rest_of_a_run_too_and_is_missed(left: Path, tmp_path: Path) -> None:
+    script, moved = tmp_path / "script.py", tmp_path / "moved.py"
+    with pytest.raises(JobError, match=rf"this run was played by no script: leave {script} out"):
+        reopen(left, script=scripted(script))
+    write(left, Entry(1.0, "launcher", "", scripted(script)))
+    with pytest.raises(
+        JobError, match=rf"{script}, .* is not there: .*: fedps run SCRIPT.py --resume {left} -- --lr 3$"
+    ):
+        reopen(left)
+    for named, due in ((scripted(moved), moved), (None, script)):
+        script.touch()
+        again = reopen(left, script=named)
+        again.journal.close()
+        assert again.script == scripted(due)
 
 
 def test_nothing_is_touched_where_a_run_is_at_work_or_none_ever_was(left: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from fedps.config import Allow
-from fedps.events.events import Note
+from fedps.events.events import Note, Scripted
 from fedps.launch.local.processes import Child, stop
 from fedps.launch.local.role import RoleSpec
 from fedps.launch.local.scripts import last_words, start_script
@@ -29,7 +29,9 @@ print("a word")
 def start(tmp_path: Path, text: str, role: str, number: int, **facts: Any) -> Child:
     (tmp_path / "script.py").write_text(text)
     spec = RoleSpec(role, number, tmp_path / "job.yaml", tmp_path, allow=Allow(commands=True), **facts)
-    return start_script(spec, tmp_path / f"{role}log.{number}", tmp_path / "script.py", ("--lr", "3"))
+    return start_script(
+        spec, tmp_path / f"{role}log.{number}", Scripted(str(tmp_path / "script.py"), ["--lr", "3"], str(tmp_path))
+    )
 
 
 def test_each_role_is_told_its_part(tmp_path: Path) -> None:

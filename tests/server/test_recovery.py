@@ -166,6 +166,20 @@ def test_a_run_is_taken_back_to_where_its_clients_go_on(home: Home, summed_up: i
     train(server, again[0], again[1], 4, 5)
 
 
+def test_a_log_that_does_not_reach_to_where_clients_go_on_is_refused(home: Home) -> None:
+    server = home.server()
+    a, b = (Caller(server, name).join() for name in "ab")
+    train(server, a, b, 1, 3)
+    whole = tables(home.server({"a": 3, "b": 3}))
+    for cut, said in (
+        ({"a": 3, "b": 4}, "push 3 of client 'b', .* push 4"),
+        ({"c": 1}, "push 0 of client 'c', .* push 1"),
+    ):
+        with pytest.raises(DataError, match=f"server-0|state: ends with {said}: put the whole folder back"):
+            home.server(cut)
+    assert tables(home.server()) == whole, "it is left as it was"
+
+
 def test_a_client_that_is_ahead_of_a_restored_server_is_told(home: Home) -> None:
     server = home.server()
     a, b = (Caller(server, name).join() for name in "ab")

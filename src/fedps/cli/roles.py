@@ -121,7 +121,7 @@ def run(
     overrides = [*(override or []), *counts.overrides(), *protection(certs, insecure)]
     if resume is not None and _is_complete(resume, as_json):
         return
-    resumed = None if resume is None else _reopen(resume, request.job, overrides)
+    resumed = None if resume is None else _reopen(resume, request, overrides)
     resolved = load(request.job, overrides) if resumed is None else resumed.job
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.launcher import run as launch  # noqa: PLC0415
@@ -129,7 +129,8 @@ def run(
 
     allow = Allow(commands=allow_commands, private_dump=allow_private_dump)
     note_job(resolved, allow)
-    orders = Orders(log_dir, counts.server_at, counts.coordinator_at, allow, request.script, request.args)
+    script = request.scripted if resumed is None else resumed.script
+    orders = Orders(log_dir, counts.server_at, counts.coordinator_at, allow, script)
     summary = launch(resolved, run_dir, in_process, as_json, orders, resumed)
     if summary["status"] != "ok":
         raise SystemExit(FAILED)
@@ -247,6 +248,13 @@ class Request(NamedTuple):
     script: Path | None = None
     args: tuple[str, ...] = ()
 
+    @property
+    def scripted(self) -> Any:
+        """What plays the roles, as the launcher takes it; None: they are built in."""
+        from fedps.events.events import Scripted  # noqa: PLC0415
+
+        return self.script and Scripted(str(self.script.resolve()), list(self.args), str(Path.cwd()))
+
 
 def read_words(words: tuple[str, ...], job: Path | None, alone: bool = True) -> Request:
     """Tell the job file, the script and the script's own arguments apart; not `alone`, they need not name a job.
@@ -346,10 +354,10 @@ def _is_complete(run_dir: Path, as_json: bool) -> bool:
     return True
 
 
-def _reopen(run_dir: Path, job: Path | None, overrides: list[str]) -> Any:
+def _reopen(run_dir: Path, request: Request, overrides: list[str]) -> Any:
     from fedps.launch.resuming import reopen  # noqa: PLC0415
 
-    return reopen(run_dir, job, overrides)
+    return reopen(run_dir, request.job, overrides, request.scripted)
 
 
 def _check_in_process(request: Request, log_dir: Path | None, counts: Any) -> None:

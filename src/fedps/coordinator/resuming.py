@@ -223,18 +223,18 @@ class Memory:
             (folder / name).unlink(missing_ok=True)
 
 
-def learned_in(folder: Path) -> Found | None:
-    """Return the state of another run's newest round, whether or not that still runs; None if it has none.
+def learned_in(folder: Path, at: int | None = None) -> Found | None:
+    """Return the state of a run's newest round, or of an earlier one, whether or not that still runs; None if it has none.
 
     Raises:
-        JobError: it cannot be read.
+        JobError: it cannot be read, or the state of that round is not kept.
     """
     path = folder / STATE
     if not path.exists():
         return _read_older(folder)
     with _named(path), closing(_connect(f"{path.absolute().as_uri()}?mode=ro")) as db:
         _check(db)
-        return _read(db, path, None)
+        return _read(db, path, at)
 
 
 def unsaved(error: OSError) -> FedpsError:
@@ -307,7 +307,9 @@ def _read(db: sqlite3.Connection, path: Path, at: int | None) -> Found | None:
             turns = [(ClientId(client), decode(turn)) for client, turn in rows]
             return Found(state, _counted_from(state, turns), targets, of_turns)
     there = f"those of rounds {', '.join(map(str, kept))} are" if kept else "nor is any other"
-    raise JobError(f"{path}: the state of round {at} is not kept; {there}: go on with another, or begin a new run")
+    raise JobError(
+        f"{path}: the state of round {at} is not kept; {there}: put back what lay there, {path.name}-wal as well"
+    )
 
 
 def _read_older(folder: Path) -> Found | None:

@@ -101,6 +101,14 @@ class Resumed(Event, frozen=True):
     batches: dict[ClientId, int]  # and of the next one
 
 
+class Scripted(Event, frozen=True):
+    """A training script of the user's plays the roles: its file, what it is given, and the folder it is started in."""
+
+    script: str
+    args: list[str]
+    folder: str
+
+
 class Stopped(Event, frozen=True):
     """A server or the coordinator has ended in order; `rejected`: the messages that a server refused."""
 

@@ -120,6 +120,8 @@ class Launch:
             try:
                 if self._resumed:
                     self._take_up(self._resumed)
+                if self._orders.script:
+                    self._take(stamp("launcher", "", self._orders.script))
                 if not self._resumed or self._cut:
                     self._in_process() if in_process else self._in_processes()
             except RoleError as error:
@@ -223,9 +225,7 @@ class Launch:
 
     def _play(self, spec: RoleSpec, log: Path) -> Child:
         script = self._orders.script
-        if script is None:
-            return start_role(spec, log, self._job)
-        return start_script(spec, log, script, self._orders.script_args)
+        return start_role(spec, log, self._job) if script is None else start_script(spec, log, script)
 
     def _held(self, at: Address) -> str:
         """Return where a role is to listen, at a port that stays its own while it is started again."""

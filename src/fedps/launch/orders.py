@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedps.config import Allow
+from fedps.events.events import Scripted
 from fedps.launch.addresses import Address
 
 
@@ -16,8 +17,7 @@ class Orders:
         server_at: where each server listens, by default on a free port of 127.0.0.1.
         coordinator_at: the same for the coordinator.
         allow: what the person at the command line allows.
-        script: a training script of the user's, started in every role instead of the built-in one.
-        script_args: given to the script.
+        script: a training script of the user's, which plays all roles in place of the built-in ones.
         quiet: show nothing.
     """
 
@@ -25,8 +25,7 @@ class Orders:
     server_at: tuple[Address, ...] = ()
     coordinator_at: Address | None = None
     allow: Allow = field(default_factory=Allow)
-    script: Path | None = None
-    script_args: tuple[str, ...] = ()
+    script: Scripted | None = None
     quiet: bool = False
 
 

@@ -123,6 +123,8 @@ class Progress:
                 self.say(note)
             case events.Unsaved() as event:
                 self.say(f"{entry.role} {entry.id}: {unsaved(event)}")
+            case events.Scripted(script=script, args=args):
+                self.say(f"runs code: {' '.join([script, *args])}")
             case events.Resumed() as resumed:
                 self.say(f"{self._job.name} goes on {resumed_at(resumed)}")
             case events.Restarted(reason=reason, attempt=attempt):

@@ -6,6 +6,7 @@ broken off. Elsewhere servers keep all that they have, and each client goes on f
 """
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from fedps.config.files import client_files_of
 from fedps.config.loading import read_tree, resolve
 from fedps.config.shared import first_difference, lasting_part, shared_part
 from fedps.config.source import read
+from fedps.coordinator.resuming import learned_in
 from fedps.errors import DataError, JobError
 from fedps.events import events
 from fedps.events.events import Entry, now
@@ -104,6 +106,7 @@ class Resumption(NamedTuple):
         cut: from where it goes on; None if all had ended but the launcher, and the run has only to be summed up.
         event: what the journal is told of it.
         before: the job that it went by.
+        script: what plays the roles, unless they are built in.
     """
 
     folder: Path
@@ -113,6 +116,7 @@ class Resumption(NamedTuple):
     cut: Cut | None = None
     event: events.Resumed | None = None
     before: Job | None = None
+    script: events.Scripted | None = None
 
     def deal_out(self) -> None:
         """Deal the servers' state out anew, where there are to be as many servers, or clients, as there were not.
@@ -132,13 +136,16 @@ class Resumption(NamedTuple):
         deal_out(self.before, self.job, self.folder, set(self.cut.clients), cut)
 
 
-def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str] = ()) -> Resumption:
+def reopen(
+    run_dir: Path, job_file: Path | None = None, overrides: Sequence[str] = (), script: events.Scripted | None = None
+) -> Resumption:
     """Take a run's folder up again.
 
     Args:
         run_dir: the folder.
         job_file: the job to go on with; None takes that of the folder.
         overrides: `dotted.key=value`, set over the job.
+        script: to play the roles; None takes that of the run, if it had one.
 
     Raises:
         JobError: it is no run's, a run is at work in it, something is missing, it is of an older version, or another job's.
@@ -159,24 +166,28 @@ def reopen(run_dir: Path, job_file: Path | None = None, overrides: Sequence[str]
         _check_same(folder, theirs, job)
         told = list(_worth_keeping(folder / JOURNAL))
         _await_end(folder, told)
+        script = _script_of(folder, told, script)
         if _is_over(folder, theirs, told):
-            return Resumption(folder, job, journal, told)
+            return Resumption(folder, job, journal, told, script=script)
         _check_whole(folder, theirs, told)
-        cut = find_cut(job, folder, {entry.id for entry in told if entry.role == "worker"})
+        cut = find_cut(job, folder, {entry.id for entry in told if entry.role == "worker"}, _begun(told))
+        if job.runner.with_coordinator and cut.round:
+            learned_in(folder, cut.round)
     except BaseException:
         journal.close()
         raise
     event = cut.event(told[-1].time if told else now())
-    return Resumption(folder, job, journal, still_true(told, event), cut, event, theirs)
+    return Resumption(folder, job, journal, still_true(told, event), cut, event, theirs, script)
 
 
-def find_cut(job: Job, run_dir: Path, took_part: set[str]) -> Cut:
+def find_cut(job: Job, run_dir: Path, took_part: set[str], begun: int = 0) -> Cut:
     """Return from where a run goes on.
 
     Args:
         job: with which.
         run_dir: its folder.
         took_part: clients that had begun.
+        begun: epochs that one of them had behind it as it began another.
 
     Raises:
         JobError: the checkpoints of one that took part are gone.
@@ -186,7 +197,7 @@ def find_cut(job: Job, run_dir: Path, took_part: set[str]) -> Cut:
     while True:
         newest = max((moment for moments in there.values() for moment in moments), default=START)
         old = {client: moments for client, moments in there.items() if moments or client in took_part}
-        if newest.epoch > 1 and (without := [client for client, moments in old.items() if not moments]):
+        if max(newest.epoch, begun) > 1 and (without := [client for client, moments in old.items() if not moments]):
             raise JobError(
                 f"--resume {run_dir}: private/{without[0]}/checkpoint is missing, or holds none that is whole: put the client's"
                 f" own folder back, or go on without what was private to it by runner.warmup_model_path"
@@ -204,6 +215,10 @@ def find_cut(job: Job, run_dir: Path, took_part: set[str]) -> Cut:
         if not torn:
             at = dict.fromkeys(there, START) | moments
             return Cut(exact, {c: Place(m, there[c].get(m, 0)) for c, m in at.items()})
+
+
+def _begun(told: Sequence[Entry]) -> int:
+    return max((entry.event.epoch for entry in told if isinstance(entry.event, events.EpochBegin)), default=0)
 
 
 def still_true(entries: Sequence[Entry], cut: events.Resumed) -> list[Entry]:
@@ -271,6 +286,8 @@ def _job_of(folder: Path) -> Job:
     """
     job, said = read_job(folder), read(folder / "job.yaml").get("runner", {})
     warm = "go on from a saved epoch by -o runner.warmup_model_path=RUN_DIR/model/EPOCH"
+    if "limits" not in read(folder / "job.yaml"):  # which stands at its end
+        raise JobError(f"--resume {folder}: job.yaml is cut off: put it back as it was")
     if "durability" not in said:
         raise JobError(f"--resume {folder}: is of an older version of fedps, which kept nothing to go on from: {warm}")
     if job.runner.durability == "none":
@@ -299,6 +316,28 @@ def _check_same(folder: Path, theirs: Job, job: Job) -> None:
         raise JobError(
             f"--resume {folder}: {difference}: a run goes on with its own job; leave JOB.yaml and -o out, or start another run"
         )
+
+
+def _script_of(folder: Path, told: Sequence[Entry], script: events.Scripted | None) -> events.Scripted | None:
+    """Return what plays the roles: the script that is named, else that of the run, if it had one.
+
+    Raises:
+        JobError: that is not there, or one is named for a run that had none.
+    """
+    before = next((entry.event for entry in reversed(told) if isinstance(entry.event, events.Scripted)), None)
+    if script is not None and before is None and told:
+        raise JobError(f"--resume {folder}: this run was played by no script: leave {script.script} out")
+    if script is not None or before is None:
+        return script
+    if gone := [path for path in (before.script, before.folder) if not Path(path).exists()]:
+        words = shlex.join(
+            ["fedps", "run", "SCRIPT.py", "--resume", str(folder), *["--"] * bool(before.args), *before.args]
+        )
+        raise JobError(
+            f"--resume {folder}: {gone[0]}, of this run's script, is not there: put it back, or name the script from the folder"
+            f" in which it is to run: {words}"
+        )
+    return before
 
 
 def _is_over(folder: Path, job: Job, told: Sequence[Entry]) -> bool:
@@ -336,10 +375,10 @@ def _await_end(folder: Path, told: Sequence[Entry]) -> None:
     Raises:
         JobError: one stays.
     """
-    pids = {(e.role, e.id): (e.event.pid, e.time) for e in told if isinstance(e.event, events.Started)}
+    pids = {(e.role, e.id): e.event.pid for e in told if isinstance(e.event, events.Started)}
     deadline = time.monotonic() + PATIENCE
-    for (role, name), (pid, since) in pids.items():
-        while _lives(pid, since):
+    for (role, name), pid in pids.items():
+        while _lives(pid, role):
             if time.monotonic() > deadline:
                 raise JobError(
                     f"--resume {folder}: {role} {name} of the run that was broken off is still there: end it by"
@@ -348,9 +387,10 @@ def _await_end(folder: Path, told: Sequence[Entry]) -> None:
             time.sleep(0.05)
 
 
-def _lives(pid: int, since: float) -> bool:
-    """Whether the process lives that had a number at a time, seconds since 1970."""
+def _lives(pid: int, role: str) -> bool:
+    """Whether a role's process lives: another that has got its number since, e.g. after a reboot, holds no log of the role open."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        return process.create_time() <= since + 1 and process.status() != psutil.STATUS_ZOMBIE
+        logs = [Path(file.path).name.startswith(f"{role}log.") for file in process.open_files()]
+        return any(logs) and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -113,6 +113,7 @@ def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float], s
         recovery.take_up(entry)
     for note in log.notes:
         shard.report(Note(note))
+    _check_reaches(kept.members, cut or {}, log)
     shard.durable.open(log)
     shard.room.replays = False
     recovery.end(clock() + (0.0 if cut is None else start))
@@ -275,7 +276,7 @@ def _entries(log: Log, back: int) -> Iterator[Entry]:
             yield decode(payload)
         except ValueError as error:
             raise DataError(
-                f"{log}: {error}; go on with the version that wrote it, or remove the folder to begin anew"
+                f"{log}: {error}; go on with the version that wrote it, or move the folder away to begin anew"
             ) from error
 
 
@@ -286,7 +287,7 @@ def _check_ours(begun: Begun, first: Entry, log: Log) -> None:
         DataError: it is another's.
     """
     theirs = first.record.begun if isinstance(first.record, State) else first.record
-    remedy = "give another --run_dir, or remove the folder to begin anew"
+    remedy = "give another --run_dir, or move the folder away to begin anew"
     if not isinstance(theirs, Begun):
         raise DataError(f"{log}: does not begin as a server's log; {remedy}")
     if (theirs.job, theirs.shard, theirs.shards) != (begun.job, begun.shard, begun.shards):
@@ -296,6 +297,22 @@ def _check_ours(begun: Begun, first: Entry, log: Log) -> None:
         )
     if difference := first_difference(begun.shared, theirs.shared):
         raise DataError(f"{log}: is of a job that differs in {difference}; {remedy}")
+
+
+def _check_reaches(members: Members, cut: Cut, log: Log) -> None:
+    """Check that a log holds all pushes up to a cut: each server gets each push, if only an empty one.
+
+    Raises:
+        DataError: it does not.
+    """
+    for client, sequence in cut.items():
+        member = members.known_as(client)
+        merged = 0 if member is None else member.merged
+        if merged < sequence:
+            raise DataError(
+                f"{log}: ends with push {merged} of client {client!r}, which goes on behind push {sequence}: put the whole folder"
+                " back, or start another run from a saved epoch by runner.warmup_model_path"
+            )
 
 
 def _beyond(record: Kinds, cut: Cut) -> bool:

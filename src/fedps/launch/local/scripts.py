@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 
+from fedps.events.events import Scripted
 from fedps.launch.local.processes import AGAIN, Child
 from fedps.launch.local.role import RoleSpec
 
@@ -48,14 +48,14 @@ class ScriptProcess(subprocess.Popen[bytes]):
             os.killpg(self.pid, number)
 
 
-def start_script(spec: RoleSpec, log: Path, script: Path, args: Sequence[str] = ()) -> Child:
+def start_script(spec: RoleSpec, log: Path, script: Scripted) -> Child:
     """Start a script in a role; what it prints goes to `log`."""
     ours, theirs = Pipe()
     environ = os.environ | replace(spec, pipe=theirs.fileno()).environ()
     with log.open("ab") as file:
         process = ScriptProcess(
-            [sys.executable, "-u", str(script), *args], env=environ, stdin=subprocess.DEVNULL, stdout=file,
-            stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()], process_group=0,
+            [sys.executable, "-u", script.script, *script.args], env=environ, stdin=subprocess.DEVNULL, stdout=file,
+            stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()], process_group=0, cwd=script.folder,
         )  # fmt: skip
     theirs.close()
     return Child(spec.role, spec.name, process, ours, log, spec)
