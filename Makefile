@@ -9,7 +9,7 @@ ON_LOWEST := tests/config tests/events tests/models tests/storage tests/table te
 	tests/net/test_channel.py tests/net/test_parameter_server.py tests/launch/test_launcher.py tests/test_cli_flags.py
 export FEDPS_DATA ?= $(realpath ../shared/data)
 
-.PHONY: setup run crash test test-all test-lowest check bench chaos clean
+.PHONY: setup run test test-all test-lowest check check-deploy bench chaos crash organisations clean
 
 setup: $(VENV)/.ready
 
@@ -52,9 +52,20 @@ chaos: setup  ## the example's job under kills, freezes and cuts in each mode, a
 crash: setup  ## each durable call of a small job: who makes it is killed there, or it fails; FAULTS="--every 20" takes some
 	$(BIN)/python -m tests.crash $(FAULTS)
 
+organisations: setup  ## three organisations in network namespaces: slow lines, NAT, mutual TLS; as root, with iproute2 and nftables
+	$(BIN)/fedps data prepare movielens --partition iid --clients 3 --out .data/ml-1m-3 --or-synthetic
+	rm -rf runs/organisations
+	$(BIN)/python -m tests.organisations --data .data/ml-1m-3 --out runs/organisations
+
+check-deploy:  ## the compose file and the manifests against their schemas, which come with the checkers
+	$(PYTHON) -m venv $(VENV)-deploy
+	$(VENV)-deploy/bin/pip install --quiet check-jsonschema kubernetes-validate
+	$(VENV)-deploy/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(VENV)-deploy/bin/kubernetes-validate --strict --quiet deploy/kubernetes/*.yaml
+
 bench: setup  ## all measurements, about 10 minutes on two cores; tables and plots in bench/results
 	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic
 	$(BIN)/python -m bench --data .data/ml-1m --out bench/results
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .data runs
+	rm -rf $(VENV) $(LOWEST) $(VENV)-deploy .data runs

@@ -30,6 +30,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHOWN = {  # blocks that nobody types, by what they begin with
     'client "0"': "a picture",
     "network (torch)": "a picture",
+    "north ───": "a picture",
     "end of window k": "a picture",
     "client  ── RoundReport": "a picture",
     "client        digest": "a picture",
@@ -41,6 +42,7 @@ SHOWN = {  # blocks that nobody types, by what they begin with
 }
 NOT_RUN = {  # commands, by their first words, and a page that has a test of its own
     "from-paddlepaddle": "test_from_paddlepaddle.py runs them in the tutorial's folder",
+    "three-organisations": "make organisations does its steps, in network namespaces",
     "make": "sets up an environment of its own, with these tests in it",
     "python -m bench": "measures for minutes; tests/bench runs its parts",
     "fedps serve ": "answers until it is stopped; serving/test_http.py starts and asks it",

@@ -36,11 +36,10 @@ class Federation:
     Args:
         network: in which they live.
         home: a folder.
-        job: the job file, which each gets a copy of.
         data: prepared data of three clients.
     """
 
-    def __init__(self, network: Network, home: Path, job: Path, data: Path) -> None:
+    def __init__(self, network: Network, home: Path, data: Path) -> None:
         self._network, self._home, self._authority = network, home, home / "authority"
         self.running = dict[str, subprocess.Popen[bytes]]()
         servers = ",".join(f"{network.address(name)}:{PORT}" for name in HUB[:2])
@@ -54,16 +53,10 @@ class Federation:
         }
         self._certify()
         for name in (*HUB, *CLIENTS):
-            folder = home / name
-            folder.mkdir()
-            text = job.read_text(encoding="utf-8").replace("../.data/ml-1m-3", "data")
-            (folder / "job.yaml").write_text(text, encoding="utf-8")
+            write_job(home / name)
             self.bring(name)
-        for name, number in CLIENTS.items():
-            for part in ("train", "test"):
-                (home / name / "data" / part).mkdir(parents=True)
-                for file in (data / part).glob(f"{number}.*"):
-                    shutil.copy(file, home / name / "data" / part / f"{name}{file.suffix}")
+        for name in CLIENTS:
+            share(data, home / name / "data", name)
 
     def bring(self, name: str) -> None:
         """Copy what the authority issued to a role's own folder, file by file, the certificate last."""
@@ -123,6 +116,23 @@ class Federation:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
+def write_job(folder: Path) -> Path:
+    """Write the job file to a folder, where its data lies below `data`."""
+    folder.mkdir(exist_ok=True)
+    job = folder / "job.yaml"
+    job.write_text(JOB.read_text(encoding="utf-8").replace("../.data/ml-1m-3", "data"), encoding="utf-8")
+    return job
+
+
+def share(data: Path, to: Path, *names: str) -> None:
+    """Copy the samples of some clients out of prepared data, each under the name that it has here."""
+    for part in ("train", "test"):
+        (to / part).mkdir(parents=True)
+        for name in names:
+            for file in (data / part).glob(f"{CLIENTS[name]}.*"):
+                shutil.copy(file, to / part / f"{name}{file.suffix}")
+
+
 def train(federation: Federation, say: Callable[[str], None]) -> float:
     """Let all train to the end; return seconds from the workers' start to their end."""
     for name in HUB:
@@ -171,9 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     out: Path = given.out.resolve()
     out.mkdir(parents=True)
-    job = out / "job.yaml"
-    text = JOB.read_text(encoding="utf-8")
-    job.write_text(text.replace("../.data/ml-1m-3", str(given.data.resolve())), encoding="utf-8")
+    share(given.data, out / "data", *CLIENTS)
+    job = write_job(out)
     network = Network("fedps", WIRE)
     with ExitStack() as stack:
         try:
@@ -183,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("on the loopback, in the clear …", flush=True)
         loopback, at_home = calm(job, out / "loopback")
         print(f"{loopback:5.1f} s\nthree organisations …", flush=True)
-        federation = Federation(network, out, JOB, given.data)
+        federation = Federation(network, out, given.data)
         stack.callback(federation.end)
         taken = train(federation, lambda line: print(line, flush=True))
         dropped = network.dropped()
@@ -192,7 +201,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"\n| | loopback, in the clear | three organisations |\n| --- | ---: | ---: |\n"
         f"| seconds | {loopback:.1f} | {taken:.1f} ({taken / loopback:.2f} times) |\n"
         f"| HR@10 | {at_home['metrics']['hr@10']:.4f} | {apart['metrics']['hr@10']:.4f} |\n"
-        f"| samples | {at_home['samples']:,} | {apart['samples']:,} |\n"
         f"| packets lost | 0 | {dropped:,} |"
     )
     if apart["status"] != "ok":
