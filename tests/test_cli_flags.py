@@ -58,6 +58,17 @@ def test_run_takes_flags_in_every_spelling(
     assert (run_dir, in_process, as_json) == (Path("out"), False, False)
 
 
+def test_what_protects_connections_is_the_jobs_or_a_flags(
+    job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert here(monkeypatch, "run", job, "--certs", "here") == 0
+    assert (launch.args[0].security.certs, launch.args[0].security.insecure) == (tmp_path / "here", False)
+    job.write_text(job.read_text() + "security: {certs: certs}\n")
+    assert here(monkeypatch, "run", job, "--insecure") == 0
+    assert (launch.args[0].security.certs, launch.args[0].security.insecure) == (job.parent / "certs", True)
+
+
 @pytest.mark.parametrize("flag", ["--in-process", "--in_process"])
 def test_run_in_process_and_as_json(flag: str, job: Path, launch: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     assert here(monkeypatch, "run", job, flag, "--json") == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.authorities import authority
 from tests.launch.runs import WORKERS, descendants, fedps, gone, start, write_job
 from tests.ports import free_address
 
@@ -50,7 +51,7 @@ def exit_codes(roles: list[subprocess.Popen[str]], said: dict[str, Path], second
 
 
 @pytest.mark.timeout(300)  # each worker loads torch and compiles its step, all at once
-def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Path) -> None:
+def test_all_roles_started_in_reverse_order_find_each_other_by_their_certificates_and_end(tmp_path: Path) -> None:
     job, run_dir = write_job(tmp_path, with_coordinator=True, worker_num=WORKERS), tmp_path / "run"
     one, two, three = (free_address() for _ in range(3))
     there = {str(k): machine(job, f"client-{k}", str(k)) for k in range(WORKERS)}
@@ -58,15 +59,18 @@ def test_all_roles_started_in_reverse_order_find_each_other_and_end(tmp_path: Pa
     shutil.rmtree(nowhere.parent / "data")
     said = {name: tmp_path / f"{name}.txt" for name in ("coordinator", "s0", "s1", *there)}
     common = ["--run_dir", run_dir, "--log_dir", tmp_path / "log"]
+    issued = authority(tmp_path / "certs", *there, servers=2, coordinator=True).folder / "issued"
     roles = [
         start("worker", path, "--client", client, "--worker_id", client, f"--servers={one},{two}",
-              f"--coordinators={three}", *common, out=said[client])
+              f"--coordinators={three}", "--certs", issued / f"client-{client}", *common, out=said[client])
         for client, path in there.items()
     ]  # fmt: skip
     try:
-        roles.append(start("coordinator", nowhere, f"--coordinators={three}", *common, out=said["coordinator"]))
+        command = ["coordinator", nowhere, f"--coordinators={three}", "--certs", issued / "coordinator-0", *common]
+        roles.append(start(*command, out=said["coordinator"]))
         for shard in ("1", "0"):
-            command = ["server", nowhere, "--shard", shard, f"--servers={one},{two}", *common]
+            certs = ["--certs", issued / f"server-{shard}"]
+            command = ["server", nowhere, "--shard", shard, f"--servers={one},{two}", *certs, *common]
             roles.append(start(*command, out=said[f"s{shard}"]))
         assert exit_codes(roles, said) == [0] * 6, [text.read_text() for text in said.values()]
     finally:

@@ -312,3 +312,13 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_who_only_looks_whether_somebody_listens_is_no_stranger_to_tell_of(guarded: Guarded, healthy: Shards) -> None:
+    host, _, port = guarded.address.partition(":")
+    for _ in range(20):
+        socket.create_connection((host, int(port)), timeout=WAIT).close()
+    assert served_still(healthy)
+    healthy.close()
+    guarded.end()
+    assert not guarded.refusals()

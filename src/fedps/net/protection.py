@@ -4,6 +4,7 @@ import ipaddress
 import socket
 import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING
 
 from fedps.config.sections.security import Security
@@ -37,12 +38,17 @@ def protect(security: Security, role: str, name: str, addresses: Iterable[str]) 
             " (`fedps certs init` begins one), or --insecure if you trust all who reach that network"
         )
     if exposed:
-        print(
+        _warn(
             f"WARNING: {role} {name}: --insecure: connections at {exposed} are IN THE CLEAR: whoever reaches that network can"
-            " read what is sent, change it, and take part as any client",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            " read what is sent, change it, and take part as any client"
+        )
     return None
+
+
+@cache
+def _warn(text: str) -> None:
+    """Say it loudly, once in a process."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def stays_here(address: str) -> bool:

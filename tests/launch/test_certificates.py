@@ -1,0 +1,52 @@
+"""A whole run by mutual TLS, whose certificates change under it."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.authorities import authority
+from tests.launch.runs import events, start_and_wait_for_training, write_long_job
+
+WAIT = 120.0  # seconds; far beyond what any of this takes
+
+
+@pytest.mark.timeout(500)
+def test_a_client_that_is_revoked_ends_and_is_told_why_and_the_others_train_on(tmp_path: Path) -> None:
+    made, run_dir = authority(tmp_path / "certs", "0", "1", "2"), tmp_path / "run"
+    job = write_long_job(tmp_path, sync_mode="geo")
+    process = start_and_wait_for_training(run_dir, job, "--certs", made.folder)
+    try:
+        made.renew("server", "0")
+        made.renew("client", "0")
+        made.revoke("client", "1")
+        until(lambda: any(e["event"] == "failed" for e in events(run_dir)))
+        told = next(e for e in events(run_dir) if e["event"] == "failed")
+        assert (told["role"], told["id"]) == ("worker", "1")
+        assert "the certificate of client 1 was revoked: ask who runs the federation" in str(told["error"])
+        before = progress(run_dir)
+        until(lambda: all(progress(run_dir).get(k, 0) > before.get(k, 0) + 1 for k in ("0", "2")))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=WAIT)
+    refused: list[dict[str, Any]] = [e for e in events(run_dir) if e["event"] == "refused"]
+    assert {(e["client"], e["kind"]) for e in refused} == {("1", "identity")}
+
+
+def progress(run_dir: Path) -> dict[str, int]:
+    """How often each worker has told of its training."""
+    found = dict[str, int]()
+    for event in events(run_dir):
+        if event["event"] == "progress":
+            found[str(event["id"])] = found.get(str(event["id"]), 0) + 1
+    return found
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
