@@ -52,16 +52,36 @@ def write_job(data_dir: Path, file: Path, model: str | None = None) -> "Proposal
 
 
 @app.command
-def doctor(run_dir: PastRun | None = None, *, as_json: AsJson = False) -> None:
-    """Say what this machine has for a run and what it lacks; or of a run's folder what is whole, and what can be done with it.
+def doctor(
+    run_dir: PastRun | None = None,
+    *,
+    certs: Annotated[
+        Path | None, flag("certs", "A role's folder of certificates, or an authority's, to look at.")
+    ] = None,
+    at: Annotated[
+        str | None, flag("at", "host:port of a server or coordinator to dial with a certificate of --certs.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine has for a run and what it lacks; or of a run's folder, or of certificates, what is whole.
 
     Each finding is ok, a warning or a fault, with what to do about it; the exit code is 1 if there is a fault.
 
     Example: fedps doctor
 
     Example: fedps doctor latest
+
+    Example: fedps doctor --certs certs --at 10.0.0.1:10000
     """
-    if run_dir is None:
+    if certs is not None:
+        from fedps.doctor import certificates  # noqa: PLC0415
+        from fedps.launch.addresses import read_address  # noqa: PLC0415
+
+        address = None if at is None else read_address("--at", at)
+        findings = list(certificates.examine(certs, address))
+    elif at is not None:
+        raise JobError(f"--at {at}: with which certificate? give --certs DIR")
+    elif run_dir is None:
         from fedps.doctor.machine import examine  # noqa: PLC0415
 
         findings = list(examine())
