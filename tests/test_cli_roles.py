@@ -88,7 +88,7 @@ def test_all_roles_started_in_reverse_order_find_each_other_by_their_certificate
         "server-1.safetensors",
     } or (len(list((run_dir / "model" / "1").iterdir())) >= 2)
     assert sorted(p.name for p in (run_dir / "private").iterdir()) == [str(k) for k in range(WORKERS)]
-    assert sorted(events(run_dir, "server-1")) == ["ready", "saved", "started", "stopped", "tables"]
+    assert {"ready", "saved", "started", "stopped", "tables"} <= set(events(run_dir, "server-1"))
     assert "selected" in events(run_dir, "coordinator-0")
     told = events(run_dir, "worker-1")
     assert (told[0], told[-1]) == ("started", "done")
