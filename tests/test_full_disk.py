@@ -25,7 +25,7 @@ from tests.coordinator.test_full_disk import DONE
 from tests.coordinator.test_full_disk import World as Coordinated
 from tests.launch.runs import events, fedps, start, write_job
 from tests.server.callers import Caller, ones, push
-from tests.server.test_recovery import Home, meet, tables
+from tests.server.homes import Home, meet, tables
 
 PAGE = 4096  # bytes of which a file system may still have room in a file's last page
 LITTLE = 1500  # bytes: a file may be so large, and no larger

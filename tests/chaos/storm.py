@@ -120,7 +120,7 @@ class Storm:
     @property
     def carried(self) -> int:
         """Bytes that have passed."""
-        return sum(wire.carried for wire in self.wires.values())
+        return sum(wire.bytes for wire in self.wires.values())
 
     def _blow(self) -> None:
         for fault in self._faults:

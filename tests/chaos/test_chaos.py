@@ -63,7 +63,7 @@ def test_a_wire_carries_bytes_both_ways_until_it_is_cut(echo: tuple[Wire, socket
         assert far.recv(9) == b"there"
         far.sendall(b"back")
         assert near.recv(9) == b"back"
-        assert wire.carried == 9
+        assert wire.bytes == 9
         assert wire.cut(0) == 1
         for end in (near, far):
             with suppress(ConnectionResetError):

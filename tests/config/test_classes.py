@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import fedps
+from fedps.config import load_job
 from fedps.config.classes import is_class_path, load_class
 from fedps.errors import JobError
+from tests.config.conftest import MINIMAL, Write
 
 CODE = """
 from pathlib import Path
@@ -86,3 +88,25 @@ def test_a_file_of_the_same_size_and_second_as_one_that_was_compiled_is_read_as_
         )
         assert done.stdout == f"({width}, {width})\n"
     assert not list(tmp_path.rglob("__pycache__"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "model: net.Net", "fl_client: mine.Mine", "client_selector: mine.Mine", "pipe_command: cat", "train_reader_path: mine",
+        "infer_reader_path: mine",
+    ],
+)  # fmt: skip
+def test_code_comes_from_the_job_files_own_folder_alone(write: Write, tmp_path: Path, code: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    text = f"folder: {elsewhere}\nrunner:\n  train_data_dir: {tmp_path / 'train'}\n  {code}\n"
+    with pytest.raises(JobError, match=f"folder: '{elsewhere}': '.*' is code, which is taken from the job file's own"):
+        load_job(write(text))
+    assert load_job(write(text.replace(str(elsewhere), str(tmp_path)))).folder == tmp_path
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "a\\\\b"])
+def test_a_name_leads_nowhere_else(write: Write, name: str) -> None:
+    with pytest.raises(JobError, match="is part of the name of folders"):
+        load_job(write(f'name: "{name}"\n{MINIMAL}'))

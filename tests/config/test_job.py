@@ -136,28 +136,6 @@ def test_a_saved_job_loads_the_same_from_anywhere(write: Write, tmp_path: Path) 
     assert "größe" in saved.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "model: net.Net", "fl_client: mine.Mine", "client_selector: mine.Mine", "pipe_command: cat", "train_reader_path: mine",
-        "infer_reader_path: mine",
-    ],
-)  # fmt: skip
-def test_code_comes_from_the_job_files_own_folder_alone(write: Write, tmp_path: Path, code: str) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    text = f"folder: {elsewhere}\nrunner:\n  train_data_dir: {tmp_path / 'train'}\n  {code}\n"
-    with pytest.raises(JobError, match=f"folder: '{elsewhere}': '.*' is code, which is taken from the job file's own"):
-        load_job(write(text))
-    assert load_job(write(text.replace(str(elsewhere), str(tmp_path)))).folder == tmp_path
-
-
-@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "a\\\\b"])
-def test_a_name_leads_nowhere_else(write: Write, name: str) -> None:
-    with pytest.raises(JobError, match="is part of the name of folders"):
-        load_job(write(f'name: "{name}"\n{MINIMAL}'))
-
-
 @given(
     rate=st.floats(1e-9, 1e6),
     layers=st.lists(st.integers(1, 500).map(lambda n: 2 * n), min_size=2, max_size=6),

@@ -3,7 +3,6 @@
 import json
 import random
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from math import fsum, inf
@@ -11,66 +10,20 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedps.config import Job
 from fedps.events import events
-from fedps.events.events import Entry, Event
-from fedps.events.journal import JOURNAL, Journal, read_entries
+from fedps.events.events import Entry
 from fedps.events.ledger import MOST_OPEN, Ledger
-from fedps.events.tally import Spans
-from fedps.figures import Sum
 from fedps.launch.inprocess import run_in_process
-from fedps.launch.resuming import still_true
 from fedps.metrics import Histogram
 from fedps.types import ClientId
 from tests.conftest import MakeJob
+from tests.events.entries import histogram, ledger_of, worker
 from tests.events.kinds import EVENTS, sums
-
-SPANS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 20)).map(lambda p: (p[0], p[0] + p[1])), max_size=12)
-FINITE = st.floats(-1e200, 1e200)
-
-
-@given(SPANS)
-def test_a_union_of_spans_is_the_time_that_any_of_them_covers(spans: list[tuple[int, int]]) -> None:
-    covered = {second for begin, end in spans for second in range(begin, end)}
-    union = Spans()
-    for begin, end in spans:
-        union.add(begin, end)
-    assert union.length == len(covered)
-
-
-@given(st.lists(FINITE, min_size=1), st.randoms())
-def test_a_sum_is_that_of_fsum_in_any_order(values: list[float], chance: Any) -> None:
-    total = Sum()
-    for value in chance.sample(values, len(values)):
-        total.add(value)
-    assert total.mean(1) == fsum(values)
-
-
-@pytest.mark.parametrize("values", [[1.7e308, 1.7e308], [inf, -inf], [inf], [float("nan"), 1.0], []])
-def test_a_sum_that_is_no_number_has_no_mean(values: list[float]) -> None:
-    total = Sum()
-    for value in values:
-        total.add(value)
-    assert total.mean(len(values)) is None
-
-
-def histogram(scores: list[float], labels: list[int]) -> Histogram:
-    made = Histogram()
-    made.add(np.array(scores, np.float32), np.array(labels, np.float32))
-    return made
-
-
-def worker(who: str, at: float, event: Event) -> Entry:
-    return Entry(at, "worker", who, event)
-
-
-def of_two(job: Job) -> Job:
-    return job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": 2})})
 
 
 def run_of_two(ledger: Ledger) -> None:
@@ -107,102 +60,6 @@ def test_figures_are_sums_over_clients_and_spans_of_time(make_job: MakeJob) -> N
     }  # fmt: skip
     (only,) = found["rounds"]
     assert (only["round"], only["selected"], only["seconds"]) == (1, ["a", "b"], 6.0)
-
-
-def test_what_a_worker_does_again_once_it_is_started_again_counts_once(make_job: MakeJob) -> None:
-    ledger = Ledger(of_two(make_job()), began=8.0)
-    for who in "ab":
-        ledger.take(worker(who, 10.0, events.EpochBegin(0)))
-        ledger.take(worker(who, 12.0, events.EpochEnd(0, 100, 0.5, 0.9, histogram([0.9, 0.1], [1, 0]))))
-    ledger.take(worker("b", 13.0, events.EpochBegin(1)))
-    ledger.take(worker("b", 14.0, events.Restarted("died with signal 9", 1)))
-    ledger.take(worker("b", 15.0, events.EpochBegin(0)))
-    ledger.take(worker("b", 16.0, events.EpochEnd(0, 100, 0.7, 0.9, histogram([0.1, 0.9], [1, 0]))))
-    for who in "ab":
-        ledger.take(worker(who, 17.0, events.Evaluated(1, sums(2, 1.0, 0.5), {"auc": histogram([0.9, 0.5], [1, 0])})))
-        ledger.take(worker(who, 18.0, events.Done(bytes_sent=10, bytes_received=20, retries=1)))
-    found = ledger.summary(20.0, None)
-    assert (found["samples"], found["train_seconds"], found["status"]) == (200, 4.0, "ok")
-    assert (found["metrics"]["loss"], found["metrics"]["train_auc"]) == (0.5, 1.0)
-    assert (found["faults"]["restarts"], found["faults"]["lost_workers"]) == (1, [])
-    assert found["bytes"]["sent_by_clients"] is None, "what the process sent that died, nobody knows"
-
-
-def test_a_run_that_goes_on_is_summed_up_over_all_its_parts(make_job: MakeJob, tmp_path: Path) -> None:
-    def round_of(epoch: int, at: float) -> list[Entry]:
-        told = list[Entry]()
-        for who, score in (("a", 0.9), ("b", 0.4)):
-            told.append(worker(who, at, events.EpochBegin(epoch)))
-            told.append(worker(who, at, events.FirstBatch()))
-            told.append(worker(who, at + 2, events.EpochEnd(epoch, 100, 0.5, 0.9, histogram([score, 0.5], [1, 0]))))
-            scores = {"auc": histogram([score, 0.5], [1, 0])}
-            told.append(worker(who, at + 3, events.Evaluated(epoch + 1, sums(2, 1.0, 0.5), scores)))
-        return told
-
-    job = of_two(make_job(epochs=3))
-    first, second, third = round_of(0, 10.0), round_of(1, 20.0), round_of(2, 130.0)
-    whole = Ledger(job, began=10.0)
-    for entry in [*first, *second, *third]:
-        whole.take(entry)
-    journal, before = Journal(tmp_path / JOURNAL), Ledger(job, began=10.0)
-    for entry in [*first, *second[:7]]:  # b was killed before it was evaluated, and a had its checkpoint before
-        before.take(entry)
-        journal.write(entry)
-    for figures in before.rounds:
-        journal.write(Entry(14.0, "launcher", "", events.Completed(figures["round"], figures)))
-    journal.close()
-    here = dict.fromkeys([ClientId("a"), ClientId("b")], 1)
-    resumed = events.Resumed(22.0, True, here, dict.fromkeys(here, 0))
-    after = Ledger(job, began=10.0)
-    for entry in still_true(list(read_entries(tmp_path / JOURNAL)), resumed):
-        after.take(entry)
-    after.take(Entry(100.0, "launcher", "", resumed))
-    for entry in [*round_of(1, 120.0), *third]:
-        after.take(entry)
-    due, found = whole.summary(140.0, None), after.summary(140.0, None)
-    assert [r["round"] for r in found["rounds"]] == [1, 2, 3]
-    for name in ("loss", "auc", "train_auc", "hr@10", "selected"):
-        assert [r[name] for r in found["rounds"]] == [r[name] for r in due["rounds"]], name
-    assert (found["samples"], found["start_seconds"]) == (600, 0.0)
-    assert found["wall_seconds"] == 12.0 + 40.0, "from 10 s to 22 s, and from 100 s on; the time between does not count"
-    assert found["train_seconds"] == 2.0 * 4, "round 2 was trained twice"
-
-
-def test_a_clock_that_jumps_back_takes_no_time_off(make_job: MakeJob) -> None:
-    ledger = Ledger(make_job(), began=100.0)
-    for at, event in ((101.0, events.EpochBegin(0)), (103.0, events.EpochEnd(0, 10, 0.5, None, Histogram()))):
-        ledger.take(Entry(at, "worker", "a", event))
-    ledger.take(Entry(104.0, "worker", "a", events.EpochBegin(1)))
-    ledger.take(Entry(4.0, "worker", "a", events.EpochEnd(1, 10, 0.5, None, Histogram())))
-    found = ledger.summary(5.0, None)
-    assert (found["train_seconds"], found["samples_per_second"], found["wall_seconds"]) == (2.0, 10.0, 0.0)
-
-
-@pytest.mark.parametrize("jump", [-1e6, 1e6])
-def test_no_time_passes_while_a_clock_is_set(jump: float, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = Ledger(ledger_of(make_job, 1)._job, began=events.now())
-    set_ = time.time() + jump
-    monkeypatch.setattr(time, "time", lambda: set_)
-    for event in (events.EpochBegin(0), events.FirstBatch(), events.EpochEnd(0, 10, 0.5, None, Histogram())):
-        ledger.take(events.stamp("worker", "a", event))
-    found = ledger.summary(events.now(), None)
-    assert all(0 <= found[f"{part}_seconds"] < 1000 for part in ("start", "train", "wall"))
-
-
-def test_a_run_that_goes_on_by_another_clock_starts_and_ends_by_its_own(make_job: MakeJob) -> None:
-    """Its first part ran from 10^6 s, and had no batch of b's; its second one, after a reboot, from 50 s on."""
-    ledger, now = ledger_of(make_job, 2), 1e6
-    ledger._began = now
-    ledger.take(worker("a", now + 1, events.EpochBegin(0)))
-    ledger.take(worker("a", now + 2, events.FirstBatch()))
-    here = {ClientId("a"): 0}
-    ledger.take(Entry(50.0, "launcher", "", events.Resumed(now + 3, True, here, here)))
-    for who in "ab":
-        ledger.take(worker(who, 54.0, events.EpochBegin(0)))
-        ledger.take(worker(who, 55.0, events.FirstBatch()))
-        ledger.take(worker(who, 60.0, events.EpochEnd(0, 30, 0.5, None, Histogram())))
-    found = ledger.summary(70.0, None)
-    assert (found["start_seconds"], found["train_seconds"], found["wall_seconds"]) == (3.0 + 5.0, 2.0 + 6.0, 3.0 + 20.0)
 
 
 def test_a_start_is_over_when_every_worker_has_trained_a_batch(make_job: MakeJob) -> None:
@@ -312,11 +169,6 @@ def test_a_client_whose_script_tells_nothing_of_its_data_is_counted_all_the_same
     found = ledger.summary(3.0, None)
     assert found["clients"] == {"a": {"samples": None, "test_users": None, "first_epoch_auc": {"50": 0.7}}}
     assert found["samples"] == 60
-
-
-def ledger_of(make_job: MakeJob, workers: int) -> Ledger:
-    job = make_job()
-    return Ledger(job.model_copy(update={"runner": job.runner.model_copy(update={"worker_num": workers})}), began=0.0)
 
 
 def evaluated(who: str, round_: int) -> list[Entry]:

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
             launch = TappedLaunch(job, make_run_folder(job, folder), 0.0, as_json=True)
             launch.run(in_process=False)
             for tap in launch.taps:
-                write_talks(tap.close(), folder.with_name(folder.name + ".tap"))
+                write_talks(tap.talks(), folder.with_name(folder.name + ".tap"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """A server that dies goes on where its log says it was."""
 
-import errno
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -11,21 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedps.access.roster import MAX_PROCESSES
-from fedps.config import Job
 from fedps.errors import DataError
 from fedps.server import durable, memory
-from fedps.server.beside import at_once
 from fedps.server.records import Array, Opened, Record, Seeded
 from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder
 from fedps.storage.epochs import is_whole
-from fedps.storage.log import Log
 from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
-from fedps.wire.messages import Barrier, Census, Counted, Done, Figures, Join, Leave, Refused, Seed
+from fedps.wire.messages import Barrier, Done, Figures, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
-from tests.events.kept import into
 from tests.server.callers import BIAS, LIMITS, ROWS, Caller, ones, push
+from tests.server.homes import Home, meet, tables, train
 from tests.server.test_slow_saves import Slow
 
 ADAM = TableSpec("rows", "sparse", (100, 4), Rule("adam"), Init("uniform", -1.0, 1.0))
@@ -39,78 +34,12 @@ MODES: list[dict[str, Any]] = [
 ]
 
 
-class Home:
-    """A server's folder, in which one process after the other serves; each dies without a word."""
-
-    def __init__(self, job: Job, folder: Path) -> None:
-        self.job, self.folder, self.events = job, folder, list[dict[str, Any]]()
-        self._disk: Folder | None = None
-
-    def server(self, cut: dict[str, int] | None = None, job: Job | None = None) -> ParameterServer:
-        """Start a process in the place of the one before."""
-        if self._disk is not None:
-            self._disk.close()
-        self._disk = Folder(self.folder / "state")
-        log = Log(self._disk)
-        server = ParameterServer(job or self.job, 0, self.folder, into(self.events), log=log, cut=cut)  # type: ignore[arg-type]
-        server.members.expect(2)
-        return server
-
-    def fill(self, only: str = "") -> None:
-        """Let the disk be full from now on, `only` for files whose names begin so."""
-        assert self._disk is not None
-        append = self._disk.append
-        self._disk.append = lambda name, pieces: (  # type: ignore[method-assign]
-            self._full(name) if name.startswith(only) else append(name, pieces)
-        )
-
-    def empty(self) -> None:
-        """Let there be space again."""
-        del self._disk.append  # type: ignore[union-attr]
-
-    def _full(self, name: str) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", name)
-
-    def close(self) -> None:
-        if self._disk is not None:
-            self._disk.close()
-
-
 @pytest.fixture
 def home(make_job: MakeJob, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
     settings = getattr(request, "param", {"sync_mode": "async"})
     home = Home(make_job(**settings, epochs=3), tmp_path)
     yield home
     home.close()
-
-
-def tables(server: ParameterServer) -> dict[str, Any]:
-    """Return all rows with their state."""
-    return {n: (keys.tolist(), rows.tobytes()) for n, (_, keys, rows) in server.shard.store.export().items()}
-
-
-def train(server: ParameterServer, a: Caller, b: Caller, first: int, last: int) -> None:
-    """Let both push so many windows."""
-    rng = np.random.default_rng(first)
-    for number in range(first, last + 1):
-        pushes = []
-        for caller in (a, b):
-            keys = np.sort(rng.choice(100, 5, replace=False))
-            pushes.append(
-                (
-                    caller,
-                    caller.send(*push(number, keys, rng.normal(size=(5, 4)).astype(np.float32), clock=server.clock)),
-                )
-            )
-        for caller, ticket in pushes:
-            if server.shard.gate is None or server.shard.gate.lockstep:
-                assert [type(answer) for answer in caller.answers(ticket)] == [Done]
-
-
-def meet(epoch: int, *callers: Caller) -> None:
-    for stage in ("trained", "evaluated"):
-        tickets = [caller.send(Barrier(epoch, stage)) for caller in callers]
-        assert all(caller.answers(ticket) for caller, ticket in zip(callers, tickets, strict=True))
 
 
 @pytest.mark.parametrize("home", MODES, indirect=True, ids=lambda mode: "-".join(map(str, mode.values())))
@@ -192,69 +121,6 @@ def test_a_client_that_is_ahead_of_a_restored_server_is_told(home: Home) -> None
     )
 
 
-def test_a_push_is_answered_once_it_is_on_disk(home: Home) -> None:
-    server = home.server()
-    a, b = (Caller(server, name).join() for name in "ab")
-    slow = server.shard.beside = Slow()
-    ticket = a.send(*push(1, [3], ones(1)))
-    assert a.rows(3) == [[2.0] * 4] and not a.answers(ticket)
-    later = b.send(*push(1, [3], ones(1)))
-    slow.end_all()
-    assert a.answers(ticket) == b.answers(later) == [Done()]
-
-
-@pytest.mark.parametrize("home", [{"sync_mode": "sync"}], indirect=True)
-def test_a_push_of_a_window_is_answered_once_that_is_merged_and_on_disk(home: Home) -> None:
-    server = home.server()
-    a, b = (Caller(server, name).join() for name in "ab")
-    slow = server.shard.beside = Slow()
-    first = a.send(*push(1, [3], ones(1)))
-    slow.end_all()
-    assert not a.answers(first)
-    a.connection.closed()
-    server.shard.beside = at_once
-    back = Caller(server, "a", "p").join()
-    server.shard.beside = slow
-    again = back.send(*push(1, [3], ones(1)))  # what is unanswered is said again
-    second = b.send(*push(1, [5], ones(1)))
-    assert not back.answers(again)
-    slow.end_all()
-    assert back.answers(again) == b.answers(second) == [Done(1)]
-    assert not a.answers(first)
-
-
-def test_a_full_disk_is_told_and_all_goes_on_when_there_is_space(home: Home) -> None:
-    server = home.server()
-    a = Caller(server, "a").join()
-    assert isinstance(a.ask(*push(1, [3], ones(1))), Done)
-    home.fill()
-    ticket = a.send(*push(2, [3], ones(1)))
-    assert not a.answers(ticket)
-    refused = a.ask(*push(3, [3], ones(1)))
-    assert isinstance(refused, Refused) and refused.kind == "no_space"
-    assert a.rows(3) == [[3.0] * 4], "reads go on"
-    (note,) = [e["note"] for e in home.events if e["event"] == "note"]
-    assert "cannot be written to disk" in note and "free space" in note
-    home.empty()
-    server.tick(time.monotonic() + 1)
-    assert a.answers(ticket) == [Done()]
-    assert isinstance(a.ask(*push(3, [3], ones(1))), Done)
-    assert server.failure is None
-    assert tables(home.server()) == tables(server)
-
-
-def test_a_server_waits_for_its_disk_before_it_ends(home: Home) -> None:
-    server = home.server()
-    a, b = (Caller(server, name).join() for name in "ab")
-    home.fill()
-    tickets = [caller.send(Leave()) for caller in (a, b)]
-    assert not server.over and not a.answers(tickets[0])
-    home.empty()
-    server.tick(time.monotonic() + 1)
-    assert a.answers(tickets[0]) == b.answers(tickets[1]) == [Done()]
-    assert server.over
-
-
 def test_who_has_left_and_did_not_hear_that_it_counts_says_so_again(home: Home) -> None:
     server = home.server()
     for name in "ab":
@@ -265,21 +131,6 @@ def test_who_has_left_and_did_not_hear_that_it_counts_says_so_again(home: Home) 
         assert not again.over, "the process before may have died before it answered"
         assert Caller(again, name).join().ask(Leave()) == Done()
     assert again.over and again.members.done
-
-
-def test_a_disk_that_stays_full_ends_the_server_and_nothing_answered_is_lost(home: Home) -> None:
-    server = home.server()
-    a = Caller(server, "a").join()
-    assert isinstance(a.ask(*push(1, [3], ones(1))), Done)
-    before = tables(server)
-    home.fill()
-    a.send(*push(2, [3], ones(1)))
-    server.durable._failed_at = time.monotonic() - home.job.runner.step_timeout - 1
-    server.tick(time.monotonic() + 1)
-    with pytest.raises(DataError, match="could not be written"):
-        server.close()
-    home.empty()
-    assert tables(home.server()) == before
 
 
 @pytest.mark.parametrize(
@@ -366,29 +217,6 @@ def test_an_epoch_ends_once_though_the_server_dies_before_it_says_so(home: Home,
     assert died.barriers.epoch == 1
 
 
-def test_a_snapshot_knows_to_where_its_clients_may_have_to_go_back(home: Home) -> None:
-    server = home.server()
-    a, b = (Caller(server, name).join() for name in "ab")
-    server.sum_up()
-    for epoch in (1, 2):
-        train(server, a, b, epoch, epoch)
-        meet(epoch, a, b)
-    turns = server.kept.turns
-    train(server, a, b, 3, 3)
-    server.sum_up()
-    assert turns[0] < turns[1] < server.durable.log.position  # type: ignore[union-attr]
-    assert home.server().kept.turns == turns
-
-
-def test_what_was_trained_before_a_snapshot_is_saved_by_the_next_process_as_it_ends(home: Home) -> None:
-    server = home.server()
-    a, b = (Caller(server, name).join() for name in "ab")
-    train(server, a, b, 1, 2)
-    server.sum_up()
-    home.server().finish()
-    assert is_whole(home.folder / "model" / "1")
-
-
 def test_who_goes_on_with_a_run_that_is_taken_back_has_as_long_as_a_start_takes(home: Home) -> None:
     server = home.server()
     for name in "ab":
@@ -399,38 +227,6 @@ def test_who_goes_on_with_a_run_that_is_taken_back_has_as_long_as_a_start_takes(
     assert set(again.members.here) == {"a", "b"}, "else the first to come would train alone"
     again.tick(now + runner.start_timeout + runner.reconnect_timeout + 9)
     assert set(again.members.lost) == {"a", "b"}
-
-
-def test_clients_that_were_lost_may_still_come_back_to_the_next_process(home: Home) -> None:
-    server = home.server()
-    for name in "ab":
-        Caller(server, name).join().connection.closed()
-    server.tick(time.monotonic() + home.job.runner.reconnect_timeout + 1)
-    assert set(server.members.lost) == {"a", "b"} and not server.over
-    assert not home.server().over
-
-
-@pytest.mark.parametrize("home", [{"sync_mode": "sync"}], indirect=True)
-@pytest.mark.parametrize("summed_up", [False, True])
-def test_who_did_not_come_in_time_is_not_waited_for_again(home: Home, summed_up: bool) -> None:
-    server = home.server()
-    a = Caller(server, "a").join()
-    server.tick(time.monotonic() + home.job.runner.start_timeout + 1)
-    assert isinstance(a.ask(*push(1, [1], ones(1))), Done)
-    if summed_up:
-        server.sum_up()
-    a = Caller(home.server(), "a").join()
-    assert isinstance(a.ask(*push(2, [1], ones(1), clock=1)), Done)
-
-
-def test_a_process_that_took_over_may_still_lack_pushes_after_a_snapshot(home: Home) -> None:
-    server = home.server()
-    Caller(server, "b").join()
-    assert isinstance(Caller(server, "a").join().ask(*push(1, [1], ones(1))), Done)
-    Caller(server, "a", "next").join()
-    server.sum_up()
-    again = Caller(home.server(), "a", "next").join()
-    assert isinstance(again.ask(*push(3, [1], ones(1))), Done)  # another server had 2
 
 
 def test_a_start_that_another_client_gave_is_not_written_again(home: Home) -> None:
@@ -448,19 +244,6 @@ def test_a_start_that_another_client_gave_is_not_written_again(home: Home) -> No
     assert written.count(Seeded) == 2
 
 
-def test_a_snapshot_that_cannot_be_written_is_tried_again_later(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable, "LEAST", 0)
-    monkeypatch.setattr(durable, "GROWTH", 0)
-    server = home.server()
-    Caller(server, "a").join()
-    home.fill(only="snapshot-")
-    now = time.monotonic()
-    for _ in range(5):
-        server.tick(now)
-    notes = [event["note"] for event in home.events if "note" in event]
-    assert [note.partition(":")[0] for note in notes] == ["a snapshot of the tables cannot be written"]
-
-
 @pytest.mark.parametrize("home", [{"sync_mode": "sync"}], indirect=True)
 def test_who_says_one_push_again_and_again_is_refused_at_last(home: Home) -> None:
     server = home.server()
@@ -470,28 +253,6 @@ def test_who_says_one_push_again_and_again_is_refused_at_last(home: Home) -> Non
     assert [[type(answer) for answer in a.answers(ticket)] for ticket in tickets[2:]] == [[], [Refused], [Refused]]
     assert isinstance(b.ask(*push(1, [1], ones(1))), Done)
     assert [[type(answer) for answer in a.answers(ticket)] for ticket in tickets[:3]] == [[Done]] * 3
-
-
-def test_a_client_of_very_many_processes_leaves_a_log_that_can_be_taken_up(home: Home) -> None:
-    server = home.server()
-    for instance in "pq":
-        Caller(server, "a", instance).join()
-    for number in range(MAX_PROCESSES):
-        Caller(server, "a", f"greets {number}")
-    Caller(server, "a", "p").join()
-    assert home.server().members.here[ClientId("a")].instance == "p"
-
-
-def test_all_are_told_how_many_samples_they_have_once_that_is_on_disk(home: Home) -> None:
-    server = home.server()
-    a, b = Caller(server, "a"), Caller(server, "b")
-    assert isinstance(a.ask(Join((ROWS, BIAS), 0, 10)), Done)
-    slow = server.shard.beside = Slow()
-    ticket = a.send(Census())
-    b.send(Join((ROWS, BIAS), 0, 30))
-    assert not a.answers(ticket)
-    slow.end_all()
-    assert a.answers(ticket) == [Counted(20.0)]
 
 
 def test_who_was_outvoted_has_no_vote_in_the_next_process(home: Home) -> None:

@@ -18,7 +18,7 @@ from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Census, Counted, Done, Join, Seed
 from tests.conftest import MakeJob
 from tests.server.callers import Caller, ones, push
-from tests.server.test_recovery import meet
+from tests.server.homes import meet
 
 ROWS = TableSpec("rows", "sparse", (100, 4), Rule("adam"), Init("constant", 1.0), bounds=Bounds(admit_after=1))
 BIAS = TableSpec("bias", "dense", (3,), Rule("add"))
