@@ -20,7 +20,7 @@ One organisation keeps the authority, a folder. On one machine, from nothing to 
 
     fedps certs init certs
     fedps certs issue --job job.yaml
-    fedps run job.yaml -o security.certs=certs
+    fedps run job.yaml --certs certs
 
 To others, over networks that nobody trusts, either goes a kit, or a token by which they fetch their certificate:
 

@@ -39,7 +39,10 @@ def kit(
     loaded = load_here(named(job), given).job
     if loaded.runner.with_coordinator and coordinators is None:
         raise JobError("runner.with_coordinator: true: where is the coordinator? give --coordinators host:port")
-    always = [f"name={json.dumps(loaded.name)}", f"runner.worker_num={loaded.runner.worker_num}"]
+    found = [f"name={json.dumps(loaded.name)}", f"runner.worker_num={loaded.runner.worker_num}"]
+    if not loaded.features:  # sizes that all data here has shown, and one client's does not
+        hyper = loaded.hyper_parameters
+        found += [f"hyper_parameters.{size}={getattr(hyper, size)}" for size in ("num_users", "num_items")]
     with told():
         from fedps.access import kits  # noqa: PLC0415
         from fedps.config.shared import shared_part  # noqa: PLC0415
@@ -47,7 +50,7 @@ def kit(
 
         credentials = read_credentials(find_credentials(authority.folder, "client", name))
         manifest = kits.Manifest(
-            "client", name, loaded.name, servers, coordinators, [*always, *given], shared_part(loaded), time.time()
+            "client", name, loaded.name, servers, coordinators, [*found, *given], shared_part(loaded), time.time()
         )
         kits.pack(out, manifest, named(job).read_bytes(), credentials)
     if code := [text for text in (loaded.runner.model, loaded.runner.fl_client) if text and "." in text]:

@@ -36,6 +36,7 @@ from fedps.cli.app import (
     tell,
 )  # fmt: skip
 from fedps.cli.first import write_job
+from fedps.cli.kits import of_data, supplied
 from fedps.errors import JobError
 
 BUILT_IN = ("static_fl_trainer.py", "static_ps_trainer.py")  # the original's trainers: ours does what they do
@@ -205,7 +206,13 @@ def coordinator(
 def worker(
     job: JobFile = None,
     *,
-    servers: Annotated[str, Servers],
+    kit: Annotated[
+        Path | None, flag("kit", "What the federation's owner has sent: certificate, addresses, job.")
+    ] = None,
+    data: Annotated[
+        Path | None, flag("data", "Folder of prepared data, in place of the job's train_data_dir and test_data_dir.")
+    ] = None,
+    servers: Annotated[str | None, Servers] = None,
     client: Annotated[str | None, flag("client", "The client's name, that of its data file.")] = None,
     worker_id: Annotated[
         int | None,
@@ -225,15 +232,28 @@ def worker(
     """Be the worker of one client, whose data is on this machine; started again, it goes on from its newest checkpoint.
 
     Example: fedps worker job.yaml --client hospital-north --servers 10.0.0.1:10000 --worker_num 10
+
+    Example: fedps worker --kit hospital-north.kit --data .data/north
     """
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.addresses import read_counts  # noqa: PLC0415
     from fedps.launch.one_role import find_client, work_here  # noqa: PLC0415
 
+    given = None if kit is None else supplied(kit, client)
+    if given is not None:
+        job, client, certs = job or given.job, given.client, certs or given.certs
+        servers, coordinators = servers or given.servers, coordinators or given.coordinators
+    if servers is None:
+        raise JobError(
+            "where are the servers? give --servers host:port,…; or --kit, what the federation's owner has sent"
+        )
     counts = read_counts(servers=servers, coordinators=coordinators, worker_num=worker_num)
     for at in counts.server_at:
         _fixed("--servers", at)
-    here = _here(job, override, counts, protection(certs, insecure))
+    overrides = [*(given.overrides if given is not None else []), *of_data(data), *(override or [])]
+    here = _here(job, overrides, counts, protection(certs, insecure))
+    if given is not None:
+        given.check(here.job)
     if here.job.runner.with_coordinator and counts.coordinator_at is None:
         raise JobError("runner.with_coordinator: true: where is the coordinator? give --coordinators host:port")
     name, number = find_client(here, client, worker_id)
