@@ -331,7 +331,8 @@ def test_a_run_broken_off_goes_on_to_the_numbers_of_an_unbroken_one(
     same = private if fewer else theirs.keys()
     assert same and {name: ours[name] for name in same} == {name: theirs[name] for name in same}
     assert found["servers"] == (1 if fewer else 2)
-    again = fedps("run", "--resume", run_dir)
+    again = fedps("run", "--resume", run_dir, "-o", "runner.epochs=99")
+    assert "what is to change, as its epochs, takes another run" in again.stderr
     assert (again.returncode, "this run is complete: nothing is left to do" in again.stderr) == (0, True)
     assert "HR@10: " in again.stdout
     (run_dir / "summary.json").unlink()  # as if the launcher had been killed at the very end

@@ -102,7 +102,7 @@ Resume = Annotated[
     Path | None,
     Parameter(
         converter=_found, negative="", show_default=False,
-        help="Go on with a run that was broken off: its folder, or `latest`. It has its job already.",
+        help="Go on with a run that was broken off: its folder, or `latest`. It has its job, and script, already.",
     ),
 ]  # fmt: skip
 LogDir = Annotated[

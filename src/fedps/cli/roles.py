@@ -100,6 +100,9 @@ def run(
 
     Example: fedps run --resume latest
 
+    A role that dies is started again, runner.restarts times at most, and the others wait or go on (runner.quorum); a run that
+    was broken off altogether goes on by --resume.
+
     Ctrl-C, SIGTERM or SIGHUP stops all roles. Shells let a command in the background (`fedps run … &`) ignore Ctrl-C: stop
     it by `kill PID`, which sends SIGTERM; `nohup` keeps it running when the terminal closes.
     """
@@ -120,7 +123,7 @@ def run(
     else:
         check_here(counts)
     overrides = [*(override or []), *counts.overrides(), *protection(certs, insecure)]
-    if resume is not None and _is_complete(resume, as_json):
+    if resume is not None and _is_complete(resume, as_json, changed=bool(override or request.job)):
         return
     resumed = None if resume is None else _reopen(resume, request, overrides)
     resolved = load(request.job, overrides) if resumed is None else resumed.job
@@ -356,7 +359,7 @@ def _answer_original(
         note(f"--http_port {port}: has no effect: roles find each other without a server of their own")
 
 
-def _is_complete(run_dir: Path, as_json: bool) -> bool:
+def _is_complete(run_dir: Path, as_json: bool, changed: bool) -> bool:
     """Whether a run has come to its end, which is told then."""
     from fedps.events.journal import JOURNAL  # noqa: PLC0415
     from fedps.events.past import look_at  # noqa: PLC0415
@@ -369,7 +372,10 @@ def _is_complete(run_dir: Path, as_json: bool) -> bool:
     unfinished = (run_dir / JOURNAL).exists() and not (run_dir / "report.html").exists()  # its launcher died right then
     if unfinished and (why := conclude(run_dir)):
         note(why)
-    note(f"--resume {run_dir}: this run is complete: nothing is left to do")
+    further = (
+        "; what is to change, as its epochs, takes another run: it starts from the model by runner.warmup_model_path"
+    )
+    note(f"--resume {run_dir}: this run is complete: nothing is left to do{further * changed}")
     tell(dict(past.summary) if as_json else dict(facts(past.summary)), as_json)
     return True
 
