@@ -1,19 +1,26 @@
 """A client that dies trains what it lost again, and pushes nothing of it that servers have: all learn each sample once."""
 
 import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fedps.client import checkpoint
 from fedps.client.checkpoint import NEWEST
 from fedps.errors import FedpsError
 from fedps.events import events
 from fedps.net.shards import PushTicket
+from fedps.server.shard import Shard
 from fedps.storage import epochs
 from fedps.types import ClientId
+from fedps.wire.frame import Frame
+from fedps.wire.messages import Alive, Push, Request
 from tests.client.lives import DiedError, Mortal, World, world
 from tests.client.test_taken_over import ONE, OTHER, epochs_begun, job_of
 from tests.conftest import MakeJob
@@ -41,6 +48,23 @@ class Pushing(Mortal):
             return ticket
 
         self.shards.push = counted  # type: ignore[method-assign]
+
+
+class Halfway(Mortal):
+    """A client that dies once its fourth push has come to the first of two servers, and not to the second."""
+
+    def callback_init_worker(self) -> None:
+        super().callback_init_worker()
+        first, second = self.shards._channels
+        request = second.request
+
+        def asked(message: Request, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
+            if isinstance(message, Push) and message.sequence == 4 and not self._resume:
+                first.request(Alive()).result(WAIT)
+                raise DiedError
+            return request(message, arrays)
+
+        second.request = asked  # type: ignore[method-assign]
 
 
 class Untold(Mortal):
@@ -86,6 +110,19 @@ def live_on(there: World, most: int = 0) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, str, int]]:
+    """How often servers have taken each push: server, client, number."""
+    push, found = Shard.push, Counter[tuple[int, str, int]]()
+
+    def counted(self: Shard, client: ClientId, said: Push, *args: Any) -> bool:
+        found[self.number, client, said.sequence] += 1
+        return push(self, client, said, *args)
+
+    monkeypatch.setattr(Shard, "push", counted)
+    return found
 
 
 def pushes(there: World) -> list[dict[ClientId, int]]:
@@ -174,3 +211,14 @@ def test_checkpoints_cut_an_epoch_by_time(
         [client] = there.live().values()
         assert isinstance(client, Keeping)
         assert client.kept == [*range(30, 600, 30), 0][-parts:]
+
+
+@pytest.mark.parametrize("mode", ["async", "geo of two servers"])
+def test_what_one_server_has_and_another_lacks_comes_to_that_one_alone(
+    mode: str, make_job: MakeJob, tmp_path: Path, taken: Counter[tuple[int, str, int]]
+) -> None:
+    job = job_of(make_job, tmp_path, 150, 150, epochs=2, **MODES[mode])
+    with world(job, tmp_path / "run", Halfway) as there:
+        live_on(there)
+        most = pushes(there)[0]
+    assert taken == {(k, name, n): 1 for k in (0, 1) for name in most for n in range(1, most[name] + 1)}

@@ -286,7 +286,7 @@ class FLClient(Steps):
     def _take_up(self, checkpoint: Checkpoint) -> Moment | None:
         """Go on from a checkpoint; return its moment, None if the servers have begun anew since."""
         moment, sequence, state = checkpoint
-        if not self._checkpoints.is_known(checkpoint, self.shards.taken, self._resume):
+        if not self._checkpoints.is_known(checkpoint, max(self.shards.taken), self._resume):
             return None
         self._checkpoints.check_fits(checkpoint, self.learner.state())
         self.shards.repeat_from(sequence)

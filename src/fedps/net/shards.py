@@ -141,7 +141,7 @@ class Shards:
 
     Attributes:
         sequence: of the last push; all servers get the same, if only an empty one.
-        taken: of the last push that servers have, perhaps from a process before this one; none up to it is sent again.
+        taken: of the last push that each server has, perhaps from a process before this one; none up to it is sent again.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Shards:
             cut_tensors([s for s in specs if self._placed.get(s.name) == shard], room.floats)
             for shard, room in enumerate(self._room)
         ]
-        self.sequence = self.taken = 0
+        self.sequence, self.taken = 0, [0] * len(channels)
         self._compressor, self._answer_form = Compressor(compression, self._specs), compression.pull
 
     @property
@@ -185,12 +185,12 @@ class Shards:
 
     @property
     def repeats(self) -> int:
-        """How many of the next pushes the servers have, from a process of this client that got further than this one."""
-        return max(0, self.taken - self.sequence)
+        """How many of the next pushes servers have, from a process of this client that got further than this one."""
+        return max(0, max(self.taken) - self.sequence)
 
     def repeat_from(self, sequence: int | None) -> None:
         """Go again through all behind a push, whose number a checkpoint knows; None: through nothing that servers have."""
-        self.sequence = max(self.sequence, self.taken) if sequence is None else sequence
+        self.sequence = max(self.sequence, *self.taken) if sequence is None else sequence
 
     def state(self) -> State:
         """Return what pushes have left unsent; how many there were, the servers say."""
@@ -209,7 +209,7 @@ class Shards:
         """
         clock = max(w.clock for w in self._welcomes())
         joined = [d for d in self._all(lambda k: Join(self._tables_of(k), clock, samples)) if isinstance(d, Done)]
-        self.taken = max([self.sequence, *(d.sequence for d in joined)])
+        self.taken = [done.sequence for done in joined]
         self.repeat_from(0 if again else None)
         return max([clock, *(d.clock for d in joined)])  # time has gone on since the Welcome
 
@@ -267,7 +267,6 @@ class Shards:
             weight: of this client in a weighted mean.
             rate: the share of the tables' learning rates to take.
         """
-        again = self.repeats > 0
         self.sequence += 1
         changes = self._compressor.begin(changes, self.sequence)
         keys, futures = {name: rows.keys for name, rows in changes.items()}, []
@@ -275,7 +274,7 @@ class Shards:
             messages, at_clock = self._messages(keys, shard), clock if isinstance(clock, int) else clock[shard]
             for part, pieces in enumerate(messages):
                 forms, arrays = self._pack(pieces, changes, shard)  # whether it is sent or not: the next depend on it
-                if again:
+                if self.sequence <= self.taken[shard]:
                     continue
                 push = Push(_tables(pieces), self.sequence, at_clock, weight, part, len(messages), forms, rate)
                 futures.append(channel.request(push, arrays))
