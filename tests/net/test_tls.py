@@ -22,7 +22,7 @@ import pytest
 
 from fedps.access.authority import Authority
 from fedps.errors import JobError, LostError, RefusedError
-from fedps.net.channel import Channel
+from fedps.net.channel import WRONG, Channel, _said
 from fedps.net.listener import METHOD
 from fedps.net.shards import Shards
 from fedps.net.tls import Certificates
@@ -251,11 +251,27 @@ def test_who_dials_is_told_what_is_wrong_with_the_certificate_that_it_is_shown(t
         assert f"is of another authority than ours; it is to be server 0, of the authority in {other.folder}" in dial(
             address, Certificates(other.folder, "client", "7")
         )
-        dial(address, None)
+        assert "it may want certificates, by --certs" in dial(address, None)
     with served(EchoServer()) as address:
         assert "it speaks in the clear: start it with --certs" in dial(address, ours)
+        assert "no server answers" in dial(address, ours, patience=1000.0), "it is not waited for, as a date might be"
     with served(EchoServer(), certificates=client_as_server(made)) as address:
         assert "it shows a certificate that is none to listen with" in dial(address, ours)
+
+
+def test_who_shows_a_certificate_that_has_expired_is_waited_for_as_it_may_be_renewed(tmp_path: Path) -> None:
+    made = authority(tmp_path / "certs", "7")
+    folder = write(tmp_path / "0", credentials(made, "server", "0", -1, 10))
+    server = Certificates(folder, "server", "0")
+    write_credentials(folder, credentials(made, "server", "0", -5, -1))
+    with served(EchoServer(), certificates=server) as address:
+        reason = dial(address, Certificates(made.folder, "client", "7"))
+    assert "no server answers" in reason
+    assert (
+        "the certificate that it shows has expired: renew it there by `fedps certs renew`; it is to be server 0"
+        in reason
+    )
+    assert _said(WRONG, "CERTIFICATE_VERIFY_FAILED: certificate has expired") is None
 
 
 def client_as_server(made: Authority) -> Certificates:

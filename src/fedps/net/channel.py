@@ -11,7 +11,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -38,15 +38,21 @@ NO_SPACE_PAUSE = 0.5  # seconds after which what found no space on the server's 
 # request of ours (`listener` says so).
 FINAL = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED)
 
-# What gRPC says of a handshake that failed, and what that means.
-HANDSHAKES = {
+# What gRPC says of a handshake that failed, and what that means; a date may mend itself, what is wrong stays wrong.
+DATES = {
     "certificate has expired": "the certificate that it shows has expired: renew it there by `fedps certs renew`",
     "certificate is not yet valid": "the certificate that it shows is not valid yet: set the clocks of both machines",
+}
+WRONG = {
     "Hostname Verification Check failed": "it shows the certificate of another",
     "unsupported certificate purpose": "it shows a certificate that is none to listen with",
-    "CERTIFICATE_VERIFY_FAILED": "the certificate that it shows is of another authority than ours",
+    "unable to get local issuer certificate": "the certificate that it shows is of another authority than ours",
+    "certificate signature failure": "the certificate that it shows is of another authority than ours",
     "WRONG_VERSION_NUMBER": "it speaks in the clear: start it with --certs, too",
 }
+WRONG_PATIENCE = (
+    10.0  # seconds after which one who shows nothing better is given up: another may be about to take its place
+)
 
 
 class Channel:
@@ -148,10 +154,11 @@ class Channel:
                 reason, greeted = "our certificate was renewed", True
             if greeted:
                 pause, since = FIRST_PAUSE, time.monotonic()
-            if not self._closed.is_set() and time.monotonic() - since > self._patience:
+            patience = min(self._patience, WRONG_PATIENCE) if _said(WRONG, reason) else self._patience
+            if not self._closed.is_set() and time.monotonic() - since > patience:
                 raise LostError(
-                    f"no server answers at {self.address} for {self._patience:g} s ({self._line.meaning(reason)}); is it"
-                    f" started, and is the address right?{_path(self.address)}"
+                    f"no server answers at {self.address} for {patience:g} s ({self._line.meaning(reason)}); is it started, and"
+                    f" is the address right?{_path(self.address)}"
                 )
             self._closed.wait(
                 pause * random.uniform(0.5, 1.0)
@@ -264,11 +271,12 @@ class _Line:
 
     def meaning(self, reason: str) -> str:
         """Return in words for people what gRPC says of a connection that does not come about."""
+        closed = "Socket closed" in reason
         if self._certificates is None:
-            return reason
-        if "Socket closed" in reason:
-            return f"it hangs up in the handshake: it does not know the authority of {self._certificates.own}"
-        meant = next((words for said, words in HANDSHAKES.items() if said in reason), reason)
+            return f"{reason}: it may want certificates, by --certs" if closed else reason
+        meant = _said(DATES, reason) or _said(WRONG, reason) or reason
+        if closed:
+            meant = f"it hangs up: if it runs, its events say why; it may not know the authority of {self._certificates.own}"
         return f"{meant}; it is to be {self._role} {self._name}, of the authority in {self._certificates.folder}"
 
     def close(self) -> None:
@@ -321,6 +329,10 @@ def _path(address: str) -> str:
     if os.environ.get("http_proxy") or os.environ.get("https_proxy"):
         return "; it is asked directly, whatever http_proxy and no_proxy say: set grpc_proxy if it lies behind a proxy"
     return ""
+
+
+def _said(meanings: Mapping[str, str], reason: str) -> str | None:
+    return next((words for said, words in meanings.items() if said in reason), None)
 
 
 def _drain(outgoing: "queue.SimpleQueue[bytes | None]") -> Iterator[bytes]:
