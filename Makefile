@@ -49,7 +49,7 @@ chaos: setup  ## the example's job under kills, freezes and cuts in each mode, a
 	rm -rf runs/chaos
 	$(BIN)/python -m tests.chaos --data .data/ml-1m --out runs/chaos
 
-crash: setup  ## each durable call of a small job: who makes it is killed there, or it fails; FAULTS="--every 20" takes some
+crash: setup  ## each durable call of a small job: who makes it is killed there, or it fails; FAULTS="--every 20 --slow 4" takes some
 	$(BIN)/python -m tests.crash $(FAULTS)
 
 organisations: setup  ## three organisations in network namespaces: slow lines, NAT, mutual TLS; as root, with iproute2 and nftables

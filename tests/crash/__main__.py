@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedps.events.journal import JOURNAL, read_journal
 from tests.crash.roles import KILL, Call, Fault, why_not
-from tests.crash.runs import Apart, Launched, Outcome, judge, write_job
+from tests.crash.runs import Apart, Launched, Outcome, Run, judge, write_job
 
 TWIN = "worker-1"  # plays the part of another
 
@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument("--role", default="", help="only of roles whose name begins so")
     parser.add_argument("--only", nargs="+", default=[], metavar="FAULT", help="these, as the table names them")
     parser.add_argument("--beside", type=int, default=2, metavar="N", help="so many faults at a time")
+    parser.add_argument(
+        "--slow", type=float, default=1.0, metavar="K", help="all limits of time K-fold, on a busy machine"
+    )
     parser.add_argument("--list", action="store_true", help="list the calls, and end")
     parser.add_argument("--keep", type=Path, help="folder for the runs, which stay")
     args = parser.parse_args()
@@ -37,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fedps-crash-") as scratch:
         folder = args.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        bench = Bench(folder)
+        bench = Bench(folder, args.slow)
         faults = [Fault.named(name) for name in args.only] or faults_of(bench.calls)[args.first :: args.every]
         faults = [fault for fault in faults if fault.call.role.startswith(args.role)]
         if args.list:
@@ -54,13 +57,15 @@ class Bench:
 
     Args:
         folder: for all.
+        slow: by what all limits of time are multiplied.
 
     Attributes:
         calls: all durable calls that were made.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._job = folder, write_job(folder)
+    def __init__(self, folder: Path, slow: float) -> None:
+        self._folder, self._job = folder, write_job(folder, slow)
+        Run.patience *= slow
         self._broken = folder / "broken"
         apart, launched = (way(self._job, folder / f"calm-{way.__name__.lower()}") for way in (Apart, Launched))
         self.calls = [call for call in apart.calm() if call.role != TWIN] + launched.calm()

@@ -63,15 +63,15 @@ BETWEEN = re.compile(r"worker-\d/private/\d/1/")  # epochs before the last that 
 UNSAVED = re.compile(r"(?:epoch|round) (\d+) is not saved: .*(?:free space|see to this disk)")
 
 
-def write_job(folder: Path, **runner: object) -> Path:
-    """Write a job that trains for two epochs in step, and its data; return its file."""
+def write_job(folder: Path, slow: float = 1.0) -> Path:
+    """Write a job that trains for two epochs in step, and its data; return its file; `slow`: limits of time, so many-fold."""
     synthesize(folder / "data", users=8, items=200, per_user=6, split=Split("iid", CLIENTS), seed=1)
     tree = {
         "runner": {
             "train_data_dir": "data/train", "test_data_dir": "data/test", "train_batch_size": 16, "geo_step": 4,
             "geo_merge": "heat", "epochs": 2, "worker_num": CLIENTS, "with_coordinator": True, "checkpoint_every": 4,
-            "local_sparse": ["embedding_0.w_0"], "reconnect_timeout": 15.0, "start_timeout": 15.0, "step_timeout": 60.0,
-            **runner,
+            "local_sparse": ["embedding_0.w_0"], "reconnect_timeout": 15.0 * slow, "start_timeout": 15.0 * slow,
+            "step_timeout": 60.0 * slow,
         },
         "hyper_parameters": {"num_users": 8, "num_items": 200, "fc_layers": [8, 4]},
     }  # fmt: skip
@@ -92,6 +92,7 @@ class Run:
     """
 
     TRACE: tuple[str, ...] = ("-f",)  # how roles are traced
+    patience = PATIENCE
 
     def __init__(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -140,7 +141,7 @@ class Run:
 
     def _to_the_end(self, lives: int = LIVES, lasting: Role | None = None) -> list[tuple[str, int]]:
         ends = list[tuple[str, int]]()
-        deadline, reached_at = time.monotonic() + PATIENCE, 0.0
+        deadline, reached_at = time.monotonic() + self.patience, 0.0
         left = list(self.roles.values())
         while left:
             for role in [role for role in left if role.ended()]:
