@@ -1,5 +1,6 @@
 """A run of several parts, and clocks that are set: what is done again counts once, and no time passes that did not."""
 
+import json
 import time
 from pathlib import Path
 
@@ -108,3 +109,11 @@ def test_a_run_that_goes_on_by_another_clock_starts_and_ends_by_its_own(make_job
         ledger.take(worker(who, 60.0, events.EpochEnd(0, 30, 0.5, None, Histogram())))
     found = ledger.summary(70.0, None)
     assert (found["start_seconds"], found["train_seconds"], found["wall_seconds"]) == (3.0 + 5.0, 2.0 + 6.0, 3.0 + 20.0)
+
+
+def test_a_time_that_is_none_leaves_a_summary_that_can_be_written(make_job: MakeJob) -> None:
+    ledger = ledger_of(make_job, 1)
+    for _ in range(2):
+        ledger.take(Entry(0.0, "launcher", "", events.Resumed(1e308, True, {}, {})))
+    ledger.take(worker("a", 0.0, events.FirstBatch()))
+    json.dumps(ledger.summary(1.0, None), allow_nan=False)

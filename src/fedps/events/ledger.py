@@ -22,6 +22,7 @@ from fedps.figures import CANDIDATES, Metric, Totals, metrics_in, read_metric
 from fedps.metrics import Evaluations
 from fedps.types import Counts, TableName
 
+MOST_SECONDS = 1e10  # of a part of a run: a journal that tells of more tells of no time
 MOST_OPEN = 64  # rounds; who lies further behind is not waited for
 UNTRAINED = math.log(2)  # loss of a model that gives every sample, or order of a pair, a probability of one half
 BEYOND_REASON, DIVERGED = 2, 1000  # times that: a loss to warn of, and one that no trained model has
@@ -255,7 +256,7 @@ class Ledger:
 
     def _at(self, time: float) -> float:
         """Return when that was, in seconds of the run: none pass between its parts, and none pass back."""
-        return self._earlier + max(0.0, time - self._began)
+        return self._earlier + min(max(0.0, time - self._began), MOST_SECONDS)
 
     def _train(self, who: str, event: events.EpochEnd, now: float) -> None:
         begun = self._begun.get(who, now)
