@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import ssl
+import struct
 import threading
 import time
 from base64 import b64encode
@@ -18,7 +19,7 @@ from fedps.access.authority import Authority, read_token
 from fedps.errors import IdentityError, JobError, LostError, RefusedError
 from fedps.launch import enrolment
 from fedps.launch.addresses import Address
-from fedps.launch.enrolment import MOST_AT_ONCE, MOST_BYTES, Service, join, renew
+from fedps.launch.enrolment import MOST_AT_ONCE, MOST_BYTES, MOST_OF_ONE, Service, join, renew
 from fedps.storage.credentials import read_credentials
 from tests.ports import free_port
 
@@ -210,7 +211,10 @@ def test_who_speaks_no_tls_or_little_holds_nobody_else(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enrolment, "DEADLINE", 1.0)
-    idle = [socket.create_connection(served.at) for _ in range(MOST_AT_ONCE + 8)]
+    hosts = [
+        f"127.0.0.{2 + k % 6}" for k in range(6 * MOST_OF_ONE)
+    ]  # six addresses of this machine: more than there is room for
+    idle = [socket.create_connection(served.at, source_address=(host, 0)) for host in hosts]
     idle[0].sendall(b"GET /ca HTTP/1.1\r\n\r\n")
     for door in idle:  # those beyond the limit are hung up on at once, the others at their deadline
         door.settimeout(60)
@@ -220,6 +224,31 @@ def test_who_speaks_no_tls_or_little_holds_nobody_else(
         door.close()
     monkeypatch.setattr(enrolment, "DEADLINE", 60.0)
     join(served.at, served.authority.token("north", 60), tmp_path / "north")
+
+
+def test_one_address_leaves_room_for_others(served: Served, tmp_path: Path) -> None:
+    assert MOST_OF_ONE < MOST_AT_ONCE
+    idle = [socket.create_connection(served.at, source_address=("127.0.0.2", 0)) for _ in range(MOST_AT_ONCE)]
+    join(served.at, served.authority.token("north", 60), tmp_path / "north")
+    for door in idle:
+        door.close()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # one may go in the middle of `wrap_socket`
+def test_who_goes_as_soon_as_it_comes_takes_no_place(served: Served, tmp_path: Path) -> None:
+    for k in range(3 * MOST_AT_ONCE):
+        door = socket.create_connection(served.at)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, in place of an end
+        door.sendall(b"x" * (k % 2))
+        door.close()
+    while True:  # until they have all been looked at
+        try:
+            join(served.at, served.authority.token("north", 60), tmp_path / "north")
+            break
+        except LostError:
+            time.sleep(0.05)
 
 
 def test_a_drip_of_bytes_is_cut_off_at_the_deadline(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ A private key never leaves the machine that it is for: only a request, signed by
 address that it was told: it first fetches the authority's certificate, over a connection that proves nothing, and compares its
 fingerprint with that in its token; only then, over a second connection which that certificate vouches for, it says its token.
 
-The service answers one request a connection, within `DEADLINE`, of few bytes, and so many connections at once.
+The service answers one request a connection, within `DEADLINE`, of few bytes, and so many connections at once, fewer from one address.
 """
 
 import http.client
@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ from fedps.types import Identity
 DEADLINE = 15.0  # seconds for a whole conversation, from its first byte
 PATIENCE = 30.0  # seconds that one who asks waits at each step
 MOST_BYTES = 16 << 10  # of a request; it has less than 1 KB
-MOST_AT_ONCE = 64  # connections
+MOST_AT_ONCE, MOST_OF_ONE = 64, 16  # connections, of all and from one address
 OWN_DAYS = 2.0  # for which the service's own certificate is valid; it takes a new one after half of them
 HOST = crypto.host_of(*AUTHORITY)
 JSON = "application/json"
@@ -88,7 +89,7 @@ class Service(socketserver.ThreadingTCPServer):
     def __init__(self, authority: Authority, at: Address, days: float, say: Callable[[str], None]) -> None:
         self.authority, self.days, self.say = authority, days, say
         self.address_family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
-        self._room = threading.BoundedSemaphore(MOST_AT_ONCE)
+        self._here, self._lock = Counter[str](), threading.Lock()  # connections, by address
         self._context, self._stale = _own_context(authority), time.monotonic() + OWN_DAYS / 2 * DAY
         try:
             super().__init__((at.host, at.port), _Conversation)
@@ -102,26 +103,38 @@ class Service(socketserver.ThreadingTCPServer):
         """Take a connection, if there is room; else hang up."""
         if time.monotonic() > self._stale:
             self._context, self._stale = _own_context(self.authority), time.monotonic() + OWN_DAYS / 2 * DAY
-        if self._room.acquire(blocking=False):
+        with self._lock:
+            host, full = client_address[0], self._here.total() >= MOST_AT_ONCE
+            if taken := not full and self._here[host] < MOST_OF_ONE:
+                self._here[host] += 1
+        if taken:
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Hold a conversation over TLS, and cut it off at its deadline, however slowly the peer goes on."""
-        secured = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
-        cut = threading.Timer(DEADLINE, _cut, [secured])
-        cut.daemon = True
-        cut.start()
+        """Hold a conversation, whatever comes of it."""
         try:
-            secured.do_handshake()
-            self.finish_request(secured, client_address)
+            self._converse(request, client_address)
         except (OSError, ValueError):  # whoever it was speaks no TLS of ours, or went away
             pass
         finally:
-            cut.cancel()
-            secured.close()
-            self._room.release()
+            self.shutdown_request(request)
+            with self._lock:
+                self._here -= Counter([client_address[0]])  # which forgets who has none left
+
+    def _converse(self, request: Any, client_address: Any) -> None:
+        """Speak TLS, and cut it off at its deadline, however slowly the peer goes on."""
+        request.getpeername()  # who is gone already: `wrap_socket` would raise, too, and leave its socket open
+        with self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
+            cut = threading.Timer(DEADLINE, _cut, [secured])
+            cut.daemon = True
+            cut.start()
+            try:
+                secured.do_handshake()
+                self.finish_request(secured, client_address)
+            finally:
+                cut.cancel()
 
 
 class _Conversation(http.server.BaseHTTPRequestHandler):
