@@ -11,7 +11,7 @@ from fedps.server.merge import Contribution, buffered, staleness
 from fedps.server.server import ParameterServer
 from fedps.storage import epochs as saved
 from fedps.types import ClientId, Rule, TableSpec
-from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Refused, Values
+from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Values
 from tests.conftest import MakeJob
 from tests.server.callers import BIAS, ROWS, Caller, ones, push
 
@@ -62,12 +62,11 @@ def test_what_started_from_older_values_counts_less(server: ParameterServer) -> 
     np.testing.assert_allclose(a.rows(3, 7), [[4.5] * 4, [1 + 0.5 / 2] * 4])
 
 
-def test_a_version_that_is_not_there_yet_is_refused(server: ParameterServer) -> None:
+def test_a_version_that_a_server_forgot_when_it_died_counts_as_its_newest(server: ParameterServer) -> None:
     a = Caller(server, "a").join()
-    refused = a.ask(*push(1, [3], ones(1), clock=1))
-    assert isinstance(refused, Refused)
-    assert refused.kind == "stale"
-    assert a.ask(*push(1, [3], ones(1))) == Done(clock=0)
+    assert a.ask(*push(1, [3], ones(1), clock=7)) == Done(clock=0)
+    assert a.ask(*push(2, [7], ones(1))) == Done(clock=1)
+    assert a.rows(3, 7) == [[1.5] * 4] * 2
 
 
 def test_what_is_left_in_the_buffer_is_merged_before_a_save(server: ParameterServer, tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ class ForgetfulDisk:
         self.files.setdefault(name, bytearray())
         self.safe[name] = self._dropped.get(name, len(self.files[name]))
 
+    def rewrite(self, name: str, begin: int) -> None:
+        self._check()
+        if begin <= self._dropped.get(name, begin):
+            self._dropped.pop(name, None)
+        self.sync(name)
+
     def truncate(self, name: str, size: int) -> None:
         self._check()
         file = self.files.setdefault(name, bytearray())
@@ -153,6 +159,9 @@ class FaultyDisk:
 
     def sync(self, name: str) -> None:
         self._call("sync", lambda half: self._disk.sync(name), name)
+
+    def rewrite(self, name: str, begin: int) -> None:
+        self._call("rewrite", lambda half: self._disk.rewrite(name, begin))
 
     def truncate(self, name: str, size: int) -> None:
         self._call("truncate", lambda half: self._disk.truncate(name, size))

@@ -173,6 +173,30 @@ def test_what_fails_is_written_again_in_order_and_counts_only_then(tmp_path: Pat
     assert records(Log(disk)) == named(0, 1, 2, 3)
 
 
+def test_what_a_process_left_that_could_not_sync_it_is_on_disk_before_more_comes() -> None:
+    disk, fails = ForgetfulDisk(), set[str]()
+    error = OSError(5, "Input/output error")
+    log = opened(FaultyDisk(disk, lambda call, name: error if name in fails else None))
+    add(log, 0, 1)
+    add(log, 2)
+    fails |= {"sync", "truncate"}
+    with pytest.raises(OSError, match="Input/output"):
+        add(log, 3)
+    log = Log(disk)  # of the next process, which reads what the disk has lost
+    assert records(log) == named(0, 1, 2, 3)
+    add(log, 4)
+    disk.crash(random.Random(1))
+    assert records(Log(disk)) == named(0, 1, 2, 3, 4)
+
+
+def test_a_folder_writes_again_what_stands_there(tmp_path: Path) -> None:
+    with Folder(tmp_path / "log") as folder:
+        folder.append("a", [b"0123456789"])
+        folder.rewrite("a", 4)
+        folder.append("a", [b"more"])
+        assert bytes(folder.read("a")) == b"0123456789more"
+
+
 def test_a_real_folder_syncs_files_by_the_descriptor_that_wrote_them_and_the_names_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,7 +172,7 @@ class BufferGate:
 
     def offer(self, offered: Offered, now: float) -> None:
         """Take a push that started from version `clock`."""
-        share = merge.staleness(self.clock - offered.clock)  # no push is ahead of the version, so this is at most 1
+        share = merge.staleness(max(self.clock - offered.clock, 0))  # 1 of a version that this server does not know
         scaled = {table: change._replace(weight=share) for table, change in offered.push.items()}
         self.waiting.append(offered._replace(push=scaled))
         self.bytes += size_of(scaled)

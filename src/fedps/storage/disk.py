@@ -18,6 +18,7 @@ from fedps.storage.whole import CLOSED, PRIVATE, make_folder, sync_names
 Pieces = Sequence[bytes | memoryview]  # of a record: written as they are, one behind the other; contiguous
 LOCK = "lock"  # the file that its one writer has locked
 TRIES, PAUSE = 5, 0.02  # how often a writer tries to lock it, as others only look whether it is, and seconds between
+GULP = 1 << 20  # bytes that are read at once
 MOST_PIECES = 1024  # in one call of the kernel's writev (IOV_MAX)
 
 
@@ -48,6 +49,13 @@ class Disk(Protocol):
 
         If it fails, what was added since the last time is lost for good, though it can still be read: it must be cut off
         and added again, for to sync again is to be told that all is well.
+        """
+        ...
+
+    def rewrite(self, name: str, begin: int) -> None:
+        """Write again what can be read of a file from a byte on, where it stands; durable when it returns.
+
+        An earlier process may have been told that a sync failed, and have died before it cut off what that lost.
         """
         ...
 
@@ -168,6 +176,14 @@ class Folder:
     def sync(self, name: str) -> None:
         """Make all of a file durable, its name too."""
         os.fdatasync(self._opened(name))
+        self._sync_name(name)
+
+    def rewrite(self, name: str, begin: int) -> None:
+        """Write again what can be read of a file from a byte on, where it stands; durable when it returns."""
+        with (self._path / name).open("r+b", buffering=0) as file:  # where one appends, nothing is written in its place
+            while piece := os.pread(file.fileno(), GULP, begin):
+                begin += os.pwrite(file.fileno(), piece, begin)
+            os.fdatasync(file.fileno())
         self._sync_name(name)
 
     def truncate(self, name: str, size: int) -> None:

@@ -229,7 +229,8 @@ class Log:
         self._begin = self._file = max(sizes, default=self.position)
         self._size, self._torn = sizes.get(self._file, 0), False
         if sizes:
-            self._disk.sync(f"log-{self._file}")
+            file, sure = self._reading.sure
+            self._disk.rewrite(f"log-{self._file}", sure if file == self._file else 0)
         self._mark = self._reading.mark or secrets.token_bytes(MARK)
         self._bases = [base for base in self._reading.bases if base <= self.position]
         self.durable, self._ready = self.position, True

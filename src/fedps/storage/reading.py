@@ -5,6 +5,7 @@ one says were on disk when it was written. Once the log is ours, the rest follow
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -31,12 +32,14 @@ class Reading:
         position: behind the record that was yielded last.
         bases: where one can begin: positions of snapshots that are whole, or not looked at, and 0 where the log goes back to it.
         mark: of the log, empty while no file was read.
+        sure: the log file that was read last, and up to which byte its own frames say that it was on disk.
     """
 
     def __init__(self, disk: Disk, ours: Callable[[], bool]) -> None:
         self.notes: list[str] = []
         self.bases: list[int] = []
-        self.position, self.mark = 0, b""
+        self.position, self.mark, self.sure = 0, b"", (-1, 0)
+        self._unsure = deque[tuple[int, int]]()  # positions and bytes of that file up to which nothing says so yet
         self._disk, self._ours = disk, ours
         self._follows = not ours()
         self._followed: Frames  # of the file that is followed
@@ -64,6 +67,7 @@ class Reading:
                     for frame in self._read(log, end, due) if ours else self._follow(log, end, due):
                         end = frame.end
                         self.position += 1
+                        self._note_sure(log, frame)
                         yield frame.record
                 if self.position in logs and self.position != log:
                     log, end = self.position, 0
@@ -83,6 +87,14 @@ class Reading:
         if gone or OVER in self._disk.names():
             raise LostError(f"{self._disk}: the log was removed by its server, whose job has come to its end")
 
+    def _note_sure(self, log: int, frame: Frame) -> None:
+        if self.sure[0] != log:
+            self.sure = log, 0
+            self._unsure.clear()
+        self._unsure.append((self.position, frame.end))
+        while self._unsure and self._unsure[0][0] <= frame.durable:
+            self.sure = log, self._unsure.popleft()[1]
+
     def _begin(self, back: int) -> Iterator[Frame]:
         """Choose the snapshot to begin with, and return its frames; a damaged one is noted and passed over."""
         while True:
@@ -91,6 +103,7 @@ class Reading:
             empty = [0] if 0 not in snapshots and (0 in logs or (not snapshots and not logs)) else []
             self.bases = sorted([*snapshots, *empty])
             self.notes.clear()
+            self.sure = -1, 0
             try:
                 return self._newest_whole(back, empty)
             except FileNotFoundError:
