@@ -59,7 +59,7 @@ KEPT: dict[type[Event], tuple[str, ...]] = {
     events.Selected: ("round", "selected", "waiting", "finished"),
     events.Round: ("round",),
     events.EndsEarly: ("round", "reason"),
-    events.Stopped: ("rejected",),
+    events.Stopped: ("rejected", "repeated"),
 }
 SAID = ("identity", "other_job", "superseded", "order", "busy")  # refusals of whom, not of what: their reasons are kept
 

@@ -110,9 +110,10 @@ class Scripted(Event, frozen=True):
 
 
 class Stopped(Event, frozen=True):
-    """A server or the coordinator has ended in order; `rejected`: the messages that a server refused."""
+    """A server or the coordinator has ended in order; the messages that a server refused, and pushes that came once more."""
 
     rejected: int | None = None
+    repeated: int | None = None
 
 
 class Audited(Event, frozen=True):

@@ -43,6 +43,9 @@ class Pushes:
         budget: bounds the parts that are kept.
         limits: what a push may be.
         done: answers one.
+
+    Attributes:
+        repeats: how many came that had come before, and were not applied again.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Pushes:
     ) -> None:  # fmt: skip
         self._shard, self._members, self._roster = shard, members, roster
         self._budget, self._limits, self._done = budget, limits, done
+        self.repeats = 0
         self._halves: dict[Conversation, HalfPush] = {}
         self._unmerged: dict[Conversation, list[Unmerged]] = {}
 
@@ -76,6 +80,7 @@ class Pushes:
         """
         shard = self._shard
         requests.check_push(push, member, shard, self._limits)
+        self.repeats += push.sequence <= member.sequence and push.part + 1 == push.parts
         if push.sequence <= member.merged:
             # A repeat after a reconnect. It was applied when it first came, and is answered as it was then: who is not
             # told that its push came late would go on with a clock that is closed, and lose the next window too.

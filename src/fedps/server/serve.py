@@ -93,7 +93,7 @@ def run_server(
                 f"all clients were lost after epoch {server.barriers.epoch} of {job.runner.epochs}; what they trained by then"
                 " is saved: go on from it by runner.warmup_model_path"
             )
-        report(events.Stopped(server.refusals.total))
+        report(events.Stopped(server.refusals.total, server.repeats))
     if keep and log is not None and server.members.done:  # the job has come to its end, and nobody will go on with it
         with suppress(OSError):  # then it is found at its end again
             log.forget()

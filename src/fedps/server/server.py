@@ -114,6 +114,11 @@ class ParameterServer:
         return self.durable.failure
 
     @property
+    def repeats(self) -> int:
+        """How many pushes came that had come before, and were not applied again."""
+        return self._pushes.repeats
+
+    @property
     def clock(self) -> int:
         """The step, window or version now open; 0 where pushes are applied at once."""
         return self.shard.clock
