@@ -145,7 +145,7 @@ class Exchange:
         pulls = pull.ticket.futures
         pushes = {future for push in self._pushes for future in push.futures}
         while pulls:
-            done, _ = wait(pulls | pushes, self._timeout, FIRST_COMPLETED)
+            done, _ = wait(pulls | pushes, self._timeout + pull.ticket.seconds, FIRST_COMPLETED)
             for future in done & pushes:
                 future.result()
             pulls, pushes = (pulls - done, pushes - done) if done else (set(), set())

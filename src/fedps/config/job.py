@@ -33,6 +33,11 @@ class LimitSettings(Section):
     message_mib: Annotated[Count, Field(le=1024)] = Field(
         64, description="MiB of one message; all dense tensors of a server may have 6 times as many"
     )
+    line_kib: Count = Field(
+        128,
+        description="KiB a second that each client's line carries at the least: deadlines grow by the time that what it sends"
+        " and is sent takes then",
+    )
 
 
 class Job(Section):

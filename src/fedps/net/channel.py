@@ -303,7 +303,7 @@ def network(
     Raises:
         JobError: its certificates cannot be used, or there are none where it takes some.
     """
-    limits = Limits(message_bytes=job.limits.message_mib << 20)
+    limits = Limits(message_bytes=job.limits.message_mib << 20, line=job.limits.line_kib << 10)
     deadline = job.runner.start_timeout + job.runner.step_timeout
     addresses = [*servers, coordinator or ""]  # the last has the number -1
     certificates = protect(job.security, "client", client, filter(None, addresses))

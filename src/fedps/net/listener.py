@@ -28,6 +28,10 @@ TICK = 0.05  # seconds between two looks at deadlines
 BACKLOG_REPLIES, BACKLOG_BYTES = 1024, 32 << 20  # replies that may wait for a slow reader before we stop reading
 LOOK_EVERY = 1.0  # seconds between two looks whether peers' certificates still count
 GRACE = 0.2  # seconds that open streams get when the server stops
+# A silent connection carries a ping so often: firewalls forget one that is silent for some minutes, the quickest for 30 s.
+KEEPALIVE = 20.0  # seconds
+# What may pass until a ping is answered: on a slow line it waits for what is under way, some MiB in the system's buffers.
+PATIENCE = 60.0  # seconds
 IDLE = [  # milliseconds: sockets that never speak HTTP/2, or hold no stream, do not stay
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 60_000),
@@ -96,9 +100,9 @@ def options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", limits.message_bytes),
         ("grpc.max_send_message_length", limits.message_bytes),
         ("grpc.so_reuseport", 0),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_time_ms", int(1000 * KEEPALIVE)),
+        ("grpc.keepalive_timeout_ms", int(1000 * PATIENCE)),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(1000 * KEEPALIVE / 2)),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),

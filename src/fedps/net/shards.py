@@ -66,13 +66,15 @@ class PullTicket:
     """Rows under way from all shards.
 
     Attributes:
+        seconds: that all of it may be under way, with the push before it; deadlines are later by as much.
         clocks: what each shard's clock was when it read the rows, once `result` is there; of several answers the oldest.
     """
 
     def __init__(
-        self, requests: Sequence[tuple[int, "Future[Frame]", list[Piece]]], shapes: Mapping[TableName, tuple[int, int]]
-    ) -> None:
-        self._requests, self._shapes = requests, shapes
+        self, requests: Sequence[tuple[int, "Future[Frame]", list[Piece]]], shapes: Mapping[TableName, tuple[int, int]],
+        seconds: float = 0.0,
+    ) -> None:  # fmt: skip
+        self._requests, self._shapes, self.seconds = requests, shapes, seconds
         self.clocks: dict[int, int] = {}
 
     @property
@@ -90,7 +92,7 @@ class PullTicket:
         """
         out = {name: np.empty(shape, np.float32) for name, shape in self._shapes.items()}
         for shard, future, pieces in self._requests:
-            frame, tables = _wait(future, timeout, "Pull"), _tables(pieces)
+            frame, tables = _wait(future, timeout + self.seconds, "Pull"), _tables(pieces)
             answer = frame.message
             if not isinstance(answer, Answer) or answer.tables != tables:
                 raise WireError(f"Pull of {tables} was answered by {answer}")
@@ -108,10 +110,10 @@ class PullTicket:
 
 
 class PushTicket:
-    """A push under way to all shards; to none if they have it already."""
+    """A push under way to all shards, to none if they have it already; `seconds` as for a pull."""
 
-    def __init__(self, futures: Sequence["Future[Frame]"]) -> None:
-        self._futures = futures
+    def __init__(self, futures: Sequence["Future[Frame]"], seconds: float = 0.0) -> None:
+        self._futures, self._seconds = futures, seconds
 
     @property
     def futures(self) -> "set[Future[Frame]]":
@@ -125,7 +127,7 @@ class PushTicket:
             LostError: no answer within `timeout` seconds.
             RefusedError: a server refused.
         """
-        answers = [_wait(f, timeout, "Push").message for f in self._futures]
+        answers = [_wait(f, timeout + self._seconds, "Push").message for f in self._futures]
         done = [a for a in answers if isinstance(a, Done)]
         return Done(max((d.clock for d in done), default=0), any(d.late for d in done))
 
@@ -157,6 +159,7 @@ class Shards:
             for shard, room in enumerate(self._room)
         ]
         self.sequence, self.taken = 0, [0] * len(channels)
+        self._pushing = 0.0  # seconds that the last push may be under way
         self._compressor, self._answer_form = Compressor(compression, self._specs), compression.pull
 
     @property
@@ -254,7 +257,9 @@ class Shards:
             for pieces in self._messages(wanted, shard):
                 pull = Pull(_tables(pieces), after, self._answer_form)
                 requests.append((shard, channel.request(pull, [piece.keys for piece in pieces]), pieces))
-        return PullTicket(requests, {n: self._shape(n, keys) for n, keys in wanted.items()})
+        shapes = {n: self._shape(n, keys) for n, keys in wanted.items()}
+        size = sum(4 * rows * columns for rows, columns in shapes.values()) + sum(k.nbytes for k in wanted.values())
+        return PullTicket(requests, shapes, self._seconds(size) + self._pushing)
 
     def push(
         self, changes: Mapping[TableName, Rows], clock: int | Mapping[int, int], weight: float = 1.0, rate: float = 1.0
@@ -278,7 +283,8 @@ class Shards:
                     continue
                 push = Push(_tables(pieces), self.sequence, at_clock, weight, part, len(messages), forms, rate)
                 futures.append(channel.request(push, arrays))
-        return PushTicket(futures)
+        self._pushing = self._seconds(sum(r.keys.nbytes + r.values.nbytes for r in changes.values()))
+        return PushTicket(futures, self._pushing)
 
     def alive(self) -> None:
         """Tell every server that this client is at work; no answer is waited for."""
@@ -304,6 +310,9 @@ class Shards:
         """Hang up everywhere."""
         for channel in self._channels:
             channel.close()
+
+    def _seconds(self, size: int) -> float:
+        return self._channels[0].limits.seconds(size)
 
     def _welcomes(self) -> list[Welcome]:
         answers = [_wait(c.welcome, self._timeout, "Hello").message for c in self._channels]
@@ -362,4 +371,6 @@ def _wait(future: "Future[Frame]", timeout: float | None, what: str) -> Frame:
     try:
         return future.result(timeout)
     except FutureTimeoutError:
-        raise LostError(f"{what} was not answered within {timeout:g} s: is a server or another client stuck?") from None
+        raise LostError(
+            f"{what} was not answered within {round(timeout or 0, 2):g} s: is a server or another client stuck?"
+        ) from None

@@ -14,6 +14,7 @@ from fedps.access.roster import Membership, Participant
 from fedps.types import ClientId, bounded
 from fedps.wire.messages import Barrier
 
+MOST_ON_LINE = 3600.0  # seconds: by no more does a slow line move a deadline
 TRAINED, EVALUATED = STAGES = ("trained", "evaluated")  # of an epoch, in their order
 
 
@@ -37,6 +38,8 @@ class Member(Participant):
         slow: it was left behind, and has not trained an epoch in the time of the others since.
         met: it was there when the others came to the last end of an epoch.
         pulled: bytes of rows that its pulls have made.
+        line: seconds for which its line may be at work, by what it was answered and by what it brings.
+        bringing, brought: those of them for the push under way, and for its largest.
     """
 
     samples: int = 0
@@ -54,10 +57,14 @@ class Member(Participant):
     slow: bool = False
     met: bool = False
     pulled: int = 0
+    line: float = 0.0
+    bringing: float = 0.0
+    brought: float = 0.0
 
     def accept(self, sequence: int, clock: int, late: bool, now: float) -> None:
         """Note that a push was taken; before `clock`, its own or the open one if it came late, nobody waits for this member."""
         self.sequence, self.took_over = sequence, False
+        self.brought, self.bringing = max(self.brought, self.bringing), 0.0
         self.act(now)
         if late:
             self.late, self.waits_from = sequence, clock
@@ -66,7 +73,15 @@ class Member(Participant):
 
     def act(self, now: float) -> None:
         """Note that it has pushed or come to a barrier."""
-        self.progress, self.busy_since, self.suspended = now, None, False
+        self.progress, self.busy_since, self.suspended, self.line = now, None, False, self.brought
+
+    def bring(self, seconds: float) -> None:
+        """Note that a part of a push has come, which its line may have carried for so long."""
+        self.bringing = min(self.bringing + seconds, MOST_ON_LINE)
+
+    def fetch(self, seconds: float) -> None:
+        """Note that it is answered what takes its line so long, and that it may bring as much."""
+        self.line = min(self.line + 2 * seconds, MOST_ON_LINE)
 
     def work(self, now: float, most: float) -> None:
         """Note that it says it is at work; by word alone a member gains `most` seconds, until it acts."""
@@ -167,7 +182,7 @@ class Members(Membership[Member]):
         away = {client: m for client, m in self.here.items() if m.barrier is None}
         enough = self._enough(len(self.here) - len(away))
         heard = {client: since if enough else max(m.progress, m.alive, since) for client, m in away.items()}
-        return [client for client, at in heard.items() if not away[client].suspended and now - at > patience]
+        return [c for c, at in heard.items() if not away[c].suspended and now - at > patience + away[c].line]
 
     def silent(self, clients: Iterable[ClientId], since: float, now: float, patience: float) -> list[ClientId]:
         """Return which of those that a window waits for have not even said that they work, counted from `since` on.
@@ -176,7 +191,8 @@ class Members(Membership[Member]):
         """
         late = sorted(clients)
         enough = self._enough(len(self.here) - len(late))
-        return [c for c in late if now - (since if enough else max(self.here[c].alive, since)) > patience]
+        heard = {c: since if enough else max(self.here[c].alive, since) for c in late}
+        return [c for c, at in heard.items() if now - at > patience + self.here[c].line]
 
     def suspend(self, client: ClientId) -> None:
         """Wait for a member no longer, until it pushes or comes to a barrier."""

@@ -50,4 +50,5 @@ class Pulls:
         except TableError as error:
             conversation.refuse(ticket, error)
         else:
+            member.fetch(self._limits.seconds(sum(v.nbytes for v in values)))
             conversation.reply(ticket, rows, values)

@@ -93,6 +93,7 @@ class Pushes:
             return None
         if member.barrier is not None:
             raise RefusedError("order", f"client {conversation.client!r} stands at a barrier: wait for its answer")
+        member.bring(self._limits.seconds(sum(a.nbytes for a in arrays)))
         late = self._apply(conversation, push, arrays, now)
         if late is None:
             conversation.reply(ticket, Done(shard.clock))  # a part alone does not count, whatever becomes of us

@@ -372,4 +372,5 @@ def limits_of(job: Job) -> Limits:
     """Return what clients of a job may ask of this process."""
     size = job.limits.message_mib << 20
     each = HELD_MESSAGES * size
-    return Limits(message_bytes=size, held_bytes=each, total_bytes=max(each, free_memory() // WAITING_SHARE))
+    total = max(each, free_memory() // WAITING_SHARE)
+    return Limits(message_bytes=size, held_bytes=each, total_bytes=total, line=job.limits.line_kib << 10)

@@ -67,6 +67,7 @@ class Limits:
         waiting: pulls of one connection that wait.
         tables: tables of one server.
         reserved_bytes: address space of all tables of one server, for as many rows as they may ever hold.
+        line: bytes a second that a peer's line carries at the least; deadlines grow by what is sent.
     """
 
     message_bytes: int = 64 << 20
@@ -80,6 +81,11 @@ class Limits:
     waiting: int = 4096
     tables: int = 1024
     reserved_bytes: int = 1 << 45
+    line: int = 128 << 10
+
+    def seconds(self, size: int) -> float:
+        """Return how long so many bytes may be under way."""
+        return size / self.line
 
 
 class Header(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
