@@ -311,6 +311,17 @@ def test_clients_come_again_once_a_server_has_renewed_its_certificate(tmp_path: 
             assert channel.retries >= 1
 
 
+def test_a_server_that_is_revoked_says_so_and_serves_nobody(tmp_path: Path) -> None:
+    made = authority(tmp_path / "certs", "7")
+    with served(EchoServer(), certificates=Certificates(made.folder, "server", "0")) as address:
+        with closing(Channel(address, HELLO, LIMITS, WAIT, Certificates(made.folder, "client", "7"))) as channel:
+            channel.welcome.result(WAIT)
+            made.revoke("server", "0")
+            until(lambda: "[identity]" in str(channel.request(HELLO).exception(WAIT)))
+            with pytest.raises(RefusedError, match="the certificate of server 0 was revoked: ask"):
+                channel.request(HELLO).result(WAIT)
+
+
 def test_files_that_do_not_fit_each_other_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = authority(tmp_path / "certs", "7")
     ours, folder = Certificates(made.folder, "client", "7"), made.folder / "issued" / "client-7"

@@ -124,15 +124,18 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.stream_stream_rpc_method_handler(self._talk)
 
     def tick(self, now: float) -> None:
-        """Hang up on those whose certificates count no more; `now`: seconds, monotonic."""
+        """Hang up on those whose certificates count no more, on all if it is ours; `now`: seconds, monotonic."""
         if self._certificates is None or now - self._looked < LOOK_EVERY:
             return
-        self._looked, ours = now, self._certificates.fault(self._certificates.own, time.time())  # reads the files anew
+        self._looked, own, wall = now, self._certificates.own, time.time()  # this reads the files anew
+        ours = self._certificates.fault(own, wall)
         for connection, (outbox, identity) in list(self._open.items()):
-            if identity is not None:
+            if wall >= own.expires:
+                outbox.put(None)  # they dial until it is renewed: only a handshake shows it to them
+            elif ours:
+                connection.dismiss(ours)
+            elif identity is not None:
                 self._check(connection, identity)
-            if ours:  # clients cannot look at it but in a handshake, which they make now
-                outbox.put(None)
 
     async def _talk(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         if len(self._open) >= self._limits.connections:
@@ -143,10 +146,10 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
         identity, outbox = await self._identify(context), Outbox(self._backlog)
         connection = self._service.opened(outbox.put, context.peer(), identity)
         self._open[connection] = outbox, identity
-        if identity is not None:
-            self._check(connection, identity)
         reading = asyncio.create_task(_read(requests, connection, outbox))
         try:
+            if identity is not None:
+                self._check(connection, identity)
             while (reply := await outbox.get()) is not None:
                 yield reply
             if reading.done() and (failure := reading.result()):  # else it was the service that hung up

@@ -108,7 +108,7 @@ class Certificates:
                 self._stamps = stamps
                 try:
                     self._held, self._edition = self._read(), self._edition + 1
-                except IdentityError as error:  # half of them may be written: their stamps will change again
+                except (IdentityError, OSError) as error:  # half of them may be written: their stamps will change again
                     print(f"certificates have changed, and are not taken up: {error}", flush=True)
             return self._held
 
