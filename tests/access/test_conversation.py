@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fedps.access.conversation import BURST, MAX_JUNK, MAX_SUMS, PERIOD, Conversation, Refusals
+from fedps.access.conversation import BURST, MAX_JUNK, MAX_REFUSED, MAX_SUMS, PERIOD, Conversation, Refusals
 from fedps.errors import LimitError, RefusedError, TableError, WireError
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import Hello, Leave, Message, Refused, Welcome
@@ -101,6 +101,31 @@ def test_a_client_that_is_refused_for_what_it_asks_stays() -> None:
     for _ in range(10 * MAX_JUNK):
         conversation.received(encode(1, Leave()))
     assert host.sent[-1] is not None
+
+
+def test_who_is_refused_without_end_is_told_to_end_and_hung_up_on() -> None:
+    host = Echo()
+    conversation = host.begin()
+    for ticket in range(MAX_REFUSED - 1):
+        conversation.received(encode(ticket + 2, Leave()))
+    assert None not in host.sent
+    conversation.received(encode(9999, Leave()))
+    *_, last, end = host.sent
+    assert end is None and last is not None
+    frame = decode(last, host.limits)
+    assert (frame.ticket, frame.message) == (
+        0,
+        Refused("busy", "1000 requests in a row were refused: this process must end"),
+    )
+    assert host.forgotten == 1
+
+
+def test_who_asks_again_what_found_no_space_stays() -> None:
+    host = Echo(RefusedError("no_space", "ask again"))
+    conversation = host.begin()
+    for ticket in range(MAX_REFUSED + 10):
+        conversation.received(encode(ticket + 2, Leave()))
+    assert None not in host.sent
 
 
 def test_a_reason_stays_one_short_line() -> None:

@@ -1,23 +1,17 @@
 """The real server on real sockets: hostile peers, floods and a thousand connections, beside clients served right."""
 
-import asyncio
-import json
 import random
 import resource
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
-import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -32,6 +26,7 @@ from fedps.wire.frame import decode, encode
 from fedps.wire.messages import Done, Join, Leave, Pull, Push, Seed, Welcome
 from tests.conftest import MakeJob
 from tests.greeting import hello
+from tests.net.crowd import ACTIVE, Place, crowd, grown
 from tests.net.echo import LIMITS, served
 from tests.server.test_fuzz import frames_for
 from tests.wire.frames import spoil
@@ -200,56 +195,6 @@ def test_a_message_over_the_limit_ends_its_connection_only(make_job: MakeJob, tm
         honest.turn()
 
 
-SERVER = """
-import json, sys
-from pathlib import Path
-from fedps.config import load_job
-from fedps.events.forms import facts
-from fedps.server.serve import run_server
-run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(json.dumps(facts(e)), flush=True))
-"""
-
-
-@contextmanager
-def server_process(job_file: Path, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Run a server in a process of its own; yield its address and the process."""
-    command = [sys.executable, "-c", SERVER, str(job_file), str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            while (event := json.loads(process.stdout.readline()))["event"] != "ready":
-                pass
-            reader = threading.Thread(target=process.stdout.read, daemon=True)
-            reader.start()
-            yield event["address"], psutil.Process(process.pid)
-            process.send_signal(signal.SIGTERM)
-            process.wait(WAIT)
-            reader.join(WAIT)
-        finally:
-            process.kill()
-
-
-async def hold(address: str, job: Job, count: int, meanwhile: threading.Event, done: threading.Event) -> None:
-    """Open so many connections, a socket each, greet on all, and keep them until `done`."""
-    channels = []
-    settings = [*options(LIMITS), ("grpc.use_local_subchannel_pool", 1)]
-    try:
-        for n in range(count):
-            channel = grpc.aio.insecure_channel(address, options=settings)
-            call = channel.stream_stream(METHOD)()
-            channels.append((channel, call))
-            await call.write(encode(1, hello(job, f"idle {n}")))
-            assert isinstance(decode(await call.read(), LIMITS).message, Welcome)
-        meanwhile.set()
-        while not done.is_set():
-            await asyncio.sleep(0.05)
-    finally:
-        meanwhile.set()
-        for channel, call in channels:
-            call.cancel()
-            await channel.close()
-
-
 @pytest.fixture
 def many_files() -> Iterator[None]:
     """Allow this process, and those it starts, thousands of open sockets."""
@@ -260,29 +205,21 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("many_files")
-def test_a_thousand_connections_cost_little_and_ten_clients_are_served_beside_them(
-    make_job: MakeJob, tmp_path: Path
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_thousand_that_have_greeted_cost_little_and_ten_clients_are_served_beside_them(
+    tls: bool, tmp_path: Path
 ) -> None:
-    job = make_job(sync_mode="async")
-    ready, done = threading.Event(), threading.Event()
-    with server_process(tmp_path / "job.yaml", tmp_path / "run") as (address, process), ExitStack() as clients:
-        active = [clients.enter_context(closing(Honest(address, job, n))) for n in range(10)]
-        for client in active * 10:
-            client.turn()
-        before, sockets = process.memory_info().rss, len(process.net_connections())
-        holder = threading.Thread(target=lambda: asyncio.run(hold(address, job, 1000, ready, done)))
-        holder.start()
-        try:
-            assert ready.wait(10 * WAIT)
-            assert len(process.net_connections()) - sockets >= 1000
-            for client in active * 10:
-                client.turn()
-            grown = process.memory_info().rss - before
-            print(f"1000 connections: {grown / 2**20:.1f} MiB")
-            assert grown < 100 << 20
-        finally:
-            done.set()
-            holder.join(WAIT)
-        for client in active:
-            client.turn()
+    with closing(Place(tmp_path, tls)) as place, ExitStack() as stack:
+        active = [stack.enter_context(closing(place.client(f"active {n}"))) for n in range(ACTIVE)]
+        for _ in range(20):
+            for key, client in enumerate(active):
+                client.turn(key)
+        before = place.process.memory_info().rss
+        with crowd(place, 1000):
+            for key, client in enumerate(active * 10):
+                client.turn(key % ACTIVE)
+            assert grown(place, before) < 100
+        for key, client in enumerate(active):
+            client.turn(key)

@@ -14,7 +14,7 @@ from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Seed, Va
 from tests.conftest import MakeJob
 from tests.greeting import hello
 from tests.server.callers import BIAS, ROWS, Caller, Hostile, state
-from tests.wire.frames import spoil
+from tests.wire.frames import CORPUS, kept, spoil
 
 KEYS = np.array([1, 4, 6], np.int64)
 # no flipped bits, and no piece of another frame, make pushes of nothing but NaN acceptable
@@ -64,12 +64,15 @@ def make_server(make_job: MakeJob, folder: Path) -> ParameterServer:
 
 def fuzz(server: ParameterServer, honest: Honest, frames: int, seed: int) -> None:
     """Send spoiled frames, 200 from each of many hostile clients; the honest client has a turn after each 100."""
+    print(f"seed {seed}")
     rng, opening = random.Random(seed), frames_for(server)
     for _ in range(frames // 200):
         hostile = Hostile(server, opening[:2])
         for half in range(2):
             for _ in range(100):
-                hostile.say(spoil(rng, opening))
+                frame = spoil(rng, opening)
+                with kept(frame):
+                    hostile.say(frame)
             honest.turn()
             if half == 0 and rng.random() < 0.5:
                 hostile.connection.closed()  # and some go on talking
@@ -86,6 +89,18 @@ def test_30_000_spoiled_frames_change_nothing(make_job: MakeJob, tmp_path: Path)
     assert state(loud) == state(quiet)
     assert loud.refusals.total > 15_000 and quiet.refusals.total == 0
     assert loud.roster.connected == ["good"]
+
+
+def test_the_corpus_changes_nothing(make_job: MakeJob, tmp_path: Path) -> None:
+    quiet, loud = make_server(make_job, tmp_path), make_server(make_job, tmp_path)
+    alone, beside = Honest(quiet), Honest(loud)
+    for path in sorted(CORPUS.iterdir()):
+        for opening in ([], frames_for(loud)[:1], frames_for(loud)[:2]):
+            Hostile(loud, opening).say(path.read_bytes())
+        beside.turn()
+        alone.turn()
+    assert state(loud) == state(quiet)
+    assert loud.refusals.total > 2 * len(list(CORPUS.iterdir()))
 
 
 def test_the_comparison_would_find_an_accepted_push(make_job: MakeJob, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Good frames of every message, and ways to spoil them."""
 
+import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -85,6 +88,19 @@ def unpack(frame: bytes) -> tuple[Any, bytes]:
     """Return a good frame's header as plain lists and dicts, and its arrays' bytes."""
     length = int.from_bytes(frame[4:8], "little")
     return msgspec.msgpack.decode(frame[8 : 8 + length]), frame[8 + length + -length % 8 :]
+
+
+CORPUS = Path(__file__).parent / "corpus"  # frames that were, or could have been, too much for somebody
+
+
+@contextmanager
+def kept(frame: bytes) -> Iterator[None]:
+    """Keep a frame for all tests to come if reading it raises."""
+    try:
+        yield
+    except Exception:
+        CORPUS.joinpath(f"found-{hashlib.sha256(frame).hexdigest()[:12]}.frame").write_bytes(frame)
+        raise
 
 
 Way = Callable[[random.Random, bytes], bytes]

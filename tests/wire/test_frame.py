@@ -1,6 +1,7 @@
 """Frames: what goes in comes out, and nothing but WireError comes of anything else."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from fedps.wire.messages import (
     Welcome,
 )
 from tests.memory import allocating_less_than
-from tests.wire.frames import GOOD, KEYS, REPLIES, REQUESTS, ROWS, pack, spoil, unpack
+from tests.wire.frames import CORPUS, GOOD, KEYS, REPLIES, REQUESTS, ROWS, kept, pack, spoil, unpack
 
 LIMITS = Limits()
 
@@ -189,13 +190,28 @@ def test_a_declared_4_gib_array_allocates_nothing(shape: list[int]) -> None:
 
 def survive(count: int, seed: int) -> int:
     """Decode spoiled frames; return how many were refused. Anything but WireError passes through."""
+    print(f"seed {seed}")
     rng, refused = random.Random(seed), 0
     for _ in range(count):
-        try:
-            decode(spoil(rng), LIMITS)
-        except WireError:
-            refused += 1
+        frame = spoil(rng)
+        with kept(frame):
+            refused += is_refused(frame)
     return refused
+
+
+def is_refused(frame: bytes) -> bool:
+    try:
+        decode(frame, LIMITS)
+    except WireError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.stem)
+def test_a_frame_of_the_corpus_raises_nothing_but_wire_error_and_allocates_little(path: Path) -> None:
+    frame = path.read_bytes()
+    with allocating_less_than(1 << 20):
+        is_refused(frame)
 
 
 def test_20_000_spoiled_frames_raise_nothing_but_wire_error() -> None:

@@ -25,6 +25,7 @@ Send = Callable[[bytes | None], None]
 Fault = RefusedError | WireError | TableError  # what a peer can do wrong; anything else is a fault of ours
 
 MAX_JUNK = 8  # frames of one connection that are no message, or are refused before Hello: no client of ours sends many
+MAX_REFUSED = 1000  # requests of one connection that are refused in a row; what finds no space is asked again for hours
 MAX_NAME = 256  # characters of what peers call themselves, and of what they name
 MAX_REASON = 600  # characters: names that peers choose come back in reasons, and go into events
 # What a peer may say, by the role that its certificate names; who has none of these roles says nothing.
@@ -74,7 +75,7 @@ class Conversation:
         self.opened_at, self.identity = opened_at, identity
         self._host, self._send, self._address = host, send, address
         self._peer = Peer(host.limits, with_join)
-        self._junk = 0
+        self._junk = self._refused = 0
         self._open = True
 
     @property
@@ -107,10 +108,17 @@ class Conversation:
             frame = self._peer.receive(data)
             self._check_may_say(frame.message)
             self._host.answer(self, frame)
+            self._refused = 0
         except (RefusedError, WireError, TableError) as fault:
             self.refuse(self._peer.ticket, fault)
             self._junk += isinstance(fault, WireError) or self.client is None
+            self._refused += not (isinstance(fault, RefusedError) and fault.kind == "no_space")
             if self._junk >= MAX_JUNK:
+                self.hang_up()
+            elif self._refused >= MAX_REFUSED:
+                self.refuse(
+                    0, RefusedError("busy", f"{MAX_REFUSED} requests in a row were refused: this process must end")
+                )
                 self.hang_up()
 
     def admit(self) -> None:

@@ -217,6 +217,7 @@ KINDS = {
     "order": "this may not be said now (Hello, then Join, then the rest)",
     "other_job": "a client of another job, of one that differs in a key, or of another protocol version",
     "identity": "a certificate that does not count, or is another's than who speaks; or its role does not say this",
+    "busy": "too much of one peer, which must end",
     "superseded": "a newer process speaks for this client",
     "unknown_table": "no table of this name was declared here",
     "mismatch": "declared or sent with another shape, rule or seed than the table has",
