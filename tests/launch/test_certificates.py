@@ -32,6 +32,7 @@ def test_a_client_that_is_revoked_ends_and_is_told_why_and_the_others_train_on(t
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=WAIT)
+    assert not any(e["event"] == "restarted" for e in events(run_dir)), "it would be refused again"
     refused: list[dict[str, Any]] = [e for e in events(run_dir) if e["event"] == "refused"]
     assert {(e["client"], e["kind"]) for e in refused} == {("1", "identity")}
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from fedps.errors import DataError, FedpsError, JobError, shortage
+from fedps.errors import DataError, FedpsError, JobError, RefusedError, shortage
 from fedps.metrics import Histogram
 from fedps.types import ClientId, Counts, TableName
 
@@ -69,7 +69,7 @@ class Checked(Event, frozen=True):
 
 
 class Failed(Event, frozen=True):
-    """A role cannot go on; `in_job`: because of a mistake in the job; `in_data`: in the data."""
+    """A role cannot go on; `in_job`: because of a mistake in the job, or its certificate does not count; `in_data`: in the data."""
 
     error: str
     traceback: str = ""
@@ -82,7 +82,8 @@ class Failed(Event, frozen=True):
         short = shortage(error)
         reason = short or (str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}")
         trace = "" if short or isinstance(error, JobError | DataError) else "".join(traceback.format_exception(error))
-        return cls(printable(reason), printable(trace), isinstance(error, JobError), isinstance(error, DataError))
+        mistaken = isinstance(error, JobError) or (isinstance(error, RefusedError) and error.kind == "identity")
+        return cls(printable(reason), printable(trace), mistaken, isinstance(error, DataError))
 
 
 class Restarted(Event, frozen=True):
