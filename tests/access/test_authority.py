@@ -244,11 +244,38 @@ def test_renewal_by_request_is_for_those_on_record_and_not_revoked(authority: Au
         authority.renew_by(request(), stranger)
 
 
-@pytest.mark.parametrize("name", ["index.json", "tokens.json", "revoked.pem", "ca.pem"])
+@pytest.mark.parametrize("name", ["index.json", "tokens.json", "ca.pem"])
 def test_a_damaged_file_is_named(authority: Authority, name: str) -> None:
     (authority.folder / name).write_bytes(b"[{")
-    with pytest.raises(IdentityError, match=f"{name}: is damaged|no certificate|no list of revoked"):
+    with pytest.raises(IdentityError, match=f"{name}: is damaged|no certificate"):
         Authority(authority.folder).token("north", 60)
+
+
+def revoked_by(authority: Authority) -> set[str]:
+    listed = crypto.read_revoked(authority.revoked(), authority.ca)
+    return {r.name for r in authority.records() if int(r.serial, 16) in listed}
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"[{")])
+def test_a_lost_list_of_revoked_ones_is_made_again(authority: Authority, damage: Callable[[Path], object]) -> None:
+    for name in ("north", "west"):
+        authority.issue("client", name)
+    authority.revoke("client", "west")
+    damage(authority.folder / "revoked.pem")
+    authority.revoke("client", "north")
+    assert revoked_by(authority) == {"north", "west"}
+
+
+@pytest.mark.parametrize("name", ["index.json", "revoked.pem"])
+def test_who_was_revoked_stays_so_whatever_old_copy_is_put_back(authority: Authority, name: str) -> None:
+    identity = authority.issue("client", "north")
+    before = (authority.folder / name).read_bytes()
+    authority.revoke("client", "north")
+    (authority.folder / name).write_bytes(before)
+    with pytest.raises(IdentityError, match="was revoked on"):
+        authority.renew_by(request(), identity)
+    authority.issue("client", "south")
+    assert revoked_by(authority) == {"north"}
 
 
 STEPS: dict[str, Callable[[Authority], object]] = {

@@ -46,10 +46,11 @@ def contents(kit: Path) -> Contents:
         return {name: packed.read(name) for name in packed.namelist()}
 
 
-def repack(kit: Path, files: Contents, attributes: int = 0o600) -> None:
-    with zipfile.ZipFile(kit, "w") as packed:
+def repack(kit: Path, files: Contents, attributes: int = 0o600, packing: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(kit, "w", packing) as packed:
         for name, content in files.items():
             entry = zipfile.ZipInfo(name)
+            entry.compress_type = packing
             entry.external_attr = attributes << 16
             packed.writestr(entry, content)
 
@@ -118,6 +119,9 @@ def add_to_manifest(packed: Contents, **facts: object) -> None:
         (swap(MANIFEST, b"{"), "kit.json: is damaged"),
         (swap(MANIFEST, b'{"form": 1}'), "kit.json: is damaged"),
         (swap(MANIFEST, b'{"form": 2}'), "is a kit of form 2, and this fedps reads form 1"),
+        (swap(MANIFEST, b'{"form": ' + b"[" * 100_000), "kit.json: is damaged"),
+        (lambda files: add_to_manifest(files, name="../../alice"), "kit.json: is damaged (client '../../alice': a name has"),
+        (lambda files: add_to_manifest(files, name="a\x1b[2J"), "kit.json: is damaged"),
         (lambda files: files.pop(JOB), "lacks job.yaml"),
         (lambda files: files.pop(MANIFEST), "lacks kit.json"),
         (lambda files: add_to_manifest(files, name="bob"), "is for client bob, and its certificate for client alice"),
@@ -135,6 +139,15 @@ def test_what_no_kit_holds_is_refused_whole(
         lay_open(kit, None, NOW)
     assert said in str(told.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_is_packed_in_another_way_is_not_unpacked(kit: Path, packing: int) -> None:
+    repack(kit, contents(kit), packing=packing)
+    packed = kit.read_bytes()
+    kit.write_bytes(packed[:60] + b"\xff" * 60 + packed[120:])
+    with pytest.raises(IdentityError, match=r"alice.kit: kit.json in it is packed as no kit is"):
+        read_kit(kit)
 
 
 def test_links_and_files_named_twice_are_refused(kit: Path) -> None:

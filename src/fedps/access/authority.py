@@ -299,8 +299,9 @@ class Authority:
         return f"{role} {name}: has no certificate of this authority, which knows {listed or 'nobody yet'}; see `fedps certs list`"
 
     def _publish(self) -> None:
-        """Sign the list of revoked certificates anew, here and in every folder that was issued."""
-        revoked = {int(r.serial, 16): r.revoked for r in self.records() if r.revoked is not None}
+        """Sign the list of revoked certificates anew, here and in every folder that was issued; nobody comes off it."""
+        revoked = dict.fromkeys(self._listed() or (), self._now())
+        revoked |= {int(r.serial, 16): r.revoked for r in self.records() if r.revoked is not None}
         listed = self._signer.list_revoked(revoked, self._now())
         write_whole(self.folder / REVOKED, listed)
         for folder in (self.folder / ISSUED).glob("*/"):
@@ -308,12 +309,29 @@ class Authority:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Wait until nobody else changes this folder; what one that died had revoked is published first."""
+        """Wait until nobody else changes this folder; first index and list come to agree on who is revoked.
+
+        One that died had not published whom it revoked; one that put back an old copy of a file has forgotten some.
+        """
         with locked(self.folder):
-            revoked = {int(r.serial, 16) for r in self.records() if r.revoked is not None}
-            if revoked != crypto.read_revoked(self.revoked(), self.ca):
+            listed, records = self._listed(), self.records()
+            known = {int(r.serial, 16): r for r in records}
+            if forgotten := [
+                known[serial] for serial in listed or () if serial in known and known[serial].revoked is None
+            ]:
+                for record in forgotten:
+                    record.revoked = self._now()
+                self._write(INDEX, records)
+            if listed is None or not listed.issuperset(serial for serial, r in known.items() if r.revoked is not None):
                 self._publish()
             yield
+
+    def _listed(self) -> frozenset[int] | None:
+        """Return who stands on the list of revoked ones; None if there is none that can be read: the index says all again."""
+        try:
+            return crypto.read_revoked(self.revoked(), self.ca)
+        except IdentityError:
+            return None
 
     def _read(self, name: str, kind: type[Kept]) -> list[Kept]:
         try:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from fedps import crypto
+from fedps.access.authority import check_name
 from fedps.config import Job
 from fedps.config.shared import first_difference, shared_part
 from fedps.crypto import identity_of
@@ -203,6 +204,10 @@ def _contents(path: Path, kit: zipfile.ZipFile) -> dict[str, bytes]:
             raise IdentityError(
                 f"{path}: {entry.filename} in it is a link, not a file: nothing of it was written; {AGAIN}"
             )
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise IdentityError(
+                f"{path}: {entry.filename} in it is packed as no kit is ({entry.compress_type}): nothing of it was written; {AGAIN}"
+            )
         if entry.file_size > LARGEST:
             raise IdentityError(
                 f"{path}: {entry.filename} in it has {entry.file_size:,} bytes, of {LARGEST:,}; {AGAIN}"
@@ -226,13 +231,18 @@ def _read(path: Path, kit: zipfile.ZipFile, name: str) -> bytes:
 def _manifest(path: Path, said: bytes) -> Manifest:
     try:
         form = msgspec.json.decode(said, type=dict[str, object]).get("form")
-        if form != FORM:
-            raise IdentityError(
-                f"{path}: is a kit of form {form!r}, and this fedps reads form {FORM}: use the same fedps as its maker"
-            )
-        return msgspec.json.decode(said, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise IdentityError(f"{path}: {MANIFEST}: is damaged ({error}); {AGAIN}") from None
+    if form != FORM:
+        raise IdentityError(
+            f"{path}: is a kit of form {form!r}, and this fedps reads form {FORM}: use the same fedps as its maker"
+        )
+    try:
+        manifest = msgspec.json.decode(said, type=Manifest)
+        check_name("client", manifest.name)  # folders are called so
+    except (msgspec.DecodeError, RecursionError, IdentityError) as error:
+        raise IdentityError(f"{path}: {MANIFEST}: is damaged ({error}); {AGAIN}") from None
+    return manifest
 
 
 def _check_certificate(path: Path, manifest: Manifest, credentials: Credentials) -> None:
