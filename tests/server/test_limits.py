@@ -286,7 +286,7 @@ def test_members_and_remembered_names_are_bounded(
 def test_invented_names_that_greet_and_never_join_fill_no_server(make_job: MakeJob, tmp_path: Path) -> None:
     server = make_server(make_job, tmp_path)
     good = Caller(server, "good").join()
-    invented = [Caller(server, f"invented {n}") for n in range(1000)]
+    invented = [Caller(server, f"invented {n}") for n in range(4096)]
     other = Caller(server, "other").join()
     assert len(server.roster.connected) < 200 and invented[0].hung_up
     server.tick(time.monotonic() + 1000)
