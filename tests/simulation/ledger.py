@@ -282,11 +282,8 @@ class Ledger:
         for push, mark in applied.items():
             if push.answered and push.late and mark:
                 self.wrong(f"{push} was answered as late, and is there {mark / UNIT:g} times")
-            # Without a log a push is answered once it is kept: of a client that dies then, the next process trains the window anew.
-            again = not self._plan.durable and any(
-                p.client == push.client and p.clock == push.clock and p is not push for p in mine
-            )
-            if push.answered and not push.late and not mark and not again:
+            replaced = any(p.client == push.client and p.clock == push.clock and p is not push for p in mine)
+            if push.answered and not push.late and not mark and not replaced:
                 self.wrong(f"{push} was answered, and is not there")
         there = [p for p in mine if applied[p]]
         windows = self._windows(there) if self._plan.gated else {}
