@@ -244,6 +244,20 @@ def test_renewal_by_request_is_for_those_on_record_and_not_revoked(authority: Au
         authority.renew_by(request(), stranger)
 
 
+def test_nobody_fills_the_index_by_renewing(
+    authority: Authority, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedps.access.authority.MOST_VALID", 3)
+    identity = authority.issue("client", "north")
+    for _ in range(2):
+        identity = crypto.identity_of(authority.renew_by(request(), identity, days=40).certificate)
+    with pytest.raises(IdentityError, match="client north: has 3 certificates that are valid: renew less often"):
+        authority.renew_by(request(), identity)
+    authority.issue("client", "south")
+    clock.now += 35 * DAY
+    authority.renew_by(request(), identity)
+
+
 @pytest.mark.parametrize("name", ["index.json", "tokens.json", "ca.pem"])
 def test_a_damaged_file_is_named(authority: Authority, name: str) -> None:
     (authority.folder / name).write_bytes(b"[{")

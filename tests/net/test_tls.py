@@ -322,6 +322,28 @@ def test_a_server_that_is_revoked_says_so_and_serves_nobody(tmp_path: Path) -> N
                 channel.request(HELLO).result(WAIT)
 
 
+def test_an_old_list_makes_nobody_welcome_again(tmp_path: Path) -> None:
+    made = authority(tmp_path / "certs", "7")
+    old = made.revoked()
+    ours, client = Certificates(made.folder, "server", "0"), Certificates(made.folder, "client", "7").own
+    made.revoke("client", "7")
+    assert (ours.edition, ours.fault(client, time.time()) is None) == (1, False)
+    (made.folder / "issued" / "server-0" / "revoked.pem").write_bytes(old)
+    assert (ours.edition, ours.fault(client, time.time()) is None) == (2, False)
+
+
+def test_whom_another_authority_has_let_in_stays_no_longer_than_it_counts(tmp_path: Path) -> None:
+    made, other = authority(tmp_path / "certs", "7"), authority(tmp_path / "other")
+    folder = write(tmp_path / "0", credentials(made, "server", "0", -1))
+    service = EchoServer()
+    with served(service, certificates=Certificates(folder, "server", "0")) as address:
+        with closing(Channel(address, HELLO, LIMITS, WAIT, Certificates(made.folder, "client", "7"))) as channel:
+            channel.welcome.result(WAIT)
+            write_credentials(folder, credentials(other, "server", "0", -1))
+            until(lambda: "is not signed by this authority" in str(channel.request(HELLO).exception(WAIT)))
+            assert service.open == 0
+
+
 def test_files_that_do_not_fit_each_other_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = authority(tmp_path / "certs", "7")
     ours, folder = Certificates(made.folder, "client", "7"), made.folder / "issued" / "client-7"

@@ -35,6 +35,7 @@ YEARS, LEAF = 5 * 365.0, 30.0  # days for which an authority, and a certificate,
 SECRET = 32  # bytes of a token's secret, and of the authority's fingerprint behind it
 TOKEN = "fedps-"  # noqa: S105  (how one begins)
 KEPT = 30 * DAY  # seconds for which a spent token is remembered, to say why it is refused
+MOST_VALID = 400  # certificates of a name that count at once: with one a day, more than a year's
 MOST_BYTES = 200  # of a name in UTF-8: a folder's name has 255 at most
 
 
@@ -149,7 +150,7 @@ class Authority:
         """Answer the request of a role that showed its certificate, by TLS: the same role and name, for a new key.
 
         Raises:
-            IdentityError: its certificate is revoked, or not of this authority; or this is no request.
+            IdentityError: its certificate is revoked, or not of this authority; it has very many; or this is no request.
             OSError: it cannot be written.
         """
         with self._locked():
@@ -160,6 +161,11 @@ class Authority:
                 )
             if record.revoked is not None:
                 raise IdentityError(f"{_is_revoked(record)}: ask the authority's owner for another")
+            mine = self._of(identity.role, identity.name)
+            if (valid := sum(self._now() < r.expires for r in mine)) >= MOST_VALID:
+                raise IdentityError(
+                    f"{identity}: has {valid} certificates that are valid: renew less often, and wait until one expires"
+                )
             return self._record(self._certify(request, identity.role, identity.name, days))
 
     def revoke(self, role: str, name: str) -> list[Record]:

@@ -117,6 +117,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def __init__(self, service: Service, limits: Limits, certificates: "Certificates | None" = None) -> None:
         self._service, self._limits, self._certificates = service, limits, certificates
+        self._ca = certificates and certificates.ca
         self._open: dict[Connection, tuple[Outbox, Identity | None]] = {}
         self._backlog, self._looked = Backlog(limits.total_bytes), 0.0
 
@@ -132,9 +133,12 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
             return
         self._looked, own, wall = now, self._certificates.own, time.time()  # this reads the files anew
         ours = self._certificates.fault(own, wall)
+        before, self._ca = self._ca, self._certificates.ca
         for connection, (outbox, identity) in list(self._open.items()):
-            if wall >= own.expires:
-                outbox.put(None)  # they dial until it is renewed: only a handshake shows it to them
+            if wall >= own.expires or self._ca != before:
+                outbox.put(
+                    None
+                )  # they dial until it is renewed: only a handshake shows it to them; or that another authority counts
             elif ours:
                 connection.dismiss(ours)
             elif identity is not None:

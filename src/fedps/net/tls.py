@@ -26,6 +26,11 @@ class Held(NamedTuple):
     identity: Identity
     revoked: frozenset[int]
 
+    def after(self, before: "Held") -> "Held":
+        """Return this, with those besides whom the same authority had revoked before: an old list makes nobody welcome again."""
+        same = self.credentials.ca == before.credentials.ca
+        return self._replace(revoked=self.revoked | before.revoked) if same else self
+
 
 class Certificates:
     """One role's certificate and key, its authority's certificate, and what that has revoked.
@@ -68,6 +73,11 @@ class Certificates:
         """Who this role is, by the newest certificate."""
         return self._refresh().identity
 
+    @property
+    def ca(self) -> bytes:
+        """The authority's certificate, by the files last read."""
+        return self._held.credentials.ca
+
     def server(self) -> grpc.ServerCredentials:
         """Return what a listener takes: each handshake is made with the files that are there then."""
         served = self.edition
@@ -90,9 +100,11 @@ class Certificates:
         """Return who has dialled in, from what gRPC tells of a handshake.
 
         Raises:
-            IdentityError: its certificate names no role of ours.
+            IdentityError: its certificate names no role of ours, or an authority has signed it that counts no more.
         """
-        return crypto.identity_of(next(iter(auth_context.get("x509_pem_cert", [])), b""))
+        shown = next(iter(auth_context.get("x509_pem_cert", [])), b"")
+        crypto.check_signed(shown, self.ca)  # a stream may come on a connection that is older than our files
+        return crypto.identity_of(shown)
 
     def fault(self, identity: Identity, now: float) -> str | None:
         """Say why a certificate does not count at a time, in seconds since 1970, by the files last read; None if it does."""
@@ -107,7 +119,7 @@ class Certificates:
             if stamps != self._stamps:
                 self._stamps = stamps
                 try:
-                    self._held, self._edition = self._read(), self._edition + 1
+                    self._held, self._edition = self._read().after(self._held), self._edition + 1
                 except (IdentityError, OSError) as error:  # half of them may be written: their stamps will change again
                     print(f"certificates have changed, and are not taken up: {error}", flush=True)
             return self._held
