@@ -36,9 +36,6 @@ IDLE = [  # milliseconds: sockets that never speak HTTP/2, or hold no stream, do
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 60_000),
 ]
-# Bytes that a stream may send before anybody reads: a message that is awaited has all the room it needs, and of a thousand
-# connections that are silent under TLS each takes 79 KiB, not 107.
-LOOKAHEAD = ("grpc.http2.lookahead_bytes", 1024)
 
 
 class Connection(Protocol):
@@ -334,7 +331,7 @@ async def serve(
     Raises:
         JobError: the address cannot be bound.
     """
-    server = grpc.aio.server(options=[*options(limits), *IDLE, LOOKAHEAD])
+    server = grpc.aio.server(options=[*options(limits), *IDLE])
     door = Door(service, limits, certificates)
     server.add_generic_rpc_handlers((door,))
     try:
