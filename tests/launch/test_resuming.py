@@ -106,11 +106,15 @@ def test_who_has_no_checkpoint_begins_anew_with_all_in_the_first_epoch_and_is_mi
 @pytest.fixture
 def left(make_job: MakeJob, tmp_path: Path) -> Iterator[Path]:
     """The folder of a run that was killed in its first epoch."""
-    run_dir = make_run_folder(make_job(epochs=3), tmp_path / "run")
+    yield leave(make_job(epochs=3), tmp_path / "run")
+
+
+def leave(job: Job, folder: Path) -> Path:
+    run_dir = make_run_folder(job, folder)
     write(run_dir, Entry(1.0, "worker", "0", told.EpochBegin(0)))
     (run_dir / "state" / "server-0").mkdir(parents=True)
     (run_dir / "state" / "server-0" / "log-0").touch()
-    yield run_dir
+    return run_dir
 
 
 def write(run_dir: Path, *entries: Entry) -> None:
@@ -129,6 +133,15 @@ def test_a_run_goes_on_with_its_own_job_though_what_each_machine_may_have_its_ow
     kept = json.loads((left / "resume.json").read_text())
     assert kept["clients"]["9"] == {"checkpoint": "", "epoch": 0, "batch": 0, "sequence": 0}
     assert kept["exact"] is True
+
+
+def test_what_was_encrypted_stays_so_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    job, certs = write_job(tmp_path), tmp_path / "certs"
+    left = leave(load_job(job, [f"security.certs={certs}"]), tmp_path / "run")
+    for said, expected in (([], certs), (["security.insecure=true"], None), ([f"security.certs={tmp_path}"], tmp_path)):
+        run = reopen(left, job, said)
+        run.journal.close()
+        assert run.job.security.certs == expected
 
 
 @pytest.mark.parametrize(

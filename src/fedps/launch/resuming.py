@@ -297,7 +297,10 @@ def _job_of(folder: Path) -> Job:
 
 def _wanted(folder: Path, theirs: Job, job_file: Path | None, overrides: Sequence[str]) -> Job:
     if job_file is not None:
-        return load_job(job_file, overrides)
+        job = load_job(job_file, overrides)
+        if theirs.security.certs and not (job.security.certs or job.security.insecure):  # what was encrypted stays so
+            job = job.model_copy(update={"security": theirs.security})
+        return job
     if not overrides:
         return theirs
     return resolve(theirs.folder / f"{theirs.name}.yaml", *read_tree(folder / "job.yaml", overrides))
