@@ -52,6 +52,12 @@ def test_files_are_their_owners_alone(authority: Authority) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+def test_a_key_is_not_printed_with_what_holds_it(authority: Authority) -> None:
+    authority.issue("client", "north")
+    found = read_credentials(authority.folder / "issued" / "client-north")
+    assert "PRIVATE" not in f"{found!r} {found} {[found]}"
+
+
 def test_a_folder_is_made_once_and_only_where_nothing_else_is(authority: Authority, tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="holds an authority already"):
         Authority.init(authority.folder)

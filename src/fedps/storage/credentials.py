@@ -32,6 +32,10 @@ class Credentials(NamedTuple):
     key: bytes
     revoked: bytes
 
+    def __repr__(self) -> str:
+        """Say nothing of the key: what is printed of an error's surroundings ends in logs."""
+        return f"<{type(self).__name__} of {len(self.certificate)} bytes>"
+
     def check(self) -> Identity:
         """Make sure that all four belong together; return whose they are. Dates are not looked at.
 
