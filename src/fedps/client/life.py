@@ -243,10 +243,8 @@ class FLClient(Steps):
         """Take part at the servers from their open step on; not before the first assignment, which may be long in coming."""
         if self._joined:
             return
-        samples, again = (
-            len(self.data) if self.job.runner.in_step else 0,
-            bool(self._resume) and self.assignment.round == 1,
-        )
+        samples = len(self.data) if self.job.runner.in_step else 0
+        again = bool(self._resume) and self.assignment.round == 1
         clock = self.shards.join(samples, again)
         self.shards.seed(self.learner.server_starts())
         pull_frozen(self.learner, self.shards, self.job.runner.start_timeout + self.job.runner.step_timeout)
