@@ -24,9 +24,9 @@ class Watch:
         self.weights = list[float]()
         join, push, mean = Shards.join, Shards.push, Shards.mean_samples
 
-        def joining(shards: Shards, samples: int = 0) -> int:
+        def joining(shards: Shards, samples: int = 0, again: bool = False) -> int:
             self.told.append(samples)
-            return join(shards, samples)
+            return join(shards, samples, again)
 
         def pushing(
             shards: Shards, changes: Any, clock: int | Mapping[int, int], weight: float = 1.0, rate: float = 1.0
