@@ -23,6 +23,7 @@ TWIN = "worker-1"  # plays the part of another
 
 def main() -> None:
     """Run what the command line asks for; exit with 1 if a fault did what it may not."""
+    fork_all()
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--every", type=int, default=1, metavar="K", help="every K-th fault alone")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="from the N-th on")

@@ -240,6 +240,11 @@ def _name_parts(process: str) -> None:
     vars(durable).update(LEAST=0, GROWTH=0.3)
 
 
+def fork_all() -> None:
+    """Let `multiprocessing` fork from now on, in this process, what it would start as a new interpreter."""
+    vars(multiprocessing.util)["spawnv_passfds"] = _fork
+
+
 def _fork(_: object, args: Sequence[bytes | str], passed: Sequence[int]) -> int:
     """Fork what `multiprocessing` would start as a new interpreter, which runs some code; return its number."""
     sys.stdout.flush()
@@ -262,6 +267,3 @@ def _fork(_: object, args: Sequence[bytes | str], passed: Sequence[int]) -> int:
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-vars(multiprocessing.util)["spawnv_passfds"] = _fork
