@@ -39,8 +39,8 @@ class Disk(Protocol):
 
     path: Path
 
-    def fill(self) -> None:
-        """Let there be no room."""
+    def fill(self, least: int = 0) -> None:
+        """Let there be no room, but for files of `least` bytes, which may be there already."""
 
     def empty(self) -> None:
         """Let there be room again."""
@@ -52,7 +52,7 @@ class Small:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def fill(self) -> None:
+    def fill(self, least: int = 0) -> None:
         with (self.path / FILLER).open("ab", buffering=0) as file:
             while True:
                 try:
@@ -70,8 +70,8 @@ class Limited:
     def __init__(self, path: Path) -> None:
         self.path, self._before = path, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def fill(self) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (LITTLE, self._before[1]))
+    def fill(self, least: int = 0) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max(LITTLE, least), self._before[1]))
 
     def empty(self) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
@@ -113,7 +113,7 @@ def test_no_acknowledged_push_is_lost_and_reads_go_on(disk: Disk, make_job: Make
     home = Home(make_job(sync_mode="async", epochs=3), disk.path)
     server = home.server()
     a = Caller(server, "a").join()
-    disk.fill()
+    disk.fill(max(len(content) for content in contents(disk.path).values()))
     for number in range(1, 50):  # until the last page is full
         ticket = a.send(*push(number, range(100), ones(100)))
         if not a.answers(ticket):

@@ -36,6 +36,7 @@ class Ticket:
         done = Future[Frame]()
         done.set_result(answer)
         self._answer, self.clocks, self.futures = answer, {0: clock}, {done}
+        self.seconds = 0.0  # nothing is under way
 
     def result(self, timeout: float) -> Any:
         return self._answer

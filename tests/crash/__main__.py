@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from fedps.events.journal import JOURNAL, read_journal
-from tests.crash.roles import KILL, Call, Fault, why_not
+from tests.crash.roles import KILL, Call, Fault, fork_all, why_not
 from tests.crash.runs import Apart, Launched, Outcome, Run, judge, write_job
 
 TWIN = "worker-1"  # plays the part of another

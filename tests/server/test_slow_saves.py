@@ -146,9 +146,10 @@ from pathlib import Path
 sync, gate = os.fsync, Path(GATE)
 
 def slow(descriptor):
-    gate.with_suffix(".waits").touch()
-    while not gate.exists():
-        time.sleep(0.01)
+    if "/model/" in os.readlink(f"/proc/self/fd/{descriptor}"):  # of what is saved alone
+        gate.with_suffix(".waits").touch()
+        while not gate.exists():
+            time.sleep(0.01)
     sync(descriptor)
 
 os.fsync = slow
