@@ -1,5 +1,6 @@
 """What many tests need: a small synthetic data set, and a job on it."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,13 @@ def batches_of(data: ClientData, epoch: int, size: int) -> Iterator[Order]:
     order = data.order(epoch)
     for start in range(0, len(order), size):
         yield order[start : start + size]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_numbers() -> None:
+    """Let each file of tests begin with the processor as it is: torch's engine has it take the smallest floats for 0."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,6 +47,7 @@ def test_ctr(small_data: Path) -> None:
     assert keys == {"DeepFM.fedps", "DeepFM.fused", "DeepFM.sparse", "workers.1", "workers.4"}
 
 
+@pytest.mark.slow
 def test_central(small_data: Path) -> None:
     result = checked("central", small_data)
     assert [row[0] for row in result.sheets[0].rows] == ["central", "geo"]
@@ -65,6 +66,7 @@ def test_stalls(small_data: Path) -> None:
     assert keys >= {"idle.p99", "save.p99", "save.longest", "snapshot.longest", "freeze", "settle", "lay"}
 
 
+@pytest.mark.slow
 def test_selection(small_data: Path) -> None:
     result = checked("selection", small_data)
     assert [curve.key for curve in result.curves] == ["selection"]
@@ -73,6 +75,7 @@ def test_selection(small_data: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_merges(small_data: Path) -> None:
     result = checked("merges", small_data)
     assert [figure.key for figure in result.figures] == ["short.geo adaptive.hr"]

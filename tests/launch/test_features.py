@@ -117,7 +117,7 @@ def test_an_export_with_open_tables_scores_as_the_run_did(tmp_path: Path) -> Non
         infer(private, export_run(tmp_path / "other", tmp_path / "out"))
 
 
-@pytest.mark.parametrize("flags", [[], ["--in-process"]])
+@pytest.mark.parametrize("flags", [[], pytest.param(["--in-process"], marks=pytest.mark.slow)])
 def test_they_run_from_the_command_line(flags: list[str], tmp_path: Path) -> None:
     job = write_job(tmp_path, with_coordinator=True, save_mode="delta")
     said = fedps("config", "check", job)

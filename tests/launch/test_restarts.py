@@ -115,7 +115,7 @@ def test_a_killed_coordinator_goes_on_where_it_was_at_its_own_address(tmp_path: 
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("role", ["worker", "server"])
+@pytest.mark.parametrize("role", [pytest.param("worker", marks=pytest.mark.slow), "server"])
 def test_a_killed_one_goes_on_where_it_was_and_nothing_is_lost_or_counted_twice(role: str, tmp_path: Path) -> None:
     run_dir, job = tmp_path / "run", write_job(tmp_path, epochs=12, geo_step=1, eval_every=0, print_interval=1)
     calm = run(load_job(job), tmp_path / "calm", in_process=True, as_json=True)
