@@ -7,15 +7,12 @@ million rows is started anew on what another left of it: a snapshot, and records
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from bench.clock import seconds_of
-from bench.jobs import Run, run_job, write_job
 from bench.records import Figure, Options, Result
-from bench.splits import shorten
-from bench.turns import in_turns
+from bench.turns import in_each_mode
 from fedps.config import Job, load_job
 from fedps.server.gate import Closing
 from fedps.server.merge import Merged
@@ -24,14 +21,7 @@ from fedps.storage.disk import Folder
 from fedps.storage.log import Log
 from fedps.types import ClientId, Init, Rows, Rule, TableSpec
 
-MODES: dict[str, dict[str, Any]] = {
-    "geo, windows of 10 batches": {"sync_mode": "geo", "geo_step": 10},
-    "geo, windows of 100 batches": {"sync_mode": "geo", "geo_step": 100},
-    "async": {"sync_mode": "async"},
-    "sync": {"sync_mode": "sync"},
-}
 PAIRS = {"full": 9, "quick": 2, "tiny": 1}  # runs with a log, and as many without
-SHARE = {"full": 4, "quick": 16, "tiny": 1}  # one sample in so many, for async and sync
 ROWS, DIM, PUSH = {"full": 1_000_000, "quick": 100_000, "tiny": 1000}, 32, 10_000
 BEHIND = 60  # pushes behind the snapshot: some 80 MB, about as many bytes as a log may have
 RESTARTS = {"full": 5, "quick": 3, "tiny": 1}
@@ -44,18 +34,10 @@ ABOUT = (
 
 def measure(options: Options) -> Result:
     """Measure what the log costs in each mode, and how long a restart takes."""
-    figures = list[Figure]()
     with tempfile.TemporaryDirectory(prefix="fedps-bench-") as name:
-        folder, data = Path(name), Path(options.data)
-        shorten(data / "train", folder / "train", SHARE[options.size])
-        for what, keys in list(MODES.items())[: 1 if options.size == "tiny" else None]:
-            train = folder / "train" if what in ("async", "sync") else data / "train"
-
-            def run(kind: str, train: Path = train, keys: dict[str, Any] = keys) -> Run:
-                job = write_job(folder, data, train, test=False, durability=kind.removeprefix("durability "), **keys)
-                return run_job(job, Path(tempfile.mkdtemp(dir=folder)) / "run", folder / "cache")
-
-            figures += in_turns(what, what, ("durability group", "durability none"), PAIRS[options.size], run)
+        folder = Path(name)
+        ways = {f"durability {kind}": {"durability": kind} for kind in ("group", "none")}
+        figures = in_each_mode(options, folder, ways, PAIRS[options.size])
         figures += _restarted(load_job(folder / "job.yaml"), folder, options)
     return Result("durability", ABOUT, tuple(figures))
 

@@ -4,12 +4,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.durability import MODES, SHARE
-from bench.jobs import Run, run_job, write_job
-from bench.records import Figure, Options, Result
+from bench.records import Options, Result
 from bench.served import CERTS, make_certificates
-from bench.splits import shorten
-from bench.turns import in_turns
+from bench.turns import in_each_mode
 
 PAIRS = {"full": 5, "quick": 2, "tiny": 1}  # runs with certificates, and as many without
 ABOUT = (
@@ -20,18 +17,8 @@ ABOUT = (
 
 def measure(options: Options) -> Result:
     """Measure what TLS costs in each mode."""
-    figures = list[Figure]()
     with tempfile.TemporaryDirectory(prefix="fedps-bench-") as name:
-        folder, data = Path(name), Path(options.data)
-        shorten(data / "train", folder / "train", SHARE[options.size])
-        certs = folder / CERTS
-        make_certificates(certs, [file.stem for file in (data / "train").glob("*.csv")])
-        for what, keys in list(MODES.items())[: 1 if options.size == "tiny" else None]:
-            train = folder / "train" if what in ("async", "sync") else data / "train"
-
-            def run(kind: str, train: Path = train, keys: dict[str, Any] = keys) -> Run:
-                job = write_job(folder, data, train, test=False, certs=certs if kind == "mTLS" else None, **keys)
-                return run_job(job, Path(tempfile.mkdtemp(dir=folder)) / "run", folder / "cache")
-
-            figures += in_turns(what, what, ("mTLS", "in the clear"), PAIRS[options.size], run)
-    return Result("tls", ABOUT, tuple(figures))
+        certs = Path(name) / CERTS
+        make_certificates(certs, [file.stem for file in (Path(options.data) / "train").glob("*.csv")])
+        ways: dict[str, dict[str, Any]] = {"mTLS": {"certs": certs}, "in the clear": {}}
+        return Result("tls", ABOUT, tuple(in_each_mode(options, Path(name), ways, PAIRS[options.size])))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedps.server.server import ParameterServer
 from fedps.types import NO_KEYS, Init, Rule, TableSpec
 from fedps.wire.frame import Frame, Limits, decode, encode
-from fedps.wire.messages import Done, Join, Message, Pull, Push, Seed, Welcome
+from fedps.wire.messages import Done, Join, Message, Pull, Push, Refused, Seed, Welcome
 from tests.greeting import hello
 
 ROWS = TableSpec("rows", "sparse", (100, 4), Rule("add"), Init("constant", 1.0))
@@ -119,3 +119,20 @@ def state(server: ParameterServer, rows: int = 100) -> tuple[bytes, bytes]:
     """Return the tables' bytes: all rows, whether made yet or not, and the dense tensor."""
     everything: NDArray[Any] = np.arange(rows)
     return server.shard.store.pull("rows", everything).tobytes(), server.shard.store.pull("bias", NO_KEYS).tobytes()
+
+
+def two(server: ParameterServer) -> tuple[Caller, Caller]:
+    """Let clients a and b join."""
+    return Caller(server, "a").join(), Caller(server, "b").join()
+
+
+def step(server: ParameterServer, *callers: Caller, number: int) -> None:
+    """Let callers push a step, from 1 on, which is then applied."""
+    for caller in callers:
+        assert isinstance(caller.ask(*push(number, [3], ones(1), clock=number - 1)), Done)
+    assert server.clock == number
+
+
+def is_refused(answer: object, kind: str) -> bool:
+    """Whether an answer is a refusal of a kind."""
+    return isinstance(answer, Refused) and answer.kind == kind

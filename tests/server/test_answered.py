@@ -1,8 +1,6 @@
 """What a server has answered is on its disk, also where that is full for a while."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -10,18 +8,9 @@ from fedps.errors import DataError
 from fedps.server import durable
 from fedps.server.beside import at_once
 from fedps.wire.messages import Census, Counted, Done, Join, Leave, Refused
-from tests.conftest import MakeJob
 from tests.server.callers import BIAS, ROWS, Caller, ones, push
 from tests.server.homes import Home, tables
 from tests.server.test_slow_saves import Slow
-
-
-@pytest.fixture
-def home(make_job: MakeJob, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
-    settings = getattr(request, "param", {"sync_mode": "async"})
-    home = Home(make_job(**settings, epochs=3), tmp_path)
-    yield home
-    home.close()
 
 
 def test_a_push_is_answered_once_it_is_on_disk(home: Home) -> None:

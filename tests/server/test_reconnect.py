@@ -14,37 +14,10 @@ from fedps.types import NO_KEYS, ClientId, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Refused, Seed, Values
 from tests.conftest import MakeJob
 from tests.events.kept import into
-from tests.server.callers import BIAS, ROWS, Caller, ones, push
+from tests.server.callers import BIAS, ROWS, Caller, is_refused, ones, push, step, two
 from tests.simulation.disk import ForgetfulDisk
 
 TRAINED, EVALUATED = Barrier(1, "trained"), Barrier(1, "evaluated")
-
-
-@pytest.fixture
-def events() -> list[dict[str, object]]:
-    return []
-
-
-@pytest.fixture
-def server(make_job: MakeJob, tmp_path: Path, events: list[dict[str, object]]) -> ParameterServer:
-    job = make_job(sync_mode="geo", step_timeout=5.0, reconnect_timeout=2.0, start_timeout=30.0, epochs=3)
-    server = ParameterServer(job, 0, tmp_path / "run", into(events))
-    server.members.expect(2)
-    return server
-
-
-def two(server: ParameterServer) -> tuple[Caller, Caller]:
-    return Caller(server, "a").join(), Caller(server, "b").join()
-
-
-def step(server: ParameterServer, *callers: Caller, number: int) -> None:
-    for caller in callers:
-        assert isinstance(caller.ask(*push(number, [3], ones(1), clock=number - 1)), Done)
-    assert server.clock == number
-
-
-def is_refused(answer: object, kind: str) -> bool:
-    return isinstance(answer, Refused) and answer.kind == kind
 
 
 def test_a_connection_that_breaks_in_a_window_is_taken_up_by_the_next(server: ParameterServer) -> None:

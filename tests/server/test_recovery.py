@@ -34,14 +34,6 @@ MODES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def home(make_job: MakeJob, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
-    settings = getattr(request, "param", {"sync_mode": "async"})
-    home = Home(make_job(**settings, epochs=3), tmp_path)
-    yield home
-    home.close()
-
-
 @pytest.mark.parametrize("home", MODES, indirect=True, ids=lambda mode: "-".join(map(str, mode.values())))
 def test_the_tables_are_those_of_a_server_that_did_not_die(home: Home, tmp_path: Path) -> None:
     rows = ADAM if home.job.runner.sync_mode in ("sync", "async") else ROWS

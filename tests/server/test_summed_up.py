@@ -1,8 +1,6 @@
 """What a snapshot sums up is all that a log had said: who is away, where clients may go back to, what is unsaved."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -10,17 +8,8 @@ from fedps.access.roster import MAX_PROCESSES
 from fedps.storage.epochs import is_whole
 from fedps.types import ClientId
 from fedps.wire.messages import Done
-from tests.conftest import MakeJob
 from tests.server.callers import Caller, ones, push
 from tests.server.homes import Home, meet, train
-
-
-@pytest.fixture
-def home(make_job: MakeJob, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
-    settings = getattr(request, "param", {"sync_mode": "async"})
-    home = Home(make_job(**settings, epochs=3), tmp_path)
-    yield home
-    home.close()
 
 
 def test_a_snapshot_knows_to_where_its_clients_may_have_to_go_back(home: Home) -> None:

@@ -1,7 +1,6 @@
 """Two processes of one client: the newer takes the older one's place, and is served."""
 
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,41 +9,12 @@ from fedps.errors import RefusedError
 from fedps.net.channel import Channel
 from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
-from fedps.wire.messages import Done, Join, Leave, Pull, Refused
-from tests.conftest import MakeJob
-from tests.events.kept import into
+from fedps.wire.messages import Done, Join, Leave, Pull
 from tests.greeting import hello
 from tests.net.echo import LIMITS, served
-from tests.server.callers import BIAS, ROWS, Caller, Stranger, ones, push
+from tests.server.callers import BIAS, ROWS, Caller, Stranger, is_refused, ones, push
 
 WAIT = 60.0  # seconds; far beyond what any of this takes
-
-
-@pytest.fixture
-def events() -> list[dict[str, object]]:
-    return []
-
-
-@pytest.fixture
-def server(make_job: MakeJob, tmp_path: Path, events: list[dict[str, object]]) -> ParameterServer:
-    job = make_job(sync_mode="geo", step_timeout=5.0, reconnect_timeout=2.0, start_timeout=30.0, epochs=3)
-    server = ParameterServer(job, 0, tmp_path / "run", into(events))
-    server.members.expect(2)
-    return server
-
-
-def two(server: ParameterServer) -> tuple[Caller, Caller]:
-    return Caller(server, "a").join(), Caller(server, "b").join()
-
-
-def step(server: ParameterServer, *callers: Caller, number: int) -> None:
-    for caller in callers:
-        assert isinstance(caller.ask(*push(number, [3], ones(1), clock=number - 1)), Done)
-    assert server.clock == number
-
-
-def is_refused(answer: object, kind: str) -> bool:
-    return isinstance(answer, Refused) and answer.kind == kind
 
 
 def test_a_newer_process_of_a_client_takes_its_place_and_the_older_is_told_to_end(server: ParameterServer) -> None:

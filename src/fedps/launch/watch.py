@@ -39,9 +39,7 @@ class Watch:
         self.roles: dict[Who, Child] = {}
         self.addresses: dict[Who, str] = {}
         self._began: dict[Who, float] = {}  # time, s, monotonic, of each role's start
-        self._milestones: set[tuple[str, str, type]] = (
-            set()
-        )  # which roles have started, train, are done, or have failed
+        self._milestones = set[tuple[str, str, type]]()  # which roles have started, train, are done, or have failed
         self._spoke: dict[str, float] = {}  # time, s, monotonic, of each worker's last event
         self._silent: set[str] = set()  # clients that the others go on without
 

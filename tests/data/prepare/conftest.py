@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.prepare.ratings import Prepare, preparing, write_ratings
+
 MakeArchive = Callable[..., Path]
 USERS = range(1, 7)
 RATINGS = [f"{u}::{m}::4::{m}" for u in USERS for m in range(100 * u, 100 * u + 25)] + [
@@ -48,3 +50,15 @@ def archive(tmp_path: Path) -> MakeArchive:
 def files() -> dict[str, str]:
     """The texts of the tiny set and of its published test files."""
     return {**FILES, "test.rating": rating_text(), "test.negative": negative_text()}
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> Path:
+    """A file of ratings in a form of its own (see `ratings`)."""
+    return write_ratings(tmp_path)
+
+
+@pytest.fixture
+def prepare(ratings: Path, tmp_path: Path) -> Prepare:
+    """A function that prepares them into the folder `out`."""
+    return preparing(ratings, tmp_path)

@@ -67,3 +67,8 @@ def pairs(out: Path, side: str) -> list[tuple[str, str, str, str]]:
                 if row[0] != "user":
                     found.append((path.stem, users.key(int(row[0])), items.key(int(row[1])), row[-1]))
     return found
+
+
+def rows(out: Path, side: str, client: str) -> list[dict[str, str]]:
+    """Return the lines of one client's file by the names of their columns."""
+    return list(csv.DictReader((out / side / f"{client}.csv").read_text().splitlines()))

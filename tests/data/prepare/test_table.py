@@ -13,23 +13,9 @@ from pyarrow import parquet
 
 from fedps.data.catalogue import Catalogue
 from fedps.errors import DataError
-from tests.data.prepare.ratings import ITEMS, USERS, Prepare, lines_of, pairs, preparing, write_ratings
+from tests.data.prepare.ratings import ITEMS, USERS, Prepare, lines_of, pairs, rows
 
 SHELF = Path(os.environ.get("FEDPS_DATA", "/nowhere"))
-
-
-@pytest.fixture
-def ratings(tmp_path: Path) -> Path:
-    return write_ratings(tmp_path)
-
-
-@pytest.fixture
-def prepare(ratings: Path, tmp_path: Path) -> Prepare:
-    return preparing(ratings, tmp_path)
-
-
-def rows(out: Path, side: str, client: str) -> list[dict[str, str]]:
-    return list(csv.DictReader((out / side / f"{client}.csv").read_text().splitlines()))
 
 
 def test_each_user_s_latest_is_held_out_and_all_others_are_trained_on(prepare: Prepare, tmp_path: Path) -> None:

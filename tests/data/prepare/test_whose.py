@@ -1,6 +1,5 @@
 """Whose the rows of a table are: a column says so, or a file of users, or the site that prepares its own."""
 
-import csv
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,21 +10,7 @@ from fedps.config import load_job
 from fedps.config.shared import first_difference, shared_part
 from fedps.data.catalogue import Catalogue
 from fedps.errors import DataError
-from tests.data.prepare.ratings import ITEMS, USERS, Prepare, lines_of, pairs, preparing, write_ratings
-
-
-@pytest.fixture
-def ratings(tmp_path: Path) -> Path:
-    return write_ratings(tmp_path)
-
-
-@pytest.fixture
-def prepare(ratings: Path, tmp_path: Path) -> Prepare:
-    return preparing(ratings, tmp_path)
-
-
-def rows(out: Path, side: str, client: str) -> list[dict[str, str]]:
-    return list(csv.DictReader((out / side / f"{client}.csv").read_text().splitlines()))
+from tests.data.prepare.ratings import ITEMS, USERS, Prepare, lines_of, pairs, rows
 
 
 def test_a_column_says_who_is_whose(prepare: Prepare, tmp_path: Path) -> None:
