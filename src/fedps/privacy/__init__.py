@@ -1,0 +1,1 @@
+"""What keeps secrets in what has to be sent, and the attacks by which that is measured; arrays in, arrays out."""

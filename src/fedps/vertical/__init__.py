@@ -1,0 +1,1 @@
+"""Vertical training: parties that hold different features of the same samples train one network, each its own part of it."""
