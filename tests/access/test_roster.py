@@ -1,5 +1,6 @@
 """Who is connected under which name, who takes part, and for whom there is room."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from fedps.access.conversation import Conversation, Refusals
 from fedps.access.roster import GREETING_TIMEOUT, SPARE_GUESTS, Membership, Participant, Roster
 from fedps.errors import RefusedError
-from fedps.types import ClientId
+from fedps.types import ClientId, Identity
 from fedps.wire.frame import Frame, Limits, decode, encode
 from fedps.wire.messages import PROTOCOL, Hello, Message, Refused, Welcome
 from tests.events.kept import into
@@ -20,10 +21,10 @@ SHARED = {"runner.seed": "0123abcd", "limits.message_mib": "4567ef01"}
 class Host:
     """Lets in whom its roster lets in."""
 
-    def __init__(self, expected: int = 2) -> None:
+    def __init__(self, expected: int = 2, clients: Collection[str] | None = None) -> None:
         self.events: list[dict[str, Any]] = []
         self.limits, self.refusals = Limits(connections=CONNECTIONS), Refusals(into(self.events))
-        self.roster = Roster("job", SHARED, "server", expected, CONNECTIONS, PATIENCE)
+        self.roster = Roster("job", SHARED, "server", expected, CONNECTIONS, PATIENCE, clients)
         self.now = 0.0
         self.gone: list[ClientId | None] = []
 
@@ -37,10 +38,12 @@ class Host:
 
 
 class Peer:
-    def __init__(self, host: Host, client: str | None = None, instance: str = "p", **hello: Any) -> None:
+    def __init__(
+        self, host: Host, client: str | None = None, instance: str = "p", identity: Identity | None = None, **hello: Any
+    ) -> None:
         self.replies: list[Message] = []
         self.hung_up = False
-        self.conversation = host.roster.open(Conversation(host, self._take, "address", host.now))
+        self.conversation = host.roster.open(Conversation(host, self._take, "address", host.now, identity=identity))
         if client is not None:
             said = Hello(**{"job": "job", "client": client, "instance": instance, "shared": SHARED, **hello})
             self.conversation.received(encode(1, said))
@@ -79,6 +82,25 @@ def test_a_stranger_is_not_told_the_jobs_name() -> None:
     host = Host()
     host.roster = Roster("the secret name", SHARED, "server", 2, CONNECTIONS, PATIENCE)
     assert "secret" not in str(Peer(host, "a").replies)
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["certificate", "clear"])
+def test_a_client_whom_the_job_does_not_have_is_refused_by_name_and_told_the_remedy(secure: bool) -> None:
+    host = Host(clients=("a", "b"))
+
+    def comes(client: str, role: str = "client") -> Peer:
+        identity = Identity(role, client.removeprefix(f"{role}/"), 7, 0.0, 1e12) if secure else None
+        return Peer(host, client, identity=identity)
+
+    (answer,) = comes("stranger").replies
+    assert isinstance(answer, Refused) and answer.kind == "identity"
+    assert answer.reason.startswith(
+        "this job has no client 'stranger': who runs it names its clients in security.clients"
+    )
+    assert "'a'" not in answer.reason, "nor is it told who would have been"
+    assert comes("a").welcome and comes("b").welcome
+    assert not secure or comes("observer/board", "observer").welcome
+    assert "stranger" not in host.roster.connected
 
 
 def test_the_first_key_in_which_the_jobs_differ_is_named_with_both_values() -> None:

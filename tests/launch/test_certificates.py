@@ -3,15 +3,45 @@
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedps.config import load_job
+from fedps.errors import RefusedError
+from fedps.net.channel import Channel
+from fedps.net.tls import Certificates
+from fedps.wire.frame import Limits
 from tests.authorities import authority
+from tests.greeting import hello
 from tests.launch.runs import events, start_and_wait_for_training, write_long_job
 
 WAIT = 120.0  # seconds; far beyond what any of this takes
+
+
+@pytest.mark.timeout(500)
+def test_a_client_whose_data_the_run_does_not_have_is_refused_though_its_certificate_is_good(tmp_path: Path) -> None:
+    made, run_dir = authority(tmp_path / "certs", "0", "1", "2", "stranger"), tmp_path / "run"
+    path = write_long_job(tmp_path)
+    process = start_and_wait_for_training(run_dir, path, "--certs", made.folder)
+    try:
+        (address,) = (str(e["address"]) for e in events(run_dir) if e["event"] == "ready")
+        certificates = Certificates(made.folder, "client", "stranger")
+        greeting = hello(load_job(run_dir / "job.yaml"), "stranger")
+        with closing(Channel(address, greeting, Limits(), WAIT, certificates)) as channel:
+            with pytest.raises(RefusedError, match="this job has no client 'stranger'") as caught:
+                channel.welcome.result(WAIT)
+        assert caught.value.kind == "identity"
+        until(lambda: any(e["event"] == "refused" for e in events(run_dir)))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=WAIT)
+    assert [(e["client"], e["kind"]) for e in events(run_dir) if e["event"] == "refused"] == [
+        ("client stranger", "identity")
+    ]
+    assert "stranger" not in [e["client"] for e in events(run_dir) if e["event"] == "joined"]
 
 
 @pytest.mark.timeout(500)

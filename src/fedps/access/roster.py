@@ -5,7 +5,7 @@ never lets the first two grow over a bound, and never hangs up on a member to ma
 clients, whether they are connected just now or not. Times are seconds of a monotonic clock that the caller passes in.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -36,12 +36,14 @@ class Roster:
         expected: clients that are to come.
         connections: how many may be open; strangers may fill half of them.
         patience: seconds in which a guest must take part.
+        clients: who may come, by name; None: any.
     """
 
     def __init__(
         self, job: str, shared: Mapping[str, str], role: Literal["server", "coordinator"], expected: int,
-        connections: int, patience: float,
+        connections: int, patience: float, clients: Collection[str] | None = None,
     ) -> None:  # fmt: skip
+        self._clients = clients
         self._job, self._shared, self._role, self._patience = job, shared, role, patience
         self._most_strangers, self._most_guests = connections // 2, expected + SPARE_GUESTS
         # Dictionaries keep the order of arrival: where there are too many, the oldest is the first to go.
@@ -61,11 +63,13 @@ class Roster:
         """Give a connection its name; an older one of this name is over.
 
         Raises:
-            RefusedError: it is of another job or protocol, its name cannot be one or is not that of its certificate, or a
-                newer process speaks for it.
+            RefusedError: it is of another job or protocol, its name cannot be one or is not that of its certificate,
+                or is none of the job's clients, or a newer process speaks for it.
         """
         check_hello(hello, self._job, self._shared, self._role)
         check_name(hello.client, conversation.identity)
+        if conversation.identity is None or conversation.identity.role == "client":
+            check_expected(hello.client, self._clients)
         client = ClientId(hello.client)
         self._supersede(client, hello.instance)
         older = self._named.get(client)
@@ -324,6 +328,20 @@ def check_name(client: str, identity: Identity | None) -> None:
             "identity",
             f"this is the certificate of {identity}, who speaks as {own!r} alone, and not for client {client[:99]!r}: give each"
             " client its own folder of certificates",
+        )
+
+
+def check_expected(client: str, clients: Collection[str] | None) -> None:
+    """Make sure that a client is one that the job has, whoever has signed its certificate; `clients`: None lets any in.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    if clients is not None and client not in clients:
+        raise RefusedError(
+            "identity",
+            f"this job has no client {client[:99]!r}: who runs it names its clients in security.clients, or by its data under"
+            " `fedps run`",
         )
 
 

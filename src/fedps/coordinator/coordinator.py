@@ -82,9 +82,8 @@ class Coordinator:
         runner, expected, self._monotonic = job.runner, job.runner.worker_num or 1, monotonic
         size = MESSAGE_BYTES + AUC_BYTES * len(aucs_of(job.metrics))
         self.job, self.limits, self.refusals = job, Limits(message_bytes=size), Refusals(report)
-        self.roster = Roster(
-            job.name, shared_part(job), "coordinator", expected, self.limits.connections, runner.start_timeout
-        )
+        self.roster = Roster(job.name, shared_part(job), "coordinator", expected, self.limits.connections, runner.start_timeout,
+                             job.security.clients)  # fmt: skip
         self.members, self.round = Members(expected), Round(0, monotonic(), runner.quorum)
         self.failure: Exception | None = None
         clock = clock or (SimulatedClock(read_traces(job.traces)) if job.traces else RealClock())

@@ -86,7 +86,7 @@ class ParameterServer:
         self.members = Members(runner.worker_num or 1, runner.quorum)
         self.roster = Roster(
             job.name, shared_part(job), "server", self.members.expected, self.limits.connections,
-            runner.start_timeout + runner.step_timeout,
+            runner.start_timeout + runner.step_timeout, job.security.clients,
         )  # fmt: skip
         self._budget = Budget(self.limits.held_bytes, self.limits.total_bytes)
         self.shard = Shard(job, shard, run_dir, report, self.limits, self._budget, monotonic)

@@ -18,3 +18,8 @@ class Security(Section):
     insecure: bool = Field(
         False, description="connect in the clear to other machines: whoever is on the way reads and changes all"
     )
+    clients: tuple[str, ...] | None = Field(
+        None,
+        description="names of the clients that servers and the coordinator let in; left out: under `fedps run` those that the data"
+        " is of, else any, with certificates any that the authority has signed",
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedps.config import Allow, Job
+from fedps.config.files import client_files_of
 from fedps.errors import JobError
 from fedps.events.events import Report
 from fedps.types import ClientId
@@ -192,7 +193,7 @@ class Role:
         from fedps.server.serve import read_cut, run_server  # noqa: PLC0415  (each role imports its own room)
 
         cut = read_cut(self.run_dir / self._spec.resume) if self._spec.resume else None
-        run_server(self.job, self.number, self._spec.bind, self.run_dir, self._report, cut=cut)
+        run_server(self._expecting(), self.number, self._spec.bind, self.run_dir, self._report, cut=cut)
 
     def run_coordinator(self, selector: "ClientSelectorBase | None" = None) -> None:
         """Coordinate until the launcher says stop.
@@ -208,7 +209,7 @@ class Role:
         from fedps.coordinator.serve import run_coordinator  # noqa: PLC0415
 
         run_coordinator(
-            self.job, self._spec.bind, self._report, selector=selector, stay=True, run_dir=self.run_dir,
+            self._expecting(), self._spec.bind, self._report, selector=selector, stay=True, run_dir=self.run_dir,
             resume_at=int(self._spec.resume) if self._spec.resume else None,
         )  # fmt: skip
 
@@ -241,6 +242,13 @@ class Role:
             client, self.job, name, spec.servers, self.run_dir, self._report, coordinator=spec.coordinator or None,
             allow=spec.allow, number=spec.number, plan=read_plan(spec.plan) if spec.plan else None, resume=spec.resume,
         )  # fmt: skip
+
+    def _expecting(self) -> Job:
+        """Return the job, for which no others come than the clients of its data, unless it names them itself."""
+        if self.job.security.clients is not None:
+            return self.job
+        security = self.job.security.model_copy(update={"clients": tuple(client_files_of(self.job))})
+        return self.job.model_copy(update={"security": security})
 
     def _must_be(self, role: str, call: str) -> None:
         if self.name != role:
