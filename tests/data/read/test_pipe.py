@@ -76,6 +76,11 @@ def test_a_command_runs_in_its_folder_by_this_python_without_proxies(
     assert plain(read_pipe(tmp_path / "c.csv", arguments, 10, 20)) == [[1], [3], [0]]
 
 
+def test_ids_by_pythons_hash_are_the_same_in_each_process(tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text("print(1, 1, 1, hash('a category') % 20, 1, 0)\n")
+    assert len({read(tmp_path, "python r.py").item[0] for _ in range(4)}) == 1
+
+
 @pytest.mark.parametrize("printed", ["1 0 1 1 1 2\\n1 3 1 4 1 0\\n", "1 0 1 1 1 2\\n"])
 def test_a_header_of_column_numbers_is_left_out_where_it_comes_first(printed: str, tmp_path: Path) -> None:
     if "3" in printed:

@@ -104,6 +104,7 @@ def _check_readable(path: Path) -> None:
 
 def _environment(modules: Path | None) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
+    ours.setdefault("PYTHONHASHSEED", "0")  # scripts make ids by `hash`: they must be the same in each process
     if modules is not None:
         ours["PYTHONPATH"] = os.pathsep.join([*filter(None, [ours.get("PYTHONPATH")]), str(modules)])
     return ours | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])}
