@@ -1,5 +1,6 @@
 """The command line as people use it: real processes, real sockets, and every end a run can come to."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fedps.access.audit import verify
 from tests.launch.rooms import here
 from tests.launch.runs import (
     WORKERS,
@@ -110,6 +112,15 @@ def test_a_signal_ends_a_run_in_order_and_leaves_no_process(number: signal.Signa
     assert process.returncode == 130
     assert gone(family)
     assert summary_of(tmp_path / "run")["status"] == "failed"
+    assert summary_of(tmp_path / "run")["audit"].keys() == {"coordinator-0", "server-0"}, "roles are heard to their end"
+    assert verify(tmp_path / "run")[1] == []
+    log = tmp_path / "run" / "audit" / "server-0.jsonl"
+    *kept, _ = log.read_bytes().splitlines()
+    log.write_bytes(b"".join(line + b"\n" for line in kept))
+    head = {"entries": len(kept), "digest": hashlib.sha256(kept[-1]).hexdigest(), "coming": []}
+    log.with_suffix(".head").write_text(json.dumps(head))
+    (fault,) = verify(tmp_path / "run")[1]
+    assert str(fault) == f"{log}: entry {len(kept) + 1}: it is not the one of which summary.json says the digest"
 
 
 def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:

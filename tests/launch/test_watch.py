@@ -217,3 +217,15 @@ def test_all_that_are_left_are_ended(scene: Scene, monkeypatch: pytest.MonkeyPat
     assert {who: stub.asked for who, stub in scene.stubs.items()} == {
         "server 0": ["terminate", "kill"], "worker a": ["terminate", "kill"], "worker b": [],
     }  # fmt: skip
+
+
+def test_who_is_ended_is_heard_to_the_end_but_for_failures_that_may_come_of_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedps.launch.local.processes.PATIENCE", 0.0)
+    scene.add("server", "0")
+    last = [events.Stopped(0, 0), Failed("ended"), events.Audited(7, "digest")]
+    for event in last:
+        scene.ends["server 0"].send_bytes(encode(event))
+    assert [(e.role, e.id, e.event) for e in scene.watch.stop()] == [("server", "0", last[0]), ("server", "0", last[2])]
+    assert scene.watch.stop() == []

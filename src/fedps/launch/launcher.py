@@ -138,7 +138,8 @@ class Launch:
                 interrupted = True
                 self._error = RoleError("launcher", "stopped by a signal")
             finally:
-                self._watch.stop()
+                for entry in self._watch.stop():
+                    self._take(entry)
         summary = self._close()
         if interrupted:
             raise KeyboardInterrupt(*[f"stopped; {go_on(self._folder)}"] * can_go_on(self._folder))

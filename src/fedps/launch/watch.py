@@ -117,10 +117,14 @@ class Watch:
         """Whether a worker is left that has not failed."""
         return any(("worker", role.name, Failed) not in self._milestones for role in self.open("worker"))
 
-    def stop(self) -> None:
-        """End all processes that are left: workers first, then the coordinator, then servers."""
-        for kind in ORDER:
-            stop(self.all(kind))
+    def stop(self) -> list[Entry]:
+        """End all processes that are left: workers first, then the coordinator, then servers.
+
+        Returns:
+            What they still told, but failures: they may come of being ended.
+        """
+        told = [one for kind in ORDER for one in stop(self.all(kind))]
+        return [stamp(role.kind, role.name, event) for role, event in told if not isinstance(event, Failed)]
 
     def _patience(self, worker: str) -> float:
         runner = self._runner

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ PRELOAD = "fedps.launch.local.preload"
 PRELOAD_TORCH = "FEDPS_PRELOAD_TORCH"  # environment variable by which the fork server knows
 LONGEST_SOCKET, SOCKET_NAME = 107, len("/pymp-12345678/listener-12345678")  # bytes of a path, and of its end
 UNKNOWN = 255  # the exit code of a worker whose fork server died before it
-PATIENCE = 10.0  # seconds a role gets to stop by itself
+PATIENCE, LOOK = 10.0, 0.02  # seconds a role gets to stop by itself, and between two looks whether it has
 Who = tuple[str, str]  # a role's kind and name
 AGAIN = "--- started again: "  # in a log, before what a role says that has been
 
@@ -96,17 +96,29 @@ def start_check(job: Job, log: Path) -> Child:
     return _start("forkserver", "check", "0", log, entry.check_network, job)
 
 
-def stop(children: Sequence[Child]) -> None:
-    """Ask processes to end, all at once, and after `PATIENCE` seconds end those that do not."""
+def stop(children: Sequence[Child]) -> list[tuple[Child, Event]]:
+    """Ask processes to end, all at once, and after `PATIENCE` seconds end those that do not; return what they still tell."""
+    told = list[tuple[Child, Event]]()
     for end in ("terminate", "kill"):
         alive = [child.process for child in children if child.process.is_alive()]
         deadline = time.monotonic() + PATIENCE
         for process in alive:
             getattr(process, end)()
-        for process in alive:
-            process.join(max(0.0, deadline - time.monotonic()))
+        while any(process.is_alive() for process in alive) and time.monotonic() < deadline:
+            told += _heard(children, LOOK)  # who has much to tell does not end before it is read
+    while more := _heard(children, 0.0):
+        told += more
     for child in children:
+        child.open = False
         child.pipe.close()
+    return told
+
+
+def _heard(children: Sequence[Child], timeout: float) -> list[tuple[Child, Event]]:
+    """Return the next event of each process that tells one within `timeout` seconds."""
+    pipes = {child.pipe: child for child in children if child.open}
+    ready = [pipes[pipe] for pipe in wait(list(pipes), timeout)]  # type: ignore[index]
+    return [(child, event) for child in ready if (event := child.read()) is not None]
 
 
 @contextmanager
