@@ -1,11 +1,12 @@
-"""Who somebody is: certificates, keys, lists of revoked ones, made and read; no files, no sockets.
+"""Who somebody is, and whom two know in common: certificates, keys, lists of revoked ones, blinded points; no files, no sockets.
 
 A certificate is the identity. It says a role and a name, as the URI `fedps://client/hospital-north`, and one authority has
 signed it. Servers and coordinators listen, so theirs say a host name besides, `0.server.fedps`, by which a client knows
 them whatever address it dials; a client's certificate says none, and is good for dialling alone.
 
-Keys are of ECDSA on P-256 (which every TLS library takes), signed by SHA-256. This module alone imports `cryptography`, of
-the extra `fedps[tls]`: import it where certificates are used, and nowhere above that.
+Keys are of ECDSA on P-256 (which every TLS library takes), signed by SHA-256; ids are blinded on Curve25519
+(`SecretScalar`). This module alone imports `cryptography`, of the extra `fedps[tls]`: import it where either is used, and
+nowhere above that.
 """
 
 import hmac
@@ -15,7 +16,7 @@ import urllib.parse
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from fedps.errors import IdentityError, needing
+from fedps.errors import IdentityError, WireError, needing
 from fedps.types import Identity
 
 with needing("tls", "cryptography"):
@@ -23,6 +24,7 @@ with needing("tls", "cryptography"):
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -33,6 +35,7 @@ SCHEME = "fedps"
 SKEW = 300.0  # seconds by which a certificate begins before now: the clocks of two organisations differ
 DAY = 86_400.0  # seconds
 UNFIT = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)  # what `cryptography` says of bad bytes
+POINT = 32  # bytes of a point of Curve25519: its u-coordinate
 KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KEY-----\r?\n?", re.DOTALL)
 
 
@@ -216,6 +219,38 @@ class Signer:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_moment(when))
             listed = listed.add_revoked_certificate(entry.build())
         return listed.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+class SecretScalar:
+    """A number by which points of Curve25519 are multiplied, as X25519 (RFC 7748) does: of two, the order does not matter.
+
+    Only a point's u-coordinate counts. X25519 makes each number a multiple of 8, and the orders of the curve and of its twist
+    are 4 or 8 times a large prime; so any 32 bytes may be taken for a point, and nothing is learned of the number by sending
+    strange ones: what would, goes to zero, and is refused.
+
+    Args:
+        secret: 32 bytes, by default new random ones.
+    """
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._key = X25519PrivateKey.generate() if secret is None else X25519PrivateKey.from_private_bytes(secret)
+
+    @property
+    def secret(self) -> bytes:
+        """What another process of the same owner makes the same number of."""
+        return self._key.private_bytes_raw()
+
+    def times(self, points: bytes) -> bytes:
+        """Multiply points, of `POINT` bytes each, end to end.
+
+        Raises:
+            WireError: one is of low order: no id leads there.
+        """
+        exchange, point = self._key.exchange, X25519PublicKey.from_public_bytes
+        try:
+            return b"".join([exchange(point(points[at : at + POINT])) for at in range(0, len(points), POINT)])
+        except ValueError:
+            raise WireError("a point of low order is among the blinded ids: no id leads to one") from None
 
 
 def same_secret(one: str, other: str) -> bool:
