@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from fedps.errors import DataError, FedpsError, JobError
+from fedps.errors import DataError, FedpsError, IdentityError, JobError, LostError, RefusedError
 from fedps.events import events
 from fedps.events.events import Event, Failed
 from fedps.events.forms import decode, encode, facts
@@ -71,5 +71,9 @@ def test_a_failure_says_what_people_need_and_no_more() -> None:
         failed = told(OSError(number, os.strerror(number), "run/log"))
         assert (failed.error.startswith("run/log: "), remedy in failed.error, failed.traceback) == (True, True, "")
     assert told(DataError("a.csv:3: torn")) == Failed("a.csv:3: torn", in_data=True)
+    for kind in ("identity", "superseded"):
+        refused = RefusedError(kind, "the certificate of client 1 was revoked")
+        assert told(refused) == Failed(str(refused), in_job=kind == "identity"), "one sentence"
+    assert told(LostError("server 0 went away")).traceback == told(IdentityError("expired")).traceback == ""
     ours = told(ZeroDivisionError("by zero"))
     assert ours.error == "ZeroDivisionError: by zero" and "Traceback" in ours.traceback and not ours.in_job

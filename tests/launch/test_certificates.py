@@ -57,11 +57,13 @@ def test_a_client_that_is_revoked_ends_and_is_told_why_and_the_others_train_on(t
         told = next(e for e in events(run_dir) if e["event"] == "failed")
         assert (told["role"], told["id"]) == ("worker", "1")
         assert "the certificate of client 1 was revoked: ask who runs the federation" in str(told["error"])
+        assert told["traceback"] == "", "a sentence says it all"
         before = progress(run_dir)
         until(lambda: all(progress(run_dir).get(k, 0) > before.get(k, 0) + 1 for k in ("0", "2")))
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=WAIT)
+        _, said = process.communicate(timeout=WAIT)
+    assert "worker 1: the certificate of client 1 was revoked" in said and "Traceback" not in said
     assert not any(e["event"] == "restarted" for e in events(run_dir)), "it would be refused again"
     refused: list[dict[str, Any]] = [e for e in events(run_dir) if e["event"] == "refused"]
     assert {(e["client"], e["kind"]) for e in refused} == {("1", "identity")}

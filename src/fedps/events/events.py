@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from fedps.errors import DataError, FedpsError, JobError, RefusedError, shortage
+from fedps.errors import DataError, FedpsError, IdentityError, JobError, LostError, RefusedError, shortage
 from fedps.metrics import Histogram
 from fedps.types import ClientId, Counts, TableName
 
@@ -78,10 +78,11 @@ class Failed(Event, frozen=True):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
-        """Tell of an exception; a mistake of the user's, or a full disk, is told whole by its sentence and needs no traceback."""
+        """Tell of an exception; a mistake, a peer that refuses or is lost, or a full disk is told whole by its sentence alone."""
         short = shortage(error)
         reason = short or (str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}")
-        trace = "" if short or isinstance(error, JobError | DataError) else "".join(traceback.format_exception(error))
+        whole = short or isinstance(error, JobError | DataError | IdentityError | RefusedError | LostError)
+        trace = "" if whole else "".join(traceback.format_exception(error))
         mistaken = isinstance(error, JobError) or (isinstance(error, RefusedError) and error.kind == "identity")
         return cls(printable(reason), printable(trace), mistaken, isinstance(error, DataError))
 

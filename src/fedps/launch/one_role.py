@@ -300,7 +300,7 @@ def _stage(
                 raise
             with suppress(OSError):  # which may be what failed
                 conclude(f"{who}: {failed.error}")
-            raise RoleError(who, failed.error, "" if isinstance(error, LostError) else failed.traceback) from None
+            raise RoleError(who, failed.error, failed.traceback) from None
 
 
 def _conclude(job: Job, role: str, name: str, folder: Path, ledger: Ledger, error: str | None) -> None:
