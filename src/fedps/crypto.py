@@ -1,7 +1,7 @@
 """Who somebody is, and whom two know in common: certificates, keys, lists of revoked ones, blinded points; no files, no sockets.
 
 A certificate is the identity. It says a role and a name, as the URI `fedps://client/hospital-north`, and one authority has
-signed it. Servers and coordinators listen, so theirs say a host name besides, `0.server.fedps`, by which a client knows
+signed it. Servers, coordinators and parties of vertical training listen, so theirs say a host name besides, `0.server.fedps`, by which a client knows
 them whatever address it dials; a client's certificate says none, and is good for dialling alone.
 
 Keys are of ECDSA on P-256 (which every TLS library takes), signed by SHA-256; ids are blinded on Curve25519
@@ -9,6 +9,7 @@ Keys are of ECDSA on P-256 (which every TLS library takes), signed by SHA-256; i
 nowhere above that.
 """
 
+import hashlib
 import hmac
 import re
 import time
@@ -28,9 +29,9 @@ with needing("tls", "cryptography"):
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-ROLES = ("server", "client", "coordinator", "observer")
+ROLES = ("server", "client", "coordinator", "observer", "party")
 AUTHORITY = ("authority", "0")  # who answers requests for certificates: known by a host name, and no role of a run
-LISTENING = ("server", "coordinator", AUTHORITY[0])  # who is dialled
+LISTENING = ("server", "coordinator", "party", AUTHORITY[0])  # who is dialled
 SCHEME = "fedps"
 SKEW = 300.0  # seconds by which a certificate begins before now: the clocks of two organisations differ
 DAY = 86_400.0  # seconds
@@ -40,8 +41,12 @@ KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KE
 
 
 def host_of(role: str, name: str) -> str:
-    """Return the host name by which a server's or coordinator's certificate is known, e.g. `0.server.fedps`."""
-    return f"{name}.{role}.{SCHEME}"
+    """Return the host name by which the certificate of one who listens is known, e.g. `0.server.fedps`.
+
+    A party's name may be of letters that no host has, or that hosts take for others: there it is a digest of it.
+    """
+    label = hashlib.sha256(name.encode()).hexdigest()[:32] if role == "party" else name
+    return f"{label}.{role}.{SCHEME}"
 
 
 def identity_of(pem: bytes) -> Identity:

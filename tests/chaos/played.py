@@ -14,7 +14,7 @@ from fedps.launch.local.role import RoleSpec
 from fedps.net.channel import Channel
 from fedps.storage.disk import Folder
 from fedps.wire.frame import Frame
-from fedps.wire.messages import Done, Push, Request
+from fedps.wire.messages import Done, PartyRequest, Push, Request
 
 
 def beside(run_dir: Path) -> Path:
@@ -37,7 +37,7 @@ def _note_answers(path: Path, servers: Sequence[str]) -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     request = Channel.request
 
-    def noted(self: Channel, message: Request, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
+    def noted(self: Channel, message: Request | PartyRequest, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
         future = request(self, message, arrays)
         if isinstance(message, Push) and message.part + 1 == message.parts:
             server, sequence = servers.index(self.address), message.sequence

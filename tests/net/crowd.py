@@ -96,7 +96,7 @@ class Place:
         if self.authority is not None:
             own = write(self._folder / name, credentials(self.authority, "client", name))
             certificates = Certificates(own, "client", name)
-        return Active(Channel(self.address, hello(self.job, name), LIMITS, WAIT, certificates, 0))
+        return Active(Channel(self.address, hello(self.job, name), LIMITS, WAIT, certificates))
 
 
 class Active:

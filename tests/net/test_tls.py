@@ -234,7 +234,7 @@ def test_who_dials_is_told_whose_certificate_is_wrong_from_when_and_the_remedy(t
 
 def dial(address: str, certificates: Certificates | None, number: int = 0, patience: float = 2.0) -> str:
     """Return why a connection does not come about."""
-    with closing(Channel(address, HELLO, LIMITS, patience, certificates, number)) as channel:
+    with closing(Channel(address, HELLO, LIMITS, patience, certificates, str(number))) as channel:
         with pytest.raises(LostError) as caught:
             channel.welcome.result(WAIT)
     return str(caught.value)

@@ -19,10 +19,20 @@ from fedps.wire.messages import (
     Alive,
     Assignment,
     Barrier,
+    Begin,
+    Begun,
+    Blind,
+    Blinded,
     Census,
+    Common,
     Counted,
+    Cut,
     Done,
+    Double,
+    EndEpoch,
     Figures,
+    GiveUp,
+    Gradient,
     Hello,
     Join,
     Leave,
@@ -33,6 +43,7 @@ from fedps.wire.messages import (
     RoundReport,
     Seed,
     Values,
+    Verdict,
     Welcome,
 )
 from tests.events.kinds import sums
@@ -74,7 +85,23 @@ REPLIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Assignment(3, "JOIN", targets_of=2), (ROWS[0],)),
     (Refused("order", "say Hello first"), ()),
 ]
-GOOD = [encode(k + 1, message, arrays) for k, (message, arrays) in enumerate(REQUESTS + REPLIES)]
+POINTS = np.arange(8).reshape(2, 4)
+OF_PARTIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
+    (Blind("train", 0, 2), (POINTS,)),
+    (Blinded(1, 2), (POINTS[:0],)),
+    (Double("test", 0, 1), (POINTS[1],)),
+    (Common(0, 1), (KEYS,)),
+    (Begin("federated", "a1", (0, 40), "d1", 900, 4), ()),
+    (Begun(40, "a1"), ()),
+    (Cut("federated", 41), (ROWS,)),
+    (Cut("federated", 0, "test", "int8"), to_int8(ROWS, np.random.default_rng(0))),
+    (Gradient(41, "fp16"), (to_fp16(ROWS),)),
+    (EndEpoch("federated", 0), ()),
+    (Verdict(True, False), ()),
+    (GiveUp("a gradient is not finite"), ()),
+]
+MESSAGES = REQUESTS + REPLIES + OF_PARTIES
+GOOD = [encode(k + 1, message, arrays) for k, (message, arrays) in enumerate(MESSAGES)]
 EXTREME = [-1, 0, 1, 3, 2**31, 2**32, 2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)]
 
 

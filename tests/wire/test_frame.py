@@ -28,7 +28,7 @@ from fedps.wire.messages import (
     Welcome,
 )
 from tests.memory import allocating_less_than
-from tests.wire.frames import CORPUS, GOOD, KEYS, REPLIES, REQUESTS, ROWS, kept, pack, spoil, unpack
+from tests.wire.frames import CORPUS, GOOD, KEYS, MESSAGES, REQUESTS, ROWS, kept, pack, spoil, unpack
 
 LIMITS = Limits()
 
@@ -226,5 +226,5 @@ def test_1_000_000_spoiled_frames_raise_nothing_but_wire_error() -> None:
 
 def test_every_message_is_among_the_good_frames() -> None:
     decoded = [type(decode(data, LIMITS).message) for data in GOOD]
-    assert decoded == [type(m) for m, _ in REQUESTS + REPLIES]
+    assert decoded == [type(m) for m, _ in MESSAGES]
     assert set(decoded) == set(Message.__args__)

@@ -18,7 +18,7 @@ from fedps.events import events
 from fedps.events.events import Report
 from fedps.types import ClientId, Identity
 from fedps.wire.frame import Frame, Limits
-from fedps.wire.messages import Hello, Message, Refused, Request
+from fedps.wire.messages import Hello, Message, PartyRequest, Refused, Request
 from fedps.wire.session import Peer
 
 Send = Callable[[bytes | None], None]
@@ -29,7 +29,11 @@ MAX_REFUSED = 1000  # requests of one connection that are refused in a row; what
 MAX_NAME = 256  # characters of what peers call themselves, and of what they name
 MAX_REASON = 600  # characters: names that peers choose come back in reasons, and go into events
 # What a peer may say, by the role that its certificate names; who has none of these roles says nothing.
-MAY_SAY: dict[str, tuple[type[Message], ...]] = {"client": get_args(Request), "observer": (Hello,)}
+MAY_SAY: dict[str, tuple[type[Message], ...]] = {
+    "client": get_args(Request),
+    "observer": (Hello,),
+    "party": get_args(PartyRequest),
+}
 BURST, PERIOD = 20, 10.0  # refusals told one by one, in so many seconds
 MAX_SUMS = 64  # peers and kinds of refusals told apart in a period's sums
 

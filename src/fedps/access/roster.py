@@ -22,6 +22,13 @@ SPARE_GUESTS = 64  # greeted connections beyond one for each expected client
 MAX_MEMBERS = 4096  # clients at once, and names remembered of those that went
 MAX_PROCESSES = 16  # remembered of a name
 
+RoleName = Literal["server", "coordinator", "party"]
+DIALS: dict[RoleName, tuple[str, ...]] = {  # whose certificates may greet whom
+    "server": ("client", "observer"),
+    "coordinator": ("client", "observer"),
+    "party": ("party",),
+}
+
 
 class Roster:
     """The connections of one server or coordinator.
@@ -40,7 +47,7 @@ class Roster:
     """
 
     def __init__(
-        self, job: str, shared: Mapping[str, str], role: Literal["server", "coordinator"], expected: int,
+        self, job: str, shared: Mapping[str, str], role: RoleName, expected: int,
         connections: int, patience: float, clients: Collection[str] | None = None,
     ) -> None:  # fmt: skip
         self._clients = clients
@@ -67,9 +74,9 @@ class Roster:
                 or is none of the job's clients, or a newer process speaks for it.
         """
         check_hello(hello, self._job, self._shared, self._role)
-        check_name(hello.client, conversation.identity)
-        if conversation.identity is None or conversation.identity.role == "client":
-            check_expected(hello.client, self._clients)
+        check_name(hello.client, conversation.identity, self._role)
+        if conversation.identity is None or conversation.identity.role != "observer":
+            check_expected(hello.client, self._clients, self._role)
         client = ClientId(hello.client)
         self._supersede(client, hello.instance)
         older = self._named.get(client)
@@ -130,19 +137,23 @@ class Roster:
         for conversation in [*self._strangers, *self._named.values()]:
             conversation.hang_up()
 
+    @property
+    def _remedy(self) -> str:
+        return "start each party once" if self._role == "party" else "give each worker its own client"
+
     def _supersede(self, client: ClientId, instance: str) -> None:
         """Make a process the newest of its client, unless it has been before."""
         if instance in self._processes.get(client, [])[:-1]:
             raise RefusedError(
                 "superseded",
-                f"a newer process speaks for client {client!r}, and this one must end: give each worker its own client",
+                f"a newer process speaks for {_who(self._role)} {client!r}, and this one must end: {self._remedy}",
             )
         self.know(client, instance)
 
     def _end(self, older: Conversation, instance: str) -> None:
         """Hang up on an older connection; if another process has it, it is told to end."""
         if older.instance != instance:
-            reason = f"a newer process speaks for client {older.client!r} now: give each worker its own client"
+            reason = f"a newer process speaks for {_who(self._role)} {older.client!r} now: {self._remedy}"
             older.refuse(0, RefusedError("superseded", reason))
         older.hang_up()
 
@@ -286,7 +297,7 @@ class Membership(Generic[M]):
         return member is not None
 
 
-def check_hello(hello: Hello, job: str, shared: Mapping[str, str], role: str) -> None:
+def check_hello(hello: Hello, job: str, shared: Mapping[str, str], role: RoleName) -> None:
     """Check that a Hello is meant for this role, that both read the same job, and that its names can stand in a log.
 
     A stranger is not told what would have been right: the job's name is all that keeps it out. Who knows the name is told
@@ -304,45 +315,58 @@ def check_hello(hello: Hello, job: str, shared: Mapping[str, str], role: str) ->
     if difference := first_difference(shared, hello.shared):
         raise RefusedError(
             "other_job",
-            f"the jobs differ in {difference} (here is the {role}, there client {hello.client[:99]!r}): give all roles of a"
+            f"the jobs differ in {difference} (here is the {role}, there {_who(role)} {hello.client[:99]!r}): give all roles of a"
             " run the same job file, counts and overrides, and the same version of fedps",
         )
     for name in (hello.client, hello.instance):
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():
             raise RefusedError(
-                "malformed", f"client and instance are names of 1 to {MAX_NAME} characters, all printable"
+                "malformed", f"{_who(role)} and instance are names of 1 to {MAX_NAME} characters, all printable"
             )
 
 
-def check_name(client: str, identity: Identity | None) -> None:
-    """Make sure that who has a certificate speaks in no other name: a client in its own, an observer as `observer/<name>`.
+def check_name(client: str, identity: Identity | None, role: RoleName = "server") -> None:
+    """Make sure that who has a certificate may greet a role, and speaks in its own name; an observer as `observer/<name>`.
 
     Raises:
-        RefusedError: it speaks in another's.
+        RefusedError: it may not, or speaks in another's.
     """
     if identity is None:
         return
-    own = identity.name if identity.role == "client" else f"{identity.role}/{identity.name}"
+    if identity.role not in DIALS[role]:
+        raise RefusedError(
+            "identity",
+            f"this is the certificate of {identity}, and a {role} is dialled by a {' or '.join(DIALS[role])} alone: show its"
+            " certificate",
+        )
+    own = f"{identity.role}/{identity.name}" if identity.role == "observer" else identity.name
     if client != own:
         raise RefusedError(
             "identity",
-            f"this is the certificate of {identity}, who speaks as {own!r} alone, and not for client {client[:99]!r}: give each"
-            " client its own folder of certificates",
+            f"this is the certificate of {identity}, who speaks as {own!r} alone, and not for {_who(role)} {client[:99]!r}: give"
+            f" each {_who(role)} its own folder of certificates",
         )
 
 
-def check_expected(client: str, clients: Collection[str] | None) -> None:
+def check_expected(client: str, clients: Collection[str] | None, role: RoleName = "server") -> None:
     """Make sure that a client is one that the job has, whoever has signed its certificate; `clients`: None lets any in.
 
     Raises:
         RefusedError: it is none.
     """
-    if clients is not None and client not in clients:
-        raise RefusedError(
-            "identity",
-            f"this job has no client {client[:99]!r}: who runs it names its clients in security.clients, or by its data under"
-            " `fedps run`",
-        )
+    if clients is None or client in clients:
+        return
+    named = "vertical.passive" if role == "party" else "security.clients, or by its data under `fedps run`"
+    raise RefusedError(
+        "identity", f"this job has no {_who(role)} {client[:99]!r}: who runs it names its {_who(role, True)} in {named}"
+    )
+
+
+def _who(role: RoleName, several: bool = False) -> str:
+    """Return what those are called who greet a role."""
+    if role == "party":
+        return "passive parties" if several else "passive party"
+    return "clients" if several else "client"
 
 
 def _forget_oldest(names: dict[K, V], most: int = MAX_MEMBERS) -> None:

@@ -25,7 +25,7 @@ from fedps.net.listener import METHOD, options
 from fedps.net.protection import protect
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits
-from fedps.wire.messages import Hello, Refused, Request, Welcome
+from fedps.wire.messages import Hello, PartyRequest, Refused, Request, Welcome
 from fedps.wire.session import Caller
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Channel:
         limits: what the server may send.
         patience: seconds without a connection after which all open requests fail.
         certificates: of who dials; None: the connection is in the clear.
-        number: the server's, which its certificate must name.
+        name: of who is dialled, which its certificate must say; a server's is its number.
 
     Attributes:
         limits: as given.
@@ -74,10 +74,11 @@ class Channel:
 
     def __init__(
         self, address: str, hello: Hello, limits: Limits, patience: float,
-        certificates: "Certificates | None" = None, number: int = 0,
+        certificates: "Certificates | None" = None, name: str = "0",
     ) -> None:  # fmt: skip
-        self._line = _Line(address, limits, hello.to, number, certificates)
+        self._line = _Line(address, limits, hello.to, name, certificates)
         self.address, self._hello, self.limits, self._patience = address, hello, limits, patience
+        self._who = "active party" if hello.to == "party" else "server"
         self.bytes_sent = self.bytes_received = self.retries = 0
         # Guards what callers and the reader share: the session, the futures, the queue of the stream now open. Futures are
         # resolved outside of it, for whoever waits on one may go on with a request at once.
@@ -99,7 +100,7 @@ class Channel:
         """The server's answer to Hello."""
         return self._welcome
 
-    def request(self, message: Request, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
+    def request(self, message: Request | PartyRequest, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
         """Send a request; the future holds the reply, or RefusedError, LimitError or LostError."""
         future: Future[Frame] = Future()
         with self._lock:
@@ -136,7 +137,7 @@ class Channel:
             with closing(self._line):
                 self._stay()
         except WireError as error:
-            self._fail(LostError(f"the server at {self.address} sent no message of ours: {error}"))
+            self._fail(LostError(f"the {self._who} at {self.address} sent no message of ours: {error}"))
         except FedpsError as error:
             self._fail(error)
         except Exception as error:  # whoever waits for a reply must hear of it
@@ -157,7 +158,7 @@ class Channel:
             patience = min(self._patience, WRONG_PATIENCE) if _said(WRONG, reason) else self._patience
             if not self._closed.is_set() and time.monotonic() - since > patience:
                 raise LostError(
-                    f"no server answers at {self.address} for {patience:g} s ({self._line.meaning(reason)}); is it started, and"
+                    f"no {self._who} answers at {self.address} for {patience:g} s ({self._line.meaning(reason)}); is it started, and"
                     f" is the address right?{_path(self.address)}"
                 )
             self._closed.wait(
@@ -189,7 +190,7 @@ class Channel:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 raise RefusedError("identity", reason) from None
             if greeted and error.code() in FINAL:
-                raise LostError(f"the server at {self.address} ended the connection: {reason}") from None
+                raise LostError(f"the {self._who} at {self.address} ended the connection: {reason}") from None
         finally:
             with self._lock:
                 self._greeted = False
@@ -245,11 +246,9 @@ class Channel:
 class _Line:
     """Dials an address, and anew once the certificates have changed by which it was dialled."""
 
-    def __init__(
-        self, address: str, limits: Limits, role: str, number: int, certificates: "Certificates | None"
-    ) -> None:
+    def __init__(self, address: str, limits: Limits, role: str, name: str, certificates: "Certificates | None") -> None:
         self._address, self._options, self._certificates = address, _options(address, limits), certificates
-        self._role, self._name = role, str(number)
+        self._role, self._name = role, name
         self._channel: Any = None
         self._edition = 0  # of the certificates, with which it was dialled
 
@@ -307,7 +306,7 @@ def network(
     deadline = job.runner.start_timeout + job.runner.step_timeout
     addresses = [*servers, coordinator or ""]  # the last has the number -1
     certificates = protect(job.security, "client", client, filter(None, addresses))
-    return lambda number, hello: Channel(addresses[number], hello, limits, deadline, certificates, max(number, 0))
+    return lambda number, hello: Channel(addresses[number], hello, limits, deadline, certificates, str(max(number, 0)))
 
 
 def _options(address: str, limits: Limits) -> list[tuple[str, int]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedps.errors import FedpsError, LostError, RefusedError
 from fedps.net.listener import Service
 from fedps.wire.frame import Frame, Limits
-from fedps.wire.messages import Hello, Refused, Request
+from fedps.wire.messages import Hello, PartyRequest, Refused, Request
 from fedps.wire.session import Caller
 
 
@@ -71,7 +71,7 @@ class LocalChannel:
             self._connection = server.service.opened(self._answer, f"thread {threading.current_thread().name}")
         self.welcome = self.request(hello)
 
-    def request(self, message: Request, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
+    def request(self, message: Request | PartyRequest, arrays: Sequence[NDArray[Any]] = ()) -> "Future[Frame]":
         """Send a request; the future holds the reply, or RefusedError, LimitError or LostError."""
         future: Future[Frame] = Future()
         with self._server.lock:

@@ -29,7 +29,21 @@ from numpy.typing import NDArray
 
 from fedps.errors import LimitError, WireError
 from fedps.wire.compress import ARRAYS, GAPS, Form, gap_bytes, gap_code, pack_gaps, plain, unpack_gaps
-from fedps.wire.messages import Assignment, Message, Pull, Push, RoundReport, Seed, Values
+from fedps.wire.messages import (
+    Assignment,
+    Blind,
+    Blinded,
+    Common,
+    Cut,
+    Double,
+    Gradient,
+    Message,
+    Pull,
+    Push,
+    RoundReport,
+    Seed,
+    Values,
+)
 
 MAGIC = b"FP\x01\x00"
 ALIGNED = 8  # bytes; a power of two
@@ -46,6 +60,7 @@ Kind = tuple[str, int]  # of an array: its code and its dimensions
 KEYS: Kind = ("i", 1)  # counts of a histogram, too
 ROWS: Kind = ("f", 2)
 LINE: Kind = ("f", 1)
+POINTS: Kind = ("i", 2)
 
 
 HELD_MESSAGES = 8  # of full size: what a server keeps for one connection
@@ -237,6 +252,12 @@ def _check_arrays(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
             due = [KEYS] * 4 + [LINE] * logits
         case Assignment(targets_of=round_):
             due = [LINE] * (round_ > 0)
+        case Blind() | Blinded():
+            due = [POINTS]
+        case Double() | Common():
+            due = [KEYS]
+        case Cut(form=form) | Gradient(form=form):
+            due = list(ARRAYS[form])
     brought = [(CODES[a.dtype], a.ndim) for a in arrays]
     if brought != due:
         raise WireError(f"{type(message).__name__} with arrays {brought}, due (type, dimensions) {due}")

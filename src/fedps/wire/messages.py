@@ -7,6 +7,10 @@ until what it waits for has happened. A request that cannot be served is answere
 
 Its connection to the coordinator: `Hello` → `Welcome`, then one `RoundReport` → `Assignment` a round; the answer waits
 until the coordinator has decided.
+
+A passive party's connection to the active one, in vertical training: `Hello` → `Welcome`; to find the common samples `Blind`
+→ `Blinded` and `Double` → `Common`, in parts; of each stage `Begin` → `Begun`, then a `Cut` → `Gradient` for each batch that
+is trained, `Cut` → `Done` for one that is scored, and `EndEpoch` → `Verdict`; `Leave` at the end. Each may be said again.
 """
 
 from typing import Any, Literal
@@ -16,7 +20,8 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 8
+PROTOCOL = 9
+Samples = Literal["train", "test"]
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -29,7 +34,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     client: str
     instance: str
     protocol: int = PROTOCOL
-    to: Literal["server", "coordinator"] = "server"
+    to: Literal["server", "coordinator", "party"] = "server"
     shared: dict[str, str] = {}
 
 
@@ -192,6 +197,107 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     targets_of: int = 0
 
 
+class Blind(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Bring a part of one's blinded ids, and ask for that part of the other's. `what`: which samples' ids.
+
+    Arrays: points int64[k, 4], 32 bytes each, shuffled. Parts after one's own last are asked for with none.
+    """
+
+    what: Samples
+    part: int
+    parts: int
+
+
+class Blinded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Answer to Blind: a part of the active party's blinded ids, of so many `parts`. Arrays: points int64[k, 4]."""
+
+    part: int
+    parts: int
+
+
+class Double(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Bring a part of the active party's ids back, blinded a second time. Arrays: int64[k], in the order in which they came.
+
+    Answered by that part of Common, once all passive parties have brought all of theirs.
+    """
+
+    what: Samples
+    part: int
+    parts: int
+
+
+class Common(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Answer to Double: a part of the places, in the list that the passive party brought, of ids that all have.
+
+    Arrays: int64[k], in the order of the common samples; there are as many parts as of Double.
+    """
+
+    part: int
+    parts: int
+
+
+class Begin(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Say from which steps of a stage a party can go on; answered by Begun once all have said it.
+
+    `run`: in which training these were saved, as Begun has named it; empty if there are none. `digest` and `samples`: of the
+    list of common samples, which must be the same everywhere. `width`: floats that it will send of a sample.
+    """
+
+    stage: str
+    run: str
+    saved: tuple[int, ...]
+    digest: str
+    samples: int
+    width: int
+
+
+class Begun(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Answer to Begin: the step from which all go on, 0 for a start from the seed, and the name of this training."""
+
+    step: int
+    run: str
+
+
+class Cut(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Send what a party's bottom makes of a batch; answered by Gradient where it is trained, else by Done.
+
+    `step`: batches of the stage that were trained before this one; of one that is scored, its place among those.
+    Arrays: float32[B, width], as `compress` says of the form.
+    """
+
+    stage: str
+    step: int
+    kind: Literal["train", "test", "predict"] = "train"
+    form: Form = "none"
+
+
+class Gradient(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Answer to Cut: the gradient of the batch's loss by what was sent. Arrays: those of a Cut."""
+
+    step: int
+    form: Form = "none"
+
+
+class EndEpoch(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Say that all of an epoch is sent, held-out samples too; answered by Verdict. `epoch`: from 0 on."""
+
+    stage: str
+    epoch: int
+
+
+class Verdict(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Answer to EndEpoch: whether this is the best state of the model so far, to be kept, and whether training goes on."""
+
+    better: bool
+    go_on: bool
+
+
+class GiveUp(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Say that a party cannot go on, for people to read why; answered by Done. Nobody waits for it any more."""
+
+    reason: str
+
+
 class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """It is done, and outlives the server: what it follows from is on disk there, unless the job says `durability: none`.
 
@@ -224,9 +330,12 @@ KINDS = {
     "bad_keys": "keys not sorted, not unique, out of range, or of another shard",
     "not_finite": "a NaN or an infinity among the values",
     "stale": "a sequence, clock or round that lies behind or too far ahead",
+    "ended": "the active party cannot go on, or has ended: another party's fault or its own",
     "no_space": "the server's disk is full, and what is not on disk does not count: ask again in a moment",
 }
 
 Request = Hello | Join | Seed | Census | Pull | Push | Alive | Barrier | Leave | RoundReport
 Reply = Welcome | Counted | Values | Assignment | Done | Refused
-Message = Request | Reply
+PartyRequest = Hello | Alive | Blind | Double | Begin | Cut | EndEpoch | Leave | GiveUp
+PartyReply = Welcome | Blinded | Common | Begun | Gradient | Verdict | Done | Refused
+Message = Request | Reply | PartyRequest | PartyReply

@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from fedps.errors import LimitError, RefusedError, WireError
 from fedps.types import ClientId
 from fedps.wire.frame import Frame, Limits, decode, encode
-from fedps.wire.messages import Done, Hello, Join, Message, Push, Refused, Reply, Request, Welcome
+from fedps.wire.messages import (
+    Done,
+    Hello,
+    Join,
+    Message,
+    PartyReply,
+    PartyRequest,
+    Push,
+    Refused,
+    Reply,
+    Request,
+    Welcome,
+)
 
 Arrays = Sequence[NDArray[Any]]
 GREETING_BYTES = 1 << 20  # more than any job's values take
@@ -119,7 +131,7 @@ class Caller:
         self._repeats: set[int] = set()
         self._put_off: list[int] = []  # tickets of what found no space at the server
 
-    def request(self, message: Request, arrays: Arrays = ()) -> tuple[int, bytes]:
+    def request(self, message: Request | PartyRequest, arrays: Arrays = ()) -> tuple[int, bytes]:
         """Number a request; return its ticket and its bytes.
 
         Raises:
@@ -146,7 +158,7 @@ class Caller:
         """
         frame = decode(data, self._limits)
         message = frame.message
-        if not isinstance(message, Reply):
+        if not isinstance(message, Reply | PartyReply):
             raise WireError(f"{type(message).__name__} is no reply")
         if isinstance(message, Refused) and (frame.ticket == 0 or self._is_repeated_join(frame.ticket)):
             raise RefusedError(message.kind, message.reason)
