@@ -133,6 +133,7 @@ def test_a_reason_stays_one_short_line() -> None:
     host.begin().received(encode(1, Leave()))
     assert isinstance(host.last, Refused)
     assert len(host.last.reason) < 700 and host.last.reason.isprintable()
+    assert host.last.reason.startswith(r"line\nline\x1b[2Jxxx") and host.last.reason.endswith("x…")
 
 
 def test_refusals_without_end_make_few_events() -> None:

@@ -213,6 +213,7 @@ def test_what_is_no_request_is_answered_in_words(served: Served) -> None:
         assert served.post("/join", b"", **{"Content-Length": length})[0] == 413
     assert served.authority.records() == []
     assert all(line.startswith("refused 127.0.0.1: ") and line.isprintable() for line in served.said)
+    assert any(r"\x1b[31m\nclient north: joins" in line for line in served.said), "as all that peers say is written"
 
 
 def test_who_speaks_no_tls_or_little_holds_nobody_else(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedps.errors import LimitError, RefusedError, TableError, WireError
 from fedps.events import events
-from fedps.events.events import Report
+from fedps.events.events import Report, printable
 from fedps.types import ClientId, Identity
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Hello, Message, PartyRequest, Refused, Request
@@ -210,12 +210,17 @@ class Refusals:
 
 
 def _in_words(fault: Fault) -> tuple[str, str]:
-    """Return a fault's kind and reason. A reason holds what the peer wrote: it stays short, and one line."""
+    """Return a fault's kind and reason."""
     if isinstance(fault, RefusedError):
         kind, reason = fault.kind, fault.reason
     else:
         too_large = isinstance(fault, LimitError)
         kind = "too_large" if too_large else "malformed" if isinstance(fault, WireError) else "mismatch"
         reason = str(fault)
-    reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
-    return kind, reason if reason.isprintable() else "".join(c if c.isprintable() else "�" for c in reason)
+    return kind, in_a_line(reason)
+
+
+def in_a_line(reason: str) -> str:
+    """Return a reason, which may hold what a peer wrote, as a line that is not long."""
+    said = str(printable(reason[: MAX_REASON + 1], ""))
+    return said if len(said) <= MAX_REASON else said[:MAX_REASON] + "…"

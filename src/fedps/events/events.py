@@ -388,11 +388,11 @@ def dated(line: str) -> str:
     return f"{datetime.now().astimezone().strftime('%Y-%m-%d %H:%M:%S,%f')[:-3]} - INFO - {line}"
 
 
-def printable(fact: Any) -> Any:
-    """Return a fact with all that UTF-8 cannot say written as escapes."""
+def printable(fact: Any, kept: str = "\n\t") -> Any:
+    """Return a fact with all characters that cannot be printed, but those `kept`, written as escapes."""
     match fact:
         case str():
-            return fact.encode(errors="backslashreplace").decode()
+            return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in fact)
         case dict():
             return {key: printable(value) for key, value in fact.items()}
         case list():

@@ -31,6 +31,7 @@ import msgspec
 
 from fedps import crypto
 from fedps.access.authority import Authority, read_token
+from fedps.access.conversation import in_a_line
 from fedps.crypto import AUTHORITY, DAY
 from fedps.errors import FedpsError, IdentityError, JobError, LostError, RefusedError
 from fedps.launch.addresses import Address
@@ -191,7 +192,7 @@ class _Conversation(http.server.BaseHTTPRequestHandler):
         return self._answer(200, msgspec.json.encode(answer), JSON)
 
     def _refuse(self, code: int, reason: str) -> None:
-        reason = printable(reason)  # some of it may be what the peer has said
+        reason = in_a_line(reason)  # some of it may be what the peer has said
         self.server.say(f"refused {self.client_address[0]}: {reason}")
         self._answer(code, msgspec.json.encode({"reason": reason}), JSON)
 
@@ -298,7 +299,7 @@ def _ask(at: Address, context: ssl.SSLContext, method: str, path: str, ask: Ask 
         reason = msgspec.json.decode(body, type=dict[str, str])["reason"]
     except (msgspec.DecodeError, KeyError):
         reason = f"status {answer.status}"
-    raise RefusedError("identity", f"{at}: {printable(reason)}")
+    raise RefusedError("identity", f"{at}: {in_a_line(reason)}")
 
 
 def _not_proven(at: Address, error: ssl.SSLError) -> NoReturn:
@@ -362,11 +363,6 @@ def _as_files(certificate: bytes, key: bytes) -> Iterator[tuple[Path, Path]]:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
         yield paths
-
-
-def printable(text: str) -> str:
-    """Return what of another's words may stand in a log."""
-    return "".join(c for c in text if c.isprintable())[:500]
 
 
 def _cut(connection: socket.socket) -> None:
