@@ -44,12 +44,14 @@ class Cells:
 
     Attributes:
         column: its name in data files.
+        key: of the job, that names it.
     """
 
     def __init__(
         self, name: str, feature: Feature, rows: int | Literal["open"] | None, seed: int, unknown: bool = False
     ) -> None:
         self.name, self.feature, self.column = name, feature, feature.column or name
+        self.key = f"features.{name}.column"
         self._rows = rows if isinstance(rows, int) else LARGEST
         self._open, self._seed, self._unknown = rows == OPEN, seed, unknown
         self.type = np.dtype(np.int32 if self._rows <= np.iinfo(np.int32).max else np.int64)  # of its ids

@@ -7,7 +7,7 @@ are gone through one by one: what is wrong is named, or the row is skipped and c
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,35 @@ from fedps.types import Bags, Column, Samples, ids_of
 
 SPILL = 1 << 26  # bytes of one array that are held in memory while a file is read
 Piece = tuple[Mapping[str, pa.Array], Where]  # cells by feature
+
+
+class Wanted(Protocol):
+    """A column that is asked for."""
+
+    @property
+    def column(self) -> str:
+        """Its name in data files."""
+
+    @property
+    def key(self) -> str:
+        """The job's key that names it."""
+
+
+class Taker(Protocol):
+    """Who takes in the pieces of a file."""
+
+    @property
+    def cells(self) -> Mapping[str, Wanted]:
+        """What it asks for, by the names that pieces have."""
+
+    def add(self, piece: Mapping[str, pa.Array], where: Where) -> None:
+        """Take in a piece."""
+
+    def add_rows(self, rows: Sequence[Sequence[Any]], where: Where) -> None:
+        """Take in rows of cells, in the order of `cells`."""
+
+    def reject(self, mistake: str) -> None:
+        """Count a row that is none."""
 
 
 class Taken(NamedTuple):

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fedps.config import Job
 from fedps.data.read.cells import WHOLE
-from fedps.data.read.intake import Intake, Piece, Taken
+from fedps.data.read.intake import Intake, Piece, Taken, Taker
 from fedps.data.read.lines import LONGEST, Lines, Where, blocks
 from fedps.data.read.reader import COLUMNS, FIRST, PACKED, Skipped
 from fedps.errors import DataError, MalformedError
@@ -50,6 +50,12 @@ def read_table(path: Path, job: Job, skipped: Skipped | None = None, first: bool
         DataError: it cannot be read, has no such column, or a cell is not as it should be; names file, line and column.
     """
     intake = Intake(job, str(path), skipped)
+    read_columns(path, intake, first)
+    return intake.finish()
+
+
+def read_columns(path: Path, intake: Taker, first: bool = False) -> None:
+    """Hand a file's columns, piece by piece, to who takes them in; arguments and errors as for `read_table`."""
     try:
         for piece, where in _parquet(path, intake, first) if path.suffix == ".parquet" else _text(path, intake, first):
             intake.add(piece, where)
@@ -57,10 +63,9 @@ def read_table(path: Path, job: Job, skipped: Skipped | None = None, first: bool
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path}: is cut off, or damaged: {error}; pack it anew") from error
-    return intake.finish()
 
 
-def _parquet(path: Path, intake: Intake, first: bool) -> Iterator[Piece]:
+def _parquet(path: Path, intake: Taker, first: bool) -> Iterator[Piece]:
     from pyarrow import parquet  # noqa: PLC0415  (few need it)
 
     places = {name: cells.column for name, cells in intake.cells.items()}
@@ -81,14 +86,20 @@ def _rows_from(path: Path, start: int) -> Where:
     return lambda row: f"{path}, row {start + row + 1}"
 
 
-def _text(path: Path, intake: Intake, first: bool) -> Iterator[Piece]:
+def _text(path: Path, intake: Taker, first: bool) -> Iterator[Piece]:
     with opened(path) as file:
         begin = file.read(8)
         if what := next((what for head, what in NO_TEXT.items() if begin.startswith(head)), ""):
             raise DataError(f"{path}: {what}")
         file.seek(0)
-        indexed = path.name.removesuffix(".gz").endswith(INDEXED)
-        lines = _Indexed(path, intake) if indexed else _Text(path, intake, file)
+        if not path.name.removesuffix(".gz").endswith(INDEXED):
+            lines: _Text | _Indexed = _Text(path, intake, file)
+        elif isinstance(intake, Intake):
+            lines = _Indexed(path, intake)
+        else:
+            raise DataError(
+                f"{path}: lines `label index:value …` have no columns by name: write it as .csv or .parquet"
+            )
         yield from lines.pieces(islice(blocks(str(path), file), 1 if first else None))
 
 
@@ -102,11 +113,11 @@ class _Text:
 
     Args:
         path: the file, for messages.
-        intake: takes rows in; knows the features.
+        intake: takes rows in; knows the columns.
         file: at its beginning; left behind the header.
     """
 
-    def __init__(self, path: Path, intake: Intake, file: IO[bytes]) -> None:
+    def __init__(self, path: Path, intake: Taker, file: IO[bytes]) -> None:
         self._path, self._intake = path, intake
         self._line, header, self._sample = 0, "", b""  # lines that were read; the first, if it is no header
         while not header.strip() and (line := file.readline(LONGEST)):
@@ -114,7 +125,7 @@ class _Text:
         wanted = [cells.column for cells in intake.cells.values()]
         self._delimiter = _delimiter(header, wanted)
         self._names = [name.strip() for name in next(csv.reader([header], delimiter=self._delimiter), [])]
-        if set(wanted) == set(COLUMNS) and len(self._names) == len(COLUMNS) and all(map(WHOLE.fullmatch, self._names)):
+        if set(wanted) <= set(COLUMNS) and len(self._names) == len(COLUMNS) and all(map(WHOLE.fullmatch, self._names)):
             self._line, self._names, self._sample = self._line - 1, COLUMNS, f"{header}\n".encode()
         if header:  # an empty file holds no sample
             _check_columns(f"{path}, line {self._line}", self._names, intake)
@@ -239,16 +250,16 @@ class _Indexed:
         return cells
 
 
-def _check_columns(where: str, names: Sequence[str], intake: Intake) -> None:
-    """Make sure that each feature has its column."""
-    wanted = {name: cells.column for name, cells in intake.cells.items()}
+def _check_columns(where: str, names: Sequence[str], intake: Taker) -> None:
+    """Make sure that all columns are there that are asked for."""
     mistakes = [
-        f"{where}: has no column {column!r}, of features.{name}; there are {', '.join(names)[:200]}: add the column, or name"
-        f" it by features.{name}.column"
-        for name, column in wanted.items()
-        if column not in names
+        f"{where}: has no column {cells.column!r}, of {cells.key.removesuffix('.column')}; there are {', '.join(names)[:200]}:"
+        f" add the column, or name it by {cells.key}"
+        for cells in intake.cells.values()
+        if cells.column not in names
     ]
-    twice = dict.fromkeys(column for column in wanted.values() if list(names).count(column) > 1)
+    columns = [cells.column for cells in intake.cells.values()]
+    twice = dict.fromkeys(column for column in columns if list(names).count(column) > 1)
     mistakes += [f"{where}: has two columns {column!r}; rename one" for column in twice]
     if mistakes:
         raise MalformedError(mistakes, len(mistakes))
