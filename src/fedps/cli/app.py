@@ -36,12 +36,17 @@ def _from_here(override: str) -> str:
     from fedps.config.source import parse  # noqa: PLC0415
 
     key, _, value = override.partition("=")
-    if key.strip() in ALL_PATHS:
+    if key.strip() in ALL_PATHS or PARTYS_FILES.fullmatch(key.strip()):
         with suppress(JobError):  # which is told where the job is read
-            path = parse(value)
-            if isinstance(path, str) and path[:1] not in ("", "~", "{"):  # {workspace} is the file's folder
-                return f"{key}={json.dumps(str(Path.cwd() / path), ensure_ascii=False)}"
+            there = parse(value)
+            paths = [_absolute(path) for path in (there if isinstance(there, list) else [there])]
+            return f"{key}={json.dumps(paths if isinstance(there, list) else paths[0], ensure_ascii=False)}"
     return override
+
+
+def _absolute(path: Any) -> Any:
+    """Return a path counted from the working directory; {workspace}, and what is no path, as it stands."""
+    return str(Path.cwd() / path) if isinstance(path, str) and path[:1] not in ("", "~", "{") else path
 
 
 def _found(_: Any, tokens: Any) -> Path:
@@ -88,6 +93,7 @@ ELSEWHERE |= dict.fromkeys(("dry_run", "check"), "`fedps config check` looks at 
 ELSEWHERE |= dict.fromkeys(("quiet", "q", "silent"), "--json prints the summary and nothing else.")
 ELSEWHERE |= dict.fromkeys(("verbose", "v", "debug"), "What each role says is in the run folder's log.")
 OVERRIDES = ("-o", "--override")
+PARTYS_FILES = re.compile(r"parties\.[^.]+\.(test_)?data")  # keys of a vertical job
 SETTING = re.compile(r"\w+(\.\w+)+=")
 AsJson = Annotated[bool, Switch, flag("json", "Print what came of it as one JSON object, and nothing else.")]
 RunDir = Annotated[

@@ -32,9 +32,10 @@ def show(job: JobFile = None, *, override: Override = None) -> None:
 
     The output is a job file for the same job.
     """
-    from fedps.config import describe  # noqa: PLC0415
+    from fedps.config import describe, vertical  # noqa: PLC0415
 
-    print(describe(named(job), override or []), end="")
+    said = vertical.describe if vertical.is_vertical(named(job)) else describe
+    print(said(named(job), override or []), end="")
 
 
 @config_app.command(name="schema")
@@ -65,8 +66,13 @@ def check(
 
     The flags are those of `fedps run`: addresses are looked at too, as that would.
     """
+    from fedps.config.vertical import is_vertical, load_vertical  # noqa: PLC0415
     from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
 
+    if is_vertical(named(job)):
+        load_vertical(named(job), override or [])
+        print(f"{job}: no mistakes")
+        return
     counts = read_counts(worker_num, None, server_num, servers, coordinator_num, coordinators)
     resolved = load(job, [*(override or []), *counts.overrides()])
     note_job(resolved)

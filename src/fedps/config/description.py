@@ -30,6 +30,17 @@ def describe(path: Path, overrides: Sequence[str] = ()) -> str:
     job = resolve(path, tree, remarks)
     keys = [text.partition("=")[0].replace(" ", "") for text in overrides]
     keys = [RENAMED.get(key, key) for key in keys]
+    return lines_of(job, tree, keys)
+
+
+def lines_of(job: BaseModel, tree: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Return a job as commented YAML.
+
+    Args:
+        job: resolved.
+        tree: what its file says.
+        keys: those that were set over it, dotted.
+    """
     lines = _lines(job, job.model_dump(mode="json", by_alias=True), tree, keys, "", "")
     return "".join(f"{said:<{COMMENTS_AT}}  # {comment}\n" if comment else f"{said}\n" for said, comment in lines)
 

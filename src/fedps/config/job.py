@@ -16,6 +16,7 @@ from fedps.config.sections.rounds import Distillation, SelectorSettings, Simulat
 from fedps.config.sections.runner import Runner
 from fedps.config.sections.security import Security
 from fedps.config.sections.training import OF_NETWORKS, HyperParameters, ServerOptimizer, TableParameters
+from fedps.config.sections.vertical import Ids, Party, Protection, Vertical
 from fedps.config.source import dump
 from fedps.figures import read_metric
 
@@ -146,6 +147,41 @@ class Job(Section):
         write_whole(path, dump(self.model_dump(mode="json", by_alias=True)).encode(), PUBLIC)
 
 
+class VerticalJob(Section):
+    """A job of vertical training as one party, or `fedps vertical run`, has it: paths are absolute, defaults filled in."""
+
+    name: Word = Field(description="the job file's name without its ending")
+    folder: Path = Field(description="the job file's own folder, where class paths are looked up")
+    vertical: Vertical = Field(description="what all parties agree on")
+    hyper_parameters: HyperParameters = Field(
+        default_factory=HyperParameters, description="sizes of the network, and its optimizer; all parties the same"
+    )
+    ids: Ids = Field(Ids(), description="how ids are written; all parties the same")
+    protection: Protection = Field(Protection(), description="what hides labels and features; all parties the same")
+    parties: dict[str, Party] = Field(
+        description="what each party has: {name: {data: …, features: …}}; a party's file has its own alone"
+    )
+    limits: LimitSettings = Field(LimitSettings(), description="what one peer may ask for")
+    security: Security = Field(Security(), description="how connections to other machines are protected")
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """All parties, the active one first, then the passive ones as the job has them."""
+        return (self.vertical.active, *self.vertical.passive)
+
+    def save(self, path: Path) -> None:
+        """Write the resolved job as YAML, for its owner's eyes; `load_vertical` reads it back the same.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from fedps.storage.whole import PRIVATE, write_whole  # noqa: PLC0415  (who only looks at a job writes none)
+
+        write_whole(path, dump(self.model_dump(mode="json", by_alias=True)).encode(), PRIVATE)
+
+
 def fields(model: type[BaseModel] = Job, above: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every key of a job file, dotted and as it is written there, with its field; a section before its keys."""
     for name, field in model.model_fields.items():
@@ -162,6 +198,10 @@ def section(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
-    """Return the words a field may hold, none if it is not limited to some."""
-    kinds = [field.annotation, *get_args(field.annotation)]  # the words alone, or the words or nothing
-    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+    """Return the words a field, or an entry of it, may hold; none if it is not limited to some."""
+    kinds = [field.annotation]
+    for kind in kinds:  # the words alone, the words or nothing, or a list of them
+        if get_origin(kind) is Literal:
+            return get_args(kind)
+        kinds += get_args(kind)
+    return ()

@@ -1,7 +1,7 @@
 """From a YAML file and overrides to a `Job`, or to a `JobError` with every mistake at once."""
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,15 @@ def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Rem
         JobError: the file cannot be read, or is not valid YAML.
     """
     tree, remarks = read(path), Remarks([], [])
+    if "vertical" in tree:
+        raise JobError(f"job file {path}: is of vertical training: `fedps vertical run {path}` trains it")
     rename(tree, remarks)
     drop_sections(tree, remarks)
     for text in overrides:
-        if mistake := _override(tree, text):
+        if mistake := override(tree, text):
             remarks.mistakes.append(mistake)
         rename(tree, remarks, both=False)
-    _tidy(tree, Job)
+    tidy(tree, Job)
     translate(tree, remarks)
     return tree, remarks
 
@@ -72,41 +74,45 @@ def resolve(path: Path, tree: dict[str, Any], remarks: Remarks, elsewhere: Colle
     Raises:
         JobError: all mistakes.
     """
-    tree = _place(path, tree)
+    tree = placed(path, tree, {"runner": PATHS, "security": ["certs"]})
     found, wrong = list(remarks.mistakes), set()
     try:
         job = Job.model_validate(tree)
     except ValidationError as error:
-        errors = [e for e in error.errors() if not _follows(e)]
+        errors = [e for e in error.errors() if not follows(e)]
         found += [sentence(e) for e in errors]
-        places = [_names(e["loc"]) for e in errors]
+        places = [place_of(e["loc"]) for e in errors]
         wrong = {".".join(names) for names in places}
-        job = Job.model_validate(_mended(tree, places))
+        job = Job.model_validate(_complete(without(tree, places)))
     if "runner.train_data_dir" not in wrong:
         job = _take_loss(_take_sizes(_take_features(job), looks="runner.train_data_dir" not in elsewhere))
     found += mistakes_of(job, {*wrong, *elsewhere})
-    found += _beside(path, job)
+    found += beside(path, job.name, job.folder, _code(job.runner))
     if found:
         raise JobError(found)
     return _count_workers(job).noting(remarks.notes)
 
 
-def _beside(path: Path, job: Job) -> list[str]:
-    """Return what is wrong with the name, and with code that would not come from the job file's own folder."""
-    found, home, runner = [], path.resolve().parent, job.runner
-    if {"/", "\\"} & set(job.name) or job.name in (".", ".."):
-        found.append(f"name: {shown(job.name)}: is part of the name of folders; write it without slashes")
-    named = [runner.model, runner.fl_client, runner.pipe_command, runner.train_reader_path, runner.infer_reader_path]
-    code = [text for text in (*named, runner.client_selector) if text and text not in SELECTORS]
-    if code and job.folder != home:
+def beside(path: Path, name: str, folder: Path, code: Sequence[str]) -> list[str]:
+    """Return what is wrong with a job's name, and with code that would not come from the job file's own folder."""
+    found, home = [], path.resolve().parent
+    if {"/", "\\"} & set(name) or name in (".", ".."):
+        found.append(f"name: {shown(name)}: is part of the name of folders; write it without slashes")
+    if code and folder != home:
         found.append(
-            f"folder: {str(job.folder)!r}: {code[0]!r} is code, which is taken from the job file's own folder alone; leave"
+            f"folder: {str(folder)!r}: {code[0]!r} is code, which is taken from the job file's own folder alone; leave"
             f" the key out, or put job file and code into one folder"
         )
     return found
 
 
-def _override(tree: dict[str, Any], text: str) -> str | None:
+def _code(runner: Runner) -> list[str]:
+    """Return what a job names of code."""
+    named = [runner.model, runner.fl_client, runner.pipe_command, runner.train_reader_path, runner.infer_reader_path]
+    return [text for text in (*named, runner.client_selector) if text and text not in SELECTORS]
+
+
+def override(tree: dict[str, Any], text: str) -> str | None:
     """Set one override in the tree, or say why that cannot be."""
     key, sign, value = text.partition("=")
     *above, last = parts_of(key)
@@ -135,7 +141,7 @@ def parts_of(key: str) -> list[str]:
     return [top, ".".join(parts[:end]), *parts[end:]]
 
 
-def _tidy(tree: dict[str, Any], model: type[BaseModel]) -> None:
+def tidy(tree: dict[str, Any], model: type[BaseModel]) -> None:
     """Open sections whose keys are all commented out, which YAML reads as null, and name keys by their alias."""
     for name, field in model.model_fields.items():
         key, below = field.alias or name, section(field)
@@ -144,62 +150,61 @@ def _tidy(tree: dict[str, Any], model: type[BaseModel]) -> None:
         if below and key in tree and tree[key] is None:
             tree[key] = {}
         if below and isinstance(tree.get(key), dict):
-            _tidy(tree[key], below)
+            tidy(tree[key], below)
     tables = tree.get("table_parameters") if model is Job else None
     for table in tables.values() if isinstance(tables, dict) else ():
         if isinstance(table, dict):
-            _tidy(table, TableParameters)
+            tidy(table, TableParameters)
 
 
-def _place(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the tree with the file's name and folder, {workspace} filled in, and paths counted from that folder."""
+def placed(path: Path, tree: dict[str, Any], paths: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the tree with the file's name and folder, {workspace} filled in, and `paths` of sections counted from that folder."""
     home = path.resolve().parent
     tree = {"name": path.stem, "folder": str(home), **tree}
     if isinstance(tree["folder"], str):
-        tree["folder"] = _absolute(home, tree["folder"])
+        tree["folder"] = absolute(home, tree["folder"])
         home = Path(tree["folder"])
-    tree = _filled(tree, str(home))
-    for name, keys in (("runner", PATHS), ("security", ["certs"])):
+    tree = filled(tree, str(home))
+    for name, keys in paths.items():
         part = tree.get(name)
         if isinstance(part, dict):
-            tree[name] = part | {key: _absolute(home, part[key]) for key in keys if isinstance(part.get(key), str)}
+            tree[name] = part | {key: absolute(home, part[key]) for key in keys if isinstance(part.get(key), str)}
     return tree
 
 
-def _filled(value: Any, home: str) -> Any:
+def filled(value: Any, home: str) -> Any:
     """Return a value with the job's folder where its texts say {workspace}."""
     if isinstance(value, dict):
-        return {key: _filled(part, home) for key, part in value.items()}
+        return {key: filled(part, home) for key, part in value.items()}
     if isinstance(value, list):
-        return [_filled(part, home) for part in value]
+        return [filled(part, home) for part in value]
     return value.replace("{workspace}", home) if isinstance(value, str) else value
 
 
-def _absolute(home: Path, text: str) -> str:
+def absolute(home: Path, text: str) -> str:
+    """Return a path as a file that lies in `home` means it."""
     try:
         return str((home / Path(text).expanduser()).resolve())
     except (OSError, RuntimeError, ValueError):  # too long, ~ of nobody, or a NUL: the check of folders tells it
         return str(home / text)
 
 
-def _follows(error: ErrorDetails) -> bool:
+def follows(error: ErrorDetails) -> bool:
     """Say whether a list is called too short only because a wrong entry was left out of it."""
     return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
-def _names(loc: Sequence[int | str]) -> tuple[str, ...]:
+def place_of(loc: Sequence[int | str]) -> tuple[str, ...]:
     """Return the keys down to a place in the tree; a wrong entry spoils its whole list, a wrong feature all of them."""
-    if loc[:1] == ("features",):
-        return ("features",)
     names: list[str] = []
     for part in loc:
-        if isinstance(part, int):
+        if isinstance(part, int) or names[-1:] == ["features"]:
             break
         names.append(part)
     return tuple(names)
 
 
-def _mended(tree: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+def without(tree: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
     """Return the tree with its mistakes taken out, so that the checks across keys can judge the rest."""
     tree = copy.deepcopy(tree)
     for *above, last in places:
@@ -207,6 +212,11 @@ def _mended(tree: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str
         for name in above:
             at = at.get(name, {})
         at.pop(last, None)
+    return tree
+
+
+def _complete(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree with something in place of all that is due, and is missing."""
     tree = {"name": "", "folder": ".", **tree}
     tree["runner"] = {"train_data_dir": ".", **tree.get("runner", {})}
     return tree

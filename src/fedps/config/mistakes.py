@@ -2,21 +2,24 @@
 
 import difflib
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from fedps.config.job import choices, fields
+from fedps.config.job import VerticalJob, choices, fields
 from fedps.config.sections.features import Feature
 from fedps.config.sections.training import TableParameters
+from fedps.config.sections.vertical import Party
 from fedps.config.source import inline
 
-NAMED: dict[str, type[BaseModel]] = {
-    "table_parameters": TableParameters,
-    "features": Feature,
-}  # sections of sections by a name of one's own
-FIELDS = dict(fields()) | {k: f for top, model in NAMED.items() for k, f in fields(model, f"{top}.NAME.")}
+Fields = Mapping[str, FieldInfo]  # every key of a kind of job; NAME stands for names of one's own
+FIELDS: Fields = {
+    **dict(fields()), **dict(fields(TableParameters, "table_parameters.NAME.")), **dict(fields(Feature, "features.NAME.")),
+}  # fmt: skip
+VERTICAL: Fields = {
+    **dict(fields(VerticalJob)), **dict(fields(Party, "parties.NAME.")), **dict(fields(Feature, "parties.NAME.features.NAME.")),
+}  # fmt: skip
 SHOWN = 60  # characters of a value that are repeated
 MEANT = {  # the words of others, of keys and of values → ours
     "lr": "learning_rate", "eta": "learning_rate", "print_period": "print_interval", "log_interval": "print_interval",
@@ -40,22 +43,22 @@ SAID = {  # pydantic's kind of error → our words
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "string_type": "must be text; put it in quotes",
-    "path_type": "must be the path of a folder; put a path that reads as a number or as off, no, on, yes in quotes",
+    "path_type": "must be a path; put one that reads as a number or as off, no, on, yes in quotes",
     "tuple_type": "must be a list, such as {example}",
     "model_type": "must be a section: its keys indented below it, or in braces, such as {example}",
     "dict_type": "must be a section: its keys indented below it, or in braces, such as {example}",
 }
 
 
-def sentence(error: ErrorDetails) -> str:
-    """Say one of pydantic's errors in our words."""
-    key, known, kind = key_of(error["loc"]), _known(error["loc"]), error["type"]
+def sentence(error: ErrorDetails, keys: Fields = FIELDS) -> str:
+    """Say one of pydantic's errors in our words; `keys` are those of the kind of job."""
+    key, known, kind = key_of(error["loc"]), _known(error["loc"], keys), error["type"]
     if kind == "missing":
-        return f"{key}: is missing; add it{_meaning(known)}"
+        return f"{key}: is missing; add it{_meaning(known, keys)}"
     subject = f"{key}: {shown(error['input'])}: "
     if kind == "extra_forbidden":
-        return f"{subject}there is no such key; {nearest(known)}"
-    return subject + _wrong(error, known) + _meaning(known)
+        return f"{subject}there is no such key; {nearest(known, keys)}"
+    return subject + _wrong(error, known, keys) + _meaning(known, keys)
 
 
 def key_of(loc: Sequence[int | str]) -> str:
@@ -63,10 +66,13 @@ def key_of(loc: Sequence[int | str]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
-def _known(loc: Sequence[int | str]) -> str:
-    """Return the key that `FIELDS` has for a place; all tables, and all features, have the same keys."""
-    named = len(loc) > 1 and loc[0] in NAMED
-    return key_of([loc[0], "NAME", *loc[2:]] if named else loc)
+def _known(loc: Sequence[int | str], keys: Fields) -> str:
+    """Return the key that a kind of job has for a place; all tables, and all features, have the same keys."""
+    known: list[int | str] = []
+    for part in loc:
+        above = key_of([*known, "NAME", ""])
+        known.append("NAME" if any(key.startswith(above) for key in keys) else part)
+    return key_of(known)
 
 
 def shown(value: object) -> str:
@@ -75,13 +81,14 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def nearest(key: str) -> str:
+def nearest(key: str, keys: Fields = FIELDS) -> str:
     """Ask whether a real key was meant, or list those of the section: for a key that is none."""
     above, _, last = key.rpartition(".")
     last = MEANT.get(last.casefold(), last)
-    beside = {k.rpartition(".")[2]: k for k in FIELDS if k.rpartition(".")[0] == above}
-    elsewhere = sorted((k for k in FIELDS if k.endswith(f".{last}")), key=lambda k: _top(k) != _top(key))
-    near = elsewhere or close(last, beside) or [FIELDS_BY_LAST[k] for k in close(last, FIELDS_BY_LAST, 0.8)]
+    beside = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == above}
+    elsewhere = sorted((k for k in keys if k.endswith(f".{last}")), key=lambda k: _top(k) != _top(key))
+    by_last = {k.rpartition(".")[2]: k for k in reversed(list(keys))}
+    near = elsewhere or close(last, beside) or [by_last[k] for k in close(last, by_last, 0.8)]
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(beside)}"
 
 
@@ -98,33 +105,32 @@ def close(word: str, known: Sequence[str] | dict[str, str], cutoff: float = 0.6)
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.fillvalue = 3, "…"
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * SHOWN
-FIELDS_BY_LAST = {key.rpartition(".")[2]: key for key in reversed(FIELDS)}
 
 
-def _wrong(error: ErrorDetails, key: str) -> str:
+def _wrong(error: ErrorDetails, key: str, keys: Fields) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "literal_error":
-        words = choices(FIELDS[key])
+        words = choices(keys[key.partition("[")[0]])
         said = str(error["input"]).casefold()
         near = close(MEANT.get(said, said), words)
         return f"must be one of {', '.join(words)}" + (f" (did you mean {near[0]!r}?)" if near else "")
     if kind in SAID:
-        return SAID[kind].format(**context, example=_example(key))
+        return SAID[kind].format(**context, example=_example(key, keys))
     message = str(error["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 
 
-def _example(key: str) -> str:
+def _example(key: str, keys: Fields) -> str:
     """Return how a list or a section is written."""
-    first = next((k.removeprefix(f"{key}.") for k in FIELDS if k.startswith(f"{key}.")), None)
+    first = next((k.removeprefix(f"{key}.") for k in keys if k.startswith(f"{key}.")), None)
     if first:
         return f"{{{_top(first)}: …}}"
-    field = FIELDS.get(key)
+    field = keys.get(key)
     return inline(list(field.default)) if field and isinstance(field.default, tuple) and field.default else "[a, b]"
 
 
-def _meaning(key: str) -> str:
-    field = FIELDS.get(key.partition("[")[0])
+def _meaning(key: str, keys: Fields) -> str:
+    field = keys.get(key.partition("[")[0])
     if field is None:
         return ""
     default = field.get_default(call_default_factory=True)

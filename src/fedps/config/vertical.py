@@ -1,79 +1,73 @@
 """The job file of vertical training: `vertical` says what all parties agree on, `parties` what each has of its own."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from fedps.config.job import Job, LimitSettings
-from fedps.config.mistakes import sentence
-from fedps.config.sections import Section, Word
-from fedps.config.sections.security import Security
-from fedps.config.sections.training import HyperParameters
-from fedps.config.sections.vertical import Ids, Party, Protection, Vertical
-from fedps.config.source import parse, read
+from fedps.config.checks.vertical import mistakes_of
+from fedps.config.description import lines_of
+from fedps.config.job import Job, VerticalJob
+from fedps.config.loading import absolute, beside, follows, override, place_of, placed, tidy, without
+from fedps.config.mistakes import VERTICAL, sentence
+from fedps.config.source import read
 from fedps.errors import JobError
 
 SHARED = ("vertical", "hyper_parameters", "ids", "protection")  # sections that all parties must have alike
 LOCAL = frozenset({"vertical.address", "vertical.lift"})
+FILES = ("data", "test_data")  # of a party
 
 
-class VerticalJob(Section):
-    """A vertical job as one party, or `fedps vertical run`, has it: paths are absolute, defaults filled in."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-    name: Word = Field(description="the job file's name without its ending")
-    folder: Path = Field(description="the job file's own folder, where class paths are looked up")
-    vertical: Vertical = Field(description="what all parties agree on")
-    hyper_parameters: HyperParameters = Field(
-        default_factory=HyperParameters, description="sizes of the network, and its optimizer; all parties the same"
-    )
-    ids: Ids = Field(Ids(), description="how ids are written; all parties the same")
-    protection: Protection = Field(Protection(), description="what hides labels and features; all parties the same")
-    parties: dict[str, Party] = Field(
-        description="what each party has: {name: {data: …, features: …}}; a party's file has its own alone"
-    )
-    limits: LimitSettings = Field(LimitSettings(), description="what one peer may ask for")
-    security: Security = Field(Security(), description="how connections to other machines are protected")
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        """All parties, the active one first, then the passive ones as the job has them."""
-        return (self.vertical.active, *self.vertical.passive)
+def is_vertical(path: Path) -> bool:
+    """Tell whether a job file is of vertical training. Raises JobError: it cannot be read."""
+    return "vertical" in read(path)
 
 
-def load_vertical(path: Path | str, overrides: Sequence[str] = ()) -> VerticalJob:
+def load_vertical(
+    path: Path | str, overrides: Sequence[str] = (), party: str | None = None, whole: bool = False
+) -> VerticalJob:
     """Read a vertical job file.
 
     Args:
         path: the YAML file.
         overrides: `dotted.key=value`, the value in YAML's own writing; later ones win.
+        party: whose file it is: its part must be there, and its data; those of others need not.
+        whole: the parts of all parties must be there, and their data.
 
     Raises:
         JobError: all mistakes, each with key, value and remedy.
     """
     path = Path(path)
-    tree, home = read(path), path.resolve().parent
-    for text in overrides:
-        key, _, value = text.partition("=")
-        *above, last = key.split(".")
-        at = tree
-        for name in above:
-            at = at.setdefault(name, {})
-        at[last] = parse(value)
-    for party in tree.get("parties", {}).values():
-        for key in ("data", "test_data"):
-            if isinstance(party.get(key), str):
-                party[key] = str(home / Path(party[key]).expanduser())
-            elif isinstance(party.get(key), list):
-                party[key] = [str(home / Path(one).expanduser()) for one in party[key]]
+    tree, found = _read(path, overrides)
+    tree, wrong = _placed(path, tree), set[str]()
     try:
-        return VerticalJob.model_validate({"name": path.stem, "folder": str(home), **tree})
+        job = VerticalJob.model_validate(tree)
     except ValidationError as error:
-        raise JobError([sentence(e) for e in error.errors()]) from None
+        errors = [e for e in error.errors() if not follows(e)]
+        found += [sentence(e, VERTICAL) for e in errors]
+        places = [place_of(e["loc"]) for e in errors]
+        wrong = {".".join(names) for names in places}
+        job = VerticalJob.model_validate(_complete(without(tree, places)))
+    found += mistakes_of(job, wrong, party, whole)
+    own = [getattr(one, key) for one in job.parties.values() for key in ("bottom", "top")]
+    found += beside(path, job.name, job.folder, [name for name in own if name])
+    if found:
+        raise JobError(found)
+    return job
+
+
+def describe(path: Path, overrides: Sequence[str] = ()) -> str:
+    """Return the resolved job as commented YAML; it is a job file for the same job.
+
+    Raises:
+        JobError: all mistakes of the job; a wrong one is not described.
+    """
+    keys = [text.partition("=")[0].replace(" ", "") for text in overrides]
+    return lines_of(load_vertical(path, overrides), _read(path, overrides)[0], keys)
 
 
 def shared_part(job: VerticalJob) -> dict[str, str]:
@@ -86,16 +80,58 @@ def shared_part(job: VerticalJob) -> dict[str, str]:
                 found[f"{section}.{key}"] = json.dumps(value, sort_keys=True)
     if job.ids.psi_key is not None:  # said to nobody: whoever knows it could try ids
         found["ids.psi_key"] = hashlib.sha256(f"fedps psi {job.ids.psi_key}".encode()).hexdigest()[:16]
+    if job.parties:  # in a file of several, all are alike
+        one = next(iter(job.parties.values()))
+        found["parties.NAME.id"] = f"{len(one.id)} column(s)"
+        found["parties.NAME.test_data"] = "files of its own" if one.test_data else "none"
     return found
 
 
 def side_job(job: VerticalJob, party: str) -> Job:
     """Return one party's part as a job: what reading files, and making networks of features, are told by."""
     own = job.parties[party]
-    first = own.data if isinstance(own.data, Path) else own.data[0]
     return Job.model_validate(
         {
             "name": job.name, "folder": job.folder, "features": own.features, "hyper_parameters": job.hyper_parameters,
-            "runner": {"train_data_dir": first.parent, "seed": job.vertical.seed, "worker_num": 1},
+            "runner": {"train_data_dir": own.data[0].parent, "seed": job.vertical.seed, "worker_num": 1},
         }
     )  # fmt: skip
+
+
+def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return what a file and overrides say, unjudged; and which overrides make no sense.
+
+    Raises:
+        JobError: the file cannot be read, or is of another kind.
+    """
+    tree = read(path)
+    if "vertical" not in tree:
+        raise JobError(
+            f"job file {path}: has no section vertical, so it is of no vertical training: `fedps run` trains it; or add"
+            " `vertical: {active: PARTY, passive: [PARTY]}`"
+        )
+    found = [mistake for text in overrides if (mistake := override(tree, text))]
+    tidy(tree, VerticalJob)
+    return tree, found
+
+
+def _placed(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file says with absolute paths."""
+    tree = placed(path, tree, {"security": ["certs"]})
+    home, parties = Path(str(tree["folder"])), tree.get("parties")
+    for own in parties.values() if isinstance(parties, dict) else ():
+        for key in FILES if isinstance(own, dict) else ():
+            if isinstance(own.get(key), str):
+                own[key] = absolute(home, own[key])
+            elif isinstance(own.get(key), list):
+                own[key] = [absolute(home, one) if isinstance(one, str) else one for one in own[key]]
+    return tree
+
+
+def _complete(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree with something in place of all that is due, and is missing."""
+    tree = {"name": "", "folder": ".", "parties": {}, **copy.deepcopy(tree)}
+    tree["vertical"] = {"active": "", "passive": [""], **tree.get("vertical", {})}
+    for own in tree["parties"].values():
+        own.setdefault("data", ["."])
+    return tree

@@ -1,13 +1,20 @@
 """What a sample is made of: each feature by its name, and how a network gets it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from fedps.config.sections import Count, Finite, Positive, Section, Word, word
 
 OPEN = "open"
+
+
+def counted(value: Any) -> Any:
+    """Refuse what is neither a count of rows, nor the word that says that nobody counts them."""
+    if value is None or value == OPEN or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"must be a whole number of at least 1, or the word {OPEN}")
 
 
 class Feature(Section):
@@ -20,7 +27,7 @@ class Feature(Section):
     kind: Annotated[Literal["id", "ids", "number", "label"], BeforeValidator(word)] = Field(
         description="one id a sample, several, a number (or a vector of them), or what is to be learned"
     )
-    rows: Count | Literal["open"] | None = Field(
+    rows: Annotated[Count | Literal["open"] | None, BeforeValidator(counted)] = Field(
         None, description="id, ids: ids run from 0 to this, exclusive; open: any whole number, and any text by its hash"
     )
     table: Word | None = Field(None, description="id, ids: the feature whose id space and tables it shares")

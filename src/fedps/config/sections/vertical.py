@@ -1,7 +1,7 @@
 """Vertical training: parties that hold different features of the same samples, and the network that they share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -10,6 +10,15 @@ from fedps.config.sections.features import Feature
 
 VerticalNetwork = Literal["MLP", "DeepFM", "DCNv2", "TwoTower", "own"]
 Alone = Literal["active", "passive", "joined"]
+
+
+def several(value: Any) -> Any:
+    """Take one value for a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Files = Annotated[tuple[Path, ...], Field(min_length=1), BeforeValidator(several)]
+Words = Annotated[tuple[Word, ...], Field(min_length=1), BeforeValidator(several)]
 
 
 class Ids(Section):
@@ -44,7 +53,7 @@ class Vertical(Section):
     """What all parties of a vertical job must agree on, but for the address."""
 
     active: Word = Field(description="the party that has the label")
-    passive: Annotated[tuple[Word, ...], Field(min_length=1, max_length=2)] = Field(
+    passive: Annotated[Words, Field(max_length=2)] = Field(
         description="the parties that have features alone, in the order in which the network takes them"
     )
     address: Word = Field(
@@ -82,7 +91,7 @@ class Vertical(Section):
     checkpoint_every: Whole = Field(
         0, description="steps between two moments from which parties go on after a death; 0: the ends of epochs alone"
     )
-    lift: tuple[Annotated[Alone, BeforeValidator(word)], ...] = Field(
+    lift: Annotated[tuple[Annotated[Alone, BeforeValidator(word)], ...], BeforeValidator(several)] = Field(
         ("active",),
         description="what is trained besides, to compare: the active party alone (which predicts while others are away), what"
         " passive features tell alone, all joined in one place (`fedps vertical run` alone, where all files are)",
@@ -98,14 +107,14 @@ class Vertical(Section):
 class Party(Section):
     """What one party has; nobody else sees it."""
 
-    data: tuple[Path, ...] | Path = Field(description="file, or files, of its samples: columns by name")
-    test_data: tuple[Path, ...] | Path | None = Field(
+    data: Files = Field(description="file, or files, of its samples: columns by name")
+    test_data: Files | None = Field(
         None,
         description="held-out samples in files of their own; left out: a share of the common ones (vertical.holdout)",
     )
-    id: Annotated[tuple[Word, ...], Field(min_length=1)] | Word = Field(
-        "id", description="column, or columns, by which samples are matched"
+    id: Words = Field(("id",), description="column, or columns, by which samples are matched")
+    features: dict[str, Feature] = Field(
+        {}, description="what it knows of a sample; the active party's label with them"
     )
-    features: dict[str, Feature] = Field(description="what it knows of a sample; the active party's label with them")
     bottom: Word | None = Field(None, description='own: its part of the network, "module.Class" beside the job file')
     top: Word | None = Field(None, description='own, active: what joins all parts, "module.Class" beside the job file')
