@@ -17,6 +17,8 @@ from fedps.config.mistakes import VERTICAL, sentence
 from fedps.config.source import read
 from fedps.errors import JobError
 
+__all__ = ["VerticalJob", "describe", "is_vertical", "load_vertical", "shared_part", "side_job"]
+
 SHARED = ("vertical", "hyper_parameters", "ids", "protection")  # sections that all parties must have alike
 LOCAL = frozenset({"vertical.address", "vertical.lift"})
 FILES = ("data", "test_data")  # of a party
