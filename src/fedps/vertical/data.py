@@ -1,0 +1,105 @@
+"""One party's samples, in the order on which all parties agree, and the batches that all make of them by the job's seed.
+
+Nobody sends an order: what is held out, and each epoch's batches, follow from the seed and from how many samples are common.
+"""
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedps.config import Allow
+from fedps.config.sections.features import labels, spaces
+from fedps.config.vertical import VerticalJob, side_job
+from fedps.data.read.by_job import read_by_job
+from fedps.data.samples import ClientData, Order
+from fedps.errors import DataError
+from fedps.types import ClientId, Samples
+
+HELD_OUT = zlib.crc32(b"fedps.vertical.held_out")  # of the stream that splits
+Rows = NDArray[np.int64]
+
+
+def side_data(job: VerticalJob, party: str, rows: Rows, test_rows: Rows | None = None) -> ClientData:
+    """Read a party's files, and take of them the samples that all parties have.
+
+    Args:
+        job: the job, with this party's part.
+        party: its name.
+        rows: int64[c], rows of its data that are common, in the agreed order (`Matching`).
+        test_rows: the same of its test_data; None where it has none: a share of `rows` is held out.
+
+    Raises:
+        DataError: a file cannot be read or has other rows than ids, or all common samples have the same label.
+    """
+    own = job.parties[party]
+    if test_rows is None or own.test_data is None:
+        trained, held_out = split(job, len(rows))
+        there = read_rows(job, party, own.data, rows)
+        train, test = there.at(trained), there.at(held_out)
+    else:
+        train, test = read_rows(job, party, own.data, rows), read_rows(job, party, own.test_data, test_rows)
+    _check_label(job, party, train)
+    inputs = side_job(job, party).inputs
+    return ClientData(
+        train,
+        test if len(test.label) else None,
+        ClientId(party),
+        job.vertical.seed,
+        shuffle=False,
+        spaces=spaces(inputs),
+    )
+
+
+def read_rows(job: VerticalJob, party: str, files: tuple[Path, ...], rows: Rows) -> Samples:
+    """Read some rows of a party's files, in their order.
+
+    Raises:
+        DataError: a file cannot be read, or has not so many rows.
+    """
+    samples = read_by_job(side_job(job, party), "train", files, Allow()).samples
+    if len(rows) and rows.max() >= len(samples.label):
+        raise DataError(
+            f"parties.{party}.data: {', '.join(map(str, files))}: changed while it was read: it has {len(samples.label)} rows of"
+            f" features, and more of ids"
+        )
+    return samples.at(rows)
+
+
+def split(job: VerticalJob, samples: int) -> tuple[Rows, Rows]:
+    """Return which of so many common samples are trained on, and which held out: the same at all parties."""
+    drawn = np.random.default_rng((job.vertical.seed, HELD_OUT)).permutation(samples)
+    kept = samples - round(samples * job.vertical.holdout)
+    return drawn[:kept], drawn[kept:]
+
+
+def steps_of(job: VerticalJob, samples: int) -> int:
+    """Return how many batches an epoch has."""
+    return -(-samples // job.vertical.train_batch_size)
+
+
+def batches_of(job: VerticalJob, epoch: int, samples: int, begin: int = 0) -> Iterator[Order]:
+    """Yield an epoch's batches from one on, int32[B] places of samples each: the same at all parties."""
+    order = np.random.default_rng((job.vertical.seed, epoch)).permutation(samples).astype(np.int32)
+    size = job.vertical.train_batch_size
+    for start in range(begin * size, samples, size):
+        yield order[start : start + size]
+
+
+def _check_label(job: VerticalJob, party: str, train: Samples) -> None:
+    """Make sure that there is something to learn.
+
+    Raises:
+        DataError: there is not.
+    """
+    if party != job.vertical.active or not len(train.label):
+        return
+    if (train.label == train.label[0]).all():
+        name, feature = next(iter(labels(job.parties[party].features).items()))
+        raise DataError(
+            f"parties.{party}.features.{name}: all {len(train.label):,} common samples have"
+            f" {train.label[0]:g} in column {feature.column or name!r}, so there is nothing to learn: see that this is the label,"
+            " and that common ids are of both kinds"
+        )

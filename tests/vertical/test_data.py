@@ -1,0 +1,69 @@
+"""A party's samples: in the agreed order whatever that of its files, split and cut into batches alike at all parties."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from fedps.config.vertical import VerticalJob, load_vertical
+from fedps.errors import DataError
+from fedps.vertical.data import batches_of, side_data, split, steps_of
+
+
+def job_of(folder: Path, *overrides: str, label: str = "i % 2") -> VerticalJob:
+    """Return a job of 100 samples: shop's in order, bank's from the last to the first."""
+    rows = range(100)
+    (folder / "shop.csv").write_text("id,item,label\n" + "".join(f"{i},{i % 7},{eval(label)}\n" for i in rows))
+    (folder / "bank.csv").write_text("age,id\n" + "".join(f"{i}.5,{i}\n" for i in reversed(rows)))
+    features = {"item": {"kind": "id", "rows": "open"}, "label": {"kind": "label"}}
+    tree = {
+        "vertical": {"active": "shop", "passive": ["bank"], "train_batch_size": 32, "seed": 5},
+        "parties": {
+            "shop": {"data": "shop.csv", "features": features},
+            "bank": {"data": "bank.csv", "features": {"age": {"kind": "number"}}},
+        },
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(tree))
+    return load_vertical(folder / "job.yaml", overrides)
+
+
+def test_both_sides_have_the_same_samples_at_the_same_places(tmp_path: Path) -> None:
+    job, common = job_of(tmp_path), np.array([40, 3, 77, 12, 55, 8, 9, 61, 90, 21])
+    shop, bank = side_data(job, "shop", common), side_data(job, "bank", 99 - common)
+    trained, held_out = split(job, 10)
+    assert len(trained) == 8 and sorted([*trained, *held_out]) == list(range(10))
+    np.testing.assert_array_equal(np.asarray(bank.train.columns["age"]), common[trained] + np.float32(0.5))
+    np.testing.assert_array_equal(np.asarray(bank.test.columns["age"]), common[held_out] + np.float32(0.5))
+    np.testing.assert_array_equal(shop.train.label, common[trained] % 2)
+    np.testing.assert_array_equal(shop.train.ids("item"), common[trained] % 7)
+    assert list(shop.keys) == ["item"] and not bank.keys
+
+
+def test_batches_follow_from_seed_and_epoch_alone(tmp_path: Path) -> None:
+    ours, theirs, other = (job_of(tmp_path, *more) for more in ([], ["vertical.lift=[]"], ["vertical.seed=6"]))
+    first, again, next_, elsewhere = (
+        [b.tolist() for b in batches_of(job, epoch, 100)]
+        for job, epoch in ((ours, 0), (theirs, 0), (ours, 1), (other, 0))
+    )
+    assert first == again and first != next_ and first != elsewhere
+    assert steps_of(ours, 100) == len(first) == 4 and [len(b) for b in first] == [32, 32, 32, 4]
+    assert sorted(i for batch in first for i in batch) == list(range(100))
+    assert [b.tolist() for b in batches_of(ours, 0, 100, begin=2)] == first[2:]
+
+
+def test_held_out_samples_of_files_of_their_own(tmp_path: Path) -> None:
+    job = job_of(tmp_path, "parties.shop.test_data=shop.csv", "parties.bank.test_data=bank.csv")
+    shop = side_data(job, "shop", np.arange(60), np.arange(60, 100))
+    assert len(shop.train.label) == 60 and len(shop.test.label) == 40
+    assert len(side_data(job_of(tmp_path, "vertical.holdout=0"), "shop", np.arange(60)).test.label) == 0
+
+
+def test_a_label_that_never_changes_is_an_error_that_names_column_and_value(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"parties\.shop\.features\.label: all 48 common samples have 1 in column"):
+        side_data(job_of(tmp_path, label="1"), "shop", np.arange(60))
+
+
+def test_a_file_that_lost_rows_since_its_ids_were_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"bank\.csv: changed while it was read: it has 100 rows"):
+        side_data(job_of(tmp_path), "bank", np.arange(101))
