@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from fedps.config.job import fields
-from fedps.config.schema import schema
+from fedps.config.schema import schema, vertical_schema
 from fedps.config.source import parse, read
+from fedps.config.vertical import is_vertical
 from tests.launch.rooms import here
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -18,7 +19,7 @@ KINDS: dict[str, Any] = {
 }  # fmt: skip
 BOUNDS: dict[str, Any] = {
     "minimum": operator.ge, "exclusiveMinimum": operator.gt, "maximum": operator.le, "exclusiveMaximum": operator.lt,
-    "minItems": lambda value, least: len(value) >= least, "minLength": lambda value, least: len(value) >= least,
+    "minItems": lambda value, least: len(value) >= least, "maxItems": lambda value, most: len(value) <= most, "minLength": lambda value, least: len(value) >= least,
     "enum": lambda value, words: value in words, "const": operator.eq,
 }  # fmt: skip
 KNOWN = {  # words of JSON schema that `faults` heeds, and those that say nothing of what is valid
@@ -72,7 +73,27 @@ def root() -> dict[str, Any]:
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_example_is_valid(file: Path, root: dict[str, Any]) -> None:
+    root = vertical_schema() if is_vertical(file) else root
     assert faults(read(file), root, root) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{vertical: {active: a, passive: [b, c]}, parties: {a: {data: [x, y], id: [n, m]}}, ids: , security: }", None),
+        ("{vertical: {active: a, passive: b, lift: joined}, parties: {a: {data: x, test_data: y, id: n}}}", None),
+        ("{vertical: {active: a}, parties: {}}", ".vertical: lacks passive"),
+        ("{vertical: {active: a, passive: b, lift: jiont}, parties: {}}", ".vertical.lift"),
+        (
+            "{vertical: {active: a, passive: b}, parties: {a: {data: x, features: {y: {kind: ID}}}}}",
+            ".parties.a.features.y.kind",
+        ),
+        ("{vertical: {active: a, passive: b}, parties: {a: {dada: x, data: y}}}", ".parties.a.dada"),
+    ],
+)
+def test_a_vertical_job_is_valid_by_a_schema_of_its_own(text: str, fault: str | None) -> None:
+    found = faults(parse(text), vertical_schema(), vertical_schema())
+    assert found == [] if fault is None else found[0].startswith(fault)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from fedps.cli.app import (
     JobFile,
     Override,
     Servers,
+    Switch,
     WorkerNum,
     app,
     flag,
@@ -39,16 +40,18 @@ def show(job: JobFile = None, *, override: Override = None) -> None:
 
 
 @config_app.command(name="schema")
-def print_schema() -> None:
+def print_schema(
+    *, vertical: Annotated[bool, Switch, flag("vertical", "Of a job of vertical training.")] = False
+) -> None:
     """Print the JSON schema of a job file, by which editors complete and check it.
 
     Example: fedps config schema > job.schema.json
 
     Then, as the first line of a job, for VS Code's YAML extension and others: # yaml-language-server: $schema=job.schema.json
     """
-    from fedps.config.schema import schema  # noqa: PLC0415
+    from fedps.config.schema import schema, vertical_schema  # noqa: PLC0415
 
-    print(json.dumps(schema(), indent=1))
+    print(json.dumps(vertical_schema() if vertical else schema(), indent=1))
 
 
 @config_app.command

@@ -63,10 +63,11 @@ def prepare_movielens(
     ] = None,
     seed: Seed = 0,
     task: Annotated[
-        Literal["ncf", "ratings", "sequences"],
+        Literal["ncf", "ratings", "sequences", "vertical"],
         flag(
             "task",
-            "ncf: pairs, one held out a user; ratings: with features of user and item, 80/10/10; sequences: what came next.",
+            "ncf: pairs, one held out a user; ratings: with features of user and item, 80/10/10; sequences: what came next;"
+            " vertical: users and films at two parties.",
         ),
     ] = "ncf",
     or_synthetic: Annotated[
@@ -79,6 +80,9 @@ def prepare_movielens(
     from fedps.data.prepare.synth import synthesize  # noqa: PLC0415
     from fedps.errors import DataError  # noqa: PLC0415
 
+    if task == "vertical":
+        _prepare_parties(out, source, seed, or_synthetic)
+        return
     split = _split(partition, clients, alpha)
     if task != "ncf":
         featured = prepare_ratings if task == "ratings" else prepare_sequences
@@ -89,12 +93,33 @@ def prepare_movielens(
     except DataError as error:
         if not or_synthetic or source is not None:
             raise
-        print(
-            f"{error}\n\n*** NO REAL DATA: making a SYNTHETIC twin; its figures say nothing of MovieLens ***\n",
-            file=sys.stderr,
-        )
+        _warn_of_twin(error)
         manifest = synthesize(out, split=split, per_positive=negatives, seed=seed)
     _describe(manifest, out)
+
+
+def _prepare_parties(out: Path, source: str | None, seed: int, or_synthetic: bool) -> None:
+    """Write what two parties have of MovieLens, and say what that is."""
+    from fedps.data.prepare.parties import prepare_parties, synthesize_parties  # noqa: PLC0415
+    from fedps.errors import DataError  # noqa: PLC0415
+
+    try:
+        manifest = prepare_parties(out, source, seed)
+    except DataError as error:
+        if not or_synthetic or source is not None:
+            raise
+        _warn_of_twin(error)
+        manifest = synthesize_parties(out, seed=seed)
+    for party, facts in manifest["parties"].items():
+        print(f"{out / f'{party}.csv'}: {facts['samples']:,} samples of {', '.join(facts['features'])}")
+    print(f"source: {manifest['source']}{' (SYNTHETIC)' if manifest['synthetic'] else ''}")
+
+
+def _warn_of_twin(error: Exception) -> None:
+    print(
+        f"{error}\n\n*** NO REAL DATA: making a SYNTHETIC twin; its figures say nothing of MovieLens ***\n",
+        file=sys.stderr,
+    )
 
 
 # Flags of `prepare table`.

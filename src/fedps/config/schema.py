@@ -6,7 +6,7 @@ What only several keys together tell is not in it; `fedps config check` tells al
 
 from typing import Any
 
-from fedps.config.job import Job
+from fedps.config.job import Job, VerticalJob
 from fedps.config.original import MEANINGLESS, RENAMED, SLOTS, TABLE_KEYS
 
 DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that editors know best
@@ -16,6 +16,8 @@ BOUNDS = {
     "le": "maximum",
     "lt": "exclusiveMaximum",
 }  # as pydantic writes some
+SEVERAL = ("passive", "lift", "data", "test_data", "id")  # of a vertical job: lists that one value may stand for
+LIST = ("type", "items", "minItems", "maxItems")
 Schema = dict[str, Any]
 
 
@@ -40,11 +42,35 @@ def schema() -> Schema:
             key, {"deprecated": True, "description": "the original's"}
         )
     hyper = [*found["$defs"]["HyperParameters"]["properties"], *SLOTS]
-    for name, part in parts.items():
-        if "$ref" in part:  # a section; YAML reads one without keys as null
-            parts[name] = {"anyOf": [{"$ref": part.pop("$ref")}, {"type": "null"}], **part}
+    _let_be_empty(parts)
     own = {"properties": {"runner": {"required": ["model"]}}}  # a network of one's own takes any further key
     return found | {"if": own, "else": {"properties": {"hyper_parameters": {"propertyNames": {"enum": hyper}}}}}
+
+
+def vertical_schema() -> Schema:
+    """Return the schema of a job file of vertical training."""
+    found: Schema = _plain(VerticalJob.model_json_schema())
+    found |= {"$schema": DRAFT, "title": "A job of vertical training", "required": ["vertical", "parties"]}
+    for kind in ("Vertical", "Party"):
+        for name, part in found["$defs"][kind]["properties"].items():
+            if name in SEVERAL:
+                lists = part if "items" in part else part["anyOf"][0]
+                part["anyOf"] = [
+                    lists["items"],
+                    {k: v for k, v in lists.items() if k in LIST},
+                    *part.get("anyOf", [])[1:],
+                ]
+                for key in LIST:
+                    part.pop(key, None)
+    _let_be_empty(found["properties"])
+    return found
+
+
+def _let_be_empty(parts: dict[str, Schema]) -> None:
+    """Let sections have no key: YAML reads such as null."""
+    for name, part in parts.items():
+        if "$ref" in part:
+            parts[name] = {"anyOf": [{"$ref": part.pop("$ref")}, {"type": "null"}], **part}
 
 
 def _at(found: Schema, key: str) -> tuple[Schema, str]:

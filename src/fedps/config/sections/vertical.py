@@ -53,7 +53,7 @@ class Vertical(Section):
     """What all parties of a vertical job must agree on, but for the address."""
 
     active: Word = Field(description="the party that has the label")
-    passive: Annotated[Words, Field(max_length=2)] = Field(
+    passive: Annotated[tuple[Word, ...], Field(min_length=1, max_length=2), BeforeValidator(several)] = Field(
         description="the parties that have features alone, in the order in which the network takes them"
     )
     address: Word = Field(

@@ -45,10 +45,10 @@ def prepare_ratings(out: Path, source: str | None, split: Split, seed: int) -> M
     form, ratings = read_ratings(archive)
     users, user = np.unique(ratings.user, return_inverse=True)
     movies, item = by_appearance(ratings.movie)
-    facts, zip_codes = _users(archive, form, users)
-    genres, names = _genres(archive, form, movies)
+    facts, zip_codes = known_users(archive, form, users)
+    genres, names = known_genres(archive, form, movies)
     columns = {"user": user, "item": item, **{name: ranks[user] for name, (ranks, _) in facts.items()}}
-    table = pa.table(columns | {"genres": _cells(genres).take(pa.array(item)), "label": (ratings.stars >= LIKED) * 1})
+    table = pa.table(columns | {"genres": cells_of(genres).take(pa.array(item)), "label": (ratings.stars >= LIKED) * 1})
     rng = stream(seed)
     shares = _shares(len(users), zip_codes, split, rng)
     side = rng.choice(len(HELD_OUT), len(user), p=list(HELD_OUT.values()))
@@ -73,7 +73,7 @@ def prepare_sequences(out: Path, source: str | None, split: Split, seed: int) ->
     users, user = np.unique(ratings.user, return_inverse=True)
     movies, item = by_appearance(ratings.movie)
     order = np.lexsort((_times(archive, ratings), user))
-    zip_codes = _users(archive, form, users)[1]
+    zip_codes = known_users(archive, form, users)[1]
     shares = _shares(len(users), zip_codes, split, stream(seed))
     sides = {side: dict(parts(table, at, shares)) for side, (table, at) in sequences(user[order], item[order]).items()}
     return write_featured(out, sides, features_of_sequences(len(users), len(movies)), {
@@ -98,7 +98,7 @@ def sequences(user: Ids, item: Ids) -> dict[str, tuple[pa.Table, Ids]]:
         there = at > starts[:-1]  # who has an item before it
         table = pa.table({
             "user": np.flatnonzero(there), "item": item[at[there]],
-            "history": _cells(Bags(*_windows(item, np.maximum(starts[:-1], at - LONGEST)[there], at[there]))),
+            "history": cells_of(Bags(*_windows(item, np.maximum(starts[:-1], at - LONGEST)[there], at[there]))),
             "label": np.ones(there.sum(), np.int64),
         })  # fmt: skip
         found[side] = (table, np.flatnonzero(there))
@@ -155,7 +155,7 @@ def prepare_fields(out: Path, sources: Sequence[Path], clients: int, seed: int) 
     }, items=Catalogue(np.arange(sizes["item"]), item_keys), users=ids_of_users(user_keys, shares))  # fmt: skip
 
 
-def _users(archive: Archive, form: Form, users: Ids) -> tuple[dict[str, tuple[Ids, int]], list[str]]:
+def known_users(archive: Archive, form: Form, users: Ids) -> tuple[dict[str, tuple[Ids, int]], list[str]]:
     """Return what is known of users, by name their ranks among the values there are and how many these are; zip codes."""
     payload, origin = archive.read(form.users), f"{archive.path}: {form.users}"
     at = {ML_1M: ("gender", "age", "occupation"), ML_100K: ("age", "gender", "occupation")}.get(form)
@@ -175,7 +175,7 @@ def _users(archive: Archive, form: Form, users: Ids) -> tuple[dict[str, tuple[Id
     return facts, [str(code).strip() for code in values[:, 3]]
 
 
-def _genres(archive: Archive, form: Form, movies: Ids) -> tuple[Bags, Sequence[str]]:
+def known_genres(archive: Archive, form: Form, movies: Ids) -> tuple[Bags, Sequence[str]]:
     """Return each movie's genres, as ranks among their names, and the names."""
     payload, origin = archive.read(form.movies), f"{archive.path}: {form.movies}"
     if payload is None:
@@ -209,7 +209,7 @@ def _windows(item: Ids, begins: Ids, ends: Ids) -> tuple[Ids, Ids]:
     return item[np.repeat(begins - starts[:-1], counts) + np.arange(starts[-1])], starts
 
 
-def _cells(bags: Bags) -> pa.Array:
+def cells_of(bags: Bags) -> pa.Array:
     """Write bags as texts, ids separated by |."""
     ids = bags.ids.astype(str)
     return pa.array(["|".join(ids[a:b]) for a, b in zip(bags.starts[:-1], bags.starts[1:], strict=True)])

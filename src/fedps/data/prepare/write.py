@@ -148,6 +148,29 @@ def write_featured(
     return manifest
 
 
+def write_parties(
+    out: Path, tables: Mapping[str, pa.Table], features: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Write what each party of vertical training has: `<party>.csv` with a header, and `manifest.json`; return the manifest.
+
+    Args:
+        out: the folder to make.
+        tables: each party's samples; the column `id` tells which are the same.
+        features: what each party's other columns are, as a job's parties have it.
+        facts: what else to say in the manifest.
+
+    Raises:
+        DataError: `out` holds something else or cannot be written.
+    """
+    parties = {name: {"samples": table.num_rows, "features": features[name]} for name, table in tables.items()}
+    manifest = {"format": FORMAT, "clients": {}, "parties": parties, **facts}
+    with _replacing(out) as folder:
+        for name, table in tables.items():
+            arrow.write_csv(table, folder / f"{name}.csv")
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return manifest
+
+
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
     """Yield a folder that stands at `out` once it is filled, in the place of one that was written here before.
@@ -196,6 +219,7 @@ def _not_ours(out: Path) -> str | None:
     try:
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
         clients = list(manifest["clients"]) if manifest["format"] == FORMAT else None
+        parties = list(manifest.get("parties", ()))
     except (OSError, ValueError, KeyError, TypeError):
         clients = None
     if clients is None:
@@ -207,6 +231,7 @@ def _not_ours(out: Path) -> str | None:
         USERS,
         "users.csv",  # of data prepared by earlier versions
         *SIDES,
+        *(f"{party}.csv" for party in parties),
         *(f"{s}/{c}.{e}" for s in (*SIDES, USERS) for c in clients for e in ("csv", "parquet")),
     }
     there = (p.relative_to(out) for p in out.rglob("*"))
