@@ -11,11 +11,12 @@ from fedps.errors import RefusedError, TableError
 from fedps.server import memory
 from fedps.server.memory import Budget, Room, free_memory
 from fedps.server.server import ParameterServer
-from fedps.types import NO_KEYS, Init, Rule, TableSpec
+from fedps.types import NO_KEYS, Bounds, ClientId, Init, Rule, TableSpec
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Done, Join, Leave, Pull, Push, Refused, Values
+from fedps.wire.messages import Done, Join, Leave, Message, Pull, Push, Refused, Values
 from tests.conftest import MakeJob
 from tests.server.callers import BIAS, LIMITS, ROWS, Caller, ones, push, state
+from tests.server.homes import Home
 
 MIB = 1 << 20
 HUGE = TableSpec("rows", "sparse", (2**62, 256), Rule("adam"), Init("constant", 1.0))
@@ -104,7 +105,7 @@ def test_the_rows_that_one_clients_pulls_make_leave_room_for_the_others(
         assert made < 30_000, "the rows of one client fill the server"
         if clients == 1 and made == 20_000:
             return  # who is alone may have all there is
-    assert isinstance(answer, Refused) and "half of this server's memory" in answer.reason
+    assert isinstance(answer, Refused) and "that one client's may make here" in answer.reason
     assert 10_000 < made < 14_000
     assert isinstance(pulled(greedy, 0), Values), "what is there it may pull"
     other = Caller(server, "other").join(HUGE, BIAS)
@@ -160,3 +161,73 @@ def test_what_is_kept_for_all_clients_together_is_bounded(make_job: MakeJob, tmp
     a.ask(Leave())
     server.tick(1e12)  # the others are lost, and the window is merged without them
     assert (server.clock, server._budget.used) == (1, 0)
+
+
+WIDE = TableSpec("rows", "sparse", (0, 256), Rule("add"), Init("constant", 1.0))  # open: any id is a row of 1,048 bytes
+BATCH = 100  # rows of a push
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"sync_mode": "async"},
+        {"sync_mode": "geo", "geo_merge": "heat"},
+        {"sync_mode": "geo", "geo_merge": "buffered", "buffer": 2},
+    ],
+    ids=lambda mode: str(mode.get("geo_merge", "async")),
+)
+def test_the_rows_that_one_clients_pushes_make_are_bounded_and_counted_over_deaths(
+    mode: dict[str, object], make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = make_job(**mode)
+    home = Home(job.model_copy(update={"limits": job.limits.model_copy(update={"rows_mib": 1})}), tmp_path / "home")
+    server, sequences = home.server(), {"greedy": 0, "honest": 0}
+
+    def says(client: str, first: int, rows: int = BATCH, instance: str = "p") -> Message:
+        """Push to so many rows; what waits for a window is answered with it."""
+        here = server.roster.connection(ClientId(client))
+        caller = callers[client] if here is not None else Caller(server, client, instance).join(WIDE, BIAS)
+        callers[client] = caller
+        values, keys = np.ones((rows, 256), np.float32), np.arange(first, first + rows)
+        message = Push(("rows", "bias"), sequences[client] + 1, server.clock)
+        found = caller.answers(caller.send(message, keys, values, NO_KEYS, NO_CHANGE))
+        sequences[client] += not (found and isinstance(found[0], Refused))
+        return found[0] if found else Done(0)
+
+    callers: dict[str, Caller] = {}
+    says("greedy", 0), says("honest", 0)  # the same rows: they are the first one's alone
+    for batch in range(1, 9):
+        assert isinstance(says("greedy", -BATCH * batch), Done)
+        assert isinstance(says("honest", 0), Done)
+        if batch == 4:
+            server.sum_up()  # and what follows is replayed
+    for again in range(3):
+        made = {client: member.made for client, member in server.members.here.items()}
+        assert made == {"greedy": 900 * 1048, "honest": 0}
+        instance = "q" if again else "p"  # nor does another process begin anew
+        refused = says("greedy", 10_000, 102, instance)
+        assert isinstance(refused, Refused) and refused.kind == "too_large"
+        assert "have made 943200 bytes of rows, and 106896 bytes are new in this one, of the 1048576" in refused.reason
+        assert "raise limits.rows_mib" in refused.reason
+        assert isinstance(says("greedy", 0, instance=instance), Done), "what is there it may change"
+        assert isinstance(says("honest", 0), Done)
+        callers, server = {}, home.server()
+    assert isinstance(says("honest", 50_000, 500), Done), "others have as much"
+    assert isinstance(says("greedy", 0, instance="q"), Done)
+    assert server.members.here[ClientId("honest")].made == 500 * 1048
+    assert server.shard.store.counts()["rows"].rows == 900 + 500
+    home.close()
+
+
+def test_rows_that_leave_are_bounded_by_their_table_and_not_counted(make_job: MakeJob, tmp_path: Path) -> None:
+    server = make_server(make_job, tmp_path)
+    caller = Caller(server, "a").join(replace_bounds(WIDE, Bounds(max_rows=10)), BIAS)
+    for number in range(1, 5):
+        values = np.ones((10, 256), np.float32)
+        keys = np.arange(10 * number, 10 * number + 10)
+        assert isinstance(caller.ask(Push(("rows", "bias"), number, 0), keys, values, NO_KEYS, NO_CHANGE), Done)
+    assert server.members.here[ClientId("a")].made == 0
+
+
+def replace_bounds(spec: TableSpec, bounds: Bounds) -> TableSpec:
+    return TableSpec(spec.name, spec.kind, spec.shape, spec.rule, spec.init, bounds=bounds)

@@ -34,6 +34,11 @@ class LimitSettings(Section):
     message_mib: Annotated[Count, Field(le=1024)] = Field(
         64, description="MiB of one message; all dense tensors of a server may have 6 times as many"
     )
+    rows_mib: Count | None = Field(
+        None,
+        description="MiB of new rows that one client's pulls, and its pushes, may make on a server; left out: half of the memory"
+        " that is free at its start",
+    )
     line_kib: Count = Field(
         128,
         description="KiB a second that each client's line carries at the least: deadlines grow by the time that what it sends"

@@ -27,7 +27,7 @@ LOCAL = frozenset(
         "runner.fl_client",
         "runner.infer_load_path", "runner.infer_start_epoch", "runner.infer_end_epoch",
         "runner.start_timeout", "runner.restarts", "selector.timeout",
-        "security.certs", "security.insecure", "security.clients",
+        "security.certs", "security.insecure", "security.clients", "limits.rows_mib",
     }
 )  # fmt: skip
 NETWORK = (  # where clients distill, they share predictions alone, and each may have a network of its own

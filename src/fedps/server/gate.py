@@ -8,29 +8,20 @@ from functools import partial
 from statistics import median
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedps.config import Runner
 from fedps.server import merge
 from fedps.server.merge import Contribution, Merged
 from fedps.server.records import Sequences
-from fedps.types import ClientId, Rows, TableName
+from fedps.types import ClientId, Keys, Rows, TableName
 
 MAX_AHEAD = 2  # windows a client may be ahead of the open one: it trains one while the last is merged
 
 Merge = Callable[[Sequence[Contribution]], Rows]
 Offer = Mapping[TableName, Contribution]  # one client's push, whole
 Changes = dict[TableName, Merged]
-
-
-class Closing(NamedTuple):
-    """What a window came to.
-
-    Attributes:
-        changes: of each table.
-        pushes: whose which pushes are in it.
-    """
-
-    changes: Changes
-    pushes: Sequences = ()
 
 
 class Offered(NamedTuple):
@@ -40,6 +31,32 @@ class Offered(NamedTuple):
     sequence: int
     clock: int
     push: Offer
+
+
+class Closing(NamedTuple):
+    """What a window came to.
+
+    Attributes:
+        changes: of each table.
+        pushes: whose which pushes are in it.
+        offers: these, where they were several.
+        made: bytes of new rows of each push, where they are known.
+    """
+
+    changes: Changes
+    pushes: Sequences = ()
+    offers: Sequence[Offered] = ()
+    made: tuple[int, ...] = ()
+
+    def firsts(self, table: TableName, rows: Keys) -> NDArray[np.int64]:
+        """Return how many of some new rows of a table each push brings; of those that several bring, the first has them."""
+        if len(self.pushes) == 1:
+            return np.array([len(rows)])
+        counts = np.zeros(len(self.pushes), np.int64)
+        for place, offered in enumerate(self.offers):
+            mine = np.isin(rows, offered.push[table].keys, assume_unique=True)
+            counts[place], rows = np.count_nonzero(mine), rows[~mine]
+        return counts
 
 
 class Gate(Protocol):
@@ -199,7 +216,7 @@ def _closing(offers: Sequence[Offered], combine: Merge) -> Closing:
     tables = dict.fromkeys(table for offered in offers for table in offered.push)
     pushed = {table: [offered.push[table] for offered in offers if table in offered.push] for table in tables}
     changes = {table: Merged(combine(pushed[table]), median(c.rate for c in pushed[table])) for table in tables}
-    return Closing(changes, tuple((offered.client, offered.sequence) for offered in offers))
+    return Closing(changes, tuple((offered.client, offered.sequence) for offered in offers), offers)
 
 
 def size_of(push: Offer) -> int:

@@ -37,7 +37,7 @@ class Member(Participant):
         suspended: it was silent past the deadline; its next push or barrier brings it back.
         slow: it was left behind, and has not trained an epoch in the time of the others since.
         met: it was there when the others came to the last end of an epoch.
-        pulled: bytes of rows that its pulls have made.
+        pulled, made: bytes of rows that its pulls have made, and that its pushes were the first to change.
         line: seconds for which its line may be at work, by what it was answered and by what it brings.
         bringing, brought: those of them for the push under way, and for its largest.
     """
@@ -57,6 +57,7 @@ class Member(Participant):
     slow: bool = False
     met: bool = False
     pulled: int = 0
+    made: int = 0
     line: float = 0.0
     bringing: float = 0.0
     brought: float = 0.0
@@ -113,15 +114,22 @@ class Members(Membership[Member]):
         here = self.get(client)
         before = self.known_as(client)
         # A client's pushes are counted over all its processes: so no number is given twice, and none is taken twice.
-        counted, merged = (before.sequence, before.merged) if before is not None else (0, 0)
-        again = before is not None
+        # Nor does another process begin anew with what one client may take of this server's memory.
+        old = before or Member(instance)
         member = self.admit(
-            client, instance, lambda: Member(instance, sequence=counted, merged=merged, took_over=again)
-        )
+            client, instance, lambda: Member(
+                instance, sequence=old.sequence, merged=old.merged, took_over=before is not None, pulled=old.pulled, made=old.made
+            ),
+        )  # fmt: skip
         if member is not here:  # new, or back after it was given up: the others have gone on without it
             member.waits_from, member.samples = clock, samples
             member.barrier, member.suspended = None, False
         return member
+
+    def charge(self, client: ClientId, size: int) -> None:
+        """Note so many bytes of rows that a client's push was the first to change."""
+        if (member := self.known_as(client)) is not None:
+            member.made += size
 
     def active(self, clock: int) -> set[ClientId]:
         """Return the clients whose push of `clock` is waited for."""

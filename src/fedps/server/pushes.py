@@ -94,7 +94,7 @@ class Pushes:
         if member.barrier is not None:
             raise RefusedError("order", f"client {conversation.client!r} stands at a barrier: wait for its answer")
         member.bring(self._limits.seconds(sum(a.nbytes for a in arrays)))
-        late = self._apply(conversation, push, arrays, now)
+        late = self._apply(conversation, member, push, arrays, now)
         if late is None:
             conversation.reply(ticket, Done(shard.clock))  # a part alone does not count, whatever becomes of us
             return None
@@ -122,7 +122,9 @@ class Pushes:
                 if of <= sequence:
                     self._done(conversation, ticket)
 
-    def _apply(self, conversation: Conversation, push: Push, arrays: Sequence[Array], now: float) -> bool | None:
+    def _apply(
+        self, conversation: Conversation, member: Member, push: Push, arrays: Sequence[Array], now: float
+    ) -> bool | None:
         """Take a part; with the last one, give the whole to the shard, and return whether it came too late to count.
 
         Raises:
@@ -134,6 +136,7 @@ class Pushes:
             if whole is None:
                 return None
             requests.check_whole(whole, self._shard)
+            self._shard.check_growth(member, whole)
             if self._shard.durable.stuck:
                 raise RefusedError("no_space", "this server's disk takes nothing just now: ask again in a moment")
             return self._shard.push(conversation.known, push, whole, now)

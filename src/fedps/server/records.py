@@ -69,7 +69,7 @@ class Applied(Record, frozen=True):
     """A push, or all of a step or window merged, was applied; the gate's clock is `clock` now.
 
     `rates`: for each table the share of its learning rate. `full_at`: see `Store.full_at`; what found no room was no matter of
-    the push alone. Arrays: for each table keys int64[U] and values float32[U, dim].
+    the push alone. `made`: bytes of new rows of each push, empty if there are none. Arrays: for each table keys int64[U] and values float32[U, dim].
     """
 
     pushes: Sequences
@@ -77,6 +77,7 @@ class Applied(Record, frozen=True):
     tables: tuple[TableName, ...]
     rates: tuple[float, ...]
     full_at: dict[TableName, int] = {}
+    made: tuple[int, ...] = ()
 
 
 class Offered(Record, frozen=True):
@@ -140,6 +141,7 @@ class MemberState(msgspec.Struct, frozen=True, array_like=True):
     late: int
     stage: str
     epoch: int
+    made: int = 0
 
 
 class State(Record, frozen=True):

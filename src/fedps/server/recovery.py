@@ -172,10 +172,12 @@ class _Recovery:
                 {"left": members.leave, "lost": members.lose, "expelled": members.expel}[how](client)
                 if how == "expelled":
                     kept.ballot.strike(client)
-            case Applied(pushes, clock, tables, rates, full_at):
+            case Applied(pushes, clock, tables, rates, full_at, made):
                 shard.store.bound(full_at)
                 pairs = zip(tables, rates, arrays[::2], arrays[1::2], strict=True)
-                shard.apply(Closing({n: Merged(Rows(keys, rows), rate) for n, rate, keys, rows in pairs}, pushes))
+                shard.apply(
+                    Closing({n: Merged(Rows(keys, rows), rate) for n, rate, keys, rows in pairs}, pushes, made=made)
+                )
                 shard.set_clock(clock)
                 self._count(pushes)
             case OfferedRecord(pushes, clock, tables, rates):
@@ -331,13 +333,13 @@ def _state_of(member: Member) -> MemberState:
     last = member.last_barrier
     return MemberState(
         member.instance, member.samples, member.waits_from, member.merged, member.took_over, member.late,
-        "" if last is None else last.stage, 0 if last is None else last.epoch,
+        "" if last is None else last.stage, 0 if last is None else last.epoch, member.made,
     )  # fmt: skip
 
 
 def _member(state: MemberState) -> Member:
     return Member(
         state.instance, state.samples, state.waits_from, sequence=state.sequence, merged=state.sequence,
-        took_over=state.took_over, late=state.late,
+        took_over=state.took_over, late=state.late, made=state.made,
         last_barrier=Barrier(state.epoch, state.stage) if state.stage else None,
     )  # fmt: skip

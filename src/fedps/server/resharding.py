@@ -160,11 +160,12 @@ def _take_over(server: ParameterServer, olds: list[ParameterServer], clients: Se
     for there, theirs in (("here", first.members.here), ("left", first.members.left), ("lost", first.members.lost)):
         for client, member in theirs.items():
             if client in clients:
-                getattr(kept.members, there)[client] = _counted(client, member, olds)
+                getattr(kept.members, there)[client] = _counted(client, member, olds, server.shard.count)
 
 
-def _counted(client: ClientId, member: Member, olds: list[ParameterServer]) -> Member:
-    """Return a member with the number of its last push at any server: the next process counts on from there."""
+def _counted(client: ClientId, member: Member, olds: list[ParameterServer], shards: int) -> Member:
+    """Return a member with the number of its last push at any server: the next process counts on from there; and with its share of the rows."""
     known = [one for old in olds if (one := old.members.known_as(client)) is not None]
     member.merged = member.sequence = max(one.merged for one in known)
+    member.made = sum(one.made for one in known) // shards
     return member

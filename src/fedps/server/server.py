@@ -91,6 +91,7 @@ class ParameterServer:
         self._budget = Budget(self.limits.held_bytes, self.limits.total_bytes)
         self.shard = Shard(job, shard, run_dir, report, self.limits, self._budget, monotonic)
         self.durable = self.shard.durable
+        self.shard.charge = self.members.charge
         self.shard.saves.caught_up = lambda: self.advance(monotonic())
         self.ballot, self.barriers = Ballot(), Barriers(job, self.members)
         self._pulls = Pulls(self.shard, self.limits)

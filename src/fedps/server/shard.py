@@ -65,6 +65,7 @@ class Shard:
         beside: lets tables be saved beside all else.
         saves: the epochs that are to be written.
         warm: the saved epoch that its tables start from, None if they start anew.
+        charge: is told the bytes of rows that each push was the first to change.
     """
 
     def __init__(
@@ -83,8 +84,13 @@ class Shard:
         self.saves = Saves(self._saver, lambda: self.beside, self.durable, report)
         self.unsaved = self.moved = False
         self._limits, self._budget, self.room = limits, budget, Room()
-        # One client's pulls leave half of the memory to the others, unless there are none.
-        self._most_pulled = self.room.at_start // (2 if (runner.worker_num or 1) > 1 else 1)
+        # One client's pulls and its pushes leave half of the memory to the others, unless there are none.
+        most, half = job.limits.rows_mib, self.room.at_start // (2 if (runner.worker_num or 1) > 1 else 1)
+        self._most_made = half if most is None else most << 20
+        remedy = "use more servers, raise limits.rows_mib, or bound the table by max_rows"
+        self._beyond = f"of the {self._most_made} bytes that one client's may make here: {remedy}"
+        self.charge: Callable[[ClientId, int], None] = lambda *_: None
+        self._lasting = dict[TableName, int]()  # bytes of a row of each table whose rows never leave
         self._boundless = set[TableName]()  # tables with more ids than places for rows
         self._growth = 0.0  # bytes of new rows that a byte of a push makes at most
         self._waiting: dict[Conversation, list[Waiting]] = {}
@@ -132,6 +138,7 @@ class Shard:
         self.store, self.gate = store, make_gate(self._runner)
         sparse = [t for t in tables if t.kind == "sparse"]
         self._boundless = {t.name for t in sparse if t.open or t.shape[0] > places(t)}
+        self._lasting = {t.name: row_bytes(t) for t in sparse if not (t.bounds.max_rows or t.bounds.expire_after)}
         self._growth = max([row_bytes(t) / (8 + 4 * t.dim) for t in sparse], default=0.0)
         self._count_unmerged()
 
@@ -153,6 +160,21 @@ class Shard:
             taken = self.store.seed_rows(table, np.arange(first, last + 1, self.count), values)
         if taken:  # all clients offer the same: one is enough
             self.durable.note(records.Seeded(table, first), [values])
+
+    def check_growth(self, member: Member, offer: Offer) -> None:
+        """Make sure that by a push its client will not have made more rows than one may.
+
+        Raises:
+            RefusedError: it would.
+        """
+        if member.made + size_of(offer) * self._growth <= self._most_made:  # whatever is new in it
+            return
+        new = sum(
+            size * self.store.untrained(name, offer[name].keys) for name, size in self._lasting.items() if name in offer
+        )
+        if new and member.made + new > self._most_made:
+            said = f"this client's pushes have made {member.made} bytes of rows, and {new} bytes are new in this one"
+            raise RefusedError("too_large", f"{said}, {self._beyond}")
 
     def push(self, client: ClientId, push: Push, offer: Offer, now: float) -> bool:
         """Apply a push, or keep it until its window closes; return whether it came too late to count.
@@ -217,10 +239,8 @@ class Shard:
             TableError: nobody has seeded a tensor yet, or there is no room for new rows.
         """
         wanted = list(zip(pull.tables, arrays, strict=True))
-        if member.pulled > self._most_pulled and any(self.store.missing(table, keys) for table, keys in wanted):
-            raise TableError(
-                f"this client's pulls have made {member.pulled} bytes of rows, half of this server's memory: use more servers"
-            )
+        if member.pulled > self._most_made and any(self.store.missing(table, keys) for table, keys in wanted):
+            raise TableError(f"this client's pulls have made {member.pulled} bytes of rows, {self._beyond}")
         before = self.room.taken
         values = [self.store.pull(table, keys) for table, keys in wanted]
         member.pulled += self.room.taken - before
@@ -328,6 +348,9 @@ class Shard:
         changes = closing.changes
         for name, (rows, rate) in changes.items():
             self.store.push(name, rows.keys, rows.values, rate)
+        made = closing.made or self._made_by(closing)
+        for (client, _), size in zip(closing.pushes, made, strict=True):
+            self.charge(client, size)
         self.unsaved, self.moved = self.unsaved or bool(changes), self.moved or bool(changes)
         if self.gate is not None and not self.gate.lockstep:
             self.durable.note(records.Merged(self.store.full_at()))  # of what was offered, which is written down
@@ -335,7 +358,18 @@ class Shard:
             rates = tuple(rate for _, rate in changes.values())
             arrays = [array for rows, _ in changes.values() for array in rows]
             full_at = self.store.full_at()
-            self.durable.note(records.Applied(closing.pushes, self.clock, tuple(changes), rates, full_at), arrays)
+            applied = records.Applied(
+                closing.pushes, self.clock, tuple(changes), rates, full_at, made if any(made) else ()
+            )
+            self.durable.note(applied, arrays)
+
+    def _made_by(self, closing: Closing) -> tuple[int, ...]:
+        """Return the bytes of rows that each push was the first to change."""
+        made = np.zeros(len(closing.pushes), np.int64)
+        for name in closing.changes.keys() & self._lasting.keys():
+            if len(fresh := self.store.fresh(name)):
+                made += self._lasting[name] * closing.firsts(name, fresh)
+        return tuple(made.tolist())
 
     def _is_awaited(self, clock: int) -> bool:
         return any(pull.after >= clock for pulls in self._waiting.values() for pull in pulls)

@@ -21,7 +21,7 @@ from fedps.table import kernels, rules
 from fedps.table.index import INDEX_BYTES, Index, reserve
 from fedps.table.moment import Array, Facts, Part, Watched
 from fedps.table.still import StillRows, whole
-from fedps.types import RULES, Counts, Keys, TableSpec, Values
+from fedps.types import NO_KEYS, RULES, Counts, Keys, TableSpec, Values
 
 RESERVED_ROWS, RESERVED_BYTES = 1 << 24, 1 << 35  # of a table: the most rows that address space is reserved for
 ID_BYTES = 9  # of a row: its id, and which of these it is
@@ -55,12 +55,15 @@ class SparseTable:
         spec: the table.
         take: called with the bytes of new rows before they are made; it raises TableError where there is no room for them.
 
+    Attributes:
+        fresh: ids of the rows that the last push was the first to change.
+
     Raises:
         TableError: the system gives no room for so many rows, or the rule's constants do not work.
     """
 
     def __init__(self, spec: TableSpec, take: Callable[[int], None] = unbounded) -> None:
-        self.spec, self.steps = spec, 0
+        self.spec, self.steps, self.fresh = spec, 0, NO_KEYS
         self._places, self._take = places(spec), take
         self._width = rules.width(spec.rule, spec.dim)
         self._index = Index(self._places)
@@ -103,6 +106,11 @@ class SparseTable:
     def missing(self, keys: Keys) -> int:
         """Return how many rows a pull of these keys would make."""
         return self._index.find(keys, self._ids)[1]
+
+    def untrained(self, keys: Keys) -> int:
+        """Return how many of some rows no push has changed yet, those that are not there among them."""
+        slots, missing = self._index.find(keys, self._ids)
+        return missing + int(np.count_nonzero(self._state[slots[slots >= 0]] == UNTRAINED))
 
     def seed(self, keys: Keys, rows: Values) -> bool:
         """Make those of some rows that are new, with the start that is given, float32[U, dim]; the next save has them.
@@ -161,6 +169,7 @@ class SparseTable:
     def _change(self, slots: Keys, values: Values, rate: float) -> None:
         self._watched.keep(slots)
         self.steps += 1
+        self.fresh = self._ids[slots[self._state[slots] == UNTRAINED]]
         self._state[slots] = CHANGED
         self._constants[kernels.LEARNING_RATE] = rate * self.spec.rule.learning_rate
         self._settle(slots, self.steps - 1)  # up to the step before this one, which `change` then takes

@@ -14,7 +14,7 @@ from fedps.table.dense import DenseTable
 from fedps.table.moment import Part
 from fedps.table.sparse import SparseTable, unbounded
 from fedps.table.still import Still
-from fedps.types import MAX_FLOATS, MOST_BOUNDS, Bounds, Counts, Keys, TableName, TableSpec, Values
+from fedps.types import MAX_FLOATS, MOST_BOUNDS, NO_KEYS, Bounds, Counts, Keys, TableName, TableSpec, Values
 
 
 class Store:
@@ -103,6 +103,16 @@ class Store:
     def missing(self, name: TableName, keys: Keys) -> int:
         """Return how many rows of a table a pull of these keys would make."""
         return self._table(name).missing(keys)
+
+    def untrained(self, name: TableName, keys: Keys) -> int:
+        """Return how many of some rows no push has changed yet; 0 of a tensor."""
+        table = self._table(name)
+        return table.untrained(keys) if isinstance(table, SparseTable) else 0
+
+    def fresh(self, name: TableName) -> Keys:
+        """Return the ids of the rows that a table's last push was the first to change; none of a tensor."""
+        table = self._table(name)
+        return table.fresh if isinstance(table, SparseTable) else NO_KEYS
 
     def make(self, name: TableName, keys: Keys) -> None:
         """Make the rows of a table that are new, so that a later push of these keys finds them there.
