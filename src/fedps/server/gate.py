@@ -54,8 +54,9 @@ class Closing(NamedTuple):
             return np.array([len(rows)])
         counts = np.zeros(len(self.pushes), np.int64)
         for place, offered in enumerate(self.offers):
-            mine = np.isin(rows, offered.push[table].keys, assume_unique=True)
-            counts[place], rows = np.count_nonzero(mine), rows[~mine]
+            if (change := offered.push.get(table)) is not None:
+                mine = np.isin(rows, change.keys, assume_unique=True)
+                counts[place], rows = np.count_nonzero(mine), rows[~mine]
         return counts
 
 
