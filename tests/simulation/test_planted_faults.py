@@ -132,7 +132,9 @@ def forgets_who_pushed_what(patch: Patch) -> None:
 
     def planted(self: Any, entry: Any) -> None:
         record = entry.record
-        take_up(self, entry._replace(record=replace(record, pushes=())) if isinstance(record, Applied) else entry)
+        take_up(
+            self, entry._replace(record=replace(record, pushes=(), made=())) if isinstance(record, Applied) else entry
+        )
 
     patch.setattr(recovery._Recovery, "_take_up", planted)
 
