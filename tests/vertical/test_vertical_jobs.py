@@ -117,7 +117,7 @@ def test_parties_compare_what_they_share_and_no_secret(write: Write) -> None:
         (["parties.bank.features.age.rows=3"], "parties.bank.features.age.rows: a feature of kind number has no such key"),
         (["parties.bank.features.of={kind: id, table: age}"], "parties.bank.features.of.table: 'age': is no feature with rows"),
         (["parties.bank.data=gone.csv"], "gone.csv': there is no such file"),
-        (["parties.bank.data=."], "is a folder; name the file of its samples"),
+        (["parties.bank.data=[.]"], "is a folder, in a list or without files"),
         (["parties.bank.id=[a, b]"], "parties.shop.id: bank has more columns: samples are matched by as many"),
         (["parties.bank.test_data=bank.csv"], "parties.shop.test_data: is missing: bank has files of held-out samples"),
         (["vertical.patience=2", "vertical.holdout=0"], "vertical.patience: 2: nothing is held out to measure by"),

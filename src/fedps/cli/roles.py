@@ -269,7 +269,10 @@ def _answer_original(
         note(f"-bf16 {bf16}: has no effect: training is in float32; runner.compression: bf16 sends half the bytes")
     for name, value in (("heter_worker_num", num), ("heter_workers", workers)):
         if value is not None:
-            raise JobError(f"--{name} {value}: there are no heter workers here: all workers are alike; leave it out")
+            raise JobError(
+                f"--{name} {value}: all workers are alike here; if these are the second party of a vertical job"
+                " (is_fl_ps_mode: 1), `fedps vertical run JOB.yaml` starts both parties; else leave it out"
+            )
     if devices is not None:
         note(f"--heter_devices {devices}: has no effect: there are no heter workers here")
     if port is not None:

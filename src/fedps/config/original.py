@@ -51,7 +51,7 @@ REFUSED: dict[str, dict[str | int, str]] = {  # key → value → why
         "gpubox": "trains with servers on GPUs; use one of geo, sync, async, round",
     },
     "runner.is_fl_ps_mode": {
-        1: "two parties with different features of the same samples are not trained by this job; leave the key out"
+        1: "two parties with different features of the same samples are trained by `fedps vertical run`, which reads this file"
     },
 }
 SLOTS = ("sparse_inputs_slots", "sparse_feature_number", "dense_input_dim", "sparse_feature_dim")  # of hyper_parameters

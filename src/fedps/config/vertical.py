@@ -9,15 +9,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedps.config import fl_ps
 from fedps.config.checks.vertical import mistakes_of
 from fedps.config.description import lines_of
+from fedps.config.files import ANY, files_in
 from fedps.config.job import Job, VerticalJob
 from fedps.config.loading import absolute, beside, follows, override, place_of, placed, tidy, without
 from fedps.config.mistakes import VERTICAL, sentence
 from fedps.config.source import read
 from fedps.errors import JobError
 
-__all__ = ["VerticalJob", "describe", "is_vertical", "load_vertical", "shared_part", "side_job"]
+__all__ = ["VerticalJob", "describe", "is_vertical", "load_vertical", "notes_of", "shared_part", "side_job"]
 
 SHARED = ("vertical", "hyper_parameters", "ids", "protection")  # sections that all parties must have alike
 LOCAL = frozenset({"vertical.address", "vertical.lift"})
@@ -26,7 +28,14 @@ FILES = ("data", "test_data")  # of a party
 
 def is_vertical(path: Path) -> bool:
     """Tell whether a job file is of vertical training. Raises JobError: it cannot be read."""
-    return "vertical" in read(path)
+    tree = read(path)
+    return "vertical" in tree or fl_ps.is_fl_ps(tree)
+
+
+def notes_of(path: Path) -> list[str]:
+    """Return what there is to say of the keys of the original's two-party job; nothing of any other file."""
+    tree = read(path)
+    return fl_ps.notes_of(tree) if fl_ps.is_fl_ps(tree) else []
 
 
 def load_vertical(
@@ -95,7 +104,10 @@ def side_job(job: VerticalJob, party: str) -> Job:
     return Job.model_validate(
         {
             "name": job.name, "folder": job.folder, "features": own.features, "hyper_parameters": job.hyper_parameters,
-            "runner": {"train_data_dir": own.data[0].parent, "seed": job.vertical.seed, "worker_num": 1},
+            "runner": {
+                "train_data_dir": own.data[0].parent, "seed": job.vertical.seed, "worker_num": 1,
+                **({"reader_type": "QueueDataset", "pipe_command": own.pipe_command} if own.pipe_command else {}),
+            },
         }
     )  # fmt: skip
 
@@ -107,6 +119,8 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[st
         JobError: the file cannot be read, or is of another kind.
     """
     tree = read(path)
+    if fl_ps.is_fl_ps(tree):
+        tree = fl_ps.as_vertical(tree)
     if "vertical" not in tree:
         raise JobError(
             f"job file {path}: has no section vertical, so it is of no vertical training: `fedps run` trains it; or add"
@@ -124,10 +138,16 @@ def _placed(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     for own in parties.values() if isinstance(parties, dict) else ():
         for key in FILES if isinstance(own, dict) else ():
             if isinstance(own.get(key), str):
-                own[key] = absolute(home, own[key])
+                own[key] = _files_of(absolute(home, own[key]))
             elif isinstance(own.get(key), list):
                 own[key] = [absolute(home, one) if isinstance(one, str) else one for one in own[key]]
     return tree
+
+
+def _files_of(path: str) -> list[str]:
+    """Return a file, or all files of a folder, in natural order; a folder without any stays what it is, to be refused."""
+    there = files_in(Path(path), ANY) if Path(path).is_dir() else []
+    return [str(file) for file in there] or [path]
 
 
 def _complete(tree: dict[str, Any]) -> dict[str, Any]:

@@ -12,17 +12,22 @@ from numpy.typing import NDArray
 
 from fedps.config import Allow
 from fedps.config.sections.features import labels, spaces
+from fedps.config.sections.vertical import LINE
 from fedps.config.vertical import VerticalJob, side_job
-from fedps.data.read.by_job import read_by_job
+from fedps.data.read.by_job import Reading, read_by_job
 from fedps.data.samples import ClientData, Order
 from fedps.errors import DataError
 from fedps.types import ClientId, Samples
+from fedps.vertical.ids import read_ids
 
 HELD_OUT = zlib.crc32(b"fedps.vertical.held_out")  # of the stream that splits
 Rows = NDArray[np.int64]
+NOTHING = Allow()
 
 
-def side_data(job: VerticalJob, party: str, rows: Rows, test_rows: Rows | None = None) -> ClientData:
+def side_data(
+    job: VerticalJob, party: str, rows: Rows, test_rows: Rows | None = None, allow: Allow = NOTHING
+) -> ClientData:
     """Read a party's files, and take of them the samples that all parties have.
 
     Args:
@@ -30,6 +35,7 @@ def side_data(job: VerticalJob, party: str, rows: Rows, test_rows: Rows | None =
         party: its name.
         rows: int64[c], rows of its data that are common, in the agreed order (`Matching`).
         test_rows: the same of its test_data; None where it has none: a share of `rows` is held out.
+        allow: what whoever started this allows.
 
     Raises:
         DataError: a file cannot be read or has other rows than ids, or all common samples have the same label.
@@ -37,10 +43,11 @@ def side_data(job: VerticalJob, party: str, rows: Rows, test_rows: Rows | None =
     own = job.parties[party]
     if test_rows is None or own.test_data is None:
         trained, held_out = split(job, len(rows))
-        there = read_rows(job, party, own.data, rows)
+        there = read_rows(job, party, own.data, rows, allow)
         train, test = there.at(trained), there.at(held_out)
     else:
-        train, test = read_rows(job, party, own.data, rows), read_rows(job, party, own.test_data, test_rows)
+        train = read_rows(job, party, own.data, rows, allow)
+        test = read_rows(job, party, own.test_data, test_rows, allow)
     _check_label(job, party, train)
     inputs = side_job(job, party).inputs
     return ClientData(
@@ -53,19 +60,39 @@ def side_data(job: VerticalJob, party: str, rows: Rows, test_rows: Rows | None =
     )
 
 
-def read_rows(job: VerticalJob, party: str, files: tuple[Path, ...], rows: Rows) -> Samples:
+def ids_of(job: VerticalJob, party: str, files: tuple[Path, ...], allow: Allow = NOTHING) -> list[bytes]:
+    """Return the id of each of a party's samples, in the order of its files.
+
+    Raises:
+        DataError: as for `read_ids`, and for `read_rows` where samples are known by their lines.
+    """
+    own = job.parties[party]
+    if own.id != (LINE,):
+        return read_ids(files, own.id, job.ids, party)
+    counts = _read(job, party, files, allow).counts
+    return [f"{file.name}:{k}".encode() for file, count in zip(files, counts, strict=True) for k in range(count)]
+
+
+def read_rows(job: VerticalJob, party: str, files: tuple[Path, ...], rows: Rows, allow: Allow = NOTHING) -> Samples:
     """Read some rows of a party's files, in their order.
 
     Raises:
         DataError: a file cannot be read, or has not so many rows.
     """
-    samples = read_by_job(side_job(job, party), "train", files, Allow()).samples
+    samples = _read(job, party, files, allow).samples
     if len(rows) and rows.max() >= len(samples.label):
         raise DataError(
             f"parties.{party}.data: {', '.join(map(str, files))}: changed while it was read: it has {len(samples.label)} rows of"
             f" features, and more of ids"
         )
     return samples.at(rows)
+
+
+def _read(job: VerticalJob, party: str, files: tuple[Path, ...], allow: Allow) -> Reading:
+    command = job.parties[party].pipe_command
+    if command is not None and not allow.commands:
+        raise DataError(f"parties.{party}.pipe_command: {command!r} is not run without --allow-commands")
+    return read_by_job(side_job(job, party), "train", files, allow)
 
 
 def split(job: VerticalJob, samples: int) -> tuple[Rows, Rows]:

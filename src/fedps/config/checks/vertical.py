@@ -8,7 +8,7 @@ from fedps.config.classes import is_class_path
 from fedps.config.job import Job, VerticalJob
 from fedps.config.mistakes import VERTICAL, close, nearest, shown
 from fedps.config.sections.features import labels
-from fedps.config.sections.vertical import Party
+from fedps.config.sections.vertical import LINE, Party
 
 NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
@@ -223,11 +223,18 @@ def _files(key: str, own: Party) -> list[str]:
         for file in files:
             subject = f"{key}.{name}: {str(file)!r}: "
             if file.is_dir():
-                found.append(f"{subject}is a folder; name the file of its samples, or several: [a.csv, b.csv]")
+                found.append(
+                    f"{subject}is a folder, in a list or without files; name a file of samples, or several: [a.csv, b.csv]"
+                )
             elif not file.exists():
                 found.append(
                     f"{subject}there is no such file; name one of CSV, Parquet or another form of columns by name"
                 )
+    if own.pipe_command is not None and own.id != (LINE,):
+        found.append(
+            f"{key}.id: {', '.join(own.id)}: a command prints features alone, no column of ids; with pipe_command samples are"
+            f' known by their lines: id: "{LINE}"'
+        )
     return found
 
 

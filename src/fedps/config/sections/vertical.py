@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from fedps.config.sections import Count, Fraction, Section, Whole, Word, word
 from fedps.config.sections.features import Feature
 
+LINE = "@line"  # in place of an id's column
 VerticalNetwork = Literal["MLP", "DeepFM", "DCNv2", "TwoTower", "own"]
 Alone = Literal["active", "passive", "joined"]
 
@@ -112,7 +113,16 @@ class Party(Section):
         None,
         description="held-out samples in files of their own; left out: a share of the common ones (vertical.holdout)",
     )
-    id: Words = Field(("id",), description="column, or columns, by which samples are matched")
+    id: Words = Field(
+        ("id",),
+        description='column, or columns, by which samples are matched; "@line": a sample is known by its file\'s name and its'
+        " number in it, where all parties have files of the same lines",
+    )
+    pipe_command: Word | None = Field(
+        None,
+        description="a shell command that is given each file and prints MultiSlot text, a slot a feature in their order; run with"
+        ' --allow-commands alone, and needs id: "@line"',
+    )
     features: dict[str, Feature] = Field(
         {}, description="what it knows of a sample; the active party's label with them"
     )

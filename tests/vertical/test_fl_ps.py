@@ -1,0 +1,69 @@
+"""The original's two-party job, its keys, generators and network, as its test would have trained it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedps.config import Allow, load_job
+from fedps.config.vertical import load_vertical, notes_of
+from fedps.errors import DataError, JobError
+from fedps.vertical.data import ids_of, side_data
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "test_fl_ps"
+JOB = EXAMPLE / "fl_async_ps_config.yaml"
+LINES = ["1", *map(str, range(1, 14)), *(f"c{k}" for k in range(26))]
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[str]:
+    """Overrides by which both parties read three lines in two files."""
+    folder = tmp_path / "train_data"
+    folder.mkdir()
+    (folder / "part-10").write_text("\t".join(LINES) + "\n")
+    (folder / "part-2").write_text("\t".join(["0", "", *LINES[2:]]) + "\n" + "\t".join(LINES) + "\n")
+    return [f"parties.{name}.data={folder}" for name in "AB"]
+
+
+def test_its_keys_are_those_of_a_vertical_job(lines: list[str]) -> None:
+    job = load_vertical(JOB, lines, whole=True)
+    assert (job.order, job.vertical.train_batch_size, job.vertical.epochs) == (("B", "A"), 16, 4)
+    assert job.hyper_parameters.optimizer.name == "lazy_adam"
+    assert [len(job.parties[name].features) for name in "AB"] == [26, 2]
+    assert [file.name for file in job.parties["A"].data] == ["part-2", "part-10"]
+    assert {note.partition(":")[0] for note in notes_of(JOB)} == {
+        "runner.sync_mode", "runner.reader_thread_num", "runner.model_path", "parties.*.id",
+    }  # fmt: skip
+
+
+def test_without_classes_of_ones_own_a_built_in_network_is_trained(tmp_path: Path, lines: list[str]) -> None:
+    bare = tmp_path / "job.yaml"
+    bare.write_text(JOB.read_text().partition("vertical:")[0])
+    job = load_vertical(bare, lines, whole=True)
+    assert (job.vertical.network, job.hyper_parameters.embedding_dim) == ("MLP", 10)
+
+
+def test_generators_read_each_partys_half_of_the_same_lines(lines: list[str]) -> None:
+    job, allow = load_vertical(JOB, lines), Allow(commands=True)
+    assert ids_of(job, "A", job.parties["A"].data, allow) == [b"part-2:0", b"part-2:1", b"part-10:0"]
+    everything = load_vertical(JOB, [*lines, "vertical.holdout=0"])
+    a, b = (side_data(everything, name, np.arange(3), None, allow).train for name in "AB")
+    order = np.argsort(b.label, kind="stable")
+    assert b.label[order].tolist() == [0, 1, 1]
+    assert b.columns["dense_feature"][order][0][:2].tolist() == pytest.approx([0, 5 / 603])
+    ids = np.stack([a.columns[f"C{k}"] for k in range(1, 27)])
+    assert (ids == ids[:, :1]).all()
+    assert len(np.unique(ids)) == 26
+
+
+def test_a_command_is_not_run_unless_it_may_be(lines: list[str]) -> None:
+    job = load_vertical(JOB, lines)
+    with pytest.raises(DataError, match="not run without --allow-commands"):
+        ids_of(job, "A", job.parties["A"].data)
+    with pytest.raises(JobError, match=r'parties\.A\.id: id: a command prints features alone.*"@line"'):
+        load_vertical(JOB, [*lines, "parties.A.id=id"])
+
+
+def test_a_job_of_clients_says_who_trains_it() -> None:
+    with pytest.raises(JobError, match="fedps vertical run"):
+        load_job(JOB)
