@@ -59,7 +59,7 @@ class Matching:
     """
 
     def __init__(self, ids: Sequence[bytes], key: str = "", workers: int | None = None) -> None:
-        self._ids, self._key = ids, key
+        self._ids, self._key = ids, key_of(key)
         self._blinding = Blinding(workers or len(os.sched_getaffinity(0)))
         self._order = _secret_order(len(ids))  # the row of each place
         self._points = np.zeros((len(ids), 4), np.int64)
@@ -124,11 +124,26 @@ class Matching:
             or (len(places) and not 0 <= places.min() <= places.max() < len(self))
         ):  # fmt: skip
             raise WireError(f"party {peer} says that ids are common which were not sent to it")
-        rows = self._order[places]
-        hashes = [_hash(self._ids[row], self._key, b"order") for row in rows.tolist()]
-        agreed = sorted(range(len(rows)), key=hashes.__getitem__)
-        digest = hashlib.blake2b(b"".join(hashes[k] for k in agreed), digest_size=16).hexdigest()
-        return Matched(rows[np.array(agreed, np.int64)], digest)
+        return agreed(self._ids, self._order[places], self._key)
+
+
+def key_of(word: str) -> bytes:
+    """Return the key by which ids are hashed, of `ids.psi_key`."""
+    return hashlib.blake2b(word.encode()).digest() if word else b""
+
+
+def agreed(ids: Sequence[bytes], rows: NDArray[np.int64], key: bytes) -> Matched:
+    """Return what is common, in the order that all agree on.
+
+    Args:
+        ids: of all own rows.
+        rows: int64[c], those that are common, in any order.
+        key: `key_of` the job's word.
+    """
+    hashes = [_hash(ids[row], key, b"order") for row in rows.tolist()]
+    order = sorted(range(len(rows)), key=hashes.__getitem__)
+    digest = hashlib.blake2b(b"".join(hashes[k] for k in order), digest_size=16).hexdigest()
+    return Matched(rows[np.array(order, np.int64)], digest)
 
 
 def pairs(ours: Marks, theirs: Marks, peer: str) -> Pairs:
@@ -142,12 +157,9 @@ def pairs(ours: Marks, theirs: Marks, peer: str) -> Pairs:
     Raises:
         WireError: the other party's ids, or what it made of one's own, come twice.
     """
-    for marks, what in (
-        (theirs, "ids of which some are the same"),
-        (ours, "an answer that has other ids than it was sent"),
-    ):
+    for marks, wrong in ((theirs, "ids of which some are the same"), (ours, "an answer to other ids than it was sent")):
         if marks.dtype != np.int64 or marks.ndim != 1 or len(np.unique(marks)) != len(marks):
-            raise WireError(f"party {peer} sent {what}")
+            raise WireError(f"party {peer} sent {wrong}")
     _, at, their = np.intersect1d(ours, theirs, assume_unique=True, return_indices=True)
     return Pairs(at.astype(np.int64), their.astype(np.int64))
 
@@ -190,9 +202,5 @@ def _secret_order(count: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(count)
 
 
-def _hash(identity: bytes, key: str, purpose: bytes) -> bytes:
-    return hashlib.blake2b(identity, digest_size=HASH, key=_key(key), person=b"fedps " + purpose).digest()
-
-
-def _key(key: str) -> bytes:
-    return hashlib.blake2b(key.encode()).digest() if key else b""
+def _hash(identity: bytes, key: bytes, purpose: bytes) -> bytes:
+    return hashlib.blake2b(identity, digest_size=HASH, key=key, person=b"fedps " + purpose).digest()
