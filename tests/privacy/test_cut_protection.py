@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedps.config.sections.vertical import Protection
-from fedps.privacy.protection import SECRET, Added, Blur, least_noise, marvell, max_norm, protect
+from fedps.privacy.protection import SECRET, Added, Blur, best_auc, label_dp, least_noise, marvell, max_norm, protect
 from fedps.types import Values
+
+Matrix = NDArray[np.float64]
 
 VARIANCES = st.floats(1e-9, 10)
 CASES = (  # squared distance of the means, variances of class 0 and 1, share of class 1, width, bound
@@ -31,16 +34,19 @@ def two_classes(count: int = 600, width: int = 6, share: float = 0.3, seed: int 
     return (((share - labels)[:, None] * slopes) / count).astype(np.float32), labels
 
 
+def noised(var0: float, var1: float, added: Added) -> list[tuple[float, float]]:
+    """Each class's variances along the line and across it, with noise."""
+    (zero, one), share = added.along, math.exp(-added.ratio)
+    return [(var0 + zero, max(var0, share * var1)), (var1 + one, max(var1, share * var0))]
+
+
 def sum_kl(gap: float, var0: float, var1: float, width: int, added: Added) -> float:
-    """Both divergences of Gaussians with whole covariances, by their definition."""
+    """Both divergences of Gaussians, by the definition, with whole covariances."""
     difference = np.zeros(width)
     difference[0] = math.sqrt(gap)
-    zero, one = (
-        np.diag([var + along, *[var + across] * (width - 1)])
-        for var, along, across in zip((var0, var1), added.along, added.across, strict=True)
-    )
+    zero, one = (np.diag([along, *[across] * (width - 1)]) for along, across in noised(var0, var1, added))
 
-    def divergence(first: Values, second: Values) -> float:
+    def divergence(first: Matrix, second: Matrix) -> float:
         inverse = np.linalg.inv(second)
         logs = np.linalg.slogdet(second)[1] - np.linalg.slogdet(first)[1]
         return float(np.trace(inverse @ first) - width + difference @ inverse @ difference + logs) / 2
@@ -48,8 +54,12 @@ def sum_kl(gap: float, var0: float, var1: float, width: int, added: Added) -> fl
     return divergence(zero, one) + divergence(one, zero)
 
 
-def power(share: float, width: int, added: Added) -> float:
-    zero, one = (along + (width - 1) * across for along, across in zip(added.along, added.across, strict=True))
+def power(var0: float, var1: float, share: float, width: int, added: Added) -> float:
+    """Mean squared length of the noise."""
+    zero, one = (
+        along - var + (width - 1) * (across - var)
+        for var, (along, across) in zip((var0, var1), noised(var0, var1, added), strict=True)
+    )
     return (1 - share) * zero + share * one
 
 
@@ -57,7 +67,7 @@ def power(share: float, width: int, added: Added) -> float:
 def test_marvell_keeps_to_its_bound_and_uses_it_up(case: tuple[float, float, float, float, int, float]) -> None:
     gap, var0, var1, share, width, bound = case
     added = least_noise(gap, var0, var1, share, width, bound)
-    assert min(*added.along, *added.across) >= 0
+    assert min(*added.along, added.ratio) >= 0
     assert sum_kl(gap, var0, var1, width, added) == pytest.approx(bound, rel=1e-3)
 
 
@@ -67,7 +77,7 @@ def test_marvell_keeps_to_its_bound_whatever_the_classes(
     gap: float, var0: float, var1: float, share: float, width: int, bound: float
 ) -> None:
     added = least_noise(gap, var0, var1, share, width, bound)
-    assert min(*added.along, *added.across) >= 0
+    assert min(*added.along, added.ratio) >= 0
     assert sum_kl(gap, var0, var1, width, added) <= bound * 1.001 + 1e-9
 
 
@@ -78,23 +88,25 @@ def test_no_noise_nearby_keeps_to_marvells_bound_with_less_power(
     gap, var0, var1, share, width, bound = case
     added = least_noise(gap, var0, var1, share, width, bound)
     rng = np.random.default_rng(1)
-    tried = np.array([*added.along, *added.across]) * np.exp(0.1 * rng.standard_normal((2000, 4)))
-    others = [Added((a, b), (c, d)) for a, b, c, d in tried.tolist()]
+    tried = np.array([*added.along, added.ratio]) * np.exp(0.1 * rng.standard_normal((2000, 3)))
+    others = [Added((a, b), k) for a, b, k in tried.tolist()]
     others = [o for o in others if sum_kl(gap, var0, var1, width, o) <= bound]
     assert others
-    assert power(share, width, added) <= min(power(share, width, o) for o in others) * 1.002
+    least = min(power(var0, var1, share, width, o) for o in others)
+    assert power(var0, var1, share, width, added) <= least * 1.002
 
 
 def test_classes_that_are_alike_are_given_no_noise() -> None:
-    assert least_noise(1.0, 50.0, 50.0, 0.5, 4, 0.1) == Added((0.0, 0.0), (0.0, 0.0))
-    assert least_noise(0.0, 0.0, 0.0, 0.5, 4, 0.1) == Added((0.0, 0.0), (0.0, 0.0))
+    assert least_noise(1.0, 50.0, 50.0, 0.5, 4, 0.1).along == (0.0, 0.0)
+    assert least_noise(0.0, 0.0, 0.0, 0.5, 4, 0.1) == Added((0.0, 0.0), 0.0)
 
 
-@pytest.mark.parametrize("kind", ["max_norm", "marvell"])
+@pytest.mark.parametrize("kind", ["max_norm", "marvell", "label_dp"])
 def test_noise_is_on_the_average_not_there(kind: str) -> None:
     gradients, labels = two_classes(200)
     rng, protection = np.random.default_rng(2), Protection.model_validate({"labels": kind, "leakage": 0.5})
-    drawn = np.array([protect(gradients, labels, protection, rng) for _ in range(2000)], np.float64)
+    scores = np.full_like(labels, 0.3)
+    drawn = np.array([protect(gradients, labels, protection, rng, scores) for _ in range(600)], np.float64)
     error = drawn.std(0) / math.sqrt(len(drawn))
     assert (error > 0).mean() > 0.9
     off = np.abs(drawn.mean(0) - gradients) / np.maximum(error, 1e-12)
@@ -119,6 +131,44 @@ def test_of_a_batch_of_one_class_marvell_says_nothing() -> None:
     gradients, labels = two_classes(50)
     for label in (0, 1):
         assert not marvell(gradients, np.full_like(labels, label), 0.1).any()
+
+
+def test_marvell_gives_no_noise_to_directions_in_which_no_gradient_varies() -> None:
+    rng = np.random.default_rng(5)
+    labels = (rng.random(500) < 0.4).astype(np.float32)
+    gradients = np.zeros((500, 8), np.float32)
+    gradients[:, 0] = 0.4 - labels
+    gradients[:, 1] = rng.standard_normal(500) * (1 + labels)
+    assert not marvell(gradients, labels, 0.1, rng)[:, 2:].any()
+
+
+def test_label_dp_moves_each_gradient_on_its_own_line_by_the_same_noise_on_the_label() -> None:
+    gradients, labels = two_classes(300)
+    slopes = gradients * 300 / (0.3 - labels)[:, None]
+    rng = np.random.default_rng(6)
+    drawn = np.array([label_dp(gradients, labels, np.full_like(labels, 0.3), 0.04, rng) for _ in range(500)]) * 300
+    noise = ((drawn - gradients * 300) * slopes).sum(2) / (slopes**2).sum(1)
+    assert np.allclose(drawn, gradients * 300 + noise[..., None] * slopes, atol=1e-3)
+    assert noise.std(0) == pytest.approx(5, rel=0.25)
+    assert noise.std() == pytest.approx(5, rel=0.02)
+
+
+def test_label_dp_hides_a_sample_of_whose_label_the_network_is_sure_behind_anothers_slope() -> None:
+    gradients, labels = two_classes(300)
+    scores = np.full_like(labels, 0.3)
+    scores[7], gradients[7] = labels[7], 0
+    assert label_dp(gradients, labels, scores, 0.04, np.random.default_rng(7))[7].all()
+    assert not label_dp(gradients, labels, labels, 0.04).any(), "of no sample a slope is known"
+
+
+def test_the_best_attack_on_label_dp_is_as_good_as_the_bound_says() -> None:
+    rng = np.random.default_rng(8)
+    zeros, ones = rng.standard_normal((2, 20_000)) / math.sqrt(0.5)
+    assert (zeros[:1000, None] < ones[None] + 1).mean() == pytest.approx(best_auc(0.5), abs=0.03)
+    assert best_auc(0.1, 5) == best_auc(0.5)
+    assert best_auc(0.03) < 0.55
+    for leakage in (0.01, 0.1, 1.0):
+        assert best_auc(leakage) <= 0.5 + math.sqrt(leakage) / 2 - leakage / 8, "theorem 1 of Li et al."
 
 
 def test_without_protection_gradients_are_sent_as_they_are() -> None:

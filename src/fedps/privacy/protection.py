@@ -1,9 +1,13 @@
 """Noise on what parties of a vertical job send: on the gradients of the active one, on the cuts of a passive one.
 
 The gradient of a sample points one way for one class and the other way for the other, so who receives it knows the label.
-Two defences of Li et al., "Label Leakage and Protection in Two-party Split Learning" (ICLR 2022): `max_norm` (section 4.1)
-makes all gradients as long as the longest, and leaves them on their line; `marvell` (sections 4.2 and 4.3) adds the least
-Gaussian noise under which no test whatever tells the classes apart better than a bound allows.
+Three defences:
+
+* `max_norm` (Li et al., "Label Leakage and Protection in Two-party Split Learning", ICLR 2022, section 4.1) makes all
+  gradients as long as the longest, and leaves them on their line. It stops attacks by length.
+* `marvell` (the same, sections 4.2 and 4.3) adds the least Gaussian noise under which both classes' gradients have almost the
+  same mean and covariance. It stops attacks by length and by direction, not those that know a sample's own slope.
+* `label_dp` adds noise along each sample's own slope. It bounds whatever a sample's gradients tell of its label.
 
 The noise is a secret: a passive party that could draw it again would subtract it. So it comes from the system, not from the
 job's seed, which all parties know; tests and the audit alone give a generator of their own.
@@ -21,6 +25,7 @@ from fedps.types import State, Values
 
 Floats = NDArray[np.floating[Any]]
 GRID = 33  # places at which a power is looked at, a side
+LEAST = 1e-5  # a residual below it is rounding for the most part
 ROUNDS = 4  # in which the grid closes in around the cheapest place: each to a sixteenth of the one before
 
 
@@ -46,7 +51,9 @@ class SecretNoise:
 SECRET = SecretNoise()
 
 
-def protect(gradients: Values, labels: Values, protection: Protection, noise: Noise = SECRET) -> Values:
+def protect(
+    gradients: Values, labels: Values, protection: Protection, noise: Noise = SECRET, scores: Values | None = None
+) -> Values:
     """Return the gradients of one batch as a passive party may see them; called once a step for each such party.
 
     Args:
@@ -54,6 +61,7 @@ def protect(gradients: Values, labels: Values, protection: Protection, noise: No
         labels: float32[B], 0 or 1; `max_norm` does not look at them.
         protection: `labels` says how, `leakage` how well.
         noise: where the noise comes from.
+        scores: float32[B], what the network said of each sample; `label_dp` needs them.
 
     Returns:
         float32[B, w], whose mean over the noise is `gradients`.
@@ -63,7 +71,12 @@ def protect(gradients: Values, labels: Values, protection: Protection, noise: No
             return max_norm(gradients, noise)
         case "marvell":
             return marvell(gradients, labels, protection.leakage, noise)
-    return gradients
+        case "label_dp":
+            if scores is None:
+                raise ValueError("label_dp needs the batch's scores")
+            return label_dp(gradients, labels, scores, protection.leakage, noise)
+        case "none":
+            return gradients
 
 
 def max_norm(gradients: Values, noise: Noise = SECRET) -> Values:
@@ -83,40 +96,48 @@ def max_norm(gradients: Values, noise: Noise = SECRET) -> Values:
 def marvell(gradients: Values, labels: Values, leakage: float, noise: Noise = SECRET) -> Values:
     """Add the least Gaussian noise under which both classes' gradients, taken for Gaussian, are alike.
 
+    Where the paper takes one variance for all directions, the noise across the line through both means has the shape of what
+    the other class has more: in directions in which no gradient varies, noise would tell to whom it was given.
+
     Args:
         gradients: float32[B, w].
         labels: float32[B], 0 or 1.
-        leakage: bound of the sum of both KL divergences between the two classes' gradients in this batch. No attack on this
-            batch alone then has an AUC above `1/2 + sqrt(leakage)/2 - leakage/8` (theorem 1). What a sample shows in several
-            epochs adds up.
+        leakage: bound of the sum of both KL divergences between the two classes' gradients in this batch.
         noise: where the noise comes from.
 
     Returns:
         float32[B, w]. Of a batch of one class alone nothing: zeros.
     """
-    positive = labels > 0.5
-    if positive.all() or not positive.any():
+    classes = [labels <= 0.5, labels > 0.5]
+    if not all(mask.any() for mask in classes):
         return np.zeros_like(gradients)
-    exact = gradients.astype(np.float64)
-    means = [exact[mask].mean(0) for mask in (~positive, positive)]
-    gap = means[1] - means[0]
-    length = float(np.linalg.norm(gap))
-    line = gap / length if length > 0 else np.zeros_like(gap)
-    variances = [float(exact[mask].var(0).mean()) for mask in (~positive, positive)]
-    added = least_noise(length**2, variances[0], variances[1], float(positive.mean()), gradients.shape[1], leakage)
-    along = np.sqrt(np.where(positive, added.along[1], added.along[0]))
-    across = np.sqrt(np.where(positive, added.across[1], added.across[0]))
-    spread = noise.standard_normal(exact.shape) * across[:, None] if across.any() else np.zeros_like(exact)
-    own = along * noise.standard_normal(along.shape) - spread @ line
-    noisy: Values = (exact + spread + own[:, None] * line).astype(np.float32)
-    return noisy
+    noisy = gradients.astype(np.float64)
+    zero, one = (noisy[mask].mean(0) for mask in classes)
+    length = float(np.linalg.norm(one - zero))
+    line = (one - zero) / length if length > 0 else np.zeros_like(zero)
+    shapes = [np.cov(noisy[mask].T, ddof=0).reshape(len(line), -1) for mask in classes]
+    variances = [float(np.trace(shape)) / len(line) for shape in shapes]
+    share, across = float(classes[1].mean()), np.eye(len(line)) - np.outer(line, line)
+    added = least_noise(length**2, variances[0], variances[1], share, len(line), leakage)
+    for k, mask in enumerate(classes):
+        lacking, ways = np.linalg.eigh(across @ (shapes[1 - k] * math.exp(-added.ratio) - shapes[k]) @ across)
+        some = lacking > 1e-6 * max(variances)
+        spread = noise.standard_normal((int(mask.sum()), int(some.sum()))) * np.sqrt(lacking[some])
+        own = noise.standard_normal((int(mask.sum()), 1)) * math.sqrt(added.along[k])
+        noisy[mask] += spread @ ways[:, some].T + own * line
+    return noisy.astype(np.float32)
 
 
 class Added(NamedTuple):
-    """Variances of the noise for either class, 0 and 1: along the line through both means, and in each direction across it."""
+    """What noise each class is given.
+
+    Attributes:
+        along: variances along the line through both means, of classes 0 and 1.
+        ratio: across it, a class is given what it lacks of exp(-ratio) times the other's variance.
+    """
 
     along: tuple[float, float]
-    across: tuple[float, float]
+    ratio: float
 
 
 def least_noise(gap: float, var0: float, var1: float, share: float, width: int, leakage: float) -> Added:
@@ -144,9 +165,9 @@ def least_noise(gap: float, var0: float, var1: float, share: float, width: int, 
     farthest = 0.0  # that k may be
     if width > 1 and large > 0:
         farthest = min(math.log(large / small) if small > 0 else math.inf, math.acosh(1 + leakage / (width - 1)))
-    middle_k, reach_k = farthest / 2, farthest / 2
+    middle_k = reach_k = farthest / 2
     middle_s, reach_s = 0.0, 1.0  # t as a share of the most that it may be
-    best = (math.inf, 0.0, 0.0, 0.0)
+    least, added = math.inf, Added((0.0, 0.0), 0.0)
     for _ in range(ROUNDS):
         k = np.clip(np.linspace(middle_k - reach_k, middle_k + reach_k, GRID), 0.0, farthest)[:, None]
         s = np.clip(np.linspace(middle_s - reach_s, middle_s + reach_s, GRID), -1.0, 1.0)
@@ -159,15 +180,53 @@ def least_noise(gap: float, var0: float, var1: float, share: float, width: int, 
         b = a * np.exp(t)
         power = share * (a - var1) + (1 - share) * (b - var0)
         power = power + (width - 1) * weight * np.maximum(large * np.exp(-k) - small, 0.0)
-        place = np.unravel_index(np.argmin(power), power.shape)
-        middle_k, middle_s = float(k[place[0], 0]), float(s[place[1]])
+        row, column = np.unravel_index(np.argmin(power), power.shape)
+        middle_k, middle_s = float(k[row, 0]), float(s[column])
         reach_k, reach_s = reach_k / (GRID // 2), reach_s / (GRID // 2)
-        if power[place] < best[0]:
-            best = (float(power[place]), float(a[place]), float(b[place]), middle_k)
-    _, a1, b0, ratio = best
-    extra = max(large * math.exp(-ratio) - small, 0.0) if width > 1 else 0.0
-    across = (0.0, extra) if var1 < var0 else (extra, 0.0)
-    return Added((max(b0 - var0, 0.0), max(a1 - var1, 0.0)), across)
+        if power[row, column] < least:
+            along = (max(float(b[row, column]) - var0, 0.0), max(float(a[row, column]) - var1, 0.0))
+            least, added = float(power[row, column]), Added(along, middle_k)
+    return added
+
+
+def label_dp(gradients: Values, labels: Values, scores: Values, leakage: float, noise: Noise = SECRET) -> Values:
+    """Add to each gradient Gaussian noise along the very line on which its label moves it.
+
+    The gradient of a sample is (score - label) times a slope that does not depend on its label. So noise of deviation
+    `leakage ** -0.5` on the label, times that slope, is label differential privacy (Ghazi et al., NeurIPS 2021) by the
+    mechanism of Yang et al., "Differentially Private Label Protection in Split Learning" (2022), with Gaussian noise: it
+    needs no assumption on gradients, and holds against an attacker who knows all slopes, scores and other labels.
+
+    Args:
+        gradients: float32[B, w], of the cross-entropy.
+        labels: float32[B], 0 or 1.
+        scores: float32[B], the probabilities that the network gave them.
+        leakage: sum of both KL divergences between what a sample with label 0 and the same with label 1 shows.
+        noise: where the noise comes from.
+
+    Returns:
+        float32[B, w]. A sample whose score leaves no gradient to speak of is given noise along another's slope.
+    """
+    residuals = scores.astype(np.float64) - labels
+    clear = np.flatnonzero(np.abs(residuals) > LEAST)
+    if not len(clear):
+        return np.zeros_like(gradients)
+    places = np.arange(len(labels))
+    places[np.abs(residuals) <= LEAST] = np.resize(clear, len(labels) - len(clear))
+    slopes = gradients[places] / residuals[places, None]
+    noisy: Values = (gradients + slopes * (noise.standard_normal((len(labels), 1)) / math.sqrt(leakage))).astype(
+        np.float32
+    )
+    return noisy
+
+
+def best_auc(leakage: float, times: int = 1) -> float:
+    """Return the AUC of the best attack there can be on gradients of `label_dp` that were seen so many times.
+
+    Two Gaussians of one variance with sumKL s are told apart with AUC `Phi(sqrt(s / 2))`, and what is drawn anew adds up.
+    It is below the bound of Li et al. (theorem 1), `1/2 + sqrt(s)/2 - s/8`, that holds for whatever distributions.
+    """
+    return 0.5 * (1 + math.erf(math.sqrt(leakage * times) / 2))
 
 
 class Blur:

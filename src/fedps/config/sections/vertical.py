@@ -39,11 +39,13 @@ class Ids(Section):
 class Protection(Section):
     """What keeps the other side from reading labels out of gradients, and features out of what is sent."""
 
-    labels: Annotated[Literal["none", "max_norm", "marvell"], BeforeValidator(word)] = Field(
+    labels: Annotated[Literal["none", "max_norm", "marvell", "label_dp"], BeforeValidator(word)] = Field(
         "none", description="noise on the gradients that the active party sends back"
     )
     leakage: Annotated[Fraction, Field(gt=0)] = Field(
-        0.01, description="marvell: bound of the sum of both KL divergences between the gradients of the two classes"
+        0.03,
+        description="marvell, label_dp: bound of the sum of both KL divergences between the gradients of the two classes, in"
+        " each epoch",
     )
     activations: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
         0.0, description="noise on what passive parties send: so many standard deviations of it"
