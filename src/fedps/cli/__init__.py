@@ -3,7 +3,7 @@
 Exit codes: 0 all is well, 1 a role failed, 2 the job, a flag or the data is wrong, 130 stopped by Ctrl-C.
 """
 
-from fedps.cli import audit, certs, config, data, first, kits, model, roles, runs, serve
+from fedps.cli import audit, certs, config, data, first, kits, model, roles, runs, serve, vertical
 from fedps.cli.app import FAILED, INTERRUPTED, WRONG, app, main
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "roles",
     "runs",
     "serve",
+    "vertical",
 ]

@@ -22,7 +22,7 @@ from fedps.errors import JobError
 __all__ = ["VerticalJob", "describe", "is_vertical", "load_vertical", "notes_of", "shared_part", "side_job"]
 
 SHARED = ("vertical", "hyper_parameters", "ids", "protection")  # sections that all parties must have alike
-LOCAL = frozenset({"vertical.address", "vertical.lift"})
+LOCAL = frozenset({"vertical.address", "vertical.lift", "vertical.restarts"})
 FILES = ("data", "test_data")  # of a party
 
 

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from fedps.errors import FedpsError
+from fedps.events import parties  # noqa: F401  (its events are some, too)
 from fedps.events.events import Event, printable
 from fedps.metrics import BUCKETS, Histogram
 

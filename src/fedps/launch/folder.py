@@ -16,13 +16,14 @@ from pydantic import ValidationError
 
 from fedps.config import Job
 from fedps.config.files import is_utf8
+from fedps.config.job import VerticalJob
 from fedps.config.shared import first_difference, shared_part
 from fedps.config.source import read
 from fedps.errors import CROWDED, JobError, shortage
 from fedps.events.journal import JOURNAL, Journal
 from fedps.events.past import started
 from fedps.pages.report import try_report
-from fedps.storage.whole import PUBLIC, write_whole
+from fedps.storage.whole import CLOSED, PUBLIC, write_whole
 
 RUNS, LATEST = Path("runs"), "latest"  # where runs are kept unless one says otherwise; a name for the newest of them
 RETRY = 5.0  # seconds between two tries to write what a full disk did not take
@@ -41,10 +42,11 @@ OURS = (
     "state",
     "model",
     "items.csv",
+    "parties",
 )  # what a run writes in its folder
 
 
-def make_run_folder(job: Job, run_dir: Path | None) -> Path:
+def make_run_folder(job: Job | VerticalJob, run_dir: Path | None) -> Path:
     """Make the folder of a run, with the resolved job in it; return its path.
 
     Args:
@@ -55,7 +57,8 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
         JobError: it cannot be written, or holds another run, or something else of those names, or the job's readers could
             not read it.
     """
-    check_readers(job)
+    if isinstance(job, Job):
+        check_readers(job)
     base, taken = (run_dir or RUNS / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve(), ""
     _check_name("--run_dir", base)
     for folder in [base] if run_dir else _names(base):
@@ -64,9 +67,12 @@ def make_run_folder(job: Job, run_dir: Path | None) -> Path:
             taken = _claim(folder)
             if ours := not taken:
                 (folder / "log").mkdir(exist_ok=True)
-                (folder / "private").mkdir(exist_ok=True)
                 job.save(folder / "job.yaml")
-                _keep_items(job, folder)
+                if isinstance(job, VerticalJob):
+                    folder.chmod(CLOSED)  # what parties say of their data is for their eyes
+                else:
+                    (folder / "private").mkdir(exist_ok=True)
+                    _keep_items(job, folder)
                 return folder
         except OSError as error:
             if ours:
@@ -215,7 +221,7 @@ def discard(folder: Path) -> None:
         folder / "coordinator.lock",
     ):
         path.unlink(missing_ok=True)
-    for name in ("log", "audit", "private", "state"):
+    for name in ("log", "audit", "private", "state", "parties"):
         shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()

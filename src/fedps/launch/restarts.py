@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fedps.config import Runner
+from fedps.config.sections.vertical import Vertical
 from fedps.events.events import Failed, Restarted
 from fedps.launch.local.processes import UNKNOWN, Child, Who
 from fedps.launch.local.role import NEWEST, RoleSpec
@@ -30,11 +31,12 @@ class Restarts:
     """The restarts of one run.
 
     Args:
-        runner: the job's section.
+        limits: the job's section that says how often, and whether a server keeps what another could go on from.
     """
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, limits: Runner | Vertical) -> None:
+        self._most = limits.restarts
+        self._forgets = isinstance(limits, Runner) and limits.durability == "none"
         self._attempts = Counter[Who]()
         self._said: dict[Who, str] = {}  # of which error each failed last
         self._planned: dict[Who, tuple[float, Due]] = {}  # when, s, monotonic
@@ -59,9 +61,9 @@ class Restarts:
         self._said[who] = failed.error
         attempt, spec = self._attempts[who] + 1, role.spec
         mistake = again or failed.in_job or failed.in_data
-        if mistake or spec is None or attempt > self._runner.restarts:
+        if mistake or spec is None or attempt > self._most:
             return False
-        if spec.role == "server" and self._runner.durability == "none":  # another would know of nothing
+        if spec.role == "server" and self._forgets:  # another would know of nothing
             return False
         self._attempts[who] = attempt
         if under_way or not spec.resume:

@@ -11,6 +11,7 @@ from fedps.config.source import dump, read
 from fedps.errors import shortage
 from fedps.events.journal import JOURNAL, read_journal
 from fedps.figures import Metric, metrics_in
+from fedps.pages import lift
 from fedps.pages.plots import MOST_LINES, Points, bands, plot, shares, spark
 from fedps.pages.words import LAST, Record, facts, in_words, timed
 from fedps.storage.whole import PUBLIC, write_whole
@@ -64,10 +65,16 @@ def write_report(run_dir: Path, journal: str = JOURNAL) -> Path:
     progress.sort(key=lambda e: (len(e["id"]), e["id"], e["time"]))
     job = read(run_dir / "job.yaml") if (run_dir / "job.yaml").is_file() else {}
     elsewhere = summary.get("log_dir", "") not in ("", str(run_dir / "log"))
+    if "vertical" in summary:
+        job |= {"ids": job.get("ids", {}) | {"psi_key": "not shown"}} if job else {}
+        facts_, plots, clients = lift.facts(summary), _epochs(summary), _lift(summary)
+    else:
+        facts_, plots = _trained(job) | _rows(summary), _plots(summary, progress)
+        clients = _clients(summary, _by_worker(progress, "loss"))
     page = PAGE.format(
         style=STYLE, sort=SORT, title=html.escape(f"{run_dir.name}: {summary['status']}"), when=_when(began),
-        said=_said(summary), facts=_table([[k, v] for k, v in (_trained(job) | _rows(summary)).items()]), plots=_plots(summary, progress),
-        clients=_clients(summary, _by_worker(progress, "loss")), job=_job(dump(job)) if job else "",
+        said=_said(summary), facts=_table([[k, v] for k, v in facts_.items()]), plots=plots, clients=clients,
+        job=_job(dump(job)) if job else "",
         logs=html.escape(summary["log_dir"]) if elsewhere else '<a href="log/">log/</a>',
         folder=html.escape(str(run_dir)), journal=journal,
     )  # fmt: skip
@@ -112,6 +119,26 @@ def _plots(summary: Record, progress: Sequence[Record]) -> str:
         picked = {"clients": [(r["round"], float(len(r["selected"]))) for r in rounds]}
         plots.append(plot("Clients that trained, over rounds", picked, whole=True))
     return "".join(plots)
+
+
+def _epochs(summary: Record) -> str:
+    """Return what vertical training came to over epochs, beside what its stages alone did."""
+    names = lift.whose(summary["parties"])
+    plots = []
+    for figure, title in {"loss": "Training loss", **lift.FIGURES}.items():
+        line = [(r["round"], r[figure]) for r in summary["rounds"] if r.get(figure) is not None]
+        others = {names[s]: of[figure] for s, of in summary["vertical"].items() if s != "federated" and of.get(figure)}
+        plots.append(plot(title, {names["federated"]: line}, True, others if figure != "loss" else {}) if line else "")
+    return "".join(plots)
+
+
+def _lift(summary: Record) -> str:
+    head, *rows = lift.rows(summary)
+    names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    return (
+        f'<h2>What each party\'s data is worth</h2><div class="clients"><table><thead><tr>{names}</tr></thead><tbody>'
+        f"{_table(rows)}</tbody></table></div>"
+    )
 
 
 def _kinds(metrics: Iterable[Metric]) -> list[tuple[str, str, bool]]:

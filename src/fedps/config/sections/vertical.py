@@ -99,6 +99,9 @@ class Vertical(Section):
         description="what is trained besides, to compare: the active party alone (which predicts while others are away), what"
         " passive features tell alone, all joined in one place (`fedps vertical run` alone, where all files are)",
     )
+    restarts: Whole = Field(
+        3, description="times that `fedps vertical run` starts a party again that has died, later each time; 0: never"
+    )
     step_timeout: Annotated[float, Field(gt=0, le=86400)] = Field(
         60.0, description="seconds that a party waits for another in the middle of its work"
     )

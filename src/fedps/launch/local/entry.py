@@ -15,6 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from fedps.config import Job
+from fedps.config.job import VerticalJob
 from fedps.errors import JobError
 from fedps.events.events import Checked, Dropped, Event, Failed, Progress, Report, Started
 from fedps.events.forms import encode
@@ -27,6 +28,18 @@ def play(pipe: Connection, log: str, job_json: str, spec: RoleSpec) -> None:
     """Live a built-in role's whole life."""
     outbox = _enter(pipe, log)
     _live(lambda report: Role(spec, _job(job_json), report).run(), outbox)
+
+
+def play_party(pipe: Connection, log: str, job_json: str, spec: RoleSpec) -> None:
+    """Live the whole life of a party of vertical training, or train in one place what that is compared with."""
+    outbox = _enter(pipe, log)
+    from fedps.launch.local.party import JOINED, play_joined, play_side  # noqa: PLC0415
+
+    job = VerticalJob.model_validate_json(job_json)
+    if spec.role == JOINED:
+        _live(lambda report: play_joined(job, spec.run_dir, report), outbox)
+    else:
+        _live(lambda report: play_side(job, spec.client, spec.run_dir, spec.bind, report), outbox)
 
 
 def check_network(pipe: Connection, log: str, job_json: str) -> None:

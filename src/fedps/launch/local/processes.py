@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from fedps.config import Job
+from fedps.config.job import VerticalJob
 from fedps.errors import FedpsError, JobError
 from fedps.events.events import Event, Failed
 from fedps.events.forms import decode
@@ -89,6 +90,11 @@ def start_role(spec: RoleSpec, log: Path, job: Job) -> Child:
     """Start a built-in role; what it prints goes to `log`."""
     method = "forkserver" if spec.role == "worker" else "spawn"
     return _start(method, spec.role, spec.name, log, entry.play, job, spec)
+
+
+def start_party(spec: RoleSpec, log: Path, job: VerticalJob) -> Child:
+    """Start a party of vertical training, or what its training is compared with; what it prints goes to `log`."""
+    return _start("forkserver", spec.role, spec.name, log, entry.play_party, job, spec)
 
 
 def start_check(job: Job, log: Path) -> Child:
@@ -200,7 +206,7 @@ def _fork_server() -> Any:
 
 
 def _start(
-    method: str, kind: str, name: str, log: Path, life: Callable[..., None], job: Job, *facts: RoleSpec
+    method: str, kind: str, name: str, log: Path, life: Callable[..., None], job: Job | VerticalJob, *facts: RoleSpec
 ) -> Child:
     context: Any = get_context(method)
     ours, theirs = context.Pipe()

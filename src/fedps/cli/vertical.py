@@ -1,0 +1,67 @@
+"""`fedps vertical`: parties that hold different features of the same samples train one network; all here, or one."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from fedps.cli.app import FAILED, AsJson, Certs, Insecure, Override, RunDir, app, protection
+
+vertical_app = App(name="vertical", help="Train over parties that hold different features of the same samples.")
+app.command(vertical_app)
+
+VerticalFile = Annotated[
+    Path, Parameter(name=["JOB.yaml", "--job", "-m"], help="The job file, with a section vertical.")
+]
+Party = Annotated[str, Parameter(name="NAME", help="Which party to be, as the job names it.")]
+
+
+@vertical_app.command
+def run(
+    job: VerticalFile,
+    *,
+    override: Override = None,
+    run_dir: RunDir = None,
+    certs: Certs = None,
+    insecure: Insecure = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a vertical job: start each party on this machine, match samples, train, and say what each party's data is worth.
+
+    Example: fedps vertical run examples/vertical_movielens.yaml -o vertical.epochs=1
+
+    A party that dies is started again, vertical.restarts times at most, and all go on from their newest common checkpoint.
+    """
+    from fedps.config.vertical import load_vertical  # noqa: PLC0415
+    from fedps.errors import needing_torch  # noqa: PLC0415
+
+    resolved = load_vertical(job, [*(override or []), *protection(certs, insecure)], whole=True)
+    with needing_torch():
+        import torch  # noqa: F401, PLC0415
+    from fedps.launch.vertical import run as launch  # noqa: PLC0415
+
+    if launch(resolved, run_dir, as_json)["status"] != "ok":
+        raise SystemExit(FAILED)
+
+
+@vertical_app.command
+def party(
+    name: Party,
+    job: VerticalFile,
+    *,
+    override: Override = None,
+    run_dir: RunDir = None,
+    certs: Certs = None,
+    insecure: Insecure = False,
+) -> None:
+    """Be one party of a vertical job, where its data is; started again in the same folder, it goes on from its checkpoint.
+
+    Example: fedps vertical party bank job.yaml --certs certs
+
+    The active party listens at vertical.address; the others dial it, and wait for it vertical.start_timeout seconds.
+    """
+    from fedps.config.vertical import load_vertical  # noqa: PLC0415
+    from fedps.launch.one_party import be_party  # noqa: PLC0415
+
+    resolved = load_vertical(job, [*(override or []), *protection(certs, insecure)], party=name)
+    be_party(resolved, name, run_dir)
