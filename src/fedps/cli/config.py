@@ -69,11 +69,13 @@ def check(
 
     The flags are those of `fedps run`: addresses are looked at too, as that would.
     """
-    from fedps.config.vertical import is_vertical, load_vertical  # noqa: PLC0415
+    from fedps.config.vertical import is_vertical, load_vertical, notes_of  # noqa: PLC0415
     from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
 
     if is_vertical(named(job)):
         load_vertical(named(job), override or [])
+        for text in notes_of(named(job)):
+            note(text)
         print(f"{job}: no mistakes")
         return
     counts = read_counts(worker_num, None, server_num, servers, coordinator_num, coordinators)

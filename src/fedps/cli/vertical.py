@@ -1,11 +1,11 @@
 """`fedps vertical`: parties that hold different features of the same samples train one network; all here, or one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from fedps.cli.app import FAILED, AsJson, Certs, Insecure, Override, RunDir, app, protection
+from fedps.cli.app import FAILED, AllowCommands, AsJson, Certs, Insecure, Override, RunDir, app, note, protection
 
 vertical_app = App(name="vertical", help="Train over parties that hold different features of the same samples.")
 app.command(vertical_app)
@@ -24,6 +24,7 @@ def run(
     run_dir: RunDir = None,
     certs: Certs = None,
     insecure: Insecure = False,
+    allow_commands: AllowCommands = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a vertical job: start each party on this machine, match samples, train, and say what each party's data is worth.
@@ -32,15 +33,11 @@ def run(
 
     A party that dies is started again, vertical.restarts times at most, and all go on from their newest common checkpoint.
     """
-    from fedps.config.vertical import load_vertical  # noqa: PLC0415
-    from fedps.errors import needing_torch  # noqa: PLC0415
-
-    resolved = load_vertical(job, [*(override or []), *protection(certs, insecure)], whole=True)
-    with needing_torch():
-        import torch  # noqa: F401, PLC0415
+    resolved = _load(job, [*(override or []), *protection(certs, insecure)], whole=True)
+    from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.vertical import run as launch  # noqa: PLC0415
 
-    if launch(resolved, run_dir, as_json)["status"] != "ok":
+    if launch(resolved, run_dir, as_json, Allow(commands=allow_commands))["status"] != "ok":
         raise SystemExit(FAILED)
 
 
@@ -53,6 +50,7 @@ def party(
     run_dir: RunDir = None,
     certs: Certs = None,
     insecure: Insecure = False,
+    allow_commands: AllowCommands = False,
 ) -> None:
     """Be one party of a vertical job, where its data is; started again in the same folder, it goes on from its checkpoint.
 
@@ -60,8 +58,25 @@ def party(
 
     The active party listens at vertical.address; the others dial it, and wait for it vertical.start_timeout seconds.
     """
-    from fedps.config.vertical import load_vertical  # noqa: PLC0415
+    resolved = _load(job, [*(override or []), *protection(certs, insecure)], party=name)
+    from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.one_party import be_party  # noqa: PLC0415
 
-    resolved = load_vertical(job, [*(override or []), *protection(certs, insecure)], party=name)
-    be_party(resolved, name, run_dir)
+    be_party(resolved, name, run_dir, Allow(commands=allow_commands))
+
+
+def _load(job: Path, overrides: list[str], party: str | None = None, whole: bool = False) -> Any:
+    """Read a vertical job, and say what there is to say of it.
+
+    Raises:
+        JobError: it is wrong, or torch is missing here.
+    """
+    from fedps.config.vertical import load_vertical, notes_of  # noqa: PLC0415
+    from fedps.errors import needing_torch  # noqa: PLC0415
+
+    resolved = load_vertical(job, overrides, party, whole)
+    for text in notes_of(job):
+        note(text)
+    with needing_torch():
+        import torch  # noqa: F401, PLC0415
+    return resolved

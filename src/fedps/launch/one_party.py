@@ -8,6 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from fedps.config import Allow
 from fedps.config.job import VerticalJob
 from fedps.errors import DataError, JobError, RoleError
 from fedps.events.events import Event, Failed, now, stamp
@@ -16,25 +17,27 @@ from fedps.launch.addresses import read_address
 from fedps.launch.folder import RUNS
 from fedps.launch.lift import Shown, Tally
 from fedps.launch.local.party import PARTY, play_side, side_folder
+from fedps.launch.orders import PLAIN
 from fedps.net.protection import protect
 from fedps.pages.report import try_report
 from fedps.storage.whole import PUBLIC, write_whole
 
 
-def be_party(job: VerticalJob, party: str, run_dir: Path | None = None) -> None:
+def be_party(job: VerticalJob, party: str, run_dir: Path | None = None, allow: Allow = PLAIN.allow) -> None:
     """Be one party from start to end; one that was started before in the same folder goes on where it was.
 
     Args:
         job: with this party's part.
         party: its name.
         run_dir: the run's folder, by default `runs/<job>`.
+        allow: what whoever started this allows.
 
     Raises:
         JobError: an address, a certificate or a folder cannot be used, or the job has a mistake that only the data shows.
         DataError: files cannot be read, or have no samples in common.
         RoleError: this party failed, or another; it is named.
     """
-    at, active = read_address("vertical.address", job.vertical.address), party == job.vertical.active
+    at = read_address("vertical.address", job.vertical.address)
     if at.port == 0:
         raise JobError(f"vertical.address: {at}: nobody could find a free port; name one, e.g. 10.0.0.1:7070")
     protect(job.security, PARTY, party, [str(at)])
@@ -46,7 +49,7 @@ def be_party(job: VerticalJob, party: str, run_dir: Path | None = None) -> None:
         raise JobError(f"--run_dir {folder}: party {party} is at work there already; end it first") from None
     except OSError as error:
         raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
-    _Stage(job, party, folder, journal).play(str(at), active)
+    _Stage(job, party, folder, journal).play(str(at), allow)
 
 
 class _Stage:
@@ -56,12 +59,12 @@ class _Stage:
         self._job, self._party, self._folder, self._journal = job, party, folder, journal
         self._tally, self._shown, self._lock = Tally(job, now()), Shown(job, quiet=False), threading.Lock()
 
-    def play(self, at: str, active: bool) -> None:
+    def play(self, at: str, allow: Allow) -> None:
         """Play to the end, whatever it is."""
         self._shown.introduce(at)
         error = None
         try:
-            play_side(self._job, self._party, self._folder, at, self._report)
+            play_side(self._job, self._party, self._folder, at, self._report, allow)
         except KeyboardInterrupt:
             error = "stopped by a signal"
             raise
@@ -73,7 +76,7 @@ class _Stage:
             error = f"{PARTY} {self._party}: {failed.error}"
             raise RoleError(f"{PARTY} {self._party}", failed.error, failed.traceback) from None
         finally:
-            if active and (error or self._tally.measured):
+            if self._party == self._job.vertical.active and (error or self._tally.measured):
                 with suppress(OSError):  # which may be what failed
                     self._conclude(error)
             self._journal.close()

@@ -8,6 +8,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from fedps.config import Allow
 from fedps.config.job import VerticalJob
 from fedps.errors import DataError, JobError, RoleError
 from fedps.events import events
@@ -19,18 +20,22 @@ from fedps.launch.lift import Shown, Tally
 from fedps.launch.local.party import JOINED, PARTY
 from fedps.launch.local.processes import AGAIN, PATIENCE, UNKNOWN, Child, Who, fork_server, start_party, stop
 from fedps.launch.local.role import RoleSpec
+from fedps.launch.orders import PLAIN
 from fedps.launch.restarts import Due, Restarts
 
 HEARING = 3.0  # seconds in which the others may say why, too, once one party has failed
 
 
-def run(job: VerticalJob, run_dir: Path | None = None, as_json: bool = False) -> dict[str, Any]:
+def run(
+    job: VerticalJob, run_dir: Path | None = None, as_json: bool = False, allow: Allow = PLAIN.allow
+) -> dict[str, Any]:
     """Run a vertical job on this machine and return its summary; a failed run's says so in `status` and `error`.
 
     Args:
         job: the job, with all parties' parts.
         run_dir: the run's folder, by default `runs/<job>-<time>`.
         as_json: show nothing but the summary, as one JSON object on standard output.
+        allow: what whoever started this allows.
 
     Raises:
         JobError: a folder or an address cannot be used, or a party finds a mistake in the job before anything is trained.
@@ -41,14 +46,14 @@ def run(job: VerticalJob, run_dir: Path | None = None, as_json: bool = False) ->
     at = read_address("vertical.address", job.vertical.address)
     check_protected(job.security, {(PARTY, name): at for name in job.order}, ())
     with fork_server(torch=True):
-        return Launch(job, make_run_folder(job, run_dir), began, as_json).run()
+        return Launch(job, make_run_folder(job, run_dir), began, as_json, allow).run()
 
 
 class Launch:
     """One run: its parties, its journal and what came of it."""
 
-    def __init__(self, job: VerticalJob, folder: Path, began: float, as_json: bool) -> None:
-        self._job, self._folder, self._as_json = job, folder, as_json
+    def __init__(self, job: VerticalJob, folder: Path, began: float, as_json: bool, allow: Allow) -> None:
+        self._job, self._folder, self._as_json, self._allow = job, folder, as_json, allow
         self._tally, self._journal = Tally(job, began), Journal(folder / JOURNAL)
         self._shown = Shown(job, quiet=as_json)
         self._restarts, self._doors = Restarts(job.vertical), ExitStack()
@@ -101,7 +106,7 @@ class Launch:
             self._listen_to_the_end()
 
     def _start(self, kind: str, number: int, name: str, at: str) -> None:
-        spec = RoleSpec(kind, number, self._folder / "job.yaml", self._folder, client=name, bind=at)
+        spec = RoleSpec(kind, number, self._folder / "job.yaml", self._folder, client=name, bind=at, allow=self._allow)
         self._children[kind, spec.name] = start_party(spec, self._folder / "log" / f"{kind}log.{spec.name}", self._job)
 
     def _start_again(self, due: Due) -> None:

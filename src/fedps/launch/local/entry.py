@@ -37,9 +37,9 @@ def play_party(pipe: Connection, log: str, job_json: str, spec: RoleSpec) -> Non
 
     job = VerticalJob.model_validate_json(job_json)
     if spec.role == JOINED:
-        _live(lambda report: play_joined(job, spec.run_dir, report), outbox)
+        _live(lambda report: play_joined(job, spec.run_dir, report, spec.allow), outbox)
     else:
-        _live(lambda report: play_side(job, spec.client, spec.run_dir, spec.bind, report), outbox)
+        _live(lambda report: play_side(job, spec.client, spec.run_dir, spec.bind, report, spec.allow), outbox)
 
 
 def check_network(pipe: Connection, log: str, job_json: str) -> None:

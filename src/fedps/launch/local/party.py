@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fedps.config import Allow
 from fedps.config.job import VerticalJob
 from fedps.events.events import Ready, Report
 from fedps.storage.whole import CLOSED, make_folder
@@ -9,7 +10,7 @@ from fedps.storage.whole import CLOSED, make_folder
 PARTY, JOINED = "party", "joined"  # kinds of roles: a party, and all parties' features in one place, to compare with
 
 
-def play_side(job: VerticalJob, party: str, run_dir: Path, at: str, report: Report) -> None:
+def play_side(job: VerticalJob, party: str, run_dir: Path, at: str, report: Report, allow: Allow) -> None:
     """Live a party's life.
 
     Args:
@@ -18,6 +19,7 @@ def play_side(job: VerticalJob, party: str, run_dir: Path, at: str, report: Repo
         run_dir: the run's folder, in which it has `parties/<name>` for itself.
         at: `host:port` where the active party listens.
         report: where events go.
+        allow: what whoever started this allows.
     """
     folder = side_folder(run_dir, party)
     if party == job.vertical.active:
@@ -41,6 +43,6 @@ def side_folder(run_dir: Path, party: str) -> Path:
     return folder
 
 
-def play_joined(job: VerticalJob, run_dir: Path, report: Report) -> None:
+def play_joined(job: VerticalJob, run_dir: Path, report: Report, allow: Allow) -> None:
     """Train on all parties' common samples in one place, as they were matched in this run."""
     raise NotImplementedError
