@@ -229,9 +229,9 @@ class Signer:
 class SecretScalar:
     """A number by which points of Curve25519 are multiplied, as X25519 (RFC 7748) does: of two, the order does not matter.
 
-    Only a point's u-coordinate counts. X25519 makes each number a multiple of 8, and the orders of the curve and of its twist
-    are 4 or 8 times a large prime; so any 32 bytes may be taken for a point, and nothing is learned of the number by sending
-    strange ones: what would, goes to zero, and is refused.
+    Only a point's u-coordinate counts, and any 32 bytes are one, of the curve or of its twist. X25519 makes each number a
+    multiple of 8, and the orders of both are 8 and 4 times a large prime: so who sends strange points learns nothing of the
+    number. Those of low order go to zero, and are refused.
 
     Args:
         secret: 32 bytes, by default new random ones.

@@ -45,7 +45,7 @@ def test_without_classes_of_ones_own_a_built_in_network_is_trained(tmp_path: Pat
 
 def test_generators_read_each_partys_half_of_the_same_lines(lines: list[str]) -> None:
     job, allow = load_vertical(JOB, lines), Allow(commands=True)
-    assert ids_of(job, "A", job.parties["A"].data, allow) == [b"part-2:0", b"part-2:1", b"part-10:0"]
+    assert ids_of(job, "A", job.parties["A"].data, allow) == [b"6:part-21:0", b"6:part-21:1", b"7:part-101:0"]
     everything = load_vertical(JOB, [*lines, "vertical.holdout=0"])
     a, b = (side_data(everything, name, np.arange(3), None, allow).train for name in "AB")
     order = np.argsort(b.label, kind="stable")

@@ -14,9 +14,13 @@ from pyarrow import parquet
 
 from fedps.config.sections.vertical import Ids
 from fedps.errors import DataError
-from fedps.vertical.ids import _part, form_of, read_ids
+from fedps.vertical.ids import form_of, identity, read_ids
 
 PLAIN = Ids()
+
+
+def each(*texts: str) -> list[bytes]:
+    return [identity([text]) for text in texts]
 
 
 def csv(folder: Path, text: str, name: str = "a.csv") -> Path:
@@ -44,23 +48,23 @@ def test_numbers_are_their_digits_in_whatever_file(tmp_path: Path) -> None:
     assert read_ids([table(tmp_path, id=coded)], ["id"], PLAIN) == text
     largest = 2**64 - 1
     assert read_ids([table(tmp_path, id=pa.array([largest], pa.uint64()))], ["id"], PLAIN) == [
-        _part(str(largest))
+        identity([str(largest)])
     ]  # fmt: skip
 
 
 def test_texts_are_themselves(tmp_path: Path) -> None:
     texts = ["1", "01", "1.0", "+1", "1e0", "a", "A", "a b", "0x1"]
     assert len(set(read_ids([csv(tmp_path, "\n".join(["id,x", *(f"{t},0" for t in texts)]))], ["id"], PLAIN))) == 9
-    assert read_ids([table(tmp_path, id=texts)], ["id"], PLAIN) == [*map(_part, texts)]
+    assert read_ids([table(tmp_path, id=texts)], ["id"], PLAIN) == each(*texts)
 
 
 def test_blanks_and_case_are_as_the_job_says(tmp_path: Path) -> None:
     file = csv(tmp_path, "id\tx\n ab\t0\nCD \t0\nStraße\t0\n", "a.tsv")
-    assert read_ids([file], ["id"], PLAIN) == [*map(_part, ("ab", "CD", "Straße"))]
-    assert read_ids([file], ["id"], Ids(blanks="keep")) == [*map(_part, (" ab", "CD ", "Straße"))]
-    assert read_ids([file], ["id"], Ids(case="fold")) == [*map(_part, ("ab", "cd", "strasse"))]
+    assert read_ids([file], ["id"], PLAIN) == each("ab", "CD", "Straße")
+    assert read_ids([file], ["id"], Ids(blanks="keep")) == each(" ab", "CD ", "Straße")
+    assert read_ids([file], ["id"], Ids(case="fold")) == each("ab", "cd", "strasse")
     assert "is empty" in refused([csv(tmp_path, "id,x\n  ,1\n")])
-    assert read_ids([csv(tmp_path, "id,x\n  ,1\n")], ["id"], Ids(blanks="keep")) == [_part("  ")]
+    assert read_ids([csv(tmp_path, "id,x\n  ,1\n")], ["id"], Ids(blanks="keep")) == [identity(["  "])]
 
 
 def test_letters_are_compared_as_they_are_read_not_as_they_are_stored(tmp_path: Path) -> None:
@@ -73,7 +77,7 @@ def test_letters_are_compared_as_they_are_read_not_as_they_are_stored(tmp_path: 
 
 @given(st.lists(st.tuples(st.text(max_size=4), st.text(max_size=4)), min_size=2, max_size=2, unique=True))
 def test_rows_that_differ_in_a_column_differ_in_their_ids(rows: list[tuple[str, str]]) -> None:
-    one, other = ("".join(map(str, map(_part, row))) for row in rows)
+    one, other = map(identity, rows)
     assert one != other
 
 
@@ -87,7 +91,7 @@ def test_ids_of_several_columns_and_files(tmp_path: Path) -> None:
 
 def test_other_forms_of_text(tmp_path: Path) -> None:
     quoted = csv(tmp_path, 'x;id\n1;"a;b"\n2;"c\nd"\n\n3;e\n')
-    assert read_ids([quoted], ["id"], PLAIN) == [*map(_part, ("a;b", "c\nd", "e"))]
+    assert read_ids([quoted], ["id"], PLAIN) == each("a;b", "c\nd", "e")
     packed = tmp_path / "b.csv.gz"
     packed.write_bytes(gzip.compress(b"id,x\n7,1\n"))
     assert read_ids([packed], ["id"], PLAIN) == [b"1:7"]
@@ -149,7 +153,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_the_form_of_ids_is_said_by_example() -> None:
     def form(*rows: Sequence[str]) -> str:
-        return form_of([b"".join(map(_part, row)) for row in rows])
+        return form_of([identity(row) for row in rows])
 
     assert form(["17"], ["-18"], ["x"]) == "ids here look like 17, -18: whole numbers"
     assert form(["017"], ["18"]) == "ids here look like 017, 18: digits behind zeros, which count"
@@ -157,3 +161,4 @@ def test_the_form_of_ids_is_said_by_example() -> None:
     assert form(["5", "mon"], ["6", "tue"]) == "ids here look like (5, mon), (6, tue): whole numbers and texts"
     assert form(["x" * 99]) == f"ids here look like {'x' * 39}…: texts"
     assert form() == "there is no id here"
+    assert form_of([identity(["part-1", "0"])]) == "ids here look like (part-1, 0): texts and whole numbers"

@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from fedps.crypto import SecretScalar
 from fedps.errors import DataError, WireError
 from fedps.vertical import blinding
+from fedps.vertical.ids import identity
 from fedps.vertical.kept import keep, recall
 from fedps.vertical.matching import Matched, Matching, check_common, of_all, pairs
+from fedps.vertical.points import on_curve, points_of
 
 KEY = "a word"
 P = 2**255 - 19
 
 
 def ids(*names: object) -> list[bytes]:
-    return [f"{len(str(name))}:{name}".encode() for name in names]
+    return [identity([str(name)]) for name in names]
 
 
 def met(active: Sequence[bytes], *passive: Sequence[bytes], keys: Sequence[str] = (KEY, KEY, KEY)) -> list[Matched]:
@@ -47,6 +49,27 @@ def test_scalars_commute_and_are_those_of_x25519() -> None:
     scalar = bytes.fromhex("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4")  # RFC 7748, 5.2
     point = bytes.fromhex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")
     assert SecretScalar(scalar).times(point).hex() == "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552"
+
+
+def test_ids_are_hashed_to_points_of_the_curve_and_blinding_leads_to_no_others() -> None:
+    points = points_of(ids(*range(300)), KEY.encode())
+    assert is_point(points) == [True] * 300
+    assert len({point.tobytes() for point in points}) == 300
+    with Matching(ids(*range(300)), KEY, 1) as side:
+        assert is_point(side.blinded()) == [True] * 300
+    any_bytes = np.random.default_rng(0).integers(0, 2**63, (300, 4))
+    assert on_curve(any_bytes).tolist() == is_point(any_bytes)
+    assert 100 < sum(is_point(any_bytes)) < 200  # half of all are of the twist
+    edges = np.array(
+        [np.frombuffer((k % 2**255).to_bytes(32, "little"), "<i8") for k in (0, 1, 2, 9, P - 1, P, P + 9, -1)]
+    )
+    assert on_curve(edges).tolist() == is_point(edges)
+
+
+def is_point(points: NDArray[np.int64]) -> list[bool]:
+    """Euler's criterion, with Python's own numbers."""
+    numbers = [int.from_bytes(point.tobytes(), "little") for point in points]
+    return [pow(u * (u * u + 486662 * u + 1) % P, (P - 1) // 2, P) == 1 for u in numbers]
 
 
 @settings(max_examples=25, deadline=None)

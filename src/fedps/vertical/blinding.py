@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedps.crypto import SecretScalar
 from fedps.errors import WireError
 
-Points = NDArray[np.int64]  # [n, 4]: 32 bytes each, little-endian
+Points = NDArray[np.int64]  # [n, 4]: u-coordinates, 32 bytes each, little-endian
 WORTH = 8192  # points for each process: to start one takes about as long as to multiply so many
 
 

@@ -18,7 +18,7 @@ from fedps.data.read.by_job import Reading, read_by_job
 from fedps.data.samples import ClientData, Order
 from fedps.errors import DataError
 from fedps.types import ClientId, Samples
-from fedps.vertical.ids import read_ids
+from fedps.vertical.ids import identity, read_ids
 
 HELD_OUT = zlib.crc32(b"fedps.vertical.held_out")  # of the stream that splits
 Rows = NDArray[np.int64]
@@ -70,7 +70,7 @@ def ids_of(job: VerticalJob, party: str, files: tuple[Path, ...], allow: Allow =
     if own.id != (LINE,):
         return read_ids(files, own.id, job.ids, party)
     counts = _read(job, party, files, allow).counts
-    return [f"{file.name}:{k}".encode() for file, count in zip(files, counts, strict=True) for k in range(count)]
+    return [identity([file.name, str(k)]) for file, count in zip(files, counts, strict=True) for k in range(count)]
 
 
 def read_rows(job: VerticalJob, party: str, files: tuple[Path, ...], rows: Rows, allow: Allow = NOTHING) -> Samples:

@@ -45,13 +45,18 @@ def read_ids(files: Sequence[Path], columns: Sequence[str], ids: Ids, party: str
 
     def take(cells: list[pa.Array], where: Where) -> None:
         texts = [_texts(column, array, ids, where, mistakes) for column, array in zip(columns, cells, strict=True)]
-        found.extend(b"".join(map(_part, parts)) for parts in zip(*texts, strict=True))
+        found.extend(map(identity, zip(*texts, strict=True)))
 
     for file in files:
         read_columns(file, _Columns(columns, party, mistakes, take))
     if len(set(found)) < len(found):
         raise _repeated(found, files, columns, party)
     return found
+
+
+def identity(parts: Sequence[str]) -> bytes:
+    """Return the id of a row, of the text of each column."""
+    return b"".join(b"%d:%b" % (len(data), data) for data in map(str.encode, parts))
 
 
 def form_of(found: Sequence[bytes]) -> str:
@@ -138,11 +143,6 @@ def _written(text: str, ids: Ids) -> str:
     text = text.strip() if ids.blanks == "strip" else text
     text = text if text.isascii() else unicodedata.normalize("NFC", text)
     return unicodedata.normalize("NFC", text.casefold()) if ids.case == "fold" else text
-
-
-def _part(text: str) -> bytes:
-    data = text.encode()
-    return b"%d:%b" % (len(data), data)
 
 
 def _parts(identity: bytes) -> Iterator[str]:

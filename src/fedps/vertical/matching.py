@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from fedps.errors import DataError, WireError
 from fedps.vertical.blinding import Blinding, Points
+from fedps.vertical.points import points_of
 
 Marks = NDArray[np.int64]  # [n]: 8 bytes of a point that both have blinded
 Places = NDArray[np.int64]
@@ -84,9 +85,9 @@ class Matching:
         """Return some of its own points, blinded, int64[k, 4]: what the other party is sent, some at a time if they are many."""
         end = places.indices(len(self))[1]
         if end > self._ready:
-            rows = self._order[self._ready : end]
-            hashes = b"".join(_hash(self._ids[row], self._key, b"point") for row in rows)
-            self._points[self._ready : end] = self._blinding.times(np.frombuffer(hashes, "<i8").reshape(-1, 4))
+            rows = self._order[self._ready : end].tolist()
+            points = points_of([self._ids[row] for row in rows], self._key)
+            self._points[self._ready : end] = self._blinding.times(points)
             self._ready = end
         return self._points[places]
 
@@ -140,7 +141,9 @@ def agreed(ids: Sequence[bytes], rows: NDArray[np.int64], key: bytes) -> Matched
         rows: int64[c], those that are common, in any order.
         key: `key_of` the job's word.
     """
-    hashes = [_hash(ids[row], key, b"order") for row in rows.tolist()]
+    hashes = [
+        hashlib.blake2b(ids[row], digest_size=HASH, key=key, person=b"fedps order").digest() for row in rows.tolist()
+    ]
     order = sorted(range(len(rows)), key=hashes.__getitem__)
     digest = hashlib.blake2b(b"".join(hashes[k] for k in order), digest_size=16).hexdigest()
     return Matched(rows[np.array(order, np.int64)], digest)
@@ -200,7 +203,3 @@ def _secret_order(count: int) -> NDArray[np.int64]:
     """Return a permutation that follows from nothing that is known to anybody."""
     seed = np.frombuffer(os.urandom(HASH), np.uint32)
     return np.random.default_rng(seed).permutation(count)
-
-
-def _hash(identity: bytes, key: bytes, purpose: bytes) -> bytes:
-    return hashlib.blake2b(identity, digest_size=HASH, key=key, person=b"fedps " + purpose).digest()
