@@ -74,7 +74,7 @@ class RowsClient:
 
     def __init__(self, case: Case, number: int) -> None:
         certificates = Certificates(Path(case.certs), "client", str(number)) if case.kind == "tls" else None
-        hello = Hello(case.job.name, str(number), f"process {number}", shared=shared_part(case.job))
+        hello = Hello(case.job.name, str(number), f"process {number}", 1, shared=shared_part(case.job))
         channel = Channel(case.address, hello, Limits(), PATIENCE, certificates)
         spec = TableSpec("rows", "sparse", (case.rows, case.dim), Rule("add"), Init("constant", 0.5))
         self._shards = Shards([channel], [spec], PATIENCE)

@@ -87,7 +87,7 @@ def _live(job: Job, address: str, clients: int, rounds: int) -> list[list[float]
         waits[event.round].append(event.seconds)
 
     def live(number: int) -> None:
-        hello = Hello(job.name, str(number), "p", to="coordinator", shared=shared_part(job))
+        hello = Hello(job.name, str(number), "p", 1, to="coordinator", shared=shared_part(job))
         channel = Channel(address, hello, Limits(), WAIT)
         with Path(os.devnull).open("w") as log:
             life = Coordinated(channel, 1000, log, report)

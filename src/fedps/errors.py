@@ -102,10 +102,11 @@ class RefusedError(FedpsError):
     Args:
         kind: one word for programs, e.g. `not_finite`, `unknown_table`.
         reason: one sentence for people, with the remedy.
+        newest: where a newer process speaks for a client, its number.
     """
 
-    def __init__(self, kind: str, reason: str) -> None:
-        self.kind, self.reason = kind, reason
+    def __init__(self, kind: str, reason: str, newest: int = 0) -> None:
+        self.kind, self.reason, self.newest = kind, reason, newest
         super().__init__(f"{reason} [{kind}]")
 
 

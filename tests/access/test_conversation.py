@@ -38,7 +38,7 @@ class Echo:
     def begin(self, name: str | None = "a") -> Conversation:
         conversation = Conversation(self, self.sent.append, "address", 0.0, with_join=False)
         if name is not None:
-            conversation.received(encode(1, Hello("job", name, "p")))
+            conversation.received(encode(1, Hello("job", name, "p", 1)))
         return conversation
 
     @property
@@ -66,7 +66,7 @@ def test_a_fault_of_ours_is_not_the_peers() -> None:
 def test_a_name_is_a_claim_until_it_is_greeted() -> None:
     host = Echo()
     stranger = host.begin(None)
-    stranger.received(encode(1, Hello("another job", "boss", "p")))
+    stranger.received(encode(1, Hello("another job", "boss", "p", 1)))
     assert (stranger.client, stranger.instance) == (None, "")
     assert [e["client"] for e in host.events] == ["address"]
     with pytest.raises(RefusedError):
@@ -91,7 +91,7 @@ def test_a_stranger_that_guesses_is_hung_up_on_after_a_few() -> None:
     host = Echo()
     stranger = host.begin(None)
     for n in range(MAX_JUNK):
-        stranger.received(encode(1, Hello(f"guess {n}", "a", "p")))
+        stranger.received(encode(1, Hello(f"guess {n}", "a", "p", 1)))
     assert host.sent[-1] is None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fedps.access.conversation import Conversation, Refusals
-from fedps.access.roster import GREETING_TIMEOUT, SPARE_GUESTS, Membership, Participant, Roster
+from fedps.access.roster import GREETING_TIMEOUT, MOST_SKIPPED, SPARE_GUESTS, Membership, Participant, Roster
 from fedps.errors import RefusedError
 from fedps.types import ClientId, Identity
 from fedps.wire.frame import Frame, Limits, decode, encode
@@ -152,12 +152,23 @@ def test_a_second_connection_of_a_process_ends_the_first_and_its_client_is_not_a
 
 def test_a_newer_process_ends_an_older_for_good() -> None:
     host = Host()
-    old, new = Peer(host, "a", "old"), Peer(host, "a", "new")
+    old, new = Peer(host, "a", "old", number=1), Peer(host, "a", "new", number=2)
     assert "give each worker its own client" in str(old.replies[-1])
-    assert old.hung_up and not Peer(host, "a", "old").welcome and not new.hung_up
+    assert old.hung_up and not Peer(host, "a", "old", number=1).welcome and not new.hung_up
     new.conversation.closed()
-    assert not Peer(host, "a", "old").welcome, "nor when the newer is away"
-    assert Peer(host, "a", "new").welcome
+    assert not Peer(host, "a", "old", number=1).welcome, "nor when the newer is away"
+    assert Peer(host, "a", "new", number=2).welcome
+
+
+def test_the_newer_process_speaks_in_whatever_order_they_come() -> None:
+    host, other = Host(), Host()
+    new, late = Peer(host, "a", "new", number=2), Peer(host, "a", "old", number=1)
+    assert not late.welcome and not new.hung_up, "it was slow on its way"
+    refused = late.replies[0]
+    assert isinstance(refused, Refused) and (refused.kind, refused.newest) == ("superseded", 2)
+    first, second = Peer(other, "a", "p", number=1), Peer(other, "a", "q", number=1)
+    assert first.hung_up and second.welcome, "two that know nothing of each other"
+    assert not Peer(Host(), "a", number=MOST_SKIPPED + 1).welcome, "nobody takes the last number"
 
 
 def joined(expected: int, *clients: ClientId) -> Membership[Participant]:

@@ -34,7 +34,7 @@ from fedps.wire.messages import (
 from fedps.wire.session import Peer
 
 Send = Callable[[bytes | None], None]
-HELLO = Hello("job", "7", "process")
+HELLO = Hello("job", "7", "process", 1)
 LIMITS = Limits()
 
 

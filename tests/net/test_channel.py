@@ -61,7 +61,7 @@ def test_a_refusal_is_the_requests_own() -> None:
 
 def test_a_refused_hello_fails_all_requests_at_once() -> None:
     with served(EchoServer()) as address:
-        with closing(Channel(address, Hello("another", "7", "process"), LIMITS, WAIT)) as channel:
+        with closing(Channel(address, Hello("another", "7", "process", 1), LIMITS, WAIT)) as channel:
             for future in (channel.welcome, channel.request(JOIN)):
                 with pytest.raises(RefusedError, match="another job"):
                     future.result(WAIT)

@@ -58,7 +58,7 @@ def test_what_fails_is_in_the_future(local: LocalServer) -> None:
     with pytest.raises(LimitError, match="limit of 500 bytes"):
         small.request(Pull(("item",)), [np.arange(500)]).result(0)
     with pytest.raises(RefusedError, match="another job"):
-        LocalChannel(local, Hello("another", "7", "process"), LIMITS).welcome.result(0)
+        LocalChannel(local, Hello("another", "7", "process", 1), LIMITS).welcome.result(0)
 
 
 def test_close_fails_what_is_open_and_drops_later_answers(local: LocalServer) -> None:

@@ -31,7 +31,7 @@ class Honest:
     """A client that knows what each answer must be."""
 
     def __init__(self, address: str) -> None:
-        self.channel = Channel(address, Hello("job", "honest", "process"), LIMITS, patience=WAIT)
+        self.channel = Channel(address, Hello("job", "honest", "process", 1), LIMITS, patience=WAIT)
         self.channel.request(Join((HONEST,), 0)).result(WAIT)
         self._rng = np.random.default_rng(0)
 

@@ -262,7 +262,7 @@ def test_names_of_any_length_do_not_fill_events(make_job: MakeJob, tmp_path: Pat
     server = ParameterServer(make_job(sync_mode="geo"), 0, tmp_path / "run", into(events))
     stranger = Stranger(server)
     assert is_refused(stranger.ask(hello(server.job, "x" * 10**5)), "malformed", "1 to 256 characters")
-    assert is_refused(stranger.ask(Hello("y" * 10**5, "x", "p")), "other_job", "check the address")
+    assert is_refused(stranger.ask(Hello("y" * 10**5, "x", "p", 1)), "other_job", "check the address")
     caller = Caller(server, "bad").join()
     caller.ask(Pull(("z" * 10**5,)), NO_KEYS)
     assert [e["event"] for e in events] == ["refused", "refused", "joined", "refused"]

@@ -95,6 +95,18 @@ def test_who_waits_for_a_window_is_not_waited_for_in_it(server: ParameterServer)
     step(server, fresh, b, number=2)
 
 
+def test_who_waits_though_there_was_no_space_for_its_push_is_waited_for(server: ParameterServer) -> None:
+    a, b = two(server)
+    server.durable._failed_at = 0.0
+    assert is_refused(a.ask(*push(1, [3], ones(1))), "no_space")
+    server.durable._failed_at = None
+    waits = a.send(Pull(("rows",), after=0), np.array([3]))
+    b.send(*push(1, [3], ones(1)))
+    assert a.answers(waits) == [] and server.clock == 0
+    a.send(*push(1, [3], ones(1)))
+    assert isinstance(a.answers(waits)[0], Values) and server.clock == 1
+
+
 def test_a_process_given_up_as_lost_goes_on_where_it_was(server: ParameterServer) -> None:
     a, b = two(server)
     step(server, a, b, number=1)

@@ -19,7 +19,8 @@ from fedps.storage.epochs import is_whole
 from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Figures, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
-from tests.server.callers import BIAS, LIMITS, ROWS, Caller, ones, push
+from tests.greeting import hello
+from tests.server.callers import BIAS, LIMITS, ROWS, Caller, Stranger, ones, push
 from tests.server.homes import Home, meet, tables, train
 from tests.server.test_slow_saves import Slow
 
@@ -245,6 +246,17 @@ def test_who_says_one_push_again_and_again_is_refused_at_last(home: Home) -> Non
     assert [[type(answer) for answer in a.answers(ticket)] for ticket in tickets[2:]] == [[], [Refused], [Refused]]
     assert isinstance(b.ask(*push(1, [1], ones(1))), Done)
     assert [[type(answer) for answer in a.answers(ticket)] for ticket in tickets[:3]] == [[Done]] * 3
+
+
+def test_a_restarted_server_knows_which_process_is_the_newest(home: Home) -> None:
+    server = home.server()
+    Caller(server, "a", "old").join()
+    Caller(server, "a", "new").join()
+    for _ in range(2):
+        server = home.server()
+        answer = Stranger(server).ask(hello(server.job, "a", "old"))
+        assert isinstance(answer, Refused) and (answer.kind, answer.newest) == ("superseded", 2)
+        server.sum_up()
 
 
 def test_who_was_outvoted_has_no_vote_in_the_next_process(home: Home) -> None:

@@ -74,7 +74,7 @@ def test_nothing_may_be_said_before_hello_and_join(server: ParameterServer) -> N
 
 
 def test_another_job_is_refused_and_not_told_what_this_one_is_called(server: ParameterServer) -> None:
-    message = Stranger(server).ask(Hello("elsewhere", "1", "p"))
+    message = Stranger(server).ask(Hello("elsewhere", "1", "p", 1))
     assert isinstance(message, Refused)
     assert message.kind == "other_job"
     assert repr(server.job.name) not in message.reason.replace("'elsewhere'", "")

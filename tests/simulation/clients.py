@@ -74,6 +74,8 @@ class Client(Process):
         self.error: FedpsError | None = None
         self._servers, self._coordinator, self._over = servers, coordinator, over
         self._lives = 0
+        self._claims = [0]  # numbers that its processes took, in the folder that they share
+        self._number = 0
         self._saved = 0  # the last epoch that it has saved what is private after
         self.channels: list[Channel] = []
 
@@ -87,7 +89,7 @@ class Client(Process):
         other = Client(
             self.world, self.plan, self.ledger, self.number, self._servers, self._coordinator, self._over
         )  # fmt: skip
-        other._lives, other._saved = self._lives, self._saved
+        other._lives, other._saved, other._claims = self._lives, self._saved, self._claims
         return other
 
     # A process: it starts, freezes, dies.
@@ -100,9 +102,8 @@ class Client(Process):
         self.thaw()
         self.world.say(f"{self.process} starts")
         self.ledger.begins(self.process)
-        said = hello(self.plan.job, self.name, self.process)
-        patience = self.plan.patience
-        self.channels = [Channel(self, host, said, LIMITS, self.plan.delay, patience) for host in self._servers]
+        self.channels = []
+        self._claim()
         self._clock, self._sequence, self._joined = 0, 0, False
         self._unconfirmed: list[tuple[Pushed, Reply]] = []
         self._course = self._live()
@@ -154,16 +155,40 @@ class Client(Process):
         for reply in replies:
             reply.then = None if reply.there else look
 
+    def moves(self) -> None:
+        """Let the next process find another folder than those before, as on another machine."""
+        self._claims = [0]
+
+    def _claim(self, known: int = 0) -> None:
+        self._number = max([known, *self._claims]) + 1
+        self._claims.append(self._number)
+
     # A life, as `client.life.FLClient` lives it.
 
+    def _greet(self) -> Course:
+        """Connect to all, as `client.greeting` does."""
+        plan = self.plan
+        while True:
+            for to, hosts in (("server", self._servers), ("coordinator", [self._coordinator])):
+                said = hello(plan.job, self.name, self.process, to, self._number)
+                self.channels += [Channel(self, h, said, LIMITS, plan.delay, plan.patience) for h in hosts if h]
+            try:
+                yield from self._answers([channel.welcome for channel in self.channels])
+                return
+            except RefusedError as error:
+                if not error.newest or max(self._claims) > self._number:
+                    raise
+                self._claim(error.newest)
+                for channel in self.channels:
+                    channel.close()
+                self.channels.clear()
+
     def _live(self) -> Course:
-        round_ = self._saved
-        if self._coordinator is not None:
-            channel = self._call_coordinator(self._coordinator)
-            round_ = 0
+        yield from self._greet()
+        round_ = self._saved if self._coordinator is None else 0
         while True:
             if self._coordinator is not None:
-                due = yield from self._report(channel, round_)
+                due = yield from self._report(self.channels[-1], round_)
                 if due is None:
                     break
                 round_, trains = due
@@ -180,12 +205,6 @@ class Client(Process):
         yield from self._join()
         self.ledger.gone(self.process)
         yield from self._all(Leave())
-
-    def _call_coordinator(self, host: Host) -> Channel:
-        said = hello(self.plan.job, self.name, self.process, to="coordinator")
-        channel = Channel(self, host, said, LIMITS, self.plan.delay, self.plan.patience)
-        self.channels.append(channel)
-        return channel
 
     def _report(
         self, channel: Channel, round_: int
@@ -319,8 +338,3 @@ class Client(Process):
 def _settled(replies: Sequence[Reply]) -> bool:
     """Whether all replies are there, or one that says that something is wrong."""
     return any(reply.error is not None for reply in replies) or all(reply.there for reply in replies)
-
-
-def excused(client: Client) -> bool:
-    """Whether a client may have given up: a newer process speaks for it."""
-    return isinstance(client.error, RefusedError) and client.error.kind == "superseded"

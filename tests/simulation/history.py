@@ -13,12 +13,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 from fedps.coordinator.coordinator import Coordinator
+from fedps.errors import RefusedError
 from fedps.net.listener import Service
 from fedps.server.barriers import Opening
 from fedps.server.beside import Done, Work, at_once
 from fedps.server.server import ParameterServer
 from fedps.storage.log import Log
-from tests.simulation.clients import LIMITS, Client, excused
+from tests.simulation.clients import LIMITS, Client
 from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped
 from tests.simulation.ledger import Ledger
 from tests.simulation.network import Host, Line
@@ -78,13 +79,12 @@ class History:
         return [*self.servers, *([self.coordinator] if self.coordinator else [])]
 
     def _end(self, client: Client) -> None:
-        """Count a client that does no more."""
-        if client.error is not None and not excused(client):
-            self.ledger.wrong(f"{client.name} gave up: {client.error}")
+        """Count a client that does no more: all but the newest process may be told that a newer one speaks."""
+        error, older = client.error, client is not self.clients[client.number]
+        if error is not None and not (older and isinstance(error, RefusedError) and error.kind == "superseded"):
+            self.ledger.wrong(f"{client.name} gave up: {error}")
         if client.ended or client.dead:
             self._left.discard(client.name)
-        elif client is self.clients[client.number]:  # an older process was taken for a newer one: it is started again
-            self.world.after(3.0, client.start)
 
     # Who is started.
 
@@ -191,6 +191,8 @@ class History:
             self.clients[number].start()
         else:
             client.kill()
+            if self.world.happens(0.1):
+                client.moves()
             self.world.after(self.world.chance.choice((0.2, 3.0, 60.0)), client.start)
 
     def _fill(self, disk: ForgetfulDisk) -> None:

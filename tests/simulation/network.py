@@ -292,7 +292,7 @@ class Channel:
     def _greet(self, frame: Frame | None) -> None:
         assert frame is not None and self._line is not None
         if isinstance(frame.message, Refused):
-            raise RefusedError(frame.message.kind, frame.message.reason)
+            raise RefusedError(frame.message.kind, frame.message.reason, frame.message.newest)
         if not isinstance(frame.message, Welcome):
             raise WireError("Hello was answered by another message than Welcome")
         for data in self._caller.unanswered():

@@ -59,7 +59,7 @@ PACKED: list[NDArray[Any]] = [
 ]
 
 REQUESTS: list[tuple[Message, Sequence[NDArray[Any]]]] = [
-    (Hello("job", "7", "instance"), ()),
+    (Hello("job", "7", "instance", 3), ()),
     (Join(SPECS, 3), ()),
     (Seed("bias"), (ROWS[:1],)),
     (Pull(("item", "bias")), (KEYS, KEYS[:0])),

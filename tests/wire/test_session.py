@@ -29,7 +29,7 @@ from fedps.wire.session import GREETING_BYTES, Caller, Peer
 from tests.wire.frames import KEYS, REQUESTS, ROWS
 
 LIMITS = Limits()
-HELLO, JOIN, PULL = Hello("job", "7", "process"), Join((), 0), Pull(("item", "bias"))
+HELLO, JOIN, PULL = Hello("job", "7", "process", 1), Join((), 0), Pull(("item", "bias"))
 tickets = count(1)
 
 
@@ -74,7 +74,7 @@ def test_nothing_but_join_is_heard_before_join(message: Message) -> None:
 def test_a_stranger_may_not_send_more_than_a_greeting_takes() -> None:
     peer = Peer(LIMITS)
     hello = encode(
-        1, Hello("job", "7", "process", shared={f"key {k}": "0123abcd" for k in range(GREETING_BYTES // 16)})
+        1, Hello("job", "7", "process", 1, shared={f"key {k}": "0123abcd" for k in range(GREETING_BYTES // 16)})
     )
     assert len(hello) < LIMITS.message_bytes
     with pytest.raises(LimitError, match=f"a Hello has at most {GREETING_BYTES}"):
@@ -85,7 +85,7 @@ def test_a_stranger_may_not_send_more_than_a_greeting_takes() -> None:
 def test_hello_is_said_once() -> None:
     peer = joined_peer()
     with pytest.raises(RefusedError, match="already speaks for client '7'"):
-        say(peer, Hello("job", "8", "process"))
+        say(peer, Hello("job", "8", "process", 1))
     assert (peer.client, peer.instance) == ("7", "process")
 
 
@@ -95,7 +95,7 @@ def test_a_refused_hello_gives_no_right_to_its_name() -> None:
     assert peer.client is None and peer.instance is None
     with pytest.raises(RefusedError, match="before Hello"):
         say(peer, JOIN)
-    say(peer, Hello("job", "8", "process"), Welcome(0, 1, 0))
+    say(peer, Hello("job", "8", "process", 1), Welcome(0, 1, 0))
     assert peer.client == "8"
 
 

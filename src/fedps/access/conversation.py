@@ -98,6 +98,11 @@ class Conversation:
         return (self._peer.instance or "") if self._peer.greeted else ""
 
     @property
+    def number(self) -> int:
+        """Which of the client's processes that is, 0 before Hello was answered."""
+        return self._peer.number if self._peer.greeted else 0
+
+    @property
     def known(self) -> ClientId:
         """Who speaks. Raises RefusedError before Hello was answered."""
         if self.client is None:
@@ -139,7 +144,7 @@ class Conversation:
         kind, reason = _in_words(fault)
         who = self.client or (str(self.identity)[:MAX_NAME] if self.identity else self._address[:MAX_NAME])
         self._host.refusals.add(who, kind, reason)
-        self.reply(ticket, Refused(kind, reason))
+        self.reply(ticket, Refused(kind, reason, fault.newest if isinstance(fault, RefusedError) else 0))
 
     def dismiss(self, reason: str) -> None:
         """Tell the peer that its certificate does not count, and hang up."""

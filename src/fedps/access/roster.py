@@ -7,7 +7,7 @@ clients, whether they are connected just now or not. Times are seconds of a mono
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from fedps.access.conversation import MAX_NAME, Conversation
 from fedps.config.shared import first_difference
@@ -20,7 +20,14 @@ from fedps.wire.messages import PROTOCOL, Hello
 GREETING_TIMEOUT = 10.0  # seconds a connection may stay without saying who it is
 SPARE_GUESTS = 64  # greeted connections beyond one for each expected client
 MAX_MEMBERS = 4096  # clients at once, and names remembered of those that went
-MAX_PROCESSES = 16  # remembered of a name
+MOST_SKIPPED = 1 << 20  # numbers of processes at once: so nobody can take the last that there is
+
+
+class Process(NamedTuple):
+    """A process of a client: the larger one is the newer, whoever compares them. See `Hello`."""
+
+    number: int
+    instance: str
 
 RoleName = Literal["server", "coordinator", "party"]
 DIALS: dict[RoleName, tuple[str, ...]] = {  # whose certificates may greet whom
@@ -34,7 +41,8 @@ class Roster:
     """The connections of one server or coordinator.
 
     A client is spoken for by one process at a time, the newest that has greeted: an older one that comes again is refused
-    for good, so that two processes of one name do not take turns in ending each other.
+    for good, so that two processes of one name do not take turns in ending each other. Which is newer they say themselves, by
+    a number: so all servers and the coordinator agree, in whatever order processes come, and whatever one of them forgets.
 
     Args:
         job: its name, which a Hello must carry.
@@ -57,7 +65,7 @@ class Roster:
         self._strangers: dict[Conversation, None] = {}
         self._guests: dict[Conversation, float] = {}  # when each has greeted
         self._named: dict[ClientId, Conversation] = {}  # guests and members
-        self._processes: dict[ClientId, list[str]] = {}  # that greeted, the newest last, also of clients that are away
+        self._processes: dict[ClientId, Process] = {}  # the newest that greeted, also of clients that are away
 
     def open(self, conversation: Conversation) -> Conversation:
         """Take in a connection that has not said who it is."""
@@ -78,7 +86,9 @@ class Roster:
         if conversation.identity is None or conversation.identity.role != "observer":
             check_expected(hello.client, self._clients, self._role)
         client = ClientId(hello.client)
-        self._supersede(client, hello.instance)
+        process = Process(hello.number, hello.instance)
+        self._check_newest(client, process)
+        self.know(client, process)
         older = self._named.get(client)
         # From here on the name is the newer connection's: what `forget` does for the older does not make the client absent.
         self._strangers.pop(conversation, None)
@@ -107,18 +117,16 @@ class Roster:
         """Return the connection that speaks for a client, None while there is none."""
         return self._named.get(client)
 
-    def know(self, client: ClientId, instance: str) -> None:
-        """Note a process as the newest that spoke for a client."""
-        processes = [other for other in self._processes.pop(client, ()) if other != instance]
-        self._processes[client] = [*processes, instance][
-            -MAX_PROCESSES:
-        ]  # behind all others: the oldest is forgotten first
+    def know(self, client: ClientId, process: Process) -> None:
+        """Note a process that spoke for a client, which is the newest unless a newer one is known."""
+        newest = max(process, self._processes.pop(client, process))
+        self._processes[client] = newest  # behind all others: the oldest is forgotten first
         _forget_oldest(self._processes)
 
     @property
-    def processes(self) -> dict[ClientId, list[str]]:
-        """The processes that spoke for each client, the newest last."""
-        return {client: list(processes) for client, processes in self._processes.items()}
+    def processes(self) -> dict[ClientId, Process]:
+        """The newest process that spoke for each client."""
+        return dict(self._processes)
 
     @property
     def connected(self) -> list[ClientId]:
@@ -141,14 +149,19 @@ class Roster:
     def _remedy(self) -> str:
         return "start each party once" if self._role == "party" else "give each worker its own client"
 
-    def _supersede(self, client: ClientId, instance: str) -> None:
-        """Make a process the newest of its client, unless it has been before."""
-        if instance in self._processes.get(client, [])[:-1]:
+    def _check_newest(self, client: ClientId, process: Process) -> None:
+        """Check that no newer process speaks for a client, and that this one leaves numbers to those that come after it."""
+        newest, who = self._processes.get(client, Process(0, "")), f"{_who(self._role)} {client!r}"
+        if process < newest:
             raise RefusedError(
                 "superseded",
-                f"a newer process speaks for {_who(self._role)} {client!r}, and this one must end: {self._remedy}",
+                f"a newer process speaks for {who}, and this one must end: {self._remedy}",
+                newest.number,
             )
-        self.know(client, instance)
+        if process.number > newest.number + MOST_SKIPPED:
+            raise RefusedError(
+                "malformed", f"process {process.number} of {who} comes after {newest.number}: count them"
+            )
 
     def _end(self, older: Conversation, instance: str) -> None:
         """Hang up on an older connection; if another process has it, it is told to end."""

@@ -96,6 +96,9 @@ class Checkpoints:
         log: takes lines for people.
         report: is told of each that is missing.
 
+    Attributes:
+        number: which of the client's processes this is; see `wire.messages.Hello`.
+
     Raises:
         DataError: the folder cannot be written.
     """
@@ -111,13 +114,24 @@ class Checkpoints:
         self._facts = {"format": FORMAT, "client": client, "job": job.name, "shared": lasting_part(job)}
         try:
             make_folder(self._folder)
-            self._number = _claim(self._folder)
+            self.number = _claim(self._folder)
             for part in self._folder.glob(".*.part"):  # of a process that died as it wrote, or that may not finish it
                 part.unlink(missing_ok=True)
         except OSError as error:
-            raise DataError(
-                f"{self._folder}: cannot be written: {error.strerror}; free space, or make it yours"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def count_on(self, newest: int) -> None:
+        """Take a number above one that others know of, though this is the newest process here: the folder is another than then.
+
+        Raises:
+            RefusedError: as for `check`.
+            DataError: the folder cannot be written.
+        """
+        self.check()
+        try:
+            self.number = _claim(self._folder, newest)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def check(self) -> None:
         """Make sure that this is the newest process of its client.
@@ -125,7 +139,7 @@ class Checkpoints:
         Raises:
             RefusedError: it is not; it must end, and write nothing more.
         """
-        if max(_claims(self._folder), default=0) > self._number:
+        if max(_claims(self._folder), default=0) > self.number:
             raise RefusedError(
                 "superseded",
                 f"a newer process works for client {self._client!r} in {self._folder}: this one ends, and has written nothing"
@@ -237,6 +251,9 @@ class Checkpoints:
         kept = before[-KEPT:] + [other for other in before if not other.batch][1 - KEPT :]
         _remove(self._folder, [other for other in there if other not in kept])
 
+    def _unwritable(self, error: OSError) -> DataError:
+        return DataError(f"{self._folder}: cannot be written: {error.strerror}; free space, or make it yours")
+
     def _load(self, moment: Moment) -> Checkpoint:
         stem = snapshot.stems(self._folder, str(moment))[0]
         arrays, facts = snapshot.load_arrays(self._folder, stem)
@@ -282,10 +299,10 @@ def _claims(folder: Path) -> list[int]:
     return [int(number) for number in numbers if number.isdecimal()]
 
 
-def _claim(folder: Path) -> int:
-    """Take a number larger than those of all processes before, and return it."""
+def _claim(folder: Path, known: int = 0) -> int:
+    """Take a number larger than one that is known, and than those of all processes before, and return it."""
     earlier = _claims(folder)
-    for number in count(max(earlier, default=0) + 1):
+    for number in count(max([known, *earlier]) + 1):
         with suppress(FileExistsError):  # another has taken it at the same time
             (folder / f"{CLAIM}{number}").touch(mode=0o600, exist_ok=False)
             break

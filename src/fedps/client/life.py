@@ -5,27 +5,25 @@ from the job's own schedule. It dials out and never listens. Everything that can
 the first byte is sent.
 """
 
-import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
 import msgspec
-from msgspec.structs import replace
 
 from fedps.client import private_rows
 from fedps.client.checkpoint import Checkpoint, Checkpoints, Moment
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
+from fedps.client.greeting import COORDINATOR, Connect, greet
 from fedps.client.modes import build_mode, pull_all, pull_frozen
 from fedps.client.rounds import Coordinated, Rounds, Schedule, Simulated, figures_of, outcome, outcome_of
 from fedps.client.steps import Handler, Key, Steps
 from fedps.client.trainer import Signs, Trained, Trainer
 from fedps.config import Allow, Job
-from fedps.config.shared import shared_part
 from fedps.data.public import Public
 from fedps.data.read.client import read_client
 from fedps.data.samples import ClientData
@@ -42,10 +40,7 @@ from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.training.rules import server_rule
 from fedps.types import ClientId, State, Stateful, under, within
-from fedps.wire.messages import Assignment, Hello
-
-Connect = Callable[[int, Hello], Transport]
-COORDINATOR = -1  # the number under which `Connect` reaches the coordinator
+from fedps.wire.messages import Assignment
 
 
 class FLClient(Steps):
@@ -172,13 +167,12 @@ class FLClient(Steps):
     def callback_init_worker(self) -> None:
         """Connect to the servers and the coordinator, and get ready to train."""
         runner = self.job.runner
-        hello = Hello(self.job.name, self.client, secrets.token_hex(8), shared=shared_part(self.job))
-        self._channels = [self._connect(k, hello) for k in range(runner.server_num)]
+        self._channels = greet(self.job, self.client, self._connect, self._checkpoints)
         specs = self.learner.server_specs(runner.seed, server_rule(self.job.server_optimizer))
-        self.shards = Shards(self._channels[:], specs, compression=compression_of(self.job, self.client))
+        servers = self._channels[: runner.server_num]
+        self.shards = Shards(servers, specs, compression=compression_of(self.job, self.client))
         if runner.with_coordinator:
-            channel = self._connect(COORDINATOR, replace(hello, to="coordinator"))
-            self._channels.append(channel)
+            channel = self._channels[COORDINATOR]
             amend = self._simulated.device.disguise if self._simulated else None
             learn = self._distiller.take if self._distiller else None
             self._rounds = Coordinated(channel, len(self.data), self.log, self.report, amend, learn)

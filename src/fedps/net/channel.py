@@ -202,7 +202,7 @@ class Channel:
         if frame is None or not isinstance(frame.message, Welcome | Refused):
             raise WireError("Hello was answered by another message than Welcome")
         if isinstance(frame.message, Refused):
-            raise RefusedError(frame.message.kind, frame.message.reason)
+            raise RefusedError(frame.message.kind, frame.message.reason, frame.message.newest)
         with self._lock:
             for data in self._caller.unanswered():
                 self._send(data)

@@ -119,6 +119,6 @@ class LocalChannel:
             return  # answers what was asked before a reconnect, which does not happen here
         future = self._futures.pop(frame.ticket)
         if isinstance(frame.message, Refused):
-            future.set_exception(RefusedError(frame.message.kind, frame.message.reason))
+            future.set_exception(RefusedError(frame.message.kind, frame.message.reason, frame.message.newest))
         else:
             future.set_result(frame)

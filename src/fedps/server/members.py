@@ -40,6 +40,7 @@ class Member(Participant):
         pulled, made: bytes of rows that its pulls have made, and that its pushes were the first to change.
         line: seconds for which its line may be at work, by what it was answered and by what it brings.
         bringing, brought: those of them for the push under way, and for its largest.
+        put_off: there was no space for its last push, which comes again.
     """
 
     samples: int = 0
@@ -61,10 +62,11 @@ class Member(Participant):
     line: float = 0.0
     bringing: float = 0.0
     brought: float = 0.0
+    put_off: bool = False
 
     def accept(self, sequence: int, clock: int, late: bool, now: float) -> None:
         """Note that a push was taken; before `clock`, its own or the open one if it came late, nobody waits for this member."""
-        self.sequence, self.took_over = sequence, False
+        self.sequence, self.took_over, self.put_off = sequence, False, False
         self.brought, self.bringing = max(self.brought, self.bringing), 0.0
         self.act(now)
         if late:

@@ -34,7 +34,7 @@ class Pulls:
         if shard.is_merged(pull.after):
             self._answer(conversation, ticket, member, pull, arrays)
             return False
-        if not shard.durable.stuck:  # else its push may have found no space, and is said again
+        if not member.put_off:
             # What it pushed up to there is here, or never comes: another process of it said that to other servers alone.
             member.waits_from = max(member.waits_from, pull.after + 1)
         size += sum(a.nbytes for a in arrays) + requests.OVERHEAD // 64

@@ -138,6 +138,7 @@ class Pushes:
             requests.check_whole(whole, self._shard)
             self._shard.check_growth(member, whole)
             if self._shard.durable.stuck:
+                member.put_off = True
                 raise RefusedError("no_space", "this server's disk takes nothing just now: ask again in a moment")
             return self._shard.push(conversation.known, push, whole, now)
         except (RefusedError, TableError, WireError):  # it spoils the whole push, with the parts that came before

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.access.roster import Process
 from fedps.types import ClientId, TableName, TableSpec
 
 Array = NDArray[Any]
@@ -50,9 +51,10 @@ class Seeded(Record, frozen=True):
 
 
 class Joined(Record, frozen=True):
-    """A client's process takes part from `clock` on."""
+    """A client's process takes part from `clock` on; `number`: which of its processes."""
 
     client: ClientId
+    number: int
     instance: str
     clock: int
     samples: int
@@ -154,7 +156,7 @@ class State(Record, frozen=True):
     passed: int
     told: int
     mean: float | None
-    processes: dict[ClientId, list[str]]
+    processes: dict[ClientId, Process]
     here: dict[ClientId, MemberState]
     left: dict[ClientId, MemberState]
     lost: dict[ClientId, MemberState]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from fedps.access.roster import Roster
+from fedps.access.roster import Process, Roster
 from fedps.config.shared import first_difference
 from fedps.errors import DataError, FedpsError
 from fedps.events.events import Note
@@ -164,8 +164,8 @@ class _Recovery:
                 kept.ballot.chosen = frozenset(tables)
             case Seeded(table, first):
                 shard.seed(table, arrays[0], first)
-            case Joined(client, instance, clock, samples):
-                kept.roster.know(client, instance)
+            case Joined(client, number, instance, clock, samples):
+                kept.roster.know(client, Process(number, instance))
                 members.join(client, instance, clock, samples)
                 kept.ballot.know(client)
             case Gone(client, how):
@@ -214,9 +214,8 @@ class _Recovery:
         kept.shard.unsaved, kept.shard.moved, kept.turns = state.unsaved, state.moved, state.turns
         if state.tables:
             kept.ballot.chosen = frozenset(state.tables)
-        for client, processes in state.processes.items():
-            for instance in processes:
-                kept.roster.know(client, instance)
+        for client, process in state.processes.items():
+            kept.roster.know(client, process)
         members = kept.members
         for there, states in ((members.here, state.here), (members.left, state.left), (members.lost, state.lost)):
             there.update({client: _member(told) for client, told in states.items()})

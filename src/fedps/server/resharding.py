@@ -154,9 +154,9 @@ def _take_over(server: ParameterServer, olds: list[ParameterServer], clients: Se
     kept.barriers.passed, kept.told = first.barriers.passed, max(old.kept.told for old in olds)
     declared = frozenset(server.shard.store.spec(name) for name in server.shard.store.names())
     kept.ballot.chosen = declared or None
-    for client, processes in first.roster.processes.items():
-        for instance in processes:
-            kept.roster.know(client, instance)
+    for old in olds:
+        for client, process in old.roster.processes.items():
+            kept.roster.know(client, process)
     for there, theirs in (("here", first.members.here), ("left", first.members.left), ("lost", first.members.lost)):
         for client, member in theirs.items():
             if client in clients:

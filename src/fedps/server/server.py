@@ -240,7 +240,7 @@ class ParameterServer:
             here = self.members.get(client)
             member = self.members.join(client, instance, join.clock, join.samples)
             if member is not here:
-                self.durable.note(records.Joined(client, instance, join.clock, join.samples))
+                self.durable.note(records.Joined(client, conversation.number, instance, join.clock, join.samples))
             self.roster.enter(conversation)
             self._pushes.begin(conversation)
             conversation.admit()  # what it says behind this, as after a reconnect, does not wait until it is answered

@@ -20,19 +20,22 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 9
+PROTOCOL = 10
 Samples = Literal["train", "test"]
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Who calls whom. `instance` is drawn anew by each process, so that a reconnect is told from a second caller.
 
+    `number`: which of its client's processes this is: the one with the largest speaks for it, to whomever it comes in whatever
+    order; of two with one number the one whose instance is larger.
     `shared`: what the job says where all roles of a run must agree, as `config.shared` has it.
     """
 
     job: str
     client: str
     instance: str
+    number: int
     protocol: int = PROTOCOL
     to: Literal["server", "coordinator", "party"] = "server"
     shared: dict[str, str] = {}
@@ -311,10 +314,14 @@ class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """It was not done, and nothing changed. `kind` is a word of `KINDS`; `reason` is for people."""
+    """It was not done, and nothing changed. `kind` is a word of `KINDS`; `reason` is for people.
+
+    `newest`: to a Hello that is superseded, the number of the process that speaks for the client.
+    """
 
     kind: str
     reason: str
+    newest: int = 0
 
 
 KINDS = {

@@ -59,13 +59,14 @@ class Peer:
 
     Attributes:
         client: who speaks, once Hello was said and unless it was refused.
-        instance: the process that speaks for the client.
+        number, instance: of the process that speaks for the client, see `Hello`.
     """
 
     def __init__(self, limits: Limits, with_join: bool = True) -> None:
         self._before_all = State.JOINED if with_join else State.GREETED
         self.client: ClientId | None = None
         self.instance: str | None = None
+        self.number = 0
         self.ticket = 0  # of the request now handled, so that a refusal can name it
         self._limits, self._state = limits, State.NEW
         self._handshake = 0  # the ticket of the last Hello or Join: only its answer leads on
@@ -91,7 +92,7 @@ class Peer:
         if isinstance(message, Hello):
             if self.client is not None:
                 raise RefusedError("order", f"this connection already speaks for client {self.client!r}")
-            self.client, self.instance = ClientId(message.client), message.instance
+            self.client, self.number, self.instance = ClientId(message.client), message.number, message.instance
             self._state, self._handshake = State.GREETING, frame.ticket
         elif self.client is None:
             raise RefusedError("order", f"{type(message).__name__} before Hello")
