@@ -7,11 +7,7 @@ from fedps.config import Job
 from fedps.config.shared import shared_part
 from fedps.wire.messages import Hello
 
-NUMBERS = {
-    "old": 0,
-    "p": 1,
-    "process": 1,
-}  # of a client's processes; another comes later, and later the larger it is numbered
+NUMBERS = {"old": 0, "p": 1, "process": 1}  # of a client's processes; others come later, by the number they end with
 
 
 def hello(

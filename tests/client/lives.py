@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedps.client.life import COORDINATOR, FLClient
+from fedps.client.greeting import COORDINATOR
+from fedps.client.life import FLClient
 from fedps.config import Job
 from fedps.config.files import client_files_of
 from fedps.coordinator.coordinator import Coordinator

@@ -5,7 +5,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from fedps.client.life import COORDINATOR, FLClient
+from fedps.client.greeting import COORDINATOR
+from fedps.client.life import FLClient
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
 from fedps.net.inprocess import LocalChannel, LocalServer

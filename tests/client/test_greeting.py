@@ -15,7 +15,7 @@ from fedps.net.inprocess import LocalChannel, LocalServer
 from fedps.server.server import ParameterServer
 from fedps.types import ClientId
 from fedps.wire.frame import Limits
-from fedps.wire.messages import Welcome
+from fedps.wire.messages import Census, Welcome
 from tests.conftest import MakeJob
 
 ME = ClientId("0")
@@ -51,7 +51,7 @@ def test_a_process_in_another_folder_counts_on_from_what_servers_know(
     assert there.number == 4
     assert all(isinstance(channel.welcome.result(0).message, Welcome) for channel in newer)
     with pytest.raises(RefusedError, match="a newer process speaks for client"):
-        older[0].request(Welcome(0, 1, 0)).result(0)  # type: ignore[arg-type]  (whatever it says)
+        older[0].request(Census()).result(0)
 
 
 def test_one_that_is_slow_to_greet_ends_where_a_newer_one_has_begun(job: Job, connect: Connect, tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ import time
 
 import pytest
 
-from fedps.access.roster import MAX_PROCESSES
 from fedps.storage.epochs import is_whole
-from fedps.types import ClientId
 from fedps.wire.messages import Done
 from tests.server.callers import Caller, ones, push
 from tests.server.homes import Home, meet, train
@@ -65,13 +63,3 @@ def test_a_process_that_took_over_may_still_lack_pushes_after_a_snapshot(home: H
     server.sum_up()
     again = Caller(home.server(), "a", "next").join()
     assert isinstance(again.ask(*push(3, [1], ones(1))), Done)  # another server had 2
-
-
-def test_a_client_of_very_many_processes_leaves_a_log_that_can_be_taken_up(home: Home) -> None:
-    server = home.server()
-    for instance in "pq":
-        Caller(server, "a", instance).join()
-    for number in range(MAX_PROCESSES):
-        Caller(server, "a", f"greets {number}")
-    Caller(server, "a", "p").join()
-    assert home.server().members.here[ClientId("a")].instance == "p"

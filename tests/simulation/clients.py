@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from fedps.errors import FedpsError, RefusedError
 from fedps.server.members import EVALUATED, TRAINED
@@ -169,9 +170,11 @@ class Client(Process):
         """Connect to all, as `client.greeting` does."""
         plan = self.plan
         while True:
-            for to, hosts in (("server", self._servers), ("coordinator", [self._coordinator])):
-                said = hello(plan.job, self.name, self.process, to, self._number)
-                self.channels += [Channel(self, h, said, LIMITS, plan.delay, plan.patience) for h in hosts if h]
+            said = hello(plan.job, self.name, self.process, number=self._number)
+            self.channels = [Channel(self, host, said, LIMITS, plan.delay, plan.patience) for host in self._servers]
+            if self._coordinator is not None:
+                said = replace(said, to="coordinator")
+                self.channels.append(Channel(self, self._coordinator, said, LIMITS, plan.delay, plan.patience))
             try:
                 yield from self._answers([channel.welcome for channel in self.channels])
                 return
@@ -181,7 +184,6 @@ class Client(Process):
                 self._claim(error.newest)
                 for channel in self.channels:
                     channel.close()
-                self.channels.clear()
 
     def _live(self) -> Course:
         yield from self._greet()
@@ -269,7 +271,7 @@ class Client(Process):
         weight = float(self.plan.weight(self.world))
         for shard, channel in enumerate(self._up):
             clock = versions[shard] if self.plan.merge == "buffered" else self._clock
-            pushed = self.ledger.draws(self.name, self.number, shard, clock, weight)
+            pushed = self.ledger.draws(self.name, self.number, shard, self._sequence, clock, weight)
             parts = list(self._cut(pushed))
             for part, pieces in enumerate(parts):
                 names = tuple(name for name, _, _ in pieces)
@@ -300,8 +302,8 @@ class Client(Process):
             assert isinstance(done, Done)
             self._clock = max(self._clock, done.clock)
             self.ledger.answered(push, done.late)
-        if pushed:
-            self.ledger.acts(self.process, min(push.sent_at for push, _ in pushed))
+        if new := [push.sent_at for push, _ in pushed if not push.again]:  # one that comes again is no sign of work
+            self.ledger.acts(self.process, min(new))
 
     def _meet(self, round_: int) -> Course:
         """Meet the others, see one and the same model, save what is private, and go on together."""

@@ -35,9 +35,10 @@ class Pushed:
         mark: the row of `marks` that it alone changes.
         client: whose.
         shard: where it went.
-        clock, weight: as it says.
+        sequence, clock, weight: as it says.
         keys, values: of `rows`.
         bias: of the dense tensor, None where there is none.
+        again: whether a process of its client before said one of this sequence: either counts, and not both.
         sent_at: when it was said first.
         answered: whether it was, and so counts unless it was late.
         late: whether it came too late to count.
@@ -46,11 +47,13 @@ class Pushed:
     mark: int
     client: str
     shard: int
+    sequence: int
     clock: int
     weight: float
     keys: Keys
     values: Values
     bias: Values | None
+    again: bool
     sent_at: float
     answered: bool = False
     late: bool = False
@@ -114,6 +117,7 @@ class Ledger:
         self.pushes: list[Pushed] = []
         self._answered = [Model.empty() for _ in range(plan.servers)]
         self._said = [Model.empty() for _ in range(plan.servers)]
+        self._sequences: list[dict[tuple[str, int], list[Pushed]]] = [{} for _ in range(plan.servers)]
         self._looks: list[Look] = []
         self._last: dict[tuple[str, int, int], tuple[int, Values]] = {}  # clock and rows, by client, shard and its life
         self._active = [set[str]() for _ in range(plan.servers)]
@@ -132,7 +136,7 @@ class Ledger:
 
     # What is pushed and pulled.
 
-    def draws(self, client: str, number: int, shard: int, clock: int, weight: float) -> Pushed:
+    def draws(self, client: str, number: int, shard: int, sequence: int, clock: int, weight: float) -> Pushed:
         """Draw what a client pushes to a shard now."""
         chance, plan = self._world.chance, self._plan
         keys = np.array([k for k in range(shard, ROWS, plan.servers) if chance.random() < 0.4], np.int64)
@@ -144,8 +148,10 @@ class Ledger:
                 if array is not None:
                     array[:, np.arange(array.shape[1]) != number] = 0
         mark = len(self.pushes) * plan.servers + shard
-        pushed = Pushed(mark, client, shard, clock, weight, keys, values, bias, self._world.now)
+        said = self._sequences[shard].setdefault((client, sequence), [])
+        pushed = Pushed(mark, client, shard, sequence, clock, weight, keys, values, bias, bool(said), self._world.now)
         self.pushes.append(pushed)
+        said.append(pushed)
         self._said[shard].add(pushed)
         self._world.say(f"{client} pushes {mark}, clock {clock}, to shard {shard}")
         return pushed
@@ -282,9 +288,12 @@ class Ledger:
         for push, mark in applied.items():
             if push.answered and push.late and mark:
                 self.wrong(f"{push} was answered as late, and is there {mark / UNIT:g} times")
-            replaced = any(p.client == push.client and p.clock == push.clock and p is not push for p in mine)
-            if push.answered and not push.late and not mark and not replaced:
-                self.wrong(f"{push} was answered, and is not there")
+        for said in self._sequences[shard].values():
+            there = [push for push in said if applied[push]]
+            if len(there) > 1:
+                self.wrong(f"{there[0]} is there, and {there[1]}, which came in its place")
+            if not there and (missing := [push for push in said if push.answered and not push.late]):
+                self.wrong(f"{missing[0]} was answered, and is not there")
         there = [p for p in mine if applied[p]]
         windows = self._windows(there) if self._plan.gated else {}
         due = self._total(there, applied, windows)
