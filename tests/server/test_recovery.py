@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from fedps.server.records import Array, Opened, Record, Seeded
 from fedps.server.server import ParameterServer
 from fedps.storage.disk import Folder
 from fedps.storage.epochs import is_whole
+from fedps.storage.log import Log
 from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Figures, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
@@ -257,6 +259,19 @@ def test_a_restarted_server_knows_which_process_is_the_newest(home: Home) -> Non
         answer = Stranger(server).ask(hello(server.job, "a", "old"))
         assert isinstance(answer, Refused) and (answer.kind, answer.newest) == ("superseded", 2)
         server.sum_up()
+
+
+def test_a_log_whose_processes_have_no_numbers_is_refused_by_name(home: Home) -> None:
+    Caller(home.server(), "a").join()
+    home.close()
+    head = msgspec.msgpack.encode((["Joined", "b", "process", 0, 0], []))
+    with Folder(home.folder / "state") as disk:
+        log = Log(disk)
+        assert len(list(log.recover()))
+        log.append([len(head).to_bytes(4, "little") + head])
+        log.flush()
+    with pytest.raises(DataError, match=r"state: a record of another version of fedps: .*move the folder away"):
+        home.server()
 
 
 def test_who_was_outvoted_has_no_vote_in_the_next_process(home: Home) -> None:
