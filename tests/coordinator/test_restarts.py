@@ -173,6 +173,16 @@ def test_one_without_a_checkpoint_waits_where_others_go_on(job: Job, tmp_path: P
     assert [t.late for t in coordinator._planner.history.turns["a"]] == [False, False, True]  # type: ignore[index]
 
 
+def test_a_run_goes_on_though_the_one_that_was_in_it_is_lost_again(job: Job, tmp_path: Path) -> None:
+    play(callers(started(with_keys(job, client_selector="all"), [], run_dir=tmp_path)), range(2))
+    coordinator = started(with_keys(job, client_selector="all"), [], run_dir=tmp_path)
+    Caller(coordinator, "a").connection.closed()
+    coordinator.tick(later(11))
+    b, c = Caller(coordinator, "b", "new"), Caller(coordinator, "c", "new")
+    play([b, c], range(1))
+    assert told([b, c]) == [[(2, "JOIN")]] * 2
+
+
 def test_who_was_lost_before_is_not_waited_for_after(job: Job, tmp_path: Path) -> None:
     coordinator = started(with_keys(job, client_selector="all"), [], run_dir=tmp_path)
     a, b, c = callers(coordinator)

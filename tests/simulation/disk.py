@@ -19,7 +19,7 @@ class ForgetfulDisk:
     Attributes:
         files: what a reader sees.
         safe: of each file whose name is durable, how many of its bytes are.
-        error: while it is set, whatever writes fails with it, half done.
+        error: while it is set, whatever writes fails with it, half done; and whatever reads, if the disk is broken (EIO).
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,8 @@ class ForgetfulDisk:
         return len(self._found(name))
 
     def read(self, name: str, begin: int = 0, size: int | None = None) -> bytes:
+        if self.error and self.error.errno == errno.EIO:
+            raise self.error
         return bytes(self._found(name)[begin : None if size is None else begin + size])
 
     def append(self, name: str, pieces: Pieces) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -28,6 +29,7 @@ from tests.simulation.world import Act, World
 
 REPLAYED = 6  # connections to a server of which all is said again in the end
 LONGEST = 3000.0  # seconds within which every history ends
+SUMMED_UP = 1 << 10  # bytes of a log behind which a snapshot is written, where any is
 MEMORY = 8 << 30  # bytes of the machine that servers see: what this one has is no part of a history
 
 
@@ -69,7 +71,10 @@ class History:
             world.after(world.chance.random() * world.chance.choice((1, 1, 1, 10)), client.start)
         for _ in range(world.chance.choice((0, 1, 1, 2, 3, 5))):
             world.after(world.chance.random() * self.plan.length, self._fault())
-        if not world.run(lambda: not self._left, LONGEST):
+        ends = world.run(lambda: self.ledger.fault is not None or not self._left, LONGEST)
+        if self.ledger.fault is not None:
+            raise self.ledger.fault
+        if not ends:
             self.ledger.wrong(f"it does not end: {', '.join(sorted(self._left))} wait for ever")
         for shard, host in enumerate(self.servers):
             self._check(shard, host)
@@ -90,7 +95,7 @@ class History:
 
     def _server(self, shard: int) -> Callable[[Host], Service]:
         def start(host: Host) -> ParameterServer:
-            server = self._made(shard, self._log(shard) if self.plan.durable else None)
+            server = self._made(shard, host, self._log(shard) if self.plan.durable else None)
             life, decides = host.lives, server.barriers.opening
             self.ledger.begins_anew(shard, host.lives, server.clock)
 
@@ -117,11 +122,14 @@ class History:
 
         return start
 
-    def _made(self, shard: int, log: Log | None) -> ParameterServer:
+    def _made(self, shard: int, host: Host, log: Log | None) -> ParameterServer:
         server = ParameterServer(
             self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS, log,
-            monotonic=self.world.monotonic,
+            monotonic=host.monotonic,
         )  # fmt: skip
+        if self.plan.summed_up:  # though its tables are larger than its log
+            due = server.durable.due
+            setattr(server.durable, "due", lambda size: due(lambda: 0))  # noqa: B010  (a method)
         self._saves.append(server.shard.saves.waiting)
         return server
 
@@ -150,7 +158,7 @@ class History:
             self._leads._memory.close()  # as the end of its process does
         self._leads = Coordinator(
             self.plan.job, self.ledger.coordinator_tells, io.StringIO(), run_dir=self._folder,
-            monotonic=self.world.monotonic,
+            monotonic=host.monotonic,
         )  # fmt: skip
         return self._leads
 
@@ -168,7 +176,8 @@ class History:
                 lambda: host.kill() if host.service and (self.plan.durable or host is self.coordinator) else None,
                 lambda: self._kill(client.number),
                 lambda: self._replay(host),
-                lambda: self._fill(chance.choice(self._disks)),
+                lambda: self._fail(chance.choice(self._disks)),
+                lambda: host.jump(chance.choice((1.0, 30.0, 1e4))),
             )
         )
 
@@ -195,10 +204,11 @@ class History:
                 client.moves()
             self.world.after(self.world.chance.choice((0.2, 3.0, 60.0)), client.start)
 
-    def _fill(self, disk: ForgetfulDisk) -> None:
-        """Let a disk be full for a while."""
-        self.world.say("a disk is full")
-        disk.error = OSError(errno.ENOSPC, "No space left on device")
+    def _fail(self, disk: ForgetfulDisk) -> None:
+        """Let a disk be full, or broken, for a while."""
+        error = self.world.chance.choice((errno.ENOSPC, errno.EIO))
+        self.world.say(f"a disk fails: {os.strerror(error)}")
+        disk.error = OSError(error, os.strerror(error))
         self.world.after(self.world.chance.choice((0.5, 5.0)), partial(setattr, disk, "error", None))
 
     def _replay(self, host: Host) -> None:
@@ -225,7 +235,7 @@ class History:
             log = Log(disk)
         self._check_tables(shard, server, host.recorded)
         if log is not None and self.world.happens(0.5):
-            another = self._made(shard, log)
+            another = self._made(shard, host, log)
             self.ledger.begins_anew(shard, host.lives + 1, another.clock)
             self._check_tables(shard, another, host.recorded)
 
@@ -256,6 +266,7 @@ def machine() -> Iterator[Path]:
     try:
         with (
             patch("fedps.server.memory.free_memory", lambda: MEMORY),
+            patch("fedps.server.durable.LEAST", SUMMED_UP),
             patch("fedps.server.server.shared_part", shared_of),
             patch("fedps.coordinator.coordinator.shared_part", shared_of),
             patch("tests.greeting.shared_part", shared_of),

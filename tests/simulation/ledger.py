@@ -109,12 +109,13 @@ class Ledger:
 
     Attributes:
         pushes: all that were said.
-        excluded: by shard, the clients that it does not wait for, and since when.
+        fault: what must never happen and has, though whoever called may have caught it.
     """
 
     def __init__(self, world: World, plan: Plan) -> None:
         self._world, self._plan = world, plan
         self.pushes: list[Pushed] = []
+        self.fault: WrongError | None = None
         self._answered = [Model.empty() for _ in range(plan.servers)]
         self._said = [Model.empty() for _ in range(plan.servers)]
         self._sequences: list[dict[tuple[str, int], list[Pushed]]] = [{} for _ in range(plan.servers)]
@@ -132,7 +133,8 @@ class Ledger:
     def wrong(self, what: str) -> None:
         """Raise that something is wrong."""
         self._world.say(f"WRONG: {what}")
-        raise WrongError(what)
+        self.fault = self.fault or WrongError(what)
+        raise self.fault
 
     # What is pushed and pulled.
 

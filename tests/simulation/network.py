@@ -34,6 +34,7 @@ class Host(Process):
     Attributes:
         service: who answers, None while it is down.
         lives: how often it was started.
+        ahead: seconds by which its clock, which is no other's, is ahead of the world's.
         lines: the connections to it that are open.
         recorded: what was said on each connection that ever was, for those that would say it again.
     """
@@ -42,13 +43,22 @@ class Host(Process):
         super().__init__(world, name)
         self._start = start
         self.service: Service | None = None
-        self.lives = 0
+        self.lives, self.ahead = 0, 0.0
         self.lines: dict[Line, None] = {}
         self.recorded: list[list[bytes]] = []
 
+    def monotonic(self) -> float:
+        """Return the time by its clock."""
+        return self.world.now + self.ahead
+
+    def jump(self, seconds: float) -> None:
+        """Let its clock jump."""
+        self.world.say(f"the clock of {self.name} jumps by {seconds:g} s")
+        self.ahead += seconds
+
     def start(self) -> None:
-        """Start the process."""
-        self.lives += 1
+        """Start the process; its machine may have started anew, too, and its clock with it."""
+        self.lives, self.ahead = self.lives + 1, self.world.chance.choice((self.ahead, 1e-3, 1e6))
         self.world.say(f"{self.name} starts")
         self.do(self._begin)
 
@@ -64,7 +74,7 @@ class Host(Process):
     def _tick(self, life: int) -> None:
         if (service := self.service) is not None and life == self.lives:
             self.world.after(TICK, self.when_awake(lambda: self._tick(life)))
-            self.do(lambda: service.tick(self.world.now))
+            self.do(lambda: service.tick(self.monotonic()))
 
     def do(self, act: Act) -> None:
         """Let the process do something, which may be its last."""

@@ -34,6 +34,7 @@ class Plan:
         start: what the dense tensor starts from.
         saving: seconds that work beside a server's loop takes at most.
         durable: whether servers keep a log, and so may die.
+        summed_up: whether they write snapshots of it.
         patience: seconds that a client tries to connect.
     """
 
@@ -52,6 +53,7 @@ class Plan:
         more = 0 if self.coordinated or chance.random() < 0.25 else 1
         self.job = job_of(self.mode, self.clients, self.servers, self.epochs + more, self.buffer, self.coordinated)
         self.saving, self.durable = chance.choice((0.1, 0.1, 2.0, 20.0)), chance.random() < 0.75
+        self.summed_up = chance.random() < 0.3
         self.patience = sum(TIMES.values())
         self.length = 2.0 + self.epochs * self._most * (
             max(self._paces) + 10 * self.delay

@@ -26,10 +26,6 @@ class World:
         self._next = 0
         self._coming: list[tuple[float, int, Act]] = []
 
-    def monotonic(self) -> float:
-        """Return the time: the clock of servers and coordinators."""
-        return self.now
-
     def at(self, time: float, act: Act) -> None:
         """Let something happen at a time."""
         self._next += 1

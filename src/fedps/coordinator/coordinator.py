@@ -231,8 +231,8 @@ class Coordinator:
 
     @property
     def _goes_on(self) -> bool:
-        """Whether it is known that the record is of this very run: it is by now, or somebody is here who was in it."""
-        there = self.members.here.values()
+        """Whether it is known that the record is of this very run: it is by now, or somebody has come who was in it."""
+        there = [*self.members.here.values(), *self.members.lost.values()]
         return not self.round.restored or any(m.assignment and not m.fresh and not m.anew for m in there)
 
     def _advance(self, now: float) -> None:

@@ -19,7 +19,7 @@ class Member(Participant):
         ticket: of its report that waits for an answer, None while it trains or is away.
         info, scores: its last report.
         reported: what was assigned to it is done: that report came, though its connection may be gone again.
-        fresh: another process spoke for it before, and this one has not reported yet.
+        fresh: another process spoke for it before, and this one has not reported yet; or none has come again.
         anew: its process knows nothing of rounds that another had done, and was told of none yet.
         behind: it kept the others waiting for too long; its next report brings it back.
         slow: it did, and has not come to the end of a round in time since.
@@ -132,7 +132,7 @@ class Members(Membership[Member]):
             now: seconds; who was lost is not waited for. None: all are, for all are started anew.
         """
         for client, record in records.items():
-            member = Member(record.instance, record.assignment)
+            member = Member(record.instance, record.assignment, fresh=True)
             if record.lost or member.finished:  # who is to leave may not have been told
                 member.lost_at = now
             there = self.lost if member.lost_at is not None else self._absent
