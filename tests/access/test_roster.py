@@ -45,7 +45,9 @@ class Peer:
         self.hung_up = False
         self.conversation = host.roster.open(Conversation(host, self._take, "address", host.now, identity=identity))
         if client is not None:
-            said = Hello(**{"job": "job", "client": client, "instance": instance, "shared": SHARED, **hello})
+            said = Hello(
+                **{"job": "job", "client": client, "instance": instance, "number": 1, "shared": SHARED, **hello}
+            )
             self.conversation.received(encode(1, said))
 
     def _take(self, data: bytes | None) -> None:

@@ -91,9 +91,9 @@ def written(frame: Frame) -> list[bytes]:
 def check_shared(frame: Frame, items: int) -> None:
     """Make sure that a frame speaks of shared parameters only, and of rows that are items."""
     match frame.message:
-        case Hello(job=job, client=client, instance=instance, shared=shared):
+        case Hello(job=job, client=client, instance=instance, number=number, shared=shared):
             assert len(job) + len(client) < 20, "the names that the job and the data file have"
-            assert len(instance) == 16
+            assert len(instance) == 16 and number == 1, "drawn by chance, and how often it was started"
             assert all(len(value) <= LONG + 20 for value in shared.values()), (
                 "the job's own values, cut where they are long"
             )

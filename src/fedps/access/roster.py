@@ -29,6 +29,7 @@ class Process(NamedTuple):
     number: int
     instance: str
 
+
 RoleName = Literal["server", "coordinator", "party"]
 DIALS: dict[RoleName, tuple[str, ...]] = {  # whose certificates may greet whom
     "server": ("client", "observer"),

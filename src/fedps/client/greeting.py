@@ -30,9 +30,9 @@ def greet(job: Job, client: ClientId, connect: Connect, checkpoints: Checkpoints
         DataError: the folder cannot be written.
     """
     runner = job.runner
-    hello = Hello(job.name, client, secrets.token_hex(8), shared=shared_part(job))
+    instance, shared = secrets.token_hex(8), shared_part(job)
     while True:
-        hello = replace(hello, number=checkpoints.number)
+        hello = Hello(job.name, client, instance, checkpoints.number, shared=shared)
         channels = [connect(k, hello) for k in range(runner.server_num)]
         if runner.with_coordinator:
             channels.append(connect(COORDINATOR, replace(hello, to="coordinator")))
