@@ -21,7 +21,7 @@ from torch.func import functional_call
 from fedps.config import Job
 from fedps.config.checks.training import FEWER_IDS
 from fedps.config.classes import load_class
-from fedps.config.sections.features import labels
+from fedps.config.sections.features import Feature, labels
 from fedps.config.sections.training import OF_NETWORKS
 from fedps.errors import JobError
 from fedps.models.ctr import DIN, DCNv2, DeepFM
@@ -69,7 +69,7 @@ def build(job: Job) -> nn.Module:
     if path is None:
         hyper = job.hyper_parameters
         ncf = NCF.get(hyper.mode)
-        with _seeded(job.runner.seed):
+        with seeded(job.runner.seed):
             if ncf is not None:
                 model: nn.Module = ncf(hyper.num_users, hyper.num_items, hyper.mf_dim, hyper.fc_layers)
             else:
@@ -78,31 +78,50 @@ def build(job: Job) -> nn.Module:
         adapt(hyper.mode, model, job.inputs, classic=not job.features and ncf is not None)
         return model
     network = _find(path, job.folder)
-    arguments = _arguments(path, network, job)
-    try:
-        with _seeded(job.runner.seed):
-            model = network(**arguments)
-    except Exception as error:  # whatever the user's own code raises
-        huge = max(job.hyper_parameters.num_users, job.hyper_parameters.num_items) > MOST_ROWS
-        remedy = f"; where num_users and num_items are rows, {FEWER_IDS}" if huge else ""
-        raise JobError(f"runner.model: {path}: cannot be made: {type(error).__name__}: {error}{remedy}") from error
+    model = _make(path, network, job, _arguments(path, network, job))
     adapt(path, model, job.inputs, classic=not job.features)
     _check_forward(path, model)
     if own_loss(model) is None:
-        _check_logits(path, model, job)
+        check_logits(path, model, job)
     _check_training(path, model, job)
     return model
 
 
-def redrawn(model: nn.Module, job: Job) -> nn.Module | None:
+def build_part(path: str, job: Job, features: Mapping[str, Feature], more: Mapping[str, object]) -> nn.Module:
+    """Make a class of the user's own that is a part of a network; what it returns is for the caller to judge.
+
+    Args:
+        path: names the class.
+        job: of its hyperparameters the class gets those that it asks for; the others are for other parts.
+        features: what it may take.
+        more: what else it may ask for.
+
+    Raises:
+        JobError: there is no such class, it cannot be made, does not take the features, or fails on two samples.
+    """
+    network = _find(path, job.folder)
+    model = _make(path, network, job, _arguments(path, network, job, more))
+    adapt(path, model, features, classic=False)
+    try:
+        with torch.no_grad():
+            model.eval()(*example(model, 2))
+    except Exception as error:  # whatever the user's own code raises
+        raise JobError(
+            f"runner.model: {path}: {_form(model)} fails on two samples: {type(error).__name__}: {error}"
+        ) from error
+    _check_buffers(path, model, example(model, 2))
+    return model.train()
+
+
+def redrawn(model: nn.Module, job: Job, more: Mapping[str, object] | None = None) -> nn.Module | None:
     """Make the user's own network a second time, from another stream: what is the same in both was given, not drawn.
 
-    None for a built-in network, all of whose rows are drawn.
+    None for a built-in network, all of whose rows are drawn. `more` is as for `build_part`.
     """
     if job.runner.model is None:
         return None
-    with _seeded(job.runner.seed, again=1):
-        return type(model)(**_arguments(job.runner.model, type(model), job))
+    with seeded(job.runner.seed, again=1):
+        return type(model)(**_arguments(job.runner.model, type(model), job, more))
 
 
 def _find(path: str, folder: Path) -> type[nn.Module]:
@@ -117,8 +136,28 @@ def _find(path: str, folder: Path) -> type[nn.Module]:
     return network
 
 
-def _arguments(path: str, network: type[nn.Module], job: Job) -> dict[str, object]:
+def _make(path: str, network: type[nn.Module], job: Job, arguments: Mapping[str, object]) -> nn.Module:
+    """Make a network of the user's own. Raises JobError: it cannot be made."""
+    try:
+        with seeded(job.runner.seed):
+            return network(**arguments)
+    except Exception as error:  # whatever the user's own code raises
+        huge = max(job.hyper_parameters.num_users, job.hyper_parameters.num_items) > MOST_ROWS
+        remedy = f"; where num_users and num_items are rows, {FEWER_IDS}" if huge else ""
+        raise JobError(f"runner.model: {path}: cannot be made: {type(error).__name__}: {error}{remedy}") from error
+
+
+def _arguments(
+    path: str, network: type[nn.Module], job: Job, more: Mapping[str, object] | None = None
+) -> dict[str, object]:  # fmt: skip
     """Return the hyperparameters that a class asks for by name.
+
+    Args:
+        path: names the class.
+        network: it.
+        job: has them.
+        more: the class is a part of a network, and this is what it may ask for besides; None: it is the whole network, and
+            must take each key of the job's own.
 
     Raises:
         JobError: one is missing, or the job has a key of its own that the class does not take.
@@ -126,6 +165,7 @@ def _arguments(path: str, network: type[nn.Module], job: Job) -> dict[str, objec
     hyper = job.hyper_parameters
     own = {n: getattr(hyper, n) for n in OF_NETWORKS & hyper.model_fields_set} | (hyper.model_extra or {})
     values = {n: getattr(hyper, n) for n in type(hyper).model_fields if n not in OF_NETWORKS | {"optimizer"}} | own
+    values |= more or {}
     takes = inspect.signature(network).parameters
     if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         return values
@@ -136,14 +176,14 @@ def _arguments(path: str, network: type[nn.Module], job: Job) -> dict[str, objec
         if n not in values
     ] + [
         f"hyper_parameters.{n}: {own[n]!r}: {path} takes no such argument; it takes {', '.join(takes) or 'none'}"
-        for n in sorted(set(own) - set(takes))
+        for n in (sorted(set(own) - set(takes)) if more is None else ())
     ]
     if mistakes:
         raise JobError(mistakes)
     return {n: value for n, value in values.items() if n in takes}
 
 
-def _check_logits(path: str, model: nn.Module, job: Job) -> None:
+def check_logits(path: str, model: nn.Module, job: Job) -> None:
     """Refuse a network that returns probabilities: the loss takes the sigmoid of what it returns, so little is learned.
 
     Raises:
@@ -221,7 +261,7 @@ def _check_training(path: str, model: nn.Module, job: Job) -> None:
     if own_loss(model) is None and not job.features and loss in ("bce", "bpr"):
         return None  # it returns what it does in evaluation
     try:
-        with _seeded(job.runner.seed):
+        with seeded(job.runner.seed):
             output = model.train()(*example(model, 2))
     except Exception as error:  # whatever the user's own code raises
         raise JobError(f"runner.model: {path}: {form} fails in training: {type(error).__name__}: {error}") from error
@@ -287,7 +327,7 @@ def _check_buffers(path: str, model: nn.Module, columns: Sequence[torch.Tensor])
 
 
 @contextmanager
-def _seeded(seed: int, again: int = 0) -> Iterator[None]:
+def seeded(seed: int, again: int = 0) -> Iterator[None]:
     """Let torch draw from the job's stream, or from the next, then put its generator back."""
     stream = int(np.random.SeedSequence([seed, PURPOSE]).generate_state(2, np.uint64)[again])
     with GENERATOR, torch.random.fork_rng(devices=[]):

@@ -64,23 +64,26 @@ class Tables(nn.Module):
             self.pooled("embedding", name, column) if self.features[name].has_ids else column.reshape(len(column), -1)
         )
 
+    def fields(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """Return what stands for some features, end to end: float32[B, `width`]."""
+        return torch.cat([self.field(name, column) for name, column in columns.items()], 1)
+
     def width(self, names: Iterable[str], dim: int) -> int:
         """Return how many floats stand for some features, end to end."""
         return sum(dim if self.features[name].has_ids else self.features[name].dim for name in names)
 
 
-class DeepFM(Tables):
-    """A factorization machine and layers side by side, on the same rows (Guo et al., IJCAI 2017, section 2).
+class Machine(Tables):
+    """What a factorization machine has of each feature, a weight and a row (Rendle, ICDM 2010).
 
-    The weights of first order are tables `linear_SPACE`, of one float a row. A number's row is its value times a vector.
+    The weights are tables `linear_SPACE`, of one float a row. A number's row is its value times a vector.
 
     Args:
         features: the inputs.
-        hyper: `embedding_dim`, `hidden_units`, `dropout`.
-        tasks: how many labels; those of more than one have the machine in common, and the layers but for the last.
+        hyper: `embedding_dim`.
     """
 
-    def __init__(self, features: Features, hyper: HyperParameters, tasks: int = 1) -> None:
+    def __init__(self, features: Features, hyper: HyperParameters) -> None:
         super().__init__(features)
         for prefix, dim in (("embedding", hyper.embedding_dim), ("linear", 1)):
             self.add_tables(prefix, dim, features)
@@ -89,15 +92,13 @@ class DeepFM(Tables):
                     vector = nn.Linear(feature.dim, dim, bias=False)
                     nn.init.normal_(vector.weight, ROW_START.a, ROW_START.b)
                     self.add_module(f"{prefix}_{name}", vector)
-        self.mlp = layers(len(features) * hyper.embedding_dim, hyper, tasks)
 
-    def forward(self, **columns: Tensor) -> Tensor:
-        """Return logits float32[B], or [B, tasks]."""
+    def sums(self, columns: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the sum of features' weights, of their rows, and of the squares of these; and the rows end to end."""
         weights = [self.row("linear", name, column) for name, column in columns.items()]
         rows = [self.row("embedding", name, column) for name, column in columns.items()]
         total, squares = (reduce(torch.add, parts) for parts in (rows, [row * row for row in rows]))
-        second = 0.5 * (total * total - squares).sum(1, keepdim=True)
-        return one_or_all(reduce(torch.add, weights) + second + self.mlp(torch.cat(rows, 1)))
+        return reduce(torch.add, weights), total, squares, torch.cat(rows, 1)
 
     def row(self, prefix: str, name: str, column: Tensor) -> Tensor:
         """Return the row of a feature, or of a number its vector times it: float32[B, dim]."""
@@ -105,6 +106,26 @@ class DeepFM(Tables):
             return self.pooled(prefix, name, column)
         vector: Tensor = self.get_submodule(f"{prefix}_{name}")(column.reshape(len(column), -1))
         return vector
+
+
+class DeepFM(Machine):
+    """A factorization machine and layers side by side, on the same rows (Guo et al., IJCAI 2017, section 2).
+
+    Args:
+        features: the inputs.
+        hyper: `embedding_dim`, `hidden_units`, `dropout`.
+        tasks: how many labels; those of more than one have the machine in common, and the layers but for the last.
+    """
+
+    def __init__(self, features: Features, hyper: HyperParameters, tasks: int = 1) -> None:
+        super().__init__(features, hyper)
+        self.mlp = layers(len(features) * hyper.embedding_dim, hyper, tasks)
+
+    def forward(self, **columns: Tensor) -> Tensor:
+        """Return logits float32[B], or [B, tasks]."""
+        weight, total, squares, rows = self.sums(columns)
+        second = 0.5 * (total * total - squares).sum(1, keepdim=True)
+        return one_or_all(weight + second + self.mlp(rows))
 
 
 class DCNv2(Tables):
@@ -127,7 +148,7 @@ class DCNv2(Tables):
 
     def forward(self, **columns: Tensor) -> Tensor:
         """Return logits float32[B], or [B, tasks]."""
-        start = crossed = torch.cat([self.field(name, column) for name, column in columns.items()], 1)
+        start = crossed = self.fields(columns)
         for layer in self.cross:
             crossed = start * layer(crossed) + crossed
         return one_or_all(self.predict(torch.cat((crossed, self.mlp(start)), 1)))

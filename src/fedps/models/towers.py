@@ -66,5 +66,5 @@ class TwoTower(Tables):
 
     def tower(self, side: str, columns: dict[str, Tensor]) -> Tensor:
         """Return what a side's features come to, rows of length 1."""
-        rows = torch.cat([self.field(name, columns[name]) for name in self.sides[side]], 1)
+        rows = self.fields({name: columns[name] for name in self.sides[side]})
         return functional.normalize(self.get_submodule(f"{side}_tower")(rows), dim=1)
