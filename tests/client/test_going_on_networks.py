@@ -15,7 +15,7 @@ from fedps.config import Job, load_job
 from fedps.data.read.client import read_client
 from fedps.events import events
 from fedps.simulation.traces import Trace, write_traces
-from fedps.training.eager import prepare_torch
+from fedps.training.draws import prepare_torch
 from fedps.training.learner import Learner
 from fedps.training.plan import make_plan
 from fedps.types import ClientId, State

@@ -156,7 +156,7 @@ class FLClient(Steps):
         print("\n".join([*plan.notes, f"training steps: by {how}"]), file=self.log, flush=True)
         self.learner = Learner(plan, job, self.data, local_optimizer=job.runner.sync_mode in ("geo", "round"))
         if not plan.library:
-            from fedps.training.eager import prepare_torch  # noqa: PLC0415  (workers with a compiled step do without torch)
+            from fedps.training.draws import prepare_torch  # noqa: PLC0415  (workers with a compiled step do without torch)
 
             prepare_torch(job.runner.seed, self.client)
         if public:

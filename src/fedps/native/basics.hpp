@@ -87,7 +87,7 @@ struct Dense {
 
 constexpr int DENSE = 3;
 
-enum : int64_t { CROSS_ENTROPY, PAIRWISE, SAMPLED_SOFTMAX, WEIGHTED, IN_BATCH_SOFTMAX };  // as in `library.LOSSES`
+enum : int64_t { CROSS_ENTROPY, PAIRWISE, SAMPLED_SOFTMAX, WEIGHTED, IN_BATCH_SOFTMAX, GIVEN };  // as in `library.LOSSES`
 
 struct Label {
   int64_t real;  // whether it is any number, learned by squared error; else 0 or 1, by cross-entropy
@@ -103,7 +103,7 @@ struct Call {
   const Feature* features; // what the samples are
   const int32_t* order;    // the samples, in the order of training
   int64_t samples, batch, first;  // how many; of a batch; number of the first batch (from 1, for `seen`)
-  const float* label;      // [..][labels]; of several, NaN where nobody knows
+  const float* label;      // [..][labels]; of several, NaN where nobody knows; GIVEN, [samples][labels]: gradients
   const double* rates;     // [batches]: share of `lr` that each batch is trained with
   Label* each;             // [labels]: what they are
   int64_t labels, scored;  // how many; which of them stands for all where one number is due

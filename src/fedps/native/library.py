@@ -22,6 +22,7 @@ LOSSES = (
     "sampled_softmax",
     "weighted",
     "in_batch_softmax",
+    "given",
 )  # as the enum of `basics.hpp` has them
 MOST_GROUP = 64  # samples whose scores a loss may compare: `BLOCK` there
 
@@ -32,7 +33,7 @@ class Loss(NamedTuple):
     """What a step makes small, and what is known of the labels (`models/loss.py`).
 
     Attributes:
-        name: of `LOSSES`; `weighted` is the sum over labels.
+        name: of `LOSSES`; `weighted` is the sum over labels; `given`: gradients come in place of labels.
         group: samples that it compares, which follow each other: a positive, then its negatives.
         labels: of each in order, whether it is real, and the weight of its loss.
         scored: which of these stands for all where one number is due.
@@ -189,6 +190,15 @@ class Library:
         for one, fields in self._fields:
             one.steps = fields.steps
         return losses[:done], scores, counts
+
+    def ahead(self, features: Sequence[Column], order: Places, first: int, rate: float) -> Values:
+        """Return what a part of a network makes of a batch, float32[len(order), labels]; arguments as for `train`."""
+        self._make_room(len(order) * self._ids)
+        out, rates = np.empty((len(order), len(self._labels)), np.float32), np.array([rate])
+        self._begin(features, order, out)
+        self._call.first, self._call.rates = first, rates.ctypes.data
+        self._library.fedps_ahead(ctypes.byref(self._call))
+        return out
 
     def touched(self, number: int) -> tuple[Places, Values]:
         """Return a table's distinct rows of the last batch, int32[U] in any order, and their gradients, float32[U, dim]."""

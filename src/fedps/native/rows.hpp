@@ -96,6 +96,12 @@ class OwnCorrections {
   }
 };
 
+// Note every rule's own rate: tables, then dense.
+inline void own_rates(const Call& c, int tables, double* full) {
+  for (int k = 0; k < tables; ++k) full[k] = c.tables[k].rule.lr;
+  for (int k = 0; k < DENSE; ++k) full[tables + k] = c.dense[k].rule.lr;
+}
+
 // Give every rule the rate of one batch. `full` holds their own rates: tables, then dense.
 inline void set_rates(const Call& c, int tables, const double* full, double share) {
   for (int k = 0; k < tables; ++k) c.tables[k].rule.lr = full[k] * share;

@@ -348,6 +348,7 @@ struct Network {{
 
 extern "C" int64_t fedps_train(const Call* call) {{ return train<Network>(*call); }}
 extern "C" void fedps_score(const Call* call) {{ score<Network>(*call); }}
+extern "C" void fedps_ahead(const Call* call) {{ ahead<Network>(*call); }}
 {read_rows}"""
 READ = """
 extern "C" void fedps_read_{number}(Table* table, const int32_t* slots, int64_t count, float* out) {{

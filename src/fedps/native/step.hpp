@@ -20,6 +20,7 @@ double by_blocks(const Call& c, Network& w, const int32_t* order, int64_t n, flo
   const auto head = c.loss == PAIRWISE          ? pairwise<Z>
                     : c.loss == SAMPLED_SOFTMAX ? sampled_softmax<Z>
                     : c.loss == WEIGHTED        ? weighted<Z>
+                    : c.loss == GIVEN           ? given<Z>
                                                 : cross_entropy<Z>;
   const int64_t most = Network::SAMPLES / c.group * c.group;  // samples of a block: a group stays together
   if (c.loss == WEIGHTED) begin_labels(c, n, order);
@@ -67,8 +68,7 @@ int64_t train(const Call& c) {
   auto made = std::make_unique<Network>();  // all zeros, as the padding must be
   Network& w = *made;
   double full[Network::TABLES + DENSE];
-  for (int k = 0; k < Network::TABLES; ++k) full[k] = c.tables[k].rule.lr;
-  for (int k = 0; k < DENSE; ++k) full[Network::TABLES + k] = c.dense[k].rule.lr;
+  own_rates(c, Network::TABLES, full);
   InBatch<Network::TOWER> all;
   int64_t done = 0;
   for (int64_t at = 0; at < c.samples; at += c.batch, ++done) {
@@ -94,11 +94,9 @@ int64_t train(const Call& c) {
   return done;
 }
 
-// Write each sample's logits to `scores`.
+// Write each sample's outputs to `scores`.
 template <class Network>
-void score(const Call& c) {
-  auto made = std::make_unique<Network>();  // all zeros, as the padding must be
-  Network& w = *made;
+void put_out(const Call& c, Network& w) {
   w.begin(c);
   for (int64_t i = 0; i < c.samples; i += Network::SAMPLES) {
     const int m = static_cast<int>(std::min<int64_t>(Network::SAMPLES, c.samples - i));
@@ -106,6 +104,25 @@ void score(const Call& c) {
     for (int s = 0; s < m; ++s)
       std::memcpy(c.scores + (i + s) * c.labels, w.logit() + s * Network::STRIDE, sizeof(float) * c.labels);
   }
+}
+
+// Write each sample's logits to `scores`.
+template <class Network>
+void score(const Call& c) {
+  auto made = std::make_unique<Network>();  // all zeros, as the padding must be
+  put_out(c, *made);
+}
+
+// Write what a part of a network makes of a batch, on rows brought up to date as `train` would.
+template <class Network>
+void ahead(const Call& c) {
+  const FlushDenormals flush;
+  auto made = std::make_unique<Network>();
+  double full[Network::TABLES + DENSE];
+  own_rates(c, Network::TABLES, full);
+  set_rates(c, Network::TABLES, full, c.rates[0]);
+  made->find_rows(c, c.order, c.samples, static_cast<int32_t>(c.first));
+  put_out(c, *made);
 }
 
 // Values, of `FLOATS` each, go to their places in rows of `ROW`; and one for all samples.

@@ -1,5 +1,6 @@
 """Steps by the compiled library: batch after batch in one call, without the interpreter's lock and without torch."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Compiled:
             sum(longest),
             loss,
         )
-        self._batches = 0
+        self._batches, self._open = 0, deque[Order]()
 
     def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
@@ -71,6 +72,21 @@ class Compiled:
         for one in (*self._tables, *self._dense):
             one.set_rate(share)
         return Steps(losses, scores, Histogram(*counts))
+
+    def forward(self, samples: Order, rate: float) -> Values:
+        """Return what a part of a network makes of some training samples; arguments as for an `Engine`."""
+        self._batches += 1
+        self._open.append(samples)
+        features = _columns(self._inputs, self._data.slots, self._data.train)
+        return self._library.ahead(features, samples, self._batches, rate)
+
+    def backward(self, gradient: Values, rate: float) -> None:
+        """Take a step on the samples that have been open for longest; arguments as for an `Engine`."""
+        self._batches += 1
+        features, samples = _columns(self._inputs, self._data.slots, self._data.train), self._open.popleft()
+        self._library.train(features, samples, gradient, len(samples), self._batches, np.array([rate]))
+        for one in (*self._tables, *self._dense):
+            one.set_rate(rate)
 
     def gradients(self) -> Gradients:
         """Return the gradients of the last batch, for shared parameters that the servers train."""
@@ -124,8 +140,10 @@ class Compiled:
         """Do nothing."""
 
 
-def loss_of(job: Job) -> Loss:
-    """Return what a job's training makes small."""
+def loss_of(job: Job, outputs: int = 0) -> Loss:
+    """Return what a job's training makes small; of a part of a network, which has so many outputs, the caller knows."""
+    if outputs:
+        return Loss("given", labels=((True, 1.0),) * outputs)
     name, every = job.hyper_parameters.loss, labels(job.inputs)
     if name == "mse" or (name == "bce" and len(every) > 1):
         several = len(every) > 1

@@ -6,8 +6,9 @@ and the private ones), so that pulling, pushing and optimizing them is one array
 """
 
 import math
-import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -16,19 +17,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedps.config import Job, Runner
+from fedps.config import Job
 from fedps.config.sections.features import first_binary, labels
 from fedps.data.samples import ClientData, Order
-from fedps.errors import JobError
 from fedps.metrics import Histogram
-from fedps.models.build import GENERATOR
 from fedps.models.catalogue import AllItems, has_towers
 from fedps.models.inputs import features_of, inputs_of, look_up, pooling_of, tensors
 from fedps.models.loss import items_of, predictions, training_loss
+from fedps.training.draws import Stream, cuda
 from fedps.training.engine import Gradients, Ranker, Steps
 from fedps.training.rules import Rates
 from fedps.training.tables import LocalDense, LocalTable
-from fedps.types import NO_BAGS, Bags, ClientId, Column, Keys, Samples, Slots, State, TableName, Values, taken
+from fedps.types import NO_BAGS, Bags, Column, Keys, Samples, Slots, State, TableName, Values, taken
 
 LEAST = 4096  # samples scored at once: smaller pieces are slow, and give the same scores
 
@@ -61,50 +61,21 @@ class CompactRows(nn.Module):
         return look_up(rows, index.masked_fill_(padding, 0), padding, self._pooling if ids.dim() > 1 else None)
 
 
-class Stream:
-    """One client's stream of torch's draws, of dropout: torch has one generator for all threads, and each borrows it.
+class Taken(NamedTuple):
+    """A batch as the network takes it: its inputs; each table's distinct slots, and rows, by which it can be derived."""
 
-        with stream:
-            model(*inputs)
+    inputs: list[torch.Tensor]
+    slots: dict[TableName, Slots]
+    leaves: list[torch.Tensor]
 
-    Args:
-        runner: its seed begins the stream, and it says whether CUDA draws too.
-        client: whose.
-    """
 
-    def __init__(self, runner: Runner, client: ClientId) -> None:
-        self._cuda = cuda() if runner.use_gpu else None
-        devices = {"cpu": torch.device("cpu")} | ({"cuda": self._cuda} if self._cuda else {})
-        seed = seed_of(runner.seed, client)
-        self._drawn = {name: torch.Generator(device).manual_seed(seed).get_state() for name, device in devices.items()}
-        self._before: dict[str, torch.Tensor] = {}
+@dataclass
+class Open:
+    """Samples whose `backward` is to come: where the stream stood before them; the batch and its output, if these still hold."""
 
-    def __enter__(self) -> None:
-        GENERATOR.acquire()
-        self._before = self._standing()
-        self._set(self._drawn)
-
-    def __exit__(self, *_: object) -> None:
-        self._drawn = self._standing()
-        self._set(self._before)
-        GENERATOR.release()
-
-    def state(self) -> State:
-        """Return where it stands."""
-        return {name: drawn.numpy() for name, drawn in self._drawn.items()}
-
-    def restore(self, state: State) -> None:
-        """Go on from what `state` returned; of a device that had no stream there it begins anew."""
-        self._drawn |= {name: torch.from_numpy(state[name]) for name in self._drawn if name in state}
-
-    def _standing(self) -> dict[str, torch.Tensor]:
-        standing = {"cpu": torch.get_rng_state()}
-        return standing if self._cuda is None else standing | {"cuda": torch.cuda.get_rng_state(self._cuda)}
-
-    def _set(self, drawn: Mapping[str, torch.Tensor]) -> None:
-        torch.set_rng_state(drawn["cpu"])
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(drawn["cuda"], self._cuda)
+    samples: Order
+    before: State
+    made: tuple[Taken, torch.Tensor] | None
 
 
 class Backward(NamedTuple):
@@ -160,6 +131,7 @@ class Eager:
         else:
             model.to(self._device)
         self._last: Backward  # batch
+        self._open = deque[Open]()
 
     def train(self, samples: Order, size: int, rates: Rates) -> Steps:
         """Take a step on each batch of `size` samples; the last may be shorter."""
@@ -172,13 +144,50 @@ class Eager:
             if not math.isfinite(step.loss):
                 break
             self._count(histogram, step, samples[start : start + size])
-            for name, table in self._tables.items():
-                if table.optimizes:
-                    table.train(step.slots[name], step.rows[name])
-            for flat, gradient in zip(self._dense, step.dense, strict=False):  # none of what is frozen
-                if flat.optimizes and flat.places:
-                    flat.train(gradient)
+            self._take(step.slots, step.rows, step.dense)
         return Steps(np.array(losses), np.concatenate(scores), histogram)
+
+    def forward(self, samples: Order, rate: float) -> Values:
+        """Return what a part of a network makes of some training samples; arguments as for an `Engine`."""
+        self._set_rate(rate)
+        before, batch = self._stream.state(), self._batch_of(samples)
+        with self._stream:
+            output = self._model(*batch.inputs)
+        self._open.append(Open(samples, before, (batch, output)))
+        made: Values = output.detach().cpu().numpy().reshape(len(samples), -1)
+        return made
+
+    def backward(self, gradient: Values, rate: float) -> None:
+        """Take a step on the samples that have been open for longest; arguments as for an `Engine`."""
+        self._set_rate(rate)
+        oldest = self._open.popleft()
+        batch, output = oldest.made or self._again(oldest)
+        slope = torch.from_numpy(gradient).to(self._device).reshape(output.shape)
+        with self._stream:
+            rows, dense = self._derived(output, batch.leaves, slope)
+        self._take(batch.slots, rows, dense)
+        for other in self._open:
+            other.made = None
+
+    def _again(self, one: Open) -> tuple[Taken, torch.Tensor]:
+        """Return what the network makes now of samples since whose forward a step was taken; its draws are the same."""
+        now, batch = self._stream.state(), self._batch_of(one.samples)
+        self._stream.restore(one.before)
+        with self._stream:
+            output = self._model(*batch.inputs)
+        self._stream.restore(now)
+        return batch, output
+
+    def _take(
+        self, slots: Mapping[TableName, Slots], rows: Mapping[TableName, Values], dense: Sequence[Values]
+    ) -> None:
+        """Take a step, by gradients, on what is optimized here."""
+        for name, table in self._tables.items():
+            if table.optimizes:
+                table.train(slots[name], rows[name])
+        for flat, gradient in zip(self._dense, dense, strict=False):  # none of what is frozen
+            if flat.optimizes and flat.places:
+                flat.train(gradient)
 
     def _count(self, histogram: Histogram, step: Backward, samples: Order) -> None:
         """Count the scores of a batch in, of the label that they are of, where it is known and its classes are told apart."""
@@ -251,32 +260,43 @@ class Eager:
         return {n: (t.keys, np.ascontiguousarray(t.values)) for n, t in self._tables.items()}
 
     def _backward(self, samples: Order) -> Backward:
-        data = self._data
-        batch = data.train.at(samples)
-        distinct = {f: data.distinct(f, samples) for f in {table.features for table in self._tables.values()}}
-        slots = {n: distinct[table.features] for n, table in self._tables.items()}
-        rows = {n: (table.keys[slots[n]], table.read(slots[n])) for n, table in self._tables.items()}
-        places = {f: self._places(f, slots, samples) for f, slots in distinct.items()}
-        inputs, leaves = self._load(batch, rows, {n: places[table.features] for n, table in self._tables.items()})
-        for leaf in leaves:
-            leaf.requires_grad_()
-        shared, private, _ = self._weights
-        wanted = [*leaves, *shared, *private]
+        batch, label = self._batch_of(samples), torch.from_numpy(self._data.train.label[samples]).to(self._device)
         with self._stream:
-            output, label = self._model(*inputs), torch.from_numpy(batch.label).to(self._device)
+            output = self._model(*batch.inputs)
             loss, scores = self._loss(output, label), predictions(output, label, self._labels)
-            gradients = torch.autograd.grad(
-                loss, wanted, materialize_grads=True
-            )  # zeros for what the loss does not use
-        ends = len(leaves), len(leaves) + len(shared)
+            rows, dense = self._derived(loss, batch.leaves)
         return Backward(
             float(loss.detach()),
             np.full(len(samples), np.nan, np.float32) if scores is None else scores.cpu().numpy(),
             scores is not None,
-            slots,
-            {name: g.cpu().numpy() for name, g in zip(self._compact, gradients[: ends[0]], strict=True)},
-            [_flat(gradients[ends[0] : ends[1]]), _flat(gradients[ends[1] :])],
+            batch.slots,
+            rows,
+            dense,
         )
+
+    def _batch_of(self, samples: Order) -> Taken:
+        data = self._data
+        distinct = {f: data.distinct(f, samples) for f in {table.features for table in self._tables.values()}}
+        slots = {n: distinct[table.features] for n, table in self._tables.items()}
+        rows = {n: (table.keys[slots[n]], table.read(slots[n])) for n, table in self._tables.items()}
+        places = {f: self._places(f, slots, samples) for f, slots in distinct.items()}
+        inputs, leaves = self._load(
+            data.train.at(samples), rows, {n: places[table.features] for n, table in self._tables.items()}
+        )
+        return Taken(inputs, slots, [leaf.requires_grad_() for leaf in leaves])
+
+    def _derived(
+        self, result: torch.Tensor, leaves: Sequence[torch.Tensor], slope: torch.Tensor | None = None
+    ) -> tuple[dict[TableName, Values], list[Values]]:
+        """Return the gradients of a batch's rows, and of dense parameters: of a loss, or of an output with that of the loss."""
+        shared, private, _ = self._weights
+        wanted = [*leaves, *shared, *private]
+        gradients = torch.autograd.grad(
+            result, wanted, slope, materialize_grads=True
+        )  # zeros for what the result does not use
+        ends = len(leaves), len(leaves) + len(shared)
+        rows = {name: g.cpu().numpy() for name, g in zip(self._compact, gradients[: ends[0]], strict=True)}
+        return rows, [_flat(gradients[ends[0] : ends[1]]), _flat(gradients[ends[1] :])]
 
     def _places(self, features: tuple[str, ...], distinct: Slots, samples: Order) -> dict[str, Slots]:
         """Return for features of one id a sample where a batch's ids stand among its distinct ones, int32[B]."""
@@ -321,35 +341,6 @@ def compact_rows(model: nn.Module, module: str, features: Sequence[str]) -> Comp
     layer, every = model.get_submodule(module), features_of(model)
     pooling = pooling_of(layer, {feature: every[feature] for feature in features})
     return CompactRows(pooling, cast("int | None", layer.padding_idx))
-
-
-def prepare_torch(seed: int, client: ClientId) -> None:
-    """Set this thread up to train one client: a core of its own, and a stream from the job's seed for what its steps draw.
-
-    Denormals are flushed: arithmetic on them is many times slower.
-    """
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(seed_of(seed, client))
-
-
-def seed_of(seed: int, client: ClientId) -> int:
-    """Return what a client's draws by torch begin with, given the job's seed."""
-    return zlib.crc32(f"{seed} {client}".encode())
-
-
-def cuda() -> torch.device:
-    """Return the CUDA device to train on.
-
-    Raises:
-        JobError: there is none.
-    """
-    if not torch.cuda.is_available():
-        raise JobError(
-            "runner.use_gpu: true, but torch finds no CUDA device here: set it to false, or install a driver and a torch"
-            f" built for CUDA (this is torch {torch.__version__})"
-        )
-    return torch.device("cuda")
 
 
 def _views(tensors: list[nn.Parameter], flat: Values) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:

@@ -82,6 +82,24 @@ class Engine(Protocol):
     def read(self, table: LocalTable, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""
 
+    def forward(self, samples: Order, rate: float) -> Values:
+        """Return what a part of a network makes of some training samples, float32[B, outputs].
+
+        They stay open until their `backward`, and several may be.
+
+        Args:
+            samples: positions in the data.
+            rate: the share of their learning rates at which tables move on by themselves.
+        """
+
+    def backward(self, gradient: Values, rate: float) -> None:
+        """Take a step on the samples that have been open for longest, through the network's weights as they stand now.
+
+        Args:
+            gradient: of the loss by what `forward` returned of them, float32[B, outputs].
+            rate: the share of its learning rates to take.
+        """
+
     def state(self) -> State:
         """Return what it carries from one step to the next beside the tables."""
 

@@ -6,7 +6,7 @@ The modes move shared values in and out of it.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -24,9 +24,24 @@ from fedps.training.tables import Local, LocalDense, LocalTable
 from fedps.types import NO_KEYS, Column, Keys, Rule, Samples, Slots, State, TableName, TableSpec, Values, under, within
 
 if TYPE_CHECKING:
-    from fedps.training.eager import Stream
+    from torch import nn
+
+    from fedps.training.draws import Stream
 
 ADD = Rule("add")
+
+
+class Part(NamedTuple):
+    """A network that is trained in place of the job's own.
+
+    Attributes:
+        make: makes it, as `build` would.
+        outputs: floats that it returns of a sample, if the gradients of these come from elsewhere (`forward` and
+            `backward` train it then); 0: it returns logits.
+    """
+
+    make: "Callable[[], nn.Module]"
+    outputs: int = 0
 
 
 class Learner:
@@ -40,6 +55,7 @@ class Learner:
         job: the job; its optimizer is the client's own rule.
         data: the client's data; tables have rows for the ids that occur in it.
         local_optimizer: whether shared values are optimized here too (geo, round) or only on servers (sync, async).
+        part: what the plan is of, if it is not the job's network.
 
     Attributes:
         parameters: the network's, sorted by where they live.
@@ -57,8 +73,10 @@ class Learner:
         OSError: the compiled step cannot be loaded.
     """
 
-    def __init__(self, plan: Plan, job: Job, data: ClientData, local_optimizer: bool) -> None:
-        self._plan, self._job = plan, job
+    def __init__(
+        self, plan: Plan, job: Job, data: ClientData, local_optimizer: bool, part: Part | None = None
+    ) -> None:  # fmt: skip
+        self._plan, self._job, self._part = plan, job, part
         self._stream: Stream | None = None  # of all engines by torch
         self.parameters: Parameters = read_parameters(plan.network, job)
         self.rule: Rule = job_rule(job, private=False)
@@ -99,18 +117,20 @@ class Learner:
             self._flats,
             names,
             self._plan.network.inputs,
-            loss_of(self._job),
+            loss_of(self._job, self._part.outputs if self._part else 0),
             self._plan.items,
         )
 
     def _eager(self, data: ClientData) -> Engine:
         with needing_torch():
             from fedps.models.build import build  # noqa: PLC0415
-            from fedps.training.eager import Eager, Stream  # noqa: PLC0415  (imports torch)
+            from fedps.training.draws import Stream  # noqa: PLC0415
+            from fedps.training.eager import Eager  # noqa: PLC0415
 
         modules = {e.spec.name: e.module for e in self.parameters.embeddings}
         self._stream = self._stream or Stream(self._job.runner, self.data.client)
-        return Eager(build(self._job), modules, data, self.tables, self._flats, self._job, self._stream)
+        model = self._part.make() if self._part else build(self._job)
+        return Eager(model, modules, data, self.tables, self._flats, self._job, self._stream)
 
     @property
     def _flats(self) -> tuple[LocalDense, LocalDense, LocalDense]:
@@ -160,6 +180,15 @@ class Learner:
         """Return the gradients of the last batch, for shared parameters that the servers train."""
         found = self.engine.gradients()
         return found._replace(rows={name: rows for name, rows in found.rows.items() if name in self.shared})
+
+    def forward(self, samples: Order, rate: float = 1.0) -> Values:
+        """Return what a part of a network makes of some training samples, as `Engine.forward`."""
+        return self.engine.forward(samples, rate)
+
+    def backward(self, gradient: Values, rate: float = 1.0) -> None:
+        """Take a step on the samples that have been open for longest, as `Engine.backward`."""
+        self.rate = rate
+        self.engine.backward(gradient, rate)
 
     def read(self, table: TableName, slots: Slots) -> Values:
         """Return rows as they are now, float32[U, dim]."""

@@ -1,9 +1,11 @@
 """Make a plan: build the network by torch, describe it, trace and compile its step, and try that on a few samples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from msgspec.structs import replace
+from torch import nn
 
 from fedps.cache import CacheError
 from fedps.config import Job
@@ -14,7 +16,7 @@ from fedps.models.build import build, redrawn
 from fedps.models.describe import describe
 from fedps.models.inputs import made_up
 from fedps.models.loss import items_of, own_loss
-from fedps.models.network import Plan
+from fedps.models.network import Network, Plan
 from fedps.native.compiler import CompileError, compiled
 from fedps.native.halves import write_halves
 from fedps.native.library import MOST_GROUP
@@ -23,9 +25,10 @@ from fedps.native.program import Program
 from fedps.native.source import write
 from fedps.native.trace import NotLoweredError
 from fedps.training.compiled import Compiled
-from fedps.training.eager import Eager, cuda
-from fedps.training.learner import Learner
-from fedps.types import ClientId, Samples, taken
+from fedps.training.draws import cuda
+from fedps.training.eager import Eager
+from fedps.training.learner import Learner, Part
+from fedps.types import ClientId, Samples, Values, taken
 
 SAMPLES = 150  # of the trial: three batches, the last one short
 BATCH = 62  # or a few more: what a loss compares stays together
@@ -41,7 +44,22 @@ def plan_network(job: Job) -> Plan:
         JobError: it cannot be built, or `use_gpu` finds no CUDA device.
     """
     model = build(job)
-    network = describe(model, redrawn(model, job))
+    return plan_model(model, describe(model, redrawn(model, job)), job)
+
+
+def plan_model(model: nn.Module, network: Network, job: Job, part: Part | None = None) -> Plan:
+    """Plan the step of a network.
+
+    Args:
+        model: as `build` makes it.
+        network: its description.
+        job: whose it is.
+        part: makes it anew, if it is not the job's own.
+
+    Raises:
+        JobError: `use_gpu` finds no CUDA device.
+    """
+    outputs = part.outputs if part else 0
     if job.runner.use_gpu:
         cuda()
         return Plan(network, reason="runner.use_gpu: true trains by torch, on CUDA")
@@ -54,7 +72,7 @@ def plan_network(job: Job) -> Plan:
             raise NotLoweredError("an embedding can be no table")
         if own_loss(model) is not None:
             raise NotLoweredError("the network has a loss of its own")
-        if not (tasks := len(labels(job.inputs))):
+        if not (tasks := outputs or len(labels(job.inputs))):
             raise NotLoweredError("it learns no label")
         if job.group > MOST_GROUP:
             loss = job.hyper_parameters.loss
@@ -64,11 +82,12 @@ def plan_network(job: Job) -> Plan:
         program, items = lower(model, tables, sizes, tasks), items_of(model)
         if job.hyper_parameters.loss == "in_batch_softmax":
             _check_towers(program, network.inputs, items, job)
-        of_items = {k for k, name in enumerate(network.inputs) if of_item(name, job.inputs[name])}
-        halves = write_halves(program, of_items) if "item" in network.inputs else ""
+        ranks = "item" in network.inputs and part is None
+        of_items = {k for k, name in enumerate(network.inputs) if ranks and of_item(name, job.inputs[name])}
+        halves = write_halves(program, of_items) if ranks else ""
         library = compiled(write(program, job.group) + halves, notes)
         plan = Plan(network, library.name, notes=tuple(notes), items=items)
-        _try(plan, job)
+        _try(plan, job, part)
     except (NotLoweredError, CacheError, OSError) as error:
         return Plan(network, reason=f"{error} (a compiled step is {FASTER} times as fast)", notes=tuple(notes))
     return plan
@@ -87,7 +106,7 @@ def _check_towers(program: Program, inputs: Sequence[str], items: Sequence[str],
         raise NotLoweredError(f"it tells items apart by other ids than those of {', '.join(items)}")
 
 
-def _try(plan: Plan, job: Job) -> None:
+def _try(plan: Plan, job: Job, part: Part | None) -> None:
     """Train both steps on the same made-up samples.
 
     A compiler, or an operation that we took for another, may be wrong: then torch trains, slower and right.
@@ -110,11 +129,14 @@ def _try(plan: Plan, job: Job) -> None:
     )
     optimizer = job.hyper_parameters.optimizer.model_copy(update={"epsilon": EPSILON})
     job = job.model_copy(update={"hyper_parameters": job.hyper_parameters.model_copy(update={"optimizer": optimizer})})
+    torch_plan = replace(plan, library="")
     try:
-        one, other = (Learner(p, job, data, local_optimizer=False) for p in (plan, Plan(plan.network)))
+        one, other = (Learner(p, job, data, local_optimizer=False, part=part) for p in (plan, torch_plan))
     except JobError:
-        return  # the job's own names are wrong, which is told elsewhere
+        return None  # the job's own names are wrong, which is told elsewhere
     assert isinstance(one.engine, Compiled) and isinstance(other.engine, Eager)  # noqa: S101
+    if part and part.outputs:
+        return _try_outputs(one, other, part.outputs)
     for start in range(0, count, size):
         batch = np.arange(start, min(start + size, count), dtype=np.int32)
         steps = [learner.train(batch, size) for learner in (one, other)]
@@ -124,8 +146,30 @@ def _try(plan: Plan, job: Job) -> None:
         if not start and "item" in plan.network.inputs:  # each sample beside what is told of its own item, too
             own = samples.at(batch), {name: taken(column, batch) for name, column in data.slots.items()}
             pairs.append((one.engine.ranker(*own)(*own)[batch, batch], one.engine.score(*own)))
-        for a, b in pairs:
-            if a.shape != b.shape or not np.allclose(
-                a, b, rtol=1e-3, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))
-            ):
-                raise CompileError("the compiled step gave other numbers than torch on a trial")
+        _compare(pairs)
+    return None
+
+
+def _try_outputs(one: Learner, other: Learner, outputs: int) -> None:
+    """Let both go forward on made-up samples, and back with made-up gradients, two batches open at once."""
+    rng = np.random.default_rng(1)
+    orders = [np.arange(SAMPLES, dtype=np.int32)[start : start + BATCH] for start in range(0, SAMPLES, BATCH)]
+    for k, order in enumerate(orders):
+        _compare([(one.forward(order), other.forward(order))])
+        if not k:
+            continue
+        for oldest in orders[k - 1 :] if order is orders[-1] else [orders[k - 1]]:
+            gradient = (rng.standard_normal((len(oldest), outputs)) / len(oldest)).astype(np.float32)
+            one.backward(gradient)
+            other.backward(gradient)
+    _compare([(table.values, other.private[name].values) for name, table in one.private.items()])
+    _compare([(one.private_dense.values, other.private_dense.values)])
+
+
+def _compare(pairs: Iterable[tuple[Values, Values]]) -> None:
+    """Compare what the compiled step came to with what torch did. Raises CompileError: they differ."""
+    for a, b in pairs:
+        if a.shape != b.shape or not np.allclose(
+            a, b, rtol=1e-3, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))
+        ):
+            raise CompileError("the compiled step gave other numbers than torch on a trial")

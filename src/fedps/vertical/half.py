@@ -2,20 +2,42 @@
 
 One step, at the active party:
 
-    half, top = Half(job, "shop", data), Top(job, {"shop": half.width, …})
-    cut = half.forward(samples)
-    stepped = top.step([cut, …], label)
+    half, top = Half(job, "shop", data), Top(job, {"shop": half.width, "bank": 81}, samples)
+    cut = half.forward(batch)
+    stepped = top.step([cut, theirs], label)
     half.backward(stepped.gradients[0])
 
 A passive party says its cut and waits for the gradient.
+
+Both are learners (`training.learner`) of a part of the network. A bottom's tables and layers are all private, and the
+gradient of its output comes from elsewhere. A top's tables are what the parties sent, a row a sample, and leave the gradients
+of these rows as tables do that servers train. So both take compiled steps where there is a compiler, and torch's elsewhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from torch import Tensor, nn
+
+from fedps.config import Job
+from fedps.config.sections.features import Feature
 from fedps.config.vertical import VerticalJob
 from fedps.data.samples import ClientData, Order
-from fedps.types import State, Values
+from fedps.errors import JobError
+from fedps.models.build import redrawn
+from fedps.models.describe import describe
+from fedps.models.inputs import adapt
+from fedps.models.network import Network
+from fedps.storage.snapshot import Tables
+from fedps.training.draws import one_core
+from fedps.training.learner import Learner, Part
+from fedps.training.planning import plan_model
+from fedps.training.rules import rates_at
+from fedps.types import ClientId, Samples, State, Values
+from fedps.vertical.networks import TOP, make_bottom, make_top, part_job, width_of
+
+AT_ONCE = 8192  # held-out samples that are scored at once, at most
 
 
 class Half:
@@ -30,40 +52,65 @@ class Half:
         width: floats that it sends of a sample.
 
     Raises:
-        JobError: the network cannot be made of its features.
+        JobError: it has no features, or the network cannot be made of them.
     """
 
-    width: int
-
     def __init__(self, job: VerticalJob, party: str, data: ClientData) -> None:
-        raise NotImplementedError
+        one_core()
+        bottom, own = make_bottom(job, party), part_job(job, party)
+        if bottom is None:
+            raise JobError(f"parties.{party}.features: has none but labels, so it trains nothing: give it features")
+        self.width = width_of(bottom)
+        network = describe(bottom, redrawn(bottom, own, {}))
+        own = _with(own, local_sparse=_tables(network), local_dense=[name for name, _ in network.dense])
+        part = Part(lambda: _made(make_bottom(job, party)), self.width)
+        self._learner = Learner(plan_model(bottom, network, own, part), own, data, local_optimizer=True, part=part)
+        self._share = _schedule(job, len(data.train.label))
+        self._steps = 0
 
     def forward(self, samples: Order) -> Values:
-        """Return what the party sends of some training samples, float32[B, width]; it stays open until its `backward`."""
-        raise NotImplementedError
+        """Return what the party sends of some training samples, float32[B, width]; it stays open until its `backward`.
+
+        Several may be open, each computed from the weights as they stood then.
+        """
+        return self._learner.forward(samples, self._share(self._steps))
 
     def backward(self, gradient: Values) -> None:
-        """Take a step on the oldest batch that is open, by the gradient of what was sent of it, float32[B, width]."""
-        raise NotImplementedError
+        """Take a step on the batch that has been open for longest.
+
+        Args:
+            gradient: of what was sent of it, float32[B, width]; it goes on through the weights as they stand now.
+        """
+        gradient = np.ascontiguousarray(gradient, np.float32)
+        self._learner.backward(gradient, self._share(self._steps))
+        self._steps += 1
 
     def score(self, places: slice) -> Values:
         """Return what the party sends of some held-out samples, float32[n, width]."""
-        raise NotImplementedError
+        self._learner.settle_private()
+        data = self._learner.data
+        test, slots = data.held_out(np.arange(len(data.test.label))[places])
+        return self._learner.engine.score(test, slots).reshape(len(test.label), self.width)
+
+    def tables(self) -> Tables:
+        """Return its rows and layers, by their parameters' names, as they are saved."""
+        return self._learner.private_block()
 
     def state(self) -> State:
         """Return all that training has changed; no batch is open."""
-        raise NotImplementedError
+        return {**self._learner.state(), "steps": self._steps}
 
     def restore(self, state: State) -> None:
         """Go on from what `state` returned, of a half of the same job and data."""
-        raise NotImplementedError
+        self._learner.restore(state)
+        self._steps = state["steps"]
 
 
 class Stepped(NamedTuple):
     """What a step of the top came to.
 
     Attributes:
-        loss: the batch's mean.
+        loss: the batch's mean; if it is not finite, nothing was changed and the gradients mean nothing.
         scores: float32[B]: probabilities, with mse numbers.
         gradients: of what each party sent, float32[B, width], in the order in which it came.
     """
@@ -79,13 +126,38 @@ class Top:
     Args:
         job: the job.
         widths: of each party that has features, in the order of `job.order`.
+        samples: that an epoch trains on.
 
     Raises:
         JobError: the network does not take so many parties, or its own class cannot be made.
     """
 
-    def __init__(self, job: VerticalJob, widths: Mapping[str, int]) -> None:
-        raise NotImplementedError
+    def __init__(self, job: VerticalJob, widths: Mapping[str, int], samples: int) -> None:
+        one_core()
+        rows, names = max(job.vertical.train_batch_size, AT_ONCE), [f"cut_{k}" for k in range(len(widths))]
+        kind = "real" if job.vertical.loss == "mse" else "binary"
+        features = {name: Feature(kind="id", rows=rows) for name in names}
+        features["label"] = Feature(kind="label", of=kind)
+        own = part_job(job, TOP).model_copy(update={"features": features})
+
+        def make() -> nn.Module:
+            whole = _OfRows(make_top(job, widths), list(widths.values()), rows)
+            adapt(job.vertical.network, whole, features, classic=False)
+            return whole
+
+        top, self._rows = make(), np.arange(rows, dtype=np.int32)
+        network = describe(top)
+        own = _with(own, model=None, remote_sparse=_tables(network), local_dense=[name for name, _ in network.dense])
+        label = np.zeros(rows, np.float32)
+        self._data = ClientData(
+            Samples(dict.fromkeys(names, self._rows), label), None, ClientId(job.vertical.active), own.runner.seed,
+            shuffle=False, spaces={name: name for name in names},
+        )  # fmt: skip
+        part = Part(make)
+        self._learner = Learner(plan_model(top, network, own, part), own, self._data, local_optimizer=False, part=part)
+        self._cuts = list(self._learner.shared.values())
+        self._share = _schedule(job, samples)
+        self._steps = 0
 
     def step(self, cuts: Sequence[Values], label: Values) -> Stepped:
         """Take a step on a batch.
@@ -94,16 +166,79 @@ class Top:
             cuts: what each party sent, float32[B, width], in the order of `widths`.
             label: float32[B].
         """
-        raise NotImplementedError
+        count = self._lay(cuts)
+        self._data.train.label[:count] = label
+        steps = self._learner.train(self._rows[:count], count, np.array([self._share(self._steps)]))
+        self._steps += 1
+        rows = self._learner.gradients().rows
+        gradients = [rows[table.spec.name][1] for table in self._cuts]
+        return Stepped(float(steps.losses[0]), steps.scores, gradients)
 
     def score(self, cuts: Sequence[Values]) -> Values:
         """Return the logits, with mse the numbers, of held-out samples, float32[n]."""
-        raise NotImplementedError
+        found, count = [], len(cuts[0])
+        for start in range(0, count, len(self._rows)):
+            samples = self._rows[: self._lay([cut[start : start + len(self._rows)] for cut in cuts])]
+            places = dict.fromkeys(self._data.slots, samples)
+            found.append(self._learner.engine.score(Samples(places, self._data.train.label[: len(samples)]), places))
+        return np.concatenate([*found, np.empty(0, np.float32)])
+
+    def tables(self) -> Tables:
+        """Return its layers, by their parameters' names, as they are saved."""
+        return self._learner.private_block()
 
     def state(self) -> State:
         """Return all that training has changed."""
-        raise NotImplementedError
+        learner = self._learner
+        return {
+            "dense": learner.private_dense.state(), "engine": learner.engine.state(), "rate": learner.rate,
+            "steps": self._steps,
+        }  # fmt: skip
 
     def restore(self, state: State) -> None:
         """Go on from what `state` returned, of a top of the same job."""
-        raise NotImplementedError
+        learner = self._learner
+        learner.private_dense.restore(state["dense"])
+        learner.engine.restore(state["engine"])
+        learner.rate, self._steps = state["rate"], state["steps"]
+
+    def _lay(self, cuts: Sequence[Values]) -> int:
+        """Lay what the parties sent into the tables; return of how many samples it is."""
+        for table, cut in zip(self._cuts, cuts, strict=True):
+            table.values[: len(cut)] = cut
+        return len(cuts[0])
+
+
+class _OfRows(nn.Module):
+    """A top that looks up what the parties sent, by the samples' places in the batch."""
+
+    def __init__(self, top: nn.Module, widths: Sequence[int], rows: int) -> None:
+        super().__init__()
+        self.cuts = nn.ModuleList(nn.Embedding(rows, width) for width in widths)
+        self.top = top
+
+    def forward(self, **places: Tensor) -> Tensor:
+        """Return float32[B]. `places`: int64[B] each."""
+        rows = [cut(at) for cut, at in zip(self.cuts, places.values(), strict=True)]
+        logits: Tensor = self.top(*(row.squeeze(1) if row.shape[1] == 1 else row for row in rows))
+        return logits
+
+
+def _made(bottom: nn.Module | None) -> nn.Module:
+    assert bottom is not None  # noqa: S101  (it was there a moment ago)
+    return bottom
+
+
+def _tables(network: Network) -> list[str]:
+    return [embedding.name for embedding in network.embeddings]
+
+
+def _with(job: Job, **runner: object) -> Job:
+    return job.model_copy(update={"runner": job.runner.model_copy(update=runner)})
+
+
+def _schedule(job: VerticalJob, samples: int) -> Callable[[int], float]:
+    """Return what tells the share of the learning rates to take at a step, counted from 0, of an epoch of so many samples."""
+    optimizer, vertical = job.hyper_parameters.optimizer, job.vertical
+    each = max(1, -(-samples // vertical.train_batch_size))
+    return lambda step: float(rates_at(optimizer, vertical.epochs, np.array([(step + 0.5) / each]))[0])

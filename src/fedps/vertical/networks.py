@@ -191,8 +191,8 @@ class Addends(Machine):
     """What one party's features add to each sum of a DeepFM.
 
     With v a feature's row and w its weight, a machine's second order over all features is ½ (‖Σ v‖² - Σ ‖v‖²), and the
-    first layer is W x + b with x the rows end to end. So a party sends, side by side: Σ w - ½ Σ ‖v‖², Σ v, and of W x the
-    part of its own features. The last two are the only ones on which parties' features meet, in the top.
+    first layer is W x + b with x the rows end to end. So a party sends, side by side: Σ v, of W x the part of its own
+    features, and Σ w - ½ Σ ‖v‖².
     """
 
     def __init__(self, features: Features, hyper: HyperParameters) -> None:
@@ -200,9 +200,9 @@ class Addends(Machine):
         self.first = nn.Linear(len(features) * hyper.embedding_dim, hyper.hidden_units[0], bias=False)
 
     def forward(self, **columns: Tensor) -> Tensor:
-        """Return float32[B, 1 + embedding_dim + hidden_units[0]]."""
+        """Return float32[B, embedding_dim + hidden_units[0] + 1]."""
         weight, total, squares, rows = self.sums(columns)
-        return torch.cat((weight - 0.5 * squares.sum(1, keepdim=True), total, self.first(rows)), 1)
+        return torch.cat((total, self.first(rows), weight - 0.5 * squares.sum(1, keepdim=True)), 1)
 
 
 class Machines(nn.Module):
@@ -210,14 +210,15 @@ class Machines(nn.Module):
 
     def __init__(self, cuts: Features, hyper: HyperParameters) -> None:
         super().__init__()
-        self.sizes = (1, hyper.embedding_dim, hyper.hidden_units[0])
-        self.bias = nn.Parameter(torch.zeros(self.sizes[-1]))
+        self.dim = hyper.embedding_dim
+        self.bias = nn.Parameter(torch.zeros(hyper.hidden_units[0]))
         first = [nn.ReLU(), *([nn.Dropout(hyper.dropout)] if hyper.dropout else [])]
         self.mlp = nn.Sequential(*first, *stacked(hyper.hidden_units, 1, hyper.dropout))
 
     def forward(self, **cuts: Tensor) -> Tensor:
         """Return logits float32[B, 1]."""
-        alone, total, hidden = reduce(torch.add, cuts.values()).split(self.sizes, 1)
+        sums = reduce(torch.add, cuts.values())
+        total, hidden, alone = sums[:, : self.dim], sums[:, self.dim : -1], sums[:, -1:]
         logits: Tensor = alone + 0.5 * (total * total).sum(1, keepdim=True) + self.mlp(hidden + self.bias)
         return logits
 
