@@ -101,7 +101,8 @@ def build_part(path: str, job: Job, features: Mapping[str, Feature], more: Mappi
     """
     network = _find(path, job.folder)
     model = _make(path, network, job, _arguments(path, network, job, more))
-    adapt(path, model, features, classic=False)
+    with seeded(job.runner.seed):
+        adapt(path, model, features, classic=False)
     try:
         with torch.no_grad():
             model.eval()(*example(model, 2))
@@ -109,7 +110,8 @@ def build_part(path: str, job: Job, features: Mapping[str, Feature], more: Mappi
         raise JobError(
             f"runner.model: {path}: {_form(model)} fails on two samples: {type(error).__name__}: {error}"
         ) from error
-    _check_buffers(path, model, example(model, 2))
+    with seeded(job.runner.seed):
+        _check_buffers(path, model, example(model, 2))
     return model.train()
 
 

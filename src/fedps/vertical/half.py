@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fedps.config import Job
@@ -34,7 +35,7 @@ from fedps.training.draws import one_core
 from fedps.training.learner import Learner, Part
 from fedps.training.planning import plan_model
 from fedps.training.rules import rates_at
-from fedps.types import ClientId, Samples, State, Values
+from fedps.types import ClientId, Init, Samples, State, Values
 from fedps.vertical.networks import TOP, make_bottom, make_top, part_job, width_of
 
 AT_ONCE = 8192  # held-out samples that are scored at once, at most
@@ -61,7 +62,7 @@ class Half:
         if bottom is None:
             raise JobError(f"parties.{party}.features: has none but labels, so it trains nothing: give it features")
         self.width = width_of(bottom)
-        network = describe(bottom, redrawn(bottom, own, {}))
+        network = describe(bottom.eval(), redrawn(bottom, own, {}))
         own = _with(own, local_sparse=_tables(network), local_dense=[name for name, _ in network.dense])
         part = Part(lambda: _made(make_bottom(job, party)), self.width)
         self._learner = Learner(plan_model(bottom, network, own, part), own, data, local_optimizer=True, part=part)
@@ -146,7 +147,7 @@ class Top:
             return whole
 
         top, self._rows = make(), np.arange(rows, dtype=np.int32)
-        network = describe(top)
+        network = describe(top.eval())
         own = _with(own, model=None, remote_sparse=_tables(network), local_dense=[name for name, _ in network.dense])
         label = np.zeros(rows, np.float32)
         self._data = ClientData(
@@ -214,7 +215,10 @@ class _OfRows(nn.Module):
 
     def __init__(self, top: nn.Module, widths: Sequence[int], rows: int) -> None:
         super().__init__()
-        self.cuts = nn.ModuleList(nn.Embedding(rows, width) for width in widths)
+        self.cuts = nn.ModuleList(nn.Embedding(rows, width, _weight=torch.zeros(rows, width)) for width in widths)
+        self.row_init = {
+            f"cuts.{k}.weight": Init("normal", 0.0, 1.0) for k in range(len(widths))
+        }  # until there are any
         self.top = top
 
     def forward(self, **places: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def make_bottom(job: VerticalJob, party: str) -> nn.Module | None:
         return bottom
     with seeded(own.runner.seed):
         bottom = BOTTOMS[job.vertical.network](features, job)
-    adapt(job.vertical.network, bottom, own.inputs, classic=False)
+        adapt(job.vertical.network, bottom, own.inputs, classic=False)
     return bottom
 
 
@@ -103,7 +103,7 @@ def make_top(job: VerticalJob, widths: Mapping[str, int]) -> nn.Module:
         raise JobError(f"vertical.network: TwoTower: is of two parties that have features; here are {', '.join(cuts)}")
     with seeded(own.runner.seed):
         top = TOPS[network if whole or network in SUMS else "MLP"](cuts, job.hyper_parameters)
-    adapt(network, top, cuts, classic=False)
+        adapt(network, top, cuts, classic=False)
     return top
 
 
@@ -126,7 +126,8 @@ def _is_whole(job: VerticalJob, widths: Mapping[str, int]) -> bool:
 def _own_top(own: Job, cuts: Features, widths: Mapping[str, int]) -> nn.Module:
     path = own.runner.model or ""
     top = build_part(path, own, cuts, {"widths": dict(widths)})
-    made = top(*example(top, 2))
+    made = top.eval()(*example(top, 2))
+    top.train()
     if not isinstance(made, Tensor) or made.shape != (2,) or not made.is_floating_point():
         what = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
         raise JobError(
