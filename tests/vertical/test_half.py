@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedps.config.vertical import VerticalJob
+from fedps.config.sections.features import spaces
+from fedps.config.vertical import VerticalJob, side_job
 from fedps.data.samples import ClientData, Order
 from fedps.models.inputs import tensors
 from fedps.storage.snapshot import Tables
-from fedps.types import Bags, ClientId, Samples, State, Values, ids_of
+from fedps.types import Bags, ClientId, Samples, State, Values, ids_of, within
 from fedps.vertical.half import Half, Top
 from fedps.vertical.networks import make_bottom, make_top
 from tests.vertical.parties import ITEM, USER, batches, data_of, vertical_job
@@ -190,10 +191,10 @@ def test_a_loss_that_is_no_number_changes_nothing(tmp_path: Path) -> None:
     top = Top(vertical_job(tmp_path), {"shop": 3, "bank": 2}, 10)
     cuts, label = [np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)], np.ones(4, np.float32)
     top.step(cuts, label)
-    before = copy.deepcopy(top.state()["dense"])
+    before = copy.deepcopy(within(top.state(), "dense"))
     cuts[1][2] = np.nan
     assert np.isnan(top.step(cuts, label).loss)
-    assert_same(top.state()["dense"], before)
+    assert_same(within(top.state(), "dense"), before)
 
 
 def test_compiled_steps_are_torchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,3 +220,24 @@ def test_compiled_steps_are_torchs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert by_torch[2] == ("Eager", "Eager")
     np.testing.assert_allclose(compiled[0], by_torch[0], rtol=1e-4)
     np.testing.assert_allclose(compiled[1], by_torch[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("torch_alone")
+def test_a_model_scores_other_samples_than_it_was_trained_on(tmp_path: Path) -> None:
+    job = vertical_job(tmp_path, network="DeepFM")
+    parts = parts_of(job)
+    for samples in batches(100, 3):
+        step(job, parts, samples)
+    trained = logits_of(parts)
+    data, halves, top = parts
+    again: dict[str, Half] = {}
+    for party in job.order:  # of the held-out samples alone, from the last to the first
+        last = data[party].test.at(np.arange(len(trained))[::-1])
+        own = spaces(side_job(job, party).inputs)
+        again[party] = Half(job, party, ClientData(last, last, ClientId(party), 0, shuffle=False, spaces=own))
+        again[party].load(halves[party].model())
+    anew = Top(job, {party: half.width for party, half in again.items()}, 1)
+    anew.load(top.model())
+    np.testing.assert_allclose(
+        anew.score([half.score(slice(None)) for half in again.values()])[::-1], trained, rtol=1e-6
+    )

@@ -35,7 +35,7 @@ from fedps.training.draws import one_core
 from fedps.training.learner import Learner, Part
 from fedps.training.planning import plan_model
 from fedps.training.rules import rates_at
-from fedps.types import ClientId, Init, Samples, State, Values
+from fedps.types import ClientId, Init, Samples, State, Values, under, within
 from fedps.vertical.networks import TOP, make_bottom, make_top, part_job, width_of
 
 AT_ONCE = 8192  # held-out samples that are scored at once, at most
@@ -94,8 +94,16 @@ class Half:
         return self._learner.engine.score(test, slots).reshape(len(test.label), self.width)
 
     def tables(self) -> Tables:
-        """Return its rows and layers, by their parameters' names, as they are saved."""
+        """Return its rows and layers, by their parameters' names."""
         return self._learner.private_block()
+
+    def model(self) -> State:
+        """Return what predicts, without what only training needs: rows with their ids, and layers."""
+        return _model_of(self.tables())
+
+    def load(self, model: State) -> None:
+        """Take up what `model` returned of the same job, whatever samples these are; ids that it lacks stay as they start."""
+        _load(self._learner, model)
 
     def state(self) -> State:
         """Return all that training has changed; no batch is open."""
@@ -185,22 +193,28 @@ class Top:
         return np.concatenate([*found, np.empty(0, np.float32)])
 
     def tables(self) -> Tables:
-        """Return its layers, by their parameters' names, as they are saved."""
+        """Return its layers, by their parameters' names."""
         return self._learner.private_block()
+
+    def model(self) -> State:
+        """Return what predicts, without what only training needs: its layers."""
+        return _model_of(self.tables())
+
+    def load(self, model: State) -> None:
+        """Take up what `model` returned of a top of the same job."""
+        _load(self._learner, model)
 
     def state(self) -> State:
         """Return all that training has changed."""
         learner = self._learner
-        return {
-            "dense": learner.private_dense.state(), "engine": learner.engine.state(), "rate": learner.rate,
-            "steps": self._steps,
-        }  # fmt: skip
+        parts = under({"dense": learner.private_dense.state(), "engine": learner.engine.state()})
+        return {**parts, "rate": learner.rate, "steps": self._steps}
 
     def restore(self, state: State) -> None:
         """Go on from what `state` returned, of a top of the same job."""
         learner = self._learner
-        learner.private_dense.restore(state["dense"])
-        learner.engine.restore(state["engine"])
+        learner.private_dense.restore(within(state, "dense"))
+        learner.engine.restore(within(state, "engine"))
         learner.rate, self._steps = state["rate"], state["steps"]
 
     def _lay(self, cuts: Sequence[Values]) -> int:
@@ -226,6 +240,21 @@ class _OfRows(nn.Module):
         rows = [cut(at) for cut, at in zip(self.cuts, places.values(), strict=True)]
         logits: Tensor = self.top(*(row.squeeze(1) if row.shape[1] == 1 else row for row in rows))
         return logits
+
+
+def _model_of(tables: Tables) -> State:
+    return under(
+        {name: {"keys": keys, "rows": rows[:, : spec.dim].copy()} for name, (spec, keys, rows) in tables.items()}
+    )
+
+
+def _load(learner: Learner, model: State) -> None:
+    for name, table in learner.private.items():
+        saved = within(model, name)
+        _, own, theirs = np.intersect1d(table.keys, saved["keys"], assume_unique=True, return_indices=True)
+        table.values[own] = saved["rows"][theirs]
+    for flat in (learner.private_dense, learner.frozen_dense):
+        flat.write({name: model[f"{name}/rows"] for name in flat.places if f"{name}/rows" in model})
 
 
 def _made(bottom: nn.Module | None) -> nn.Module:
