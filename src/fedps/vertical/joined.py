@@ -21,12 +21,12 @@ from fedps.vertical.networks import TOP
 
 
 class Measured(NamedTuple):
-    """What held-out samples come to after an epoch; a figure is None where there is nothing to measure.
+    """What held-out samples come to after an epoch.
 
     Attributes:
         epoch: from 0 on.
         loss: mean of the training batches'.
-        auc, logloss: of a binary label.
+        auc, logloss: of a binary label; None where there is nothing to measure.
         rmse: of a real one.
     """
 
@@ -35,37 +35,6 @@ class Measured(NamedTuple):
     auc: float | None = None
     logloss: float | None = None
     rmse: float | None = None
-
-
-class Course:
-    """How training goes from epoch to epoch: which was the best, and whether it goes on.
-
-    Args:
-        job: its `epochs` and `patience`.
-
-    Attributes:
-        epochs: each epoch's metrics.
-        best: the place there of the epoch with the best AUC, with mse the lowest RMSE; of the last where nothing is measured.
-    """
-
-    def __init__(self, job: VerticalJob) -> None:
-        self.epochs: list[Measured] = []
-        self.best = 0
-        self._most, self._patience = job.vertical.epochs, job.vertical.patience
-
-    def add(self, measured: Measured) -> bool:
-        """Take the next epoch's metrics; return whether it is the best so far."""
-        self.epochs.append(measured)
-        best = len(self.epochs) == 1 or not _worth(measured) <= _worth(self.epochs[self.best])
-        if best:
-            self.best = len(self.epochs) - 1
-        return best
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether there is to be another epoch."""
-        waited = len(self.epochs) - 1 - self.best
-        return len(self.epochs) < self._most and not 0 < self._patience <= waited
 
 
 class Trained(NamedTuple):
@@ -107,61 +76,63 @@ def train_joined(
     train, test = data[active].train, data[active].test
     halves = {party: Half(job, party, data[party]) for party in names if has_features(job, party)}
     top = Top(job, {party: half.width for party, half in halves.items()}, len(train.label))
-    course, seconds, states, scores = Course(job), 0.0, dict[str, State](), np.empty(0, np.float32)
-    while not course.epochs or course.goes_on:
-        began, losses = time.perf_counter(), list[float]()
-        for samples, cuts in _cuts(job, halves, len(course.epochs), len(train.label), ahead):
+    epochs, best, seconds, states, scores = list[Measured](), 0, 0.0, dict[str, State](), np.empty(0, np.float32)
+    for epoch in range(job.vertical.epochs):
+        began, loss = time.perf_counter(), 0.0
+        for samples, cuts in _cuts(job, halves, epoch, len(train.label), ahead):
             stepped = top.step(cuts, train.label[samples])
             if not np.isfinite(stepped.loss):
-                raise FedpsError(diverged(job, len(course.epochs)))
-            losses.append(stepped.loss)
+                raise FedpsError(f"epoch {epoch + 1}: a batch's loss is {stepped.loss}: lower the learning rate")
+            loss += stepped.loss * len(samples)
             for half, gradient in zip(halves.values(), stepped.gradients, strict=True):
                 half.backward(gradient)
         seconds += time.perf_counter() - began
         logits = _score(halves, top, len(test.label))
-        if course.add(measure(logits, test.label, job.vertical.loss, len(course.epochs), losses)):
+        found = measure(logits, test.label, job.vertical.loss)
+        epochs.append(Measured(epoch, loss / len(train.label), **found))
+        if (best := best_of(epochs, job.vertical.loss)) == epoch:
             now = {party: half.state() for party, half in halves.items()} | {TOP: top.state()}
             states = copy.deepcopy(now)
             scores = logits if job.vertical.loss == "mse" else probabilities(logits)
-    speed = len(course.epochs) * len(train.label) / seconds
-    return Trained(course.epochs, course.best, speed, states, scores)
+        if 0 < job.vertical.patience <= epoch - best:
+            break
+    return Trained(epochs, best, len(epochs) * len(train.label) / seconds, states, scores)
 
 
-def measure(logits: Values, label: Values, loss: str, epoch: int, losses: Sequence[float]) -> Measured:
-    """Return what held-out samples are worth after an epoch.
+def measure(logits: Values, label: Values, loss: str) -> dict[str, float | None]:
+    """Return what held-out samples come to: their AUC and log loss, with mse the RMSE; nothing if there are none.
 
     Args:
-        logits: float32[n], with mse numbers; there may be none.
+        logits: float32[n], with mse numbers.
         label: float32[n].
         loss: `vertical.loss`.
-        epoch: from 0 on.
-        losses: of its training batches.
 
     Raises:
         FedpsError: a score is NaN or infinite.
     """
-    mean = float(np.mean(losses))
     if not len(label):
-        return Measured(epoch, mean)
+        return {}
     real, metrics = loss == "mse", OF_REAL[:1] if loss == "mse" else OF_BINARY
     found, every = evaluate(logits, Samples(NO_SAMPLES.columns, label), metrics, tasks={"": real}), Evaluations()
     every.add(found.sums, found.histograms)
-    return Measured(epoch, mean, **every.figures(metrics))
+    return dict(every.figures(metrics))
+
+
+def best_of(epochs: Sequence[Measured], loss: str) -> int:
+    """Return the place of the epoch whose held-out samples came out best, the first of such; of the last where there are none."""
+
+    def worth(measured: Measured) -> float:
+        found = measured.auc if loss == "bce" else measured.rmse
+        return -np.inf if found is None else found if loss == "bce" else -found
+
+    worths = [worth(measured) for measured in epochs]
+    return int(np.argmax(worths)) if max(worths) > -np.inf else len(epochs) - 1
 
 
 def has_features(job: VerticalJob, party: str) -> bool:
     """Say whether a party has features, not the label alone."""
     features = job.parties[party].features
     return len(labels(features)) < len(features)
-
-
-def diverged(job: VerticalJob, epoch: int) -> str:
-    """Say that a batch had a loss that is not finite, and what to do."""
-    rate = job.hyper_parameters.optimizer.learning_rate
-    return (
-        f"epoch {epoch}: a batch has a loss that is NaN or infinite: lower hyper_parameters.optimizer.learning_rate ({rate:g}),"
-        " or see that the features have no NaN and no huge numbers"
-    )
 
 
 def _cuts(
@@ -187,10 +158,3 @@ def _score(halves: Mapping[str, Half], top: Top, samples: int) -> Values:
     pieces = [slice(start, start + AT_ONCE) for start in range(0, samples, AT_ONCE)]
     logits = [top.score([half.score(piece) for half in halves.values()]) for piece in pieces]
     return np.concatenate([*logits, np.empty(0, np.float32)])
-
-
-def _worth(measured: Measured) -> float:
-    """Return what an epoch is worth, the more the better; of one that nothing was measured of no number."""
-    if measured.rmse is not None:
-        return -measured.rmse
-    return np.nan if measured.auc is None else measured.auc
