@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 # One process more than there are cores, at most 4: tests often wait for processes of their own.
 PARALLEL := -n $(shell cores=$$(nproc); echo $$((cores < 3 ? cores + 1 : 4))) --dist loadfile
 LOWEST := $(VENV)-lowest
+SUPPLY := $(VENV)-supply
 ON_LOWEST := tests/config tests/events tests/models tests/storage tests/table tests/wire tests/data/read tests/native/test_plans.py \
 	tests/net/test_channel.py tests/net/test_parameter_server.py tests/launch/test_launcher.py tests/test_cli_flags.py
 export FEDPS_DATA ?= $(realpath ../shared/data)
 
-.PHONY: setup run test test-all test-lowest check check-deploy bench chaos crash organisations clean
+.PHONY: setup run test test-all test-lowest check check-deploy lock supply bench chaos crash organisations clean
 
 setup: $(VENV)/.ready
 
@@ -63,9 +64,33 @@ check-deploy:  ## the compose file and the manifests against their schemas, whic
 	$(VENV)-deploy/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(VENV)-deploy/bin/kubernetes-validate --strict --quiet deploy/kubernetes/*.yaml
 
+# torch is not locked, as each machine has a build of its own: constraints.txt says its version.
+LOCK = echo "torch ; python_version < '0'" | $(SUPPLY)/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --override - pyproject.toml --extra serve --extra tls
+
+lock: $(SUPPLY)/.ready  ## what is installed, with hashes: anew, in the newest versions
+	$(LOCK) --upgrade --output-file requirements.lock
+	$(LOCK) --extra onnx --extra bench --constraint requirements.lock --output-file requirements-torch.lock \
+		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock | sort -u)
+
+supply: $(SUPPLY)/.ready  ## what is locked, installed by its hashes: bill of materials, licences, known faults; OSV="a list kept offline"
+	mkdir -p build/supply
+	$(PYTHON) -m venv --clear $(SUPPLY)-locked
+	$(SUPPLY)-locked/bin/pip install --quiet --require-hashes --requirement requirements.lock
+	$(SUPPLY)-locked/bin/pip install --quiet --no-deps .
+	$(SUPPLY)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file build/supply/sbom.json $(SUPPLY)-locked
+	$(SUPPLY)/bin/pip-licenses --python $(SUPPLY)-locked/bin/python --format json --output-file build/supply/licences.json
+	$(SUPPLY)/bin/python -m tests.supply requirements*.lock $(OSV)
+	$(SUPPLY)/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock --format json --output build/supply/advisories.json
+
+$(SUPPLY)/.ready:
+	$(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/pip install --quiet uv packaging pip-audit cyclonedx-bom pip-licenses
+	touch $@
+
 bench: setup  ## all measurements, about 10 minutes on two cores; tables and plots in bench/results
 	$(BIN)/fedps data prepare movielens --out .data/ml-1m --or-synthetic
 	$(BIN)/python -m bench --data .data/ml-1m --out bench/results
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(VENV)-deploy .data runs
+	rm -rf $(VENV) $(LOWEST) $(VENV)-deploy $(SUPPLY) $(SUPPLY)-locked build .data runs
