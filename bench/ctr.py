@@ -66,7 +66,7 @@ def measure(options: Options) -> Result:
             contenders: dict[str, Work] = {"fedps": partial(learner.train, order, BATCH)}
             counted = _counted(home, network, data)
             forms = list(FORMS)[: 2 if size == "tiny" else None]  # torch compiles for a minute
-            contenders |= {form: _loop(form, counted, data, order) for form in forms}
+            contenders |= {form: loop(form, counted, data, order) for form in forms}
             taken = in_turn(contenders, ROUNDS[size])
             ours = f"{network}.fedps"
             figures.append(rate(ours, f"{network}: fedps", "samples/s", len(order), taken.pop("fedps")))
@@ -112,7 +112,7 @@ def _counted(home: Path, network: str, data: ClientData) -> Job:
     return load_job(_write(home, network, features))
 
 
-def _loop(form: str, job: Job, data: ClientData, order: Any) -> Callable[[], None]:
+def loop(form: str, job: Job, data: ClientData, order: Any) -> Callable[[], None]:
     """Return what trains some samples batch by batch, whenever it is called."""
     import torch  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415

@@ -21,6 +21,7 @@ SUBJECTS = {
     "merges": "what the model is worth with each mode and merge, after 2 passes and after 20",
     "ctr": "DeepFM and DCN-v2 on clicks in Criteo's form, beside plain PyTorch loops; four workers beside one",
     "central": "networks of features in each mode, beside the same network trained on all data in one place",
+    "vertical": "both parties' parts of a vertical network in one process, beside the same network whole",
 }
 NAMED_ONLY = (
     "durability",
@@ -30,6 +31,7 @@ NAMED_ONLY = (
     "merges",
     "ctr",
     "central",
+    "vertical",
 )  # take long; measured where they are asked for by name
 Measure = Callable[[Options], Result]
 

@@ -48,6 +48,15 @@ def test_ctr(small_data: Path) -> None:
 
 
 @pytest.mark.slow
+def test_vertical(small_data: Path) -> None:
+    keys = [figure.key for figure in checked("vertical", small_data).figures]
+    assert keys[:3] == ["parts", "whole", "torch"]
+    assert set(keys[3:]) == {
+        "cost.top", *(f"cost.{party}, {way}" for party in ("items", "users") for way in ("forward", "backward")),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
 def test_central(small_data: Path) -> None:
     result = checked("central", small_data)
     assert [row[0] for row in result.sheets[0].rows] == ["central", "geo"]
