@@ -24,6 +24,7 @@ class Pump:
         self._target = (host, int(port))
         self._door = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._door.getsockname()[1]}"
+        self._ends = list[socket.socket]()
         self._threads = [threading.Thread(target=self._accept, name=f"pump before {target}")]
         self._threads[0].start()
 
@@ -44,6 +45,8 @@ class Pump:
         self._door.close()
         for thread in self._threads:
             thread.join(30)
+        for end in self._ends:
+            end.close()
 
     def _accept(self) -> None:
         talk = 0
@@ -60,6 +63,7 @@ class Pump:
             if not self.opened(talk, inner, outer):
                 abort(inner, outer)
                 continue
+            self._ends += [inner, outer]
             for ends in ((inner, outer, True), (outer, inner, False)):
                 self._threads.append(threading.Thread(target=self._carry, args=[talk, *ends]))
                 self._threads[-1].start()

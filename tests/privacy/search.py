@@ -5,6 +5,7 @@ are drawn from 2^56 ids, and floats are looked for by fours.
 """
 
 import base64
+import hashlib
 import re
 import zlib
 from collections import defaultdict
@@ -14,6 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedps.vertical.matching import key_of
+from fedps.vertical.points import points_of
 
 Numbers = NDArray[Any]
 Needles = dict[bytes, str]  # the bytes, and what they are
@@ -70,6 +74,21 @@ def forms_of_column(values: Numbers, what: str) -> Needles:
         return found
     for order in ("big", "little"):
         _put_binary(found, f"{what} bits", np.packbits(values.astype(bool), bitorder=order).tobytes())
+    return found
+
+
+def forms_of_hashes(texts: Sequence[bytes], word: str) -> Needles:
+    """Return the beginnings of what texts may be hashed to by whoever knows a word, or none."""
+    found: Needles = {}
+    for text in texts:
+        for name in ("md5", "sha1", "sha256", "sha512", "sha3_256", "blake2b", "blake2s"):
+            found[hashlib.new(name, text).digest()[:8]] = name
+        for key in (word.encode(), key_of(word)):
+            found[hashlib.blake2b(text, key=key).digest()[:8]] = "keyed blake2b"
+            found[hashlib.sha256(key + text).digest()[:8]] = "salted sha256"
+    for key in (b"", key_of(word)):
+        for point in points_of(texts, key):
+            found |= {point.tobytes()[at : at + 8]: "point" for at in range(0, 32, 8)}
     return found
 
 

@@ -14,8 +14,7 @@ from fedps.vertical import matching
 from fedps.vertical.blinding import Blinding, Points
 from fedps.vertical.ids import identity
 from fedps.vertical.matching import Matching, key_of, of_all, pairs
-from fedps.vertical.points import points_of
-from tests.privacy.search import SHORTEST, Needles, forms_of_ids, merged, search
+from tests.privacy.search import Needles, forms_of_hashes, forms_of_ids, merged, search
 
 WORD = "a word that both know"
 CHANCE = np.random.default_rng(5)
@@ -38,25 +37,10 @@ def sent(shop: NDArray[np.int64], bank: NDArray[np.int64]) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
-def hashes(numbers: NDArray[np.int64]) -> Needles:
-    """Return the beginnings of what everybody, or everybody with the word, can hash an id to, and of its point."""
-    found: Needles = {}
-    for number in numbers.tolist():
-        for text in (str(number).encode(), identity([str(number)]), number.to_bytes(8, "little")):
-            for name in ("md5", "sha1", "sha256", "sha512", "sha3_256", "blake2b", "blake2s"):
-                found[hashlib.new(name, text).digest()[:8]] = name
-            for word in (WORD.encode(), key_of(WORD)):
-                found[hashlib.blake2b(text, key=word).digest()[:8]] = "keyed blake2b"
-                found[hashlib.sha256(word + text).digest()[:8]] = "salted sha256"
-    for key in (b"", key_of(WORD)):
-        for point in points_of(ids(numbers), key):
-            found |= {point.tobytes()[at : at + SHORTEST + 2]: "point" for at in range(0, 32, 8)}
-    return found
-
-
 @pytest.fixture(scope="module")
 def needles() -> Needles:
-    return merged([forms_of_ids(NUMBERS), hashes(NUMBERS)])
+    texts = [form for n in NUMBERS.tolist() for form in (str(n).encode(), identity([str(n)]), n.to_bytes(8, "little"))]
+    return merged([forms_of_ids(NUMBERS), forms_of_hashes(texts, WORD)])
 
 
 def test_neither_an_id_nor_a_hash_of_one_is_sent(needles: Needles) -> None:
