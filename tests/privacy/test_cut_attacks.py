@@ -54,6 +54,25 @@ def test_max_norm_stops_the_norm_and_not_the_direction() -> None:
     assert found["direction"] > 0.65, found
 
 
+def test_whoever_knows_its_own_factor_reads_labels_through_marvell_and_not_through_label_dp() -> None:
+    rng = RNG(6)
+    labels = (rng.random(4000) < 0.5).astype(np.float32)
+    cuts = rng.standard_normal((4000, 9)).astype(np.float32)
+    slopes = np.concatenate(
+        [np.ones((4000, 1)), cuts[:, 1:]], 1
+    )  # as of a first-order sum, and of a squared sum of factors
+    gradients = ((0.5 - labels)[:, None] * slopes).astype(np.float32)
+
+    def read(kind: str) -> float:
+        protection = Protection.model_validate({"labels": kind})
+        sent = protect(gradients, labels, protection, rng, np.full_like(labels, 0.5))
+        return attacks.auc(attacks.product(attacks.without_line(sent), cuts), labels)
+
+    assert read("none") > 0.95
+    assert read("marvell") > 0.95
+    assert 0.4 < read("label_dp") < 0.6
+
+
 def test_a_few_labels_complete_a_bottom_that_knows_and_none_that_does_not() -> None:
     rng = RNG(3)
     labels = (rng.random(3000) < 0.5).astype(np.float32)

@@ -1,6 +1,6 @@
 """What one party of a vertical job can find out about another's data from what it is sent: attacks, to measure how much.
 
-A passive party wants labels, and has gradients of its cuts, one a sample and step (`norm`, `direction`, `spectrum`), or its
+A passive party wants labels, and has gradients of its cuts, one a sample and step (`norm`, `direction`, `spectrum`, `product`), or its
 own trained bottom and a few labels (`completion`). The active party wants features, and has cuts and a few samples whose
 features it knows (`inversion`, `neighbours`). All take what one batch, or one epoch, shows, and return how well they do.
 """
@@ -27,7 +27,7 @@ def auc(scores: Floats, labels: Values) -> float:
     return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
-def norm(gradients: Values) -> Floats:
+def norm(gradients: Floats) -> Floats:
     """Score samples by the length of their gradients: long for the rarer class (Li et al., ICLR 2022, section 3.1)."""
     lengths: Floats = np.linalg.norm(gradients.astype(np.float64), axis=1)
     return lengths
@@ -51,6 +51,24 @@ def spectrum(gradients: Values, known: Known) -> Floats:
     values, vectors = np.linalg.eigh(centred.T @ centred)
     scores: Floats = centred @ vectors[:, np.argmax(values)]
     return scores if scores[known].mean() >= 0 else -scores
+
+
+def without_line(gradients: Values) -> Floats:
+    """Return gradients without the line along which they spread most: there the noise of a defence lies, if it lies on one."""
+    exact = gradients.astype(np.float64)
+    centred = exact - exact.mean(0)
+    line = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    rest: Floats = exact - np.outer(exact @ line, line)
+    return rest
+
+
+def product(gradients: Floats, cuts: Values) -> Floats:
+    """Score samples by the product of their gradients with what the party has sent of them.
+
+    A factor of the network that the party knows itself shows the gradient's sign whatever hides the mean of all gradients.
+    """
+    products: Floats = -(gradients * cuts).sum(1)
+    return products
 
 
 def completion(cuts: Values, labels: Values, known: Known, decay: float = 1.0) -> Floats:
