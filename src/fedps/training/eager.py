@@ -8,7 +8,6 @@ and the private ones), so that pulling, pushing and optimizing them is one array
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -69,9 +68,8 @@ class Taken(NamedTuple):
     leaves: list[torch.Tensor]
 
 
-@dataclass
-class Open:
-    """Samples whose `backward` is to come: where the stream stood before them; the batch and its output, if these still hold."""
+class Open(NamedTuple):
+    """Samples whose `backward` is to come: where the stream stood before them; of the first its batch and output, which hold."""
 
     samples: Order
     before: State
@@ -150,10 +148,10 @@ class Eager:
     def forward(self, samples: Order, rate: float) -> Values:
         """Return what a part of a network makes of some training samples; arguments as for an `Engine`."""
         self._set_rate(rate)
-        before, batch = self._stream.state(), self._batch_of(samples)
-        with self._stream:
+        before, batch, first = self._stream.state(), self._batch_of(samples), not self._open
+        with self._stream, torch.set_grad_enabled(first):  # behind others' steps it is made again
             output = self._model(*batch.inputs)
-        self._open.append(Open(samples, before, (batch, output)))
+        self._open.append(Open(samples, before, (batch, output) if first else None))
         made: Values = output.detach().cpu().numpy().reshape(len(samples), -1)
         return made
 
@@ -166,8 +164,6 @@ class Eager:
         with self._stream:
             rows, dense = self._derived(output, batch.leaves, slope)
         self._take(batch.slots, rows, dense)
-        for other in self._open:
-            other.made = None
 
     def _again(self, one: Open) -> tuple[Taken, torch.Tensor]:
         """Return what the network makes now of samples since whose forward a step was taken; its draws are the same."""

@@ -51,6 +51,7 @@ class Half:
 
     Attributes:
         width: floats that it sends of a sample.
+        reason: why it is trained by torch, which is a few times slower; empty if its steps are compiled.
 
     Raises:
         JobError: it has no features, or the network cannot be made of them.
@@ -65,7 +66,8 @@ class Half:
         network = describe(bottom.eval(), redrawn(bottom, own, {}))
         own = _with(own, local_sparse=_tables(network), local_dense=[name for name, _ in network.dense])
         part = Part(lambda: _made(make_bottom(job, party)), self.width)
-        self._learner = Learner(plan_model(bottom, network, own, part), own, data, local_optimizer=True, part=part)
+        plan = plan_model(bottom, network, own, part)
+        self.reason, self._learner = plan.reason, Learner(plan, own, data, local_optimizer=True, part=part)
         self._share = _schedule(job, len(data.train.label))
         self._steps = 0
 
@@ -137,6 +139,9 @@ class Top:
         widths: of each party that has features, in the order of `job.order`.
         samples: that an epoch trains on.
 
+    Attributes:
+        reason: as a half's.
+
     Raises:
         JobError: the network does not take so many parties, or its own class cannot be made.
     """
@@ -163,7 +168,8 @@ class Top:
             shuffle=False, spaces={name: name for name in names},
         )  # fmt: skip
         part = Part(make)
-        self._learner = Learner(plan_model(top, network, own, part), own, self._data, local_optimizer=False, part=part)
+        plan = plan_model(top, network, own, part)
+        self.reason, self._learner = plan.reason, Learner(plan, own, self._data, local_optimizer=False, part=part)
         self._cuts = list(self._learner.shared.values())
         self._share = _schedule(job, samples)
         self._steps = 0
