@@ -92,7 +92,7 @@ OF_PARTIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Double("test", 0, 1), (POINTS[1],)),
     (Common(0, 1), (KEYS,)),
     (Begin("federated", "a1", (0, 40), "d1", 900, 4), ()),
-    (Begun(40, "a1"), ()),
+    (Begun(40, "a1", ("federated",)), ()),
     (Cut("federated", 41), (ROWS,)),
     (Cut("federated", 0, "test", "int8"), to_int8(ROWS, np.random.default_rng(0))),
     (Gradient(41, "fp16"), (to_fp16(ROWS),)),

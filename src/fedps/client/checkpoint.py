@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple, TextIO, cast
 
@@ -21,16 +20,16 @@ import numpy as np
 
 from fedps.config import Job
 from fedps.config.shared import first_difference, lasting_part
-from fedps.errors import DataError, JobError, RefusedError
+from fedps.errors import DataError, JobError
 from fedps.events.events import Report, Unsaved
 from fedps.storage import snapshot
+from fedps.storage.claims import Claim
 from fedps.storage.whole import make_folder
 from fedps.types import ClientId, State, within
 
 FORMAT = 1
 SELDOM, SHARE = 5.0, 0.01  # seconds between two checkpoints at least, and of the time that writing them may take
 KEPT = 3  # so that there is one moment of which all have one: who is slow may still write that before the newest
-CLAIM = "process-"  # what the name of a process's claim begins with
 ENDINGS = ("json", "safetensors")  # records first, so that there is never one without its arrays
 NEWEST = "newest"
 
@@ -96,9 +95,6 @@ class Checkpoints:
         log: takes lines for people.
         report: is told of each that is missing.
 
-    Attributes:
-        number: which of the client's processes this is; see `wire.messages.Hello`.
-
     Raises:
         DataError: the folder cannot be written.
     """
@@ -114,11 +110,16 @@ class Checkpoints:
         self._facts = {"format": FORMAT, "client": client, "job": job.name, "shared": lasting_part(job)}
         try:
             make_folder(self._folder)
-            self.number = _claim(self._folder)
+            self._claim = Claim(self._folder, f"client {client!r}", "give each worker its own client")
             for part in self._folder.glob(".*.part"):  # of a process that died as it wrote, or that may not finish it
                 part.unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from error
+
+    @property
+    def number(self) -> int:
+        """Which of the client's processes this is; see `wire.messages.Hello`."""
+        return self._claim.number
 
     def count_on(self, newest: int) -> None:
         """Take a number above one that others know of, though this is the newest process here: the folder is another than then.
@@ -127,9 +128,8 @@ class Checkpoints:
             RefusedError: as for `check`.
             DataError: the folder cannot be written.
         """
-        self.check()
         try:
-            self.number = _claim(self._folder, newest)
+            self._claim.count_on(newest)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -139,12 +139,7 @@ class Checkpoints:
         Raises:
             RefusedError: it is not; it must end, and write nothing more.
         """
-        if max(_claims(self._folder), default=0) > self.number:
-            raise RefusedError(
-                "superseded",
-                f"a newer process works for client {self._client!r} in {self._folder}: this one ends, and has written nothing"
-                " since; give each worker its own client",
-            )
+        self._claim.check()
 
     @property
     def due(self) -> bool:
@@ -291,21 +286,3 @@ def _remove(folder: Path, moments: Iterable[Moment]) -> None:
             for stem in stems:
                 with suppress(OSError):
                     (folder / f"{stem}.{ending}").unlink(missing_ok=True)
-
-
-def _claims(folder: Path) -> list[int]:
-    """Return the numbers that processes have taken."""
-    numbers = (path.name.removeprefix(CLAIM) for path in folder.glob(f"{CLAIM}*"))
-    return [int(number) for number in numbers if number.isdecimal()]
-
-
-def _claim(folder: Path, known: int = 0) -> int:
-    """Take a number larger than one that is known, and than those of all processes before, and return it."""
-    earlier = _claims(folder)
-    for number in count(max([known, *earlier]) + 1):
-        with suppress(FileExistsError):  # another has taken it at the same time
-            (folder / f"{CLAIM}{number}").touch(mode=0o600, exist_ok=False)
-            break
-    for other in earlier:
-        (folder / f"{CLAIM}{other}").unlink(missing_ok=True)
-    return number

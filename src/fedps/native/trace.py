@@ -1,5 +1,6 @@
 """A torch network's forward pass as a graph of torch's operations, traced once on ids of no meaning."""
 
+import threading
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fedps.models.inputs import example, inputs_of, pooling_by
 
 BATCH = 61  # samples of the trace: a size that no layer has
+TRACING = threading.Lock()  # torch traces one network of a process at a time
 
 
 class NotLoweredError(Exception):
@@ -49,7 +51,7 @@ def trace(model: nn.Module, training: bool) -> fx.Graph:
 
     model.train(training)
     try:
-        with torch.no_grad(), pooling_by(torch.ops.fedps.pool, model):
+        with TRACING, torch.no_grad(), pooling_by(torch.ops.fedps.pool, model):
             graph: fx.Graph = make_fx(forward, tracing_mode="fake")(weights, *example(model, BATCH)).graph
     except Exception as error:  # whatever the user's own code, or the tracing of it, raises
         raise NotLoweredError(

@@ -126,7 +126,7 @@ class Channel:
         if self._thread.is_alive() and self._replies is not None:
             self._replies.cancel()  # the server does not hang up by itself
         self._thread.join(timeout=4)
-        self._fail(LostError(f"the connection to {self.address} was closed"))
+        self.fail(LostError(f"the connection to {self.address} was closed"))
 
     def _send(self, data: bytes) -> None:
         self.bytes_sent += len(data)
@@ -137,11 +137,11 @@ class Channel:
             with closing(self._line):
                 self._stay()
         except WireError as error:
-            self._fail(LostError(f"the {self._who} at {self.address} sent no message of ours: {error}"))
+            self.fail(LostError(f"the {self._who} at {self.address} sent no message of ours: {error}"))
         except FedpsError as error:
-            self._fail(error)
+            self.fail(error)
         except Exception as error:  # whoever waits for a reply must hear of it
-            self._fail(LostError(f"the connection to {self.address} broke: {error!r}"))
+            self.fail(LostError(f"the connection to {self.address} broke: {error!r}"))
 
     def _stay(self) -> None:
         """Connect, again and again, until closed or out of patience."""
@@ -233,7 +233,8 @@ class Channel:
                 for data in self._caller.again():
                     self._send(data)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Let all that is open, and all that follows, fail with this, unless it fails already."""
         with self._lock:
             self._failure = self._failure or error
             futures = [*self._futures.values(), self._welcome]

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedps.config import Job
 from fedps.types import ClientId, Keys, Rows, State, TableName, TableSpec, Values, under, within
-from fedps.wire.compress import Array, Form, sides, to_bf16, to_fp16, to_int8, to_low_rank, unpack
+from fedps.wire.compress import Array, Form, pack, sides, to_low_rank, unpack
 
 PURPOSE = zlib.crc32(b"fedps.net.compressing")  # sets these streams apart from others of the same seed
 ONLY: Keys = np.zeros(1, np.int64)  # the one row that a dense tensor counts as
@@ -159,14 +159,10 @@ class Compressor:
 
     def _packed(self, matrix: Values, place: Place) -> tuple[Form, list[Array]]:
         match self._how.push:
-            case "fp16":
-                return "fp16", [to_fp16(matrix)]
-            case "bf16":
-                return "bf16", [to_bf16(matrix)]
-            case "int8":
-                return "int8", [*to_int8(matrix, self._draw)]
             case "low_rank":
                 return self._low_rank(matrix, place)
+            case "fp16" | "bf16" | "int8" as form:
+                return form, pack(form, matrix, self._draw)
         return "none", [matrix]
 
     def _low_rank(self, matrix: Values, place: Place) -> tuple[Form, list[Array]]:

@@ -285,7 +285,7 @@ def serve_to_the_end(
     async def run() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        with _counted(role) if certificates else nullcontext(lambda: None) as count:
+        with counted(role.refusals) if certificates else nullcontext(lambda: None) as count:
             ending = asyncio.create_task(end(stop, count))
             try:
                 await serve(role, bind, role.limits, ready, stop, certificates)
@@ -298,14 +298,14 @@ def serve_to_the_end(
 
 
 @contextmanager
-def _counted(role: Role) -> Iterator[Callable[[], None]]:
-    """Count handshakes that fail; each call tells the role of those since the last."""
+def counted(refusals: Refusals) -> Iterator[Callable[[], None]]:
+    """Count handshakes that fail as refusals; each call tells of those since the last."""
     handshakes = Handshakes()
 
     def count() -> None:
         for why, times in handshakes.take().items():
             for _ in range(times):
-                role.refusals.add(f"a stranger who {why}", "identity", "the TLS handshake failed")
+                refusals.add(f"a stranger who {why}", "identity", "the TLS handshake failed")
 
     try:
         yield count

@@ -160,7 +160,8 @@ class Eager:
         self._set_rate(rate)
         oldest = self._open.popleft()
         batch, output = oldest.made or self._again(oldest)
-        slope = torch.from_numpy(gradient).to(self._device).reshape(output.shape)
+        writable = gradient if gradient.flags.writeable else gradient.copy()  # torch warns of any other
+        slope = torch.from_numpy(writable).to(self._device).reshape(output.shape)
         with self._stream:
             rows, dense = self._derived(output, batch.leaves, slope)
         self._take(batch.slots, rows, dense)

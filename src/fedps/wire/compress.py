@@ -185,6 +185,18 @@ def from_low_rank(left: Values, right: Values) -> Values:
         return left @ right.T
 
 
+def pack(form: Form, matrix: Values, draw: np.random.Generator) -> list[Array]:
+    """Return a matrix in any form that needs nothing of the one before, i.e. all but `low_rank`; `draw`: the chance of int8."""
+    match form:
+        case "fp16":
+            return [to_fp16(matrix)]
+        case "bf16":
+            return [to_bf16(matrix)]
+        case "int8":
+            return [*to_int8(matrix, draw)]
+    return [matrix]
+
+
 def unpack(form: Form, arrays: Sequence[Array], shape: tuple[int, int]) -> Values:
     """Return float32[R, C]; nothing is allocated before the arrays are seen to have the sizes that are due.
 

@@ -20,7 +20,7 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 10
+PROTOCOL = 11
 Samples = Literal["train", "test"]
 
 
@@ -255,10 +255,14 @@ class Begin(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Begun(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Answer to Begin: the step from which all go on, 0 for a start from the seed, and the name of this training."""
+    """Answer to Begin: the step from which all go on, 0 for a start from the seed, and the name of this training.
+
+    `stages`: all that parties train together, in their order.
+    """
 
     step: int
     run: str
+    stages: tuple[str, ...]
 
 
 class Cut(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
