@@ -12,8 +12,9 @@ from fedps.config.vertical import VerticalJob
 from fedps.errors import JobError
 from fedps.models.ctr import DCNv2, DeepFM
 from fedps.models.inputs import adapt, example, inputs_of
+from fedps.vertical.half import Half
 from fedps.vertical.networks import make_bottom, make_top, part_job, width_of
-from tests.vertical.parties import ITEM, USER, vertical_job
+from tests.vertical.parties import ITEM, USER, data_of, vertical_job
 
 CITY: dict[str, Any] = {"city": {"kind": "id", "rows": "open"}, "visits": {"kind": "ids", "rows": 9, "max": 5}}
 
@@ -163,6 +164,24 @@ def fl_job(folder: Path, top: str = "Top", bottom: str = "BottomB") -> VerticalJ
     (folder / "fl_dnn.py").write_text(FL_DNN)
     classes = {"B": {"bottom": f"fl_dnn.{bottom}", "top": f"fl_dnn.{top}"}, "A": {"bottom": "fl_dnn.BottomA"}}
     return vertical_job(folder, FL_PARTIES, FL_HYPER, classes, network="own")
+
+
+@pytest.mark.parametrize("network", ["MLP", "DCNv2"])
+def test_a_partys_secret_is_in_all_its_weights(tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever knows the job alone cannot draw them again; whoever starts again with the secret can."""
+    monkeypatch.setenv("CXX", "no-compiler")
+
+    def starts(secret: str | None) -> list[Tensor]:
+        job = vertical_job(tmp_path, classes={"bank": {} if secret is None else {"secret": secret}}, network=network)
+        tables = Half(job, "bank", data_of(job, "bank")).tables()
+        return [torch.from_numpy(values.copy()) for *_, values in tables.values()]
+
+    known, mine, again, other = (starts(secret) for secret in (None, "tulip", "tulip", "rose"))
+    assert known
+    for k, weights in enumerate(mine):
+        assert torch.equal(weights, again[k])
+        assert not torch.equal(weights, known[k])
+        assert not torch.equal(weights, other[k])
 
 
 def test_the_four_parts_of_fl_dnn_are_three_classes(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def initial_rows(spec: TableSpec, keys: Keys) -> Values:
     if init.kind == "constant" or not len(keys):
         return np.full(shape, init.a, np.float32)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
-        stream = np.uint64(zlib.crc32(spec.name.encode()) << 32 | (spec.seed & 0xFFFFFFFF))
+        stream = np.uint64((zlib.crc32(spec.name.encode()) ^ (spec.seed >> 32)) << 32 | (spec.seed & 0xFFFFFFFF))
         rows = _mix(_mix(keys.astype(np.uint64) + stream * GOLDEN) ^ stream)[:, None]
         columns = np.arange(2 * spec.dim, dtype=np.uint64)
         if init.kind == "uniform":

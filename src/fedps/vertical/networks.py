@@ -13,6 +13,7 @@ network is trained without some parties, to see what the others are worth, and c
 of `hidden_units` join what is left.
 """
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -108,10 +109,17 @@ def make_top(job: VerticalJob, widths: Mapping[str, int]) -> nn.Module:
 
 
 def part_job(job: VerticalJob, party: str) -> Job:
-    """Return what makes a party's part, or the `TOP`: its features and hyperparameters, its class, and a seed of its own."""
+    """Return what makes a party's part, or the `TOP`: its features and hyperparameters, its class, and a seed of its own.
+
+    With a secret the seed is one of 2^63, so that nobody can try them all.
+    """
     active = job.vertical.active
     side, mine = side_job(job, party or active), job.parties[party or active]
-    of = {"seed": zlib.crc32(f"{job.vertical.seed} {party}".encode()), "model": mine.bottom if party else mine.top}
+    seed = zlib.crc32(f"{job.vertical.seed} {party}".encode())
+    if mine.secret is not None:
+        told = f"{job.vertical.seed} {party} {mine.secret}".encode()
+        seed = int.from_bytes(hashlib.blake2b(told, digest_size=8, person=b"fedps weights").digest()) >> 1
+    of = {"seed": seed, "model": mine.bottom if party else mine.top}
     hyper = side.hyper_parameters.model_copy(update={"loss": job.vertical.loss})
     return side.model_copy(update={"runner": side.runner.model_copy(update=of), "hyper_parameters": hyper})
 

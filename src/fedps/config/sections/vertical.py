@@ -131,5 +131,10 @@ class Party(Section):
     features: dict[str, Feature] = Field(
         {}, description="what it knows of a sample; the active party's label with them"
     )
+    secret: Word | None = Field(
+        None,
+        description="a word that this party alone knows, of which its weights are drawn too; without it they follow from the job's"
+        " seed, and who knows that reads features out of what is sent first",
+    )
     bottom: Word | None = Field(None, description='own: its part of the network, "module.Class" beside the job file')
     top: Word | None = Field(None, description='own, active: what joins all parts, "module.Class" beside the job file')
