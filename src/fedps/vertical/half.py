@@ -15,6 +15,7 @@ of these rows as tables do that servers train. So both take compiled steps where
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ from fedps.training.learner import Learner, Part
 from fedps.training.planning import plan_model
 from fedps.training.rules import rates_at
 from fedps.types import ClientId, Init, Samples, State, Values, under, within
-from fedps.vertical.networks import TOP, make_bottom, make_top, part_job, width_of
+from fedps.vertical.networks import ADDING, TOP, make_bottom, make_top, part_job, width_of
 
 AT_ONCE = 8192  # held-out samples that are scored at once, at most
 
@@ -123,7 +124,7 @@ class Stepped(NamedTuple):
     Attributes:
         loss: the batch's mean; if it is not finite, nothing was changed and the gradients mean nothing.
         scores: float32[B]: probabilities, with mse numbers.
-        gradients: of what each party sent, float32[B, width], in the order in which it came.
+        gradients: of what each party sent, float32[B, width], in the order in which it came; of several it may be the same array.
     """
 
     loss: float
@@ -148,6 +149,8 @@ class Top:
 
     def __init__(self, job: VerticalJob, widths: Mapping[str, int], samples: int) -> None:
         one_core()
+        self._adds, self._parties = job.vertical.network in ADDING, len(widths)
+        widths = dict([*widths.items()][:1]) if self._adds else widths
         rows, names = max(job.vertical.train_batch_size, AT_ONCE), [f"cut_{k}" for k in range(len(widths))]
         kind = "real" if job.vertical.loss == "mse" else "binary"
         features = {name: Feature(kind="id", rows=rows) for name in names}
@@ -187,6 +190,7 @@ class Top:
         self._steps += 1
         rows = self._learner.gradients().rows
         gradients = [rows[table.spec.name][1] for table in self._cuts]
+        gradients = gradients * self._parties if self._adds else gradients
         return Stepped(float(steps.losses[0]), steps.scores, gradients)
 
     def score(self, cuts: Sequence[Values]) -> Values:
@@ -224,7 +228,8 @@ class Top:
         learner.rate, self._steps = state["rate"], state["steps"]
 
     def _lay(self, cuts: Sequence[Values]) -> int:
-        """Lay what the parties sent into the tables; return of how many samples it is."""
+        """Lay what the parties sent into the tables, or their sum into the one; return of how many samples it is."""
+        cuts = [reduce(np.add, cuts)] if self._adds else cuts
         for table, cut in zip(self._cuts, cuts, strict=True):
             table.values[: len(cut)] = cut
         return len(cuts[0])

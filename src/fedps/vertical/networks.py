@@ -103,7 +103,7 @@ def make_top(job: VerticalJob, widths: Mapping[str, int]) -> nn.Module:
     if network == "TwoTower" and whole and len(cuts) != 2:
         raise JobError(f"vertical.network: TwoTower: is of two parties that have features; here are {', '.join(cuts)}")
     with seeded(own.runner.seed):
-        top = TOPS[network if whole or network in SUMS else "MLP"](cuts, job.hyper_parameters)
+        top = TOPS[network if whole or network in ANY else "MLP"](cuts, job.hyper_parameters)
         adapt(network, top, cuts, classic=False)
     return top
 
@@ -270,4 +270,5 @@ TOPS: Mapping[str, Callable[[Features, HyperParameters], nn.Module]] = {
     "DCNv2": DCNv2,
     "TwoTower": Product,
 }
-SUMS = ("MLP", "DeepFM", "DCNv2")  # of as many parties as there are
+ANY = ("MLP", "DeepFM", "DCNv2")  # these join as many parties as there are
+ADDING = ("DeepFM",)  # of these the top needs the sum alone of what parties sent
