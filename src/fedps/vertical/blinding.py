@@ -5,11 +5,12 @@ pipes alone, and end when their pipe does: none outlives its owner, however that
 """
 
 import signal
+import sys
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Self
 
 import numpy as np
@@ -76,7 +77,11 @@ def _start(secret: bytes) -> tuple[BaseProcess, Connection]:
     context = get_context("spawn")  # a fork would have this process's locks, and its connections
     ours, theirs = context.Pipe()
     process = context.Process(target=_multiply, args=(theirs,), name="fedps blinding", daemon=True)
-    process.start()
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")  # which would be run again there
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
     theirs.close()
     ours.send_bytes(secret)
     return process, ours
