@@ -31,9 +31,10 @@ from fedps.wire.messages import (
     Welcome,
 )
 from tests.greeting import hello
-from tests.simulation.ledger import Ledger, Pushed
+from tests.simulation.ledger import Ledger
 from tests.simulation.network import Channel, Host, Reply
 from tests.simulation.plan import BIAS, BIASES, Plan
+from tests.simulation.pushed import Pushed
 from tests.simulation.world import Process, World
 
 LIMITS = Limits()
@@ -251,6 +252,8 @@ class Client(Process):
             tables, keys = ["rows"], [self.plan.row_keys(shard)]
             if shard == BIAS:
                 tables, keys = [*tables, "bias"], [*keys, NO_KEYS]
+            if self.plan.adam:
+                tables, keys = [*tables, "steps"], [*keys, self.plan.row_keys(shard)]
             replies.append(channel.request(Pull(tuple(tables), after), keys))
             least.append(self.ledger.least(shard))
         return Pulled(replies, least)
@@ -287,6 +290,8 @@ class Client(Process):
         floats = [BIASES * k // parts for k in range(parts + 1)]
         for part, (first, end) in enumerate(pairwise(ends)):
             pieces: list[tuple[str, Any, Any]] = [("rows", pushed.keys[first:end], pushed.values[first:end])]
+            if self.plan.adam:
+                pieces.append(("steps", pushed.keys[first:end], pushed.values[first:end]))
             if part == 0:
                 pieces.append(("marks", np.array([pushed.mark]), pushed.mark_value))
             if pushed.bias is not None:

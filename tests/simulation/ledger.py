@@ -1,11 +1,10 @@
 """What was said and answered in a history, and what the tables must therefore be.
 
-Each push marks a row of its own, so that in the end it is seen how often it was applied. All values are multiples of
-`UNIT`, so that sums and weighted means of them are exact: what the tables must be is compared to the bit.
+Each push marks a row of its own, so that in the end it is seen how often it was applied. All sums are exact (see `pushed`):
+what the tables must be is compared to the bit.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,81 +12,19 @@ from numpy.typing import NDArray
 
 from fedps.events import events
 from fedps.server.server import ParameterServer
-from fedps.types import NO_KEYS, Keys, Values
+from fedps.table.store import Store
+from fedps.types import NO_KEYS, Values
 from fedps.wire.messages import Assignment
 from tests.simulation.network import Reply
-from tests.simulation.plan import BIAS, BIASES, COLUMNS, ROWS, Plan
+from tests.simulation.plan import BIAS, BIASES, COLUMNS, ROWS, STEPS, Plan
+from tests.simulation.pushed import UNIT, Model, Pushed, merged, windows_of
 from tests.simulation.world import World
 
-UNIT = 840  # divided by any number up to 8 it is whole
 STALEST = 4096  # versions that a push may be behind
 
 
 class WrongError(AssertionError):
     """Something happened that must never happen."""
-
-
-@dataclass(eq=False)
-class Pushed:
-    """A push to one shard.
-
-    Attributes:
-        mark: the row of `marks` that it alone changes.
-        client: whose.
-        shard: where it went.
-        sequence, clock, weight: as it says.
-        keys, values: of `rows`.
-        bias: of the dense tensor, None where there is none.
-        again: whether a process of its client before said one of this sequence: either counts, and not both.
-        sent_at: when it was said first.
-        answered: whether it was, and so counts unless it was late.
-        late: whether it came too late to count.
-    """
-
-    mark: int
-    client: str
-    shard: int
-    sequence: int
-    clock: int
-    weight: float
-    keys: Keys
-    values: Values
-    bias: Values | None
-    again: bool
-    sent_at: float
-    answered: bool = False
-    late: bool = False
-
-    @property
-    def mark_value(self) -> Values:
-        """What it adds to its mark."""
-        return np.full((1, 1), UNIT, np.float32)
-
-    def __str__(self) -> str:
-        """Name it."""
-        return f"push {self.mark} of {self.client} to shard {self.shard}, clock {self.clock}"
-
-
-class Model(NamedTuple):
-    """What one shard's tables hold: float64[ROWS, COLUMNS], float64[BIASES]."""
-
-    rows: NDArray[np.float64]
-    bias: NDArray[np.float64]
-
-    @classmethod
-    def empty(cls) -> "Model":
-        """Return tables without anything in them."""
-        return cls(np.zeros((ROWS, COLUMNS)), np.zeros(BIASES))
-
-    def add(self, push: Pushed, share: float = 1.0) -> None:
-        """Add a push, or a share of it."""
-        self.rows[push.keys] += push.values.astype(np.float64) * share
-        if push.bias is not None:
-            self.bias[:] += push.bias[0].astype(np.float64) * share
-
-    def copy(self) -> "Model":
-        """Return another with the same in it."""
-        return Model(self.rows.copy(), self.bias.copy())
 
 
 class Look(NamedTuple):
@@ -297,7 +234,7 @@ class Ledger:
             if not there and (missing := [push for push in said if push.answered and not push.late]):
                 self.wrong(f"{missing[0]} was answered, and is not there")
         there = [p for p in mine if applied[p]]
-        windows = self._windows(there) if self._plan.gated else {}
+        windows = windows_of(there) if self._plan.gated else {}
         due = self._total(there, applied, windows)
         rows = store.pull("rows", self._plan.row_keys(shard))
         bias = store.pull("bias", NO_KEYS)[0] - self._plan.start if shard == BIAS and there else due.bias
@@ -306,13 +243,19 @@ class Ledger:
             self.wrong(f"the tables of shard {shard} are not the sum of the pushes that are there")
         if windows and max(windows) >= server.clock:
             self.wrong(f"shard {shard} is at clock {server.clock}, and has pushes of {max(windows)}")
+        if self._plan.adam:
+            self._check_steps(shard, server.shard.store, windows or {p.sequence: [p] for p in there})
         self._check_looks(shard, windows)
 
-    def _windows(self, there: Iterable[Pushed]) -> dict[int, list[Pushed]]:
-        found: dict[int, list[Pushed]] = {}
-        for push in there:
-            found.setdefault(push.clock, []).append(push)
-        return dict(sorted(found.items()))
+    def _check_steps(self, shard: int, store: Store, windows: Mapping[int, Sequence[Pushed]]) -> None:
+        """Check that Adam went a step for each window, or push of one client, in their order."""
+        keys, due = self._plan.row_keys(shard), Store()
+        due.declare((STEPS,))
+        for _, group in sorted(windows.items()):
+            touched = np.unique(np.concatenate([push.keys for push in group]))
+            due.push("steps", touched, merged(group, self._plan.mode)[0].rows[touched].astype(np.float32))
+        if not np.allclose(store.pull("steps", keys), due.pull("steps", keys), rtol=1e-5):
+            self.wrong(f"Adam went other steps at shard {shard} than the pushes that are there")
 
     def _total(self, there: Sequence[Pushed], applied: Mapping[Pushed, float], windows: Mapping[int, Any]) -> Model:
         """Return what the pushes come to that are there, and check that each is there once."""
@@ -330,20 +273,10 @@ class Ledger:
 
     def _merge(self, due: Model, group: Sequence[Pushed], applied: Mapping[Pushed, float] | None = None) -> None:
         """Add what a window's pushes come to."""
-        mode = self._plan.mode
-        weights = {p: p.weight if mode in ("sync", "round", "touched") else 1.0 for p in group}
-        whole, by_row = sum(weights.values()), np.zeros((ROWS, 1))
-        for push, weight in weights.items():
-            by_row[push.keys] += weight
-        summed = Model.empty()
-        for push, weight in weights.items():
-            summed.add(push, weight)
-            mark = UNIT * weight / whole if mode in ("sync", "round") else UNIT
+        summed, marks = merged(group, self._plan.mode)
+        for push, mark in marks.items():
             if applied is not None and applied[push] != mark:
                 self.wrong(f"{push} is there {applied[push] / UNIT:g} times, where {mark / UNIT:g} is its share")
-        if mode != "adaptive":
-            summed.rows[:] /= np.maximum(by_row, 1) if mode in ("touched", "heat") else whole
-            summed.bias[:] /= whole
         due.rows[:] += summed.rows
         due.bias[:] += summed.bias
 

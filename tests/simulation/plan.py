@@ -35,6 +35,7 @@ class Plan:
         saving: seconds that work beside a server's loop takes at most.
         durable: whether servers keep a log, and so may die.
         summed_up: whether they write snapshots of it.
+        adam: whether there is a table that Adam changes, too: it is known in which order.
         patience: seconds that a client tries to connect.
     """
 
@@ -54,6 +55,8 @@ class Plan:
         self.job = job_of(self.mode, self.clients, self.servers, self.epochs + more, self.buffer, self.coordinated)
         self.saving, self.durable = chance.choice((0.1, 0.1, 2.0, 20.0)), chance.random() < 0.75
         self.summed_up = chance.random() < 0.3
+        known = self.gated or (self.clients == 1 and self.mode != "buffered")
+        self.adam = known and chance.random() < 0.3
         self.patience = sum(TIMES.values())
         self.length = 2.0 + self.epochs * self._most * (
             max(self._paces) + 10 * self.delay
@@ -79,7 +82,7 @@ class Plan:
 
     def tables(self, shard: int) -> tuple[TableSpec, ...]:
         """Return what each client declares at a shard; the dense tensor lies on one."""
-        return TABLES if shard == BIAS else TABLES[:2]
+        return (TABLES if shard == BIAS else TABLES[:2]) + (STEPS,) * self.adam
 
     def row_keys(self, shard: int) -> Keys:
         """Return all keys of a shard's rows, int64."""
@@ -103,6 +106,7 @@ TABLES = (
     TableSpec("rows", "sparse", (ROWS, COLUMNS), Rule("add"), Init("constant", 0.0)),
     TableSpec("bias", "dense", (BIASES,), Rule("add")),
 )
+STEPS = TableSpec("steps", "sparse", (ROWS, COLUMNS), Rule("adam", 1.0, 0.5, 0.9), Init("constant", 0.0))
 
 
 @cache
