@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
+from fedps.client.checkpoint import KEPT
 from fedps.errors import FedpsError, RefusedError
 from fedps.server.members import EVALUATED, TRAINED
 from fedps.types import NO_KEYS, ClientInfo
@@ -64,6 +65,7 @@ class Client(Process):
         ended: whether it has done all it had to.
         dead: whether it will not be started again.
         error: why its process gave up, None if it did not.
+        checkpoints: the epochs behind which it has kept all it needs, each with the number of its last push by then.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Client(Process):
         self._claims = [0]  # numbers that its processes took, in the folder that they share
         self._number = 0
         self._saved = 0  # the last epoch that it has saved what is private after
+        self.checkpoints: dict[int, int] = {}
         self.channels: list[Channel] = []
 
     @property
@@ -92,7 +95,20 @@ class Client(Process):
             self.world, self.plan, self.ledger, self.number, self._servers, self._coordinator, self._over
         )  # fmt: skip
         other._lives, other._saved, other._claims = self._lives, self._saved, self._claims
+        other.checkpoints = self.checkpoints
         return other
+
+    @property
+    def began(self) -> bool:
+        """Whether a process of it ever did."""
+        return self._lives > 0
+
+    def go_back(self, epoch: int) -> None:
+        """Let the next process go on behind an epoch, whatever was done since."""
+        self.kill()
+        self.ended = self.dead = False
+        self._saved = epoch
+        self.checkpoints = {done: sequence for done, sequence in self.checkpoints.items() if done <= epoch}
 
     # A process: it starts, freezes, dies.
 
@@ -316,6 +332,8 @@ class Client(Process):
         yield from self._see(self._pull(-1))
         yield self.plan.pause(self.world, self.number)
         self._saved = max(self._saved, round_)
+        self.checkpoints[round_] = self._sequence
+        self.checkpoints = dict(sorted(self.checkpoints.items())[-KEPT:])
         self._clock = yield from self._stand(round_, EVALUATED)
 
     def _stand(self, round_: int, stage: str) -> Generator[Sequence[Reply] | float, None, int]:

@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from functools import partial
@@ -23,6 +23,7 @@ from fedps.server.beside import Done, Work, at_once
 from fedps.server.server import ParameterServer
 from fedps.storage.log import Log
 from fedps.table.store import Store
+from fedps.types import ClientId
 from tests.simulation.clients import LIMITS, Client
 from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped
 from tests.simulation.ledger import Ledger
@@ -59,6 +60,10 @@ class History:
         self._disks = [ForgetfulDisk() for _ in self.servers]
         self._leads: Coordinator | None = None
         self._saves: list[Iterable[tuple[int, Iterator[Work]]]] = []  # under way, of all processes
+        self._cuts: list[Mapping[ClientId, int] | None] = [
+            None for _ in self.servers
+        ]  # to which each server is to go back
+        self._older: list[Client] = []  # whose processes may still run
         self._left = {client.name for client in self.clients}
 
     def run(self) -> None:
@@ -98,7 +103,8 @@ class History:
 
     def _server(self, shard: int) -> Callable[[Host], Service]:
         def start(host: Host) -> ParameterServer:
-            server = self._made(shard, host, self._log(shard) if self.plan.durable else None)
+            server = self._made(shard, host, self._log(shard) if self.plan.durable else None, self._cuts[shard])
+            self._cuts[shard] = None
             life, decides = host.lives, server.barriers.opening
             self.ledger.begins_anew(shard, host.lives, server.clock)
 
@@ -125,9 +131,11 @@ class History:
 
         return start
 
-    def _made(self, shard: int, host: Host, log: Log | None) -> ParameterServer:
+    def _made(
+        self, shard: int, host: Host, log: Log | None, cut: Mapping[ClientId, int] | None = None
+    ) -> ParameterServer:
         server = ParameterServer(
-            self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS, log,
+            self.plan.job, shard, self._folder, lambda event: self.ledger.hears(shard, event), LIMITS, log, cut,
             monotonic=host.monotonic,
         )  # fmt: skip
         if self.plan.summed_up:  # though its tables are larger than its log
@@ -180,6 +188,7 @@ class History:
                 lambda: self._kill(client.number),
                 lambda: self._replay(host),
                 lambda: self._fail(chance.choice(self._disks)),
+                self._go_back,
                 lambda: host.jump(chance.choice((1.0, 30.0, 1e4))),
             )
         )
@@ -199,6 +208,7 @@ class History:
             client.kill()
             self._end(client)
         elif fate < 0.4:  # another process takes its place while it is still there
+            self._older.append(client)
             self.clients[number] = client.twin()
             self.clients[number].start()
         else:
@@ -206,6 +216,27 @@ class History:
             if self.world.happens(0.1):
                 client.moves()
             self.world.after(self.world.chance.choice((0.2, 3.0, 60.0)), client.start)
+
+    def _go_back(self) -> None:
+        """Let all processes die, and the run go on from the last moment of which all clients have a checkpoint."""
+        of = [set(client.checkpoints) for client in self.clients if client.began]
+        common = set.intersection(*of) if of else set()
+        if max((0, *chain.from_iterable(of))) <= 1:
+            common.add(0)
+        if not self.plan.exact or not common:
+            return
+        epoch, chance = max(common), self.world.chance
+        cut = {ClientId(client.name): client.checkpoints.get(epoch, 0) for client in self.clients}
+        for client in [*self.clients, *self._older]:
+            client.go_back(epoch)
+        for host in self.servers:
+            if host.service is not None:
+                host.kill()
+        self.ledger.goes_back(cut)
+        self._cuts = [cut for _ in self.servers]
+        self._left = {client.name for client in self.clients}
+        for client in self.clients:
+            self.world.after(chance.random() * chance.choice((1, 10)), client.start)
 
     def _fail(self, disk: ForgetfulDisk) -> None:
         """Let a disk be full, or broken, for a while."""

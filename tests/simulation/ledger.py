@@ -4,7 +4,7 @@ Each push marks a row of its own, so that in the end it is seen how often it was
 what the tables must be is compared to the bit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedps.events import events
 from fedps.server.server import ParameterServer
 from fedps.table.store import Store
-from fedps.types import NO_KEYS, Values
+from fedps.types import NO_KEYS, ClientId, Values
 from fedps.wire.messages import Assignment
 from tests.simulation.network import Reply
 from tests.simulation.plan import BIAS, BIASES, COLUMNS, ROWS, STEPS, Plan
@@ -52,6 +52,7 @@ class Ledger:
     def __init__(self, world: World, plan: Plan) -> None:
         self._world, self._plan = world, plan
         self.pushes: list[Pushed] = []
+        self._undone: list[Pushed] = []  # that the run went back behind
         self.fault: WrongError | None = None
         self._answered = [Model.empty() for _ in range(plan.servers)]
         self._said = [Model.empty() for _ in range(plan.servers)]
@@ -86,7 +87,7 @@ class Ledger:
             for array in (values, bias):
                 if array is not None:
                     array[:, np.arange(array.shape[1]) != number] = 0
-        mark = len(self.pushes) * plan.servers + shard
+        mark = (len(self.pushes) + len(self._undone)) * plan.servers + shard
         said = self._sequences[shard].setdefault((client, sequence), [])
         pushed = Pushed(mark, client, shard, sequence, clock, weight, keys, values, bias, bool(said), self._world.now)
         self.pushes.append(pushed)
@@ -134,6 +135,23 @@ class Ledger:
     @property
     def _scale(self) -> float:
         return 1 / self._plan.clients if self._plan.mode == "mean" else 1.0
+
+    def goes_back(self, cut: Mapping[ClientId, int]) -> None:
+        """Note that all processes have died, and that of each client only pushes up to a number count."""
+        self._world.say(f"the run goes back to the pushes {cut}")
+        for shard, said in enumerate(self._sequences):
+            for client, sequence in [key for key in said if key[1] > cut[ClientId(key[0])]]:
+                self._undone += said.pop((client, sequence))
+            self._answered[shard], self._said[shard] = Model.empty(), Model.empty()
+        self.pushes = [push for push in self.pushes if push.sequence <= cut[ClientId(push.client)]]
+        for push in self.pushes:
+            self._said[push.shard].add(push)
+            if push.answered:
+                self._answered[push.shard].add(push)
+        shards = range(self._plan.servers)
+        self._active = [set() for _ in shards]
+        self._standing, self._opened = [{} for _ in shards], [{} for _ in shards]
+        self._excluded = [{} for _ in shards]
 
     # Who takes part, and who stands at a barrier. A process is `client/number`; a newer one of its client takes its place.
 
@@ -224,6 +242,9 @@ class Ledger:
             return
         marks = store.pull("marks", np.array([p.mark for p in mine], np.int64))[:, 0]
         applied = dict(zip(mine, map(float, marks), strict=True))
+        for push in self._undone:
+            if push.shard == shard and store.pull("marks", np.array([push.mark])).any():
+                self.wrong(f"{push} is there, though the run went back behind it")
         for push, mark in applied.items():
             if push.answered and push.late and mark:
                 self.wrong(f"{push} was answered as late, and is there {mark / UNIT:g} times")
