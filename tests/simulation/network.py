@@ -57,10 +57,19 @@ class Host(Process):
         self.ahead += seconds
 
     def start(self) -> None:
-        """Start the process; its machine may have started anew, too, and its clock with it."""
+        """Start the process, unless another has taken its place; its machine may have started anew, too, and its clock with it."""
+        if self.service is not None:
+            return
         self.lives, self.ahead = self.lives + 1, self.world.chance.choice((self.ahead, 1e-3, 1e6))
         self.world.say(f"{self.name} starts")
         self.do(self._begin)
+
+    def take_over(self, service: Service) -> None:
+        """Let a process that stood by serve in the place of one that has died."""
+        self.lives += 1
+        self.world.say(f"another process takes the place of {self.name}")
+        self.service = service
+        self._tick(self.lives)
 
     def _begin(self) -> None:
         try:

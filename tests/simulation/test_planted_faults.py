@@ -15,6 +15,7 @@ from fedps.server.merge import Merged
 from fedps.server.pushes import Pushes
 from fedps.server.records import Applied
 from fedps.server.shard import Shard
+from fedps.table.moment import Part
 from fedps.table.store import Store
 from fedps.types import Rows
 from tests.simulation.disk import FaultyDisk
@@ -139,6 +140,19 @@ def forgets_who_pushed_what(patch: Patch) -> None:
     patch.setattr(recovery._Recovery, "_take_up", planted)
 
 
+def keeps_what_the_run_went_back_behind(patch: Patch) -> None:
+    patch.setattr(recovery, "_beyond", lambda record, cut: False)
+
+
+def forgets_how_far_adam_went(patch: Patch) -> None:
+    lay = Store.lay
+
+    def planted(self: Store, part: Part) -> None:
+        lay(self, part._replace(facts=part.facts | {"steps": 0}))
+
+    patch.setattr(Store, "lay", planted)
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     applies_a_repeat_again,
     forgets_a_push,
@@ -153,6 +167,8 @@ PLANTED: list[Callable[[Patch], None]] = [
     takes_written_for_synced,
     skips_a_record,
     forgets_who_pushed_what,
+    keeps_what_the_run_went_back_behind,
+    forgets_how_far_adam_went,
 ]
 
 

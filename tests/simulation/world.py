@@ -5,6 +5,7 @@ from collections.abc import Callable
 from random import Random
 
 Act = Callable[[], None]
+LONGEST = 3000.0  # seconds within which every history ends
 
 
 class World:
@@ -35,7 +36,7 @@ class World:
         """Let something happen so many seconds from now."""
         self.at(self.now + seconds, act)
 
-    def run(self, over: Callable[[], bool], longest: float) -> bool:
+    def run(self, over: Callable[[], bool], longest: float = LONGEST) -> bool:
         """Let things happen until it is over; return False if it is not by that time, or nothing happens any more."""
         while not over():
             if not self._coming or self._coming[0][0] > longest:
