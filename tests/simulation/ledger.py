@@ -181,7 +181,9 @@ class Ledger:
             standing[process] = reply
 
     def acts(self, process: str, since: float) -> None:
-        """Note that something was answered that a process said then: it is waited for again."""
+        """Note that something was answered that a process said then: it is waited for again, unless the others are enough."""
+        if self._plan.quorum < 1:
+            return
         for excluded in self._excluded:
             if excluded.get(client_of(process), since) < since:
                 del excluded[client_of(process)]

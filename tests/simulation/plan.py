@@ -30,6 +30,7 @@ class Plan:
         mode: one of `MODES`.
         job: of all roles.
         epochs, clients, servers, buffer: how many.
+        quorum: share of the clients that is enough, where the others are slow.
         delay: seconds that a message takes, about.
         start: what the dense tensor starts from.
         saving: seconds that work beside a server's loop takes at most.
@@ -52,7 +53,10 @@ class Plan:
         self._heavy = chance.random() < 0.5
         # Saving takes much of a history's time: most end before the epoch that is saved.
         more = 0 if self.coordinated or chance.random() < 0.25 else 1
-        self.job = job_of(self.mode, self.clients, self.servers, self.epochs + more, self.buffer, self.coordinated)
+        self.quorum = 1.0 if chance.random() < 0.75 else 0.5
+        self.job = job_of(
+            self.mode, self.clients, self.servers, self.epochs + more, self.buffer, self.coordinated, self.quorum
+        )
         self.saving, self.durable = chance.choice((0.1, 0.1, 2.0, 20.0)), chance.random() < 0.75
         self.summed_up = chance.random() < 0.3
         known = self.gated or (self.clients == 1 and self.mode != "buffered")
@@ -116,14 +120,20 @@ STEPS = TableSpec("steps", "sparse", (ROWS, COLUMNS), Rule("adam", 1.0, 0.5, 0.9
 
 
 @cache
-def job_of(mode: str, clients: int, servers: int, epochs: int, buffer: int, coordinated: bool) -> Job:
+def job_of(mode: str, clients: int, servers: int, epochs: int, buffer: int, coordinated: bool, quorum: float) -> Job:
     """Return the job of some sizes."""
     sync_mode, more = mode, dict[str, Any]()
     if mode == "touched":
         sync_mode, more = "round", {"row_average": "touched"}
     elif mode not in ("async", "sync", "round"):
         sync_mode, more = "geo", {"geo_merge": mode, "buffer": buffer}
-    sizes = {"worker_num": clients, "server_num": servers, "epochs": epochs, "with_coordinator": coordinated}
+    sizes = {
+        "worker_num": clients,
+        "server_num": servers,
+        "epochs": epochs,
+        "with_coordinator": coordinated,
+        "quorum": quorum,
+    }
     selects = {"client_selector": "random"} if coordinated and clients > 1 else {}
     update = {"sync_mode": sync_mode, **more, **sizes, **selects, **TIMES, "save_every": 0}
     plain = _plain()
