@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np
 
 from fedps.coordinator.coordinator import Coordinator
-from fedps.errors import RefusedError
+from fedps.errors import DataError, RefusedError
 from fedps.server.beside import at_once
 from fedps.server.server import ParameterServer
 from fedps.storage.log import Log
@@ -123,12 +123,19 @@ class History:
             log = Log(disk)
         self._check_tables(shard, server, host.recorded)
         if log is not None and self.world.happens(0.5):
-            another = home.made(log)
+            another = self._recovered(shard, home, log)
             self.ledger.begins_anew(shard, host.lives + 1, another.clock)
             whole = log.position == position
             self._check_tables(shard, another, host.recorded)
             if whole and (differs := first_difference(server.shard.store, another.shard.store)):
                 self.ledger.wrong(f"shard {shard} recovers another table {differs}, though nothing was lost")
+
+    def _recovered(self, shard: int, home: Home, log: Log) -> ParameterServer:
+        try:
+            return home.made(log)
+        except DataError as error:
+            self.ledger.wrong(f"shard {shard} cannot be recovered: {error}")
+            raise
 
     def _check_tables(self, shard: int, server: ParameterServer, sessions: list[list[bytes]]) -> None:
         server.shard.beside = at_once
