@@ -276,7 +276,7 @@ class _Training:
         label = self._data.train.label[samples]
         stepped = self._top.step([*own, *cuts], label)
         for each, gradient in zip(asked, stepped.gradients[len(own) :], strict=True):
-            gradient = protect(gradient, label, self._job.protection)
+            gradient = protect(gradient, label, self._job.protection, scores=stepped.scores)
             draw = np.random.default_rng((self._job.vertical.seed, CHANCE, crc32(each.party.encode()), step, 1))
             self._meeting.reply(each, Gradient(step, form), pack(form, gradient, draw))
         if self._half is not None:
