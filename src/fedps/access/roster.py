@@ -323,13 +323,13 @@ def check_hello(hello: Hello, job: str, shared: Mapping[str, str], role: RoleNam
     if hello.protocol != PROTOCOL or hello.job != job or hello.to != role:
         raise RefusedError(
             "other_job",
-            f"this is a {role} of another job, or of another version of fedps (protocol {PROTOCOL}): you asked for a"
-            f" {hello.to} of {hello.job[:99]!r} with protocol {hello.protocol}; check the address and the versions",
+            f"this is {_whom(role)} of another job, or of another version of fedps (protocol {PROTOCOL}): you asked for"
+            f" {_whom(hello.to)} of {hello.job[:99]!r} with protocol {hello.protocol}; check the address and the versions",
         )
     if difference := first_difference(shared, hello.shared):
         raise RefusedError(
             "other_job",
-            f"the jobs differ in {difference} (here is the {role}, there {_who(role)} {hello.client[:99]!r}): give all roles of a"
+            f"the jobs differ in {difference} (here is the {_whom(role).partition(' ')[2]}, there {_who(role)} {hello.client[:99]!r}): give all roles of a"
             " run the same job file, counts and overrides, and the same version of fedps",
         )
     for name in (hello.client, hello.instance):
@@ -374,6 +374,11 @@ def check_expected(client: str, clients: Collection[str] | None, role: RoleName 
     raise RefusedError(
         "identity", f"this job has no {_who(role)} {client[:99]!r}: who runs it names its {_who(role, True)} in {named}"
     )
+
+
+def _whom(role: RoleName) -> str:
+    """Return what a role is called that is greeted, with its article."""
+    return "an active party" if role == "party" else f"a {role}"
 
 
 def _who(role: RoleName, several: bool = False) -> str:

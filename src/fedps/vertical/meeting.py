@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 from fedps.access.conversation import Conversation, Refusals, Send, in_a_line
 from fedps.access.roster import Roster
 from fedps.config.vertical import VerticalJob
-from fedps.errors import JobError, LostError, RefusedError
+from fedps.errors import FedpsError, JobError, LostError, RefusedError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.net.listener import counted, serve
@@ -57,7 +57,7 @@ class Meeting:
             job.name, shared, "party", len(job.vertical.passive), self.limits.connections, job.vertical.start_timeout,
             job.vertical.passive,
         )  # fmt: skip
-        self._opened, self._misfit = time.monotonic(), ""
+        self._opened, self._misfit, self._ended = time.monotonic(), "", ""
         self._door: _Door | None = None
         self._seen = {party: _Seen() for party in job.vertical.passive}
         self._turns = Turns(
@@ -83,7 +83,9 @@ class Meeting:
             self._opened = time.monotonic()
             yield
         except BaseException as error:
-            self._door.call(self._dismiss, _farewell(self._vertical.active, error))
+            self._door.call(self._end, _farewell(self._vertical.active, error))
+            if isinstance(error, FedpsError) and not isinstance(error, LostError):
+                self._await_late()  # who dials just now would try for long
             raise
         finally:
             self._door.close()
@@ -148,6 +150,12 @@ class Meeting:
         """Wait a moment until all have heard the last words, and hung up."""
         deadline = time.monotonic() + FAREWELL
         while time.monotonic() < deadline and any(seen.lost_at is None for seen in self._seen.values()):
+            time.sleep(LOOK / 10)
+
+    def _await_late(self) -> None:
+        """Wait a moment for those who have not come, to be told that it is over."""
+        deadline = time.monotonic() + FAREWELL
+        while time.monotonic() < deadline and any(seen.heard is None for seen in self._seen.values()):
             time.sleep(LOOK / 10)
 
     def _asking(self, parties: Sequence[str]) -> list[str]:
@@ -237,6 +245,9 @@ class Meeting:
             raise
         self._roster.enter(conversation)
         seen = self._seen[party]
+        if self._ended:
+            seen.heard = time.monotonic()
+            raise RefusedError("ended", self._ended)
         if seen.instance != hello.instance:
             self._report(events.Joined(party, hello.instance))
         with self._changed:
@@ -257,8 +268,9 @@ class Meeting:
         if self._door is not None:
             self._door.call(to.reply, ticket, message, arrays)
 
-    def _dismiss(self, reason: str) -> None:
-        """Tell all parties that it is over."""
+    def _end(self, reason: str) -> None:
+        """Tell all parties that it is over, and those that are still to come."""
+        self._ended = reason
         for party in self._roster.connected:
             conversation = self._roster.connection(party)
             if conversation is not None:

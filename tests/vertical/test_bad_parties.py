@@ -1,0 +1,247 @@
+"""What parties may do wrong: each is told on both sides, by the name of whoever did it, and nothing waits for ever."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedps.config.vertical import VerticalJob, shared_part
+from fedps.errors import FedpsError, LostError, RefusedError
+from fedps.net.channel import Channel
+from fedps.vertical import active as active_side
+from fedps.vertical.half import Half
+from fedps.vertical.meeting import limits_of
+from fedps.wire import messages
+from fedps.wire.frame import Frame
+from fedps.wire.messages import Alive, Begin, Cut, Done, Hello, PartyRequest
+from tests.authorities import authority, credentials, write
+from tests.vertical.meetings import WAIT, Active, job_of, start_passive
+
+SOON: dict[str, Any] = {"start_timeout": 2.0, "step_timeout": 2.0}
+
+
+def told(future: "Future[Any]") -> str:
+    """Return why a party has ended."""
+    error = future.exception(WAIT)
+    assert isinstance(error, FedpsError), error
+    return f"{type(error).__name__}: {error}"
+
+
+def both(job: VerticalJob, run: Path, theirs: VerticalJob | None = None) -> tuple[str, str]:
+    """Let both parties live, and return why each has ended."""
+    active = Active(job, run)
+    bank = start_passive(theirs or job, "bank", run, active.address)
+    return told(active.future), told(bank)
+
+
+class Stranger:
+    """Says what it likes, as bank."""
+
+    def __init__(self, job: VerticalJob, address: str, name: str = "bank", number: int = 1) -> None:
+        hello = Hello(job.name, name, secrets.token_hex(4), number, to="party", shared=shared_part(job))
+        self.channel = Channel(address, hello, limits_of(job), patience=WAIT)
+
+    def say(self, message: PartyRequest, arrays: Sequence["np.ndarray[Any, Any]"] = ()) -> Frame:
+        return self.channel.request(message, arrays).result(WAIT)
+
+
+def test_a_party_that_never_comes(tmp_path: Path) -> None:
+    job = job_of(tmp_path, passive=2, **SOON)
+    active = Active(job, tmp_path)
+    mail = start_passive(job, "mail", tmp_path, active.address)
+    with closing(Stranger(job, active.address, "fred").channel) as channel, pytest.raises(RefusedError) as refused:
+        channel.welcome.result(WAIT)
+    assert "this job has no passive party 'fred': who runs it names its passive parties in vertical.passive" in str(
+        refused.value
+    )
+    ours, theirs = told(active.future), told(mail)
+    assert "LostError: party bank has not come for 2 s: is it started" in ours and "fred: this job has no" in ours
+    assert "the active party shop has ended: party bank has not come" in theirs
+
+
+def test_an_active_party_that_never_comes(tmp_path: Path) -> None:
+    alone = start_passive(job_of(tmp_path, **SOON), "bank", tmp_path, "127.0.0.1:9")
+    assert "LostError: no active party answers at 127.0.0.1:9 for 2 s" in told(alone)
+
+
+def test_a_party_that_leaves_in_the_middle(tmp_path: Path) -> None:
+    job = job_of(tmp_path, passive=2, **SOON)
+    active = Active(job, tmp_path)
+    mail, stranger = start_passive(job, "mail", tmp_path, active.address), Stranger(job, active.address)
+    stranger.channel.welcome.result(WAIT)
+    stranger.channel.close()
+    assert "LostError: party bank went away, and has not come back for 2 s" in told(active.future)
+    assert "the active party shop has ended: party bank went away" in told(mail)
+
+
+def test_a_party_that_is_silent(tmp_path: Path) -> None:
+    job = job_of(tmp_path, passive=2, **SOON)
+    active = Active(job, tmp_path)
+    mail, stranger = start_passive(job, "mail", tmp_path, active.address), Stranger(job, active.address)
+    with closing(stranger.channel):
+        assert isinstance(stranger.say(Alive()).message, Done)
+        assert "LostError: party bank is connected, and has said nothing for 2 s" in told(active.future)
+    assert "the active party shop has ended: party bank is connected" in told(mail)
+
+
+def test_an_active_party_that_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, over = job_of(tmp_path, start_timeout=20, step_timeout=1), Future[None]()
+    monkeypatch.setattr(active_side._Training, "_step", lambda *_: over.result(WAIT))
+    job = job.model_copy(update={"vertical": job.vertical.model_copy(update={"start_timeout": 1.0})})
+    active = Active(job, tmp_path)
+    bank = start_passive(job, "bank", tmp_path, active.address)
+    assert "LostError: the active party shop has not answered for 2 s" in told(bank)
+    over.set_exception(LostError("over"))
+    told(active.future)
+
+
+def test_a_party_that_has_failed_says_so(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    (tmp_path / "bank.csv").write_text("id,item\nu1,0.5\nu1,0.5\n")
+    ours, theirs = both(job, tmp_path)
+    assert "LostError: party bank cannot go on: its log says why" in ours and "u1" not in ours
+    assert "MalformedError" in theirs and "u1 is the id in" in theirs
+
+
+def test_an_active_party_that_has_failed_says_so(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    (tmp_path / "shop.csv").write_text("id,item,label\nu1,0.5,1\nu1,0.5,0\n")
+    ours, theirs = both(job, tmp_path)
+    assert "MalformedError" in ours and "u1 is the id in" in ours
+    assert "RefusedError: the active party shop has ended: its log says why [ended]" in theirs and "u1" not in theirs
+
+
+def test_no_common_ids(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    (tmp_path / "bank.csv").write_text("id,item\n1,0.5\n2,0.5\n")
+    ours, theirs = both(job, tmp_path)
+    assert "DataError: no ids are common to this party and bank" in ours and "u" in ours
+    assert "DataError: no ids are common to this party and shop" in theirs and "1, 2: whole numbers" in theirs
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"train_batch_size": 32}, "vertical.train_batch_size: 64 here, 32 there"),
+        ({"own": {"ids": {"psi_key": "secret"}}}, "ids.psi_key: null here"),
+        ({"hyper": {"hidden_units": [9]}}, "hyper_parameters.hidden_units: [8] here, [9] there"),
+    ],
+)
+def test_jobs_that_differ(tmp_path: Path, other: dict[str, Any], said: str) -> None:
+    (tmp_path / "theirs").mkdir()
+    ours, theirs = both(job_of(tmp_path), tmp_path, job_of(tmp_path / "theirs", **other))
+    assert ours.startswith("JobError: party bank: the jobs differ in") and said in ours
+    assert "RefusedError: the jobs differ in" in theirs and said in theirs and "secret" not in theirs
+    assert "here is the active party, there passive party 'bank'" in theirs
+
+
+def test_another_version_of_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(tmp_path)
+    active = Active(job, tmp_path)
+    hello = Hello(job.name, "bank", "a", 1, protocol=messages.PROTOCOL - 1, to="party", shared=shared_part(job))
+    with closing(Channel(active.address, hello, limits_of(job), WAIT)) as channel:
+        assert "another version of fedps" in told(channel.welcome)
+    assert "JobError: party bank: this is an active party of another job, or of another version" in told(active.future)
+
+
+def test_of_two_processes_of_one_party_the_newer_goes_on(tmp_path: Path) -> None:
+    job = job_of(tmp_path, epochs=1)
+    active = Active(job, tmp_path)
+    older = Stranger(job, active.address, number=3)
+    older.channel.welcome.result(WAIT)
+    bank = start_passive(job, "bank", tmp_path, active.address)  # of another folder: it counts on from 3
+    bank.result(WAIT)
+    assert "a newer process speaks for passive party 'bank'" in told(older.channel.request(Alive()))
+    older.channel.close()
+    active.future.result(WAIT)
+
+
+Spoilt = Callable[[Any], Any]
+
+
+@pytest.mark.parametrize(
+    ("method", "spoil", "said"),
+    [
+        ("forward", lambda cut: cut * np.float32(np.nan), "sends of step 0 a NaN or an infinity"),
+        ("forward", lambda cut: cut[:-1], "sends of step 0 floats of shape (63, 4), due (64, 4)"),
+        ("forward", lambda cut: cut[:, :2].copy(), "sends of step 0 floats of shape (64, 2), due (64, 4)"),
+        ("score", lambda cut: np.full_like(cut, np.inf), "sends of step 0 a NaN or an infinity"),
+    ],
+)
+def test_a_party_that_sends_what_is_not_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, spoil: Spoilt, said: str
+) -> None:
+    class Spoiling(Half):
+        pass
+
+    setattr(Spoiling, method, lambda self, at: spoil(getattr(Half, method)(self, at)))
+    monkeypatch.setattr("fedps.vertical.passive.Half", Spoiling)
+    ours, theirs = both(job_of(tmp_path), tmp_path)
+    assert ours.startswith("RefusedError: party bank") and said in ours
+    assert theirs == ours
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda gradient: gradient * np.float32(np.nan), "sent a gradient of step 0 with a NaN or an infinity"),
+        (lambda gradient: gradient[:-1], "sent a gradient of step 0 of shape (63, 4), due (64, 4)"),
+    ],
+)
+def test_an_active_party_that_sends_what_is_not_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Spoilt, said: str
+) -> None:
+    monkeypatch.setattr(active_side, "protect", lambda gradient, *_, **__: spoil(gradient))
+    ours, theirs = both(job_of(tmp_path), tmp_path)
+    assert theirs.startswith("WireError: the active party shop") and said in theirs
+    assert ours.startswith("LostError: party bank cannot go on: the active party shop") and said in ours
+
+
+@pytest.mark.parametrize("what", ["samples", "digest"])
+def test_common_samples_that_are_not_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def other(stage: str, run: str, saved: tuple[int, ...], digest: str, samples: int, width: int) -> Begin:
+        if what == "samples":
+            return Begin(stage, run, saved, digest, samples + 1, width)
+        return Begin(stage, run, saved, "another", samples, width)
+
+    monkeypatch.setattr("fedps.vertical.passive.Begin", other)
+    ours, theirs = both(job_of(tmp_path), tmp_path)
+    assert "RefusedError: party bank has found" in ours and theirs == ours
+
+
+def test_steps_out_of_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "fedps.vertical.passive.Cut", lambda stage, step, kind="train", form="none": Cut(stage, step + 1, kind, form)
+    )
+    ours, theirs = both(job_of(tmp_path), tmp_path)
+    assert "RefusedError: party bank says Cut" in ours and "[mismatch]" in ours and theirs == ours
+
+
+def test_who_speaks_in_anothers_name(tmp_path: Path) -> None:
+    made = authority(tmp_path / "certs", "bank")
+    for party in ("shop", "mail"):
+        made.issue("party", party)
+    job = job_of(tmp_path, own={"security": {"certs": str(tmp_path / "certs")}}, **SOON)
+    active = Active(job, tmp_path)
+
+    def dial(role: str, name: str) -> str:
+        own = write(tmp_path / f"{role}-{name}", credentials(made, role, name))
+        from fedps.net.tls import Certificates
+
+        hello = Hello(job.name, "bank", "a", 1, to="party", shared=shared_part(job))
+        with closing(
+            Channel(active.address, hello, limits_of(job), WAIT, Certificates(own, role, name), "shop")
+        ) as line:
+            return told(line.welcome)
+
+    assert (
+        "this is the certificate of party mail, who speaks as 'mail' alone, and not for passive party 'bank'"
+        in dial("party", "mail")
+    )
+    assert "this is the certificate of client bank, and a party is dialled by a party alone" in dial("client", "bank")
+    assert "party bank has not come for 2 s" in told(active.future)
