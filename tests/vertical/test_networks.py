@@ -194,6 +194,23 @@ def test_the_four_parts_of_fl_dnn_are_three_classes(tmp_path: Path) -> None:
     assert top(*(bottom(*example(bottom, 4)) for bottom in bottoms.values())).shape == (4,)
 
 
+def test_the_classes_of_the_guide_fit_each_other(tmp_path: Path) -> None:
+    code = (Path(__file__).parents[2] / "docs/guides/own-vertical-network.md").read_text().split("```")[1]
+    (tmp_path / "own_vertical.py").write_text(code.removeprefix("python"))
+    parties = {
+        "items": {"item": {"kind": "id", "rows": 3706}, "genres": {**ITEM["genres"], "rows": 18}, "label": {"kind": "label"}},
+        "users": {"user": {"kind": "id", "rows": 6040}, "age": {"kind": "id", "rows": 7}},
+    }  # fmt: skip
+    own = {
+        "items": {"bottom": "own_vertical.Films", "top": "own_vertical.Liked"},
+        "users": {"bottom": "own_vertical.Users"},
+    }
+    job = vertical_job(tmp_path, parties, classes=own, network="own")
+    bottoms = bottoms_of(job)
+    top = make_top(job, {party: width_of(bottom) for party, bottom in bottoms.items()})
+    assert top(*(bottom(*example(bottom, 5)) for bottom in bottoms.values())).shape == (5,)
+
+
 def test_where_a_party_is_left_out_layers_join_the_rest(tmp_path: Path) -> None:
     """An own top, as two towers, cannot do without a party; what the others are worth is told by layers."""
     job = fl_job(tmp_path)
