@@ -26,7 +26,7 @@ def bench(
 ) -> None:
     """Measure fedps on this machine, and write tables and plots.
 
-    Subjects, all but the last six if none is named; each is measured in a process of its own:
+    Subjects, all but the last nine if none is named; each is measured in a process of its own:
 
     job      ten clients, a server and a coordinator train one pass: from the command to its exit
 
@@ -42,9 +42,9 @@ def bench(
 
     saves    a server's saves and loads beside copying the same bytes
 
-    tls      what mutual TLS on every connection costs a job, in each mode; some minutes more
-
     stalls   pulls while tables are saved or summed up, and how long it takes to make them anew
+
+    tls      what mutual TLS on every connection costs a job, in each mode; some minutes more
 
     durability  what it costs that a server's death loses nothing, in each mode; how soon one is back
 
@@ -57,6 +57,10 @@ def bench(
     ctr      DeepFM and DCN-v2 on clicks in Criteo's form, beside plain PyTorch loops; four workers beside one
 
     central  networks of features in each mode, beside the same network trained on all data in one place
+
+    vertical  both parties' parts of a vertical network in one process, beside the same network whole
+
+    psi      how long two parties take to find the ids that both have, and how many bytes pass; some minutes more
 
     All of them take about 10 minutes on two cores and 6 GB of memory, --quick under 2 minutes. Leave the machine alone
     meanwhile: anything else that runs is measured too.

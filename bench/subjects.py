@@ -22,6 +22,7 @@ SUBJECTS = {
     "ctr": "DeepFM and DCN-v2 on clicks in Criteo's form, beside plain PyTorch loops; four workers beside one",
     "central": "networks of features in each mode, beside the same network trained on all data in one place",
     "vertical": "both parties' parts of a vertical network in one process, beside the same network whole",
+    "psi": "how long two parties take to find the ids that both have, and how many bytes pass",
 }
 NAMED_ONLY = (
     "durability",
@@ -32,6 +33,7 @@ NAMED_ONLY = (
     "ctr",
     "central",
     "vertical",
+    "psi",
 )  # take long; measured where they are asked for by name
 Measure = Callable[[Options], Result]
 

@@ -62,6 +62,15 @@ def test_central(small_data: Path) -> None:
     assert [row[0] for row in result.sheets[0].rows] == ["central", "geo"]
 
 
+@pytest.mark.slow
+def test_psi(small_data: Path) -> None:
+    result = checked("psi", small_data)
+    assert [figure.key for figure in result.figures] == [
+        "multiplication", "400.seconds", "400.processor", "400.bytes", "400.memory",
+    ]  # fmt: skip
+    assert 36 <= result.find("400.bytes").value < 60  # type: ignore[union-attr]
+
+
 def test_rounds(small_data: Path) -> None:
     assert [figure.key for figure in checked("rounds", small_data).figures] == ["2.median", "2.longest"]
 
