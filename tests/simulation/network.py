@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedps.errors import DataError, FedpsError, LostError, RefusedError, WireError
 from fedps.net.channel import FIRST_PAUSE, LONGEST_PAUSE, NO_SPACE_PAUSE
-from fedps.net.listener import Connection, Service
+from fedps.net.listener import Connection, Role
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Hello, Refused, Request, Welcome
 from fedps.wire.session import Caller
@@ -39,10 +39,10 @@ class Host(Process):
         recorded: what was said on each connection that ever was, for those that would say it again.
     """
 
-    def __init__(self, world: World, name: str, start: Callable[["Host"], Service]) -> None:
+    def __init__(self, world: World, name: str, start: Callable[["Host"], Role]) -> None:
         super().__init__(world, name)
         self._start = start
-        self.service: Service | None = None
+        self.service: Role | None = None
         self.lives, self.ahead = 0, 0.0
         self.lines: dict[Line, None] = {}
         self.recorded: list[list[bytes]] = []
@@ -64,7 +64,7 @@ class Host(Process):
         self.world.say(f"{self.name} starts")
         self.do(self._begin)
 
-    def take_over(self, service: Service) -> None:
+    def take_over(self, service: Role) -> None:
         """Let a process that stood by serve in the place of one that has died."""
         self.lives += 1
         self.world.say(f"another process takes the place of {self.name}")
@@ -84,6 +84,9 @@ class Host(Process):
         if (service := self.service) is not None and life == self.lives:
             self.world.after(TICK, self.when_awake(lambda: self._tick(life)))
             self.do(lambda: service.tick(self.monotonic()))
+            if service.failure is not None and service is self.service:
+                self.world.say(f"{self.name} cannot go on: {service.failure}")
+                self.kill()
 
     def do(self, act: Act) -> None:
         """Let the process do something, which may be its last."""
