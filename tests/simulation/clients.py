@@ -204,7 +204,7 @@ class Client(Process):
 
     def _live(self) -> Course:
         yield from self._greet()
-        round_ = self._saved if self._coordinator is None else 0
+        round_ = self._saved
         while True:
             if self._coordinator is not None:
                 due = yield from self._report(self.channels[-1], round_)

@@ -9,7 +9,7 @@ from itertools import chain
 from fedps.types import ClientId
 from tests.simulation.clients import Client
 from tests.simulation.disk import ForgetfulDisk
-from tests.simulation.homes import Home
+from tests.simulation.homes import Home, Lead
 from tests.simulation.ledger import Ledger
 from tests.simulation.network import Host, Line
 from tests.simulation.plan import Plan
@@ -22,18 +22,18 @@ class Faults:
     Args:
         world, plan, ledger: of the history.
         homes: of its servers.
-        coordinator: None where there is none.
+        lead: the coordinator's home, None where there is none.
         clients: the newest process of each.
         goes_on: told of a client that will come again, or will not.
     """
 
     def __init__(
-        self, world: World, plan: Plan, ledger: Ledger, homes: Sequence[Home], coordinator: Host | None,
+        self, world: World, plan: Plan, ledger: Ledger, homes: Sequence[Home], lead: Lead | None,
         clients: list[Client], goes_on: Callable[[Client], None],
     ) -> None:  # fmt: skip
         self._world, self._plan, self._ledger, self._homes = world, plan, ledger, homes
-        self._coordinator, self._clients, self._goes_on = coordinator, clients, goes_on
-        self._hosts = [home.host for home in homes] + ([coordinator] if coordinator else [])
+        self._lead, self._clients, self._goes_on = lead, clients, goes_on
+        self._hosts = [home.host for home in homes] + ([lead.host] if lead else [])
         self._older: list[Client] = []  # whose processes may still run
 
     def draw(self) -> None:
@@ -57,7 +57,7 @@ class Faults:
                 lambda: self._cut(client),
                 lambda: client.freeze(chance.choice((0.5, 8.0, 25.0))) if client.alive else None,
                 lambda: host.freeze(chance.choice((0.5, 3.0))),
-                lambda: host.kill() if host.service and (self._plan.durable or host is self._coordinator) else None,
+                lambda: self._kill_host(host),
                 lambda: self._kill(client.number),
                 lambda: self._replay(host),
                 lambda: self._fail(chance.choice(self._homes).disk),
@@ -69,6 +69,10 @@ class Faults:
         if client.channels:
             self._world.say(f"a connection of {client.name} is cut")
             self._world.chance.choice(client.channels).cut(self._world.chance.choice((0.0, 0.0, 2.0, 40.0)))
+
+    def _kill_host(self, host: Host) -> None:
+        if host.service and (self._plan.durable or (self._lead is not None and host is self._lead.host)):
+            host.kill()
 
     def _kill(self, number: int) -> None:
         client = self._clients[number]
@@ -108,7 +112,9 @@ class Faults:
             client.go_back(epoch)
         for home in self._homes:
             home.go_back(cut)
-        self._ledger.goes_back(cut)
+        if self._lead is not None:
+            self._lead.go_back(epoch)
+        self._ledger.goes_back(cut, epoch)
         for client in self._clients:
             self._goes_on(client)
             self._world.after(chance.random() * chance.choice((1, 10)), client.start)

@@ -1,6 +1,5 @@
 """One seed, one history: a whole run on virtual time, with all that goes wrong in it, and what must be so all the same."""
 
-import io
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from unittest.mock import patch
 
 import numpy as np
 
-from fedps.coordinator.coordinator import Coordinator
 from fedps.errors import DataError, RefusedError
 from fedps.server.beside import at_once
 from fedps.server.server import ParameterServer
@@ -19,9 +17,8 @@ from fedps.storage.log import Log
 from fedps.table.store import Store
 from tests.simulation.clients import Client
 from tests.simulation.faults import Faults
-from tests.simulation.homes import Home
+from tests.simulation.homes import Home, Lead
 from tests.simulation.ledger import Ledger
-from tests.simulation.network import Host
 from tests.simulation.plan import Plan, shared_of
 from tests.simulation.world import World
 
@@ -43,14 +40,12 @@ class History:
         self.world = world = World(seed, trace)
         self.plan = plan = Plan(world)
         world.say(str(plan))
-        self._folder = folder
         self.ledger = ledger = Ledger(world, plan)
         self.homes = [Home(world, plan, ledger, k, folder, self._over) for k in range(plan.servers)]
-        self.coordinator = Host(world, "coordinator", self._coordinator) if plan.coordinated else None
-        hosts = [home.host for home in self.homes]
-        self.clients = [Client(world, plan, ledger, k, hosts, self.coordinator, self._end) for k in range(plan.clients)]
-        self.faults = Faults(world, plan, ledger, self.homes, self.coordinator, self.clients, self._count)
-        self._leads: Coordinator | None = None
+        self.lead = Lead(world, plan, ledger, folder) if plan.coordinated else None
+        hosts, leads = [home.host for home in self.homes], self.lead.host if self.lead else None
+        self.clients = [Client(world, plan, ledger, k, hosts, leads, self._end) for k in range(plan.clients)]
+        self.faults = Faults(world, plan, ledger, self.homes, self.lead, self.clients, self._count)
         self._left = {client.name for client in self.clients}
 
     def run(self) -> None:
@@ -60,8 +55,8 @@ class History:
             WrongError: what must never happen has.
         """
         world = self.world
-        for host in [*(home.host for home in self.homes), *([self.coordinator] if self.coordinator else [])]:
-            world.after(world.chance.random(), host.start)
+        for home in self._roles:
+            world.after(world.chance.random(), home.host.start)
         for client in self.clients:
             world.after(world.chance.random() * world.chance.choice((1, 1, 1, 10)), client.start)
         self.faults.draw()
@@ -75,10 +70,12 @@ class History:
 
     def close(self) -> None:
         """Give back what processes hold that have died, or would go on."""
-        for home in self.homes:
+        for home in self._roles:
             home.close()
-        if self._leads is not None:
-            self._leads._memory.close()
+
+    @property
+    def _roles(self) -> list[Home | Lead]:
+        return [*self.homes, *([self.lead] if self.lead else [])]
 
     def _over(self) -> bool:
         return not self._left or self.ledger.fault is not None
@@ -96,15 +93,6 @@ class History:
             self._left.discard(client.name)
         else:
             self._left.add(client.name)
-
-    def _coordinator(self, host: Host) -> Coordinator:
-        if self._leads is not None:
-            self._leads._memory.close()  # as the end of its process does
-        self._leads = Coordinator(
-            self.plan.job, self.ledger.coordinator_tells, io.StringIO(), run_dir=self._folder,
-            monotonic=host.monotonic,
-        )  # fmt: skip
-        return self._leads
 
     # What must be so in the end.
 

@@ -1,9 +1,11 @@
-"""A server's disk, and its processes: one after the other serves from it, and another may stand by."""
+"""What outlives the processes of a server, or of the coordinator: one after the other serves, and one may stand by."""
 
+import io
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
+from fedps.coordinator.coordinator import Coordinator
 from fedps.errors import DataError, LostError
 from fedps.server.barriers import Opening
 from fedps.server.beside import Done, Work, at_once
@@ -18,6 +20,44 @@ from tests.simulation.plan import Plan
 from tests.simulation.world import Act, World
 
 LOOKS = 0.5  # seconds after which a server that stands by looks again
+
+
+class Lead:
+    """What outlives the processes of the coordinator.
+
+    Args:
+        world, plan, ledger: of the history.
+        folder: of the run.
+
+    Attributes:
+        host: the process that serves.
+    """
+
+    def __init__(self, world: World, plan: Plan, ledger: Ledger, folder: Path) -> None:
+        self.host = Host(world, "coordinator", self._start)
+        self._plan, self._ledger, self._folder = plan, ledger, folder
+        self._resume_at: int | None = None  # the round to which the next process is to go back
+        self._process: Coordinator | None = None
+
+    def go_back(self, round_: int) -> None:
+        """Let the process die, and the next go back to a round."""
+        self._resume_at = round_
+        if self.host.service is not None:
+            self.host.kill()
+
+    def close(self) -> None:
+        """Give back what the process holds, as its end does."""
+        if self._process is not None:
+            self._process._memory.close()
+
+    def _start(self, host: Host) -> Coordinator:
+        self.close()
+        self._process = Coordinator(
+            self._plan.job, self._ledger.coordinator_tells, io.StringIO(), run_dir=self._folder, monotonic=host.monotonic,
+            resume_at=self._resume_at,
+        )  # fmt: skip
+        self._resume_at = None
+        return self._process
 
 
 class Home:
@@ -94,7 +134,7 @@ class Home:
             if isinstance(works, Generator):
                 works.close()
 
-    def _start(self, host: Host) -> ParameterServer:
+    def _start(self, _: Host) -> ParameterServer:
         log, chance = None, self._world.chance
         if self._plan.durable:
             if chance.random() < 0.5:

@@ -66,7 +66,7 @@ class Ledger:
         self._processes: dict[str, str] = {}  # the newest of each client
         self._excluded: list[dict[str, float]] = [{} for _ in range(plan.servers)]
         self._rounds: dict[str, tuple[str, int]] = {}  # of each client: its process and the last round assigned to it
-        self._told: list[events.Event] = []  # by the coordinator
+        self._told: list[events.Selected | events.Round] = []  # by the coordinator
 
     def wrong(self, what: str) -> None:
         """Raise that something is wrong."""
@@ -136,8 +136,8 @@ class Ledger:
     def _scale(self) -> float:
         return 1 / self._plan.clients if self._plan.mode == "mean" else 1.0
 
-    def goes_back(self, cut: Mapping[ClientId, int]) -> None:
-        """Note that all processes have died, and that of each client only pushes up to a number count."""
+    def goes_back(self, cut: Mapping[ClientId, int], epoch: int) -> None:
+        """Note that all processes have died, and that behind an epoch only pushes of each client up to a number count."""
         self._world.say(f"the run goes back to the pushes {cut}")
         for shard, said in enumerate(self._sequences):
             for client, sequence in [key for key in said if key[1] > cut[ClientId(key[0])]]:
@@ -152,6 +152,8 @@ class Ledger:
         self._active = [set() for _ in shards]
         self._standing, self._opened = [{} for _ in shards], [{} for _ in shards]
         self._excluded = [{} for _ in shards]
+        self._rounds = {}
+        self._told = [e for e in self._told if e.round < epoch + isinstance(e, events.Selected)]
 
     # Who takes part, and who stands at a barrier. A process is `client/number`; a newer one of its client takes its place.
 

@@ -88,7 +88,7 @@ class Plan:
     def exact(self) -> bool:
         """Whether the run may go back to a moment at which all clients were, as `launch.resuming` finds one."""
         runner = self.job.runner
-        return self.durable and not self.coordinated and (self.gated or runner.worker_num == 1)
+        return self.durable and (self.gated or runner.worker_num == 1)
 
     def tables(self, shard: int) -> tuple[TableSpec, ...]:
         """Return what each client declares at a shard; the dense tensor lies on one."""
