@@ -54,10 +54,12 @@ NOT_RUN = {  # commands, by their first words, and a page that has a test of its
     "fedps server": "for several machines; test_cli_roles.py starts each role on this one",
     "fedps coordinator": "for several machines; test_cli_roles.py starts each role on this one",
     "fedps worker": "for several machines; test_cli_roles.py starts each role on this one",
+    "fedps vertical": "starts processes that train; vertical/test_vertical_cli.py does",
 }
 JOBS = {
     "distillation": "distillation.yaml",
     "features": "films.yaml",
+    "vertical": "vertical_movielens.yaml",
 }  # of which a page speaks, beside the quick start's
 CONTEXT = {  # what a piece of Python stands in, by its first words
     "def loss": "from torch import Tensor\n",
@@ -212,6 +214,11 @@ def test_yaml_is_a_job(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) 
     """Each block changes the job of which its page speaks, and what the blocks before it made of that."""
     tree = yaml.safe_load((here / "examples" / JOBS.get(page.stem, "quickstart.yaml")).read_text())
     found = list(blocks(page))
+    if page.stem == "vertical":
+        do(
+            ["fedps", "data", "prepare", "movielens", "--task", "vertical", "--out", ".data/ml-1m-vertical"],
+            monkeypatch,
+        )
     for block in found:
         if block.language == "json":  # traces of two clients, which a job may name
             traces = json.loads(block.text)

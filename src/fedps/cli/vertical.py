@@ -1,17 +1,36 @@
 """`fedps vertical`: parties that hold different features of the same samples train one network; all here, or one."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from fedps.cli.app import FAILED, AllowCommands, AsJson, Certs, Insecure, Override, RunDir, app, note, protection
+from fedps.cli.app import (
+    FAILED,
+    AllowCommands,
+    AsJson,
+    Certs,
+    Insecure,
+    Override,
+    PastRun,
+    RunDir,
+    app,
+    flag,
+    note,
+    protection,
+    tell,
+)
+from fedps.errors import JobError
 
 vertical_app = App(name="vertical", help="Train over parties that hold different features of the same samples.")
 app.command(vertical_app)
 
 VerticalFile = Annotated[
     Path, Parameter(name=["JOB.yaml", "--job", "-m"], help="The job file, with a section vertical.")
+]
+Scores = Annotated[
+    Path | None, flag("out", "File for the scores (default predictions.csv in the active party's folder of the run).")
 ]
 Party = Annotated[str, Parameter(name="NAME", help="Which party to be, as the job names it.")]
 
@@ -50,19 +69,56 @@ def party(
     run_dir: RunDir = None,
     certs: Certs = None,
     insecure: Insecure = False,
+    predict: Annotated[
+        Path | None, flag("predict", "New samples to score by the model in --run_dir, in place of training.")
+    ] = None,
+    out: Scores = None,
     allow_commands: AllowCommands = False,
 ) -> None:
     """Be one party of a vertical job, where its data is; started again in the same folder, it goes on from its checkpoint.
 
     Example: fedps vertical party bank job.yaml --certs certs
 
+    Example: fedps vertical party shop job.yaml --predict new_customers.csv --out scores.csv
+
     The active party listens at vertical.address; the others dial it, and wait for it vertical.start_timeout seconds.
     """
-    resolved = _load(job, [*(override or []), *protection(certs, insecure)], party=name)
+    if out is not None and predict is None:
+        raise JobError(f"--out {out}: is for scores: name the new samples by --predict FILE, or leave it out")
+    data = (
+        [] if predict is None else [f"parties.{name}.data={json.dumps(str(Path.cwd() / predict), ensure_ascii=False)}"]
+    )
+    resolved = _load(job, [*data, *(override or []), *protection(certs, insecure)], party=name)
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.one_party import be_party  # noqa: PLC0415
 
-    be_party(resolved, name, run_dir, Allow(commands=allow_commands))
+    be_party(resolved, name, run_dir, Allow(commands=allow_commands), predict is not None, out)
+
+
+@vertical_app.command(name="predict")
+def predict_all(
+    job: VerticalFile,
+    *,
+    run_dir: Annotated[PastRun, flag("run_dir", "The folder of the run that has trained the model, or `latest`.")],
+    out: Scores = None,
+    override: Override = None,
+    certs: Certs = None,
+    insecure: Insecure = False,
+    allow_commands: AllowCommands = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score new samples, all parties on this machine: those that each party names as its data.
+
+    Example: fedps vertical predict job.yaml --run_dir latest -o parties.shop.data=new.csv -o parties.bank.data=new.csv
+
+    A line a sample of the active party's: its id, the score, and by whom that is: federated, by all; alone, by the active
+    party's own model, where others lack the sample or are away.
+    """
+    resolved = _load(job, [*(override or []), *protection(certs, insecure)], whole=True)
+    from fedps.config import Allow  # noqa: PLC0415
+    from fedps.launch.vertical import predict  # noqa: PLC0415
+
+    tell(predict(resolved, run_dir, out, as_json, Allow(commands=allow_commands)), as_json)
 
 
 @vertical_app.command

@@ -30,6 +30,14 @@ class Staged(Event, frozen=True):
     bytes: int
 
 
+class Scored(Event, frozen=True):
+    """The active party has scored new samples: so many together with all others, alone, and not at all."""
+
+    federated: int
+    alone: int
+    none: int
+
+
 class Outcome(Event, frozen=True):
     """Vertical training has come to its end at the active party: common samples, and bytes of finding them."""
 

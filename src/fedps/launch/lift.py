@@ -118,14 +118,6 @@ class Shown:
         """Print a line."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def introduce(self, address: str) -> None:
-        """Print who takes part."""
-        vertical = self._job.vertical
-        self.say(
-            f"{self._job.name}: {vertical.active} has the label and listens on {address}; {' and '.join(vertical.passive)}"
-            f" dial{'s' * (len(vertical.passive) == 1)}; network {vertical.network}, {vertical.epochs} epoch(s)"
-        )
-
     def take(self, entry: Entry) -> None:
         """Show one event."""
         who = f"{entry.role} {entry.id}".strip()
@@ -136,6 +128,8 @@ class Shown:
                 self._advance(entry.time, event)
             case parties.Measured(stage=stage, epoch=epoch, epochs=epochs, figures=figures):
                 self.say(f"{whose(self._job.order)[stage]}: epoch {epoch} of {epochs}: {said(figures)}")
+            case parties.Scored(federated=federated, alone=alone, none=none):
+                self.say(f"scores: {federated:,} by all parties, {alone:,} by {entry.id} alone, {none:,} by nobody")
             case events.Note(note=note):
                 self.say(f"{who}: {note}")
             case events.Restarted(reason=reason, attempt=attempt):
@@ -167,3 +161,12 @@ class Shown:
             self._said = time.monotonic()
             share = event.batch / max(1, event.batches)
             self.say(f"epoch {event.epoch + 1}: {share:4.0%} {self._speed.rate:,.0f} samples/s, loss {event.loss:.4f}")
+
+
+def introduction(job: VerticalJob, address: str) -> str:
+    """Say who takes part, and where the active party listens."""
+    active, passive = job.vertical.active, job.vertical.passive
+    return (
+        f"{job.name}: {active} has the label and listens on {address}; {' and '.join(passive)} dial{'s' * (len(passive) == 1)};"
+        f" network {job.vertical.network}, {job.vertical.epochs} epoch(s)"
+    )

@@ -5,25 +5,30 @@ What it does is printed, and appended to its own file of events in the run's fol
 
 import json
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from fedps.config import Allow
 from fedps.config.job import VerticalJob
 from fedps.errors import DataError, JobError, RoleError
-from fedps.events.events import Event, Failed, now, stamp
+from fedps.events.events import Event, Failed, Report, now, stamp
 from fedps.events.journal import Journal
 from fedps.launch.addresses import read_address
 from fedps.launch.folder import RUNS
-from fedps.launch.lift import Shown, Tally
-from fedps.launch.local.party import PARTY, play_side, side_folder
+from fedps.launch.lift import Shown, Tally, introduction
+from fedps.launch.local.party import PARTY, SCORES, play_prediction, play_side, side_folder
 from fedps.launch.orders import PLAIN
+from fedps.launch.vertical import move_scores
 from fedps.net.protection import protect
 from fedps.pages.report import try_report
 from fedps.storage.whole import PUBLIC, write_whole
 
 
-def be_party(job: VerticalJob, party: str, run_dir: Path | None = None, allow: Allow = PLAIN.allow) -> None:
+def be_party(
+    job: VerticalJob, party: str, run_dir: Path | None = None, allow: Allow = PLAIN.allow,
+    predicts: bool = False, out: Path | None = None,
+) -> None:  # fmt: skip
     """Be one party from start to end; one that was started before in the same folder goes on where it was.
 
     Args:
@@ -31,6 +36,8 @@ def be_party(job: VerticalJob, party: str, run_dir: Path | None = None, allow: A
         party: its name.
         run_dir: the run's folder, by default `runs/<job>`.
         allow: what whoever started this allows.
+        predicts: score what the job has as the party's data by the model that lies in the folder; False: train on it.
+        out: where the active party's scores go, by default to its folder.
 
     Raises:
         JobError: an address, a certificate or a folder cannot be used, or the job has a mistake that only the data shows.
@@ -49,7 +56,14 @@ def be_party(job: VerticalJob, party: str, run_dir: Path | None = None, allow: A
         raise JobError(f"--run_dir {folder}: party {party} is at work there already; end it first") from None
     except OSError as error:
         raise JobError(f"--run_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
-    _Stage(job, party, folder, journal).play(str(at), allow)
+    stage, active = _Stage(job, party, folder, journal), party == job.vertical.active
+    stage.say(introduction(job, str(at)))
+    if not predicts:
+        stage.play(lambda report: play_side(job, party, folder, str(at), report, allow), sums_up=active)
+        return
+    stage.play(lambda report: play_prediction(job, party, folder, str(at), report, allow))
+    if active:
+        stage.say(f"scores: {move_scores(side_folder(folder, party) / SCORES, out)}")
 
 
 class _Stage:
@@ -59,12 +73,15 @@ class _Stage:
         self._job, self._party, self._folder, self._journal = job, party, folder, journal
         self._tally, self._shown, self._lock = Tally(job, now()), Shown(job, quiet=False), threading.Lock()
 
-    def play(self, at: str, allow: Allow) -> None:
-        """Play to the end, whatever it is."""
-        self._shown.introduce(at)
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._shown.say(text)
+
+    def play(self, life: Callable[[Report], None], sums_up: bool = False) -> None:
+        """Play to the end, whatever it is; the active party of a training sums up what came of it."""
         error = None
         try:
-            play_side(self._job, self._party, self._folder, at, self._report, allow)
+            life(self._report)
         except KeyboardInterrupt:
             error = "stopped by a signal"
             raise
@@ -76,7 +93,7 @@ class _Stage:
             error = f"{PARTY} {self._party}: {failed.error}"
             raise RoleError(f"{PARTY} {self._party}", failed.error, failed.traceback) from None
         finally:
-            if self._party == self._job.vertical.active and (error or self._tally.measured):
+            if sums_up and (error or self._tally.measured):
                 with suppress(OSError):  # which may be what failed
                     self._conclude(error)
             self._journal.close()

@@ -9,31 +9,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
 import numpy as np
 
-from fedps.access.conversation import in_a_line
+from fedps.config import Allow
 from fedps.config.vertical import VerticalJob, shared_part
 from fedps.data.samples import ClientData, Order
-from fedps.errors import FedpsError, RefusedError, WireError
-from fedps.events import events
+from fedps.errors import FedpsError
+from fedps.events import events, parties
 from fedps.events.events import Report
 from fedps.net.protection import protect as protect_line
 from fedps.privacy.protection import protect
 from fedps.storage.claims import Claim
 from fedps.types import State, Values, under, within
 from fedps.vertical.checkpoint import Checkpoints, Model, Saved, claim_of, stretches
-from fedps.vertical.data import batches_of, side_data, steps_of
+from fedps.vertical.data import NOTHING, batches_of, side_data, steps_of
 from fedps.vertical.finding import Found, OwnIds, serve
 from fedps.vertical.half import AT_ONCE, Half, Top
 from fedps.vertical.joined import Measured, best_of, has_features, measure
 from fedps.vertical.meeting import Meeting
 from fedps.vertical.passive import CHANCE, STAGES
 from fedps.vertical.turns import Again, Asked, Phase
-from fedps.wire.compress import pack, unpack
+from fedps.wire.compress import pack
 from fedps.wire.messages import Begin, Begun, Cut, Done, EndEpoch, Gradient, Refused, Verdict
 
 ALONE = "active"  # the stage without others
@@ -72,7 +72,10 @@ class Outcome(NamedTuple):
     match_bytes: int
 
 
-def run_active(job: VerticalJob, folder: Path, bind: str, report: Report, ready: Callable[[str], None]) -> Outcome:
+def run_active(
+    job: VerticalJob, folder: Path, bind: str, report: Report, ready: Callable[[str], None] = lambda _: None,
+    allow: Allow = NOTHING,
+) -> Outcome:  # fmt: skip
     """Live the active party's life.
 
     Args:
@@ -81,6 +84,7 @@ def run_active(job: VerticalJob, folder: Path, bind: str, report: Report, ready:
         bind: `host:port` where it listens; port 0 takes a free one.
         report: where events go.
         ready: called with the real address, once connections are taken.
+        allow: what whoever started this allows.
 
     Raises:
         JobError: the job, a party's data or its network has a mistake; or the address cannot be bound.
@@ -97,25 +101,29 @@ def run_active(job: VerticalJob, folder: Path, bind: str, report: Report, ready:
         ready(address)
 
     with meeting.open(bind, opened, certificates):
-        outcome, data = _Active(job, folder, claim, meeting, report).live()
-    if ALONE not in job.vertical.lift or not has_features(job, party):
-        return outcome
-    alone = _Training(job, folder, claim, meeting, report, ALONE, data, (), own=True)
-    alone.begin_alone()
-    return outcome._replace(stages={**outcome.stages, ALONE: alone.train()})
+        outcome, data = _Active(job, folder, claim, meeting, report, allow).live()
+    if ALONE in job.vertical.lift and has_features(job, party):
+        alone = _Training(job, folder, claim, meeting, report, ALONE, data, (), own=True)
+        alone.begin_alone()
+        outcome = outcome._replace(stages={**outcome.stages, ALONE: alone.train()})
+    report(parties.Outcome(outcome.samples, outcome.held_out, outcome.match_bytes))
+    return outcome
 
 
 class _Active:
     """The active party, while its door is open."""
 
-    def __init__(self, job: VerticalJob, folder: Path, claim: Claim, meeting: Meeting, report: Report) -> None:
+    def __init__(
+        self, job: VerticalJob, folder: Path, claim: Claim, meeting: Meeting, report: Report, allow: Allow
+    ) -> None:  # fmt: skip
+        self._allow = allow
         self._job, self._folder, self._claim, self._meeting, self._report = job, folder, claim, meeting, report
         self._party, self._passive = job.vertical.active, job.vertical.passive
         self._stages = STAGES if "passive" in job.vertical.lift else STAGES[:1]
 
     def live(self) -> tuple[Outcome, ClientData]:
         """See the job to its end; when a party was started again, go back with it."""
-        ids = OwnIds(self._job, self._party, self._folder)
+        ids = OwnIds(self._job, self._party, self._folder, self._allow)
         found, fresh, match_bytes = ids.recall(), False, 0
         if found is not None:
             self._meeting.enter(Phase.BEGIN)
@@ -125,7 +133,8 @@ class _Active:
                     with ids.matchings() as sides:
                         found, fresh = ids.keep(serve(self._meeting, sides, self._passive)), True
                     match_bytes = self._meeting.bytes
-                data = side_data(self._job, self._party, found.rows, found.test_rows)
+                self._report(ids.told(found))
+                data = side_data(self._job, self._party, found.rows, found.test_rows, self._allow)
                 stages = self._train(found, fresh, data)
                 for asked in self._meeting.next_of(self._passive):
                     self._meeting.reply(asked, Done())
@@ -209,8 +218,9 @@ class _Training:
                     self._save()
             scores = self._score()
             self._close(epoch, scores)
-        rate = now.trained / now.seconds if now.seconds else 0.0
-        return Stage(now.epochs, now.best, rate, self._meeting.bytes - self._bytes)
+        rate, sent = now.trained / now.seconds if now.seconds else 0.0, self._meeting.bytes - self._bytes
+        self._report(parties.Staged(self._stage, now.best + 1, figures_of(now.epochs[now.best]), rate, sent))
+        return Stage(now.epochs, now.best, rate, sent)
 
     def _gather(self) -> list[tuple[Asked, Begin]]:
         """Wait until all have said Begin of this stage."""
@@ -219,7 +229,7 @@ class _Training:
             for asked in self._meeting.next_of(missing):
                 begin = asked.message
                 if not isinstance(begin, Begin) or begin.stage not in STAGES:
-                    self._refuse(asked, "mismatch", f"says {begin}, due Begin of stage {self._stage}")
+                    self._meeting.reject(asked, "mismatch", f"says {begin}, due Begin of stage {self._stage}")
                 elif begin.stage == self._stage:
                     begun[asked.party] = asked, begin
                 elif STAGES.index(begin.stage) < STAGES.index(self._stage):
@@ -232,7 +242,7 @@ class _Training:
         """Find common samples anew where what was kept is not the same; if they were, this is an error."""
         if not fresh:
             self._meeting.go_back(Phase.MATCH)
-        self._refuse(
+        self._meeting.reject(
             asked, "mismatch",
             f"has found {begin.samples} common samples (digest {begin.digest[:64]!r}), and there are {found.samples} (digest"
             f" {found.digest!r}): remove its folder's file `matched`, and start it again",
@@ -298,21 +308,7 @@ class _Training:
         return np.concatenate(scores) if scores else np.empty(0, np.float32)
 
     def _cut(self, asked: Asked, due: Cut, size: int) -> Values:
-        """Return what a party has sent of a batch. Raises RefusedError: it is not what is due; the party is told."""
-        shape = (size, self._widths[asked.party])
-        if asked.message != due:
-            self._refuse(asked, "mismatch", f"says {asked.message}, due {due}")
-        try:
-            cut = unpack(due.form, asked.arrays, shape)
-        except WireError as error:
-            self._refuse(asked, "mismatch", f"sends of step {due.step} {error}")
-        if cut.shape != shape:
-            self._refuse(asked, "mismatch", f"sends of step {due.step} floats of shape {cut.shape}, due {shape}")
-        if not np.isfinite(cut).all():
-            self._refuse(
-                asked, "not_finite", f"sends of step {due.step} a NaN or an infinity: has its training diverged?"
-            )
-        return cut
+        return self._meeting.cut_of(asked, due, (size, self._widths[asked.party]))
 
     def _close(self, epoch: int, scores: Values) -> None:
         """End an epoch: measure, keep what is best, and tell whether training goes on."""
@@ -320,13 +316,14 @@ class _Training:
         found = measure(scores, self._data.test.label, vertical.loss)
         now.epochs.append(Measured(epoch, now.loss / len(self._data.train.label), **found))
         now.loss = 0.0
+        self._report(parties.Measured(self._stage, epoch + 1, vertical.epochs, figures_of(now.epochs[-1])))
         better = best_of(now.epochs, vertical.loss) == epoch
         now.best = epoch if better else now.best
         now.over = epoch + 1 == vertical.epochs or 0 < vertical.patience <= epoch - now.best
         asked = self._meeting.next_of(self._parties)
         for each in asked:
             if each.message != EndEpoch(self._stage, epoch):
-                self._refuse(each, "mismatch", f"says {each.message}, due the end of epoch {epoch}")
+                self._meeting.reject(each, "mismatch", f"says {each.message}, due the end of epoch {epoch}")
         if better:
             self._checkpoints.save_model(
                 Model(now.run, epoch, _whole(self._half.model() if self._half else None, self._top.model()))
@@ -344,11 +341,10 @@ class _Training:
         }
         self._checkpoints.save(Saved(now.run, now.step, now.over, state))
 
-    def _refuse(self, asked: Asked, kind: str, why: str) -> NoReturn:
-        """Refuse what a party has said, and end: nobody can go on without it."""
-        refusal = RefusedError(kind, in_a_line(f"party {asked.party} {why}"))
-        self._meeting.refuse(asked, refusal)
-        raise refusal
+
+def figures_of(measured: Measured) -> dict[str, float | None]:
+    """Return what held-out samples came to, by name."""
+    return {name: value for name, value in measured._asdict().items() if name != "epoch"}
 
 
 class _Progress(msgspec.Struct):

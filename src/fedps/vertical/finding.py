@@ -4,6 +4,7 @@ The passive party brings its list, asks for the active one's, and brings that ba
 time. The active party sees to all passive ones at once, and says what is common when it has all of all.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,10 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.config import Allow
 from fedps.config.vertical import VerticalJob
 from fedps.errors import DataError, RefusedError, WireError
+from fedps.events.events import Event
+from fedps.events.parties import Matched as Told
 from fedps.storage.whole import CLOSED, make_folder
-from fedps.vertical.ids import form_of, read_ids
+from fedps.vertical.data import NOTHING, ids_of
+from fedps.vertical.ids import form_of
 from fedps.vertical.kept import keep, recall
 from fedps.vertical.line import Line
 from fedps.vertical.matching import Marks, Matched, Matching, Pairs, check_common, of_all, pairs
@@ -60,19 +65,20 @@ class OwnIds:
         job: the job, with this party's part.
         party: its name.
         folder: its own, in which is kept what was found.
+        allow: what whoever started this allows.
 
     Raises:
         DataError: a file cannot be read, or has rows without an id of their own.
     """
 
-    def __init__(self, job: VerticalJob, party: str, folder: Path) -> None:
-        own = job.parties[party]
+    def __init__(self, job: VerticalJob, party: str, folder: Path, allow: Allow = NOTHING) -> None:
+        own, self._began = job.parties[party], time.monotonic()
         files: dict[Samples, Sequence[Path]] = {"train": own.data}
         if own.test_data is not None:
             files["test"] = own.test_data
         self._word, self._folder = job.ids.psi_key or "", folder
         self._peers = [peer for peer in job.order if peer != party]
-        self._ids = {what: read_ids(paths, own.id, job.ids, party) for what, paths in files.items()}
+        self._ids = {what: ids_of(job, party, tuple(paths), allow) for what, paths in files.items()}
 
     def recall(self) -> Found | None:
         """Return what was found before, None if it was not, or with other ids."""
@@ -107,6 +113,10 @@ class OwnIds:
                 f"{self._folder}: cannot be written: {error.strerror}; free space, or make it yours"
             ) from error
         return _found(found)
+
+    def told(self, found: Found) -> Event:
+        """Return what there is to tell of what was found."""
+        return Told(sum(map(len, self._ids.values())), found.samples, time.monotonic() - self._began)
 
     def _path(self, what: Samples) -> Path:
         return self._folder / ("matched" if what == "train" else f"matched-{what}")

@@ -63,7 +63,7 @@ def form_of(found: Sequence[bytes]) -> str:
     """Say how some ids look, e.g. "ids here look like 17, 18: whole numbers"; for the eyes of who owns them."""
     if not found:
         return "there is no id here"
-    shown = [list(_parts(one)) for one in found[:2]]
+    shown = [list(parts_of(one)) for one in found[:2]]
     kinds = [_kind([parts[k] for parts in shown]) for k in range(len(shown[0]))]
     return f"ids here look like {', '.join(_shown(parts) for parts in shown)}: {' and '.join(kinds)}"
 
@@ -145,7 +145,7 @@ def _written(text: str, ids: Ids) -> str:
     return unicodedata.normalize("NFC", text.casefold()) if ids.case == "fold" else text
 
 
-def _parts(identity: bytes) -> Iterator[str]:
+def parts_of(identity: bytes) -> Iterator[str]:
     """Yield the text of each column again."""
     while identity:
         length, _, rest = identity.partition(b":")
@@ -184,7 +184,7 @@ def _repeated(found: Sequence[bytes], files: Sequence[Path], columns: Sequence[s
     named = f"column{'s' * (len(columns) > 1)} {', '.join(map(repr, columns))}"
     return MalformedError(
         [
-            f"{places[row]}, {named}: {_shown(list(_parts(identity)))} is the id in {places[first[identity]]}, too; leave one"
+            f"{places[row]}, {named}: {_shown(list(parts_of(identity)))} is the id in {places[first[identity]]}, too; leave one"
             f" out, or let parties.{party}.id name columns that tell them apart"
             for identity, row in again[:TOLD]
         ],

@@ -12,17 +12,20 @@ from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, NoReturn, get_args
 
+import numpy as np
+
 from fedps.access.conversation import Conversation, Refusals, Send, in_a_line
 from fedps.access.roster import Roster
 from fedps.config.vertical import VerticalJob
-from fedps.errors import FedpsError, JobError, LostError, RefusedError
+from fedps.errors import FedpsError, JobError, LostError, RefusedError, WireError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.net.listener import counted, serve
-from fedps.types import Identity
+from fedps.types import Identity, Values
 from fedps.vertical.turns import Again, Arrays, Asked, Phase, Turns
+from fedps.wire.compress import unpack
 from fedps.wire.frame import Frame, Limits
-from fedps.wire.messages import Alive, Hello, PartyReply, PartyRequest, Refused, Welcome
+from fedps.wire.messages import Alive, Cut, Hello, PartyReply, PartyRequest, Refused, Welcome
 
 if TYPE_CHECKING:
     from fedps.net.tls import Certificates
@@ -157,6 +160,28 @@ class Meeting:
         deadline = time.monotonic() + FAREWELL
         while time.monotonic() < deadline and any(seen.heard is None for seen in self._seen.values()):
             time.sleep(LOOK / 10)
+
+    def reject(self, asked: Asked, kind: str, why: str) -> NoReturn:
+        """Refuse what a party has said, and end: nobody can go on without it. Raises RefusedError."""
+        refusal = RefusedError(kind, in_a_line(f"party {asked.party} {why}"))
+        self.refuse(asked, refusal)
+        raise refusal
+
+    def cut_of(self, asked: Asked, due: Cut, shape: tuple[int, int]) -> Values:
+        """Return what a party has sent of a batch. Raises RefusedError: it is not what is due; the party is told."""
+        if asked.message != due:
+            self.reject(asked, "mismatch", f"says {asked.message}, due {due}")
+        try:
+            cut = unpack(due.form, asked.arrays, shape)
+        except WireError as error:
+            self.reject(asked, "mismatch", f"sends of step {due.step} {error}")
+        if cut.shape != shape:
+            self.reject(asked, "mismatch", f"sends of step {due.step} floats of shape {cut.shape}, due {shape}")
+        if not np.isfinite(cut).all():
+            self.reject(
+                asked, "not_finite", f"sends of step {due.step} a NaN or an infinity: has its training diverged?"
+            )
+        return cut
 
     def _asking(self, parties: Sequence[str]) -> list[str]:
         return [party for party in parties if self._turns.next_of(party) is not None]

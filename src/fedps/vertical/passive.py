@@ -10,6 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
+from fedps.config import Allow
 from fedps.config.vertical import VerticalJob, shared_part
 from fedps.data.samples import ClientData
 from fedps.errors import FedpsError, LostError, RefusedError, WireError
@@ -21,7 +22,7 @@ from fedps.privacy.protection import Blur
 from fedps.storage.claims import Claim
 from fedps.types import under, within
 from fedps.vertical.checkpoint import Checkpoints, Model, Saved, claim_of, stretches
-from fedps.vertical.data import batches_of, side_data, steps_of
+from fedps.vertical.data import NOTHING, batches_of, side_data, steps_of
 from fedps.vertical.finding import Found, OwnIds, find
 from fedps.vertical.half import AT_ONCE, Half
 from fedps.vertical.line import Line
@@ -35,7 +36,9 @@ AHEAD = 3  # of such messages under way
 CHANCE = crc32(b"fedps.vertical.wire")  # of streams that round by chance
 
 
-def run_passive(job: VerticalJob, party: str, folder: Path, address: str, report: Report) -> None:
+def run_passive(
+    job: VerticalJob, party: str, folder: Path, address: str, report: Report, allow: Allow = NOTHING
+) -> None:
     """Live a passive party's life.
 
     Args:
@@ -44,6 +47,7 @@ def run_passive(job: VerticalJob, party: str, folder: Path, address: str, report
         folder: its own, as for `run_active`.
         address: `host:port` at which the active party listens.
         report: where events go.
+        allow: what whoever started this allows.
 
     Raises:
         JobError: the job, the party's data or its network has a mistake.
@@ -53,17 +57,17 @@ def run_passive(job: VerticalJob, party: str, folder: Path, address: str, report
         WireError: the active party has said what makes no sense.
     """
     claim = claim_of(folder, party)
-    with closing(_dial(job, party, address, claim)) as channel:
+    with closing(dial(job, party, address, claim)) as channel:
         line = Line(channel, job.vertical)
         try:
-            _Passive(job, party, folder, claim, line).live()
+            _Passive(job, party, folder, claim, line, report, allow).live()
         except Exception as error:
             line.give_up(error)
             raise
         report(events.Done(channel.bytes_sent, channel.bytes_received, channel.retries))
 
 
-def _dial(job: VerticalJob, party: str, address: str, claim: Claim) -> Channel:
+def dial(job: VerticalJob, party: str, address: str, claim: Claim) -> Channel:
     """Return a connection to the active party that was greeted; where others know of newer processes, count on from there."""
     certificates, instance = protect(job.security, "party", party, [address]), secrets.token_hex(8)
     patience, active = job.vertical.start_timeout, job.vertical.active
@@ -84,19 +88,23 @@ def _dial(job: VerticalJob, party: str, address: str, claim: Claim) -> Channel:
 class _Passive:
     """A passive party, from its greeting on."""
 
-    def __init__(self, job: VerticalJob, party: str, folder: Path, claim: Claim, line: Line) -> None:
+    def __init__(
+        self, job: VerticalJob, party: str, folder: Path, claim: Claim, line: Line, report: Report, allow: Allow
+    ) -> None:  # fmt: skip
+        self._report, self._allow = report, allow
         self._job, self._party, self._folder, self._claim, self._line = job, party, folder, claim, line
 
     def live(self) -> None:
         """Take part to the end; when another party was started again, go back with it."""
         with self._line.at_work():
-            ids = OwnIds(self._job, self._party, self._folder)
+            ids = OwnIds(self._job, self._party, self._folder, self._allow)
             found = ids.recall()
         while True:
             try:
                 if found is None:
                     with ids.matchings() as sides:
                         found = ids.keep(find(self._line, sides))
+                self._report(ids.told(found))
                 self._take_part(found)
                 return
             except RefusedError as refusal:
@@ -107,7 +115,7 @@ class _Passive:
 
     def _take_part(self, found: Found) -> None:
         with self._line.at_work():
-            data = side_data(self._job, self._party, found.rows, found.test_rows)
+            data = side_data(self._job, self._party, found.rows, found.test_rows, self._allow)
         stages: tuple[str, ...] = STAGES[:1]
         for stage in STAGES:
             if stage in stages:
@@ -165,7 +173,9 @@ class _Stage:
             epoch, at, self._over = epoch + 1, 0, not verdict.go_on
             with self._line.at_work():
                 if verdict.better:
-                    self._checkpoints.save_model(Model(self._run, epoch - 1, self._half.model()))
+                    self._checkpoints.save_model(
+                        Model(self._run, epoch - 1, under({"half": self._half.model(), "blur": self._blur.state()}))
+                    )
                 self._save(epoch * self._steps)
 
     def _train(self, epoch: int, begin: int, end: int) -> None:

@@ -33,13 +33,14 @@ def play(pipe: Connection, log: str, job_json: str, spec: RoleSpec) -> None:
 def play_party(pipe: Connection, log: str, job_json: str, spec: RoleSpec) -> None:
     """Live the whole life of a party of vertical training, or train in one place what that is compared with."""
     outbox = _enter(pipe, log)
-    from fedps.launch.local.party import JOINED, play_joined, play_side  # noqa: PLC0415
+    from fedps.launch.local.party import JOINED, PARTY, play_joined, play_prediction, play_side  # noqa: PLC0415
 
     job = VerticalJob.model_validate_json(job_json)
     if spec.role == JOINED:
         _live(lambda report: play_joined(job, spec.run_dir, report, spec.allow), outbox)
     else:
-        _live(lambda report: play_side(job, spec.client, spec.run_dir, spec.bind, report, spec.allow), outbox)
+        play = play_side if spec.role == PARTY else play_prediction
+        _live(lambda report: play(job, spec.client, spec.run_dir, spec.bind, report, spec.allow), outbox)
 
 
 def check_network(pipe: Connection, log: str, job_json: str) -> None:

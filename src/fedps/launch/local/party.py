@@ -4,10 +4,13 @@ from pathlib import Path
 
 from fedps.config import Allow
 from fedps.config.job import VerticalJob
-from fedps.events.events import Ready, Report
+from fedps.errors import DataError
+from fedps.events import parties
+from fedps.events.events import Report
 from fedps.storage.whole import CLOSED, make_folder
 
-PARTY, JOINED = "party", "joined"  # kinds of roles: a party, and all parties' features in one place, to compare with
+PARTY, PREDICTION, JOINED = "party", "prediction", "joined"  # kinds: training, scoring, all features in one place
+SCORES = "predictions.csv"  # in the active party's folder
 
 
 def play_side(job: VerticalJob, party: str, run_dir: Path, at: str, report: Report, allow: Allow) -> None:
@@ -25,11 +28,11 @@ def play_side(job: VerticalJob, party: str, run_dir: Path, at: str, report: Repo
     if party == job.vertical.active:
         from fedps.vertical.active import run_active  # noqa: PLC0415  (each side imports its own)
 
-        run_active(job, folder, at, report, lambda address: report(Ready(address)))
+        run_active(job, folder, at, report, allow=allow)
     else:
         from fedps.vertical.passive import run_passive  # noqa: PLC0415
 
-        run_passive(job, party, folder, at, report)
+        run_passive(job, party, folder, at, report, allow)
 
 
 def side_folder(run_dir: Path, party: str) -> Path:
@@ -43,6 +46,32 @@ def side_folder(run_dir: Path, party: str) -> Path:
     return folder
 
 
+def play_prediction(job: VerticalJob, party: str, run_dir: Path, at: str, report: Report, allow: Allow) -> None:
+    """Score what the job has as a party's data, or help the active party to; arguments as for `play_side`."""
+    from fedps.vertical.predict import BY, new_samples, predict_active, predict_passive, write_scores  # noqa: PLC0415
+
+    job, folder = new_samples(job, party), side_folder(run_dir, party)
+    if party != job.vertical.active:
+        predict_passive(job, party, folder, at, report, allow)
+        return
+    scored = predict_active(job, folder, at, report, allow)
+    write_scores(job, scored, folder / SCORES)
+    report(parties.Scored(**{name: int((scored.by == k).sum()) for k, name in enumerate(BY)}))
+
+
 def play_joined(job: VerticalJob, run_dir: Path, report: Report, allow: Allow) -> None:
     """Train on all parties' common samples in one place, as they were matched in this run."""
-    raise NotImplementedError
+    from fedps.vertical.data import side_data  # noqa: PLC0415
+    from fedps.vertical.finding import OwnIds  # noqa: PLC0415
+    from fedps.vertical.joined import train_joined  # noqa: PLC0415
+
+    data = {}
+    for party in job.order:
+        found = OwnIds(job, party, side_folder(run_dir, party), allow).recall()
+        if found is None:
+            raise DataError(f"party {party}: its ids have changed since they were matched")
+        data[party] = side_data(job, party, found.rows, found.test_rows, allow)
+    trained = train_joined(job, data)
+    figures = trained.epochs[trained.best]._asdict()
+    epoch = figures.pop("epoch") + 1
+    report(parties.Staged(JOINED, epoch, figures, trained.samples_per_second, 0))
