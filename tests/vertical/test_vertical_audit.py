@@ -73,6 +73,7 @@ def test_bare_gradients_tell_labels_and_protected_ones_do_not(path: Path) -> Non
     for name in ("direction", "spectrum"):
         assert attack[name].bare > 0.9
         assert attack[name].protected < 0.65
+        assert attack[name].blind < 0.9, "slopes follow from features, which tell of labels, and hold none"
     assert attack["ridge regression"].bare > 0.6
     assert attack["ridge regression"].protected < attack["ridge regression"].bare - 0.1
     assert (

@@ -18,7 +18,7 @@ from fedps.config.sections.vertical import Protection
 from fedps.data.samples import ClientData, Order
 from fedps.privacy import attacks
 from fedps.privacy.attacks import Floats, Known
-from fedps.privacy.protection import Blur, best_auc, protect
+from fedps.privacy.protection import LEAST, Blur, best_auc, protect
 from fedps.types import Bags, Values
 from fedps.vertical.data import batches_of, ids_of, side_data, steps_of
 from fedps.vertical.half import AT_ONCE, Half, Top
@@ -45,7 +45,7 @@ class Finding(msgspec.Struct, frozen=True):
         attack: its name.
         wants: "label", or the feature.
         measure: "auc", "r2" (share of the variance told) or "right" (share of values guessed).
-        blind: what comes of it without what passes the cut.
+        blind: what comes of it without what passes the cut; of gradients what their slopes tell, which follow from features.
         bare: what comes of it without protection.
         protected: what comes of it with the job's; None where the job has none.
     """
@@ -98,12 +98,14 @@ class Watch(NamedTuple):
         cuts: float32[B, w], as the party has computed them.
         sent: the same as they were sent.
         gradients: float32[B, w], as they came back.
+        slopes: float32[B, w], the same before protection, without what the label is in: the residual. Nobody sees them.
     """
 
     samples: Order
     cuts: Values
     sent: Values
     gradients: Values
+    slopes: Values
 
 
 class View(NamedTuple):
@@ -233,11 +235,13 @@ def _train(
             stepped = top.step(list(sent.values()), label[samples])
             for (party, half), gradient in zip(halves.items(), stepped.gradients, strict=True):
                 if party in passive:
+                    residual = stepped.scores - label[samples]
+                    slopes = gradient / np.where(np.abs(residual) > LEAST, residual, np.inf)[:, None]
                     gradient = protect(gradient, label[samples], job.protection, rng, stepped.scores)
                     followed = samples < len(views[party].sums)
                     views[party].sums[samples[followed]] += gradient[followed]
                     if number % every == 0:  # what a half returns may be its own memory
-                        kept = (np.array(array) for array in (cuts[party], sent[party], gradient))
+                        kept = (np.array(a, np.float32) for a in (cuts[party], sent[party], gradient, slopes))
                         views[party].epochs[-1].append(Watch(samples, *kept))
                 half.backward(gradient)
         auc = _auc(halves, top, blurs, active.test.label)
@@ -257,8 +261,9 @@ def _auc(halves: Mapping[str, Half], top: Top, blurs: Mapping[str, Blur], label:
 
 def _findings(party: str, bare: View, protected: View | None, label: Values, data: ClientData) -> list[Finding]:
     """Mount all attacks on what passed between one passive party and the active one."""
+    slopes = _of_epochs(protected or bare, label, slopes=True)
     found = [
-        Finding(party, name, "label", "auc", 0.5, ours, theirs)
+        Finding(party, name, "label", "auc", slopes.get(name, 0.5), ours, theirs)
         for name, ours, theirs in _both(lambda view: _of_gradients(view, label), bare, protected)
     ]
     blind = _completed(bare.epochs[0][:1], label)
@@ -299,21 +304,27 @@ def _both(
 
 
 def _of_gradients(view: View, label: Values) -> dict[str, float]:
-    """Return the AUC of each attack on gradients: over the watched batches of the epoch in which it is best.
+    """Return the AUC of each attack on gradients."""
+    ours = label[: len(view.sums)]
+    known = np.flatnonzero(ours > 0.5)[:LABELS]
+    of_all = {"direction": attacks.direction(view.sums, known), "spectrum": attacks.spectrum(view.sums, known)}
+    told = {f"{name}, all epochs": _rest(scores, ours, known) for name, scores in of_all.items()}
+    return _of_epochs(view, label) | told
+
+
+def _of_epochs(view: View, label: Values, slopes: bool = False) -> dict[str, float]:
+    """Return the AUC of attacks over the watched batches of the epoch in which each is best.
 
     One by length, or by the product with the cut, may take its score either way round.
     """
     epochs: list[dict[str, float]] = []
     for watches in view.epochs:
-        scored = [found for watch in watches if (found := _of_batch(watch, label[watch.samples]))]
+        seen = [watch._replace(gradients=watch.slopes) for watch in watches] if slopes else watches
+        scored = [found for watch in seen if (found := _of_batch(watch, label[watch.samples]))]
         if scored:
             means = {name: float(np.mean([one[name] for one in scored])) for name in scored[0]}
             epochs.append(means | {name: max(means[name], 1 - means[name]) for name in ("norm", "rest", "product")})
-    best = {name: max(one[name] for one in epochs) for name in epochs[0]} if epochs else {}
-    ours = label[: len(view.sums)]
-    known = np.flatnonzero(ours > 0.5)[:LABELS]
-    of_all = {"direction": attacks.direction(view.sums, known), "spectrum": attacks.spectrum(view.sums, known)}
-    return best | {f"{name}, all epochs": _rest(scores, ours, known) for name, scores in of_all.items()}
+    return {name: max(one[name] for one in epochs) for name in epochs[0]} if epochs else {}
 
 
 def _of_batch(watch: Watch, label: Values) -> dict[str, float]:
