@@ -23,6 +23,7 @@ SUBJECTS = {
     "central": "networks of features in each mode, beside the same network trained on all data in one place",
     "vertical": "both parties' parts of a vertical network in one process, beside the same network whole",
     "psi": "how long two parties take to find the ids that both have, and how many bytes pass",
+    "parties": "vertical training of published sets: together over the wire, joined in one place, each side alone",
 }
 NAMED_ONLY = (
     "durability",
@@ -34,6 +35,7 @@ NAMED_ONLY = (
     "central",
     "vertical",
     "psi",
+    "parties",
 )  # take long; measured where they are asked for by name
 Measure = Callable[[Options], Result]
 

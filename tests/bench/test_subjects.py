@@ -141,6 +141,13 @@ def test_tls(small_data: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
+def test_parties(small_data: Path) -> None:
+    assert [figure.key for figure in checked("parties", small_data).figures] == [
+        f"made up.{side}" for side in ("federated", "joined", "active", "passive")
+    ]
+
+
 def test_every_subject_is_tried_here() -> None:
     tried = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert set(SUBJECTS) <= tried
