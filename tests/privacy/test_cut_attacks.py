@@ -97,5 +97,7 @@ def test_a_neighbour_tells_an_id_whose_row_is_sent() -> None:
     ids = rng.integers(0, 30, 3000)
     rows = rng.standard_normal((30, 6)).astype(np.float32)
     known = rng.choice(3000, 500, replace=False)
-    assert attacks.neighbours(rows[ids], ids, known) > 0.99
-    assert attacks.neighbours(rng.standard_normal((3000, 6)).astype(np.float32), ids, known) < 0.1
+    for cuts, least, most in ((rows[ids], 0.99, 1), (rng.standard_normal((3000, 6)).astype(np.float32), 0, 0.1)):
+        unknown, guessed = attacks.nearest(cuts, known)
+        assert len(unknown) == 2500
+        assert least <= (ids[unknown] == ids[guessed]).mean() <= most

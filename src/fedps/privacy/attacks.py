@@ -2,7 +2,7 @@
 
 A passive party wants labels, and has gradients of its cuts, one a sample and step (`norm`, `direction`, `spectrum`, `product`), or its
 own trained bottom and a few labels (`completion`). The active party wants features, and has cuts and a few samples whose
-features it knows (`inversion`, `neighbours`). All take what one batch, or one epoch, shows, and return how well they do.
+features it knows (`inversion`, `nearest`). All take what one batch, or one epoch, shows, and return how well they do.
 """
 
 from typing import Any
@@ -105,21 +105,14 @@ def inversion(cuts: Values, features: Values, known: Known, decay: float = 1e-3)
     return float(1 - error / ((features[rest] - features[rest].mean(0)) ** 2).sum())
 
 
-def neighbours(cuts: Values, values: NDArray[Any], known: Known) -> float:
-    """Return for how many unknown samples the known one of the most similar cut has the same value, as a share.
-
-    Args:
-        cuts: float32[n, w].
-        values: [n], of one feature: ids, or any other.
-        known: places of samples whose value the attacker knows.
-    """
-    inputs, rest = _standard(cuts, known), _others(len(cuts), known)
-    guessed = np.empty(len(rest), np.int64)
-    lengths = (inputs[known] ** 2).sum(1)
+def nearest(cuts: Values, known: Known) -> tuple[Known, Known]:
+    """Return the places of samples that the attacker does not know, and for each the known one with the most similar cut."""
+    inputs, rest = _standard(cuts, known).astype(np.float32), _others(len(cuts), known)
+    guessed, lengths = np.empty(len(rest), np.int64), (inputs[known] ** 2).sum(1)
     for start in range(0, len(rest), 1024):
         some = rest[start : start + 1024]
         guessed[start : start + 1024] = known[np.argmin(lengths - 2 * inputs[some] @ inputs[known].T, axis=1)]
-    return float((values[guessed] == values[rest]).mean())
+    return rest, guessed
 
 
 def _others(count: int, known: Known) -> Known:

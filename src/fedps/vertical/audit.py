@@ -19,7 +19,7 @@ from fedps.data.samples import ClientData, Order
 from fedps.privacy import attacks
 from fedps.privacy.attacks import Floats, Known
 from fedps.privacy.protection import LEAST, Blur, best_auc, protect
-from fedps.types import Bags, Values
+from fedps.types import Bags, Values, taken
 from fedps.vertical.data import batches_of, ids_of, side_data, steps_of
 from fedps.vertical.half import AT_ONCE, Half, Top
 from fedps.vertical.ids import form_of
@@ -31,7 +31,7 @@ FOLLOWED = 20_000  # samples that are followed through all epochs
 HINTS = 4  # positives of a batch that an attacker knows
 LABELS = 20  # of either class that an attacker knows, to complete a model
 DRAWS = 5  # of these
-CLIENTS = 2_000  # samples whose features an attacker knows
+CLIENTS, LOOKED_AT = 2_000, 12_000  # samples whose features an attacker knows; those, and others whose it looks for
 ENOUGH = 0.9  # AUC that an attack on bare gradients must have: where it has not, attacks prove nothing
 MEASURES = {"auc": "AUC", "r2": "R²", "right": "right"}
 NOISE = 0x61756469  # of the stream that noise is drawn from; a run's own comes from the system
@@ -273,26 +273,32 @@ def _findings(party: str, bare: View, protected: View | None, label: Values, dat
             lambda view: {"completion": _completed(view.epochs[-1], label)}, bare, protected
         )
     ]
-    samples = np.concatenate([watch.samples for watch in bare.epochs[-1]])
+    return found + _of_features(party, bare, protected, data)
+
+
+def _of_features(party: str, bare: View, protected: View | None, data: ClientData) -> list[Finding]:
+    """Mount attacks on what one passive party has sent in the last epoch."""
+    samples = np.concatenate([watch.samples for watch in bare.epochs[-1]])[:LOOKED_AT]
     known = np.arange(min(CLIENTS, len(samples) // 2))
-    numbers = [c[samples].reshape(len(samples), -1) for c in data.train.columns.values() if _is_numbers(c)]
-    if numbers:
-        features = np.concatenate(numbers, 1)
-        features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-12)
-        for _, ours, theirs in _both(
-            lambda view: {"": attacks.inversion(_sent(view), features, known)}, bare, protected
-        ):
-            found.append(Finding(party, "ridge regression", "numbers", "r2", 0.0, ours, theirs))
-    for name, column in data.train.columns.items():
-        if not isinstance(column, Bags) and not _is_numbers(column):
-            values = column[samples]
-            blind = float(np.unique(values, return_counts=True)[1].max() / len(values))
-            for _, ours, theirs in _both(
-                lambda view: {"": attacks.neighbours(_sent(view), values, known)},  # noqa: B023  (called at once)
-                bare, protected,
-            ):  # fmt: skip
-                found.append(Finding(party, "nearest neighbour", name, "right", blind, ours, theirs))
-    return found
+    columns = {name: taken(column, samples) for name, column in data.train.columns.items()}
+    numbers = [c.reshape(len(samples), -1) for c in columns.values() if not isinstance(c, Bags) and c.dtype.kind == "f"]
+    ids = {name: c for name, c in columns.items() if not isinstance(c, Bags) and c.dtype.kind != "f"}
+    features = np.concatenate([np.zeros((len(samples), 0)), *numbers], 1)
+    features = ((features - features.mean(0)) / np.maximum(features.std(0), 1e-12)).astype(np.float32)
+
+    def attack(view: View) -> dict[str, float]:
+        sent = np.concatenate([watch.sent for watch in view.epochs[-1]])[:LOOKED_AT]
+        unknown, guessed = attacks.nearest(sent, known)
+        told = {"": attacks.inversion(sent, features, known)} if numbers else {}
+        return told | {name: float((values[guessed] == values[unknown]).mean()) for name, values in ids.items()}
+
+    blind = {name: float(np.unique(c, return_counts=True)[1].max() / len(c)) for name, c in ids.items()}
+    return [
+        Finding(party, "nearest neighbour", name, "right", blind[name], ours, theirs)
+        if name in ids
+        else Finding(party, "ridge regression", "numbers", "r2", 0.0, ours, theirs)
+        for name, ours, theirs in _both(attack, bare, protected)
+    ]
 
 
 def _both(
@@ -358,11 +364,3 @@ def _completed(watches: list[Watch], label: Values) -> float:
         known = np.concatenate([order[ours[order] > 0.5][:LABELS], order[ours[order] <= 0.5][:LABELS]])
         found.append(_rest(attacks.completion(cuts, ours, known), ours, known))
     return float(np.mean(found))
-
-
-def _sent(view: View) -> Values:
-    return np.concatenate([watch.sent for watch in view.epochs[-1]])
-
-
-def _is_numbers(column: Any) -> bool:
-    return not isinstance(column, Bags) and column.dtype.kind == "f"
