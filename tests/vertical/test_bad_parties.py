@@ -202,16 +202,26 @@ def test_an_active_party_that_sends_what_is_not_due(
     assert ours.startswith("LostError: party bank cannot go on: the active party shop") and said in ours
 
 
-@pytest.mark.parametrize("what", ["samples", "digest"])
-def test_common_samples_that_are_not_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("samples", "has found 381 common samples"),
+        ("digest", "has found 380 common samples (digest 'another')"),
+        ("width", "would send 99999999 floats of a sample, which no message holds"),
+        ("stage", "says Begin"),
+    ],
+)
+def test_a_beginning_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, said: str) -> None:
     def other(stage: str, run: str, saved: tuple[int, ...], digest: str, samples: int, width: int) -> Begin:
         if what == "samples":
             return Begin(stage, run, saved, digest, samples + 1, width)
-        return Begin(stage, run, saved, "another", samples, width)
+        if what == "digest":
+            return Begin(stage, run, saved, "another", samples, width)
+        return Begin("?" if what == "stage" else stage, run, saved, digest, samples, 99_999_999)
 
     monkeypatch.setattr("fedps.vertical.passive.Begin", other)
     ours, theirs = both(job_of(tmp_path), tmp_path)
-    assert "RefusedError: party bank has found" in ours and theirs == ours
+    assert f"RefusedError: party bank {said}" in ours and theirs == ours
 
 
 def test_steps_out_of_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,20 @@ def test_held_out_samples_of_files_of_their_own_are_matched_too(tmp_path: Path) 
     assert_joined(job, run, outcome)
 
 
+def test_ids_come_in_parts_whoever_has_more_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedps.vertical.finding.PART", 45)
+    job, run = job_of(tmp_path, passive=2, epochs=1), tmp_path / "run"
+    lines = (tmp_path / "mail.csv").read_text().splitlines()
+    (tmp_path / "mail.csv").write_text("\n".join(lines[:100]) + "\n")
+    assert (tmp_path / "bank.csv").read_text().count("\n") > (tmp_path / "shop.csv").read_text().count("\n")
+    outcome = train(job, run)
+    there = [
+        {line.split(",")[0] for line in (tmp_path / f"{party}.csv").read_text().splitlines()} for party in job.order
+    ]
+    assert outcome.samples + outcome.held_out == len(set.intersection(*there)) - 1
+    assert_joined(job, run, outcome)
+
+
 def test_over_mutual_tls(tmp_path: Path) -> None:
     made = authority(tmp_path / "certs")
     for party in ("shop", "bank"):

@@ -85,6 +85,19 @@ def test_a_party_whose_folder_is_lost_takes_all_back_to_the_start(unbroken: Unbr
     assert_same(unbroken, run, others[0].result())
 
 
+def test_a_checkpoint_that_is_torn_is_left_out_and_all_begin_before_it(unbroken: Unbroken, tmp_path: Path) -> None:
+    job, run, address = unbroken.job, tmp_path / "run", free_address()
+    parties = {party: Process(job, party, run, address) for party in ("shop", "mail")}
+    bank = Process(job, "bank", run, address, Death(Half, "backward", 9))
+    while not bank.is_dead():
+        pass
+    newest = max((run / "parties" / "bank" / "checkpoint").glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
+    newest.write_bytes(newest.read_bytes()[:-1] + b"!")
+    bank = Process(job, "bank", run, address)
+    assert parties["mail"].result() is bank.result() is None
+    assert_same(unbroken, run, parties["shop"].result())
+
+
 def test_connections_that_break_change_nothing(unbroken: Unbroken, tmp_path: Path) -> None:
     job, active, run = unbroken.job, Active(unbroken.job, tmp_path / "run"), tmp_path / "run"
     with closing(Wire(active.address)) as wire:

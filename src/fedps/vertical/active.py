@@ -18,7 +18,7 @@ import numpy as np
 from fedps.config import Allow
 from fedps.config.vertical import VerticalJob, shared_part
 from fedps.data.samples import ClientData, Order
-from fedps.errors import FedpsError
+from fedps.errors import DataError, FedpsError
 from fedps.events import events, parties
 from fedps.events.events import Report
 from fedps.net.protection import protect as protect_line
@@ -195,6 +195,10 @@ class _Training:
         for each, begin in asked:
             if (begin.samples, begin.digest) != (found.samples, found.digest):
                 self._differ(each, begin, found, fresh)
+            if not 0 < begin.width * self._job.vertical.train_batch_size * 4 < self._meeting.limits.message_bytes:
+                self._meeting.reject(
+                    each, "mismatch", f"would send {begin.width} floats of a sample, which no message holds"
+                )
             self._widths[each.party] = begin.width
             common &= set(begin.saved) if begin.run == there.run else set()
         self._start(max(common, default=0))
@@ -253,7 +257,11 @@ class _Training:
         if not step:
             self._progress = _Progress(run=secrets.token_hex(8))
             return
-        saved = self._checkpoints.load(step)
+        try:
+            saved = self._checkpoints.load(step)
+        except DataError as error:
+            print(f"a checkpoint is left out: {error}", flush=True)
+            self._meeting.go_back(Phase.BEGIN)
         if self._half is not None:
             self._half.restore(within(saved.state, "half"))
         self._top.restore(within(saved.state, "top"))

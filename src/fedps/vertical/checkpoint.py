@@ -70,7 +70,7 @@ class Checkpoints:
         self.steps = [step for step, run in runs.items() if run == self.run]
 
     def load(self, step: int) -> Saved:
-        """Read one.
+        """Read one; one that is torn is removed.
 
         Raises:
             DataError: it is torn, or not there.
@@ -78,16 +78,25 @@ class Checkpoints:
         stem = self._stem(step)
         if stem is None:
             raise DataError(f"{self._folder}: there is no checkpoint of step {step} of stage {self._stage}")
-        arrays, facts = snapshot.load_arrays(self._folder, stem)
+        try:
+            arrays, facts = snapshot.load_arrays(self._folder, stem)
+        except DataError:
+            _remove(self._folder, stem)
+            raise
         return Saved(facts["run"], facts["step"], facts["over"], arrays | facts["state"])
 
     def save(self, saved: Saved) -> None:
-        """Write one; of the same training the last stay.
+        """Write one; of the same training the last stay. What cannot be written is told, and those before stay.
 
         Raises:
-            DataError: it cannot be written; those before stay.
             RefusedError: there is a newer process of this party.
         """
+        try:
+            self._save(saved)
+        except DataError as error:
+            print(f"a checkpoint is missing, the next is tried again: {error}", flush=True)
+
+    def _save(self, saved: Saved) -> None:
         before = self._stem(saved.step)
         facts = self._facts | {"run": saved.run, "step": saved.step, "over": saved.over}
         self._write(self._folder, self._name(saved.step), saved.state, facts)
@@ -101,7 +110,12 @@ class Checkpoints:
                 _remove(self._folder, stem)
 
     def save_model(self, model: "Model") -> None:
-        """Write the party's part of the stage's model; the one before goes. Errors as for `save`."""
+        """Write the party's part of the stage's model; the one before goes.
+
+        Raises:
+            DataError: it cannot be written; the one before stays.
+            RefusedError: there is a newer process of this party.
+        """
         before = snapshot.stems(self._model, self._stage)
         self._write(self._model, self._stage, model.state, {"run": model.run, "epoch": model.epoch})
         for stem in before:

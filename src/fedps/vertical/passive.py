@@ -13,7 +13,7 @@ import numpy as np
 from fedps.config import Allow
 from fedps.config.vertical import VerticalJob, shared_part
 from fedps.data.samples import ClientData
-from fedps.errors import FedpsError, LostError, RefusedError, WireError
+from fedps.errors import DataError, FedpsError, LostError, RefusedError, WireError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.net.channel import Channel
@@ -102,7 +102,7 @@ class _Passive:
         while True:
             try:
                 if found is None:
-                    with ids.matchings() as sides:
+                    with ids.matchings() as sides, self._line.at_work():
                         found = ids.keep(find(self._line, sides))
                 self._report(ids.told(found))
                 self._take_part(found)
@@ -154,11 +154,19 @@ class _Stage:
                 raise WireError(
                     f"the active party {self._line.active} begins with step {begun.step}, due {there.steps}"
                 )
-            saved = there.load(begun.step)
+            saved = self._load(begun.step)
             self._half.restore(within(saved.state, "half"))
             self._blur.restore(within(saved.state, "blur"))
             self._over = saved.over
         return begun.stages
+
+    def _load(self, step: int) -> Saved:
+        """Return a checkpoint. Raises RefusedError: it is torn, and all begin again from one before."""
+        try:
+            return self._checkpoints.load(step)
+        except DataError as error:
+            print(f"a checkpoint is left out: {error}", flush=True)
+            raise RefusedError("stale", str(error)) from error
 
     def train(self) -> None:
         """Train to the end of the stage."""
