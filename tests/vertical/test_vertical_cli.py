@@ -12,6 +12,8 @@ from fedps.data.prepare.parties import synthesize_parties
 from tests.launch.rooms import here
 from tests.ports import free_address
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(autouse=True)
 def torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +66,11 @@ def test_a_job_trains_says_what_each_partys_data_is_worth_and_predicts(
     assert {folder.stat().st_mode & 0o777 for folder in (run, *(run / "parties").iterdir())} == {0o700}
     assert not [file for file in (run / "parties").rglob("*") if file.is_file() and file.stat().st_mode & 0o077]
     assert "joined in one place" in (run / "report.html").read_text()
+
+    assert here(monkeypatch, "doctor", str(run)) == 0
+    assert "users: its part of the model of epoch 2" in capsys.readouterr().out
+    assert here(monkeypatch, "runs", str(tmp_path)) == 0
+    assert "DeepFM  vertical  ok      2/2" in capsys.readouterr().out
 
     known, unknown = rows_of(tmp_path / "data" / "items.csv")[:30], {"id": "new", "item": "3", "genres": "1|2"}
     write_rows(tmp_path / "fresh.csv", [{k: row[k] for k in ("id", "item", "genres")} for row in known] + [unknown])

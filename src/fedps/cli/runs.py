@@ -88,12 +88,12 @@ def _facts(past: "Past") -> dict[str, Any]:
         "started": past.began,
         "job": past.job.get("name"),
         "model": past.model or None,
-        "mode": past.said("runner", "sync_mode"),
+        "mode": past.mode,
         "clients": past.said("runner", "worker_num"),
         "status": past.status,
         "error": past.error or None,
         "epochs": past.epochs,
-        "epochs_of_job": past.said("runner", "epochs"),
+        "epochs_of_job": past.due,
         "metrics": past.metrics,
         "wall_seconds": past.summary.get("wall_seconds"),
     }
@@ -102,13 +102,13 @@ def _facts(past: "Past") -> dict[str, Any]:
 def _row(past: "Past") -> list[str]:
     from fedps.pages.words import in_words  # noqa: PLC0415
 
-    due, wall = past.said("runner", "epochs"), past.summary.get("wall_seconds")
+    due, wall = past.due, past.summary.get("wall_seconds")
     figures = list(in_words(past.metrics).items())[:FIGURES]
     return [
         past.folder.name,
         time.strftime("%Y-%m-%d %H:%M", time.localtime(past.began)),
         past.model,
-        str(past.said("runner", "sync_mode") or ""),
+        past.mode or "",
         past.status,
         f"{past.epochs}/{due}" if due else str(past.epochs),
         ", ".join(f"{title} {value}" for title, value in figures),

@@ -23,6 +23,7 @@ from fedps.events.past import Past, look_at
 from fedps.launch.folder import can_go_on, go_on
 from fedps.serving.saved_run import model_folder
 from fedps.storage import epochs
+from fedps.vertical.checkpoint import load_model
 
 NAMED = 5  # clients, or epochs, that are named of many
 
@@ -49,12 +50,13 @@ def examine(run_dir: Path) -> Iterator[Finding]:
         ("model", lambda: _model(past)), ("private", lambda: _private(past)), (ITEMS, lambda: _items(run_dir / ITEMS)),
         ("next", lambda: _next(past)),
     ]  # fmt: skip
+    if past.mode == "vertical":
+        looks = [*(one for one in looks if one[0] in ("run", JOURNAL)), ("parties", lambda: _parties(past))]
     return look(looks)
 
 
 def _state(past: Past) -> Iterator[Finding]:
-    due = past.said("runner", "epochs")
-    said = f"{past.status}, {past.epochs}{f' of {due}' if due else ''} epochs done"
+    said = f"{past.status}, {past.epochs}{f' of {past.due}' if past.due else ''} epochs done"
     if past.status in ("ok", "running"):
         yield Finding("run", "ok", said)
     elif past.status == "by hand":
@@ -63,6 +65,19 @@ def _state(past: Past) -> Iterator[Finding]:
         yield Finding("run", "warning", f"{said}: its launcher was killed, so there is no summary and no report")
     else:
         yield Finding("run", "fault" if past.status == "damaged" else "warning", f"{said}: {past.error}")
+
+
+def _parties(past: Past) -> Iterator[Finding]:
+    """Say which parties' parts of the model are here: in vertical training each keeps its own."""
+    for party in [past.said("vertical", "active"), *past.said("vertical", "passive")]:
+        try:
+            model = load_model(past.folder / "parties" / party, "federated")
+        except DataError as error:
+            early = past.status in ("running", "by hand")
+            remedy = "" if early else "start the run again in its folder, or each party by `fedps vertical party`"
+            yield Finding("parties", "warning" if early else "fault", f"{party}: {error}", remedy)
+        else:
+            yield Finding("parties", "ok", f"{party}: its part of the model of epoch {model.epoch + 1}")
 
 
 def _job(run_dir: Path) -> Iterator[Finding]:

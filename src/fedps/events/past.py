@@ -44,7 +44,22 @@ class Past(NamedTuple):
     @property
     def model(self) -> str:
         """The network: a built-in one's mode, or the user's own class."""
-        return str(self.said("runner", "model") or self.said("hyper_parameters", "mode") or "")
+        known = (
+            self.said("vertical", "network") or self.said("runner", "model") or self.said("hyper_parameters", "mode")
+        )
+        return str(known or "")
+
+    @property
+    def mode(self) -> str | None:
+        """How it was trained: `vertical`, or a mode; None where it is not known."""
+        mode: str | None = "vertical" if "vertical" in self.job else self.said("runner", "sync_mode")
+        return mode
+
+    @property
+    def due(self) -> int | None:
+        """How many epochs the job has, at most; None where it is not known."""
+        due: int | None = self.said("vertical", "epochs") or self.said("runner", "epochs")
+        return due
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
