@@ -22,6 +22,7 @@ SUBJECTS = {
     "ctr": "DeepFM and DCN-v2 on clicks in Criteo's form, beside plain PyTorch loops; four workers beside one",
     "central": "networks of features in each mode, beside the same network trained on all data in one place",
     "vertical": "both parties' parts of a vertical network in one process, beside the same network whole",
+    "cut": "two parties over a socket, direct and through a relay that takes 20 ms, beside all in one process",
     "psi": "how long two parties take to find the ids that both have, and how many bytes pass",
     "parties": "vertical training of published sets: together over the wire, joined in one place, each side alone",
 }
@@ -34,6 +35,7 @@ NAMED_ONLY = (
     "ctr",
     "central",
     "vertical",
+    "cut",
     "psi",
     "parties",
 )  # take long; measured where they are asked for by name

@@ -148,6 +148,13 @@ def test_parties(small_data: Path) -> None:
     ]
 
 
+@pytest.mark.slow
+def test_cut(small_data: Path) -> None:
+    assert [figure.key for figure in checked("cut", small_data).figures] == [
+        "joined", "direct", "direct.ratio", "relay", "relay.ratio",
+    ]  # fmt: skip
+
+
 def test_every_subject_is_tried_here() -> None:
     tried = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert set(SUBJECTS) <= tried
