@@ -220,6 +220,6 @@ def test_a_thousand_that_have_greeted_cost_little_and_ten_clients_are_served_bes
         with crowd(place, 1000):
             for key, client in enumerate(active * 10):
                 client.turn(key % ACTIVE)
-            assert grown(place, before) < (110 if tls else 100)
+            assert grown(place, before) < (100 if tls else 60)
         for key, client in enumerate(active):
             client.turn(key)

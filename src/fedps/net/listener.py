@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +37,8 @@ IDLE = [  # milliseconds: sockets that never speak HTTP/2, or hold no stream, do
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 60_000),
 ]
+# Bytes of a TLS record that is sent. Each connection keeps one: of a thousand that are silent, 12 MB less than by default.
+RECORD = ("grpc.tsi.max_frame_size", 4096)
 
 
 class Connection(Protocol):
@@ -195,28 +198,37 @@ class Backlog:
 
 
 class Outbox:
-    """Replies on their way to one peer; None ends the connection."""
+    """Replies on their way to one peer, who alone waits for them; None ends the connection.
+
+    A thousand peers are silent most of the time, so nothing is made to wait by before somebody does.
+    """
 
     def __init__(self, backlog: Backlog) -> None:
-        self._backlog = backlog
-        self._replies: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._bytes, self._room = 0, asyncio.Event()
-        self._room.set()
+        self._backlog, self._bytes = backlog, 0
+        self._replies = deque[bytes | None]()
+        self._reader: asyncio.Future[None] | None = None
+        self._full: asyncio.Event | None = None  # set once there is room again; None while there is
 
     def put(self, reply: bytes | None) -> None:
         """Add a reply; never waits."""
-        self._replies.put_nowait(reply)
+        self._replies.append(reply)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
         self._weigh(len(reply or b""))
 
     async def get(self) -> bytes | None:
         """Wait for the next reply and take it out."""
-        reply = await self._replies.get()
+        while not self._replies:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        reply = self._replies.popleft()
         self._weigh(-len(reply or b""))
         return reply
 
     async def room(self) -> None:
         """Wait until the peer has read enough: who does not read is not read from."""
-        await self._room.wait()
+        if self._full is not None:
+            await self._full.wait()
 
     def drop(self) -> None:
         """Count no more what the peer will never read."""
@@ -226,10 +238,11 @@ class Outbox:
         self._bytes += change
         self._backlog.bytes += change
         crowded = self._backlog.bytes > self._backlog.limit and self._bytes > 0
-        if crowded or self._bytes > BACKLOG_BYTES or self._replies.qsize() > BACKLOG_REPLIES:
-            self._room.clear()
-        else:
-            self._room.set()
+        if crowded or self._bytes > BACKLOG_BYTES or len(self._replies) > BACKLOG_REPLIES:
+            self._full = self._full or asyncio.Event()
+        elif self._full is not None:
+            self._full.set()
+            self._full = None
 
 
 async def _read(requests: AsyncIterator[bytes], connection: Connection, outbox: Outbox) -> Exception | None:
@@ -331,7 +344,7 @@ async def serve(
     Raises:
         JobError: the address cannot be bound.
     """
-    server = grpc.aio.server(options=[*options(limits), *IDLE])
+    server = grpc.aio.server(options=[*options(limits), *IDLE, RECORD])
     door = Door(service, limits, certificates)
     server.add_generic_rpc_handlers((door,))
     try:
