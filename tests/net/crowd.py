@@ -50,10 +50,14 @@ class Place:
     Args:
         folder: for its job and its certificates.
         tls: whether it takes certificates.
+        clients: how many it expects.
+
+    Attributes:
+        told: its events, a line each.
     """
 
-    def __init__(self, folder: Path, tls: bool) -> None:
-        runner = {"train_data_dir": folder, "worker_num": 4000, "sync_mode": "async", "durability": "none"}
+    def __init__(self, folder: Path, tls: bool, clients: int = 4000) -> None:
+        runner = {"train_data_dir": folder, "worker_num": clients, "sync_mode": "async", "durability": "none"}
         runner |= {"start_timeout": 1000.0}  # for which the idle may stay
         self._folder, self.authority = folder, authority(folder / "certs") if tls else None
         security = {"certs": folder / "certs"} if tls else {}
@@ -65,7 +69,8 @@ class Place:
         while not (line := self._process.stdout.readline()).startswith('{"event": "ready"'):
             assert line, "it has ended"
         self.address, self.process = json.loads(line)["address"], psutil.Process(self._process.pid)
-        self._reader = threading.Thread(target=self._process.stdout.read, daemon=True)
+        self.told: list[str] = []
+        self._reader = threading.Thread(target=self.told.extend, args=[self._process.stdout], daemon=True)
         self._reader.start()
 
     def close(self) -> None:
