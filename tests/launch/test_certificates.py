@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
+import fedps
 from fedps.config import load_job
-from fedps.errors import RefusedError
+from fedps.errors import JobError, RefusedError
 from fedps.net.channel import Channel
 from fedps.net.tls import Certificates
 from fedps.wire.frame import Limits
 from tests.authorities import authority
 from tests.greeting import hello
-from tests.launch.runs import events, start_and_wait_for_training, write_long_job
+from tests.launch.runs import events, start_and_wait_for_training, write_job, write_long_job
 
 WAIT = 120.0  # seconds; far beyond what any of this takes
 
@@ -42,6 +43,23 @@ def test_a_client_whose_data_the_run_does_not_have_is_refused_though_its_certifi
         ("client stranger", "identity")
     ]
     assert "stranger" not in [e["client"] for e in events(run_dir) if e["event"] == "joined"]
+
+
+@pytest.mark.timeout(500)
+def test_python_code_runs_a_job_with_certificates_and_within_one_process_without_to_the_same_figures(
+    tmp_path: Path,
+) -> None:
+    settings = {"security.certs": authority(tmp_path / "certs", "0", "1", "2").folder, "geo_merge": "adaptive"}
+    job = write_job(tmp_path)
+    guarded, within = (
+        fedps.run(job, run_dir=tmp_path / name, in_process=name == "within", quiet=True, **settings)
+        for name in ("guarded", "within")
+    )
+    assert guarded.metrics == within.metrics and guarded.job.security.certs == settings["security.certs"]
+    assert not any(e["event"] == "refused" for e in events(tmp_path / "guarded"))
+    with pytest.raises(JobError, match="client 3"):
+        (tmp_path / "data" / "train" / "3.csv").write_text("3,7,1\n")
+        fedps.run(job, run_dir=tmp_path / "lacks one", quiet=True, **settings)
 
 
 @pytest.mark.timeout(500)

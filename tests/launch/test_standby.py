@@ -13,9 +13,11 @@ import pytest
 from fedps.config import Job
 from fedps.launch.one_role import load_here
 from fedps.net.channel import Channel
+from fedps.net.tls import Certificates
 from fedps.server.server import limits_of
 from fedps.types import Init, Rule, TableSpec
 from fedps.wire.messages import Join, Leave, Pull, Push
+from tests.authorities import authority
 from tests.greeting import hello
 from tests.launch.runs import fedps, start, write_job
 from tests.ports import free_address
@@ -26,14 +28,18 @@ WAIT = 90  # seconds; far beyond what any of this takes
 
 
 class Home:
-    """Where a server and one that stands by for it are started."""
+    """Where a server and one that stands by for it are started, with certificates or in the clear."""
 
-    def __init__(self, folder: Path, **runner: Any) -> None:
+    def __init__(self, folder: Path, tls: bool = False, **runner: Any) -> None:
         self.run_dir, self.said, self.address = folder / "run", folder / "said", str(free_address())
         self._file = write_job(folder, sync_mode="async", worker_num=1, **runner)
         self.job: Job = load_here(self._file, ["runner.server_num=1"]).job
-        self._args = ("server", self._file, "--servers", self.address, "--run_dir", self.run_dir)
-
+        self._args: tuple[object, ...] = ("server", self._file, "--servers", self.address, "--run_dir", self.run_dir)
+        self._certificates = None
+        if tls:
+            made = authority(folder / "certs", "0")
+            self._args += ("--certs", made.folder)
+            self._certificates = Certificates(made.folder, "client", "0")
         self.said.mkdir()
 
     @contextmanager
@@ -59,7 +65,7 @@ class Home:
             time.sleep(0.05)
 
     def client(self) -> Channel:
-        channel = Channel(self.address, hello(self.job, "0"), limits_of(self.job), patience=WAIT)
+        channel = Channel(self.address, hello(self.job, "0"), limits_of(self.job), WAIT, self._certificates)
         channel.request(Join((ROWS,), 0)).result(WAIT)
         return channel
 
@@ -70,8 +76,9 @@ def push(client: Channel, number: int) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_who_stands_by_has_all_that_was_acknowledged_when_the_server_is_killed(tmp_path: Path) -> None:
-    home = Home(tmp_path, reconnect_timeout=60.0)
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+def test_who_stands_by_has_all_that_was_acknowledged_when_the_server_is_killed(tls: bool, tmp_path: Path) -> None:
+    home = Home(tmp_path, tls, reconnect_timeout=60.0)
     with home.started("first") as first, home.started("second", "--standby") as second:
         client = home.client()
         for number in range(1, 21):
