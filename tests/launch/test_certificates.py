@@ -49,7 +49,10 @@ def test_a_client_whose_data_the_run_does_not_have_is_refused_though_its_certifi
 def test_python_code_runs_a_job_with_certificates_and_within_one_process_without_to_the_same_figures(
     tmp_path: Path,
 ) -> None:
-    settings = {"security.certs": authority(tmp_path / "certs", "0", "1", "2").folder, "geo_merge": "adaptive"}
+    settings: dict[str, Any] = {
+        "security.certs": authority(tmp_path / "certs", "0", "1", "2").folder,
+        "geo_merge": "adaptive",
+    }
     job = write_job(tmp_path)
     guarded, within = (
         fedps.run(job, run_dir=tmp_path / name, in_process=name == "within", quiet=True, **settings)
