@@ -32,7 +32,7 @@ def test_the_kinds_are_those_that_other_tools_read() -> None:
         "epoch_begin", "first_batch", "progress", "epoch_end", "evaluate_begin", "evaluated", "simulated", "done", "saved",
         "loaded", "lost", "refused", "suspended", "left_behind", "selected", "round", "taught", "ends_early", "clock",
         "dropped", "at_work", "tables", "restarted", "resumed", "completed", "joined", "left", "expelled", "audited",
-        "scripted", "matched", "measured", "staged", "scored", "outcome",
+        "scripted", "matched", "measured", "staged", "scored", "outcome", "compared",
     }  # fmt: skip
 
 

@@ -282,7 +282,7 @@ class Client(Process):
             frame = reply.frame
             assert frame is not None and isinstance(frame.message, Values)
             versions.append(frame.message.clock)
-            self.ledger.saw(self.process, reply.life, shard, frame.message.clock, frame.arrays, least)
+            self.ledger.saw(self.process, reply.life, shard, frame.message, frame.arrays, least)
         return versions
 
     def _push(self, versions: Sequence[int]) -> None:

@@ -67,6 +67,7 @@ class History:
             self.ledger.wrong(f"it does not end: {', '.join(sorted(self._left))} wait for ever")
         for shard, home in enumerate(self.homes):
             self._check(shard, home)
+        self.ledger.check_same()
 
     def close(self) -> None:
         """Give back what processes hold that have died, or would go on."""

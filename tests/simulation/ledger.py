@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedps.access.same_table import Seen, Witness, compare
 from fedps.events import events
 from fedps.server.server import ParameterServer
 from fedps.table.store import Store
 from fedps.types import NO_KEYS, ClientId, Values
 from fedps.wire.messages import Assignment
+from fedps.wire.messages import Values as Answer
+from fedps.wire.pieces import Piece
 from tests.simulation.network import Reply
 from tests.simulation.plan import BIAS, BIASES, COLUMNS, ROWS, STEPS, Plan
 from tests.simulation.pushed import UNIT, Model, Pushed, merged, windows_of
@@ -67,6 +70,7 @@ class Ledger:
         self._excluded: list[dict[str, float]] = [{} for _ in range(plan.servers)]
         self._rounds: dict[str, tuple[str, int]] = {}  # of each client: its process and the last round assigned to it
         self._told: list[events.Selected | events.Round] = []  # by the coordinator
+        self._witnesses: dict[ClientId, Witness] = {}
 
     def wrong(self, what: str) -> None:
         """Raise that something is wrong."""
@@ -109,10 +113,11 @@ class Ledger:
         return None if self._plan.gated or self._plan.mode == "buffered" else self._answered[shard].copy()
 
     def saw(
-        self, process: str, life: int, shard: int, clock: int, arrays: Sequence[Values], least: Model | None
+        self, process: str, life: int, shard: int, answer: Answer, arrays: Sequence[Values], least: Model | None
     ) -> None:  # fmt: skip
         """Check what a pull brought: nothing goes back, what was answered is there, and nothing that nobody said."""
-        rows = arrays[0]
+        rows, clock = arrays[0], answer.clock
+        self._note(process, shard, answer, arrays)
         before, seen = self._last.get((process, shard, life), (0, rows))
         if clock < before or (rows < seen).any():
             self.wrong(f"{process} saw shard {shard} go back, from clock {before} to {clock}")
@@ -131,6 +136,22 @@ class Ledger:
             there = (rows >= least.rows[keys] * scale).all() and (bias is None or (bias >= least.bias * scale).all())
             if not there:
                 self.wrong(f"{process} did not see at shard {shard} what had been answered")
+
+    def _note(self, process: str, shard: int, answer: Answer, arrays: Sequence[Values]) -> None:
+        """Let a client's witness note what a pull brought, as if all of it was of one round."""
+        client = ClientId(client_of(process))
+        if client not in self._witnesses:
+            self._witnesses[client] = Witness(self._plan.clients)
+            self._witnesses[client].begin(b"secret")
+        for table, keys, values in zip(answer.tables, (self._plan.row_keys(shard), NO_KEYS), arrays, strict=False):
+            self._witnesses[client].note(shard, answer, Piece(table, keys, ..., values.shape), values)
+
+    def check_same(self) -> None:
+        """Check that servers gave all clients the same, as far as these can compare it: whoever died and went on there."""
+        reports = {client: witness.report() for client, witness in self._witnesses.items()}
+        seen = {client: report for client, report in reports.items() if isinstance(report, Seen)}
+        if self._plan.job.runner.versioned and seen and (differs := compare(seen).differs):
+            self.wrong(differs)
 
     @property
     def _scale(self) -> float:

@@ -58,6 +58,7 @@ KEPT: dict[type[Event], tuple[str, ...]] = {
     events.Unsaved: ("epoch",),
     events.Selected: ("round", "selected", "waiting", "finished"),
     events.Round: ("round",),
+    events.Compared: ("round", "alone", "differs"),
     events.EndsEarly: ("round", "reason"),
     events.Stopped: ("rejected", "repeated"),
 }

@@ -14,6 +14,7 @@ from typing import TextIO
 
 import msgspec
 
+from fedps.access.same_table import Witness
 from fedps.client import private_rows
 from fedps.client.checkpoint import Checkpoint, Checkpoints, Moment
 from fedps.client.distill import Distiller
@@ -92,6 +93,7 @@ class FLClient(Steps):
         self._signs = Signs(job.runner.step_timeout, self._give_sign)
         self.evaluated: Evaluation | None = None
         self._rounds: Rounds = Schedule(job.runner)
+        self._witness = Witness(job.runner.worker_num or 1)
         self._bandwidth, self._joined, self._unsaved = 0.0, False, False
         self._ended = 0  # the last round that had ended at the servers before this process came
         self._simulated = Simulated(job, client, report) if job.traces is not None else None
@@ -175,7 +177,8 @@ class FLClient(Steps):
             channel = self._channels[COORDINATOR]
             amend = self._simulated.device.disguise if self._simulated else None
             learn = self._distiller.take if self._distiller else None
-            self._rounds = Coordinated(channel, len(self.data), self.log, self.report, amend, learn)
+            self.shards.note = self._witness.note
+            self._rounds = Coordinated(channel, len(self.data), self.log, self.report, amend, learn, self._witness)
         self._mode = build_mode(self.job, self.learner, self.shards, len(self.data))
         dump = open_dump(self.job, self.number, self.learner, self.run_dir, self.allow, self.log)
         mean = cache(self.shards.mean_samples) if runner.in_step else None  # asked once: it stays the same
@@ -224,6 +227,7 @@ class FLClient(Steps):
     def restore(self, state: State) -> None:
         """Go on from what `state` returned in another process."""
         self.assignment = msgspec.json.decode(state["assignment"], type=Assignment)
+        self._witness.begin(self.assignment.secret)
         self._bandwidth, self._unsaved = state["bandwidth"], state["unsaved"]
         self.trained, self.evaluated = outcome_of(state)
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from msgspec.structs import replace
 
+from fedps.access.same_table import Witness
 from fedps.client.trainer import Trained
 from fedps.config import Job, Runner
 from fedps.errors import JobError, WireError
@@ -70,16 +71,17 @@ class Coordinated:
         report: takes an event for each assignment.
         amend: changes what is said of this client, as a simulation does; by default what was measured is said.
         learn: takes soft targets, float32[S], and before them the round whose public pairs they are of.
+        witness: says what servers gave this client.
     """
 
     def __init__(
         self, channel: Transport, samples: int, log: TextIO, report: Report,
         amend: Callable[[ClientInfo], ClientInfo] | None = None,
-        learn: Callable[[int, Values], None] | None = None,
+        learn: Callable[[int, Values], None] | None = None, witness: Witness | None = None,
     ) -> None:  # fmt: skip
         self._channel, self._samples, self._log, self._report = channel, samples, log, report
         self._amend, self._learn = amend or (lambda info: info), learn
-        self._round, self._speed = 0, 0.0
+        self._round, self._speed, self._witness = 0, 0.0, witness or Witness(1)
 
     def next(self, trained: Trained | None, evaluated: Evaluation | None, bandwidth: float) -> Assignment:
         """Report, and wait, without limit of time, for what to do next.
@@ -91,13 +93,15 @@ class Coordinated:
         self._channel.welcome.result()  # a coordinator that is not up yet is waited for, as a server is
         began = time.monotonic()
         logits = [] if trained is None or trained.logits is None else [trained.logits]
-        message = RoundReport(self._round, self._amend(self._info(trained, evaluated, bandwidth)), bool(logits))
-        frame = self._channel.request(message, [*_histograms(trained, evaluated), *logits]).result()
+        info, seen = self._amend(self._info(trained, evaluated, bandwidth)), self._witness.report()
+        message = RoundReport(self._round, info, bool(logits), seen[0])
+        frame = self._channel.request(message, [*_histograms(trained, evaluated), *logits, *seen[1:]]).result()
         seconds = time.monotonic() - began
         due = frame.message
         if not isinstance(due, Assignment):
             raise WireError(f"a report was answered by {type(due).__name__}")
         self._round = due.round
+        self._witness.begin(due.secret)
         if due.targets_of > 0 and self._learn is not None:
             self._learn(due.targets_of, frame.arrays[0])
         print(f"fl-ps > rpc service call cost time: {1000 * seconds:.1f} ms", file=self._log)

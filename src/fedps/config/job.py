@@ -118,6 +118,12 @@ class Job(Section):
         return None if path is None else self.folder / path.expanduser()
 
     @property
+    def compares_tables(self) -> bool:
+        """Whether the coordinator compares what servers give the clients."""
+        runner, wished = self.runner, self.security.same_table
+        return runner.with_coordinator and runner.versioned and runner.worker_num != 1 and wished is not False
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What reading the file had to say of the original's keys; not saved with the job."""
         return self._notes

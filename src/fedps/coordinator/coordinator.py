@@ -31,13 +31,14 @@ from fedps.config import Job
 from fedps.config.shared import shared_part
 from fedps.coordinator.members import Member, Members
 from fedps.coordinator.planner import Planner, predictions
-from fedps.coordinator.reports import Scores, check, in_words, read_scores, short
+from fedps.coordinator.reports import Scores, check, check_same, in_words, read_scores, short
 from fedps.coordinator.resuming import Decided, Memory, learned_in, unsaved
 from fedps.coordinator.round import Clock, RealClock, Round
 from fedps.coordinator.selectors import STATES, ClientSelectorBase, FLStrategy, make_selector
 from fedps.errors import RefusedError
 from fedps.events import events
-from fedps.events.events import Report, dated
+from fedps.events.events import Report
+from fedps.events.forms import dated
 from fedps.figures import aucs_of
 from fedps.metrics import BUCKETS
 from fedps.simulation.traces import SimulatedClock, read_traces
@@ -45,7 +46,7 @@ from fedps.types import ClientId, Identity
 from fedps.wire.frame import Frame, Limits
 from fedps.wire.messages import Assignment, Hello, RoundReport, Welcome
 
-MESSAGE_BYTES = 1 << 20  # a report is 130 kB, with logits of public pairs up to 660 kB
+MESSAGE_BYTES = 2 << 20  # a report is 130 kB, with logits of public pairs up to 660 kB, with tags up to 600 kB
 AUC_BYTES = 2 * BUCKETS * 8  # more of each AUC that is measured
 RETRY = 1.0  # seconds between two tries to write what is decided
 
@@ -106,10 +107,10 @@ class Coordinator:
         """Write to the log that clients are answered from now on; `address`: `host:port`, None within one process."""
         if address is not None:
             host, _, port = address.rpartition(":")
-            self._say(f"Server[fedps.Coordinator] is serving on port={port}.")
-            self._say(f"fl-ps > coordinator service addr: {host}, {port}, 0")
-        self._say("fl-ps > StartCoordinatorServer finished!")
-        self._say("fl-ps > running make_fl_strategy(loop) in coordinator")
+            where = f"fl-ps > coordinator service addr: {host}, {port}, 0"
+            self._say(f"Server[fedps.Coordinator] is serving on port={port}.", where)
+        running = "fl-ps > running make_fl_strategy(loop) in coordinator"
+        self._say("fl-ps > StartCoordinatorServer finished!", running)
 
     @property
     def over(self) -> bool:
@@ -249,6 +250,9 @@ class Coordinator:
                 self._open(self._decided, now)
         except Exception as error:  # of the user's own code, or of the disk
             self.failure = error
+            if isinstance(error, RefusedError):  # a server has cheated: all are told, whatever they wait for
+                for conversation in filter(None, map(self.roster.connection, here)):
+                    conversation.refuse(0, error)
 
     def _decide(self, waiting: Mapping[ClientId, Member]) -> Decided:
         began = self._monotonic()
@@ -297,6 +301,7 @@ class Coordinator:
     def _evaluate(self) -> None:
         """Merge the figures and the predictions of the round that ends, and see whether the job ends with it."""
         round_, reported = self.round.number, self.round.reported(self.members.here)
+        check_same(round_, {client: m.scores for client, m in reported.items()}, self.job.security, self._report)
         expected = self.members.expected
         self._say(f"last_round_total_fl_clients_num: {expected}, has recved fl client num: {len(reported)}")
         ended = self._planner.stopping.reason
@@ -352,8 +357,8 @@ class Coordinator:
         connected = [c for client in sorted(self.roster.connected) if (c := self.roster.connection(client))]
         if not self._all_came and len(connected) >= self.members.expected:
             self._all_came = True
-            self._say(f">>> all trainer endpoints: {[c.endpoint for c in connected]}")
-            self._say("fl-ps > StartCoordinatorClient finish!")
+            endpoints = f">>> all trainer endpoints: {[c.endpoint for c in connected]}"
+            self._say(endpoints, "fl-ps > StartCoordinatorClient finish!")
 
     def _lose(self, client: ClientId) -> None:
         self._miss(client)
@@ -396,6 +401,6 @@ class Coordinator:
         self.members.begin_anew()
         self.round = self.round.then(0, self._monotonic())
 
-    def _say(self, line: str) -> None:
-        """Write a line to the log."""
-        print(dated(line), file=self._log, flush=True)
+    def _say(self, *lines: str) -> None:
+        """Write lines to the log."""
+        print(*map(dated, lines), sep="\n", file=self._log, flush=True)

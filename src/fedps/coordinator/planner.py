@@ -1,6 +1,7 @@
 """Plans the rounds: merges their figures, keeps what became of each client's turns, and asks the selector who trains next."""
 
 import math
+import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fedps.config import Job, Runner
@@ -38,6 +39,7 @@ class Planner:
     def __init__(self, job: Job, selector: ClientSelectorBase, clock: Clock) -> None:
         self._job, self.selector, self.clock = job, selector, clock
         self.history, self.stopping, self.teacher = History(), Stopping(job.runner), make_teacher(job)
+        self._secret = b""  # of the round that was planned last
 
     def evaluate(self, round_: int, members: Sequence[Member]) -> Figures:
         """Return the merged figures of a round, and see whether they end the job."""
@@ -53,6 +55,7 @@ class Planner:
         Raises:
             Exception: what the selector raised, or why its answer cannot be followed.
         """
+        self._secret = secrets.token_bytes(16) if self._job.compares_tables else b""
         if round_ > self._job.runner.epochs or self.stopping.reason:
             return dict.fromkeys(clients, FLStrategy("FINISH"))
         return choose(self.selector, round_, clients, known, self.history.turns)
@@ -73,6 +76,7 @@ class Planner:
             dict(strategy.extra),
             strategy.geo_step,
             self.teacher.round if self.teacher and joins else 0,
+            self._secret,
         )
 
     def quorum(self, joined: int) -> int:

@@ -13,11 +13,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fedps.access.conversation import MAX_NAME
+from fedps.access.same_table import Seen, compare, read_seen
+from fedps.config.sections.security import Security
 from fedps.coordinator.teacher import Teacher, check_logits
 from fedps.errors import RefusedError
+from fedps.events import events
+from fedps.events.events import Report
 from fedps.figures import DEFAULT, MAX_COUNT, MAX_LOSS, ONE_LABEL, aucs_of, fault_of
 from fedps.metrics import BUCKETS, Histogram
-from fedps.types import ClientInfo, Values
+from fedps.types import ClientId, ClientInfo, Values
 from fedps.wire.messages import RoundReport
 
 LEAST_RATE = 1e-9  # of a speed or a bandwidth that is not 0, which states none
@@ -35,11 +39,12 @@ OFF = 1000.0  # times that a stated speed may differ from samples over seconds
 
 @dataclass
 class Scores:
-    """What a client's last round made of samples: score histograms, and logits of the round's public pairs, float32[S]."""
+    """What came with a report: score histograms, logits of the round's public pairs, float32[S], and what servers gave."""
 
     training: Histogram = field(default_factory=Histogram)
     held_out: dict[str, Histogram] = field(default_factory=dict)  # by the AUC that each tells
     logits: Values | None = None
+    seen: Seen | None = None
 
 
 def read_scores(
@@ -54,7 +59,7 @@ def read_scores(
         metrics: what the job measures of held-out samples.
 
     Raises:
-        RefusedError: counts that are none, or logits that nobody can use.
+        RefusedError: counts that are none, logits that nobody can use, or tags that make no sense.
     """
     logits = arrays[4] if report.logits else None
     if logits is not None:
@@ -62,7 +67,35 @@ def read_scores(
     aucs = aucs_of(metrics)
     held_out = [_split(counts, len(aucs)) for counts in arrays[2:4]]
     spread = {name: _histogram(*counts) for name, *counts in zip(aucs, *held_out, strict=True)}
-    return Scores(_histogram(*arrays[:2]), spread, logits)
+    seen = read_seen(report.places, *arrays[-3:]) if report.places else None
+    return Scores(_histogram(*arrays[:2]), spread, logits, seen)
+
+
+def check_same(round_: int, reported: Mapping[ClientId, Scores], security: Security, report: Report) -> None:
+    """Make sure that servers gave all clients the same in a round, as far as these can say, and tell of it.
+
+    Args:
+        round_: its number.
+        reported: what came with the reports of it.
+        security: says whether each client has to have something in common with another; else it is told if one has not.
+        report: takes the event.
+
+    Raises:
+        RefusedError: servers did not.
+    """
+    seen = {client: scores.seen for client, scores in reported.items() if scores.seen is not None}
+    if not seen:
+        return
+    found = compare(seen)
+    report(events.Compared(round_, *found))
+    lone = ", ".join(map(repr, found.alone)) if len(seen) > 1 else ""
+    alone = f"what servers gave client {lone} can be compared with nobody's: they named another time or process to it, or it"
+    alone += " has no row and no layer in common with others"
+    if found.differs or (lone and security.same_table):
+        why = f"{found.differs}; else a client reports what it was not given" if found.differs else alone
+        raise RefusedError("differs", f"round {round_}: {why}; the run ends here")
+    if lone:
+        report(events.Note(f"round {round_}: {alone}"))
 
 
 def check(

@@ -12,7 +12,6 @@ import re
 import time
 import traceback
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -29,6 +28,7 @@ class Event(
 
 
 Report = Callable[[Event], None]
+FINAL = ("identity", "differs")  # refusals that are not made good by another process
 STEADY = getattr(
     time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC
 )  # which nobody sets, and which goes on while a machine sleeps
@@ -69,7 +69,7 @@ class Checked(Event, frozen=True):
 
 
 class Failed(Event, frozen=True):
-    """A role cannot go on; `in_job`: because of a mistake in the job, or its certificate does not count; `in_data`: in the data."""
+    """A role cannot go on; `in_job`: to start it again is no use; `in_data`: because of a mistake in the data."""
 
     error: str
     traceback: str = ""
@@ -83,8 +83,8 @@ class Failed(Event, frozen=True):
         reason = short or (str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}")
         whole = short or isinstance(error, JobError | DataError | IdentityError | RefusedError | LostError)
         trace = "" if whole else "".join(traceback.format_exception(error))
-        mistaken = isinstance(error, JobError) or (isinstance(error, RefusedError) and error.kind == "identity")
-        return cls(printable(reason), printable(trace), mistaken, isinstance(error, DataError))
+        final = isinstance(error, JobError) or (isinstance(error, RefusedError) and error.kind in FINAL)
+        return cls(printable(reason), printable(trace), final, isinstance(error, DataError))
 
 
 class Restarted(Event, frozen=True):
@@ -350,6 +350,15 @@ class Completed(Event, frozen=True):
     figures: dict[str, int | float | list[ClientId] | None]
 
 
+class Compared(Event, frozen=True):
+    """What servers gave clients in a round was compared: so many rows and tensors that at least two had."""
+
+    round: int
+    values: int
+    alone: list[ClientId]  # of whom none could be compared
+    differs: str = ""  # what a server gave to some and not to others; empty if nothing
+
+
 class Taught(Event, frozen=True):
     """Soft targets were made of a round's logits: each client's weight, and their mean cross-entropy against the labels."""
 
@@ -381,11 +390,6 @@ def now() -> float:
 def stamp(role: str, name: str, event: Event) -> Entry:
     """Stamp an event that has just come."""
     return Entry(round(now(), 6), role, name, event)
-
-
-def dated(line: str) -> str:
-    """Return a line of a log for people as the original's Python dates it."""
-    return f"{datetime.now().astimezone().strftime('%Y-%m-%d %H:%M:%S,%f')[:-3]} - INFO - {line}"
 
 
 def printable(fact: Any, kept: str = "\n\t") -> Any:

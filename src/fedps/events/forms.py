@@ -1,5 +1,6 @@
-"""How an event travels from a role to the launcher, and how it stands in the journal."""
+"""How an event travels from a role to the launcher, and how it stands in the journal; how a line stands in a log."""
 
+from datetime import datetime
 from typing import Any, Union
 
 import msgspec
@@ -44,6 +45,11 @@ def facts(event: Event) -> dict[str, Any]:
         plain.pop(name, None)
     sums = {JOURNALED.get(name, name): value for name, value in plain.pop("sums", {}).items()}
     return plain | {k: v for k, v in (sums | plain.pop("figures", {})).items() if k not in plain}
+
+
+def dated(line: str) -> str:
+    """Return a line of a log for people as the original's Python dates it."""
+    return f"{datetime.now().astimezone().strftime('%Y-%m-%d %H:%M:%S,%f')[:-3]} - INFO - {line}"
 
 
 def _bare(fact: object) -> object:

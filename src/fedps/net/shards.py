@@ -4,7 +4,7 @@ A sparse row lives on shard `key % shards`. A dense tensor lives whole on one sh
 needs a tensor's norm finds all of it in one place; tensors are dealt out by size.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Protocol
@@ -34,6 +34,8 @@ from fedps.wire.messages import (
 )
 from fedps.wire.messages import Values as Answer
 from fedps.wire.pieces import Piece, Room, cut_rows, cut_tensors, placement
+
+Note = Callable[[int, Answer, Piece, Values], None]  # takes a server, its answer, and a piece of it with its values
 
 
 class Transport(Protocol):
@@ -72,9 +74,9 @@ class PullTicket:
 
     def __init__(
         self, requests: Sequence[tuple[int, "Future[Frame]", list[Piece]]], shapes: Mapping[TableName, tuple[int, int]],
-        seconds: float = 0.0,
+        seconds: float = 0.0, note: Note | None = None,
     ) -> None:  # fmt: skip
-        self._requests, self._shapes, self.seconds = requests, shapes, seconds
+        self._requests, self._shapes, self.seconds, self._note = requests, shapes, seconds, note
         self.clocks: dict[int, int] = {}
 
     @property
@@ -98,10 +100,13 @@ class PullTicket:
                 raise WireError(f"Pull of {tables} was answered by {answer}")
             self.clocks[shard] = min(answer.clock, self.clocks.get(shard, answer.clock))
             arrays = iter(frame.arrays)
-            for (table, _, at, due), form in zip(pieces, answer.forms or plain(tables), strict=True):
+            for piece, form in zip(pieces, answer.forms or plain(tables), strict=True):
+                table, _, at, due = piece
                 values = unpack(form, [next(arrays) for _ in ARRAYS[form]], due)
                 if values.shape != due:
                     raise WireError(f"Pull of {table!r} brought {values.shape}, due {due}")
+                if self._note is not None:
+                    self._note(shard, answer, piece, values)
                 if values.shape == self._shapes[table]:
                     out[table] = values  # the whole of it, as it came
                 elif values.size:
@@ -144,6 +149,7 @@ class Shards:
     Attributes:
         sequence: of the last push; all servers get the same, if only an empty one.
         taken: of the last push that each server has, perhaps from a process before this one; none up to it is sent again.
+        note: takes all that pulls bring, as it comes; None: nobody does.
     """
 
     def __init__(
@@ -159,6 +165,7 @@ class Shards:
             for shard, room in enumerate(self._room)
         ]
         self.sequence, self.taken = 0, [0] * len(channels)
+        self.note: Note | None = None
         self._pushing = 0.0  # seconds that the last push may be under way
         self._compressor, self._answer_form = Compressor(compression, self._specs), compression.pull
 
@@ -259,7 +266,7 @@ class Shards:
                 requests.append((shard, channel.request(pull, [piece.keys for piece in pieces]), pieces))
         shapes = {n: self._shape(n, keys) for n, keys in wanted.items()}
         size = sum(4 * rows * columns for rows, columns in shapes.values()) + sum(k.nbytes for k in wanted.values())
-        return PullTicket(requests, shapes, self._seconds(size) + self._pushing)
+        return PullTicket(requests, shapes, self._seconds(size) + self._pushing, self.note)
 
     def push(
         self, changes: Mapping[TableName, Rows], clock: int | Mapping[int, int], weight: float = 1.0, rate: float = 1.0

@@ -1,6 +1,8 @@
 """A pull on its way: checked, and answered once the window it asks for is merged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
 
 from fedps.access.conversation import Conversation
 from fedps.errors import TableError
@@ -18,10 +20,11 @@ class Pulls:
     Args:
         shard: what they ask for.
         limits: what a pull may be.
+        edition: tells the word that answers carry, see `Values`.
     """
 
-    def __init__(self, shard: Shard, limits: Limits) -> None:
-        self._shard, self._limits = shard, limits
+    def __init__(self, shard: Shard, limits: Limits, edition: Callable[[], str] = str) -> None:
+        self._shard, self._limits, self._edition = shard, limits, edition
 
     def take(self, conversation: Conversation, ticket: int, member: Member, pull: Pull, arrays: Sequence[Keys]) -> bool:
         """Check a pull, and answer it, now or later; return whether it waits.
@@ -51,4 +54,4 @@ class Pulls:
             conversation.refuse(ticket, error)
         else:
             member.fetch(self._limits.seconds(sum(v.nbytes for v in values)))
-            conversation.reply(ticket, rows, values)
+            conversation.reply(ticket, replace(rows, edition=self._edition()), values)

@@ -12,7 +12,8 @@ from fedps.access.audit import Audit
 from fedps.config import Job
 from fedps.errors import DataError, JobError, LostError
 from fedps.events import events
-from fedps.events.events import Report, dated
+from fedps.events.events import Report
+from fedps.events.forms import dated
 from fedps.net.listener import serve_to_the_end
 from fedps.net.protection import protect
 from fedps.server.beside import InThread, at_once

@@ -8,6 +8,7 @@ Here every verb of the protocol is dispatched, and what follows for everybody is
 keep to stands in `requests`, tables and gate in `shard`, who is waited for in `members` and `barriers`.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -94,7 +95,9 @@ class ParameterServer:
         self.shard.charge = self.members.charge
         self.shard.saves.caught_up = lambda: self.advance(monotonic())
         self.ballot, self.barriers = Ballot(), Barriers(job, self.members)
-        self._pulls = Pulls(self.shard, self.limits)
+        # A process that died may have answered what it had not written down; and what an epoch's end rounds has the same clock.
+        process = secrets.token_hex(8)
+        self._pulls = Pulls(self.shard, self.limits, lambda: f"{process}.{self.barriers.epoch}")
         self._pushes = Pushes(self.shard, self.members, self.roster, self._budget, self.limits, self._done)
         self._asking: dict[Conversation, int] = {}  # tickets of Census
         self._complete_at = 0.0  # when the last of those expected came

@@ -61,6 +61,7 @@ KEYS: Kind = ("i", 1)  # counts of a histogram, too
 ROWS: Kind = ("f", 2)
 LINE: Kind = ("f", 1)
 POINTS: Kind = ("i", 2)
+HALVES: Kind = ("b", 1)  # of two bytes
 
 
 HELD_MESSAGES = 8  # of full size: what a server keeps for one connection
@@ -248,8 +249,8 @@ def _check_arrays(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
             due = [kind for form in _forms(message, forms) for kind in ARRAYS[form]]
         case Seed():
             due = [ROWS]
-        case RoundReport(logits=logits):
-            due = [KEYS] * 4 + [LINE] * logits
+        case RoundReport(logits=logits, places=places):
+            due = [KEYS] * 4 + [LINE] * logits + [KEYS, KEYS, HALVES] * bool(places)
         case Assignment(targets_of=round_):
             due = [LINE] * (round_ > 0)
         case Blind() | Blinded():

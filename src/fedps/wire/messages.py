@@ -20,7 +20,7 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 11
+PROTOCOL = 12
 Samples = Literal["train", "test"]
 
 
@@ -102,12 +102,14 @@ class Values(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, 
     """Answer to Pull. Arrays: for each table float32[U, dim] (dense: [1, n], the floats asked for).
 
     `clock`: the step, window or version that was open when these values were read.
+    `edition`: any word; under the same clock and edition of a server whose clients go in step, all get the same values.
     `forms`: with one for each table, its values come as `compress` says instead.
     """
 
     tables: tuple[TableName, ...]
     forms: tuple[Form, ...] = ()
     clock: int = 0
+    edition: str = ""
 
 
 class Push(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -170,12 +172,17 @@ class RoundReport(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=T
     `round` is the last round that was assigned to this client, 0 before the first.
     `logits`: whether logits of the round's public pairs come too.
     Arrays: the round's score histograms, int64[4096] each or none: positives and negatives in training, then in evaluation,
-    there end to end where the job measures several AUCs; then float32[S], if there are logits.
+    there end to end where the job measures several AUCs; then float32[S], if there are logits; then, if there are
+    `places`, what the servers gave this client, for E rows and tensors drawn by lot: where and when, int64[E] sorted,
+    each `clock * len(places) + place`; tags, int64[E], the same for the same row of the same time; and digests of values,
+    uint16[E].
+    `places`: tables and servers that these are of.
     """
 
     round: int
     info: ClientInfo
     logits: bool = False
+    places: tuple[tuple[TableName, int], ...] = ()
 
 
 class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -186,6 +193,7 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     `geo_step`: of this round's training; None takes the job's. `deadline`: seconds from this answer after which the others go on
     without this client; None: only the job's timeouts. `extra`: what a selector tells the client's own handlers.
     `targets_of`: the round whose public pairs soft targets come for, 0 for none. Arrays: then these, float32[S].
+    `secret`: the same for all clients, by which they say what servers give them in this round; empty: they need not.
     """
 
     round: int
@@ -198,6 +206,7 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     extra: dict[str, Any] = {}
     geo_step: int | None = None
     targets_of: int = 0
+    secret: bytes = b""
 
 
 class Blind(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -342,6 +351,7 @@ KINDS = {
     "not_finite": "a NaN or an infinity among the values",
     "stale": "a sequence, clock or round that lies behind or too far ahead",
     "ended": "the active party cannot go on, or has ended: another party's fault or its own",
+    "differs": "a server has given clients different values of what is the same for all",
     "no_space": "the server's disk is full, and what is not on disk does not count: ask again in a moment",
 }
 

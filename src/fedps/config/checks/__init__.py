@@ -57,6 +57,10 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Job], list[str]]], ...] = (
         ("simulation", "selector", "runner.with_coordinator", "runner.train_data_dir", "runner.worker_num"),
         rounds.traces,
     ),
+    (
+        ("security.same_table", "runner.with_coordinator", "runner.sync_mode", "runner.geo_merge"),
+        rounds.same_table,
+    ),
     (("distillation.public_data",), rounds.public_data),
     (("distillation", "runner.with_coordinator", "hyper_parameters.loss", "features"), rounds.distillation),
     (("runner.model",), training.class_path),

@@ -172,6 +172,23 @@ def traces(job: Job) -> list[str]:
     return [f"simulation.traces: {job.traces}: has no trace for client {named}; there must be one for each client"]
 
 
+def same_table(job: Job) -> list[str]:
+    """Say that nobody could compare what servers give the clients."""
+    if not job.security.same_table:
+        return []
+    mistakes, subject = [], "security.same_table: true: "
+    if not job.runner.with_coordinator:
+        mistakes.append(
+            f"{subject}it is the coordinator that compares: set runner.with_coordinator: true, or leave it out"
+        )
+    if not job.runner.versioned:
+        mistakes.append(
+            f"{subject}where each push is applied at once, no two clients are given the same: use sync_mode sync or round, or"
+            " geo_merge heat, adaptive or buffered, or leave it out"
+        )
+    return mistakes
+
+
 def public_data(job: Job) -> list[str]:
     """Say that the public file is not there."""
     path = job.public_data

@@ -227,6 +227,11 @@ class Runner(Section):
         return self.sync_mode == "sync" or (self.sync_mode == "geo" and self.geo_merge in LOCKSTEP)
 
     @property
+    def versioned(self) -> bool:
+        """Whether what clients pull at one clock is one and the same: pushes are merged together, not each at once."""
+        return self.lockstep or self.sync_mode == "round" or (self.sync_mode == "geo" and self.geo_merge in MERGED)
+
+    @property
     def in_step(self) -> bool:
         """Whether clients cut their epochs into equally many steps or windows."""
         return self.lockstep and self.pace == "together" and self.worker_num != 1
