@@ -143,8 +143,10 @@ class Ledger:
         if client not in self._witnesses:
             self._witnesses[client] = Witness(self._plan.clients)
             self._witnesses[client].begin(b"secret")
-        for table, keys, values in zip(answer.tables, (self._plan.row_keys(shard), NO_KEYS), arrays, strict=False):
-            self._witnesses[client].note(shard, answer, Piece(table, keys, ..., values.shape), values)
+        keys = (self._plan.row_keys(shard), NO_KEYS)
+        there = zip(answer.tables, keys, arrays, strict=False)
+        pieces = [Piece(table, of, ..., (len(values), values.shape[1])) for table, of, values in there]
+        self._witnesses[client].note(shard, answer, pieces, arrays)
 
     def check_same(self) -> None:
         """Check that servers gave all clients the same, as far as these can compare it: whoever died and went on there."""

@@ -8,8 +8,8 @@ server that gives one client another table, so that its push tells more of its d
    of the values, 16 bits under the secret. It reports them when the round is over (`Witness`).
 3. Equal tags with different digests are a difference, and the run ends (`compare`).
 
-Digests are of a family that is universal (multiply and shift: Dietzfelbinger, STACS 1996): whoever does not know the secret
-finds another row of the same digest once in 2^16 tries, and has one. What would be more than one percent of what the client
+Digests of rows are of a universal family (multiply and shift: Dietzfelbinger, STACS 1996): a change that was made without
+knowing the secret is missed about once in 2^15 times. What would be more than half a percent of what the client
 pulls and pushes is left out: tags below a bound are kept, which is lowered as they become many. The tags of all clients
 follow from the same secret, so those below the lower of two bounds are kept by both, and no server knows which; tensors are
 kept `FAVOUR` times longer. The coordinator learns no ids from tags: these follow from the server's `edition` too, a word
@@ -33,7 +33,7 @@ LATEST = 1 << 40  # clocks are counted modulo this, whatever a server says
 TOTAL = 1 << 22  # tags of all clients' reports
 MOST_PLACES = 1 << 18  # tables and servers
 ENTRY = 11  # bytes of a report for each
-SHARE = 0.01  # of what is pulled and pushed, that a report may have
+SHARE = 0.005  # of what is pulled and pushed, that a report may have
 FAVOUR = 6  # bits
 SHIFT = np.uint64(64 - 16)  # leaves the upper 16 bits, the ones that are universal
 WORDS = 1 << 64
@@ -81,32 +81,42 @@ class Witness:
         self._keys: dict[int, Words] = {}  # of digests, by floats of a row
         self._below, self._count, self._bytes = WORDS, 0, 0
 
-    def note(self, server: int, answer: Answer, piece: Piece, values: Values) -> None:
-        """Note rows, float32[U, dim], or floats of a tensor, [1, n], as a server has sent them with an answer."""
-        if not self._secret or not values.size:
+    def note(self, server: int, answer: Answer, pieces: Sequence[Piece], values: Sequence[Values]) -> None:
+        """Note what a server has sent with an answer.
+
+        Args:
+            server: its number.
+            answer: the message.
+            pieces: what it is of.
+            values: of each piece float32[U, dim] rows, or floats of a tensor, [1, n].
+        """
+        if not self._secret:
             return
-        number, begins = self._place((piece.table, server))
         edition, of_key, of_clock, _ = self._edition(answer.edition)
-        keys, begins = piece.keys, begins + of_clock * answer.clock
-        if len(keys) == len(values):
-            lots = keys.astype(np.uint64)
-            lots *= np.uint64(of_key)
-            lots += np.uint64(begins % WORDS)
-            at = np.flatnonzero(lots <= np.uint64(self._below - 1))
-            lots, digests = lots[at], self._digests_of(values[at])
-        else:  # of a tensor: no keys, or the first float and the one behind the last
-            begins += of_key * int(keys[0] if len(keys) else 0)
-            lots = np.array([begins % WORDS >> FAVOUR], np.uint64)
-            hashed = hashlib.sha256(self._secret + values.tobytes()).digest()
-            digests = np.frombuffer(hashed, np.uint16, 1)
-        new = slice(self._count, self._count + len(lots))
-        self._lots[new], self._digests[new] = lots, digests
-        self._where[new] = number, answer.clock % LATEST, edition
-        self._count += len(lots)
-        self._bytes += 2 * (values.nbytes + keys.nbytes // 8)  # what is pulled is pushed, and keys travel as gaps
-        while self._count > min(self._most, max(LEAST, int(SHARE * self._bytes) // ENTRY)):
-            self._below >>= 1
-            self._keep(np.flatnonzero(self._lots[: self._count] < np.uint64(self._below)))
+        begins, clock = of_clock * answer.clock, answer.clock % LATEST
+        tensors = list[int]()
+        for at, piece in enumerate(pieces):
+            if len(piece.keys) != len(
+                values[at]
+            ):  # of a tensor: no keys, or the first float and the one behind the last
+                tensors.append(at)
+            elif len(piece.keys):
+                number, more = self._place(piece.table, server)
+                lots = piece.keys.astype(np.uint64)
+                lots *= np.uint64(of_key)
+                lots += np.uint64((begins + more) % WORDS)
+                chosen = (lots <= np.uint64(self._below - 1)).nonzero()[0]
+                self._bytes += 2 * len(lots) * (1 + 4 * piece.shape[1])  # what is pulled is pushed; keys travel as gaps
+                self._add(lots[chosen], self._digests_of(values[at].take(chosen, 0)), (number, clock, edition))
+        if tensors:  # all of them as one
+            first, hashed = pieces[tensors[0]], hashlib.sha256(self._secret)
+            for at in tensors:
+                hashed.update(values[at].data)
+            name = first.table if len(tensors) == 1 else f"{first.table} and {len(tensors) - 1} more"
+            number, more = self._place(name, server)
+            start = int(first.keys[0]) if len(first.keys) else 0
+            lots = np.array([(begins + more + of_key * start) % WORDS >> FAVOUR], np.uint64)
+            self._add(lots, np.frombuffer(hashed.digest(), np.uint16, 1), (number, clock, edition))
 
     def report(self) -> Seen | tuple[tuple[()]]:
         """Return what was noted in this round; no places and nothing else if nothing was."""
@@ -118,14 +128,22 @@ class Witness:
         tags = _scrambled(self._lots[: self._count], scrambles[self._where[: self._count, 2]])
         return Seen(tuple(self._places), np.sort(where), tags.view(np.int64), self._digests[: self._count].copy())
 
+    def _add(self, lots: Words, digests: Digests, where: tuple[int, int, int]) -> None:
+        new = slice(self._count, self._count + len(lots))
+        self._lots[new], self._digests[new], self._where[new] = lots, digests, where
+        self._count += len(lots)
+        while self._count > min(self._most, max(LEAST, int(SHARE * self._bytes) // ENTRY)):
+            self._below >>= 1
+            self._keep(np.flatnonzero(self._lots[: self._count] < np.uint64(self._below)))
+
     def _keep(self, at: Keys) -> None:
         """Keep these tags, in this order."""
         self._count = len(at)
         for kept in (self._lots, self._digests, self._where):
             kept[: len(at)] = kept[at]
 
-    def _place(self, place: Place) -> tuple[int, int]:
-        if place not in self._places:
+    def _place(self, table: TableName, server: int) -> tuple[int, int]:
+        if (place := (table, server)) not in self._places:
             self._places[place] = len(self._places), self._drawn(f"place {place}", 1)[0]
         return self._places[place]
 

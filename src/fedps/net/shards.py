@@ -35,7 +35,9 @@ from fedps.wire.messages import (
 from fedps.wire.messages import Values as Answer
 from fedps.wire.pieces import Piece, Room, cut_rows, cut_tensors, placement
 
-Note = Callable[[int, Answer, Piece, Values], None]  # takes a server, its answer, and a piece of it with its values
+Note = Callable[
+    [int, Answer, Sequence[Piece], Sequence[Values]], None
+]  # takes a server, its answer, and what that is of
 
 
 class Transport(Protocol):
@@ -99,18 +101,18 @@ class PullTicket:
             if not isinstance(answer, Answer) or answer.tables != tables:
                 raise WireError(f"Pull of {tables} was answered by {answer}")
             self.clocks[shard] = min(answer.clock, self.clocks.get(shard, answer.clock))
-            arrays = iter(frame.arrays)
-            for piece, form in zip(pieces, answer.forms or plain(tables), strict=True):
-                table, _, at, due = piece
+            arrays, came = iter(frame.arrays), list[Values]()
+            for (table, _, at, due), form in zip(pieces, answer.forms or plain(tables), strict=True):
                 values = unpack(form, [next(arrays) for _ in ARRAYS[form]], due)
                 if values.shape != due:
                     raise WireError(f"Pull of {table!r} brought {values.shape}, due {due}")
-                if self._note is not None:
-                    self._note(shard, answer, piece, values)
+                came.append(values)
                 if values.shape == self._shapes[table]:
                     out[table] = values  # the whole of it, as it came
                 elif values.size:
                     out[table][at] = values
+            if self._note is not None:
+                self._note(shard, answer, pieces, came)
         return out
 
 
