@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from fedps.config import Job
 from fedps.coordinator.coordinator import Coordinator
@@ -55,7 +56,8 @@ class Caller:
 
     @property
     def told(self) -> list[Assignment]:
-        return [r for r in self.replies if isinstance(r, Assignment)]
+        """What it was assigned, but for the round's secret."""
+        return [replace(r, secret=b"") for r in self.replies if isinstance(r, Assignment)]
 
 
 def with_keys(job: Job, **runner: Any) -> Job:

@@ -143,9 +143,9 @@ class Ledger:
         if client not in self._witnesses:
             self._witnesses[client] = Witness(self._plan.clients)
             self._witnesses[client].begin(b"secret")
-        keys = (self._plan.row_keys(shard), NO_KEYS)
-        there = zip(answer.tables, keys, arrays, strict=False)
-        pieces = [Piece(table, of, ..., (len(values), values.shape[1])) for table, of, values in there]
+        rows, pieces = self._plan.row_keys(shard), list[Piece]()
+        for table, values in zip(answer.tables, arrays, strict=True):
+            pieces.append(Piece(table, NO_KEYS if table == "bias" else rows, ..., (len(values), values.shape[1])))
         self._witnesses[client].note(shard, answer, pieces, arrays)
 
     def check_same(self) -> None:
