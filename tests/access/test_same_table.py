@@ -151,7 +151,7 @@ def test_of_a_hundred_honest_runs_none_is_accused(make: Callable[..., Job], tmp_
     chance = random.Random(17)
     for number in range(100):
         job = make(number % 10 == 0, **WAYS[number % len(WAYS)])
-        check_honest(run(job, tmp_path / str(number), cut_every=chance.choice((0, 30_000, 100_000))))
+        check_honest(run(job, tmp_path / str(number), cut_every=chance.choice((0, 100_000, 200_000))))
 
 
 # What a witness notes, and how it is compared.
