@@ -95,7 +95,9 @@ def _passive(pipe: Connection, count: int) -> None:
         channel.welcome.result()
         used = _processor()
         pipe.send(True)
-        pipe.send(find(Line(channel, job.vertical), {"train": own})["train"])
+        line = Line(channel, job.vertical)
+        with line.at_work():
+            pipe.send(find(line, {"train": own})["train"])
     pipe.send(_processor() - used)
 
 

@@ -90,7 +90,7 @@ OF_PARTIES: list[tuple[Message, Sequence[NDArray[Any]]]] = [
     (Blind("train", 0, 2), (POINTS,)),
     (Blinded(1, 2), (POINTS[:0],)),
     (Double("test", 0, 1), (POINTS[1],)),
-    (Common(0, 1), (KEYS,)),
+    (Common(0, 1, "5d41402a"), (KEYS,)),
     (Begin("federated", "a1", (0, 40), "d1", 900, 4), ()),
     (Begun(40, "a1", ("federated",)), ()),
     (Cut("federated", 41), (ROWS,)),

@@ -152,8 +152,11 @@ def _find(line: Line, what: Samples, own: Matching) -> Matched:
             doubles.append(
                 line.ask(Double(what, reply.part, reply.parts), [own.doubled(points, line.active)])
             )  # fmt: skip
-    places = [line.await_all(double, Common)[1][0] for double in doubles]
-    return own.matched(np.concatenate(places), line.active)
+    answers = [line.await_all(double, Common) for double in doubles]
+    matched = own.matched(np.concatenate([places for _, (places,) in answers]), line.active)
+    if any(reply.digest != matched.digest for reply, _ in answers):
+        raise WireError(f"the active party {line.active} names ids as common that it does not have")
+    return matched
 
 
 def serve(meeting: Meeting, sides: Sides, parties: Sequence[str]) -> dict[Samples, Matched]:
@@ -189,7 +192,7 @@ def serve(meeting: Meeting, sides: Sides, parties: Sequence[str]) -> dict[Sample
             meeting.enter(Phase.BEGIN)
         for party, one in lists.items():
             for part, asked in enumerate(one.waiting):
-                meeting.reply(asked, Common(part, one.due), [places[party][_slice(part)]])
+                meeting.reply(asked, Common(part, one.due, found[what].digest), [places[party][_slice(part)]])
     return found
 
 
@@ -232,7 +235,9 @@ def _take(meeting: Meeting, asked: Asked, what: Samples, own: Matching, lists: d
     if message.what != what or (message.part and not one.theirs) or (isinstance(message, Double) and not one.theirs):
         return False
     if isinstance(message, Blind):
-        if message.part != len(one.theirs) or not 0 < message.parts <= MOST or one.brings not in (0, message.parts):
+        if not 0 < message.parts <= MOST:
+            raise WireError(f"{said} its ids in {message.parts} parts: at most {MOST} of {PART:,} are taken")
+        if message.part != len(one.theirs) or one.brings not in (0, message.parts):
             raise WireError(f"{said} part {message.part} of {message.parts}, due {len(one.theirs)}")
         if len(array) > PART:
             raise WireError(f"{said} {len(array)} points at once")

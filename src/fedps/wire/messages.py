@@ -241,11 +241,13 @@ class Double(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 class Common(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Answer to Double: a part of the places, in the list that the passive party brought, of ids that all have.
 
-    Arrays: int64[k], in the order of the common samples; there are as many parts as of Double.
+    `digest`: of all of them, made of hashes of the ids: nobody can make it who does not have them.
+    Arrays: int64[k], in any order; there are as many parts as of Double.
     """
 
     part: int
     parts: int
+    digest: str
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
