@@ -53,7 +53,7 @@ class Tally:
                 self._stages[stage] = staged
             case parties.Outcome() as outcome:
                 self._outcome = outcome
-            case events.Progress() if self._first is None:
+            case events.EpochBegin() if self._first is None:
                 self._first = entry.time
             case events.Restarted():
                 self._restarts += 1
@@ -159,8 +159,9 @@ class Shown:
         self._speed.add(at, event.samples)
         if time.monotonic() - self._said > LINE_EVERY:
             self._said = time.monotonic()
-            share = event.batch / max(1, event.batches)
-            self.say(f"epoch {event.epoch + 1}: {share:4.0%} {self._speed.rate:,.0f} samples/s, loss {event.loss:.4f}")
+            share, rate = event.batch / max(1, event.batches), self._speed.rate
+            speed = f" {rate:,.0f} samples/s," if rate else ""
+            self.say(f"epoch {event.epoch + 1}: {share:4.0%}{speed} loss {event.loss:.4f}")
 
 
 def introduction(job: VerticalJob, address: str) -> str:
