@@ -154,6 +154,7 @@ def test_two_commands_make_one_model(write: Write, tmp_path: Path) -> None:
         assert any((run / "parties" / name / "model").iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all(write: Write, tmp_path: Path) -> None:
     run = tmp_path / "run"
     launcher = start("run", write(epochs=100_000), "--run_dir", run)

@@ -1,6 +1,7 @@
 """`fedps vertical`: parties that hold different features of the same samples train one network; all here, or one."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -168,5 +169,6 @@ def _load(job: Path, overrides: list[str], party: str | None = None, whole: bool
     for text in notes_of(job):
         note(text)
     with needing_torch():
-        import torch  # noqa: F401, PLC0415
+        if find_spec("torch") is None:  # which the parties' processes import, not this one
+            raise ModuleNotFoundError(name="torch")
     return resolved
