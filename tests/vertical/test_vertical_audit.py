@@ -1,5 +1,6 @@
 """The audit mounts its attacks on a job that learns, finds labels where nothing hides them, and says so where it cannot."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fedps.cli.app import app
 from fedps.config import Allow
 from fedps.config.vertical import VerticalJob, load_vertical
 from fedps.vertical.audit import Audit, audit, table, together, words
@@ -104,3 +106,13 @@ def test_an_audit_without_protection_says_how_to_have_some_and_when_it_proves_no
     told = words(msgspec.structs.replace(found, findings=blunt), job)
     assert "the control failed" in told[-1]
     assert "0.600" in told[-1]
+
+
+def test_the_command_prints_a_table_or_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    app(["vertical", "audit", str(path), "-o", "vertical.epochs=1"], result_action="return_value")
+    shown = capsys.readouterr().out
+    assert "direction" in shown
+    assert "try -o protection.labels=label_dp" in shown
+    app(["vertical", "audit", str(path), "-o", "vertical.epochs=1", "--json"], result_action="return_value")
+    told = json.loads(capsys.readouterr().out)
+    assert {one["attack"] for one in told["findings"]} >= {"norm", "direction", "completion", "ridge regression"}

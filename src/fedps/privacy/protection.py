@@ -85,11 +85,11 @@ def max_norm(gradients: Values, noise: Noise = SECRET) -> Values:
     Lengths tell no label then. Lines still do where both classes' gradients do not lie on one, and so does the way along it:
     the longest keeps its own, and the longer a gradient was, the likelier it does.
     """
-    lengths = np.linalg.norm(gradients.astype(np.float64), axis=1)
+    lengths = np.sqrt(np.einsum("ij,ij->i", gradients, gradients, dtype=np.float64))
     longest = lengths.max(initial=0.0)
     stretch = np.sqrt(np.maximum((longest / np.where(lengths > 0, lengths, math.inf)) ** 2 - 1, 0))
     factors = 1 + stretch * noise.standard_normal(lengths.shape)
-    stretched: Values = (gradients * factors[:, None]).astype(np.float32)
+    stretched: Values = gradients * factors.astype(np.float32)[:, None]
     return stretched
 
 
@@ -208,15 +208,15 @@ def label_dp(gradients: Values, labels: Values, scores: Values, leakage: float, 
         float32[B, w]. A sample whose score leaves no gradient to speak of is given noise along another's slope.
     """
     residuals = scores.astype(np.float64) - labels
-    clear = np.flatnonzero(np.abs(residuals) > LEAST)
+    sure = np.abs(residuals) <= LEAST
+    clear = np.flatnonzero(~sure)
     if not len(clear):
         return np.zeros_like(gradients)
-    places = np.arange(len(labels))
-    places[np.abs(residuals) <= LEAST] = np.resize(clear, len(labels) - len(clear))
-    slopes = gradients[places] / residuals[places, None]
-    noisy: Values = (gradients + slopes * (noise.standard_normal((len(labels), 1)) / math.sqrt(leakage))).astype(
-        np.float32
-    )
+    others = np.resize(clear, int(sure.sum()))
+    residuals[sure] = residuals[others]
+    factors = noise.standard_normal(residuals.shape) / (math.sqrt(leakage) * residuals)
+    noisy: Values = gradients * (1 + factors).astype(np.float32)[:, None]
+    noisy[sure] = gradients[sure] + gradients[others] * factors[sure].astype(np.float32)[:, None]
     return noisy
 
 
