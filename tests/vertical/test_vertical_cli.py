@@ -30,9 +30,10 @@ def job(tmp_path: Path) -> Path:
             "active": "items", "passive": "users", "network": "DeepFM", "train_batch_size": 64, "epochs": 2,
             "lift": ["active", "passive", "joined"], "start_timeout": 30,
         },
+        "ids": {"psi_key": "for our eyes"},
         "hyper_parameters": {"embedding_dim": 4, "hidden_units": [8], "optimizer": {"learning_rate": 0.02}},
         "parties": {
-            name: {"data": f"data/{name}.csv", "features": facts["features"]}
+            name: {"data": f"data/{name}.csv", "features": facts["features"], "secret": "for our eyes"}
             for name, facts in manifest["parties"].items()
         },
     }  # fmt: skip
@@ -65,7 +66,8 @@ def test_a_job_trains_says_what_each_partys_data_is_worth_and_predicts(
     assert summary["samples"] == 1920 and summary["held_out"] == 480 and summary["matching"]["bytes"] > 2400 * 64
     assert {folder.stat().st_mode & 0o777 for folder in (run, *(run / "parties").iterdir())} == {0o700}
     assert not [file for file in (run / "parties").rglob("*") if file.is_file() and file.stat().st_mode & 0o077]
-    assert "joined in one place" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "joined in one place" in page and "for our eyes" not in page
 
     assert here(monkeypatch, "doctor", str(run)) == 0
     assert "users: its part of the model of epoch 2" in capsys.readouterr().out

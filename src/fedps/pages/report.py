@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fedps.config.source import dump, read
 from fedps.errors import shortage
@@ -66,7 +67,7 @@ def write_report(run_dir: Path, journal: str = JOURNAL) -> Path:
     job = read(run_dir / "job.yaml") if (run_dir / "job.yaml").is_file() else {}
     elsewhere = summary.get("log_dir", "") not in ("", str(run_dir / "log"))
     if "vertical" in summary:
-        job |= {"ids": job.get("ids", {}) | {"psi_key": "not shown"}} if job else {}
+        job = _without_words(job)
         facts_, plots, clients = lift.facts(summary), _epochs(summary), _lift(summary)
     else:
         facts_, plots = _trained(job) | _rows(summary), _plots(summary, progress)
@@ -81,6 +82,12 @@ def write_report(run_dir: Path, journal: str = JOURNAL) -> Path:
     path = run_dir / "report.html"
     write_whole(path, page.encode(), PUBLIC)
     return path
+
+
+def _without_words(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job of vertical training without the words that parties keep from others: a page may be passed on."""
+    parties = {name: {**own, "secret": "not shown"} for name, own in job.get("parties", {}).items()}
+    return {**job, "ids": {**job.get("ids", {}), "psi_key": "not shown"}, "parties": parties} if job else job
 
 
 def _when(began: float) -> str:
