@@ -371,3 +371,24 @@ def test_who_only_looks_whether_somebody_listens_is_no_stranger_to_tell_of(guard
     healthy.close()
     guarded.end()
     assert not guarded.refusals()
+
+
+def test_a_flood_of_handshakes_does_not_look_at_files_at_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificates, asked = (
+        Certificates(authority(tmp_path / "certs").folder, "server", "0"),
+        list[Callable[[], object]](),
+    )
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", lambda first, newer, client: asked.append(newer))
+    certificates.server()
+    looks, look = list[int](), certificates._look
+
+    def counted() -> Any:
+        looks.append(1)
+        return look()
+
+    monkeypatch.setattr(certificates, "_look", counted)
+    for _ in range(1000):
+        assert asked[0]() is None
+    assert len(looks) < 100
+    certificates.folder.joinpath("revoked.pem").touch()
+    until(lambda: asked[0]() is not None)

@@ -18,6 +18,8 @@ from fedps.errors import IdentityError, JobError
 from fedps.storage.credentials import CA, CERTIFICATE, KEY, REVOKED, Credentials, find_credentials, read_credentials
 from fedps.types import Identity
 
+LOOK = 0.1  # seconds between two looks at files by those who dial in: thousands may do so in a second
+
 
 class Held(NamedTuple):
     """What the files of a role's folder say."""
@@ -79,11 +81,14 @@ class Certificates:
         return self._held.credentials.ca
 
     def server(self) -> grpc.ServerCredentials:
-        """Return what a listener takes: each handshake is made with the files that are there then."""
-        served = self.edition
+        """Return what a listener takes: each handshake is made with the files that were there `LOOK` seconds ago, or are now."""
+        served, looked = self.edition, time.monotonic()
 
         def newer() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal served
+            nonlocal served, looked
+            if time.monotonic() - looked < LOOK:
+                return None
+            looked = time.monotonic()
             before, served = served, self.edition
             return None if served == before else _configuration(self._held)
 
