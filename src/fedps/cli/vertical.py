@@ -93,6 +93,11 @@ def party(
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.one_party import be_party  # noqa: PLC0415
 
+    if predict is None and name in resolved.vertical.passive and resolved.parties[name].secret is None:
+        note(
+            f"parties.{name}.secret is not set: {resolved.vertical.active} can draw this party's first weights again, and look"
+            " up in them what is sent first; set it to a long random word, e.g. by `openssl rand -hex 32`"
+        )
     be_party(resolved, name, run_dir, Allow(commands=allow_commands), predict is not None, out)
 
 
