@@ -64,6 +64,18 @@ def test_all_that_a_job_needs_is_issued_at_once_and_the_rest_of_it_later(typed: 
     typed(f"certs issue --job {job}")
 
 
+def test_each_party_of_a_vertical_job_has_a_certificate(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "vertical: {active: shop, passive: [bank, mail]}\n"
+        "parties: {shop: {data: shop.csv, features: {age: {kind: number}, label: {kind: label}}}}\n"
+    )
+    (tmp_path / "shop.csv").write_text("id,age,label\n1,30,1\n")
+    typed("certs init")
+    typed("certs issue party mail")
+    said = typed(f"certs issue --job {tmp_path / 'job.yaml'}")
+    assert re.findall(r"^(\w+ \w+): valid", said, re.MULTILINE) == ["party shop", "party bank"]
+
+
 def test_processes_that_issue_at_once_lose_nothing(typed: Typed) -> None:
     typed("certs init")
     words = [sys.executable, "-m", "fedps", "certs", "issue", "client"]

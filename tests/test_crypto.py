@@ -21,7 +21,7 @@ def make(authority: tuple[bytes, bytes], role: str = "client", name: str = "nort
 
 
 @pytest.mark.parametrize("name", ["north", "Hôpital Nord", "a/b?c#d%e", "0", "名前", "x" * 200])
-@pytest.mark.parametrize("role", ["client", "observer"])
+@pytest.mark.parametrize("role", ["client", "observer", "party"])
 def test_a_certificate_says_role_and_name_as_they_were_given(
     authority: tuple[bytes, bytes], role: str, name: str
 ) -> None:
@@ -39,6 +39,14 @@ def test_only_who_listens_has_a_host_name(authority: tuple[bytes, bytes]) -> Non
 
     assert host(make(authority, "server", "3")) == ["3.server.fedps"] == [crypto.host_of("server", "3")]
     assert host(make(authority, "client", "3")) == []
+
+
+def test_a_party_listens_under_a_host_name_that_any_name_has_and_no_other() -> None:
+    names = ["shop", "Shop", "Hôpital Nord", "a.b", "x" * 200]
+    hosts = [crypto.host_of("party", name) for name in names]
+    assert len(set(map(str.lower, hosts))) == len(names)
+    assert all(host.isascii() and host.endswith(".party.fedps") and " " not in host for host in hosts)
+    assert all(len(host.split(".")) == 3 and len(host.split(".")[0]) <= 63 for host in hosts)
 
 
 def test_no_two_serial_numbers_are_alike(authority: tuple[bytes, bytes]) -> None:

@@ -294,10 +294,13 @@ def _named(role: str | None, names: Any, command: str) -> list[str]:
 
 
 def _roles_of(job: Path) -> list[tuple[str, str]]:
-    """Return roles and names of all that take part in a job whose data is here."""
+    """Return roles and names of all that take part in a job, of whose clients the data is here."""
     from fedps.cli.app import load  # noqa: PLC0415
     from fedps.config.files import client_files_of  # noqa: PLC0415
+    from fedps.config.vertical import is_vertical, load_vertical  # noqa: PLC0415
 
+    if is_vertical(job):
+        return [("party", party) for party in load_vertical(job).order]
     loaded = load(job, [])
     listening = [("server", str(k)) for k in range(loaded.runner.server_num)]
     listening += [("coordinator", "0")] * loaded.runner.with_coordinator
