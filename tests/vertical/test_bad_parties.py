@@ -12,9 +12,12 @@ import pytest
 
 from fedps.config.vertical import VerticalJob, shared_part
 from fedps.errors import FedpsError, LostError, RefusedError
+from fedps.events import parties
 from fedps.net.channel import Channel
 from fedps.vertical import active as active_side
+from fedps.vertical import finding
 from fedps.vertical.half import Half
+from fedps.vertical.line import Line
 from fedps.vertical.meeting import limits_of
 from fedps.wire import messages
 from fedps.wire.frame import Frame
@@ -114,6 +117,35 @@ def test_an_active_party_that_has_failed_says_so(tmp_path: Path) -> None:
     ours, theirs = both(job, tmp_path)
     assert "MalformedError" in ours and "u1 is the id in" in ours
     assert "RefusedError: the active party shop has ended: its log says why [ended]" in theirs and "u1" not in theirs
+
+
+@pytest.mark.parametrize("wrong", ["shop", "bank"])
+def test_a_cell_that_is_wrong_is_told_before_ids_are_compared(tmp_path: Path, wrong: str) -> None:
+    job, file = job_of(tmp_path), tmp_path / f"{wrong}.csv"
+    head, first, rest = file.read_text().split("\n", 2)
+    cells = first.split(",")
+    file.write_text("\n".join([head, ",".join([cells[0], "much", *cells[2:]]), rest]))
+    active = Active(job, tmp_path)
+    said = {"bank": told(start_passive(job, "bank", tmp_path, active.address)), "shop": told(active.future)}
+    assert f"{wrong}.csv, line 2" in said[wrong] and "much" in said[wrong]
+    assert "much" not in said["shop" if wrong == "bank" else "bank"]
+    assert not [event for event in active.told if isinstance(event, parties.Matched)]
+    assert not (tmp_path / "parties" / "shop" / "matched").exists()
+
+
+def test_a_file_whose_rows_were_moved_after_its_ids_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, file = job_of(tmp_path), tmp_path / "bank.csv"
+
+    def find_and_move(line: Line, sides: finding.Sides) -> Any:
+        head, *rows = file.read_text().splitlines()
+        found = finding.find(line, sides)
+        file.write_text("\n".join([head, *reversed(rows)]) + "\n")
+        return found
+
+    monkeypatch.setattr("fedps.vertical.passive.find", find_and_move)
+    ours, theirs = both(job, tmp_path)
+    assert "bank.csv: was changed since its ids were read" in theirs
+    assert ours == "LostError: party bank cannot go on: its log says why"
 
 
 def test_no_common_ids(tmp_path: Path) -> None:

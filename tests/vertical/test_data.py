@@ -8,7 +8,8 @@ import yaml
 
 from fedps.config.vertical import VerticalJob, load_vertical
 from fedps.errors import DataError
-from fedps.vertical.data import batches_of, side_data, split, steps_of
+from fedps.vertical.data import batches_of, ids_of, side_data, split, steps_of
+from fedps.vertical.ids import read_ids
 
 
 def job_of(folder: Path, *overrides: str, label: str = "i % 2") -> VerticalJob:
@@ -67,3 +68,34 @@ def test_a_label_that_never_changes_is_an_error_that_names_column_and_value(tmp_
 def test_a_file_that_lost_rows_since_its_ids_were_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bank\.csv: changed while it was read: it has 100 rows"):
         side_data(job_of(tmp_path), "bank", np.arange(101))
+
+
+def test_files_that_lost_rows_between_ids_and_features_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(tmp_path)
+    ids = read_ids(job.parties["bank"].data, ("id",), job.ids)
+    monkeypatch.setattr("fedps.vertical.data.read_ids", lambda *_: [*ids, b"1:a"])
+    with pytest.raises(
+        DataError, match=r"bank\.csv: changed while it was read: it has 100 rows of features, and 101 ids"
+    ):
+        ids_of(job, "bank", job.parties["bank"].data)
+
+
+@pytest.mark.parametrize("party", ["shop", "bank"])
+def test_something_is_left_to_train_on(tmp_path: Path, party: str) -> None:
+    with pytest.raises(DataError, match=r"vertical\.holdout: 0\.9: of 4 common samples none is left to train on"):
+        side_data(job_of(tmp_path, "vertical.holdout=0.9"), party, np.arange(4))
+
+
+def test_lines_of_two_files_of_one_name_are_not_one_sample(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    job_of(tmp_path)
+    (tmp_path / "more" / "bank.csv").write_bytes((tmp_path / "bank.csv").read_bytes())
+    job = job_of(
+        tmp_path,
+        *(f'parties.{party}.id="@line"' for party in ("shop", "bank")),
+        "parties.bank.data=[bank.csv, more/bank.csv]",
+    )
+    with pytest.raises(DataError, match=r"/bank\.csv and .*/more/bank\.csv have one name"):
+        ids_of(job, "bank", job.parties["bank"].data)

@@ -26,7 +26,7 @@ from fedps.privacy.protection import protect
 from fedps.storage.claims import Claim
 from fedps.types import State, Values, under, within
 from fedps.vertical.checkpoint import Checkpoints, Model, Saved, claim_of, stretches
-from fedps.vertical.data import NOTHING, batches_of, side_data, steps_of
+from fedps.vertical.data import NOTHING, batches_of, steps_of
 from fedps.vertical.finding import Found, OwnIds, serve
 from fedps.vertical.half import AT_ONCE, Half, Top
 from fedps.vertical.joined import Measured, best_of, has_features, measure
@@ -134,7 +134,7 @@ class _Active:
                         found, fresh = ids.keep(serve(self._meeting, sides, self._passive)), True
                     match_bytes = self._meeting.bytes
                 self._report(ids.told(found))
-                data = side_data(self._job, self._party, found.rows, found.test_rows, self._allow)
+                data = ids.data(found)
                 stages = self._train(found, fresh, data)
                 for asked in self._meeting.next_of(self._passive):
                     self._meeting.reply(asked, Done())

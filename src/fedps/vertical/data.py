@@ -38,7 +38,8 @@ def side_data(
         allow: what whoever started this allows.
 
     Raises:
-        DataError: a file cannot be read or has other rows than ids, or all common samples have the same label.
+        DataError: a file cannot be read or has other rows than ids, all common samples are held out, or those that are not
+            have the same label.
     """
     own = job.parties[party]
     if test_rows is None or own.test_data is None:
@@ -48,6 +49,11 @@ def side_data(
     else:
         train = read_rows(job, party, own.data, rows, allow)
         test = read_rows(job, party, own.test_data, test_rows, allow)
+    if not len(train.label):
+        raise DataError(
+            f"vertical.holdout: {job.vertical.holdout:g}: of {len(rows):,} common samples none is left to train on: hold out"
+            " fewer, or see why so few are common"
+        )
     _check_label(job, party, train)
     inputs = side_job(job, party).inputs
     return ClientData(
@@ -63,14 +69,20 @@ def side_data(
 def ids_of(job: VerticalJob, party: str, files: tuple[Path, ...], allow: Allow = NOTHING) -> list[bytes]:
     """Return the id of each of a party's samples, in the order of its files.
 
+    Its features are read with them: what is wrong there is told before others are kept waiting.
+
     Raises:
-        DataError: as for `read_ids`, and for `read_rows` where samples are known by their lines.
+        DataError: as for `read_ids` and `read_rows`.
     """
     own = job.parties[party]
-    if own.id != (LINE,):
-        return read_ids(files, own.id, job.ids, party)
-    counts = _read(job, party, files, allow).counts
-    return [identity([file.name, str(k)]) for file, count in zip(files, counts, strict=True) for k in range(count)]
+    if own.id == (LINE,):
+        _check_names(party, files)
+        counts = _read(job, party, files, allow).counts
+        return [identity([file.name, str(k)]) for file, count in zip(files, counts, strict=True) for k in range(count)]
+    found = read_ids(files, own.id, job.ids, party)
+    if own.features and (rows := sum(_read(job, party, files, allow).counts)) != len(found):
+        raise _changed(party, files, f"it has {rows} rows of features, and {len(found)} ids")
+    return found
 
 
 def read_rows(job: VerticalJob, party: str, files: tuple[Path, ...], rows: Rows, allow: Allow = NOTHING) -> Samples:
@@ -81,10 +93,7 @@ def read_rows(job: VerticalJob, party: str, files: tuple[Path, ...], rows: Rows,
     """
     samples = _read(job, party, files, allow).samples
     if len(rows) and rows.max() >= len(samples.label):
-        raise DataError(
-            f"parties.{party}.data: {', '.join(map(str, files))}: changed while it was read: it has {len(samples.label)} rows of"
-            f" features, and more of ids"
-        )
+        raise _changed(party, files, f"it has {len(samples.label)} rows of features, and more of ids")
     return samples.at(rows)
 
 
@@ -115,13 +124,28 @@ def batches_of(job: VerticalJob, epoch: int, samples: int, begin: int = 0) -> It
         yield order[start : start + size]
 
 
+def _changed(party: str, files: tuple[Path, ...], how: str) -> DataError:
+    return DataError(f"parties.{party}.data: {', '.join(map(str, files))}: changed while it was read: {how}")
+
+
+def _check_names(party: str, files: tuple[Path, ...]) -> None:
+    """Make sure that lines of two files are not taken for the same. Raises DataError: they would be."""
+    first = dict[str, Path]()
+    for file in files:
+        if first.setdefault(file.name, file) is not file:
+            raise DataError(
+                f'parties.{party}.data: {first[file.name]} and {file} have one name, and by "{LINE}" a sample is known by its'
+                " file's name and its number: rename one, at each party"
+            )
+
+
 def _check_label(job: VerticalJob, party: str, train: Samples) -> None:
     """Make sure that there is something to learn.
 
     Raises:
         DataError: there is not.
     """
-    if party != job.vertical.active or not len(train.label):
+    if party != job.vertical.active:
         return
     if (train.label == train.label[0]).all():
         name, feature = next(iter(labels(job.parties[party].features).items()))

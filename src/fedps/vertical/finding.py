@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from fedps.config import Allow
 from fedps.config.vertical import VerticalJob
+from fedps.data.read.cache import state_of
+from fedps.data.samples import ClientData
 from fedps.errors import DataError, RefusedError, WireError
 from fedps.events.events import Event
 from fedps.events.parties import Matched as Told
 from fedps.storage.whole import CLOSED, make_folder
-from fedps.vertical.data import NOTHING, ids_of
+from fedps.vertical.data import NOTHING, ids_of, side_data
 from fedps.vertical.ids import form_of
 from fedps.vertical.kept import keep, recall
 from fedps.vertical.line import Line
@@ -73,11 +75,13 @@ class OwnIds:
 
     def __init__(self, job: VerticalJob, party: str, folder: Path, allow: Allow = NOTHING) -> None:
         own, self._began = job.parties[party], time.monotonic()
+        self._job, self._party, self._allow = job, party, allow
         files: dict[Samples, Sequence[Path]] = {"train": own.data}
         if own.test_data is not None:
             files["test"] = own.test_data
         self._word, self._folder = job.ids.psi_key or "", folder
         self._peers = [peer for peer in job.order if peer != party]
+        self._states = {path: state_of(path) for paths in files.values() for path in paths}
         self._ids = {what: ids_of(job, party, tuple(paths), allow) for what, paths in files.items()}
 
     def recall(self) -> Found | None:
@@ -113,6 +117,20 @@ class OwnIds:
                 f"{self._folder}: cannot be written: {error.strerror}; free space, or make it yours"
             ) from error
         return _found(found)
+
+    def data(self, found: Found) -> ClientData:
+        """Read the samples of what was found.
+
+        Raises:
+            DataError: as for `side_data`; or a file is not any more what it was when its ids were read.
+        """
+        data = side_data(self._job, self._party, found.rows, found.test_rows, self._allow)
+        for path, state in self._states.items():
+            if state_of(path) != state:
+                raise DataError(
+                    f"{path}: was changed since its ids were read, and rows may stand elsewhere: start again"
+                )
+        return data
 
     def told(self, found: Found) -> Event:
         """Return what there is to tell of what was found."""

@@ -22,7 +22,7 @@ from fedps.privacy.protection import Blur
 from fedps.storage.claims import Claim
 from fedps.types import under, within
 from fedps.vertical.checkpoint import Checkpoints, Model, Saved, claim_of, stretches
-from fedps.vertical.data import NOTHING, batches_of, side_data, steps_of
+from fedps.vertical.data import NOTHING, batches_of, steps_of
 from fedps.vertical.finding import Found, OwnIds, find
 from fedps.vertical.half import AT_ONCE, Half
 from fedps.vertical.line import Line
@@ -105,7 +105,9 @@ class _Passive:
                     with ids.matchings() as sides, self._line.at_work():
                         found = ids.keep(find(self._line, sides))
                 self._report(ids.told(found))
-                self._take_part(found)
+                with self._line.at_work():
+                    data = ids.data(found)
+                self._take_part(found, data)
                 return
             except RefusedError as refusal:
                 if refusal.kind == "order":
@@ -113,9 +115,7 @@ class _Passive:
                 elif refusal.kind != "stale":
                     raise
 
-    def _take_part(self, found: Found) -> None:
-        with self._line.at_work():
-            data = side_data(self._job, self._party, found.rows, found.test_rows, self._allow)
+    def _take_part(self, found: Found, data: ClientData) -> None:
         stages: tuple[str, ...] = STAGES[:1]
         for stage in STAGES:
             if stage in stages:

@@ -61,16 +61,16 @@ def play_prediction(job: VerticalJob, party: str, run_dir: Path, at: str, report
 
 def play_joined(job: VerticalJob, run_dir: Path, report: Report, allow: Allow) -> None:
     """Train on all parties' common samples in one place, as they were matched in this run."""
-    from fedps.vertical.data import side_data  # noqa: PLC0415
     from fedps.vertical.finding import OwnIds  # noqa: PLC0415
     from fedps.vertical.joined import train_joined  # noqa: PLC0415
 
     data = {}
     for party in job.order:
-        found = OwnIds(job, party, side_folder(run_dir, party), allow).recall()
+        ids = OwnIds(job, party, side_folder(run_dir, party), allow)
+        found = ids.recall()
         if found is None:
             raise DataError(f"party {party}: its ids have changed since they were matched")
-        data[party] = side_data(job, party, found.rows, found.test_rows, allow)
+        data[party] = ids.data(found)
     trained = train_joined(job, data)
     figures = trained.epochs[trained.best]._asdict()
     epoch = figures.pop("epoch") + 1
