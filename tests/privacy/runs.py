@@ -101,10 +101,11 @@ def check_shared(frame: Frame, items: int) -> None:
             assert {s.name for s in specs} <= marked.SHARED
         case Seed(table=table):
             assert table in marked.SHARED
-        case RoundReport(info=info):
+        case RoundReport(info=info, places=places):
+            assert {table.partition(" and ")[0] for table, _ in places} <= marked.SHARED, "what servers gave, as tags"
             assert set(info.sums) <= SUMS, "sums over a client's data"
             assert info.users <= marked.USERS and info.samples == marked.USERS * marked.PER_USER
-            assert all(a.min(initial=0) >= 0 and a.sum() <= 100 * marked.USERS for a in frame.arrays), (
+            assert all(a.min(initial=0) >= 0 and a.sum() <= 100 * marked.USERS for a in frame.arrays[:4]), (
                 "counts of scores"
             )
             return
