@@ -21,7 +21,7 @@ from fedps.vertical.line import Line
 from fedps.vertical.meeting import limits_of
 from fedps.wire import messages
 from fedps.wire.frame import Frame
-from fedps.wire.messages import Alive, Begin, Cut, Done, Hello, PartyRequest
+from fedps.wire.messages import Alive, Begin, Cut, Done, Hello, PartyRequest, Verdict
 from tests.authorities import authority, credentials, write
 from tests.vertical.meetings import WAIT, Active, job_of, start_passive
 
@@ -254,6 +254,36 @@ def test_a_beginning_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("fedps.vertical.passive.Begin", other)
     ours, theirs = both(job_of(tmp_path), tmp_path)
     assert f"RefusedError: party bank {said}" in ours and theirs == ours
+
+
+@pytest.mark.parametrize(
+    ("vertical", "said"),
+    [
+        ({"bottom_units": [8, 3800]}, "would send 3800 floats of a sample, which no message holds: 76 samples are sent at once"),
+        ({"bottom_units": [8, 2500], "train_batch_size": 10**6}, "which no message holds: 304 samples are sent at once"),
+    ],
+)  # fmt: skip
+def test_messages_that_would_be_too_large_are_told_of_before_training(
+    tmp_path: Path, vertical: dict[str, Any], said: str
+) -> None:
+    ours, theirs = both(job_of(tmp_path, own={"limits": {"message_mib": 1}}, **vertical), tmp_path)
+    assert ours.startswith("RefusedError: party bank") and said in ours and theirs == ours
+
+
+def test_a_batch_of_all_samples_is_as_large_as_these_are(tmp_path: Path) -> None:
+    job = job_of(tmp_path, train_batch_size=10**8, epochs=1)
+    active = Active(job, tmp_path)
+    start_passive(job, "bank", tmp_path, active.address).result(WAIT)
+    assert active.future.result(WAIT).samples == 304
+
+
+def test_an_active_party_that_trains_for_longer_than_was_agreed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(active_side, "Verdict", lambda better, go_on: Verdict(better, True))
+    ours, theirs = both(job_of(tmp_path), tmp_path)
+    assert "the active party shop goes on after epoch 3, which is the last by vertical.epochs" in theirs
+    assert ours.startswith("LostError: party bank cannot go on: the active party shop goes on")
 
 
 def test_steps_out_of_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,12 +87,19 @@ def test_a_job_trains_says_what_each_partys_data_is_worth_and_predicts(
     told = np.array([[float(row["score"]), float(k["label"])] for row, k in zip(scores, known, strict=False)])
     assert told[told[:, 1] == 1, 0].mean() > told[told[:, 1] == 0, 0].mean() + 0.1
 
+    write_rows(tmp_path / "fresh.csv", [unknown])
+    assert here(monkeypatch, *words, "-o", f"parties.items.data={tmp_path / 'fresh.csv'}") == 0
+    assert json.loads(capsys.readouterr().out)["alone"] == 1
+    write_rows(tmp_path / "fresh.csv", [{k: row[k] for k in ("id", "item", "genres")} for row in known] + [unknown])
+
+    run.chmod(0o755)
     words = ["vertical", "party", "items", str(job), "--run_dir", str(run), "--predict", str(tmp_path / "fresh.csv")]
     away = ["-o", f"vertical.address={free_address()}", "-o", "vertical.start_timeout=0.5"]
     assert here(monkeypatch, *words, *away, "--out", str(tmp_path / "alone.csv")) == 0
     said = capsys.readouterr().err
     assert "party users has not come for 0.5 s" in said and "31 of 31 samples are scored by items alone" in said
     assert {row["by"] for row in rows_of(tmp_path / "alone.csv")} == {"alone"}
+    assert run.stat().st_mode & 0o777 == 0o700
 
 
 def test_parties_without_a_common_id_end_at_once_and_both_say_so(

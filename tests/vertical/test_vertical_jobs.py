@@ -73,6 +73,9 @@ def test_what_is_described_or_saved_is_the_same_job(write: Write, tmp_path: Path
 def test_parties_compare_what_they_share_and_no_secret(write: Write) -> None:
     ours, theirs = (load_vertical(write(), ["ids.psi_key=secret", *more]) for more in ([], ["ids.psi_key=other"]))
     assert "secret" not in str(shared_part(ours))
+    again = load_vertical(write(), ["ids.psi_key=secret", "name=again"])
+    hints = [shared_part(job)["ids.psi_key"] for job in (ours, theirs, again)]
+    assert len(set(hints)) == 3 and {len(hint) for hint in hints} == {4}  # too short to try words by
     assert (first_difference(shared_part(ours), shared_part(theirs)) or "").startswith("ids.psi_key")
     assert shared_part(ours) == shared_part(load_vertical(write(SHOP), ["ids.psi_key=secret", "vertical.address=a:1"]))
     two = load_vertical(write(), ["parties.shop.id=[name, born]", "parties.bank.id=[name, born]"])

@@ -22,7 +22,7 @@ from fedps.launch.orders import PLAIN
 from fedps.launch.vertical import move_scores
 from fedps.net.protection import protect
 from fedps.pages.report import try_report
-from fedps.storage.whole import PUBLIC, write_whole
+from fedps.storage.whole import CLOSED, PUBLIC, write_whole
 
 
 def be_party(
@@ -51,6 +51,7 @@ def be_party(
     folder = (run_dir or RUNS / job.name).resolve()
     try:
         job.save(side_folder(folder, party) / "job.yaml")
+        folder.chmod(CLOSED)  # what a party says of its data is for its owner's eyes
         journal = Journal(folder / f"events-{PARTY}-{party}.jsonl", alone=True)
     except BlockingIOError:
         raise JobError(f"--run_dir {folder}: party {party} is at work there already; end it first") from None

@@ -178,6 +178,8 @@ class _Training:
         self._half = Half(job, job.vertical.active, data) if own else None
         self._checkpoints = Checkpoints(job, job.vertical.active, folder, stage, claim)
         self._steps, self._bytes = steps_of(job, len(data.train.label)), meeting.bytes
+        trained, held_out = len(data.train.label), len(data.test.label)
+        self._most = max(min(job.vertical.train_batch_size, trained), min(AT_ONCE, held_out))  # samples of a message
         self._widths = {job.vertical.active: self._half.width} if self._half else {}
         self._progress = _Progress()
 
@@ -195,10 +197,7 @@ class _Training:
         for each, begin in asked:
             if (begin.samples, begin.digest) != (found.samples, found.digest):
                 self._differ(each, begin, found, fresh)
-            if not 0 < begin.width * self._job.vertical.train_batch_size * 4 < self._meeting.limits.message_bytes:
-                self._meeting.reject(
-                    each, "mismatch", f"would send {begin.width} floats of a sample, which no message holds"
-                )
+            self._meeting.check_width(each, begin.width, self._most)
             self._widths[each.party] = begin.width
             common &= set(begin.saved) if begin.run == there.run else set()
         self._start(max(common, default=0))

@@ -151,7 +151,10 @@ class Top:
         one_core()
         self._adds, self._parties = job.vertical.network in ADDING, len(widths)
         widths = dict([*widths.items()][:1]) if self._adds else widths
-        rows, names = max(job.vertical.train_batch_size, AT_ONCE), [f"cut_{k}" for k in range(len(widths))]
+        rows, names = (
+            max(min(job.vertical.train_batch_size, samples), AT_ONCE),
+            [f"cut_{k}" for k in range(len(widths))],
+        )
         kind = "real" if job.vertical.loss == "mse" else "binary"
         features = {name: Feature(kind="id", rows=rows) for name in names}
         features["label"] = Feature(kind="label", of=kind)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SPARE = 8  # requests of a party beyond those in flight: signs of life, parts of ids
 LOOK = 0.1  # seconds between two looks at deadlines
+HEADER = 1 << 12  # bytes of a message beside its floats, at most
 FAREWELL = 2.0  # seconds in which parties may take leave, and the door closes
 
 
@@ -182,6 +183,24 @@ class Meeting:
                 asked, "not_finite", f"sends of step {due.step} a NaN or an infinity: has its training diverged?"
             )
         return cut
+
+    def check_width(self, asked: Asked, width: int, samples: int) -> None:
+        """Make sure that messages hold what a party will send of so many samples at once. Raises RefusedError: they do not."""
+        limits, at_once = self.limits, self._vertical.in_flight
+        size = width * samples * 4 + HEADER
+        if width <= 0 or size > limits.message_bytes or samples > limits.rows:
+            self.reject(
+                asked, "mismatch",
+                f"would send {width} floats of a sample, which no message holds: {samples:,} samples are sent at once, and at most"
+                f" {limits.rows:,} in {limits.message_bytes >> 20} MiB: raise limits.message_mib at all parties, or lower"
+                " vertical.train_batch_size",
+            )  # fmt: skip
+        if size * at_once > limits.held_bytes:
+            self.reject(
+                asked, "mismatch",
+                f"would send {size * at_once >> 20} MiB ahead, and at most {limits.held_bytes >> 20} are held: lower"
+                " vertical.in_flight or vertical.train_batch_size",
+            )  # fmt: skip
 
     def _asking(self, parties: Sequence[str]) -> list[str]:
         return [party for party in parties if self._turns.next_of(party) is not None]

@@ -141,6 +141,7 @@ class _Stage:
         self._samples, self._held_out = len(data.train.label), len(data.test.label)
         self._steps = steps_of(job, self._samples)
         self._run, self._step, self._over = "", 0, False
+        self._epochs = job.vertical.epochs
         self._form = job.vertical.wire
 
     def begin(self, found: Found) -> tuple[str, ...]:
@@ -179,6 +180,10 @@ class _Stage:
             self._score()
             verdict, _ = self._line.wait(self._line.ask(EndEpoch(self._stage, epoch)), Verdict)
             epoch, at, self._over = epoch + 1, 0, not verdict.go_on
+            if not self._over and epoch >= self._epochs:
+                raise WireError(
+                    f"the active party {self._line.active} goes on after epoch {epoch}, which is the last by vertical.epochs"
+                )
             with self._line.at_work():
                 if verdict.better:
                     self._checkpoints.save_model(

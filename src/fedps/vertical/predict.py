@@ -8,6 +8,7 @@ import csv
 import io
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -160,23 +161,28 @@ class _Active:
         half = _half(self._job, active, self._model, found.rows, self._allow)
         widths = {active: half.width} if half else {}
         widths |= {each.party: self._begun(each, found) for each in asked}
-        top = Top(self._job, widths, 1)
-        top.load(within(self._model.state, "top"))
         meeting.enter(Phase.STEP)
         for each in asked:
             meeting.reply(each, Begun(0, self._model.run, (PREDICT,)))
-        for number, first in enumerate(range(0, len(found.rows), AT_ONCE)):
-            rows = found.rows[first : first + AT_ONCE]
+        if len(found.rows):
+            self._score_all(found.rows, scored, half, widths)
+        meeting.enter(Phase.END)
+        for each in meeting.next_of(passive):
+            meeting.reply(each, Done())
+        meeting.part()
+
+    def _score_all(self, common: Rows, scored: Scored, half: Half | None, widths: Mapping[str, int]) -> None:
+        """Score rows that all parties have, some at a time."""
+        passive, meeting, top = self._job.vertical.passive, self._meeting, Top(self._job, widths, 1)
+        top.load(within(self._model.state, "top"))
+        for number, first in enumerate(range(0, len(common), AT_ONCE)):
+            rows = common[first : first + AT_ONCE]
             own = [half.score(slice(first, first + len(rows)))] if half else []
             asked, due = meeting.next_of(passive), Cut(PREDICT, number, "predict")
             cuts = [meeting.cut_of(each, due, (len(rows), widths[each.party])) for each in asked]
             scored.take(rows, top.score([*own, *cuts]), BY_ALL, self._job)
             for each in asked:
                 meeting.reply(each, Done())
-        meeting.enter(Phase.END)
-        for each in meeting.next_of(passive):
-            meeting.reply(each, Done())
-        meeting.part()
 
     def _begun(self, asked: Asked, found: Matched) -> int:
         """Return what a party will send of a sample. Raises RefusedError: its model is of another training."""
@@ -190,6 +196,7 @@ class _Active:
             )  # fmt: skip
         if (begin.samples, begin.digest) != (len(found.rows), found.digest):
             self._meeting.reject(asked, "mismatch", f"has found {begin.samples} common samples, due {len(found.rows)}")
+        self._meeting.check_width(asked, begin.width, min(AT_ONCE, begin.samples))
         return begin.width
 
 
