@@ -90,6 +90,31 @@ def test_a_party_whose_folder_is_lost_takes_all_back_to_the_start(unbroken: Unbr
     assert_same(unbroken, run, others[0].result())
 
 
+def test_who_trains_alone_at_the_end_may_die_too(tmp_path: Path) -> None:
+    job, run, address = job_of(tmp_path, epochs=2, lift=["active"], start_timeout=5), tmp_path / "run", free_address()
+    shop, bank = (
+        Process(job, party, run, address, Death(Checkpoints, "save", 4) if party == "shop" else None)
+        for party in job.order
+    )
+    while not shop.is_dead():
+        pass
+    newest = next((run / "parties" / "shop" / "checkpoint").glob("active-*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:100])
+    outcome = Process(job, "shop", run, address).result()
+    assert bank.result() is None and outcome is not None
+    alone = outcome.stages["active"]
+    assert list(outcome.stages) == ["federated", "active"] and len(alone.epochs) == 2 and not alone.bytes
+
+
+def test_files_with_other_samples_are_trained_on_anew(tmp_path: Path) -> None:
+    job, run = job_of(tmp_path, lift=["active"]), tmp_path / "run"
+    train(job, run)
+    for party in job.order:
+        lines = (tmp_path / f"{party}.csv").read_text().splitlines()
+        (tmp_path / f"{party}.csv").write_text("\n".join(lines[:300]) + "\n")
+    assert numbers(train(job, run)) == numbers(train(job, tmp_path / "other"))
+
+
 @pytest.mark.slow
 def test_a_checkpoint_that_is_torn_is_left_out_and_all_begin_before_it(unbroken: Unbroken, tmp_path: Path) -> None:
     job, run, address = unbroken.job, tmp_path / "run", free_address()

@@ -101,11 +101,7 @@ def run_active(
         ready(address)
 
     with meeting.open(bind, opened, certificates):
-        outcome, data = _Active(job, folder, claim, meeting, report, allow).live()
-    if ALONE in job.vertical.lift and has_features(job, party):
-        alone = _Training(job, folder, claim, meeting, report, ALONE, data, (), own=True)
-        alone.begin_alone()
-        outcome = outcome._replace(stages={**outcome.stages, ALONE: alone.train()})
+        outcome = _Active(job, folder, claim, meeting, report, allow).live()
     report(parties.Outcome(outcome.samples, outcome.held_out, outcome.match_bytes))
     return outcome
 
@@ -121,7 +117,7 @@ class _Active:
         self._party, self._passive = job.vertical.active, job.vertical.passive
         self._stages = STAGES if "passive" in job.vertical.lift else STAGES[:1]
 
-    def live(self) -> tuple[Outcome, ClientData]:
+    def live(self) -> Outcome:
         """See the job to its end; when a party was started again, go back with it."""
         ids = OwnIds(self._job, self._party, self._folder, self._allow)
         found, fresh, match_bytes = ids.recall(), False, 0
@@ -136,10 +132,12 @@ class _Active:
                 self._report(ids.told(found))
                 data = ids.data(found)
                 stages = self._train(found, fresh, data)
+                if ALONE in self._job.vertical.lift and has_features(self._job, self._party):
+                    stages[ALONE] = self._train_alone(found, data)  # others stay, for if this process dies meanwhile
                 for asked in self._meeting.next_of(self._passive):
                     self._meeting.reply(asked, Done())
                 self._meeting.part()
-                return Outcome(len(data.train.label), len(data.test.label), stages, match_bytes), data
+                return Outcome(len(data.train.label), len(data.test.label), stages, match_bytes)
             except Again:
                 found = None if self._meeting.resume() is Phase.MATCH else found
 
@@ -149,12 +147,20 @@ class _Active:
         for stage in self._stages:
             last = stage == self._stages[-1]
             training = _Training(
-                self._job, self._folder, self._claim, self._meeting, self._report, stage, data, self._passive,
+                self._job, self._folder, self._claim, self._meeting, self._report, stage, data, found.digest, self._passive,
                 own=stage == STAGES[0] and has_features(self._job, self._party), after=Phase.END if last else Phase.BEGIN,
             )  # fmt: skip
             training.begin(found, fresh, self._stages)
             stages[stage] = training.train()
         return stages
+
+    def _train_alone(self, found: Found, data: ClientData) -> Stage:
+        """Train what predicts while others are away."""
+        alone = _Training(
+            self._job, self._folder, self._claim, self._meeting, self._report, ALONE, data, found.digest, (), own=True
+        )
+        alone.begin_alone()
+        return alone.train()
 
 
 class _Training:
@@ -164,6 +170,7 @@ class _Training:
         job, folder, claim, meeting, report: as elsewhere.
         stage: its name.
         data: the party's own samples.
+        digest: of the common ones.
         parties: the passive ones that take part.
         own: whether the active party's own features count.
         after: the phase that follows on the stage.
@@ -171,12 +178,12 @@ class _Training:
 
     def __init__(
         self, job: VerticalJob, folder: Path, claim: Claim, meeting: Meeting, report: Report, stage: str,
-        data: ClientData, parties: Sequence[str], own: bool, after: Phase = Phase.END,
+        data: ClientData, digest: str, parties: Sequence[str], own: bool, after: Phase = Phase.END,
     ) -> None:  # fmt: skip
         self._job, self._meeting, self._report, self._stage, self._after = job, meeting, report, stage, after
         self._parties, self._data = parties, data
         self._half = Half(job, job.vertical.active, data) if own else None
-        self._checkpoints = Checkpoints(job, job.vertical.active, folder, stage, claim)
+        self._checkpoints = Checkpoints(job, job.vertical.active, folder, stage, claim, digest)
         self._steps, self._bytes = steps_of(job, len(data.train.label)), meeting.bytes
         trained, held_out = len(data.train.label), len(data.test.label)
         self._most = max(min(job.vertical.train_batch_size, trained), min(AT_ONCE, held_out))  # samples of a message
@@ -200,14 +207,19 @@ class _Training:
             self._meeting.check_width(each, begin.width, self._most)
             self._widths[each.party] = begin.width
             common &= set(begin.saved) if begin.run == there.run else set()
-        self._start(max(common, default=0))
+        step = max(common, default=0)
+        saved = self._saved_at(step) if step else None
+        if step and saved is None:
+            self._meeting.go_back(Phase.BEGIN)
+        self._start(saved)
         self._meeting.enter(self._after if self._progress.over else Phase.STEP)
         for each, _ in asked:
             self._meeting.reply(each, Begun(self._progress.step, self._progress.run, stages))
 
     def begin_alone(self) -> None:
-        """Begin without passive parties."""
-        self._start(max(self._checkpoints.steps, default=0))
+        """Begin without passive parties, from the newest checkpoint that is whole."""
+        found = map(self._saved_at, sorted(self._checkpoints.steps, reverse=True))
+        self._start(next((saved for saved in found if saved is not None), None))
 
     def train(self) -> Stage:
         """Train to the end of the stage; errors as for `begin`."""
@@ -221,7 +233,8 @@ class _Training:
                     self._save()
             scores = self._score()
             self._close(epoch, scores)
-        rate, sent = now.trained / now.seconds if now.seconds else 0.0, self._meeting.bytes - self._bytes
+        rate = now.trained / now.seconds if now.seconds else 0.0
+        sent = self._meeting.bytes - self._bytes if self._parties else 0
         self._report(parties.Staged(self._stage, now.best + 1, figures_of(now.epochs[now.best]), rate, sent))
         return Stage(now.epochs, now.best, rate, sent)
 
@@ -251,16 +264,20 @@ class _Training:
             f" {found.digest!r}): remove its folder's file `matched`, and start it again",
         )  # fmt: skip
 
-    def _start(self, step: int) -> None:
-        self._top = Top(self._job, self._widths, len(self._data.train.label))
-        if not step:
-            self._progress = _Progress(run=secrets.token_hex(8))
-            return
+    def _saved_at(self, step: int) -> Saved | None:
+        """Return a checkpoint, None if it is torn."""
         try:
-            saved = self._checkpoints.load(step)
+            return self._checkpoints.load(step)
         except DataError as error:
             print(f"a checkpoint is left out: {error}", flush=True)
-            self._meeting.go_back(Phase.BEGIN)
+            return None
+
+    def _start(self, saved: Saved | None) -> None:
+        """Go on from a checkpoint, or from the seed."""
+        self._top = Top(self._job, self._widths, len(self._data.train.label))
+        if saved is None:
+            self._progress = _Progress(run=secrets.token_hex(8))
+            return
         if self._half is not None:
             self._half.restore(within(saved.state, "half"))
         self._top.restore(within(saved.state, "top"))

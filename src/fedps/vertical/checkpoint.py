@@ -2,7 +2,8 @@
 
 Checkpoints are of steps on which all agree, where nothing is under way: the ends of epochs, and every `checkpoint_every` steps
 of one. No party is ever more than one of them ahead of another, so that with the last two there is always one that all
-have. Each says of which training it is (`run`): those of others do not count, and go when this one first saves.
+have. Each says of which training it is (`run`), and on which common samples: those of others do not count, and go when this one
+first saves.
 """
 
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ class Checkpoints:
         folder: the party's own.
         stage: its name.
         claim: of this process, to be the newest of the party: an older one writes nothing more.
+        digest: of the common samples.
 
     Attributes:
         run: the training that the newest is of; empty if there is none.
@@ -59,13 +61,16 @@ class Checkpoints:
         JobError: they are of another job.
     """
 
-    def __init__(self, job: VerticalJob, party: str, folder: Path, stage: str, claim: Claim) -> None:
+    def __init__(
+        self, job: VerticalJob, party: str, folder: Path, stage: str, claim: Claim, digest: str = ""
+    ) -> None:  # fmt: skip
         self._folder, self._model = folder / "checkpoint", folder / "model"
-        self._stage, self._claim = stage, claim
+        self._stage, self._claim, self._digest = stage, claim, digest
         self._facts = {"party": party, "job": job.name, "shared": shared_part(job)}
         _make(self._folder)
         _make(self._model)
-        runs = {step: facts["run"] for step in self._there() if (facts := self._facts_of(step)) is not None}
+        there = {step: facts for step in self._there() if (facts := self._facts_of(step)) is not None}
+        runs = {step: facts["run"] for step, facts in there.items() if facts.get("digest") == digest}
         self.run = runs[max(runs, key=self._written_at)] if runs else ""
         self.steps = [step for step, run in runs.items() if run == self.run]
 
@@ -98,7 +103,7 @@ class Checkpoints:
 
     def _save(self, saved: Saved) -> None:
         before = self._stem(saved.step)
-        facts = self._facts | {"run": saved.run, "step": saved.step, "over": saved.over}
+        facts = self._facts | {"digest": self._digest, "run": saved.run, "step": saved.step, "over": saved.over}
         self._write(self._folder, self._name(saved.step), saved.state, facts)
         if before is not None:
             _remove(self._folder, before)

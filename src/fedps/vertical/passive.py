@@ -120,7 +120,7 @@ class _Passive:
         for stage in STAGES:
             if stage in stages:
                 with self._line.at_work():
-                    own = _Stage(self._job, self._party, self._folder, self._claim, self._line, stage, data)
+                    own = _Stage(self._job, self._party, self._folder, self._claim, self._line, stage, data, found)
                 stages = own.begin(found)
                 own.train()
         try:
@@ -134,10 +134,11 @@ class _Stage:
 
     def __init__(
         self, job: VerticalJob, party: str, folder: Path, claim: Claim, line: Line, stage: str, data: ClientData,
+        found: Found,
     ) -> None:  # fmt: skip
         self._job, self._party, self._folder, self._line, self._stage = job, party, folder, line, stage
         self._half, self._blur = Half(job, party, data), Blur(job.protection.activations)
-        self._checkpoints = Checkpoints(job, party, folder, stage, claim)
+        self._checkpoints = Checkpoints(job, party, folder, stage, claim, found.digest)
         self._samples, self._held_out = len(data.train.label), len(data.test.label)
         self._steps = steps_of(job, self._samples)
         self._run, self._step, self._over = "", 0, False
