@@ -55,6 +55,14 @@ def test_other_parties_whose_features_are_worth_nothing_are_a_warning(
     assert "of all together is no better than" in warning and "of shop alone" in warning
 
 
+def test_held_out_samples_of_one_label_are_a_warning(job: VerticalJob) -> None:
+    (warning,) = summary_of(job, staged("federated", auc=None, logloss=0.4), staged("active", auc=None, logloss=0.4))[
+        "warnings"
+    ]
+    assert warning.startswith("all held-out samples have one label, so there is no AUC")
+    assert not summary_of(job, staged("federated", rmse=0.4))["warnings"]
+
+
 def test_a_run_that_ended_early_has_what_is_known(job: VerticalJob) -> None:
     summary = summary_of(job)
     assert summary["samples"] is None and summary["vertical"] == {} and summary["metrics"] == {}

@@ -90,8 +90,13 @@ class Tally:
         }
 
     def _doubts(self) -> list[str]:
-        """Say that other parties' features were worth nothing."""
+        """Say that other parties' features were worth nothing, or that nobody can tell."""
         alone, together = self._stages.get("active"), self._stages.get("federated")
+        if together and together.figures.get("logloss") is not None and together.figures.get("auc") is None:
+            return [
+                "all held-out samples have one label, so there is no AUC, and the last epoch is kept: hold out more"
+                " (vertical.holdout), or see that common ids are of both kinds"
+            ]
         for name, sign in BETTER.items():
             ours, all_ = (of.figures.get(name) if of else None for of in (alone, together))
             if ours is not None and all_ is not None and sign * all_ <= sign * ours:
