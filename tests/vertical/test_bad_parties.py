@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from fedps.config.vertical import VerticalJob, shared_part
-from fedps.errors import FedpsError, LostError, RefusedError
+from fedps.errors import DataError, FedpsError, LostError, RefusedError
 from fedps.events import parties
 from fedps.net.channel import Channel
 from fedps.vertical import active as active_side
-from fedps.vertical import finding
+from fedps.vertical import finding, predict
 from fedps.vertical.half import Half
 from fedps.vertical.line import Line
 from fedps.vertical.meeting import limits_of
@@ -23,7 +23,8 @@ from fedps.wire import messages
 from fedps.wire.frame import Frame
 from fedps.wire.messages import Alive, Begin, Cut, Done, Hello, PartyRequest, Verdict
 from tests.authorities import authority, credentials, write
-from tests.vertical.meetings import WAIT, Active, job_of, start_passive
+from tests.ports import free_address
+from tests.vertical.meetings import WAIT, Active, job_of, start_passive, train
 
 SOON: dict[str, Any] = {"start_timeout": 2.0, "step_timeout": 2.0}
 
@@ -146,6 +147,24 @@ def test_a_file_whose_rows_were_moved_after_its_ids_were_read(tmp_path: Path, mo
     ours, theirs = both(job, tmp_path)
     assert "bank.csv: was changed since its ids were read" in theirs
     assert ours == "LostError: party bank cannot go on: its log says why"
+
+
+def test_a_file_whose_rows_were_moved_while_they_were_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, file = job_of(tmp_path, epochs=1, lift=["active"], start_timeout=20), tmp_path / "shop.csv"
+    train(job, tmp_path)
+    score = predict._score_alone
+
+    def move_and_score(*args: Any) -> None:
+        head, *rows = file.read_text().splitlines()
+        file.write_text("\n".join([head, *reversed(rows)]) + "\n")
+        score(*args)
+
+    monkeypatch.setattr(predict, "_score_alone", move_and_score)
+    fresh = predict.new_samples(
+        job.model_copy(update={"vertical": job.vertical.model_copy(update={"start_timeout": 0.2})}), "shop"
+    )
+    with pytest.raises(DataError, match=r"shop\.csv: was changed since its ids were read"):
+        predict.predict_active(fresh, tmp_path / "parties" / "shop", free_address(), lambda event: None)
 
 
 def test_no_common_ids(tmp_path: Path) -> None:

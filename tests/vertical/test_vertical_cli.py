@@ -2,13 +2,18 @@
 
 import csv
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from fedps.config.vertical import load_vertical
 from fedps.data.prepare.parties import synthesize_parties
+from fedps.errors import JobError
+from fedps.events.journal import Journal
+from fedps.launch.one_party import be_party
 from tests.launch.rooms import here
 from tests.ports import free_address
 
@@ -100,6 +105,15 @@ def test_a_job_trains_says_what_each_partys_data_is_worth_and_predicts(
     assert "party users has not come for 0.5 s" in said and "31 of 31 samples are scored by items alone" in said
     assert {row["by"] for row in rows_of(tmp_path / "alone.csv")} == {"alone"}
     assert run.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_party_that_is_started_twice_leaves_the_first_ones_job_alone(job: Path, tmp_path: Path) -> None:
+    resolved, run = load_vertical(job, ["vertical.address=127.0.0.1:7070"], "items"), tmp_path / "run"
+    run.mkdir()
+    with closing(Journal(run / "events-party-items.jsonl", alone=True)):
+        with pytest.raises(JobError, match="party items is at work there already"):
+            be_party(resolved, "items", run)
+    assert not (run / "parties" / "items" / "job.yaml").exists()
 
 
 def test_parties_without_a_common_id_end_at_once_and_both_say_so(

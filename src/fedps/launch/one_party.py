@@ -50,9 +50,10 @@ def be_party(
     protect(job.security, PARTY, party, [str(at)])
     folder = (run_dir or RUNS / job.name).resolve()
     try:
-        job.save(side_folder(folder, party) / "job.yaml")
+        own = side_folder(folder, party)
         folder.chmod(CLOSED)  # what a party says of its data is for its owner's eyes
         journal = Journal(folder / f"events-{PARTY}-{party}.jsonl", alone=True)
+        job.save(own / "job.yaml")
     except BlockingIOError:
         raise JobError(f"--run_dir {folder}: party {party} is at work there already; end it first") from None
     except OSError as error:

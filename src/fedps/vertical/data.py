@@ -4,7 +4,7 @@ Nobody sends an order: what is held out, and each epoch's batches, follow from t
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from fedps.config.sections.features import labels, spaces
 from fedps.config.sections.vertical import LINE
 from fedps.config.vertical import VerticalJob, side_job
 from fedps.data.read.by_job import Reading, read_by_job
+from fedps.data.read.cache import state_of
 from fedps.data.samples import ClientData, Order
 from fedps.errors import DataError
 from fedps.types import ClientId, Samples
@@ -23,6 +24,25 @@ from fedps.vertical.ids import identity, read_ids
 HELD_OUT = zlib.crc32(b"fedps.vertical.held_out")  # of the stream that splits
 Rows = NDArray[np.int64]
 NOTHING = Allow()
+
+
+class Unchanged:
+    """Files whose rows are known by their numbers, so that they may not change between the reading of ids and of features.
+
+    Args:
+        files: as they are before their ids are read.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._states = {file: state_of(file) for file in files}
+
+    def check(self) -> None:
+        """Make sure of that, once features are read. Raises DataError: one has changed."""
+        for file, state in self._states.items():
+            if state_of(file) != state:
+                raise DataError(
+                    f"{file}: was changed since its ids were read, and rows may stand elsewhere: start again"
+                )
 
 
 def side_data(

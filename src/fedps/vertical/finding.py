@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from fedps.config import Allow
 from fedps.config.vertical import VerticalJob
-from fedps.data.read.cache import state_of
 from fedps.data.samples import ClientData
 from fedps.errors import DataError, RefusedError, WireError
 from fedps.events.events import Event
 from fedps.events.parties import Matched as Told
 from fedps.storage.whole import CLOSED, make_folder
-from fedps.vertical.data import NOTHING, ids_of, side_data
+from fedps.vertical.data import NOTHING, Unchanged, ids_of, side_data
 from fedps.vertical.ids import form_of
 from fedps.vertical.kept import keep, recall
 from fedps.vertical.line import Line
@@ -81,7 +80,7 @@ class OwnIds:
             files["test"] = own.test_data
         self._word, self._folder = job.ids.psi_key or "", folder
         self._peers = [peer for peer in job.order if peer != party]
-        self._states = {path: state_of(path) for paths in files.values() for path in paths}
+        self._unchanged = Unchanged(path for paths in files.values() for path in paths)
         self._ids = {what: ids_of(job, party, tuple(paths), allow) for what, paths in files.items()}
 
     def recall(self) -> Found | None:
@@ -125,11 +124,7 @@ class OwnIds:
             DataError: as for `side_data`; or a file is not any more what it was when its ids were read.
         """
         data = side_data(self._job, self._party, found.rows, found.test_rows, self._allow)
-        for path, state in self._states.items():
-            if state_of(path) != state:
-                raise DataError(
-                    f"{path}: was changed since its ids were read, and rows may stand elsewhere: start again"
-                )
+        self._unchanged.check()
         return data
 
     def told(self, found: Found) -> Event:

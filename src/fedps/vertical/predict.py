@@ -32,7 +32,7 @@ from fedps.storage.whole import write_whole
 from fedps.types import ClientId, Values, within
 from fedps.vertical.active import ALONE
 from fedps.vertical.checkpoint import Model, claim_of, load_model
-from fedps.vertical.data import NOTHING, ids_of, read_rows
+from fedps.vertical.data import NOTHING, Unchanged, ids_of, read_rows
 from fedps.vertical.finding import find, serve
 from fedps.vertical.half import AT_ONCE, Half, Top
 from fedps.vertical.ids import parts_of
@@ -100,6 +100,7 @@ def predict_active(job: VerticalJob, folder: Path, bind: str, report: Report, al
         RefusedError: a passive party has another model, or has said what may not be; it is named.
     """
     party = job.vertical.active
+    unchanged = Unchanged(job.parties[party].data)
     model, ids = load_model(folder, FEDERATED), ids_of(job, party, job.parties[party].data, allow)
     scored = Scored(ids, np.full(len(ids), np.nan, np.float32), np.zeros(len(ids), np.int8))
     certificates, meeting = protect(job.security, "party", party, [bind]), Meeting(job, shared_part(job), report)
@@ -109,6 +110,7 @@ def predict_active(job: VerticalJob, folder: Path, bind: str, report: Report, al
     except LostError as error:
         report(events.Note(f"{error}; what is not scored yet, {party} scores alone"))
     _score_alone(job, folder, scored, report, allow)
+    unchanged.check()
     return scored
 
 
@@ -212,6 +214,7 @@ class _Passive:
     def answer(self) -> None:
         """Answer to the end; when another party was started again, go back with it."""
         job, found, began = self._job, None, time.monotonic()
+        unchanged = Unchanged(job.parties[self._party].data)
         with self._line.at_work():
             ids = ids_of(job, self._party, job.parties[self._party].data, self._allow)
         while True:
@@ -220,7 +223,7 @@ class _Passive:
                     with Matching(ids, job.ids.psi_key or "") as own:
                         found = find(self._line, {"train": own})["train"]
                     self._report(parties.Matched(len(ids), len(found.rows), time.monotonic() - began))
-                self._send(found)
+                self._send(found, unchanged)
                 return
             except RefusedError as refusal:
                 if refusal.kind == "order":
@@ -228,9 +231,10 @@ class _Passive:
                 elif refusal.kind != "stale":
                     raise
 
-    def _send(self, found: Matched) -> None:
+    def _send(self, found: Matched, unchanged: Unchanged) -> None:
         with self._line.at_work():
             half = _half(self._job, self._party, self._model, found.rows, self._allow)
+            unchanged.check()
         blur, count = Blur(self._job.protection.activations), len(found.rows)
         blur.restore(within(self._model.state, "blur"))
         begin = Begin(PREDICT, self._model.run, (), found.digest, count, half.width if half else 1)
