@@ -32,6 +32,7 @@ SHOWN = {  # blocks that nobody types, by what they begin with
     "network (torch)": "a picture",
     "north ───": "a picture",
     "end of window k": "a picture",
+    "passive                ": "a picture",
     "client  ── RoundReport": "a picture",
     "client        digest": "a picture",
     "waiting for server": "what a worker says",

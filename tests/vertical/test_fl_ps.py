@@ -1,5 +1,10 @@
 """The original's two-party job, its keys, generators and network, as its test would have trained it."""
 
+import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +15,8 @@ from fedps.config.vertical import load_vertical, notes_of
 from fedps.errors import DataError, JobError
 from fedps.vertical.data import ids_of, side_data
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "test_fl_ps"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "test_fl_ps"
 JOB = EXAMPLE / "fl_async_ps_config.yaml"
 LINES = ["1", *map(str, range(1, 14)), *(f"c{k}" for k in range(26))]
 
@@ -62,6 +68,23 @@ def test_a_command_is_not_run_unless_it_may_be(lines: list[str]) -> None:
         ids_of(job, "A", job.parties["A"].data)
     with pytest.raises(JobError, match=r'parties\.A\.id: id: a command prints features alone.*"@line"'):
         load_vertical(JOB, [*lines, "parties.A.id=id"])
+
+
+def test_what_its_page_says_to_type_trains_both_parties(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "from-paddlepaddle.md").read_text()
+    make, train = re.findall(r"^(?:python|fedps) .*test_fl_ps/.*$", page, re.MULTILINE)
+    shutil.copytree(EXAMPLE, tmp_path / EXAMPLE.relative_to(ROOT), ignore=shutil.ignore_patterns("train_data"))
+    quick = ["-o", "vertical.train_batch_size=64", "-o", "vertical.epochs=2", "--json", "--run_dir", "run"]
+    quick += ["-o", "hyper_parameters.optimizer={class: lazy_adam, learning_rate: 0.01}"]
+    for command in (make.split()[1:], ["-m", *train.split(), *quick]):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["status"], summary["samples"], summary["held_out"]) == ("ok", 6400, 1600)
+    together, alone = summary["vertical"]["federated"], summary["vertical"]["active"]
+    assert together["auc"] > alone["auc"] + 0.05 > 0.65
+    assert together["loss"] < summary["rounds"][0]["loss"]
+    assert [note for note in done.stderr.splitlines() if "runner.sync_mode: has no effect" in note]
 
 
 def test_a_job_of_clients_says_who_trains_it() -> None:
