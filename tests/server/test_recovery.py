@@ -107,8 +107,13 @@ def test_a_log_that_does_not_reach_to_where_clients_go_on_is_refused(home: Home)
 def test_a_client_that_is_ahead_of_a_restored_server_is_told(home: Home) -> None:
     server = home.server()
     a, b = (Caller(server, name).join() for name in "ab")
-    train(server, a, b, 1, 5)
-    restored = home.server(cut={"a": 2, "b": 2})
+    train(server, a, b, 1, 2)
+    shutil.copytree(home.folder / "state", home.folder / "copy")
+    train(server, a, b, 3, 5)
+    home.close()
+    shutil.rmtree(home.folder / "state")
+    shutil.move(home.folder / "copy", home.folder / "state")
+    restored = home.server()
     refused = Caller(restored, "a", "p").join().ask(*push(6, [3], ones(1)))
     assert isinstance(refused, Refused) and (refused.kind, refused.reason) == (
         "stale",

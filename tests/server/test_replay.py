@@ -11,7 +11,8 @@ from fedps.types import NO_KEYS
 from fedps.wire.messages import Barrier, Done, Join, Leave, Pull, Push, Refused, Seed
 from tests.conftest import MakeJob
 from tests.greeting import hello
-from tests.server.callers import BIAS, ROWS, Caller, Stranger, push, state
+from tests.server.callers import BIAS, ROWS, Caller, Stranger, is_refused, ones, push, state
+from tests.server.homes import Home, tables
 
 BIAS_CHANGE = np.ones((1, 3), np.float32)
 
@@ -34,12 +35,18 @@ class Recorded(Stranger):
         self.connection.received = record  # type: ignore[method-assign]
 
 
-def live(server: ParameterServer) -> Recorded:
-    """Live a client's whole life: pushes whole and in parts, pulls, a barrier, leave."""
-    client, rng = Recorded(server), np.random.default_rng(1)
-    client.ask(hello(server.job, "good", "p"))
+def begin(server: ParameterServer, instance: str = "p") -> Recorded:
+    """Let a client's process take part."""
+    client = Recorded(server)
+    client.ask(hello(server.job, "good", instance))
     client.ask(Join((ROWS, BIAS), 0))
     client.ask(Seed("bias"), np.zeros((1, 3), np.float32))
+    return client
+
+
+def live(server: ParameterServer) -> Recorded:
+    """Live a client's whole life: pushes whole and in parts, pulls, a barrier, leave."""
+    client, rng = begin(server), np.random.default_rng(1)
     for sequence in range(1, 21):
         keys = np.unique(rng.integers(0, 100, 10))
         clock = server.clock
@@ -108,3 +115,21 @@ def test_a_session_of_an_older_process_is_refused(server: ParameterServer) -> No
     Caller(server, "good", "another process").join()
     answer = play(server, *heard).replies[0].message
     assert isinstance(answer, Refused) and answer.kind == "superseded"
+
+
+def test_no_session_of_before_a_run_was_taken_back_is_heard_again(home: Home) -> None:
+    server = home.server()
+    first = begin(server)
+    for sequence in (1, 2):
+        assert isinstance(first.ask(*push(sequence, [1], ones(1))), Done)
+    second = begin(server, "p2")  # behind the last push that counts
+    assert isinstance(second.ask(*push(3, [1], ones(1))), Done)
+    cuts: list[dict[str, int] | None] = [{"good": 1}, None]  # also where a server dies before anybody has come
+    for cut in cuts:
+        server = home.server(cut)
+        there = tables(server)
+        for said in (first, second):
+            assert is_refused(play(server, *said.heard).replies[0].message, "superseded")
+        assert tables(server) == there
+    again = Caller(server, "good", "p3").join()
+    assert isinstance(again.ask(*push(2, [1], ones(1))), Done), "who goes on from there is served"

@@ -67,6 +67,12 @@ class Gone(Record, frozen=True):
     how: str
 
 
+class TakenBack(Record, frozen=True):
+    """The run was taken back to here: of each client only processes speak that are newer than `processes`, which none is."""
+
+    processes: dict[ClientId, Process]
+
+
 class Applied(Record, frozen=True):
     """A push, or all of a step or window merged, was applied; the gate's clock is `clock` now.
 
@@ -180,7 +186,7 @@ class SavedEpoch(Record, frozen=True):
 
 Kinds = (
     Begun | Declared | Seeded | Joined | Gone | Applied | Offered | Merged | Late | Counted | Ended | Opened | State | Laid
-    | SavedEpoch
+    | SavedEpoch | TakenBack
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Clients are away at first, and have as long to come back as if their connections
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -36,6 +37,7 @@ from fedps.server.records import (
     Seeded,
     Sequences,
     State,
+    TakenBack,
     decode,
 )
 from fedps.server.records import Merged as MergedRecord
@@ -108,7 +110,7 @@ def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float], s
         recovery.take_up(first)
     for entry in entries:
         if cut and _beyond(entry.record, cut):
-            log.cut(log.position - 1)
+            recovery.cut(entries)
             break
         recovery.take_up(entry)
     for note in log.notes:
@@ -119,6 +121,8 @@ def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float], s
     recovery.end(clock() + (0.0 if cut is None else start))
     if first is None:
         shard.durable.note(kept.begun)
+    if cut is not None:
+        recovery.take_back()
     return first is not None
 
 
@@ -135,10 +139,30 @@ class _Recovery:
         Raises:
             DataError: it cannot be, as where there is too little memory.
         """
+        self._know(entry.record)
         try:
             self._take_up(entry)
         except FedpsError as error:
             raise DataError(f"{self._log}: record {self._log.position} cannot be taken up: {error}") from error
+
+    def cut(self, behind: Iterator[Entry]) -> None:
+        """Drop the record just read with all behind it, of which only that is kept who spoke: nobody does again."""
+        position = self._log.position - 1
+        with suppress(DataError):  # what is damaged there is dropped as well
+            for record, _ in behind:
+                self._know(record)
+        self._log.cut(position)
+
+    def take_back(self) -> None:
+        """Let no process speak that did before the run was taken back: what it says, or has said, is of no push that counts.
+
+        All have ended, but what they said may be played again, before those come that go on from the cut.
+        """
+        spoke = self._kept.roster.processes.items()
+        # No process has an empty name: so this comes behind those that spoke, and before any that takes the next number.
+        none = {client: Process(number + bool(instance), "") for client, (number, instance) in spoke}
+        self._know(record := TakenBack(none))
+        self._kept.shard.durable.note(record)
 
     def end(self, since: float) -> None:
         """Leave saves that were under way to be finished, and let all clients be away from a time on, seconds."""
@@ -153,7 +177,7 @@ class _Recovery:
         kept, (record, arrays) = self._kept, entry
         shard, members = kept.shard, kept.members
         match record:
-            case Begun():
+            case Begun() | TakenBack():
                 pass
             case State():
                 self._restore(record)
@@ -164,8 +188,7 @@ class _Recovery:
                 kept.ballot.chosen = frozenset(tables)
             case Seeded(table, first):
                 shard.seed(table, arrays[0], first)
-            case Joined(client, number, instance, clock, samples):
-                kept.roster.know(client, Process(number, instance))
+            case Joined(client, _, instance, clock, samples):
                 members.join(client, instance, clock, samples)
                 kept.ballot.know(client)
             case Gone(client, how):
@@ -203,6 +226,15 @@ class _Recovery:
                 self._saves.pop(epoch, None)
             case Opened():
                 self._open(record)
+
+    def _know(self, record: Kinds) -> None:
+        """Know the processes that a record tells of."""
+        match record:
+            case Joined(client, number, instance):
+                self._kept.roster.know(client, Process(number, instance))
+            case TakenBack(processes):
+                for client, process in processes.items():
+                    self._kept.roster.know(client, process)
 
     def _restore(self, state: State) -> None:
         kept = self._kept
