@@ -82,11 +82,12 @@ class History:
         return not self._left or self.ledger.fault is not None
 
     def _end(self, client: Client) -> None:
-        """Note that a client does no more: all but the newest process may be told that a newer one speaks."""
+        """Note that a client's process does no more: all but the newest may be told that a newer one speaks, and count no more."""
         error, older = client.error, client is not self.clients[client.number]
         if error is not None and not (older and isinstance(error, RefusedError) and error.kind == "superseded"):
             self.ledger.wrong(f"{client.name} gave up: {error}")
-        self._count(client)
+        if not older:
+            self._count(client)
 
     def _count(self, client: Client) -> None:
         """Count a client among those that have something left to do, or not."""

@@ -6,12 +6,14 @@ What happens in one is told by `python -m tests.simulation SEED`; `python -m tes
 import os
 import subprocess
 import sys
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.simulation.history import live
+from fedps.errors import RefusedError
+from tests.simulation.history import History, live, machine
 
 FEW, MANY = 200, 10_200  # histories that are always run; with the long ones
 ROOT = Path(__file__).parents[2]
@@ -48,3 +50,14 @@ def test_a_seed_is_one_history() -> None:
         live(17, lines.append)
     assert told[0] == told[1]
     assert len(told[0]) > 20
+
+
+def test_a_client_has_ended_though_an_older_process_of_it_gives_up_later() -> None:
+    with machine() as folder, closing(History(17, folder)) as history:
+        older = history.clients[0]
+        newest = history.clients[0] = older.twin()
+        newest.ended = True
+        history._end(newest)
+        older.error = RefusedError("superseded", "a newer process speaks")
+        history._end(older)
+        assert older.name not in history._left
