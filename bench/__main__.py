@@ -60,6 +60,10 @@ def bench(
 
     vertical  both parties' parts of a vertical network in one process, beside the same network whole
 
+    parties  vertical training of published sets: together over the wire, joined in one place, each side alone; some minutes more
+
+    cut      two parties over a socket, direct and through a relay that takes 20 ms, beside all in one process
+
     psi      how long two parties take to find the ids that both have, and how many bytes pass; some minutes more
 
     All of them take about 10 minutes on two cores and 6 GB of memory, --quick under 2 minutes. Leave the machine alone

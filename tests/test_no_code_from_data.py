@@ -28,7 +28,15 @@ FORBIDDEN_CALLS = {
 # A pipe's `recv` unpickles. The launcher's pipes carry bytes; only a new process's arguments are pickled, by
 # multiprocessing itself, from parent to child.
 LOCAL = "launch/local/"
-PIPES = {"launch/watch.py", f"{LOCAL}processes.py", f"{LOCAL}entry.py", f"{LOCAL}scripts.py", "script.py"}
+PIPES = {
+    "launch/watch.py",
+    f"{LOCAL}processes.py",
+    f"{LOCAL}entry.py",
+    f"{LOCAL}scripts.py",
+    "script.py",
+    "launch/company.py",
+    "vertical/blinding.py",
+}
 # Who may start a program: the one place that runs `pipe_command`, if a flag allows it, a script's own processes, the
 # compiler of our own generated text.
 WRITES = {"serving/export.py": ["torch.save"]}  # plain tensors, for others to read; nothing here reads them back

@@ -37,6 +37,7 @@ SHOWN = {  # blocks that nobody types, by what they begin with
     "client        digest": "a picture",
     "waiting for server": "what a worker says",
     "time: [": "what logs say",
+    "coordinator 0: round 2": "what logs say",
     "2026-01-01": "what logs say",
     "ratings.csv: text": "what a command says",
     "import torch\nweights": "five lines without fedps, which serving/test_export_forms.py runs",
@@ -57,6 +58,7 @@ NOT_RUN = {  # commands, by their first words, and a page that has a test of its
     "fedps worker": "for several machines; test_cli_roles.py starts each role on this one",
     "fedps vertical": "starts processes that train; vertical/test_vertical_cli.py does",
 }
+LONG = ("heterogeneity",)  # pages that train for long
 JOBS = {
     "distillation": "distillation.yaml",
     "features": "films.yaml",
@@ -118,7 +120,8 @@ def in_context(block: Block) -> str:
 def pages_with(wanted: Callable[[Block], object]) -> pytest.MarkDecorator:
     """Return what runs a test once for each page that has such a block."""
     pages = [page for page in PAGES if any(wanted(block) for block in blocks(page))]
-    return pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)
+    long = [pytest.param(p, marks=pytest.mark.slow) if p.stem in LONG else p for p in pages]
+    return pytest.mark.parametrize("page", long, ids=lambda page: page.stem)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,9 @@ def whole(job: Job, learner: Learner) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("mode", "loss", "sequence"), TRAININGS)
+@pytest.mark.parametrize(
+    ("mode", "loss", "sequence"), [one if one[2] else pytest.param(*one, marks=pytest.mark.slow) for one in TRAININGS]
+)
 def test_training_and_scores_are_torchs_of_the_whole_network(
     mode: str, loss: str, sequence: bool, tmp_path: Path
 ) -> None:
@@ -127,7 +129,7 @@ def test_every_id_space_has_tables_whose_rows_start_small(mode: str, tmp_path: P
     assert not [name for name, _ in network.dense if name.startswith("embedding_") and "age" not in name]
 
 
-@pytest.mark.parametrize("mode", ["DeepFM", "DCNv2", "DIN"])
+@pytest.mark.parametrize("mode", ["DeepFM", pytest.param("DCNv2", marks=pytest.mark.slow), "DIN"])
 def test_several_labels_get_a_logit_each_and_an_unknown_one_teaches_nothing(mode: str, tmp_path: Path) -> None:
     features = FEATURES | {"stars": {"kind": "label", "of": "real", "weight": 0.25}}
     job = job_of(tmp_path, mode, features)

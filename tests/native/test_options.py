@@ -81,7 +81,7 @@ def test_sgds_steps_are_plain_torchs(loss: str, make_job: MakeJob) -> None:
         np.testing.assert_allclose(learner.dense.values, dense, atol=2e-5)
 
 
-@pytest.mark.parametrize("network", ["Towers", "Crossed"])
+@pytest.mark.parametrize("network", ["Towers", pytest.param("Crossed", marks=pytest.mark.slow)])
 def test_pairs_train_a_network_of_your_own(network: str, make_job: MakeJob, tmp_path: Path) -> None:
     job = job_of(make_job, tmp_path, network, negatives=1)
     hyper = job.hyper_parameters.model_copy(update={"loss": "bpr"})

@@ -184,7 +184,7 @@ def test_a_private_layer_trains_here_and_a_shared_one_on_the_servers(make_job: M
     np.testing.assert_allclose(one.gradients().dense, other.gradients().dense, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", ["adam", "sgd"])
+@pytest.mark.parametrize("rule", [pytest.param("adam", marks=pytest.mark.slow), "sgd"])
 def test_over_a_pass_the_steps_part_from_torchs_by_no_more_than_one_rounding_does(
     rule: str, make_job: MakeJob, tmp_path: Path
 ) -> None:

@@ -80,7 +80,9 @@ def data_of(job: Job, samples: int = 390) -> ClientData:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case == "not corrected" else case for case in CASES]
+)
 def test_a_pass_and_all_scores_are_those_of_torch(case: str, make_job: MakeJob, tmp_path: Path) -> None:
     one, other, data = both(make_job, tmp_path, case, local=True)
     size = 150  # more than two tiles; the last batch, of 90, more than one
@@ -97,7 +99,7 @@ def test_a_pass_and_all_scores_are_those_of_torch(case: str, make_job: MakeJob, 
     np.testing.assert_allclose(ranked[0], ranked[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["corrected", "not corrected"])
+@pytest.mark.parametrize("case", ["corrected", pytest.param("not corrected", marks=pytest.mark.slow)])
 def test_gradients_for_the_servers_are_those_of_torch(case: str, make_job: MakeJob, tmp_path: Path) -> None:
     one, other, data = both(make_job, tmp_path, case, local=False)
     for learner in (one, other):

@@ -151,7 +151,7 @@ def test_mistakes_in_the_job(make_job: MakeJob, tmp_path: Path) -> None:
             ["simulation.traces=traces.json", "selector.over_selection=1.5"],
             r"selector\.over_selection: 1\.5: who reports",
         ),
-        (["simulation.traces=7"], r"simulation\.traces: 7: must be the path"),
+        (["simulation.traces=7"], r"simulation\.traces: 7: must be a path"),
     ):
         with pytest.raises(JobError, match=told):
             load_job(path, settings)

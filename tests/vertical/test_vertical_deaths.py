@@ -125,6 +125,7 @@ def group_of(pid: int) -> int | None:
         return None
 
 
+@pytest.mark.slow
 def test_a_party_that_dies_is_started_again_and_the_model_is_that_of_one_that_did_not(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
