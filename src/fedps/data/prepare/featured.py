@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fedps.data.catalogue import Catalogue
 from fedps.data.negatives import Ids
-from fedps.data.prepare.movielens import ML_1M, ML_100K, Form, Ratings, by_appearance, catalogue_of, read_ratings, texts
-from fedps.data.prepare.source import NUMBER, Archive, lines, locate, read_file, whole
+from fedps.data.prepare.movielens import ML_1M, ML_100K, Form, Ratings, catalogue_of, read_numbered, texts
+from fedps.data.prepare.source import NUMBER, Archive, lines, read_file, whole
 from fedps.data.prepare.write import Interactions, Split, clients_of, ids_of_users, stream, write_featured
 from fedps.errors import DataError
 from fedps.types import Bags
@@ -41,10 +41,7 @@ def prepare_ratings(out: Path, source: str | None, split: Split, seed: int) -> M
     Raises:
         DataError: a file is missing or not what it should be, or `out` holds something else.
     """
-    archive = Archive(locate(source))
-    form, ratings = read_ratings(archive)
-    users, user = np.unique(ratings.user, return_inverse=True)
-    movies, item = by_appearance(ratings.movie)
+    archive, form, ratings, users, movies, user, item = read_numbered(source)
     facts, zip_codes = known_users(archive, form, users)
     genres, names = known_genres(archive, form, movies)
     columns = {"user": user, "item": item, **{name: ranks[user] for name, (ranks, _) in facts.items()}}
@@ -68,10 +65,7 @@ def prepare_ratings(out: Path, source: str | None, split: Split, seed: int) -> M
 
 def prepare_sequences(out: Path, source: str | None, split: Split, seed: int) -> Mapping[str, Any]:
     """Prepare MovieLens as sequences, leave one out; return the manifest. Arguments and errors as for `prepare_ratings`."""
-    archive = Archive(locate(source))
-    form, ratings = read_ratings(archive)
-    users, user = np.unique(ratings.user, return_inverse=True)
-    movies, item = by_appearance(ratings.movie)
+    archive, form, ratings, users, movies, user, item = read_numbered(source)
     order = np.lexsort((_times(archive, ratings), user))
     zip_codes = known_users(archive, form, users)[1]
     shares = _shares(len(users), zip_codes, split, stream(seed))

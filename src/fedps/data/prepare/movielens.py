@@ -103,10 +103,8 @@ def prepare(
     Raises:
         DataError: a file is missing or not what it should be, or `out` holds something else.
     """
-    archive, split = Archive(locate(source)), split or Split()
-    form, ratings = read_ratings(archive)
-    users, user = np.unique(ratings.user, return_inverse=True)
-    movies, item = by_appearance(ratings.movie)
+    archive, form, ratings, users, movies, user, item = read_numbered(source)
+    split = split or Split()
     history = History(user, item, len(users), len(movies))
     test = _hold_out(archive.path, form, history, (user, item, ratings.time), test_rating, test_negatives)
     order = np.flatnonzero(item != test.test_item[user])
@@ -121,6 +119,34 @@ def prepare(
         archive.path.resolve().name, zip_codes, catalogue_of(archive, form, movies), texts(users), test_origin=test.origin,
     )  # fmt: skip
     return prepared.write(out, data, split, per_positive, seed, {"split": "leave-one-out"})
+
+
+class Numbered(NamedTuple):
+    """An archive's ratings, whose users are numbered by their ids, and movies by their first appearance.
+
+    Attributes:
+        archive, form: from where, and how it is written.
+        ratings: as it has them.
+        users, movies: their ids, int64, by number.
+        user, item: each rating's numbers, int64[n].
+    """
+
+    archive: Archive
+    form: Form
+    ratings: Ratings
+    users: Ids
+    movies: Ids
+    user: Ids
+    item: Ids
+
+
+def read_numbered(source: str | None) -> Numbered:
+    """Read the ratings of an archive, a folder or a URL; None as for `prepare`. Errors as for `read_ratings`."""
+    archive = Archive(locate(source))
+    form, ratings = read_ratings(archive)
+    users, user = np.unique(ratings.user, return_inverse=True)
+    movies, item = by_appearance(ratings.movie)
+    return Numbered(archive, form, ratings, users, movies, user, item)
 
 
 def read_ratings(archive: Archive) -> tuple[Form, Ratings]:

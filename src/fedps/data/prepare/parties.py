@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from fedps.data.negatives import Ids
 from fedps.data.prepare.featured import cells_of, known_genres, known_users
-from fedps.data.prepare.movielens import by_appearance, read_ratings
-from fedps.data.prepare.source import Archive, locate
+from fedps.data.prepare.movielens import read_numbered
 from fedps.data.prepare.synth import draw_factors
 from fedps.data.prepare.write import stream, write_parties
 from fedps.errors import DataError
@@ -36,10 +35,7 @@ def prepare_parties(out: Path, source: str | None, seed: int) -> Mapping[str, An
     Raises:
         DataError: a file is missing or not what it should be, or `out` holds something else.
     """
-    archive = Archive(locate(source))
-    form, ratings = read_ratings(archive)
-    users, user = np.unique(ratings.user, return_inverse=True)
-    movies, item = by_appearance(ratings.movie)
+    archive, form, ratings, users, movies, user, item = read_numbered(source)
     facts, zips = known_users(archive, form, users)
     genres, names = known_genres(archive, form, movies)
     who = {name: ranks for name, (ranks, _) in facts.items()} | {"zip": np.array(zips)}
