@@ -29,13 +29,14 @@ with needing("tls", "cryptography"):
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-ROLES = ("server", "client", "coordinator", "observer", "party")
+ROLES = ("server", "client", "coordinator", "observer", "party", "service")  # the last: `fedps serve`, of a client
 AUTHORITY = ("authority", "0")  # who answers requests for certificates: known by a host name, and no role of a run
-LISTENING = ("server", "coordinator", "party", AUTHORITY[0])  # who is dialled
+LISTENING = ("server", "coordinator", "party", "service", AUTHORITY[0])  # who is dialled
 SCHEME = "fedps"
 SKEW = 300.0  # seconds by which a certificate begins before now: the clocks of two organisations differ
 DAY = 86_400.0  # seconds
 UNFIT = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)  # what `cryptography` says of bad bytes
+HOST = re.compile("[a-z0-9]([a-z0-9-]{0,29}[a-z0-9])?")
 POINT = 32  # bytes of a point of Curve25519: its u-coordinate
 KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KEY-----\r?\n?", re.DOTALL)
 
@@ -43,10 +44,11 @@ KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KE
 def host_of(role: str, name: str) -> str:
     """Return the host name by which the certificate of one who listens is known, e.g. `0.server.fedps`.
 
-    A party's name may be of letters that no host has, or that hosts take for others: there it is a digest of it.
+    A party's name, and a client's, may be of letters that no host has, or that hosts take for others: there it is a digest of
+    it; a service, whose host people write, keeps a name that a host can have, and that is shorter than a digest.
     """
-    label = hashlib.sha256(name.encode()).hexdigest()[:32] if role == "party" else name
-    return f"{label}.{role}.{SCHEME}"
+    kept = bool(HOST.fullmatch(name)) if role == "service" else role != "party"
+    return f"{name if kept else hashlib.sha256(name.encode()).hexdigest()[:32]}.{role}.{SCHEME}"
 
 
 def identity_of(pem: bytes) -> Identity:

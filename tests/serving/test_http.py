@@ -1,25 +1,33 @@
 """`fedps serve` as its callers see it: answers, mistakes, the token, a newer epoch, and nobody else's users."""
 
+import http.client
 import json
+import queue
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fedps
+from fedps.access.authority import Authority
+from tests.authorities import authority
+from tests.launch.rooms import here
 from tests.launch.runs import HEEDING, write_job
-from tests.launch.runs import fedps as run_command
+from tests.ports import free_port
 
 TestClient = pytest.importorskip("starlette.testclient").TestClient
-from fedps.serving.http import LONGEST, Service  # noqa: E402
+from fedps.net.tls import Certificates  # noqa: E402
+from fedps.serving.http import LONGEST, Service, serve  # noqa: E402
 from fedps.serving.recommend import Recommender  # noqa: E402
 
 TOKEN = "a token that nobody guesses"
@@ -221,7 +229,12 @@ def test_the_command_serves_until_it_is_stopped(run: fedps.Run) -> None:
         process.communicate()
 
 
-def test_beyond_this_machine_a_token_is_needed(run: fedps.Run, tmp_path: Path) -> None:
+def test_beyond_this_machine_a_token_and_certificates_are_needed(
+    run: fedps.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority(tmp_path / "certs", "0")
+    taken = free_port()
+    outside = ["--client", "0", "--host", "0.0.0.0", "--token-file", tmp_path / "good"]
     open_, short, good = (tmp_path / name for name in ("open", "short", "good"))
     for path, text, mode in ((open_, TOKEN, 0o644), (short, "abc", 0o600), (good, TOKEN, 0o600)):
         path.write_text(text)
@@ -232,10 +245,94 @@ def test_beyond_this_machine_a_token_is_needed(run: fedps.Run, tmp_path: Path) -
         (["--token-file", open_], "others may read it: chmod 600"),
         (["--token-file", short], "3 characters are soon guessed"),
         (["--token-file", tmp_path / "none"], "cannot be read"),
-        (["--client", "0", "--port", "70000"], "--host 127.0.0.1 --port 70000: cannot be listened on"),
+        (["--client", "0", "--port", taken], f"--host 127.0.0.1 --port {taken}: cannot be listened on; choose another"),
         (["--client", "nobody"], "--client nobody: there is no such client"),
         ([], "--client: is missing"),
+        (outside, "service 0: 0.0.0.0:8080 is not on this machine's loopback, and connections would be in the clear"),
+        ([*outside, "--insecure", "--port", taken], f"--insecure: connections at 0.0.0.0:{taken} are IN THE CLEAR"),
+        ([*outside, "--certs", tmp_path / "certs"], "holds no certificate of service 0: make it by `fedps certs issue"),
+        (
+            [*outside, "--certs", tmp_path / "certs" / "issued" / "client-0"],
+            "is the folder of client 0, and this is serv",
+        ),
     ):
-        done = run_command("serve", run.folder, *words)
-        assert done.returncode == 2
-        assert said in done.stderr
+        with socket.create_server(("0.0.0.0", taken)):
+            assert here(monkeypatch, "serve", run.folder, *words) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def secured(
+    recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[int]:
+    """The port of a service of client 0 with certificates, of an authority in `certs`."""
+    uvicorn = pytest.importorskip("uvicorn")
+    monkeypatch.setattr("fedps.serving.http.LOOK_EVERY", 0.05)
+    made = authority(tmp_path / "certs", "0", "1")
+    made.issue("service", "0")
+    made.issue("service", "1")
+    authority(tmp_path / "other", "0")
+    begun, go = queue.Queue[Any](), uvicorn.Server.run
+
+    def begin(server: Any, sockets: list[socket.socket]) -> None:
+        begun.put((server, sockets[0].getsockname()[1]))
+        go(server, sockets)
+
+    monkeypatch.setattr("uvicorn.Server.run", begin)
+    service = Service(recommender, None, lambda _: None, Certificates(tmp_path / "certs", "service", "0"))
+    thread = threading.Thread(target=serve, args=(service, "127.0.0.1", 0))
+    thread.start()
+    server, port = begun.get(timeout=30)
+    assert capsys.readouterr().out == f"serving https://127.0.0.1:{port} as 0.service.fedps\n"
+    yield port
+    server.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def ask(port: int, folder: Path | None, ca: Path) -> tuple[int, Any, bytes]:
+    """Ask for a recommendation with a role's certificate, or none; return the status, the answer and what the service showed."""
+    context = ssl.create_default_context(cafile=ca)
+    if folder is not None:
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    with (
+        socket.create_connection(("127.0.0.1", port), 30) as plain,
+        context.wrap_socket(plain, server_hostname="0.service.fedps") as secured,
+    ):
+        connection = http.client.HTTPConnection("0.service.fedps")
+        connection.sock = secured
+        connection.request("GET", "/similar?item=1&k=1")
+        answer = connection.getresponse()
+        return answer.status, json.load(answer), secured.getpeercert(binary_form=True) or b""
+
+
+def test_with_certificates_those_of_the_client_alone_may_ask(secured: int, tmp_path: Path) -> None:
+    ca, issued = tmp_path / "certs" / "ca.pem", tmp_path / "certs" / "issued"
+    assert [ask(secured, issued / who, ca)[0] for who in ("client-0", "service-0")] == [200, 200]
+    for who in ("client-1", "service-1"):
+        status, said, _ = ask(secured, issued / who, ca)
+        assert status == 403 and said["error"].endswith("those of client or service 0 may ask here: show one of them")
+    for stranger in (None, tmp_path / "other" / "issued" / "client-0"):
+        with pytest.raises(OSError):
+            ask(secured, stranger, ca)
+    with pytest.raises((OSError, http.client.HTTPException)):
+        urllib.request.urlopen(f"http://127.0.0.1:{secured}/health", timeout=30)
+    assert ask(secured, issued / "client-0", ca)[0] == 200
+
+
+def test_certificates_are_renewed_and_revoked_while_it_serves(secured: int, tmp_path: Path) -> None:
+    ca, made = tmp_path / "certs" / "ca.pem", Authority(tmp_path / "certs")
+    folder = made.folder / "issued" / "client-0"
+    before = ask(secured, folder, ca)[2]
+    made.renew("service", "0")
+    assert eventually(lambda: ask(secured, folder, ca)[2] != before)
+    made.revoke("client", "0")
+    assert eventually(lambda: ask(secured, folder, ca)[0] == 403)
+    assert ask(secured, folder, ca)[1]["error"].startswith("the certificate of client 0 was revoked: ask who runs")
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 30
+    while not (found := true()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found

@@ -34,12 +34,12 @@ To others, over networks that nobody trusts, either goes a kit, or a token by wh
 certs_app = App(name="certs", help=HELP)
 app.command(certs_app)
 
-Role = Literal["server", "client", "coordinator", "observer", "party"]
+Role = Literal["server", "client", "coordinator", "observer", "party", "service"]
 Names = Annotated[
     str,
     Parameter(
         negative="",
-        help="What it is called: a client as its data file, a server by its number, the coordinator 0, a party as in its job.",
+        help="What it is called: a client as its data file, a server by its number, the coordinator 0, a party as in its job, a service (`fedps serve`) as the client whose users it answers.",
     ),
 ]
 Folder = Annotated[Path, flag("dir", "The authority's folder.")]

@@ -4,10 +4,14 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated
 
-from fedps.cli.app import AllowCommands, PastRun, app, flag, note
+from fedps.cli.app import AllowCommands, Insecure, PastRun, app, flag, note
 from fedps.errors import JobError, needing
 
 Token = flag("token_file", "A file with the token that requests must bear; needed beyond this machine.")
+Certs = flag(
+    "certs",
+    "Folder of this service's certificate, or of an authority: it is asked by HTTPS, with certificates of this client alone.",
+)
 
 
 @app.command
@@ -18,6 +22,8 @@ def serve(
     host: Annotated[str, flag("host", "Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, flag("port", "Port to listen on; 0 takes a free one.", least=0)] = 8080,
     token_file: Annotated[Path | None, Token] = None,
+    certs: Annotated[Path | None, Certs] = None,
+    insecure: Insecure = False,
     epoch: Annotated[
         int | None, flag("epoch", "This saved epoch alone (default: the last, and newer ones as they come).")
     ] = None,
@@ -28,24 +34,30 @@ def serve(
     Example: fedps serve latest --client 0
 
     Example: curl 'http://127.0.0.1:8080/recommend?user=17&k=5'
+
+    Example: fedps serve latest --client north --host 10.0.0.5 --token-file token --certs certs
     """
     token = _token(token_file, host)
     with needing("serve", "starlette", "uvicorn"):
         from fedps.serving.http import Service  # noqa: PLC0415
         from fedps.serving.http import serve as answer  # noqa: PLC0415
     from fedps.config import Allow  # noqa: PLC0415
+    from fedps.config.sections.security import Security  # noqa: PLC0415
+    from fedps.net.protection import protect  # noqa: PLC0415
     from fedps.serving.recommend import Recommender  # noqa: PLC0415
     from fedps.serving.saved_run import whole_epoch  # noqa: PLC0415
 
     opened = Recommender.open(run_dir, client, epoch, allow=Allow(commands=allow_commands))
     if opened.note:
         note(opened.note)
+    security = Security(certs=certs, insecure=insecure)
+    certificates = protect(security, "service", opened.site.client, [f"{host}:{port}"])
 
     def newer(now: Recommender) -> Recommender | None:
         return now.reopened() if epoch is None and whole_epoch(run_dir) > now.epoch else None
 
     print(f"client {opened.site.client}, epoch {opened.epoch}", flush=True)
-    answer(Service(opened, token, newer), host, port)
+    answer(Service(opened, token, newer, certificates), host, port)
 
 
 def _token(file: Path | None, host: str) -> str | None:
@@ -63,7 +75,7 @@ def _token(file: Path | None, host: str) -> str | None:
     if file is None:
         if not here:
             raise JobError(
-                f"--host {host}: others could ask for what your users like; give --token-file FILE, and put TLS before it"
+                f"--host {host}: others could ask for what your users like; give --token-file FILE, and --certs DIR"
             )
         return None
     try:

@@ -13,17 +13,15 @@ The service answers one request a connection, within `DEADLINE`, of few bytes, a
 
 import http.client
 import http.server
-import os
 import socket
 import socketserver
 import ssl
-import tempfile
 import threading
 import time
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,9 +35,9 @@ from fedps.errors import FedpsError, IdentityError, JobError, LostError, Refused
 from fedps.launch.addresses import Address
 from fedps.storage.credentials import (
     CERTIFICATE,
-    KEY,
     LARGEST,
     Credentials,
+    as_files,
     read_credentials,
     write_credentials,
 )
@@ -337,7 +335,7 @@ def _context() -> ssl.SSLContext:
 def _showing(credentials: Credentials) -> ssl.SSLContext:
     context = _context()
     context.load_verify_locations(cadata=credentials.ca.decode())
-    with _as_files(credentials.certificate, credentials.key) as files:
+    with as_files(credentials.certificate, credentials.key) as files:
         context.load_cert_chain(*files)
     return context
 
@@ -348,21 +346,9 @@ def _own_context(authority: Authority) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_OPTIONAL
     context.load_verify_locations(cadata=authority.ca.decode())
-    with _as_files(*authority.own(OWN_DAYS)) as files:
+    with as_files(*authority.own(OWN_DAYS)) as files:
         context.load_cert_chain(*files)
     return context
-
-
-@contextmanager
-def _as_files(certificate: bytes, key: bytes) -> Iterator[tuple[Path, Path]]:
-    """Lay a certificate and its key down for OpenSSL, which reads files alone, in a folder of the user's own."""
-    with tempfile.TemporaryDirectory(prefix="fedps-") as folder:
-        paths = Path(folder) / CERTIFICATE, Path(folder) / KEY
-        for path, content in zip(paths, (certificate, key), strict=True):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-        yield paths
 
 
 def _cut(connection: socket.socket) -> None:

@@ -1,10 +1,11 @@
-"""The certificates of one role, as gRPC takes them, read anew when their files change.
+"""The certificates of one role, as gRPC and HTTPS take them, read anew when their files change.
 
 In the handshake gRPC makes sure that the peer holds the key of a certificate that is valid now, and that our authority has
 signed; of a server besides, that it is the one that was meant. What follows from the certificate later on is told here:
 who the peer is, and why it is not welcome any more. What a peer of each role may say is the concern of `access`.
 """
 
+import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,16 @@ import grpc
 
 from fedps import crypto
 from fedps.errors import IdentityError, JobError
-from fedps.storage.credentials import CA, CERTIFICATE, KEY, REVOKED, Credentials, find_credentials, read_credentials
+from fedps.storage.credentials import (
+    CA,
+    CERTIFICATE,
+    KEY,
+    REVOKED,
+    Credentials,
+    as_files,
+    find_credentials,
+    read_credentials,
+)
 from fedps.types import Identity
 
 LOOK = 0.1  # seconds between two looks at files by those who dial in: thousands may do so in a second
@@ -76,6 +86,11 @@ class Certificates:
         return self._refresh().identity
 
     @property
+    def host(self) -> str:
+        """The host name by which those who dial know this role, whatever its address."""
+        return crypto.host_of(self._role, self._name)
+
+    @property
     def ca(self) -> bytes:
         """The authority's certificate, by the files last read."""
         return self._held.credentials.ca
@@ -93,6 +108,20 @@ class Certificates:
             return None if served == before else _configuration(self._held)
 
         return grpc.dynamic_ssl_server_credentials(_configuration(self._held), newer, True)
+
+    def https(self) -> ssl.SSLContext:
+        """Return what a listener of HTTPS takes: mutual TLS with the files of now; `load` gives it newer ones."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version, context.verify_mode = ssl.TLSVersion.TLSv1_2, ssl.CERT_REQUIRED
+        self.load(context)
+        return context
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Let handshakes be made with the files of now; whom an earlier authority has signed, `peer` turns away."""
+        ca, certificate, key, _ = self._refresh().credentials
+        context.load_verify_locations(cadata=ca.decode())
+        with as_files(certificate, key) as files:
+            context.load_cert_chain(*files)
 
     def client(self, role: str, name: str) -> tuple[grpc.ChannelCredentials, list[tuple[str, str]]]:
         """Return what a connection to a server or coordinator takes, whatever its address: credentials and settings."""

@@ -10,7 +10,7 @@
 | `GET /openapi.json`, `GET /` | what there is to ask, for programs and for people |
 
 Ids are the source's. Only the client's own users are known here: another's are as unknown as anybody. No answer names a user
-that its request did not.
+that its request did not. With certificates it is HTTPS: a caller shows the client's own, or the service's, and nobody else's will do.
 """
 
 import asyncio
@@ -18,10 +18,14 @@ import hmac
 import html
 import ipaddress
 import json
+import socket
+import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from importlib.metadata import version
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -30,12 +34,16 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from fedps.config.files import is_utf8
-from fedps.errors import FedpsError, UnknownIdError
+from fedps.errors import FedpsError, IdentityError, UnknownIdError
 from fedps.serving.recommend import Recommender
 
-LOOK_EVERY = 2.0  # seconds between two looks for a newer epoch
+if TYPE_CHECKING:
+    from fedps.net.tls import Certificates
+
+LOOK_EVERY = 2.0  # seconds between two looks for a newer epoch, and for newer certificates
 LONGEST = 1 << 20  # bytes of a request's body
 DEFAULT_K = 10
+ASKING = ("client", "service")  # whose certificates may ask, of the name of the client that is served
 ERRORS = {"400": "the request is wrong; the answer says how", "404": "no such user or item"}
 Endpoint = Callable[[Request], Awaitable[Any]]
 
@@ -47,12 +55,17 @@ class Service:
         recommender: opened on the client's rows.
         token: what a request must bear as `Authorization: Bearer …`; None: nothing.
         newer: returns a recommender of a newer epoch, if there is one by now.
+        certificates: of the service, by which it listens and callers are known; None: it is asked in the clear.
     """
 
     def __init__(
-        self, recommender: Recommender, token: str | None, newer: Callable[[Recommender], Recommender | None]
-    ) -> None:
-        self._recommender, self._token, self._newer = recommender, token, newer
+        self, recommender: Recommender, token: str | None, newer: Callable[[Recommender], Recommender | None],
+        certificates: "Certificates | None" = None,
+    ) -> None:  # fmt: skip
+        self._recommender, self._token, self._newer, self.certificates = recommender, token, newer, certificates
+        self.context = None if certificates is None else certificates.https()
+        # A connection's certificate is looked at once, and again once another authority counts.
+        self._peer = lru_cache(256)(lambda shown, _: certificates.peer({"x509_pem_cert": [shown]}))  # type: ignore[union-attr]
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -69,9 +82,10 @@ class Service:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        looking = asyncio.create_task(self._look())
+        looking = [asyncio.create_task(self._look()), asyncio.create_task(self._renew())]
         yield
-        looking.cancel()
+        for look in looking:
+            look.cancel()
 
     async def _look(self) -> None:
         """Take up newer epochs: whoever is being answered keeps the one that it was begun on."""
@@ -89,11 +103,26 @@ class Service:
                 self._recommender = found
                 print(f"serving epoch {found.epoch}", flush=True)
 
+    async def _renew(self) -> None:
+        """Take up certificates that were renewed, and who was revoked."""
+        loaded, held, context = 0, self.certificates, self.context
+        while held is not None and context is not None:
+            await asyncio.sleep(LOOK_EVERY)
+            if (edition := await run_in_threadpool(lambda: held.edition)) == loaded:
+                continue
+            try:
+                held.load(context)
+                loaded = edition
+            except OSError as error:  # no room for what OpenSSL reads: the next look may find some
+                print(f"renewed certificates cannot be taken up yet: {error}", flush=True)
+
     def _answer(self, endpoint: Endpoint) -> Endpoint:
         """Return an endpoint that lets in who may ask, and tells mistakes as JSON."""
 
         async def answer(request: Request) -> Response:
-            if self._token is None and not _is_here(request.url.hostname or ""):
+            if why := self._unwelcome(request):
+                return _failed(403, why)
+            if self._token is None and self.certificates is None and not _is_here(request.url.hostname or ""):
                 return _failed(403, "without a token, ask by 127.0.0.1 or localhost")
             if not self._may(request):
                 return _failed(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
@@ -105,6 +134,20 @@ class Service:
                 return _failed(400, _plain(str(error)))
 
         return answer
+
+    def _unwelcome(self, request: Request) -> str | None:
+        """Say why the certificate of who asks does not let it."""
+        if self.certificates is None:
+            return None
+        try:
+            who = self._peer(request.state.shown, self.certificates.ca)
+        except IdentityError as error:
+            return str(error)
+        client = self._recommender.site.client
+        if who.role not in ASKING or who.name != client:
+            return f"this is the certificate of {who}, and those of {' or '.join(ASKING)} {client} may ask here: show one of them"
+        now = time.time()
+        return self.certificates.fault(self.certificates.own, now) or self.certificates.fault(who, now)
 
     def _may(self, request: Request) -> bool:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -172,17 +215,35 @@ def serve(service: Service, host: str, port: int) -> None:
     """
     import uvicorn  # noqa: PLC0415  (an extra, as starlette)
 
-    config = uvicorn.Config(service.app(), host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)
-    try:
-        listener = config.bind_socket()
-    except (SystemExit, OverflowError):
+    config = uvicorn.Config(
+        service.app(), host=host, port=port, http=_protocol(), log_level="warning", timeout_graceful_shutdown=10
+    )
+    config.load()
+    config.ssl = service.context
+    at, family = (f"[{host}]", socket.AF_INET6) if ":" in host else (host, socket.AF_INET)
+    try:  # it listens at once: whoever reads the next line may ask
+        listener = socket.create_server((host, port), family=family, dualstack_ipv6=family is socket.AF_INET6)
+    except (OSError, ValueError, OverflowError):
         raise FedpsError(
             f"--host {host} --port {port}: cannot be listened on; choose another port, or 0 for a free one"
         ) from None
-    listener.listen()  # so that whoever reads the next line may ask at once
-    at = f"[{host}]" if ":" in host else host
-    print(f"serving http://{at}:{listener.getsockname()[1]}", flush=True)
+    scheme, by = ("http", "") if service.certificates is None else ("https", f" as {service.certificates.host}")
+    print(f"serving {scheme}://{at}:{listener.getsockname()[1]}{by}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _protocol() -> Any:
+    """Return what reads requests, and notes with each the certificate that its connection has shown."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415  (an extra, as starlette)
+
+    class Protocol(HttpToolsProtocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if (secured := transport.get_extra_info("ssl_object")) is not None:
+                shown = ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True)).encode()
+                self.app_state = self.app_state | {"shown": shown}
+
+    return Protocol
 
 
 def _said(recommender: Recommender, found: Any) -> dict[str, Any]:

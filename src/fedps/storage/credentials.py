@@ -7,6 +7,7 @@ while roles read it: at every moment its `key.pem` holds a key that fits its `ce
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,18 @@ def write_credentials(folder: Path, credentials: Credentials) -> None:
         write_whole(folder / KEY, before[:LARGEST] + key)  # so that one of them fits, before and after the next line
         write_whole(folder / CERTIFICATE, certificate)
         write_whole(folder / KEY, key)
+
+
+@contextmanager
+def as_files(certificate: bytes, key: bytes) -> Iterator[tuple[Path, Path]]:
+    """Lay a certificate and its key down for OpenSSL, which reads files alone, in a folder of the user's own."""
+    with tempfile.TemporaryDirectory(prefix="fedps-") as folder:
+        paths = Path(folder) / CERTIFICATE, Path(folder) / KEY
+        for path, content in zip(paths, (certificate, key), strict=True):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+        yield paths
 
 
 @contextmanager
