@@ -35,6 +35,10 @@ MOST_PLACES = 1 << 18  # tables and servers
 ENTRY = 11  # bytes of a report for each
 SHARE = 0.005  # of what is pulled and pushed, that a report may have
 FAVOUR = 6  # bits
+HELD_PULLS, HELD_BYTES = (
+    16,
+    2 << 20,
+)  # that wait to be noted together: code and tables are read into the processor's cache once
 SHIFT = np.uint64(64 - 16)  # leaves the upper 16 bits, the ones that are universal
 WORDS = 1 << 64
 Words = NDArray[np.uint64]
@@ -80,6 +84,7 @@ class Witness:
         self._editions: dict[str, list[int]] = {}  # the number of each, and what follows of keys, clocks, and for tags
         self._keys: dict[int, Words] = {}  # of digests, by floats of a row
         self._below, self._count, self._bytes = WORDS, 0, 0
+        self._held, self._held_bytes = list[tuple[int, Answer, Sequence[Piece], Sequence[Values]]](), 0
 
     def note(self, server: int, answer: Answer, pieces: Sequence[Piece], values: Sequence[Values]) -> None:
         """Note what a server has sent with an answer.
@@ -88,10 +93,34 @@ class Witness:
             server: its number.
             answer: the message.
             pieces: what it is of.
-            values: of each piece float32[U, dim] rows, or floats of a tensor, [1, n].
+            values: of each piece float32[U, dim] rows, or floats of a tensor, [1, n]; they never change.
         """
         if not self._secret:
             return
+        self._held.append((server, answer, pieces, values))
+        self._held_bytes += sum(piece.nbytes for piece in values)
+        if len(self._held) == HELD_PULLS or self._held_bytes > HELD_BYTES:
+            self._settle()
+
+    def report(self) -> Seen | tuple[tuple[()]]:
+        """Return what was noted in this round; no places and nothing else if nothing was."""
+        self._settle()
+        if not self._count:
+            return ((),)
+        where = self._where[: self._count, 1] * len(self._places) + self._where[: self._count, 0]
+        self._keep(np.argsort(where, kind="stable"))
+        scrambles = np.array([scramble for *_, scramble in self._editions.values()], np.uint64)
+        tags = _scrambled(self._lots[: self._count], scrambles[self._where[: self._count, 2]])
+        return Seen(tuple(self._places), np.sort(where), tags.view(np.int64), self._digests[: self._count].copy())
+
+    def _settle(self) -> None:
+        """Note what is held."""
+        for pull in self._held:
+            self._note(*pull)
+        self._held.clear()
+        self._held_bytes = 0
+
+    def _note(self, server: int, answer: Answer, pieces: Sequence[Piece], values: Sequence[Values]) -> None:
         edition, of_key, of_clock, _ = self._edition(answer.edition)
         begins, clock = of_clock * answer.clock, answer.clock % LATEST
         tensors = list[int]()
@@ -102,31 +131,19 @@ class Witness:
                 tensors.append(at)
             elif len(piece.keys):
                 number, more = self._place(piece.table, server)
-                lots = piece.keys.astype(np.uint64)
-                lots *= np.uint64(of_key)
+                lots = piece.keys.view(np.uint64) * np.uint64(of_key)
                 lots += np.uint64((begins + more) % WORDS)
                 chosen = (lots <= np.uint64(self._below - 1)).nonzero()[0]
                 self._bytes += 2 * len(lots) * (1 + 4 * piece.shape[1])  # what is pulled is pushed; keys travel as gaps
                 self._add(lots[chosen], self._digests_of(values[at].take(chosen, 0)), (number, clock, edition))
         if tensors:  # all of them as one
-            first, hashed = pieces[tensors[0]], hashlib.sha256(self._secret)
-            for at in tensors:
-                hashed.update(values[at].data)
+            first = pieces[tensors[0]]
+            hashed = hashlib.sha256(b"".join([self._secret, *(values[at].data for at in tensors)]))
             name = first.table if len(tensors) == 1 else f"{first.table} and {len(tensors) - 1} more"
             number, more = self._place(name, server)
             start = int(first.keys[0]) if len(first.keys) else 0
             lots = np.array([(begins + more + of_key * start) % WORDS >> FAVOUR], np.uint64)
             self._add(lots, np.frombuffer(hashed.digest(), np.uint16, 1), (number, clock, edition))
-
-    def report(self) -> Seen | tuple[tuple[()]]:
-        """Return what was noted in this round; no places and nothing else if nothing was."""
-        if not self._count:
-            return ((),)
-        where = self._where[: self._count, 1] * len(self._places) + self._where[: self._count, 0]
-        self._keep(np.argsort(where, kind="stable"))
-        scrambles = np.array([scramble for *_, scramble in self._editions.values()], np.uint64)
-        tags = _scrambled(self._lots[: self._count], scrambles[self._where[: self._count, 2]])
-        return Seen(tuple(self._places), np.sort(where), tags.view(np.int64), self._digests[: self._count].copy())
 
     def _add(self, lots: Words, digests: Digests, where: tuple[int, int, int]) -> None:
         new = slice(self._count, self._count + len(lots))
