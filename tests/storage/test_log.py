@@ -12,6 +12,7 @@ import pytest
 from fedps.errors import DataError, LostError
 from fedps.storage.disk import Disk, Folder
 from fedps.storage.log import Log
+from fedps.storage.reading import OVER
 from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped, at
 
 
@@ -266,8 +267,10 @@ def test_a_log_that_is_removed_is_found_at_its_end_or_as_removed_whoever_dies_at
             assert "whose job has come to its end" in str(error)
             found.append("removed")
             Log(disk).forget()
-            assert disk.names() == []
-    assert found == [*[4] * 5, *["removed"] * 2, 0]
+            assert disk.files == {OVER: b""}
+            with pytest.raises(LostError, match="to begin anew, remove this folder"):
+                opened(disk)
+    assert found == [*[4] * 5, *["removed"] * 3]
 
 
 def test_a_log_without_a_snapshot_and_one_without_records_behind_it_are_removed() -> None:
@@ -278,4 +281,4 @@ def test_a_log_without_a_snapshot_and_one_without_records_behind_it_are_removed(
         if summed_up:
             sum_up(log)
         log.forget()
-        assert disk.names() == []
+        assert disk.files == {OVER: b""}

@@ -69,7 +69,7 @@ def run_server(
         raise JobError("--standby: runner.durability is none, so there is no log to follow; say group")
     try:
         server = ParameterServer(job, shard, run_dir, report, log=log, cut=cut)
-    except LostError as end:  # of the log, which another process has removed, or died as it did so
+    except LostError as end:  # of the log, which another process has removed, or was about to
         print(f"server {shard}: {end}", flush=True)
         if log is not None and disk is not None and disk.take():
             log.forget()

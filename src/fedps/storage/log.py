@@ -79,7 +79,7 @@ class Log:
 
         Raises:
             DataError: there is no such snapshot, records are lost, files are missing or of another log, or cannot be read.
-            LostError: the log was removed, by the process that was followed, or by one that died as it did so.
+            LostError: the log was removed, by the process that was followed, or by one before.
         """
         self._ready = False
         for record in self._reading.records(back):
@@ -147,7 +147,9 @@ class Log:
         return Compaction(self, self._disk, Frames(Kind.SNAPSHOT, self.position, self._mark), before)
 
     def forget(self) -> None:
-        """Remove all that there is: whoever dies at it leaves the newest state whole, or what says that there is none.
+        """Remove all that there is, but for an empty file that says so: for who is started once more, as one that was killed.
+
+        Whoever dies at it leaves the newest state whole, or that file.
 
         Raises:
             OSError: the disk failed; the rest is still there.
@@ -164,7 +166,7 @@ class Log:
             self._disk.rename(f"{kind}-{position}", OVER)
         for position, kind in files:
             self._disk.remove(f"{kind}-{position}")
-        self._disk.remove(OVER)
+        self._disk.truncate(OVER, 0)
 
     def _forget_before(self, snapshot: int, keep: int) -> None:
         """Remove what a new snapshot makes unneeded; what cannot be removed now is by the next."""

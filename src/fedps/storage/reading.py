@@ -16,7 +16,7 @@ from fedps.storage.frames import HEADER, Content, Frame, Frames, Kind
 
 PIECE = 8 << 20  # bytes of a file that are in memory at a time
 NAME = re.compile(r"(log|snapshot)-(\d+)")
-OVER = "over"  # a file that is there while a log is removed, of which nothing counts any more
+OVER = "over"  # a file that is there once a log is being removed, of which nothing counts any more
 COPY = "put a copy of the folder in its place"
 
 
@@ -85,7 +85,10 @@ class Reading:
 
     def _check_not_removed(self, gone: bool = False) -> None:
         if gone or OVER in self._disk.names():
-            raise LostError(f"{self._disk}: the log was removed by its server, whose job has come to its end")
+            raise LostError(
+                f"{self._disk}: the log was removed by its server, whose job has come to its end; to begin anew, remove this"
+                " folder, or choose another --run_dir"
+            )
 
     def _note_sure(self, log: int, frame: Frame) -> None:
         if self.sure[0] != log:
