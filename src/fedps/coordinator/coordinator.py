@@ -109,8 +109,7 @@ class Coordinator:
             host, _, port = address.rpartition(":")
             where = f"fl-ps > coordinator service addr: {host}, {port}, 0"
             self._say(f"Server[fedps.Coordinator] is serving on port={port}.", where)
-        running = "fl-ps > running make_fl_strategy(loop) in coordinator"
-        self._say("fl-ps > StartCoordinatorServer finished!", running)
+        self._say("fl-ps > StartCoordinatorServer finished!", "fl-ps > running make_fl_strategy(loop) in coordinator")
 
     @property
     def over(self) -> bool:
@@ -321,13 +320,7 @@ class Coordinator:
         took = self._planner.clock.advance(m.info.seconds for m in waiting.values()) if self.round.number else None
         if took is not None:
             self._report(events.Clock(self.round.number, took, self._planner.clock.now))
-        present = set(self._planner.clock.present(waiting))
-        # With sums of its own: a selector may be anybody's code, and is not to change what was reported.
-        infos = {
-            c: replace(m.info, available=m.info.available and c in present, sums=dict(m.info.sums))
-            for c, m in waiting.items()
-        }
-        return self._planner.plan(self.round.number + 1, infos, self.members.known)
+        return self._planner.plan(self.round.number + 1, {c: m.info for c, m in waiting.items()}, self.members.known)
 
     def _send(self, client: ClientId, ticket: int, assignment: Assignment) -> None:
         """Send an assignment with its soft targets, or without, if there are none or they were of an earlier round."""

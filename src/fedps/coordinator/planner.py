@@ -4,6 +4,8 @@ import math
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from fedps.config import Job, Runner
 from fedps.coordinator.members import Member
 from fedps.coordinator.resuming import STATE, Checkpoint, Found, Line, MemberRecord
@@ -52,13 +54,24 @@ class Planner:
     ) -> dict[ClientId, FLStrategy]:
         """Return what every client shall do in a round.
 
+        Args:
+            round_: which.
+            clients: that are there, with what each has reported.
+            known: all that ever were.
+
         Raises:
             Exception: what the selector raised, or why its answer cannot be followed.
         """
         self._secret = secrets.token_bytes(16) if self._job.compares_tables else b""
         if round_ > self._job.runner.epochs or self.stopping.reason:
             return dict.fromkeys(clients, FLStrategy("FINISH"))
-        return choose(self.selector, round_, clients, known, self.history.turns)
+        present = set(self.clock.present(clients))
+        # With sums of its own: a selector may be anybody's code, and is not to change what was reported.
+        infos = {
+            client: replace(info, available=info.available and client in present, sums=dict(info.sums))
+            for client, info in clients.items()
+        }
+        return choose(self.selector, round_, infos, known, self.history.turns)
 
     def assignment(self, round_: int, strategy: FLStrategy) -> Assignment:
         """Return a strategy as it is sent, with what it leaves out filled in from the job."""

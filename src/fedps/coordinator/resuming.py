@@ -180,7 +180,8 @@ class Memory:
         if self._db is None:
             return
         state = msgspec.structs.replace(found.state, before=self._before)
-        rows, number, targets = self._rows(found.turns), state.round, found.targets
+        rows = [(client, _text(turn._replace(round=turn.round + self._before))) for client, turn in found.turns]
+        number, targets = state.round, found.targets
         text, seal = _text(state), _seal_of(rows, self._seal)
         try:
             with _transaction(self._db):
@@ -207,9 +208,6 @@ class Memory:
             db.close()
         if lock >= 0:
             os.close(lock)
-
-    def _rows(self, turns: Sequence[Line]) -> list[tuple[str, str]]:
-        return [(client, _text(turn._replace(round=turn.round + self._before))) for client, turn in turns]
 
     def _take_over(self) -> None:
         """Write down what an earlier version wrote, unless that was done, and remove it."""
@@ -332,8 +330,7 @@ def _read_older(folder: Path) -> Found | None:
 
 def _counted_from(state: Checkpoint, turns: Sequence[Line]) -> list[Line]:
     """Return turns as they are counted from the last beginning on."""
-    before = state.before
-    return [(client, turn._replace(round=turn.round - before)) for client, turn in turns] if before else list(turns)
+    return [(client, turn._replace(round=turn.round - state.before)) for client, turn in turns]
 
 
 def _text(what: Any) -> str:

@@ -29,9 +29,7 @@ class Event(
 
 Report = Callable[[Event], None]
 FINAL = ("identity", "differs")  # refusals that are not made good by another process
-STEADY = getattr(
-    time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC
-)  # which nobody sets, and which goes on while a machine sleeps
+STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # which nobody sets, and no sleep of the machine stops
 _ZERO = time.time() - time.clock_gettime(STEADY)  # the same, seconds since 1970
 
 
@@ -394,11 +392,9 @@ def stamp(role: str, name: str, event: Event) -> Entry:
 
 def printable(fact: Any, kept: str = "\n\t") -> Any:
     """Return a fact with all characters that cannot be printed, but those `kept`, written as escapes."""
-    match fact:
-        case str():
-            return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in fact)
-        case dict():
-            return {key: printable(value) for key, value in fact.items()}
-        case list():
-            return [printable(value) for value in fact]
-    return fact
+    if isinstance(fact, str):
+        escaped = (c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in fact)
+        return fact if fact.isprintable() else "".join(escaped)
+    if isinstance(fact, dict):
+        return {key: printable(value) for key, value in fact.items()}
+    return [printable(value) for value in fact] if isinstance(fact, list) else fact
