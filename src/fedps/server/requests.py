@@ -20,6 +20,7 @@ from fedps.server.memory import Budget
 from fedps.server.merge import Contribution
 from fedps.server.shard import Shard
 from fedps.table import rules
+from fedps.table.kernels import ascend, lie_on
 from fedps.table.sparse import places, reserved_bytes
 from fedps.table.store import has_shape
 from fedps.types import NO_KEYS, Keys, TableName, TableSpec, Values
@@ -249,9 +250,9 @@ def _check_keys(spec: TableSpec, keys: Array, shard: Shard) -> tuple[int, int]:
         # Sorted keys lie between their first and last, so two comparisons bound them all.
         if not spec.open and (keys[0] < 0 or keys[-1] >= spec.shape[0]):
             why = f"keys run from {keys[0]} to {keys[-1]}, but ids must lie in [0, {spec.shape[0]})"
-        elif count > 1 and not (keys[1:] > keys[:-1]).all():
+        elif count > 1 and not ascend(keys):
             why = "keys must be sorted and unique"
-        elif shard.count > 1 and (keys % shard.count != shard.number).any():
+        elif shard.count > 1 and not lie_on(keys, shard.number, shard.count):
             why = f"a key is not of this shard: key % {shard.count} must be {shard.number}"
     if why:
         raise RefusedError("bad_keys", f"table {spec.name!r}: {why}")

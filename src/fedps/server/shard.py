@@ -304,8 +304,7 @@ class Shard:
     @property
     def bytes(self) -> int:
         """What the tables take, about."""
-        rows = sum(count.bytes for count in self.store.counts().values())
-        return rows + first_bytes(self.store.spec(name) for name in self.store.names())
+        return self.store.bytes + first_bytes(self.store.spec(name) for name in self.store.names())
 
     def frozen(self) -> Iterator[tuple[records.Record, Sequence[Array]]]:
         """Freeze tables, and pushes that a buffer keeps, as they are now; yield the records that make them anew."""

@@ -81,15 +81,18 @@ class BoundedTable(SparseTable):
         """How many rows can still be made before a push is refused; with `max_rows` there are always some."""
         return self._places if self.spec.bounds.max_rows else self._places - self._rows + self._spare
 
+    @property
+    def bytes(self) -> int:
+        """What the rows take, of memory, with what is known of those that wait to be made."""
+        candidates = 0 if self._candidates is None else CANDIDATES_BYTES
+        return super().bytes + 2 * self._rows + 8 * self._spare + candidates
+
     def counts(self) -> Counts:
         """Return how many rows there are, what became of others, and what memory they take."""
-        plain, waiting, marks = super().counts(), 0, 2 * self._rows + 8 * self._spare
-        if self._candidates is not None:
-            waiting, marks = self._candidates.waiting, marks + CANDIDATES_BYTES
+        waiting = 0 if self._candidates is None else self._candidates.waiting
         return replace(
-            plain, admitted=self._admitted, waiting=waiting, expired=self._expired, evicted=self._evicted,
-            bytes=plain.bytes + marks,
-        )  # fmt: skip
+            super().counts(), admitted=self._admitted, waiting=waiting, expired=self._expired, evicted=self._evicted
+        )
 
     def missing(self, keys: Keys) -> int:
         """Return 0: a pull makes no row."""

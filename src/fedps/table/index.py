@@ -22,7 +22,8 @@ FIRST_SIZE = 16  # entries of each at the start
 ENTRY = 8  # bytes
 PAGE = mmap.PAGESIZE // ENTRY  # entries
 DOUBLED = 2 * PAGE  # entries up to which a part doubles; a larger one grows by an eighth, to whole pages
-LEAST, MOST = 0.58, 0.65  # of a part's entries: when it grows, from the first part to the last
+# Of a part's entries, when it grows, from the first part to the last: so they fill alike, and do not all move at once.
+FULL = np.linspace(0.58, 0.65, PARTS)
 # Of address space a row, at most: an entry in the least filled part, and the places it has left, each 8/9 of the next.
 INDEX_BYTES = 144
 PLACES_BYTES = 64 << 20  # of it in all: places begin on a page of their own
@@ -38,10 +39,11 @@ MAP_NORESERVE = 0x4000  # Linux: address space now, memory when touched
 class Index:
     """Which slot an id has: PARTS open-addressing tables of entries (tag, slot + 1), as described below.
 
-    Parts fill alike, so each has another measure of full: they do not all move at once.
-
     Args:
         rows: the most ids it will ever hold.
+
+    Attributes:
+        bytes: of the parts, as they stand.
     """
 
     def __init__(self, rows: int) -> None:
@@ -50,13 +52,8 @@ class Index:
         self._starts = np.arange(0, PARTS * FIRST_SIZE, FIRST_SIZE)
         self._sizes = np.full(PARTS, FIRST_SIZE, np.int64)
         self._filled = np.zeros(PARTS, np.int64)
-        self._full = np.linspace(LEAST, MOST, PARTS)  # of a part's entries
         self._end = PARTS * FIRST_SIZE
-
-    @property
-    def bytes(self) -> int:
-        """Of the parts, as they stand."""
-        return int(self._sizes.sum()) * ENTRY
+        self.bytes = self._end * ENTRY
 
     def find(self, keys: Keys, ids: Keys) -> tuple[Keys, int]:
         """Return slots int64[U] (-1 where there is none) and how many there are none of.
@@ -72,7 +69,7 @@ class Index:
     def insert(self, keys: Keys, slots: Keys) -> None:
         """Enter keys that are not there yet."""
         coming = np.bincount(parts_of(keys, PARTS), minlength=PARTS)
-        for part in np.flatnonzero(self._filled + coming > self._full * self._sizes):
+        for part in np.flatnonzero(self._filled + coming > FULL * self._sizes):
             self._grow(int(part), int(self._filled[part] + coming[part]))
         self._filled += coming
         insert(keys, slots, self._entries, self._starts, self._sizes)
@@ -86,9 +83,10 @@ class Index:
         """Move a part behind all others, to a place that is large enough, with the entries that it has."""
         start, size = int(self._starts[part]), int(self._sizes[part])
         old = self._entries[start : start + size]
-        while size * self._full[part] < needed:
+        while size * FULL[part] < needed:
             size = 2 * size if size < DOUBLED else _whole_pages(size + size // 8)
         self._starts[part], self._sizes[part] = self._place(size), size
+        self.bytes += ENTRY * (size - len(old))
         move(old, self._entries, self._starts[part], size)
         if len(old) >= PAGE and hasattr(mmap, "MADV_DONTNEED"):
             self._memory.madvise(mmap.MADV_DONTNEED, ENTRY * start, ENTRY * len(old))

@@ -315,6 +315,24 @@ def raise_to(base, out):  # type: ignore[no-untyped-def]
         out[n] = base ** np.float64(n)
 
 
+@compiled(types.boolean(_i8r))
+def ascend(keys):  # type: ignore[no-untyped-def]
+    """Return whether keys are sorted and unique."""
+    falls = 0
+    for i in range(1, len(keys)):  # to the end, whatever is found: so several are compared at a time
+        falls += keys[i] <= keys[i - 1]
+    return falls == 0
+
+
+@compiled(types.boolean(_i8r, types.int64, types.int64))
+def lie_on(keys, shard, shards):  # type: ignore[no-untyped-def]
+    """Return whether all keys are of one shard."""
+    elsewhere = 0
+    for key in keys:
+        elsewhere += key % shards != shard
+    return elsewhere == 0
+
+
 @cache
 def adam_powers(beta1: float, beta2: float) -> NDArray[np.float64]:
     """Return β1^n, β2^n and (β1/√β2)^n for small n, float64[3, TAIL + 1]."""

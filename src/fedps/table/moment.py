@@ -61,8 +61,9 @@ class Watched:
 
     def keep(self, slots: Keys) -> None:
         """Put those of some rows aside that a moment has not read yet, before they change: int64[n]."""
-        for moment in self._moments:
-            moment.keep(slots)
+        if self._moments:  # a push asks this for each table, and there is none most of the time
+            for moment in self._moments:
+                moment.keep(slots)
         if self._spent and self._spent[-1].shrink():  # little by little: gigabytes at once would take long
             self._spent.pop()
 

@@ -89,11 +89,15 @@ class SparseTable:
         """How many rows can still be made before a push is refused."""
         return self._places - self._rows
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the rows take."""
+        return self._rows * (4 * self._width + ID_BYTES) + self._index.bytes
+
     def counts(self) -> Counts:
         """Return how many rows there are, what became of others, and what memory they take."""
-        taken = self._rows * (4 * self._width + ID_BYTES) + self._index.bytes
         untrained = int(np.count_nonzero(self._state[: self._rows] == UNTRAINED))
-        return Counts(rows=len(self) - untrained, made=self._made - untrained, bytes=taken)
+        return Counts(rows=len(self) - untrained, made=self._made - untrained, bytes=self.bytes)
 
     def end_epoch(self) -> None:
         """Do nothing: rows of a table without bounds do not grow old."""

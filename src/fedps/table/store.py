@@ -158,6 +158,11 @@ class Store:
         """Return what there is to say of the rows of each sparse table."""
         return {name: table.counts() for name, table in self._tables.items() if isinstance(table, SparseTable)}
 
+    @property
+    def bytes(self) -> int:
+        """What the rows of sparse tables take, of memory."""
+        return sum(table.bytes for table in self._tables.values() if isinstance(table, SparseTable))
+
     def places_left(self, name: TableName) -> int:
         """Return how many rows of a sparse table can still be made before a push is refused."""
         table = self._table(name)

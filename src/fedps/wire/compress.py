@@ -80,7 +80,7 @@ def unpack_gaps(data: bytes, at: int, count: int, code: str) -> Keys:
     keys = np.empty(count, np.int64)
     keys[0] = np.frombuffer(data, FIRST, 1, at)[0]
     keys[1:] = np.frombuffer(data, GAPS[code], count - 1, at + FIRST.itemsize)
-    np.cumsum(keys, out=keys)
+    keys.cumsum(out=keys)
     keys.flags.writeable = False
     return keys
 

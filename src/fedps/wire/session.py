@@ -6,7 +6,7 @@ matches replies to them, and remembers what is unanswered, to say it again after
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
 from numpy.typing import NDArray
 
@@ -29,6 +29,7 @@ from fedps.wire.messages import (
 
 Arrays = Sequence[NDArray[Any]]
 GREETING_BYTES = 1 << 20  # more than any job's values take
+REPLIES = get_args(Reply | PartyReply)
 
 
 class State(Enum):
@@ -74,7 +75,7 @@ class Peer:
     @property
     def greeted(self) -> bool:
         """Whether Hello was answered by Welcome: before, a name is no more than a claim."""
-        return self._state not in (State.NEW, State.GREETING)
+        return self._state is not State.NEW and self._state is not State.GREETING
 
     def receive(self, data: bytes) -> Frame:
         """Read one request.
@@ -159,7 +160,7 @@ class Caller:
         """
         frame = decode(data, self._limits)
         message = frame.message
-        if not isinstance(message, Reply | PartyReply):
+        if not isinstance(message, REPLIES):
             raise WireError(f"{type(message).__name__} is no reply")
         if isinstance(message, Refused) and (frame.ticket == 0 or self._is_repeated_join(frame.ticket)):
             raise RefusedError(message.kind, message.reason)
