@@ -79,6 +79,15 @@ def test_a_job_trains_says_what_each_partys_data_is_worth_and_predicts(
     assert here(monkeypatch, "runs", str(tmp_path)) == 0
     assert "DeepFM  vertical  ok      2/2" in capsys.readouterr().out
 
+    for words in (
+        ["recommend", str(run), "--user", "1"], ["export", str(run), "--out", str(tmp_path / "out")],
+        ["serve", str(run)], ["run", "--resume", str(run)],
+    ):  # fmt: skip
+        assert here(monkeypatch, *words) == 2
+        assert f"{run}: is of vertical training, where each party keeps its own part" in capsys.readouterr().err
+    assert here(monkeypatch, "infer", str(job), "--run_dir", str(run)) == 2
+    assert f"`fedps vertical predict {job}` scores samples" in capsys.readouterr().err
+
     known, unknown = rows_of(tmp_path / "data" / "items.csv")[:30], {"id": "new", "item": "3", "genres": "1|2"}
     write_rows(tmp_path / "fresh.csv", [{k: row[k] for k in ("id", "item", "genres")} for row in known] + [unknown])
     words = ["vertical", "predict", str(job), "--run_dir", str(run), "--out", str(tmp_path / "scores.csv"), "--json"]
@@ -109,6 +118,9 @@ def test_a_job_trains_says_what_each_partys_data_is_worth_and_predicts(
 
 def test_a_party_that_is_started_twice_leaves_the_first_ones_job_alone(job: Path, tmp_path: Path) -> None:
     resolved, run = load_vertical(job, ["vertical.address=127.0.0.1:7070"], "items"), tmp_path / "run"
+    (tmp_path / "clients" / "private").mkdir(parents=True)
+    with pytest.raises(JobError, match=r"clients: holds a run of clients and servers; choose another folder"):
+        be_party(resolved, "items", tmp_path / "clients")
     run.mkdir()
     with closing(Journal(run / "events-party-items.jsonl", alone=True)):
         with pytest.raises(JobError, match="party items is at work there already"):

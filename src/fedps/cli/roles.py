@@ -285,7 +285,9 @@ def _is_complete(run_dir: Path, as_json: bool, changed: bool) -> bool:
     from fedps.events.past import look_at  # noqa: PLC0415
     from fedps.launch.folder import conclude  # noqa: PLC0415
     from fedps.pages.words import facts  # noqa: PLC0415
+    from fedps.serving.saved_run import check_of_clients  # noqa: PLC0415
 
+    check_of_clients(run_dir)
     past = look_at(run_dir)
     if past.status != "ok":
         return False

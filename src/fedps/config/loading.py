@@ -50,7 +50,10 @@ def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Rem
     """
     tree, remarks = read(path), Remarks([], [])
     if "vertical" in tree:
-        raise JobError(f"job file {path}: is of vertical training: `fedps vertical run {path}` trains it")
+        raise JobError(
+            f"job file {path}: is of vertical training: `fedps vertical run {path}` trains it, and `fedps vertical predict"
+            f" {path}` scores samples"
+        )
     rename(tree, remarks)
     drop_sections(tree, remarks)
     for text in overrides:

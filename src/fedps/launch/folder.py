@@ -196,6 +196,8 @@ def share_run_folder(job: Job, run_dir: Path | None) -> Path:
     check_readers(job)
     folder = (run_dir or RUNS / job.name).resolve()
     _check_name("--run_dir", folder)
+    if (folder / "parties").is_dir():
+        raise _other_run(folder, "of vertical training")
     try:
         (folder / "private").mkdir(parents=True, exist_ok=True)
         if not (folder / "job.yaml").exists():

@@ -49,6 +49,8 @@ def be_party(
         raise JobError(f"vertical.address: {at}: nobody could find a free port; name one, e.g. 10.0.0.1:7070")
     protect(job.security, PARTY, party, [str(at)])
     folder = (run_dir or RUNS / job.name).resolve()
+    if (folder / "private").is_dir():
+        raise JobError(f"--run_dir {folder}: holds a run of clients and servers; choose another folder")
     try:
         own = side_folder(folder, party)
         folder.chmod(CLOSED)  # what a party says of its data is for its owner's eyes

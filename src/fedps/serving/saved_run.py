@@ -23,8 +23,9 @@ def read_job(run_dir: Path) -> Job:
     """Return a run's job, as it ran.
 
     Raises:
-        JobError: there is no such run, or its job cannot be read.
+        JobError: there is no such run, it is one of vertical training, or its job cannot be read.
     """
+    check_of_clients(run_dir)
     path = run_dir / "job.yaml"
     if not path.is_file():
         raise JobError(f"{run_dir}: is no run's folder: it has no job.yaml; a run's last line names it")
@@ -42,14 +43,25 @@ def model_folder(run_dir: Path) -> Path:
     """Return where a run saved its epochs, which its resolved job says.
 
     Raises:
-        JobError: there is no such run.
+        JobError: there is no such run, or it is one of vertical training.
     """
     if not run_dir.is_dir():
         raise JobError(f"{run_dir}: there is no such run folder; a run's last line names it")
+    check_of_clients(run_dir)
     job = run_dir / "job.yaml"
     runner = read(job).get("runner") if job.is_file() else None
     elsewhere = runner.get("model_save_path") if isinstance(runner, dict) else None
     return Path(str(elsewhere)) if elsewhere else run_dir / "model"
+
+
+def check_of_clients(run_dir: Path) -> None:
+    """Make sure that a run's model is one of clients and servers. Raises JobError: each party of the run keeps its own part."""
+    if (run_dir / "parties").is_dir():
+        raise JobError(
+            f"{run_dir}: is of vertical training, where each party keeps its own part of the model: `fedps vertical predict"
+            f" JOB.yaml --run_dir {run_dir}` scores samples by all parts; a party that was broken off goes on by `fedps vertical"
+            f" party NAME JOB.yaml --run_dir {run_dir}`"
+        )
 
 
 def whole_epoch(run_dir: Path, wanted: int | None = None) -> int:
