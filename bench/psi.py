@@ -17,7 +17,8 @@ from fedps.vertical.finding import find, serve
 from fedps.vertical.ids import identity
 from fedps.vertical.line import Line
 from fedps.vertical.matching import Matched, Matching
-from fedps.vertical.meeting import Meeting, limits_of
+from fedps.vertical.meeting import Meeting
+from fedps.vertical.turns import limits_of
 from fedps.wire.messages import Hello
 
 COUNTS = {"full": (100_000, 1_000_209), "quick": (20_000,), "tiny": (400,)}  # ids of each side; half are common

@@ -13,12 +13,13 @@ import pytest
 from fedps.config.vertical import VerticalJob, shared_part
 from fedps.errors import DataError, FedpsError, LostError, RefusedError
 from fedps.events import parties
+from fedps.events.events import Event, Note
 from fedps.net.channel import Channel
 from fedps.vertical import active as active_side
 from fedps.vertical import finding, predict
 from fedps.vertical.half import Half
 from fedps.vertical.line import Line
-from fedps.vertical.meeting import limits_of
+from fedps.vertical.turns import limits_of
 from fedps.wire import messages
 from fedps.wire.frame import Frame
 from fedps.wire.messages import Alive, Begin, Cut, Done, Hello, PartyRequest, Verdict
@@ -200,13 +201,22 @@ def test_another_version_of_the_program(tmp_path: Path, monkeypatch: pytest.Monk
     assert "JobError: party bank: this is an active party of another job, or of another version" in told(active.future)
 
 
-def test_of_two_processes_of_one_party_the_newer_goes_on(tmp_path: Path) -> None:
-    job = job_of(tmp_path, epochs=1)
+def test_of_two_processes_of_one_party_the_newer_goes_on_and_of_two_versions_both_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedps.vertical.meeting.VERSION", "0.0.9")
+    monkeypatch.setattr("fedps.vertical.passive.VERSION", "0.0.8")
+    job, heard = job_of(tmp_path, epochs=1), list[Event]()
     active = Active(job, tmp_path)
     older = Stranger(job, active.address, number=3)
     older.channel.welcome.result(WAIT)
-    bank = start_passive(job, "bank", tmp_path, active.address)  # of another folder: it counts on from 3
+    bank = start_passive(job, "bank", tmp_path, active.address, heard.append)  # of another folder: it counts on from 3
     bank.result(WAIT)
+    for events, said in (
+        (active.told, "party bank runs version '0.0.8'"),
+        (heard, "active party shop runs version '0.0.9'"),
+    ):
+        assert [event for event in events if isinstance(event, Note) and f"{said} of fedps, and" in event.note]
     assert "a newer process speaks for passive party 'bank'" in told(older.channel.request(Alive()))
     older.channel.close()
     active.future.result(WAIT)

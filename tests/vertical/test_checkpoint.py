@@ -13,9 +13,9 @@ from tests.vertical.parties import vertical_job
 NUMBERS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-def checkpoints(folder: Path, stage: str = "federated", **vertical: Any) -> Checkpoints:
+def checkpoints(folder: Path, stage: str = "federated", digest: str = "", **vertical: Any) -> Checkpoints:
     job = vertical_job(folder, **vertical)
-    return Checkpoints(job, "bank", folder / "bank", stage, claim_of(folder / "bank", "bank"))
+    return Checkpoints(job, "bank", folder / "bank", stage, claim_of(folder / "bank", "bank"), digest)
 
 
 def moment(step: int, run: str = "a", over: bool = False) -> Saved:
@@ -43,6 +43,16 @@ def test_those_of_another_training_do_not_count_and_go(tmp_path: Path) -> None:
     there.save(moment(5))
     assert (there.run, there.steps) == ("a", [5])
     assert (checkpoints(tmp_path).run, checkpoints(tmp_path).steps) == ("a", [5])
+
+
+def test_those_of_other_samples_do_not_count_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints(tmp_path, digest="before").save(moment(40))
+    assert checkpoints(tmp_path, digest="before").steps == [40] and not capsys.readouterr().out
+    there = checkpoints(tmp_path, digest="now")
+    assert (there.run, there.steps) == ("", [])
+    assert "stage federated begins anew: its checkpoints are of other samples" in capsys.readouterr().out
 
 
 def test_what_is_written_again_takes_the_place_of_what_was(tmp_path: Path) -> None:

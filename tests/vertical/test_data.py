@@ -8,7 +8,7 @@ import yaml
 
 from fedps.config.vertical import VerticalJob, load_vertical
 from fedps.errors import DataError
-from fedps.vertical.data import batches_of, ids_of, side_data, split, steps_of
+from fedps.vertical.data import batches_of, digest_of, ids_of, side_data, split, steps_of
 from fedps.vertical.ids import read_ids
 
 
@@ -63,6 +63,31 @@ def test_held_out_samples_of_files_of_their_own(tmp_path: Path) -> None:
 def test_a_label_that_never_changes_is_an_error_that_names_column_and_value(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"parties\.shop\.features\.label: all 48 common samples have 1 in column"):
         side_data(job_of(tmp_path, label="1"), "shop", np.arange(60))
+
+
+def test_labels_that_never_change_are_told_before_samples_are_matched(tmp_path: Path) -> None:
+    job = job_of(tmp_path, label="1")
+    with pytest.raises(
+        DataError, match=r"features\.label: all 100 samples have 1 in column 'label', .* this is the label$"
+    ):
+        ids_of(job, "shop", job.parties["shop"].data)
+    (tmp_path / "held.csv").write_text("id,item,label\n200,1,1\n201,1,1\n")
+    assert len(ids_of(job, "shop", (tmp_path / "held.csv",))) == 2  # held-out ones may be alike
+
+
+def test_what_a_party_knows_of_its_samples_has_a_digest(tmp_path: Path) -> None:
+    job, common = job_of(tmp_path), np.arange(20)
+
+    def digest(party: str) -> str:
+        return digest_of(side_data(job, party, common))
+
+    before = {party: digest(party) for party in job.order}
+    assert before == {party: digest(party) for party in job.order}
+    for party, old, new in (("shop", "19,5,1", "19,5,0"), ("shop", "19,5,0", "19,6,1"), ("bank", "99.5,99", "98.5,99")):
+        file = tmp_path / f"{party}.csv"
+        file.write_text(file.read_text().replace(old, new))
+        assert digest(party) != before[party]
+        before[party] = digest(party)
 
 
 def test_a_file_that_lost_rows_since_its_ids_were_read_is_refused(tmp_path: Path) -> None:

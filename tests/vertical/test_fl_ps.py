@@ -12,7 +12,9 @@ import pytest
 
 from fedps.config import Allow, load_job
 from fedps.config.vertical import load_vertical, notes_of
-from fedps.errors import DataError, JobError
+from fedps.errors import JobError
+from fedps.launch.one_party import be_party
+from fedps.launch.vertical import run
 from fedps.vertical.data import ids_of, side_data
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +39,7 @@ def test_its_keys_are_those_of_a_vertical_job(lines: list[str]) -> None:
     assert job.hyper_parameters.optimizer.name == "lazy_adam"
     assert [len(job.parties[name].features) for name in "AB"] == [26, 2]
     assert [file.name for file in job.parties["A"].data] == ["part-2", "part-10"]
-    assert {note.partition(":")[0] for note in notes_of(JOB)} == {
+    assert {note.partition(":")[0] for note in notes_of(JOB, job)} == {
         "runner.sync_mode", "runner.reader_thread_num", "runner.model_path", "parties.*.id",
     }  # fmt: skip
 
@@ -62,10 +64,14 @@ def test_generators_read_each_partys_half_of_the_same_lines(lines: list[str]) ->
     assert len(np.unique(ids)) == 26
 
 
-def test_a_command_is_not_run_unless_it_may_be(lines: list[str]) -> None:
+def test_a_command_is_not_run_unless_it_may_be(tmp_path: Path, lines: list[str]) -> None:
     job = load_vertical(JOB, lines)
-    with pytest.raises(DataError, match="not run without --allow-commands"):
+    with pytest.raises(JobError, match="not run without --allow-commands"):
         ids_of(job, "A", job.parties["A"].data)
+    for begin in (lambda: run(job, tmp_path / "run"), lambda: be_party(job, "A", tmp_path / "run")):
+        with pytest.raises(JobError, match=r"parties\.A\.pipe_command: .*not run without --allow-commands"):
+            begin()
+    assert not (tmp_path / "run").exists()
     with pytest.raises(JobError, match=r'parties\.A\.id: id: a command prints features alone.*"@line"'):
         load_vertical(JOB, [*lines, "parties.A.id=id"])
 

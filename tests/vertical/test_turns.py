@@ -33,9 +33,9 @@ FLOATS = [np.zeros((4, 2), np.float32)]
 class Table:
     """Two parties, and what they are told: the connection, the ticket and the answer."""
 
-    def __init__(self, phase: Phase = Phase.MATCH, kept: int = 2) -> None:
+    def __init__(self, phase: Phase = Phase.MATCH) -> None:
         self.said = list[tuple[Any, int, PartyReply]]()
-        self.turns = Turns(("bank", "mail"), self.hear, kept, held_bytes=1000)
+        self.turns = Turns(("bank", "mail"), self.hear)
         self.turns.phase = phase
         for party in ("bank", "mail"):
             self.turns.greet(party, "first")
@@ -123,7 +123,7 @@ def test_what_is_said_again_is_answered_as_before_and_seen_once() -> None:
 
 
 def test_answers_are_forgotten_when_nobody_can_miss_them() -> None:
-    table = Table(Phase.MATCH, kept=2)
+    table = Table(Phase.MATCH)
     for ticket in range(1, 5):
         table.turns.ask("bank", ticket, DOUBLE, [], "line")
         table.turns.answer(table.turns.take("bank"), Done(), [np.zeros(12 << 20, np.uint8)])
@@ -132,13 +132,22 @@ def test_answers_are_forgotten_when_nobody_can_miss_them() -> None:
         table.ask(1, DOUBLE)
 
 
-def test_nobody_asks_for_more_than_is_held() -> None:
+def test_nobody_asks_for_more_than_its_part_of_the_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedps.vertical.turns.SMALL", 200)
     table = Table(Phase.STEP)
+    table.turns.hold("bank", 800)
+    table.turns.hold("bank", 30)  # as less is needed later, nothing that is under way is refused
     for ticket in range(31):
         table.turns.ask("bank", ticket + 1, Cut("federated", ticket), FLOATS, "line")
-    with pytest.raises(RefusedError, match=r"party bank asks for more than 31 things at once \[busy\]"):
+    with pytest.raises(
+        RefusedError,
+        match=r"party bank asks for more than 31 things at once, .* what its part of the job needs \[busy\]",
+    ):
         table.turns.ask("bank", 32, Cut("federated", 31), FLOATS, "line")
-    table.turns.ask("mail", 1, Cut("federated", 0), FLOATS, "line")
+    for ticket in range(6):
+        table.turns.ask("mail", ticket + 1, Cut("federated", ticket), FLOATS, "line")
+    with pytest.raises(RefusedError, match=r"party mail asks for more than 6 things at once"):
+        table.turns.ask("mail", 7, Cut("federated", 6), FLOATS, "line")
 
 
 def test_signs_of_life_and_last_words_may_be_said_at_any_time() -> None:

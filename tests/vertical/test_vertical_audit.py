@@ -12,7 +12,6 @@ import yaml
 from fedps.cli.app import app
 from fedps.config import Allow
 from fedps.config.vertical import VerticalJob, load_vertical
-from fedps.launch import one_party
 from fedps.vertical.audit import Audit, audit, table, together, words
 
 SAMPLES = 3000
@@ -117,13 +116,3 @@ def test_the_command_prints_a_table_or_json(path: Path, capsys: pytest.CaptureFi
     app(["vertical", "audit", str(path), "-o", "vertical.epochs=1", "--json"], result_action="return_value")
     told = json.loads(capsys.readouterr().out)
     assert {one["attack"] for one in told["findings"]} >= {"norm", "direction", "completion", "ridge regression"}
-
-
-@pytest.mark.parametrize(("secret", "warned"), [(None, True), ("tulip", False)])
-def test_a_passive_party_without_a_secret_is_told_what_it_is_good_for(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], secret: str | None, warned: bool
-) -> None:
-    monkeypatch.setattr(one_party, "be_party", lambda *arguments: None)
-    told = [] if secret is None else ["-o", f"parties.bank.secret={secret}"]
-    app(["vertical", "party", "bank", str(path), *told], result_action="return_value")
-    assert ("parties.bank.secret is not set" in capsys.readouterr().err) == warned

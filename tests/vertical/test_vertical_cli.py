@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fedps.config.vertical import load_vertical
+from fedps.config.vertical import VerticalJob, load_vertical
 from fedps.data.prepare.parties import synthesize_parties
 from fedps.errors import JobError
 from fedps.events.journal import Journal
@@ -126,6 +126,28 @@ def test_a_party_that_is_started_twice_leaves_the_first_ones_job_alone(job: Path
         with pytest.raises(JobError, match="party items is at work there already"):
             be_party(resolved, "items", run)
     assert not (run / "parties" / "items" / "job.yaml").exists()
+
+
+def test_a_party_without_a_secret_draws_one_and_keeps_it(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met, run = list[str | None](), tmp_path / "run"
+    at = ["vertical.address=127.0.0.1:7070"]
+
+    def side(job: VerticalJob, party: str, *_: object) -> None:
+        met.append(job.parties[party].secret)
+
+    monkeypatch.setattr("fedps.vertical.passive.run_passive", side)
+    own, none = (load_vertical(job, [*at, *more], "users") for more in ([], ["parties.users.secret=null"]))
+    for each in (none, none, own):
+        be_party(each, "users", run)
+    kept = run / "parties" / "users" / "secret"
+    assert met == [kept.read_text()] * 2 + ["for our eyes"] and len(kept.read_text()) == 64
+    assert kept.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr("fedps.vertical.predict.predict_passive", side)
+    for folder in (run, tmp_path / "of-another-run"):  # scores are of the weights that were trained
+        be_party(none, "users", folder, predicts=True)
+    assert met[3:] == [kept.read_text(), None]
 
 
 def test_parties_without_a_common_id_end_at_once_and_both_say_so(

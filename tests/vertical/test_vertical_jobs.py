@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedps.config.shared import first_difference
-from fedps.config.vertical import describe, load_vertical, shared_part
+from fedps.config.vertical import describe, load_vertical, notes_of, shared_part
 from fedps.errors import JobError
 
 WHOLE = """
@@ -136,6 +136,31 @@ def test_a_mistake_names_key_value_and_remedy(write: Write, overrides: list[str]
     with pytest.raises(JobError) as told:
         load_vertical(write(), overrides)
     assert [line for line in told.value.mistakes if said in line], told.value.mistakes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "party", "said"),
+    [
+        ([], None, []),
+        (["vertical.network=DCNv2", "vertical.address=localhost:7070"], None, []),
+        (["vertical.address=10.0.0.1:7070"], "bank", []),
+        (["vertical.address=0.0.0.0:7070"], "shop", ["protection.labels: none: bank can read each sample's label"]),
+        (["vertical.address=0.0.0.0:7070", "protection.labels=label_dp", "vertical.network=DCNv2"], "shop", []),
+        (
+            ["vertical.address='[fe80::1]:7070'", "vertical.network=DCNv2"],
+            "bank",
+            ["shop is sent age of bank as they are"],
+        ),
+        (["vertical.address=a:1", "vertical.network=DCNv2"], None, ["protection.labels: none", "shop is sent age"]),
+    ],
+)
+def test_what_parties_elsewhere_can_read_is_noted(
+    write: Write, overrides: list[str], party: str | None, said: list[str]
+) -> None:
+    path = write()
+    notes = notes_of(path, load_vertical(path, overrides, party), party)
+    assert len(notes) == len(said) and all(part in note for part, note in zip(said, notes, strict=True))
+    assert not [note for note in notes_of(path, load_vertical(path, overrides), party, trains=False) if "label" in note]
 
 
 def test_all_mistakes_are_told_at_once(write: Write) -> None:

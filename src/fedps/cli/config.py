@@ -73,8 +73,8 @@ def check(
     from fedps.launch.addresses import check_here, read_counts  # noqa: PLC0415
 
     if is_vertical(named(job)):
-        load_vertical(named(job), override or [])
-        for text in notes_of(named(job)):
+        resolved = load_vertical(named(job), override or [])
+        for text in notes_of(named(job), resolved):
             note(text)
         print(f"{job}: no mistakes")
         return

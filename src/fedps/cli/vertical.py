@@ -89,15 +89,10 @@ def party(
     data = (
         [] if predict is None else [f"parties.{name}.data={json.dumps(str(Path.cwd() / predict), ensure_ascii=False)}"]
     )
-    resolved = _load(job, [*data, *(override or []), *protection(certs, insecure)], party=name)
+    resolved = _load(job, [*data, *(override or []), *protection(certs, insecure)], party=name, trains=predict is None)
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.one_party import be_party  # noqa: PLC0415
 
-    if predict is None and name in resolved.vertical.passive and resolved.parties[name].secret is None:
-        note(
-            f"parties.{name}.secret is not set: {resolved.vertical.active} can draw this party's first weights again, and look"
-            " up in them what is sent first; set it to a long random word, e.g. by `openssl rand -hex 32`"
-        )
     be_party(resolved, name, run_dir, Allow(commands=allow_commands), predict is not None, out)
 
 
@@ -120,7 +115,7 @@ def predict_all(
     A line a sample of the active party's: its id, the score, and by whom that is: federated, by all; alone, by the active
     party's own model, where others lack the sample or are away.
     """
-    resolved = _load(job, [*(override or []), *protection(certs, insecure)], whole=True)
+    resolved = _load(job, [*(override or []), *protection(certs, insecure)], whole=True, trains=False)
     from fedps.config import Allow  # noqa: PLC0415
     from fedps.launch.vertical import predict  # noqa: PLC0415
 
@@ -161,7 +156,9 @@ def audit(
         raise SystemExit(FAILED)
 
 
-def _load(job: Path, overrides: list[str], party: str | None = None, whole: bool = False) -> Any:
+def _load(
+    job: Path, overrides: list[str], party: str | None = None, whole: bool = False, trains: bool = True
+) -> Any:  # fmt: skip
     """Read a vertical job, and say what there is to say of it.
 
     Raises:
@@ -171,7 +168,7 @@ def _load(job: Path, overrides: list[str], party: str | None = None, whole: bool
     from fedps.errors import needing_torch  # noqa: PLC0415
 
     resolved = load_vertical(job, overrides, party, whole)
-    for text in notes_of(job):
+    for text in notes_of(job, resolved, party, trains):
         note(text)
     with needing_torch():
         if find_spec("torch") is None:  # which the parties' processes import, not this one

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,22 @@ from fedps.config import fl_ps
 from fedps.config.checks.vertical import mistakes_of
 from fedps.config.description import lines_of
 from fedps.config.files import ANY, files_in
-from fedps.config.job import Job, VerticalJob
+from fedps.config.job import Allow, Job, VerticalJob
 from fedps.config.loading import absolute, beside, follows, override, place_of, placed, tidy, without
 from fedps.config.mistakes import VERTICAL, sentence
 from fedps.config.source import read
 from fedps.errors import JobError
 
-__all__ = ["VerticalJob", "describe", "is_vertical", "load_vertical", "notes_of", "shared_part", "side_job"]
+__all__ = [
+    "VerticalJob",
+    "check_commands",
+    "describe",
+    "is_vertical",
+    "load_vertical",
+    "notes_of",
+    "shared_part",
+    "side_job",
+]
 
 SHARED = ("vertical", "hyper_parameters", "ids", "protection")  # sections that all parties must have alike
 LOCAL = frozenset({"vertical.address", "vertical.lift", "vertical.restarts"})
@@ -33,10 +42,17 @@ def is_vertical(path: Path) -> bool:
     return "vertical" in tree or fl_ps.is_fl_ps(tree)
 
 
-def notes_of(path: Path) -> list[str]:
-    """Return what there is to say of the keys of the original's two-party job; nothing of any other file."""
+def notes_of(path: Path, job: VerticalJob, party: str | None = None, trains: bool = True) -> list[str]:
+    """Return what there is to say of a job that is no mistake: keys of the original's that have no effect, what others can read.
+
+    Args:
+        path: its file.
+        job: the same, read.
+        party: whose file it is; None: of all that are in it.
+        trains: it is for training; False: for scores of new samples.
+    """
     tree = read(path)
-    return fl_ps.notes_of(tree) if fl_ps.is_fl_ps(tree) else []
+    return [*(fl_ps.notes_of(tree) if fl_ps.is_fl_ps(tree) else []), *_open_to_others(job, party, trains)]
 
 
 def load_vertical(
@@ -99,10 +115,42 @@ def shared_part(job: VerticalJob) -> dict[str, str]:
     return found
 
 
+def _open_to_others(job: VerticalJob, party: str | None, trains: bool) -> Iterator[str]:
+    """Say what parties on other machines read out of what they are sent."""
+    vertical, host = job.vertical, job.vertical.address.rpartition(":")[0].strip("[]")
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return
+    here = [name for name in job.order if name in job.parties and party in (None, name)]
+    if trains and vertical.active in here and vertical.loss == "bce" and job.protection.labels == "none":
+        yield (
+            f"protection.labels: none: {' and '.join(vertical.passive)} can read each sample's label out of gradients; label_dp"
+            " hides them, at a price that `fedps vertical audit` measures"
+        )
+    for name in here if vertical.network == "DCNv2" else ():
+        numbers = [key for key, feature in job.parties[name].features.items() if feature.kind == "number"]
+        if name in vertical.passive and numbers:
+            yield (
+                f"vertical.network: DCNv2: {vertical.active} is sent {', '.join(numbers)} of {name} as they are; DeepFM and MLP"
+                " send sums"
+            )
+
+
 @cache
 def _hint_of(word: str, job: str) -> str:
     """Return what shows that two words differ, and not which they are: of each 65,536 words that are tried one has it, too."""
     return hashlib.scrypt(word.encode(), salt=f"fedps psi {job}".encode(), n=1 << 14, r=8, p=1, dklen=2).hex()
+
+
+def check_commands(job: VerticalJob, parties: Iterable[str], allow: Allow) -> None:
+    """Make sure that the commands that print some parties' features may be run. Raises JobError: they may not."""
+    if not allow.commands and (
+        refused := [
+            f"parties.{party}.pipe_command: {command!r} is not run without --allow-commands"
+            for party in parties
+            if (command := job.parties[party].pipe_command) is not None
+        ]
+    ):
+        raise JobError(refused)
 
 
 def side_job(job: VerticalJob, party: str) -> Job:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from fedps.config import Allow
 from fedps.config.job import VerticalJob
+from fedps.config.vertical import check_commands
 from fedps.errors import DataError, JobError, RoleError
 from fedps.events.events import Event, Failed, Report, now, stamp
 from fedps.events.journal import Journal
 from fedps.launch.addresses import read_address
 from fedps.launch.folder import RUNS
 from fedps.launch.lift import Shown, Tally, introduction
-from fedps.launch.local.party import PARTY, SCORES, play_prediction, play_side, side_folder
+from fedps.launch.local.party import PARTY, SCORES, play_prediction, play_side, side_folder, with_secret
 from fedps.launch.orders import PLAIN
 from fedps.launch.vertical import move_scores
 from fedps.net.protection import protect
@@ -44,6 +45,7 @@ def be_party(
         DataError: files cannot be read, or have no samples in common.
         RoleError: this party failed, or another; it is named.
     """
+    check_commands(job, [party], allow)
     at = read_address("vertical.address", job.vertical.address)
     if at.port == 0:
         raise JobError(f"vertical.address: {at}: nobody could find a free port; name one, e.g. 10.0.0.1:7070")
@@ -55,6 +57,7 @@ def be_party(
         own = side_folder(folder, party)
         folder.chmod(CLOSED)  # what a party says of its data is for its owner's eyes
         journal = Journal(folder / f"events-{PARTY}-{party}.jsonl", alone=True)
+        with_secret(job, party, own, draws=not predicts)
         job.save(own / "job.yaml")
     except BlockingIOError:
         raise JobError(f"--run_dir {folder}: party {party} is at work there already; end it first") from None

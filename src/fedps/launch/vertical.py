@@ -7,6 +7,7 @@ from typing import Any
 
 from fedps.config import Allow
 from fedps.config.job import VerticalJob
+from fedps.config.vertical import check_commands
 from fedps.errors import DataError, JobError, RoleError
 from fedps.events import parties
 from fedps.events.events import Closed, Entry, now, stamp
@@ -37,6 +38,7 @@ def run(
         KeyboardInterrupt: the run was stopped from outside; all its processes are gone.
     """
     began = now()
+    check_commands(job, job.order, allow)
     _check_addresses(job)
     with fork_server(torch=True):
         return _Launch(job, make_run_folder(job, run_dir), began, as_json).run(allow)
@@ -122,6 +124,7 @@ def predict(
         RoleError: a party failed.
         KeyboardInterrupt: it was stopped from outside; all its processes are gone.
     """
+    check_commands(job, job.order, allow)
     _check_addresses(job)
     if not (run_dir / "parties").is_dir():
         raise JobError(f"--run_dir {run_dir}: holds no run of vertical training; `fedps vertical run` makes one")

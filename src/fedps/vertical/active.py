@@ -26,7 +26,7 @@ from fedps.privacy.protection import protect
 from fedps.storage.claims import Claim
 from fedps.types import State, Values, under, within
 from fedps.vertical.checkpoint import Checkpoints, Model, Saved, claim_of, stretches
-from fedps.vertical.data import NOTHING, batches_of, steps_of
+from fedps.vertical.data import NOTHING, batches_of, digest_of, steps_of
 from fedps.vertical.finding import Found, OwnIds, serve
 from fedps.vertical.half import AT_ONCE, Half, Top
 from fedps.vertical.joined import Measured, best_of, has_features, measure
@@ -183,7 +183,7 @@ class _Training:
         self._job, self._meeting, self._report, self._stage, self._after = job, meeting, report, stage, after
         self._parties, self._data = parties, data
         self._half = Half(job, job.vertical.active, data) if own else None
-        self._checkpoints = Checkpoints(job, job.vertical.active, folder, stage, claim, digest)
+        self._checkpoints = Checkpoints(job, job.vertical.active, folder, stage, claim, digest + digest_of(data))
         self._steps, self._bytes = steps_of(job, len(data.train.label)), meeting.bytes
         trained, held_out = len(data.train.label), len(data.test.label)
         self._most = max(min(job.vertical.train_batch_size, trained), min(AT_ONCE, held_out))  # samples of a message

@@ -2,8 +2,8 @@
 
 Checkpoints are of steps on which all agree, where nothing is under way: the ends of epochs, and every `checkpoint_every` steps
 of one. No party is ever more than one of them ahead of another, so that with the last two there is always one that all
-have. Each says of which training it is (`run`), and on which common samples: those of others do not count, and go when this one
-first saves.
+have. Each says of which training it is (`run`), and of which samples, common ids and what the party knows of them: those of
+others do not count, and go when this one first saves.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Checkpoints:
         folder: the party's own.
         stage: its name.
         claim: of this process, to be the newest of the party: an older one writes nothing more.
-        digest: of the common samples.
+        digest: of the common samples, and of what this party knows of them.
 
     Attributes:
         run: the training that the newest is of; empty if there is none.
@@ -73,6 +73,11 @@ class Checkpoints:
         runs = {step: facts["run"] for step, facts in there.items() if facts.get("digest") == digest}
         self.run = runs[max(runs, key=self._written_at)] if runs else ""
         self.steps = [step for step, run in runs.items() if run == self.run]
+        if there and not runs:
+            print(
+                f"{self._folder}: stage {stage} begins anew: its checkpoints are of other samples than are here now",
+                flush=True,
+            )
 
     def load(self, step: int) -> Saved:
         """Read one; one that is torn is removed.

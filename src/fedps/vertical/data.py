@@ -3,6 +3,7 @@
 Nobody sends an order: what is held out, and each epoch's batches, follow from the seed and from how many samples are common.
 """
 
+import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 from fedps.config import Allow
 from fedps.config.sections.features import labels, spaces
 from fedps.config.sections.vertical import LINE
-from fedps.config.vertical import VerticalJob, side_job
+from fedps.config.vertical import VerticalJob, check_commands, side_job
 from fedps.data.read.by_job import Reading, read_by_job
 from fedps.data.read.cache import state_of
 from fedps.data.samples import ClientData, Order
 from fedps.errors import DataError
-from fedps.types import ClientId, Samples
+from fedps.types import Bags, ClientId, Samples
 from fedps.vertical.ids import identity, read_ids
 
 HELD_OUT = zlib.crc32(b"fedps.vertical.held_out")  # of the stream that splits
@@ -74,7 +75,7 @@ def side_data(
             f"vertical.holdout: {job.vertical.holdout:g}: of {len(rows):,} common samples none is left to train on: hold out"
             " fewer, or see why so few are common"
         )
-    _check_label(job, party, train)
+    _check_label(job, party, train, "common ")
     inputs = side_job(job, party).inputs
     return ClientData(
         train,
@@ -86,21 +87,39 @@ def side_data(
     )
 
 
+def digest_of(data: ClientData) -> str:
+    """Return a digest of a party's samples as they were read, in their order: each column and the labels."""
+    digest = hashlib.blake2b(digest_size=16, person=b"fedps samples")
+    for samples in (data.train, data.test):
+        for name, column in sorted({**samples.columns, "": samples.label}.items()):
+            for array in column if isinstance(column, Bags) else (column,):
+                digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+                digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def ids_of(job: VerticalJob, party: str, files: tuple[Path, ...], allow: Allow = NOTHING) -> list[bytes]:
     """Return the id of each of a party's samples, in the order of its files.
 
     Its features are read with them: what is wrong there is told before others are kept waiting.
 
     Raises:
-        DataError: as for `read_ids` and `read_rows`.
+        DataError: as for `read_ids` and `read_rows`, or all samples have one label.
     """
     own = job.parties[party]
-    if own.id == (LINE,):
+    by_line = own.id == (LINE,)
+    if by_line:
         _check_names(party, files)
-        counts = _read(job, party, files, allow).counts
-        return [identity([file.name, str(k)]) for file, count in zip(files, counts, strict=True) for k in range(count)]
-    found = read_ids(files, own.id, job.ids, party)
-    if own.features and (rows := sum(_read(job, party, files, allow).counts)) != len(found):
+    found = [] if by_line else read_ids(files, own.id, job.ids, party)
+    if not (by_line or own.features):
+        return found
+    reading = _read(job, party, files, allow)
+    if files == own.data:
+        _check_label(job, party, reading.samples, "")
+    if by_line:
+        counts = zip(files, reading.counts, strict=True)
+        return [identity([file.name, str(k)]) for file, count in counts for k in range(count)]
+    if (rows := sum(reading.counts)) != len(found):
         raise _changed(party, files, f"it has {rows} rows of features, and {len(found)} ids")
     return found
 
@@ -118,9 +137,7 @@ def read_rows(job: VerticalJob, party: str, files: tuple[Path, ...], rows: Rows,
 
 
 def _read(job: VerticalJob, party: str, files: tuple[Path, ...], allow: Allow) -> Reading:
-    command = job.parties[party].pipe_command
-    if command is not None and not allow.commands:
-        raise DataError(f"parties.{party}.pipe_command: {command!r} is not run without --allow-commands")
+    check_commands(job, [party], allow)
     return read_by_job(side_job(job, party), "train", files, allow)
 
 
@@ -159,18 +176,19 @@ def _check_names(party: str, files: tuple[Path, ...]) -> None:
             )
 
 
-def _check_label(job: VerticalJob, party: str, train: Samples) -> None:
-    """Make sure that there is something to learn.
+def _check_label(job: VerticalJob, party: str, train: Samples, which: str) -> None:
+    """Make sure that there is something to learn; `which`: samples these are.
 
     Raises:
         DataError: there is not.
     """
-    if party != job.vertical.active:
+    own = labels(job.parties[party].features)
+    if not own or not len(train.label) or (train.label != train.label[0]).any():
         return
-    if (train.label == train.label[0]).all():
-        name, feature = next(iter(labels(job.parties[party].features).items()))
-        raise DataError(
-            f"parties.{party}.features.{name}: all {len(train.label):,} common samples have"
-            f" {train.label[0]:g} in column {feature.column or name!r}, so there is nothing to learn: see that this is the label,"
-            " and that common ids are of both kinds"
-        )
+    name, feature = next(iter(own.items()))
+    raise DataError(
+        f"parties.{party}.features.{name}: all {len(train.label):,} {which}samples have {train.label[0]:g} in column"
+        f" {feature.column or name!r}, so there is nothing to learn: see that this is the label"
+        + ", and that common ids are of both kinds"
+        * bool(which)
+    )

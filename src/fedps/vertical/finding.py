@@ -6,12 +6,12 @@ time. The active party sees to all passive ones at once, and says what is common
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +35,10 @@ from fedps.wire.messages import Blind, Blinded, Common, Double, Refused, Samples
 
 PART = 1 << 16  # points of a part: 2 MiB
 AHEAD = 3  # parts that are asked for at once
-MOST = 1 << 12  # parts
+MOST = 1 << 10  # parts: 67 million ids of a party, of each of which 8 bytes are held
 
 Sides = Mapping[Samples, Matching]
+T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -150,6 +151,26 @@ def find(line: Line, sides: Sides) -> dict[Samples, Matched]:
     return {what: _find(line, what, own) for what, own in sides.items()}
 
 
+def go_with_others(found: T | None, find: Callable[[], T], take_part: Callable[[T], None]) -> None:
+    """Take part with what is common to the end, as a passive party; when another was started again, go back with it.
+
+    Args:
+        found: what is common; None: that is to be found yet.
+        find: finds it.
+        take_part: what is done with it.
+    """
+    while True:
+        try:
+            found = find() if found is None else found
+            take_part(found)
+            return
+        except RefusedError as refusal:
+            if refusal.kind == "order":
+                found = None
+            elif refusal.kind != "stale":
+                raise
+
+
 def _find(line: Line, what: Samples, own: Matching) -> Matched:
     ours, doubles = _parts(len(own)), list[Future[Frame]]()
     asked, due, part = deque[Future[Frame]](), ours, 0
@@ -188,6 +209,8 @@ def serve(meeting: Meeting, sides: Sides, parties: Sequence[str]) -> dict[Sample
     found = dict[Samples, Matched]()
     for what, own in sides.items():
         lists = {party: _List(_parts(len(own))) for party in parties}
+        for party in parties:
+            meeting.hold(party, len(own) * 8)  # which it brings back, and which wait until all are there
         while missing := [party for party, one in lists.items() if not one.whole]:
             asked = meeting.next_of_any(missing)
             with _blamed(meeting, asked):

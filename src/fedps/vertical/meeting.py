@@ -22,15 +22,14 @@ from fedps.events import events
 from fedps.events.events import Report
 from fedps.net.listener import counted, serve
 from fedps.types import Identity, Values
-from fedps.vertical.turns import Again, Arrays, Asked, Phase, Turns
+from fedps.vertical.turns import AHEAD, VERSION, Again, Arrays, Asked, Phase, Turns, limits_of, tell_version
 from fedps.wire.compress import unpack
-from fedps.wire.frame import Frame, Limits
+from fedps.wire.frame import Frame
 from fedps.wire.messages import Alive, Cut, Hello, PartyReply, PartyRequest, Refused, Welcome
 
 if TYPE_CHECKING:
     from fedps.net.tls import Certificates
 
-SPARE = 8  # requests of a party beyond those in flight: signs of life, parts of ids
 LOOK = 0.1  # seconds between two looks at deadlines
 HEADER = 1 << 12  # bytes of a message beside its floats, at most
 FAREWELL = 2.0  # seconds in which parties may take leave, and the door closes
@@ -64,9 +63,7 @@ class Meeting:
         self._opened, self._misfit, self._ended = time.monotonic(), "", ""
         self._door: _Door | None = None
         self._seen = {party: _Seen() for party in job.vertical.passive}
-        self._turns = Turns(
-            job.vertical.passive, self._say, job.vertical.in_flight + SPARE, self.limits.held_bytes
-        )  # fmt: skip
+        self._turns = Turns(job.vertical.passive, self._say)
         self._changed = threading.Condition()  # guards these two; is notified of requests and faults
 
     @contextmanager
@@ -89,7 +86,7 @@ class Meeting:
         except BaseException as error:
             self._door.call(self._end, _farewell(self._vertical.active, error))
             if isinstance(error, FedpsError) and not isinstance(error, LostError):
-                self._await_late()  # who dials just now would try for long
+                self._linger(lambda seen: seen.heard is not None)  # who dials just now would try for long
             raise
         finally:
             self._door.close()
@@ -108,6 +105,11 @@ class Meeting:
         """Lead all into a phase. Raises Again: a party was started again."""
         with self._changed:
             self._turns.enter(phase)
+
+    def hold(self, party: str, most: int) -> None:
+        """Let so many bytes of what a party asks wait at once."""
+        with self._changed:
+            self._turns.hold(party, most)
 
     def go_back(self, phase: Phase) -> NoReturn:
         """Let all go back to a phase. Raises Again."""
@@ -152,14 +154,12 @@ class Meeting:
 
     def part(self) -> None:
         """Wait a moment until all have heard the last words, and hung up."""
-        deadline = time.monotonic() + FAREWELL
-        while time.monotonic() < deadline and any(seen.lost_at is None for seen in self._seen.values()):
-            time.sleep(LOOK / 10)
+        self._linger(lambda seen: seen.lost_at is not None)
 
-    def _await_late(self) -> None:
-        """Wait a moment for those who have not come, to be told that it is over."""
+    def _linger(self, over: Callable[["_Seen"], bool]) -> None:
+        """Wait a moment until something is so of all parties."""
         deadline = time.monotonic() + FAREWELL
-        while time.monotonic() < deadline and any(seen.heard is None for seen in self._seen.values()):
+        while time.monotonic() < deadline and not all(map(over, self._seen.values())):
             time.sleep(LOOK / 10)
 
     def reject(self, asked: Asked, kind: str, why: str) -> NoReturn:
@@ -185,8 +185,12 @@ class Meeting:
         return cut
 
     def check_width(self, asked: Asked, width: int, samples: int) -> None:
-        """Make sure that messages hold what a party will send of so many samples at once. Raises RefusedError: they do not."""
-        limits, at_once = self.limits, self._vertical.in_flight
+        """Make sure that messages hold what a party will send of so many samples at once, and let as many wait as it sends ahead.
+
+        Raises:
+            RefusedError: they do not, or that is too much.
+        """
+        limits, at_once = self.limits, max(self._vertical.in_flight, AHEAD)
         size = width * samples * 4 + HEADER
         if width <= 0 or size > limits.message_bytes or samples > limits.rows:
             self.reject(
@@ -201,6 +205,7 @@ class Meeting:
                 f"would send {size * at_once >> 20} MiB ahead, and at most {limits.held_bytes >> 20} are held: lower"
                 " vertical.in_flight or vertical.train_batch_size",
             )  # fmt: skip
+        self.hold(asked.party, size * at_once)
 
     def _asking(self, parties: Sequence[str]) -> list[str]:
         return [party for party in parties if self._turns.next_of(party) is not None]
@@ -257,7 +262,7 @@ class Meeting:
         match frame.message:
             case Hello() as hello:
                 self._greet(conversation, hello)
-                conversation.reply(frame.ticket, Welcome(0, 1, 0))
+                conversation.reply(frame.ticket, Welcome(0, 1, 0, version=VERSION))
             case message if isinstance(message, get_args(PartyRequest)):
                 party = conversation.known
                 with self._changed:
@@ -294,6 +299,7 @@ class Meeting:
             raise RefusedError("ended", self._ended)
         if seen.instance != hello.instance:
             self._report(events.Joined(party, hello.instance))
+            tell_version(self._report, f"party {party}", hello.version)
         with self._changed:
             seen.heard, seen.lost_at, seen.instance = time.monotonic(), None, hello.instance
             self._turns.greet(party, hello.instance)
@@ -386,11 +392,6 @@ class _Door:
         with counted(meeting.refusals) if self._certificates else nullcontext(lambda: None) as count:
             meeting.strangers = count
             await serve(meeting, self._bind, meeting.limits, self.address.set_result, self._stop, self._certificates)
-
-
-def limits_of(job: VerticalJob) -> Limits:
-    """Return what one party may send."""
-    return Limits(message_bytes=job.limits.message_mib << 20, line=job.limits.line_kib << 10)
 
 
 def _farewell(active: str, error: BaseException) -> str:

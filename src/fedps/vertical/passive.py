@@ -22,17 +22,16 @@ from fedps.privacy.protection import Blur
 from fedps.storage.claims import Claim
 from fedps.types import under, within
 from fedps.vertical.checkpoint import Checkpoints, Model, Saved, claim_of, stretches
-from fedps.vertical.data import NOTHING, batches_of, steps_of
-from fedps.vertical.finding import Found, OwnIds, find
+from fedps.vertical.data import NOTHING, batches_of, digest_of, steps_of
+from fedps.vertical.finding import Found, OwnIds, find, go_with_others
 from fedps.vertical.half import AT_ONCE, Half
 from fedps.vertical.line import Line
-from fedps.vertical.meeting import limits_of
+from fedps.vertical.turns import AHEAD, VERSION, limits_of, tell_version
 from fedps.wire.compress import pack, unpack
 from fedps.wire.frame import Frame
-from fedps.wire.messages import Begin, Begun, Cut, Done, EndEpoch, Gradient, Hello, Leave, Verdict
+from fedps.wire.messages import Begin, Begun, Cut, Done, EndEpoch, Gradient, Hello, Leave, Verdict, Welcome
 
 STAGES = ("federated", "passive")  # that parties train together, in this order
-AHEAD = 3  # of such messages under way
 CHANCE = crc32(b"fedps.vertical.wire")  # of streams that round by chance
 
 
@@ -57,7 +56,7 @@ def run_passive(
         WireError: the active party has said what makes no sense.
     """
     claim = claim_of(folder, party)
-    with closing(dial(job, party, address, claim)) as channel:
+    with closing(dial(job, party, address, claim, report)) as channel:
         line = Line(channel, job.vertical)
         try:
             _Passive(job, party, folder, claim, line, report, allow).live()
@@ -67,21 +66,23 @@ def run_passive(
         report(events.Done(channel.bytes_sent, channel.bytes_received, channel.retries))
 
 
-def dial(job: VerticalJob, party: str, address: str, claim: Claim) -> Channel:
+def dial(job: VerticalJob, party: str, address: str, claim: Claim, report: Report) -> Channel:
     """Return a connection to the active party that was greeted; where others know of newer processes, count on from there."""
     certificates, instance = protect(job.security, "party", party, [address]), secrets.token_hex(8)
     patience, active = job.vertical.start_timeout, job.vertical.active
     while True:
-        hello = Hello(job.name, party, instance, claim.number, to="party", shared=shared_part(job))
+        hello = Hello(job.name, party, instance, claim.number, to="party", shared=shared_part(job), version=VERSION)
         channel = Channel(address, hello, limits_of(job), patience, certificates, active)
         try:
-            channel.welcome.result()
+            welcome = channel.welcome.result().message
         except FedpsError as error:
             channel.close()
             if not isinstance(error, RefusedError) or not error.newest:
                 raise
             claim.count_on(error.newest)
         else:
+            if isinstance(welcome, Welcome):
+                tell_version(report, f"the active party {active}", welcome.version)
             return channel
 
 
@@ -99,23 +100,17 @@ class _Passive:
         with self._line.at_work():
             ids = OwnIds(self._job, self._party, self._folder, self._allow)
             found = ids.recall()
-        while True:
-            try:
-                if found is None:
-                    with ids.matchings() as sides, self._line.at_work():
-                        found = ids.keep(find(self._line, sides))
-                self._report(ids.told(found))
-                with self._line.at_work():
-                    data = ids.data(found)
-                self._take_part(found, data)
-                return
-            except RefusedError as refusal:
-                if refusal.kind == "order":
-                    found = None
-                elif refusal.kind != "stale":
-                    raise
 
-    def _take_part(self, found: Found, data: ClientData) -> None:
+        def find_anew() -> Found:
+            with ids.matchings() as sides, self._line.at_work():
+                return ids.keep(find(self._line, sides))
+
+        go_with_others(found, find_anew, lambda found: self._take_part(ids, found))
+
+    def _take_part(self, ids: OwnIds, found: Found) -> None:
+        self._report(ids.told(found))
+        with self._line.at_work():
+            data = ids.data(found)
         stages: tuple[str, ...] = STAGES[:1]
         for stage in STAGES:
             if stage in stages:
@@ -138,7 +133,7 @@ class _Stage:
     ) -> None:  # fmt: skip
         self._job, self._party, self._folder, self._line, self._stage = job, party, folder, line, stage
         self._half, self._blur = Half(job, party, data), Blur(job.protection.activations)
-        self._checkpoints = Checkpoints(job, party, folder, stage, claim, found.digest)
+        self._checkpoints = Checkpoints(job, party, folder, stage, claim, found.digest + digest_of(data))
         self._samples, self._held_out = len(data.train.label), len(data.test.label)
         self._steps = steps_of(job, self._samples)
         self._run, self._step, self._over = "", 0, False

@@ -22,7 +22,7 @@ from fedps.config.sections.features import spaces
 from fedps.config.sections.vertical import LINE
 from fedps.config.vertical import VerticalJob, shared_part, side_job
 from fedps.data.samples import ClientData
-from fedps.errors import DataError, LostError, RefusedError
+from fedps.errors import DataError, LostError
 from fedps.events import events, parties
 from fedps.events.events import Report
 from fedps.metrics import probabilities
@@ -33,15 +33,15 @@ from fedps.types import ClientId, Values, within
 from fedps.vertical.active import ALONE
 from fedps.vertical.checkpoint import Model, claim_of, load_model
 from fedps.vertical.data import NOTHING, Unchanged, ids_of, read_rows
-from fedps.vertical.finding import find, serve
+from fedps.vertical.finding import find, go_with_others, serve
 from fedps.vertical.half import AT_ONCE, Half, Top
 from fedps.vertical.ids import parts_of
 from fedps.vertical.joined import has_features
 from fedps.vertical.line import Line
 from fedps.vertical.matching import Matched, Matching
 from fedps.vertical.meeting import Meeting
-from fedps.vertical.passive import AHEAD, STAGES, dial
-from fedps.vertical.turns import Again, Asked, Phase
+from fedps.vertical.passive import STAGES, dial
+from fedps.vertical.turns import AHEAD, Again, Asked, Phase
 from fedps.wire.frame import Frame
 from fedps.wire.messages import Begin, Begun, Cut, Done, Leave
 
@@ -126,7 +126,7 @@ def predict_passive(
         WireError: the active party has said what makes no sense.
     """
     model, claim = load_model(folder, FEDERATED), claim_of(folder, party)
-    with closing(dial(job, party, address, claim)) as channel:
+    with closing(dial(job, party, address, claim, report)) as channel:
         line = Line(channel, job.vertical)
         try:
             _Passive(job, party, model, line, report, allow).answer()
@@ -213,23 +213,18 @@ class _Passive:
 
     def answer(self) -> None:
         """Answer to the end; when another party was started again, go back with it."""
-        job, found, began = self._job, None, time.monotonic()
+        job, began = self._job, time.monotonic()
         unchanged = Unchanged(job.parties[self._party].data)
         with self._line.at_work():
             ids = ids_of(job, self._party, job.parties[self._party].data, self._allow)
-        while True:
-            try:
-                if found is None:
-                    with Matching(ids, job.ids.psi_key or "") as own:
-                        found = find(self._line, {"train": own})["train"]
-                    self._report(parties.Matched(len(ids), len(found.rows), time.monotonic() - began))
-                self._send(found, unchanged)
-                return
-            except RefusedError as refusal:
-                if refusal.kind == "order":
-                    found = None
-                elif refusal.kind != "stale":
-                    raise
+
+        def find_anew() -> Matched:
+            with Matching(ids, job.ids.psi_key or "") as own:
+                found = find(self._line, {"train": own})["train"]
+            self._report(parties.Matched(len(ids), len(found.rows), time.monotonic() - began))
+            return found
+
+        go_with_others(None, find_anew, lambda found: self._send(found, unchanged))
 
     def _send(self, found: Matched, unchanged: Unchanged) -> None:
         with self._line.at_work():

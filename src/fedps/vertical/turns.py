@@ -13,11 +13,15 @@ waits on. A request is known by the process that says it and its ticket, and a p
 
 from collections.abc import Callable, Collection, Sequence
 from enum import IntEnum
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from fedps.config.vertical import VerticalJob
 from fedps.errors import LostError, RefusedError
+from fedps.events.events import Note, Report
+from fedps.wire.frame import Limits
 from fedps.wire.messages import (
     Alive,
     Begin,
@@ -33,9 +37,11 @@ from fedps.wire.messages import (
     Refused,
 )
 
+VERSION = version("fedps")
 Arrays = Sequence[NDArray[Any]]
+AHEAD = 3  # messages of held-out samples, and of those to be predicted, that a party sends before the first is answered
 MOST = 4096  # requests of a party that wait, and answers that are remembered
-SMALL = 32 << 20  # bytes: of answers, so much is remembered besides
+SMALL = 32 << 20  # bytes that are held of each party in any case: lists of ids come in parts of 2 MiB, few at a time
 Say = Callable[[Any, int, PartyReply, Arrays], None]
 
 
@@ -84,9 +90,6 @@ class Turns:
     Args:
         parties: their names.
         say: takes an answer: to whom it is, the ticket, the message and its arrays.
-        kept: answers of each party that are remembered: as many as it may wait for at once while it trains. While common
-            samples are found there are more, and small ones, of which more are remembered.
-        held_bytes: of what one party says that wait at most.
 
     Attributes:
         phase: how far all have come.
@@ -94,9 +97,10 @@ class Turns:
         fault: why one cannot go on, None while all can.
     """
 
-    def __init__(self, parties: Collection[str], say: Say, kept: int, held_bytes: int) -> None:
-        self._say, self._kept, self._held_bytes = say, kept, held_bytes
+    def __init__(self, parties: Collection[str], say: Say) -> None:
+        self._say = say
         self._lines = {party: _Line() for party in parties}
+        self._most = dict.fromkeys(parties, SMALL)
         self.phase, self.returned = Phase.MATCH, False
         self.fault: Exception | None = None
 
@@ -109,6 +113,10 @@ class Turns:
         """Take up the phase to which all have gone back, and return it."""
         self.returned = False
         return self.phase
+
+    def hold(self, party: str, most: int) -> None:
+        """Let so many bytes of a party's requests wait at once, and remember as many of answers to it, as its work needs them."""
+        self._most[party] = max(self._most[party], SMALL + most)
 
     def check(self) -> None:
         """Make sure that all go on. Raises Again or the `fault`: they do not."""
@@ -168,13 +176,17 @@ class Turns:
         if line.instance != asked.instance or asked.ticket not in line.open:
             return
         _, to = line.open.pop(asked.ticket)
-        line.remember(asked.ticket, message, arrays, self._kept)
+        line.remember(asked.ticket, message, arrays, self._most[asked.party])
         self._say(to, asked.ticket, message, arrays)
 
     def _take(self, asked: Asked, to: object) -> None:
-        line, message = self._lines[asked.party], asked.message
-        if len(line.open) >= MOST or line.bytes + _size(asked.arrays) > self._held_bytes:
-            raise RefusedError("busy", f"party {asked.party} asks for more than {len(line.open)} things at once")
+        line, message, most = self._lines[asked.party], asked.message, self._most[asked.party]
+        if len(line.open) >= MOST or line.bytes + _size(asked.arrays) > most:
+            raise RefusedError(
+                "busy",
+                f"party {asked.party} asks for more than {len(line.open)} things at once, of which at most {MOST:,} are held, and"
+                f" {most >> 20} MiB, which is what its part of the job needs",
+            )
         line.open[asked.ticket] = (asked, to)
         match message:
             case Alive():
@@ -205,6 +217,22 @@ class Turns:
         return Refused("stale", "a party was started again: all begin again where they last saved")
 
 
+def limits_of(job: VerticalJob) -> Limits:
+    """Return what one party may send."""
+    return Limits(message_bytes=job.limits.message_mib << 20, line=job.limits.line_kib << 10)
+
+
+def tell_version(report: Report, who: str, theirs: str) -> None:
+    """Tell where another party's version of the program is not that of here; one of another protocol is not let in."""
+    if theirs != VERSION:
+        report(
+            Note(
+                f"{who} runs version {theirs[:20]!r} of fedps, and {VERSION!r} runs here: they understand each other, but may"
+                " compute differently: give both the same"
+            )
+        )
+
+
 class _Line:
     """What one party asks: what is open, of that what nobody has taken yet, and what was answered, by ticket."""
 
@@ -215,11 +243,11 @@ class _Line:
         self.answers: dict[int, tuple[PartyReply, Arrays]] = {}
         self.kept_bytes = 0
 
-    def remember(self, ticket: int, message: PartyReply, arrays: Arrays, kept: int) -> None:
-        """Keep an answer, and the last before it."""
+    def remember(self, ticket: int, message: PartyReply, arrays: Arrays, most: int) -> None:
+        """Keep an answer, and so many bytes of the last before it."""
         self.answers[ticket] = (message, arrays)
         self.kept_bytes += _size(arrays)
-        while len(self.answers) > kept and (len(self.answers) > MOST or self.kept_bytes > SMALL):
+        while len(self.answers) > MOST or self.kept_bytes > most:
             self.kept_bytes -= _size(self.answers.pop(next(iter(self.answers)))[1])
 
     @property

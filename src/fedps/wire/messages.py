@@ -20,7 +20,7 @@ import msgspec
 from fedps.types import ClientInfo, TableName, TableSpec
 from fedps.wire.compress import Form
 
-PROTOCOL = 12
+PROTOCOL = 13
 Samples = Literal["train", "test"]
 
 
@@ -30,6 +30,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     `number`: which of its client's processes this is: the one with the largest speaks for it, to whomever it comes in whatever
     order; of two with one number the one whose instance is larger.
     `shared`: what the job says where all roles of a run must agree, as `config.shared` has it.
+    `version`: of the program of a party that speaks: where another speaks the same protocol, both tell of it.
     """
 
     job: str
@@ -39,18 +40,20 @@ class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     protocol: int = PROTOCOL
     to: Literal["server", "coordinator", "party"] = "server"
     shared: dict[str, str] = {}
+    version: str = ""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Answer to Hello. `clock`: the step or window now open, where a late joiner begins (coordinator: the round).
 
-    `epoch`: the last that has ended here, 0 before the first: who was away goes on with the next.
+    `epoch`: the last that has ended here, 0 before the first: who was away goes on with the next. `version`: as of Hello.
     """
 
     shard: int
     shards: int
     clock: int
     epoch: int = 0
+    version: str = ""
 
 
 class Join(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):

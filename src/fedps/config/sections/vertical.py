@@ -133,8 +133,9 @@ class Party(Section):
     )
     secret: Word | None = Field(
         None,
-        description="a word that this party alone knows, of which its weights are drawn too; without it they follow from the job's"
-        " seed, and who knows that reads features out of what is sent first",
+        description="a word that this party alone knows, of which its weights are drawn too: who can draw them again reads"
+        " features out of what is sent first; left out: `fedps vertical party` draws one, and keeps it in the party's folder,"
+        " and under `fedps vertical run` weights follow from the job's seed",
     )
     bottom: Word | None = Field(None, description='own: its part of the network, "module.Class" beside the job file')
     top: Word | None = Field(None, description='own, active: what joins all parts, "module.Class" beside the job file')

@@ -1,5 +1,6 @@
 """What the process of a party does in vertical training, whoever has started it."""
 
+import secrets
 from pathlib import Path
 
 from fedps.config import Allow
@@ -7,9 +8,10 @@ from fedps.config.job import VerticalJob
 from fedps.errors import DataError
 from fedps.events import parties
 from fedps.events.events import Report
-from fedps.storage.whole import CLOSED, make_folder
+from fedps.storage.whole import CLOSED, make_folder, write_whole
 
 PARTY, PREDICTION, JOINED = "party", "prediction", "joined"  # kinds: training, scoring, all features in one place
+WORD = "secret"  # in a party's folder, if one was drawn
 SCORES = "predictions.csv"  # in the active party's folder
 
 
@@ -25,6 +27,7 @@ def play_side(job: VerticalJob, party: str, run_dir: Path, at: str, report: Repo
         allow: what whoever started this allows.
     """
     folder = side_folder(run_dir, party)
+    job = with_secret(job, party, folder)
     if party == job.vertical.active:
         from fedps.vertical.active import run_active  # noqa: PLC0415  (each side imports its own)
 
@@ -50,13 +53,35 @@ def play_prediction(job: VerticalJob, party: str, run_dir: Path, at: str, report
     """Score what the job has as a party's data, or help the active party to; arguments as for `play_side`."""
     from fedps.vertical.predict import BY, new_samples, predict_active, predict_passive, write_scores  # noqa: PLC0415
 
-    job, folder = new_samples(job, party), side_folder(run_dir, party)
+    folder = side_folder(run_dir, party)
+    job = with_secret(new_samples(job, party), party, folder)
     if party != job.vertical.active:
         predict_passive(job, party, folder, at, report, allow)
         return
     scored = predict_active(job, folder, at, report, allow)
     write_scores(job, scored, folder / SCORES)
     report(parties.Scored(**{name: int((scored.by == k).sum()) for k, name in enumerate(BY)}))
+
+
+def with_secret(job: VerticalJob, party: str, folder: Path, draws: bool = False) -> VerticalJob:
+    """Return a job with what a party's weights are drawn of, if it has that: its own word, or one that was drawn for it.
+
+    Args:
+        job: with its part.
+        party: its name.
+        folder: its own, where one that was drawn is kept, for its eyes alone.
+        draws: draw one if there is none.
+
+    Raises:
+        OSError: it cannot be kept, or read.
+    """
+    own, kept = job.parties[party], folder / WORD
+    if own.secret is None and draws and not kept.exists():
+        write_whole(kept, secrets.token_hex(32).encode())
+    if own.secret is not None or not kept.exists():
+        return job
+    own = own.model_copy(update={"secret": kept.read_text()})
+    return job.model_copy(update={"parties": {**job.parties, party: own}})
 
 
 def play_joined(job: VerticalJob, run_dir: Path, report: Report, allow: Allow) -> None:
