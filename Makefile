@@ -9,6 +9,7 @@ SUPPLY := $(VENV)-supply
 ON_LOWEST := tests/config tests/events tests/models tests/storage tests/table tests/wire tests/data/read tests/native/test_plans.py \
 	tests/net/test_channel.py tests/net/test_parameter_server.py tests/launch/test_launcher.py tests/test_cli_flags.py
 export FEDPS_DATA ?= $(realpath ../shared/data)
+export PYTHONDONTWRITEBYTECODE :=  # tests start hundreds of processes, each of which would compile all modules anew
 
 .PHONY: setup run test test-all test-lowest check check-deploy lock supply bench chaos crash organisations clean
 

@@ -1,5 +1,6 @@
 """What many tests need: a small synthetic data set, and a job on it."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,8 +35,10 @@ def small_numbers() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def step_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Compiled steps are made anew for the tests, and leave nothing in the user's own cache."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Compiled steps are made anew for the tests, once for all their processes, and leave nothing in the user's own cache."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDPS_CACHE", str(folder))
         yield folder
