@@ -29,6 +29,7 @@ def test_table(small_data: Path) -> None:
     assert [curve.key for curve in result.curves] == ["rows"]
 
 
+@pytest.mark.slow
 def test_wire(small_data: Path) -> None:
     result = checked("wire", small_data)
     assert {figure.key.rpartition(".")[2] for figure in result.figures} == {"p50", "p99", "rate"}
