@@ -63,7 +63,9 @@ def test_what_passive_features_tell_alone_and_the_active_partys(tmp_path: Path) 
     data = data_of(job, run)
     assert outcome.stages["active"].epochs == train_joined(job, data, ["shop"]).epochs
     assert outcome.stages["passive"].epochs == train_joined(job, data, ["bank"]).epochs
-    assert outcome.stages["active"].bytes == 0 < outcome.stages["passive"].bytes < outcome.stages["federated"].bytes
+    told = outcome.stages["federated"].bytes
+    assert outcome.stages["active"].bytes == 0
+    assert outcome.stages["passive"].bytes == pytest.approx(told, rel=0.01), "the same cuts, and about as many words of waiting"
 
 
 @pytest.mark.parametrize(("form", "share"), [("fp16", 0.6), ("bf16", 0.6), ("int8", 0.55)])
