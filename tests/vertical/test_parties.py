@@ -63,9 +63,11 @@ def test_what_passive_features_tell_alone_and_the_active_partys(tmp_path: Path) 
     data = data_of(job, run)
     assert outcome.stages["active"].epochs == train_joined(job, data, ["shop"]).epochs
     assert outcome.stages["passive"].epochs == train_joined(job, data, ["bank"]).epochs
-    told = outcome.stages["federated"].bytes
-    assert outcome.stages["active"].bytes == 0
-    assert outcome.stages["passive"].bytes == pytest.approx(told, rel=0.01), "the same cuts, and about as many words of waiting"
+    active, passive, federated = (outcome.stages[stage].bytes for stage in ("active", "passive", "federated"))
+    assert active == 0
+    assert passive == pytest.approx(federated, rel=0.01), (
+        "the same cuts; how often a party asks again hangs on the machine"
+    )
 
 
 @pytest.mark.parametrize(("form", "share"), [("fp16", 0.6), ("bf16", 0.6), ("int8", 0.55)])
