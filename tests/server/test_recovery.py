@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from fedps.errors import DataError
 from fedps.server import durable, memory
 from fedps.server.records import Array, Opened, Record, Seeded
 from fedps.server.server import ParameterServer
-from fedps.storage.disk import Folder
+from fedps.storage.disk import Disk, Folder
 from fedps.storage.epochs import is_whole
 from fedps.storage.log import Log
 from fedps.types import Bounds, ClientId, Init, Rule, TableSpec
 from fedps.wire.messages import Barrier, Done, Figures, Join, Leave, Refused, Seed
 from tests.conftest import MakeJob
 from tests.greeting import hello
-from tests.server.callers import BIAS, LIMITS, ROWS, Caller, Stranger, ones, push
+from tests.server.callers import BIAS, LIMITS, ROWS, Caller, Stranger, is_refused, ones, push
 from tests.server.homes import Home, meet, tables, train
 from tests.server.test_slow_saves import Slow
+from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped, from_on
 
 ADAM = TableSpec("rows", "sparse", (100, 4), Rule("adam"), Init("uniform", -1.0, 1.0))
 MODES: list[dict[str, Any]] = [
@@ -264,6 +266,28 @@ def test_a_restarted_server_knows_which_process_is_the_newest(home: Home) -> Non
         answer = Stranger(server).ask(hello(server.job, "a", "old"))
         assert isinstance(answer, Refused) and (answer.kind, answer.newest) == ("superseded", 2)
         server.sum_up()
+
+
+def test_no_process_of_before_a_cut_is_heard_again_wherever_a_server_dies_at_it(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    job, cut = make_job(sync_mode="sync"), {ClientId("a"): 1, ClientId("b"): 1}
+
+    def served(disk: Disk, cut: dict[ClientId, int] | None = None) -> ParameterServer:
+        return ParameterServer(job, 0, tmp_path, lambda event: None, log=Log(disk), cut=cut)
+
+    for call in range(20):
+        disk = ForgetfulDisk()
+        server = served(disk)
+        server.members.expect(2)
+        a, b = (Caller(server, name).join() for name in "ab")
+        train(server, a, b, 1, 2)
+        Caller(server, "a", "p8").join()
+        with suppress(Stopped):
+            served(FaultyDisk(disk, from_on(call, Stopped())), cut)
+        server = served(disk, cut)
+        assert is_refused(Stranger(server).ask(hello(job, "a", "p8")), "superseded"), call
+        assert server.members.here[ClientId("a")].merged == 1
 
 
 def test_a_log_whose_processes_have_no_numbers_is_refused_by_name(home: Home) -> None:

@@ -13,7 +13,7 @@ from fedps.errors import DataError, LostError
 from fedps.storage.disk import Disk, Folder
 from fedps.storage.log import Log
 from fedps.storage.reading import OVER
-from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped, at
+from tests.simulation.disk import FaultyDisk, ForgetfulDisk, Stopped, at, from_on
 
 
 @pytest.fixture(params=["folder", "forgetful"])
@@ -152,10 +152,39 @@ def test_what_is_cut_off_is_forgotten_snapshots_too(disk: Disk) -> None:
     for record in log.recover(back=1):
         if bytes(record) == b"record 2":
             break
-    log.cut()
-    assert log.position == log.durable == 3
+    log.cut(log.position, [b"record ", b"20"])
+    assert log.position == log.durable == 4
     add(log, 30)
-    assert records(Log(disk)) == [b"sum of 2", *named(2, 30)]
+    assert records(Log(disk)) == [b"sum of 2", *named(2, 20, 30)]
+    sum_up(log, keep=5)
+    add(log, 40)
+    assert records(Log(disk)) == [b"sum of 5", *named(40)]
+    assert sorted(disk.names()) == ["log-2", "log-3", "log-5", "snapshot-2", "snapshot-5"]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("position", [1, 2, 3, 4])
+def test_records_are_cut_off_and_another_is_in_their_place_or_all_is_as_it_was(position: int, half: bool) -> None:
+    found = list[list[bytes]]()
+    for call in range(20):
+        disk = ForgetfulDisk()
+        log = opened(disk)
+        add(log, 0, 1)
+        sum_up(log)
+        add(log, 2, 3)
+        sum_up(log)
+        add(log, 4)
+        disk.files.pop("snapshot-2"), disk.files.pop("snapshot-4")
+        log = Log(FaultyDisk(disk, from_on(call, Stopped()), half))
+        with suppress(Stopped):
+            records(log)
+            log.cut(position, [b"another"])
+        disk.crash(random.Random(call))
+        found.append(records(Log(disk)))
+        assert "cut" not in str(disk.names())
+    before, after = named(0, 1, 2, 3, 4), [*named(0, 1, 2, 3, 4)[:position], b"another"]
+    assert found == [before] * (done := found.index(after)) + [after] * (20 - done)
+    assert done == 5 - half
 
 
 def test_what_fails_is_written_again_in_order_and_counts_only_then(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from fedps.server.records import (
     State,
     TakenBack,
     decode,
+    encode,
 )
 from fedps.server.records import Merged as MergedRecord
 from fedps.server.records import Offered as OfferedRecord
@@ -108,9 +109,11 @@ def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float], s
     if first is not None:
         _check_ours(kept.begun, first, log)
         recovery.take_up(first)
+    taken_back = cut is None
     for entry in entries:
         if cut and _beyond(entry.record, cut):
             recovery.cut(entries)
+            taken_back = True
             break
         recovery.take_up(entry)
     for note in log.notes:
@@ -121,8 +124,8 @@ def recover(kept: Kept, log: Log, cut: Cut | None, clock: Callable[[], float], s
     recovery.end(clock() + (0.0 if cut is None else start))
     if first is None:
         shard.durable.note(kept.begun)
-    if cut is not None:
-        recovery.take_back()
+    if not taken_back:
+        shard.durable.note(recovery.taken_back())
     return first is not None
 
 
@@ -146,14 +149,14 @@ class _Recovery:
             raise DataError(f"{self._log}: record {self._log.position} cannot be taken up: {error}") from error
 
     def cut(self, behind: Iterator[Entry]) -> None:
-        """Drop the record just read with all behind it, of which only that is kept who spoke: nobody does again."""
+        """Drop the record just read with all behind it, and in the same step note that who has spoken there does not again."""
         position = self._log.position - 1
         with suppress(DataError):  # what is damaged there is dropped as well
             for record, _ in behind:
                 self._know(record)
-        self._log.cut(position)
+        self._log.cut(position, encode(self.taken_back()))
 
-    def take_back(self) -> None:
+    def taken_back(self) -> TakenBack:
         """Let no process speak that did before the run was taken back: what it says, or has said, is of no push that counts.
 
         All have ended, but what they said may be played again, before those come that go on from the cut.
@@ -162,7 +165,7 @@ class _Recovery:
         # No process has an empty name: so this comes behind those that spoke, and before any that takes the next number.
         none = {client: Process(number + bool(instance), "") for client, (number, instance) in spoke}
         self._know(record := TakenBack(none))
-        self._kept.shard.durable.note(record)
+        return record
 
     def end(self, since: float) -> None:
         """Leave saves that were under way to be finished, and let all clients be away from a time on, seconds."""

@@ -26,7 +26,8 @@ from fedps.storage.reading import OVER, Reading, found, told
 
 GULP = 8 << 20  # bytes of a snapshot that wait for the disk: more at once would hold up whoever flushes the log
 LARGEST = 2**32 - 1  # bytes of a record
-PART = ".part"  # ends the name of a snapshot that is being written
+PART = ".part"  # ends the name of a file that is being written, and is then given another
+CUT = "cut-"  # begins the name of a log's file before what stood in its place is gone
 
 
 class Log:
@@ -82,6 +83,9 @@ class Log:
             LostError: the log was removed, by the process that was followed, or by one before.
         """
         self._ready = False
+        if not self._reading.follows:
+            with told(self._disk):
+                self._finish_cut()
         for record in self._reading.records(back):
             self.position = self._reading.position
             yield record
@@ -89,26 +93,26 @@ class Log:
         with told(self._disk):
             self._go_on()
 
-    def cut(self, position: int | None = None) -> None:
-        """After `recover`, even one that was stopped: forget what comes at `position` and behind; it cannot be had again.
+    def cut(self, position: int, pieces: Pieces) -> None:
+        """After `recover`, even one that was stopped: let one record take the place of all from `position` on, which are lost.
+
+        Whoever dies at it leaves all as it was, or as it is to be once it is recovered.
 
         Args:
-            position: not before the snapshot; by default behind the record that was yielded last.
+            position: not before the snapshot.
+            pieces: of the record, as for `append`.
 
         Raises:
-            DataError: it cannot be done; a part may be.
+            DataError: it cannot be done now; the next that recovers may find it done.
         """
         with told(self._disk):
-            self.position = self.position if position is None else position
-            for snapshot in reversed(found(self._disk, Kind.SNAPSHOT)):
-                if snapshot > self.position:
-                    self._disk.remove(f"snapshot-{snapshot}")
-            for log in reversed(found(self._disk, Kind.LOG)):
-                if log >= self.position:
-                    self._disk.remove(f"log-{log}")
-                else:
-                    self._disk.truncate(f"log-{log}", self._end(log, self.position))
-                    break
+            frames, part = Frames(Kind.LOG, position, self._reading.mark), f"log-{position}{PART}"
+            self._disk.truncate(part, 0)
+            self._disk.append(part, [frames.header, *frames.pack(pieces, position)])
+            self._disk.sync(part)
+            self._disk.rename(part, f"{CUT}{position}")
+            self._finish_cut()
+            self.position = position + 1
             self._go_on()
 
     def append(self, pieces: Pieces) -> int:
@@ -212,6 +216,24 @@ class Log:
         self._size += size
         self._written += size
 
+    def _finish_cut(self) -> None:
+        """Remove what is to be cut off, if anything is, and put in its place what comes there."""
+        for name in self._disk.names():
+            if not name.startswith(CUT):
+                continue
+            position = int(name.removeprefix(CUT))
+            for snapshot in reversed(found(self._disk, Kind.SNAPSHOT)):
+                if snapshot > position:
+                    self._disk.remove(f"snapshot-{snapshot}")
+            for log in reversed(found(self._disk, Kind.LOG)):
+                if log >= position:
+                    self._disk.remove(f"log-{log}")
+                else:
+                    self._disk.truncate(f"log-{log}", self._end(log, position))
+                    self._make_sure(log)
+                    break
+            self._disk.rename(name, f"log-{position}")
+
     def _end(self, log: int, position: int) -> int:
         """Return where in a log file the records before a position end, in bytes."""
         opened, end = self._reading.open(Kind.LOG, log), HEADER.size
@@ -222,20 +244,24 @@ class Log:
     def _go_on(self) -> None:
         """Let records be appended behind those that were read, once these are durable: they may have been read from memory."""
         snapshots, logs = found(self._disk, Kind.SNAPSHOT), found(self._disk, Kind.LOG)
-        for part in self._disk.names():
-            if part.endswith(PART):
-                self._disk.remove(part)
+        for name in self._disk.names():
+            if name.endswith(PART) or name.startswith(CUT):  # the latter of a process that was followed, and died at it
+                self._disk.remove(name)
         newest = max(snapshots, default=0)
         sizes = {log: self._disk.size(f"log-{log}") for log in logs if log >= newest}
         self._since = self._appended - sum(max(size - HEADER.size, 0) for size in sizes.values())
         self._begin = self._file = max(sizes, default=self.position)
         self._size, self._torn = sizes.get(self._file, 0), False
         if sizes:
-            file, sure = self._reading.sure
-            self._disk.rewrite(f"log-{self._file}", sure if file == self._file else 0)
+            self._make_sure(self._file)
         self._mark = self._reading.mark or secrets.token_bytes(MARK)
-        self._bases = [base for base in self._reading.bases if base <= self.position]
+        self._bases = [base for base in self._reading.bases if base in snapshots or not base]
         self.durable, self._ready = self.position, True
+
+    def _make_sure(self, log: int) -> None:
+        """Write again what was read of a log file but for what is known to be on disk."""
+        file, sure = self._reading.sure
+        self._disk.rewrite(f"log-{log}", sure if file == log else 0)
 
 
 class Compaction:

@@ -32,6 +32,7 @@ class Reading:
         position: behind the record that was yielded last.
         bases: where one can begin: positions of snapshots that are whole, or not looked at, and 0 where the log goes back to it.
         mark: of the log, empty while no file was read.
+        follows: whether somebody else writes it.
         sure: the log file that was read last, and up to which byte its own frames say that it was on disk.
     """
 
@@ -41,7 +42,7 @@ class Reading:
         self.position, self.mark, self.sure = 0, b"", (-1, 0)
         self._unsure = deque[tuple[int, int]]()  # positions and bytes of that file up to which nothing says so yet
         self._disk, self._ours = disk, ours
-        self._follows = not ours()
+        self.follows = not ours()
         self._followed: Frames  # of the file that is followed
 
     def records(self, back: int) -> Iterator[memoryview]:
@@ -75,8 +76,8 @@ class Reading:
                     break
                 elif log not in logs and self.position < due:
                     raise DataError(f"{self._disk}: its server goes on faster than it is followed: begin anew")
-            self._check_not_removed(gone=self._follows and not snapshots and not logs)
-            self._follows = False
+            self._check_not_removed(gone=self.follows and not snapshots and not logs)
+            self.follows = False
             if self.position < due or logs[-1:] > [log]:
                 raise DataError(
                     f"{self._disk}: holds records up to {self.position}, and then from {due} on: a file is missing or cut"
@@ -132,7 +133,7 @@ class Reading:
 
     def _summed_up(self, snapshot: int) -> Iterator[Frame] | None:
         """Return the frames of a snapshot; None if it is damaged anywhere: all of it is read before any of it is used."""
-        opened = self.open(Kind.SNAPSHOT, snapshot, at_once=self._follows)
+        opened = self.open(Kind.SNAPSHOT, snapshot, at_once=self.follows)
         if not opened:
             return None
         content, frames = opened
