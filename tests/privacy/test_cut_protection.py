@@ -176,6 +176,11 @@ def test_without_protection_gradients_are_sent_as_they_are() -> None:
     assert protect(gradients, labels, Protection()) is gradients
 
 
+def test_of_a_frozen_party_nothing_is_sent_but_zeros() -> None:
+    gradients, labels = two_classes(50)
+    assert not protect(gradients, labels, Protection(labels="frozen")).any()
+
+
 def test_secret_noise_is_normal_and_another_each_time() -> None:
     drawn = SECRET.standard_normal((500, 401))
     assert drawn.shape == (500, 401)

@@ -175,6 +175,17 @@ def test_tables_are_private_and_may_be_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("torch_alone")
+@pytest.mark.parametrize("rule", ["adam", "shared_adam", "sgd", "row_adagrad"])
+def test_gradients_of_zero_leave_a_half_as_it_was_drawn(tmp_path: Path, rule: str) -> None:
+    job = vertical_job(tmp_path, network="DeepFM", hyper={"optimizer": {"class": rule, "learning_rate": 0.5}})
+    half = Half(job, "bank", data_of(job, "bank"))
+    drawn = copy.deepcopy(half.model())
+    for samples in batches(100, 32):
+        half.backward(np.zeros_like(half.forward(samples)))
+    assert_same(half.model(), drawn)
+
+
+@pytest.mark.usefixtures("torch_alone")
 def test_torchs_generator_stays_where_it_is(tmp_path: Path) -> None:
     """Making and training parts draws from streams of their own."""
     torch.manual_seed(7)

@@ -113,6 +113,10 @@ def test_the_command_prints_a_table_or_json(path: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "direction" in shown
     assert "try -o protection.labels=label_dp" in shown
-    app(["vertical", "audit", str(path), "-o", "vertical.epochs=1", "--json"], result_action="return_value")
+    frozen = ["-o", "vertical.epochs=1", "-o", "protection.labels=frozen"]
+    app(["vertical", "audit", str(path), *frozen, "--json"], result_action="return_value")
     told = json.loads(capsys.readouterr().out)
-    assert {one["attack"] for one in told["findings"]} >= {"norm", "direction", "completion", "ridge regression"}
+    found = {one["attack"]: one["protected"] for one in told["findings"]}
+    assert found.keys() >= {"completion", "ridge regression"}
+    for name in ("norm", "direction", "spectrum", "rest", "product", "direction, all epochs", "spectrum, all epochs"):
+        assert found[name] == 0.5, "zeros tell nothing"

@@ -109,6 +109,7 @@ def test_parties_compare_what_they_share_and_no_secret(write: Write) -> None:
         (["vertical.loss=mse"], "vertical.loss: mse: parties.shop.features.label is binary: use bce, or set the label's of: real"),
         (["parties.shop.features.label.of=real"], "vertical.loss: bce: parties.shop.features.label is real: use mse"),
         (["vertical.loss=mse", "parties.shop.features.label.of=real", "protection.labels=marvell"], "protection.labels: marvell: hides which"),
+        (["protection.labels=frozen", "hyper_parameters.optimizer.weight_decay=0.1"], "protection.labels: frozen: passive parties stay"),
         (["vertical.network=own"], "parties.bank.bottom: is missing: vertical.network is own; name its class"),
         (["vertical.network=own"], "parties.shop.top: is missing: vertical.network is own"),
         (["vertical.network=own", "parties.bank.top=n.Top"], "parties.bank.top: 'n.Top': the top is the active party's, shop"),

@@ -1,13 +1,15 @@
 """Noise on what parties of a vertical job send: on the gradients of the active one, on the cuts of a passive one.
 
 The gradient of a sample points one way for one class and the other way for the other, so who receives it knows the label.
-Three defences:
+Four defences:
 
 * `max_norm` (Li et al., "Label Leakage and Protection in Two-party Split Learning", ICLR 2022, section 4.1) makes all
   gradients as long as the longest, and leaves them on their line. It stops attacks by length.
 * `marvell` (the same, sections 4.2 and 4.3) adds the least Gaussian noise under which both classes' gradients have almost the
   same mean and covariance. It stops attacks by length and by direction, not those that know a sample's own slope.
 * `label_dp` adds noise along each sample's own slope. It bounds whatever a sample's gradients tell of its label.
+* `frozen` sends zeros. A passive party's part stays as it was drawn, and what is above the cut learns to read it: where features
+  are numbers and the cut is wide, almost as well (random features: Rahimi and Recht, NeurIPS 2007).
 
 The noise is a secret: a passive party that could draw it again would subtract it. So it comes from the system, not from the
 job's seed, which all parties know; tests and the audit alone give a generator of their own.
@@ -58,13 +60,13 @@ def protect(
 
     Args:
         gradients: float32[B, w], of the loss by what that party has sent of each sample.
-        labels: float32[B], 0 or 1; `max_norm` does not look at them.
+        labels: float32[B], 0 or 1; `max_norm` and `frozen` do not look at them.
         protection: `labels` says how, `leakage` how well.
         noise: where the noise comes from.
         scores: float32[B], what the network said of each sample; `label_dp` needs them.
 
     Returns:
-        float32[B, w], whose mean over the noise is `gradients`.
+        float32[B, w], whose mean over the noise is `gradients`; of `frozen` zeros.
     """
     match protection.labels:
         case "max_norm":
@@ -75,6 +77,8 @@ def protect(
             if scores is None:
                 raise ValueError("label_dp needs the batch's scores")
             return label_dp(gradients, labels, scores, protection.leakage, noise)
+        case "frozen":
+            return np.zeros_like(gradients)
         case "none":
             return gradients
 

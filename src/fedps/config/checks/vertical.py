@@ -150,10 +150,15 @@ def _measured(job: VerticalJob) -> list[str]:
             f"vertical.patience: {vertical.patience}: nothing is held out to measure by: give vertical.holdout a share, e.g."
             " 0.2, or parties their test_data"
         )
-    if job.protection.labels != "none" and vertical.loss == "mse":
+    if job.protection.labels not in ("none", "frozen") and vertical.loss == "mse":
         found.append(
             f"protection.labels: {job.protection.labels}: hides which of two classes a sample is of, and vertical.loss mse learns"
-            " a real label: leave it out, or learn a binary one by bce"
+            " a real label: take frozen, leave it out, or learn a binary one by bce"
+        )
+    if job.protection.labels == "frozen" and (decay := job.hyper_parameters.optimizer.weight_decay):
+        found.append(
+            f"protection.labels: frozen: passive parties stay as they were drawn, and hyper_parameters.optimizer.weight_decay"
+            f" {decay:g} would shrink them: leave one of both out"
         )
     return found
 

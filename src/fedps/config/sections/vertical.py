@@ -39,8 +39,10 @@ class Ids(Section):
 class Protection(Section):
     """What keeps the other side from reading labels out of gradients, and features out of what is sent."""
 
-    labels: Annotated[Literal["none", "max_norm", "marvell", "label_dp"], BeforeValidator(word)] = Field(
-        "none", description="noise on the gradients that the active party sends back"
+    labels: Annotated[Literal["none", "max_norm", "marvell", "label_dp", "frozen"], BeforeValidator(word)] = Field(
+        "none",
+        description="noise on the gradients that the active party sends back; frozen: zeros instead of gradients, so that passive"
+        " parties stay as they were drawn",
     )
     leakage: Annotated[Fraction, Field(gt=0)] = Field(
         0.03,
