@@ -91,7 +91,11 @@ class Faults:
             client.kill()
             if self._world.happens(0.1):
                 client.moves()
-            self._world.after(self._world.chance.choice((0.2, 3.0, 60.0)), client.start)
+            self._world.after(self._world.chance.choice((0.2, 3.0, 60.0)), partial(self._start, number))
+
+    def _start(self, number: int) -> None:
+        """Start the next process of a client, in whichever's place: none but the newest is ever started again."""
+        self._clients[number].start()
 
     def _stand_by(self, home: Home) -> None:
         """Let a process stand by for one that will die."""
@@ -117,7 +121,7 @@ class Faults:
         self._ledger.goes_back(cut, epoch)
         for client in self._clients:
             self._goes_on(client)
-            self._world.after(chance.random() * chance.choice((1, 10)), client.start)
+            self._world.after(chance.random() * chance.choice((1, 10)), partial(self._start, client.number))
 
     def _fail(self, disk: ForgetfulDisk) -> None:
         """Let a disk be full, or broken, for a while."""

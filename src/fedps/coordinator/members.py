@@ -118,6 +118,9 @@ class Members(Membership[Member]):
 
     def records(self, decided: Mapping[ClientId, Assignment]) -> dict[ClientId, MemberRecord]:
         """Return what another process needs in order to go on with these; `decided`: what they are to be told first."""
+        # Numbers of processes are not among it. Which is the newest, servers know: an older one is refused there, and ends. Until
+        # the newest has greeted here, what an older one said may be played again: reports that it made of rounds which it was
+        # to do. They count as they did then, and those of rounds behind which the run was taken back are stale.
         clients = self._absent | self.lost | self.left | self.here
         return {
             client: MemberRecord(m.instance, decided.get(client, m.assignment), client in self.lost)

@@ -51,20 +51,21 @@ ARRAYS: dict[Form, list[tuple[str, int]]] = {
 }
 
 
-def gap_code(keys: Keys) -> str | None:
-    """Return the code of the narrowest gaps that hold int64[U], or None where they would not be fewer bytes."""
+def pack_gaps(keys: Keys) -> tuple[str, bytes] | None:
+    """Return the code of the narrowest gaps that hold int64[U], and its bytes: the first key, then the gaps.
+
+    None where they would not be fewer bytes.
+    """
     if len(keys) < 3:
         return None
     gaps = keys[1:] - keys[:-1]
     if gaps.min() < 0:
         return None
     widest = int(gaps.max())
-    return next((code for code, dtype in GAPS.items() if widest < 1 << 8 * dtype.itemsize), None)
-
-
-def pack_gaps(keys: Keys, code: str) -> bytes:
-    """Return int64[U] as bytes of a code that `gap_code` gave: the first key, then the gaps."""
-    return keys[:1].tobytes() + (keys[1:] - keys[:-1]).astype(GAPS[code]).tobytes()
+    for code, dtype in GAPS.items():
+        if widest < 1 << 8 * dtype.itemsize:
+            return code, keys[:1].tobytes() + gaps.astype(dtype).tobytes()
+    return None
 
 
 def gap_bytes(count: int, code: str) -> int:

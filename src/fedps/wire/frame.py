@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedps.errors import LimitError, WireError
-from fedps.wire.compress import ARRAYS, GAPS, Form, gap_bytes, gap_code, pack_gaps, plain, unpack_gaps
+from fedps.wire.compress import ARRAYS, GAPS, Form, gap_bytes, pack_gaps, plain, unpack_gaps
 from fedps.wire.messages import (
     Assignment,
     Blind,
@@ -56,6 +56,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 EMPTY = {code: np.frombuffer(bytes(ALIGNED), dtype, 0) for code, dtype in DTYPES.items()}  # read-only, too
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+ZEROS = [bytes(count) for count in range(ALIGNED)]
+Bytes = bytes | memoryview
 Kind = tuple[str, int]  # of an array: its code and its dimensions
 KEYS: Kind = ("i", 1)  # counts of a histogram, too
 ROWS: Kind = ("f", 2)
@@ -141,17 +143,16 @@ def encode(
         LimitError: the peer would refuse it for its size.
     """
     try:
-        facts = tuple(_fact(array) for array in arrays)
+        packed = [_packed(array) for array in arrays]
     except KeyError as error:
         raise WireError(
             f"an array of {error.args[0]}: frames carry float32 and int64 (packed: float16, uint16, int8); convert it first"
         ) from None
+    facts = tuple((code, array.shape) for (code, _), array in zip(packed, arrays, strict=True))
     header = _encoder.encode(Header(ticket, message, facts))
-    pieces: list[Any] = [MAGIC, len(header).to_bytes(4, "little"), header, bytes(-len(header) % ALIGNED)]
-    for (code, _), array in zip(facts, arrays, strict=True):
-        if array.size:
-            piece = pack_gaps(array, code) if code in GAPS else np.ascontiguousarray(array).data.cast("B")
-            pieces += piece, bytes(-len(piece) % ALIGNED)
+    pieces: list[Bytes] = [MAGIC, len(header).to_bytes(4, "little"), header, ZEROS[-len(header) % ALIGNED]]
+    for _, piece in packed:
+        pieces += piece, ZEROS[-len(piece) % ALIGNED]
     data = b"".join(pieces)
     if limits is not None:
         _check_sizes(type(message).__name__, len(header), len(data), limits)
@@ -170,10 +171,12 @@ def _check_sizes(what: str, header: int, size: int, limits: Limits) -> None:
         )
 
 
-def _fact(array: NDArray[Any]) -> tuple[str, tuple[int, ...]]:
-    """Return an array's code and shape; keys get the code of gaps where these are fewer bytes."""
+def _packed(array: NDArray[Any]) -> tuple[str, Bytes]:
+    """Return an array's code and bytes; keys travel as gaps where these are fewer bytes."""
     code = CODES[array.dtype]
-    return ((gap_code(array) if (code, array.ndim) == KEYS else None) or code), array.shape
+    if (code, array.ndim) == KEYS and (gaps := pack_gaps(array)) is not None:
+        return gaps
+    return code, np.ascontiguousarray(array).data.cast("B") if array.size else b""
 
 
 def decode(data: bytes, limits: Limits) -> Frame:
