@@ -148,8 +148,9 @@ def test_refusals_without_end_make_few_events() -> None:
     refusals.tick(PERIOD + 1)
     assert len(events) == BURST + 3
     assert sum(e["count"] for e in events) == refusals.total == 10_000
-    refusals.add("peer", "order", "again")
-    assert events[-1] == {"event": "refused", "client": "peer", "kind": "order", "reason": "again", "count": 1}
+    refusals.add("peer", "order", "again", 3)
+    assert events[-1] == {"event": "refused", "client": "peer", "kind": "order", "reason": "again", "count": 3}
+    assert refusals.total == 10_003
 
 
 def test_as_many_names_as_a_peer_likes_make_few_sums() -> None:

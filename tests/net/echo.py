@@ -44,9 +44,9 @@ class Counts:
     def __init__(self) -> None:
         self.told: list[tuple[str, str, str]] = []
 
-    def add(self, who: str, kind: str, reason: str) -> None:
-        """Count one."""
-        self.told.append((who, kind, reason))
+    def add(self, who: str, kind: str, reason: str, times: int = 1) -> None:
+        """Count them."""
+        self.told += [(who, kind, reason)] * times
 
 
 class EchoServer:

@@ -270,10 +270,11 @@ def test_reading_stops_at_a_full_outbox_and_goes_on_when_it_is_read(monkeypatch:
     assert asyncio.run(talk()) == [2, 3, 4]
 
 
-def test_a_port_in_use_is_an_error_with_a_remedy() -> None:
+def test_a_port_in_use_is_one_sentence_with_a_remedy(capfd: pytest.CaptureFixture[str]) -> None:
     with served(EchoServer()) as address:
-        with pytest.raises(JobError, match=f"cannot listen on {address}: .* choose another"):
+        with pytest.raises(JobError, match=f"cannot listen on {address}: Address already in use; choose another"):
             asyncio.run(serve(EchoServer(), address, LIMITS, lambda _: None, asyncio.Event()))
+    assert not capfd.readouterr().err
 
 
 def test_deadlines_are_looked_at_while_nothing_comes() -> None:

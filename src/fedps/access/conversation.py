@@ -190,16 +190,16 @@ class Refusals:
         self._reported, self._began = 0, 0.0  # of this period
         self._sums: dict[tuple[str, str], tuple[int, str]] = {}  # by peer and kind: how many, and the last reason
 
-    def add(self, who: str, kind: str, reason: str) -> None:
-        """Count a refusal; `who`: the client, or the address of a stranger."""
-        self.total += 1
+    def add(self, who: str, kind: str, reason: str, times: int = 1) -> None:
+        """Count refusals of one kind; `who`: the client, or the address of a stranger."""
+        self.total += times
         if self._reported < BURST:
             self._reported += 1
-            self._report(events.Refused(who, kind, reason))
+            self._report(events.Refused(who, kind, reason, times))
             return
         full = len(self._sums) >= MAX_SUMS  # strangers have as many addresses as they like
         key = (who, kind) if (who, kind) in self._sums or not full else ("others", kind)
-        self._sums[key] = self._sums.get(key, (0, ""))[0] + 1, reason
+        self._sums[key] = self._sums.get(key, (0, ""))[0] + times, reason
 
     def tick(self, now: float) -> None:
         """Begin a new period if one is over. `now`: seconds, monotonic."""

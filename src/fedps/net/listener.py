@@ -7,6 +7,7 @@ answers is a `Service`: it is handed connections and bytes, all from one thread,
 import asyncio
 import logging
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -57,8 +58,8 @@ class Connection(Protocol):
 class Refusals(Protocol):
     """Counts what is refused."""
 
-    def add(self, who: str, kind: str, reason: str) -> None:
-        """Count one refusal."""
+    def add(self, who: str, kind: str, reason: str, times: int = 1) -> None:
+        """Count a refusal, or several of one kind."""
 
 
 class Service(Protocol):
@@ -317,8 +318,7 @@ def counted(refusals: Refusals) -> Iterator[Callable[[], None]]:
 
     def count() -> None:
         for why, times in handshakes.take().items():
-            for _ in range(times):
-                refusals.add(f"a stranger who {why}", "identity", "the TLS handshake failed")
+            refusals.add(f"a stranger who {why}", "identity", "the TLS handshake failed", times)
 
     try:
         yield count
@@ -344,6 +344,12 @@ async def serve(
     Raises:
         JobError: the address cannot be bound.
     """
+    try:
+        try_to_bind(bind)  # gRPC says what is wrong with an address to standard error alone, above our own words
+    except (socket.gaierror, ValueError, OverflowError):
+        pass  # gRPC may know better
+    except OSError as error:
+        raise JobError(f"cannot listen on {bind}: {error.strerror or error}; choose another") from None
     server = grpc.aio.server(options=[*options(limits), *IDLE, RECORD])
     door = Door(service, limits, certificates)
     server.add_generic_rpc_handlers((door,))
@@ -368,3 +374,15 @@ async def serve(
                 continue
     finally:
         await server.stop(GRACE)
+
+
+def try_to_bind(address: str) -> None:
+    """Take an address, `host:port`, as who listens does, and let it go.
+
+    Raises:
+        OSError: somebody listens there, or it is not ours to take.
+    """
+    host, _, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just closed is free
+        door.bind((host.strip("[]"), int(port)))

@@ -1,7 +1,6 @@
 """Run one server in the foreground: a parameter server behind a listener, until it is told to stop."""
 
 import json
-import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,7 +13,7 @@ from fedps.errors import DataError, JobError, LostError
 from fedps.events import events
 from fedps.events.events import Report
 from fedps.events.forms import dated
-from fedps.net.listener import serve_to_the_end
+from fedps.net.listener import serve_to_the_end, try_to_bind
 from fedps.net.protection import protect
 from fedps.server.beside import InThread, at_once
 from fedps.server.resharding import state_folder
@@ -141,10 +140,8 @@ def _await_primary(disk: Folder, shard: int, patience: float) -> None:
 
 def _await_free(bind: str) -> None:
     """Wait until a process that has just ended listens no more; who then listens anyway is told when we try to."""
-    host, _, port = bind.rpartition(":")
     for _ in range(LOOKS):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as door, suppress(OSError):
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            door.bind((host.strip("[]"), int(port)))
+        with suppress(OSError):
+            try_to_bind(bind)
             return
         time.sleep(LOOK)
