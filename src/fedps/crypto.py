@@ -140,6 +140,19 @@ def key_for(certificate: bytes, keys: bytes) -> bytes:
     raise IdentityError("this private key is not that of the certificate beside it: copy both again, or renew both")
 
 
+def sign(key: bytes, said: bytes) -> bytes:
+    """Sign what is said, by a private key."""
+    return _private_key(key).sign(said, ec.ECDSA(hashes.SHA256()))
+
+
+def check_said(certificate: bytes, said: bytes, signature: bytes) -> None:
+    """Make sure that who holds a certificate's key has signed this. Raises IdentityError: it has not."""
+    try:
+        _public_key(_certificate(certificate)).verify(signature, said, ec.ECDSA(hashes.SHA256()))
+    except UNFIT:
+        raise IdentityError("the key of the certificate beside it has not signed this") from None
+
+
 def make_key() -> bytes:
     """Make a private key; return it as unencrypted PEM."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from fedps.access.authority import Authority
-from fedps.errors import JobError, LostError, RefusedError
+from fedps.errors import IdentityError, JobError, LostError, RefusedError
 from fedps.net.channel import WRONG, Channel, _said
 from fedps.net.listener import METHOD
 from fedps.net.shards import Shards
@@ -272,6 +272,40 @@ def test_who_shows_a_certificate_that_has_expired_is_waited_for_as_it_may_be_ren
         in reason
     )
     assert _said(WRONG, "CERTIFICATE_VERIFY_FAILED: certificate has expired") is None
+
+
+def test_a_server_whose_certificate_was_revoked_is_told_nothing_but_hello(tmp_path: Path) -> None:
+    made, service = authority(tmp_path / "certs", "7"), EchoServer()
+    stolen = write(tmp_path / "0", read_credentials(made.folder / "issued" / "server-0"))
+    ours = Certificates(made.folder, "client", "7")
+    made.revoke("server", "0")
+    with served(service, certificates=Certificates(stolen, "server", "0")) as address:
+        with closing(Channel(address, HELLO, LIMITS, WAIT, ours)) as channel:
+            with pytest.raises(RefusedError, match="the certificate of server 0 was revoked: ask"):
+                channel.welcome.result(WAIT)
+    assert service.heard and all(isinstance(message, Hello) for message in service.heard)
+
+
+def test_who_is_dialled_proves_it_to_one_client_for_one_question(tmp_path: Path) -> None:
+    made = authority(tmp_path / "certs", "7", "8")
+    other = Certificates(authority(tmp_path / "other", "7").folder, "server", "0")
+    server, ours = Certificates(made.folder, "server", "0"), Certificates(made.folder, "client", "7")
+    asked, theirs = ours.ask(), Certificates(made.folder, "client", "8").own
+    ours.check_proof("server", "0", asked, server.prove(asked, ours.own))
+    with pytest.raises(IdentityError, match="it answers as server 0"):
+        ours.check_proof("server", "1", asked, server.prove(asked, ours.own))
+    assert server.prove((), ours.own) == server.prove([("fedps-question-bin", b"short")], ours.own) == ()
+    for answered, why in (
+        (server.prove(asked, theirs), "has not signed this"),
+        (server.prove(ours.ask(), ours.own), "has not signed this"),
+        ((*server.prove(asked, ours.own), *other.prove(asked, ours.own)[1:]), "has not signed this"),
+        (other.prove(asked, ours.own), "is not signed by this authority"),
+        ((), "this is no certificate"),
+    ):
+        with pytest.raises(
+            IdentityError, match=f"{why}.*: it runs another version of fedps, or somebody is in between"
+        ):
+            ours.check_proof("server", "0", asked, answered)
 
 
 def client_as_server(made: Authority) -> Certificates:

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from numpy.typing import NDArray
 
 from fedps.config import Job
-from fedps.errors import FedpsError, LimitError, LostError, RefusedError, WireError
+from fedps.errors import FedpsError, IdentityError, LimitError, LostError, RefusedError, WireError
 from fedps.net.listener import METHOD, options
 from fedps.net.protection import protect
 from fedps.types import ClientId
@@ -182,6 +183,9 @@ class Channel:
                 self.bytes_received += len(data)
                 if greeted:
                     self._answer(data)
+                elif why := self._line.doubt(self._replies):
+                    reason = why
+                    break
                 else:
                     self._greet(greeter.receive(data))
                     greeted = True
@@ -262,7 +266,24 @@ class _Line:
         if self._channel is None or self.outdated:
             self.close()
             self._channel = self._dial()
-        return self._channel.stream_stream(METHOD)
+        if self._certificates is None:
+            return self._channel.stream_stream(METHOD)
+        self._asked = self._certificates.ask()
+        return partial(self._channel.stream_stream(METHOD), metadata=self._asked)
+
+    def doubt(self, replies: Any) -> str | None:
+        """Say why who answers does not prove to be who was dialled; `replies`: a stream that has brought one.
+
+        Raises:
+            RefusedError: its certificate was revoked.
+        """
+        if self._certificates is None:
+            return None
+        try:
+            self._certificates.check_proof(self._role, self._name, self._asked, replies.initial_metadata())
+        except IdentityError as error:
+            return f"it does not prove who it is: {error}"
+        return None
 
     @property
     def outdated(self) -> bool:

@@ -152,6 +152,8 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
                 f"{len(self._open)} connections are open, which is this server's limit",
             )
         identity, outbox = await self._identify(context), Outbox(self._backlog)
+        if self._certificates is not None and identity is not None:
+            await context.send_initial_metadata(self._certificates.prove(context.invocation_metadata(), identity))
         connection = self._service.opened(outbox.put, context.peer(), identity)
         self._open[connection] = outbox, identity
         reading = asyncio.create_task(_read(requests, connection, outbox))

@@ -3,8 +3,14 @@
 In the handshake gRPC makes sure that the peer holds the key of a certificate that is valid now, and that our authority has
 signed; of a server besides, that it is the one that was meant. What follows from the certificate later on is told here:
 who the peer is, and why it is not welcome any more. What a peer of each role may say is the concern of `access`.
+
+gRPC does not show a client the certificate of a server, so that a revoked one would go unseen. Therefore who dials asks a
+question with the stream's metadata, and who is dialled answers by its certificate and a signature, on the question and on the
+name that the handshake has shown it. Who stands in between with a stolen key cannot have another sign for it: that one would
+have to take it for the client.
 """
 
+import os
 import ssl
 import threading
 import time
@@ -15,7 +21,7 @@ from typing import NamedTuple
 import grpc
 
 from fedps import crypto
-from fedps.errors import IdentityError, JobError
+from fedps.errors import IdentityError, JobError, RefusedError
 from fedps.storage.credentials import (
     CA,
     CERTIFICATE,
@@ -28,6 +34,9 @@ from fedps.storage.credentials import (
 )
 from fedps.types import Identity
 
+Metadata = Sequence[tuple[str, bytes]]  # of a stream
+QUESTION, CERTIFICATE_SHOWN, ANSWER = "fedps-question-bin", "fedps-certificate-bin", "fedps-answer-bin"
+NONCE = 32  # bytes of a question
 LOOK = 0.1  # seconds between two looks at files by those who dial in: thousands may do so in a second
 
 
@@ -140,6 +149,37 @@ class Certificates:
         crypto.check_signed(shown, self.ca)  # a stream may come on a connection that is older than our files
         return crypto.identity_of(shown)
 
+    def ask(self) -> Metadata:
+        """Return the question to one that is dialled."""
+        return ((QUESTION, os.urandom(NONCE)),)
+
+    def prove(self, asked: Metadata, peer: Identity) -> Metadata:
+        """Answer who has dialled in, if it asks: what is signed is good for this question of this peer alone."""
+        question, held = dict(asked).get(QUESTION, b""), self._held.credentials
+        if len(question) != NONCE:
+            return ()
+        return ((CERTIFICATE_SHOWN, held.certificate), (ANSWER, crypto.sign(held.key, _to_sign(question, peer))))
+
+    def check_proof(self, role: str, name: str, asked: Metadata, answered: Metadata) -> None:
+        """Make sure that one that was dialled is a role, by its answer.
+
+        Raises:
+            IdentityError: it does not prove it, or not by a certificate of these days, which may mend itself.
+            RefusedError: it does, by a certificate that was revoked.
+        """
+        found = dict(answered)
+        shown = found.get(CERTIFICATE_SHOWN, b"")
+        try:
+            crypto.check_signed(shown, self.ca)
+            crypto.check_said(shown, _to_sign(asked[0][1], self.own), found.get(ANSWER, b""))
+            identity = crypto.identity_of(shown)
+        except IdentityError as error:
+            raise IdentityError(f"{error}: it runs another version of fedps, or somebody is in between") from None
+        if (identity.role, identity.name) != (role, name):
+            raise IdentityError(f"it answers as {identity}")
+        if why := self.fault(identity, time.time()):
+            raise RefusedError("identity", why) if identity.serial in self._held.revoked else IdentityError(why)
+
     def fault(self, identity: Identity, now: float) -> str | None:
         """Say why a certificate does not count at a time, in seconds since 1970, by the files last read; None if it does."""
         if identity.serial in self._held.revoked:
@@ -174,6 +214,10 @@ class Certificates:
                 f"{self.folder}: is the folder of {identity}, and this is {self._role} {self._name}: give each role its own"
             )
         return Held(found, identity, crypto.read_revoked(found.revoked, found.ca))
+
+
+def _to_sign(question: bytes, peer: Identity) -> bytes:
+    return b"fedps: who you have dialled\0" + question + f"{peer.role}/{peer.name}".encode()
 
 
 def _configuration(held: Held) -> grpc.ServerCertificateConfiguration:
