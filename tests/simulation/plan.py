@@ -47,6 +47,7 @@ class Plan:
         self.epochs, self.buffer = chance.choice((1, 1, 2, 2, 3)), chance.choice((1, 2, 3))
         self.coordinated = chance.random() < 0.25
         self.delay, self.start = chance.choice((0.005, 0.05, 0.3)), float(chance.randrange(10))
+        self._row_keys = [np.arange(shard, ROWS, self.servers) for shard in range(self.servers)]
         self._unequal, self._most = chance.random() < 0.4, chance.choice((1, 2, 2, 3, 4))
         self._windows = [chance.randint(0, self._most) for _ in range(self.clients)]
         self._paces = [chance.choice((0.01, 0.1, 1.0)) for _ in range(self.clients)]
@@ -96,7 +97,7 @@ class Plan:
 
     def row_keys(self, shard: int) -> Keys:
         """Return all keys of a shard's rows, int64."""
-        return np.arange(shard, ROWS, self.servers)
+        return self._row_keys[shard]
 
     def windows_of(self, client: int, epoch: int) -> int:
         """Return how many windows a client trains in an epoch."""

@@ -70,9 +70,9 @@ class Model(NamedTuple):
 
     def add(self, push: Pushed, share: float = 1.0) -> None:
         """Add a push, or a share of it."""
-        self.rows[push.keys] += push.values.astype(np.float64) * share
+        self.rows[push.keys] += push.values if share == 1 else push.values.astype(np.float64) * share
         if push.bias is not None:
-            self.bias[:] += push.bias[0].astype(np.float64) * share
+            self.bias[:] += push.bias[0] if share == 1 else push.bias[0].astype(np.float64) * share
 
     def copy(self) -> "Model":
         """Return another with the same in it."""

@@ -54,8 +54,9 @@ class Closing(NamedTuple):
             return np.array([len(rows)])
         counts = np.zeros(len(self.pushes), np.int64)
         for place, offered in enumerate(self.offers):
-            if (change := offered.push.get(table)) is not None:
-                mine = np.isin(rows, change.keys, assume_unique=True)
+            change = offered.push.get(table)
+            if change is not None and len(change.keys):
+                mine = change.keys.take(change.keys.searchsorted(rows), mode="clip") == rows
                 counts[place], rows = np.count_nonzero(mine), rows[~mine]
         return counts
 

@@ -52,6 +52,7 @@ class Index:
         self._starts = np.arange(0, PARTS * FIRST_SIZE, FIRST_SIZE)
         self._sizes = np.full(PARTS, FIRST_SIZE, np.int64)
         self._filled = np.zeros(PARTS, np.int64)
+        self._most = FULL * FIRST_SIZE  # entries of each part
         self._end = PARTS * FIRST_SIZE
         self.bytes = self._end * ENTRY
 
@@ -68,10 +69,10 @@ class Index:
 
     def insert(self, keys: Keys, slots: Keys) -> None:
         """Enter keys that are not there yet."""
-        coming = np.bincount(parts_of(keys, PARTS), minlength=PARTS)
-        for part in np.flatnonzero(self._filled + coming > FULL * self._sizes):
-            self._grow(int(part), int(self._filled[part] + coming[part]))
-        self._filled += coming
+        filled = self._filled + np.bincount(parts_of(keys, PARTS), minlength=PARTS)
+        for part in (filled > self._most).nonzero()[0]:
+            self._grow(int(part), int(filled[part]))
+        self._filled = filled
         insert(keys, slots, self._entries, self._starts, self._sizes)
 
     def remove(self, keys: Keys, ids: Keys) -> None:
@@ -85,7 +86,7 @@ class Index:
         old = self._entries[start : start + size]
         while size * FULL[part] < needed:
             size = 2 * size if size < DOUBLED else _whole_pages(size + size // 8)
-        self._starts[part], self._sizes[part] = self._place(size), size
+        self._starts[part], self._sizes[part], self._most[part] = self._place(size), size, FULL[part] * size
         self.bytes += ENTRY * (size - len(old))
         move(old, self._entries, self._starts[part], size)
         if len(old) >= PAGE and hasattr(mmap, "MADV_DONTNEED"):

@@ -79,8 +79,8 @@ def unpack_gaps(data: bytes, at: int, count: int, code: str) -> Keys:
     A sum past 2^63 wraps around, so that what a peer sends amiss is out of order, and refused as any such keys are.
     """
     keys = np.empty(count, np.int64)
-    keys[0] = np.frombuffer(data, FIRST, 1, at)[0]
-    keys[1:] = np.frombuffer(data, GAPS[code], count - 1, at + FIRST.itemsize)
+    keys[0] = int.from_bytes(data[at : at + FIRST.itemsize], "little", signed=True)
+    keys[1:] = np.ndarray((count - 1,), GAPS[code], data, at + FIRST.itemsize)
     keys.cumsum(out=keys)
     keys.flags.writeable = False
     return keys
