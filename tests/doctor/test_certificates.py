@@ -50,6 +50,9 @@ def test_who_answers_at_an_address_is_told(tmp_path: Path) -> None:
         assert "not to be trusted" in findings(other.folder, at)[at].said
         expired = write(tmp_path / "client-7", credentials(made, "client", "7", -5, -1))
         assert findings(expired, at)[at].state == "fault"
+        made.revoke("server", "0")
+        gone = findings(own, at)[at]
+        assert (gone.state, gone.said) == ("fault", "is server 0, whose certificate was revoked")
     with served(EchoServer()) as at:
         assert "no handshake with" in findings(own, at)[at].said
     nobody = free_address()

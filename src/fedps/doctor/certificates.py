@@ -10,7 +10,7 @@ from fedps import crypto
 from fedps.doctor.finding import Finding, Look, look
 from fedps.errors import IdentityError, JobError
 from fedps.launch.addresses import Address
-from fedps.storage.credentials import CA, CERTIFICATE, ISSUED, KEY, read_credentials
+from fedps.storage.credentials import CA, CERTIFICATE, ISSUED, KEY, REVOKED, read_credentials, read_file
 
 SOON = 7 * crypto.DAY  # seconds: who expires within them is warned
 PATIENCE = 5.0  # seconds for an answer
@@ -78,7 +78,11 @@ def _address(at: Address, folder: Path) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(what, "fault", f"cannot be reached: {error}", "start it, and check address and firewall")
     else:
-        if answer:
+        if shown.serial in crypto.read_revoked(read_file(folder / REVOKED), read_file(folder / CA)):
+            yield Finding(
+                what, "fault", f"is {shown}, whose certificate was revoked", "give it another, or correct --at"
+            )
+        elif answer:
             yield Finding(
                 what, "ok", f"is {shown}, until {crypto.date(shown.expires)}, by {version}; it takes {folder.name}"
             )
