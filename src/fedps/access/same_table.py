@@ -38,7 +38,7 @@ FAVOUR = 6  # bits
 HELD_PULLS, HELD_BYTES = (
     16,
     2 << 20,
-)  # that wait to be noted together: code and tables are read into the processor's cache once
+)  # that wait, to be noted together while code and tables are in the processor's cache
 SHIFT = np.uint64(64 - 16)  # leaves the upper 16 bits, the ones that are universal
 WORDS = 1 << 64
 Words = NDArray[np.uint64]
