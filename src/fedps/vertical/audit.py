@@ -179,7 +179,7 @@ def words(found: Audit, job: VerticalJob) -> list[str]:
             f" {found.bound_of_all:.3f} for all {job.vertical.epochs}, but for what features tell of the label anyway"
         )
     if found.protected is None:
-        told.append("the job has no protection; try -o protection.labels=label_dp")
+        told.append("the job has no protection; try -o protection.labels=label_dp, or frozen")
     if found.control < ENOUGH:
         told.append(
             f"the control failed: even without protection no attack has an AUC of {ENOUGH} (the best has {found.control:.3f}), so"
