@@ -123,8 +123,8 @@ def _open_to_others(job: VerticalJob, party: str | None, trains: bool) -> Iterat
     here = [name for name in job.order if name in job.parties and party in (None, name)]
     if trains and vertical.active in here and vertical.loss == "bce" and job.protection.labels == "none":
         yield (
-            f"protection.labels: none: {' and '.join(vertical.passive)} can read each sample's label out of gradients; frozen or label_dp"
-            " hide them, at a price that `fedps vertical audit` measures"
+            f"protection.labels: none: {' and '.join(vertical.passive)} can read each sample's label out of gradients;"
+            " frozen or label_dp hide them, at a price that `fedps vertical audit` measures"
         )
     for name in here if vertical.network == "DCNv2" else ():
         numbers = [key for key, feature in job.parties[name].features.items() if feature.kind == "number"]
