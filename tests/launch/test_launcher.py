@@ -138,7 +138,7 @@ def test_a_port_that_is_taken_in_the_meantime_is_named_with_its_role(tmp_path: P
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         at = Address(*taken.getsockname())
-        with pytest.raises(JobError, match=f"^server 0: cannot listen on {at}: the port is in use"):
+        with pytest.raises(JobError, match=f"^server 0: cannot listen on {at}: Address already in use"):
             launch(write_job(tmp_path), tmp_path / "run", Orders(server_at=(at,)))
     assert not (tmp_path / "run").exists()
 

@@ -63,7 +63,7 @@ def test_a_taken_port_is_told(make_job: MakeJob, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         at = Address(*taken.getsockname())
-        with pytest.raises(JobError, match=f"cannot listen on {at}: the port is in use"):
+        with pytest.raises(JobError, match=f"cannot listen on {at}: Address already in use"):
             coordinate_here(make_job(with_coordinator=True), at, tmp_path / "run", None, stay=False)
 
 

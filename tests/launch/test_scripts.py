@@ -43,7 +43,7 @@ def test_each_role_is_told_its_part(tmp_path: Path) -> None:
     assert [(role.kind, role.name) for role in roles] == [("server", "1"), ("coordinator", "0"), ("worker", "north")]
     heard = [json.loads(event.note) for role in roles if isinstance(event := role.read(), Note)]
     for role in roles:
-        role.process.join(10)
+        role.process.join(60)
         assert role.read() is None
         assert role.log.read_text() == "a word\n"
     stop(roles)

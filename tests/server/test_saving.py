@@ -268,7 +268,7 @@ def one_client(address: str, job: Job, name: str = "0") -> Channel:
 def test_a_server_that_need_not_stay_ends_once_all_have_come_and_left(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job(sync_mode="async")
     for stay in ("stay", "go"):
-        with serving(tmp_path / "job.yaml", tmp_path / "run", stay) as (process, address):
+        with serving(tmp_path / "job.yaml", tmp_path / stay, stay) as (process, address):
             for number in range(10):  # the job's clients, one after the other
                 channel = one_client(address, job, str(number))
                 assert channel.request(Leave()).result(WAIT).message == Done()

@@ -16,7 +16,7 @@ import msgspec
 
 from fedps.access.same_table import Witness
 from fedps.client import private_rows
-from fedps.client.checkpoint import Checkpoint, Checkpoints, Moment
+from fedps.client.checkpoint import NEWEST, Checkpoint, Checkpoints, Moment
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
 from fedps.client.greeting import COORDINATOR, Connect, greet
@@ -292,7 +292,16 @@ class FLClient(Steps):
         for name, part in self._parts.items():
             part.restore(within(state, name))
         print(f"goes on from checkpoint {moment}", file=self.log, flush=True)
+        if not moment.batch and self._resume != NEWEST:
+            self._tell_again(moment.epoch)
         return moment
+
+    def _tell_again(self, epoch: int) -> None:
+        """Say once more what the last round came to: the launcher died, and its journal may lack it."""
+        if (of := self.trained) is not None:
+            self.report(events.EpochEnd(epoch - 1, of.samples, of.loss, of.histogram.auc(), of.histogram))
+        if self.evaluated is not None:
+            self.report(events.Evaluated(epoch, dict(self.evaluated.sums), dict(self.evaluated.histograms)))
 
     def _keep(self, batch: int = 0) -> None:
         """Write a checkpoint, at the end of a round or so many batches into it."""

@@ -20,7 +20,7 @@ from fedps.events.forms import facts
 from fedps.events.tally import ALWAYS, Spans, Tally
 from fedps.figures import CANDIDATES, Metric, Totals, metrics_in, read_metric
 from fedps.metrics import Evaluations
-from fedps.types import Counts, TableName
+from fedps.types import ClientId, Counts, TableName
 
 MOST_SECONDS = 1e10  # of a part of a run: a journal that tells of more tells of no time
 MOST_OPEN = 64  # rounds; who lies further behind is not waited for
@@ -241,6 +241,7 @@ class Ledger:
                 self.failed.pop(who, None)
                 if who in self._at_work:
                     self._training.add(self._begun[who], now)
+                self._begun[who] = now
 
     def _resume(self, now: float, resumed: events.Resumed) -> None:
         """Begin another part of a run: nobody has failed in it yet, or is done, and each client has its epochs behind it."""
@@ -248,11 +249,13 @@ class Ledger:
         for who in self._at_work:
             self._training.add(self._begun[who], end)
         self._earlier, self._began = end, now
-        for known in (self._at_work, self._done, self._silent, self._lost, self.failed):
-            known.clear()
+        for noted in (self._at_work, self._done, self._silent, self._lost, self.failed, self._begun):
+            noted.clear()
         self._not_finite = None
         self._again |= self._clients.keys()
-        self._past = {who: float(epoch) for who, epoch in resumed.epochs.items()}
+        known = max((figures["round"] for figures in self.rounds), default=0)
+        self._past = {str(who): float(last_told(resumed, who, known)) for who in resumed.epochs}
+        self._complete = min([self._complete, *self._past.values()])
 
     def _at(self, time: float) -> float:
         """Return when that was, in seconds of the run: none pass between its parts, and none pass back."""
@@ -341,14 +344,20 @@ class Ledger:
         return tally.figures(round_, self._job.metrics) | (tally.simulated() if self._job.traces else {})
 
 
+def last_told(resumed: events.Resumed, client: ClientId, complete: float) -> int:
+    """Return the last round of which a client says nothing more; `complete`: the last whose figures are known.
+
+    One that goes on from a round's end says once more what came of it.
+    """
+    epoch = resumed.epochs.get(client, 0)
+    return epoch - (epoch > complete and not resumed.batches.get(client, 0))
+
+
 def unsaved(event: events.Unsaved) -> str:
     """Say what is not saved, and why."""
-    what = (
-        f"epoch {event.epoch} is not saved"
-        if event.what == "epoch"
-        else f"a checkpoint of epoch {event.epoch} is missing"
-    )
-    return f"{what}: {event.reason}"
+    what, epoch = event.what, event.epoch
+    lacking = f"epoch {epoch} is not saved" if what == "epoch" else f"a checkpoint of epoch {epoch} is missing"
+    return f"{lacking}: {event.reason}"
 
 
 def doubts(figures: Mapping[str, Any], job: Job) -> list[str]:

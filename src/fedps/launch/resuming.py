@@ -26,6 +26,7 @@ from fedps.errors import DataError, JobError
 from fedps.events import events
 from fedps.events.events import Entry, now
 from fedps.events.journal import JOURNAL, Journal, read_entries
+from fedps.events.ledger import last_told
 from fedps.launch.folder import is_run
 from fedps.launch.local.processes import PATIENCE
 from fedps.launch.local.role import NEWEST
@@ -127,10 +128,8 @@ class Resumption(NamedTuple):
         """
         if self.before is None or self.cut is None:
             return
-        if (
-            shared_part(self.before) == shared_part(self.job)
-            and self.before.runner.server_num == self.job.runner.server_num
-        ):
+        same = self.before.runner.server_num == self.job.runner.server_num
+        if same and shared_part(self.before) == shared_part(self.job):
             return
         cut = {client: place.sequence for client, place in self.cut.clients.items()} if self.cut.exact else None
         deal_out(self.before, self.job, self.folder, set(self.cut.clients), cut)
@@ -223,17 +222,18 @@ def _begun(told: Sequence[Entry]) -> int:
 
 def still_true(entries: Sequence[Entry], cut: events.Resumed) -> list[Entry]:
     """Leave out of a run's entries what is done again once it goes on from a cut."""
-    ends = cut.epochs
-    last = (min if cut.exact else max)(ends.values(), default=0)
+    last = (min if cut.exact else max)(cut.epochs.values(), default=0)
+    complete = max((entry.event.round for entry in entries if isinstance(entry.event, events.Completed)), default=0)
 
     def holds(entry: Entry) -> bool:
+        end = last_told(cut, ClientId(entry.id), complete)
         match entry.event:
             case events.EpochEnd(epoch=epoch):
-                return epoch < ends.get(ClientId(entry.id), 0)
+                return epoch < end
             case events.Done() | events.Failed():
                 return False
             case events.EvaluateBegin(epoch=epoch) | events.Evaluated(epoch=epoch):
-                return epoch <= ends.get(ClientId(entry.id), 0)
+                return epoch <= end
         return getattr(entry.event, "round", 0) <= last
 
     return [entry for entry in entries if holds(entry)]
