@@ -75,6 +75,9 @@ def test_a_failure_says_what_people_need_and_no_more() -> None:
         refused = RefusedError(kind, "the certificate of client 1 was revoked")
         assert told(refused) == Failed(str(refused), in_job=kind == "identity"), "one sentence"
     assert told(LostError("server 0 went away")).traceback == told(IdentityError("expired")).traceback == ""
+    unsaved = FedpsError("the state cannot be written: free space")
+    unsaved.__cause__ = OSError(errno.ENOSPC, "full")
+    assert told(unsaved) == Failed("the state cannot be written: free space")
     ours = told(ZeroDivisionError("by\nzero\x1b[2J"))
     assert ours.error == "ZeroDivisionError: by\nzero\\x1b[2J" and "\x1b" not in ours.traceback
     assert "Traceback" in ours.traceback and not ours.in_job
