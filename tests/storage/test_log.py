@@ -141,13 +141,18 @@ def test_of_snapshots_the_last_two_stay_and_what_leads_to_where_one_may_have_to_
     assert records(Log(disk), back=2) == [b"sum of 6", *named(6, 7, 8)]
 
 
-def test_what_is_cut_off_is_forgotten_snapshots_too(disk: Disk) -> None:
+def summed_up_twice(disk: Disk) -> None:
+    """Leave a log of five records, with snapshots at 2 and at 4."""
     log = opened(disk)
     add(log, 0, 1)
     sum_up(log)
     add(log, 2, 3)
     sum_up(log)
     add(log, 4)
+
+
+def test_what_is_cut_off_is_forgotten_snapshots_too(disk: Disk) -> None:
+    summed_up_twice(disk)
     log = Log(disk)
     for record in log.recover(back=1):
         if bytes(record) == b"record 2":
@@ -168,12 +173,7 @@ def test_records_are_cut_off_and_another_is_in_their_place_or_all_is_as_it_was(p
     found = list[list[bytes]]()
     for call in range(20):
         disk = ForgetfulDisk()
-        log = opened(disk)
-        add(log, 0, 1)
-        sum_up(log)
-        add(log, 2, 3)
-        sum_up(log)
-        add(log, 4)
+        summed_up_twice(disk)
         disk.files.pop("snapshot-2"), disk.files.pop("snapshot-4")
         log = Log(FaultyDisk(disk, from_on(call, Stopped()), half))
         with suppress(Stopped):

@@ -254,7 +254,7 @@ class Ledger:
         self._not_finite = None
         self._again |= self._clients.keys()
         known = max((figures["round"] for figures in self.rounds), default=0)
-        self._past = {str(who): float(last_told(resumed, who, known)) for who in resumed.epochs}
+        self._past = {who: float(last_told(resumed, who, known)) for who in resumed.epochs}
         self._complete = min([self._complete, *self._past.values()])
 
     def _at(self, time: float) -> float:
