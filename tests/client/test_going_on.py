@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from fedps.client.checkpoint import NEWEST, Moment, checkpoints_of
+from fedps.errors import DataError
 from fedps.events import events
+from fedps.storage import epochs
 from tests.client.lives import left, same, told, world
 from tests.client.test_modes import ADAM, SMALL, write_clients
 from tests.conftest import MakeJob
@@ -56,3 +58,24 @@ def test_the_same_numbers_come_of_it(name: str, within: bool, make_job: MakeJob,
         assert set(at) == {Moment(1, 4 if within else 0)}, "all are at one moment"
         same(left(broken, broken.live(resume=NEWEST)), due)
         assert told(broken, *FIGURES) == told(calm, *FIGURES)
+
+
+def test_an_epoch_that_was_not_saved_is_saved_once_all_others_are_gone(make_job: MakeJob, tmp_path: Path) -> None:
+    train = write_clients(tmp_path / "data", *ALONE)
+    job = make_job(SMALL | ADAM, train_data_dir=str(train), test_data_dir=str(train), train_batch_size=16, epochs=2)
+    with world(job, tmp_path / "calm") as calm:
+        calm.live()
+    with world(job, tmp_path / "run") as run:
+        (name,) = run.names
+        own = run.run_dir / "private" / name
+        own.mkdir(parents=True)
+        (own / "2").write_text("in the way")
+        with pytest.raises(DataError, match="2"):
+            run.live(resume=NEWEST)
+    (own / "2").unlink()
+    assert run.client(name, resume=NEWEST).save_left() == 2
+    due, saved = (
+        {table: (of.keys.tobytes(), of.block.tobytes()) for table, of in epochs.read_private(place).items()}
+        for place in (calm.run_dir / "private" / name / "2", own / "2")
+    )
+    assert due and saved == due

@@ -128,6 +128,24 @@ class FLClient(Steps):
         sent, received = sum(c.bytes_sent for c in self._channels), sum(c.bytes_received for c in self._channels)
         self.report(events.Done(sent, received, sum(c.retries for c in self._channels)))
 
+    def save_left(self) -> int | None:
+        """Save what is private after an epoch whose save has failed, from the checkpoint at its end; return which, if any was.
+
+        It asks nobody: servers may have ended since, as the job has, and this client alone be left.
+
+        Raises:
+            FedpsError: bad data, or it cannot be saved now either.
+        """
+        self._do("initialize_model_params")
+        self._checkpoints = Checkpoints(self.job, self.client, self.run_dir, self.log, self.report)
+        checkpoint = self._checkpoints.read(self.job.runner.epochs)
+        if checkpoint is None or checkpoint.moment.batch or not checkpoint.state["client/unsaved"]:
+            return None
+        self._checkpoints.check_fits(checkpoint, self.learner.state())
+        self.learner.restore(within(checkpoint.state, "learner"))
+        self._save_private(checkpoint.moment.epoch)
+        return checkpoint.moment.epoch
+
     def next_assignment(self) -> Assignment:
         """Report what came of the last round, and return what to do in the next.
 

@@ -167,9 +167,17 @@ def work_here(
     for note in check_files(job, allow, client):  # before anything is made, or anybody waited for
         print(f"note: {note}", flush=True)
     with _stage(job, "worker", client, number, run_dir, log_dir) as (folder, report):
+        from fedps.client.life import FLClient  # noqa: PLC0415
+        from fedps.client.own_client import client_class, make_client  # noqa: PLC0415
         from fedps.training.plan import make_plan  # noqa: PLC0415
 
         plan = make_plan(job)  # before anybody is waited for: it may be wrong, or torch missing
+        begin = partial(
+            FLClient.__init__, job=job, client=client, servers=[str(at) for at in servers], run_dir=folder, report=report,
+            allow=allow, number=number, plan=plan, coordinator=None if coordinator is None else str(coordinator),
+            keep_shared=True, resume="" if anew else NEWEST,
+        )  # fmt: skip
+        life = make_client(client_class(job), begin)
         limit = job.runner.start_timeout
         deadline = time.monotonic() + limit
         needed = [(f"server {k}", at, f"fedps server JOB.yaml --shard {k} …") for k, at in enumerate(servers)]
@@ -177,19 +185,13 @@ def work_here(
             needed.append(("coordinator", coordinator, "fedps coordinator JOB.yaml …"))
         for role, at, command in needed:
             if not wait_for(role, at, deadline):
+                epoch = None if anew else life.save_left()
+                saved = f"; epoch {epoch}, which was not saved here before, is now: if it was the last, all is done"
                 raise LostError(
                     f"{role} {at}: nobody listens there after {limit:g} s: start it with `{command}`, check the"
-                    " address, or raise runner.start_timeout"
+                    f" address, or raise runner.start_timeout{saved if epoch else ''}"
                 )
-        from fedps.client.life import FLClient  # noqa: PLC0415
-        from fedps.client.own_client import client_class, make_client  # noqa: PLC0415
-
-        begin = partial(
-            FLClient.__init__, job=job, client=client, servers=[str(at) for at in servers], run_dir=folder, report=report,
-            allow=allow, number=number, plan=plan, coordinator=None if coordinator is None else str(coordinator),
-            keep_shared=True, resume="" if anew else NEWEST,
-        )  # fmt: skip
-        make_client(client_class(job), begin).run()
+        life.run()
 
 
 def wait_for(role: str, at: Address, deadline: float) -> bool:
