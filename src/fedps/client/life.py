@@ -16,7 +16,7 @@ import msgspec
 
 from fedps.access.same_table import Witness
 from fedps.client import private_rows
-from fedps.client.checkpoint import NEWEST, Checkpoint, Checkpoints, Moment
+from fedps.client.checkpoint import NEWEST, Checkpoint, Checkpoints, Moment, checkpoints_of
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
 from fedps.client.greeting import COORDINATOR, Connect, greet
@@ -136,11 +136,13 @@ class FLClient(Steps):
         Raises:
             FedpsError: bad data, or it cannot be saved now either.
         """
-        self._do("initialize_model_params")
+        if not checkpoints_of(self.run_dir, self.client):
+            return None
         self._checkpoints = Checkpoints(self.job, self.client, self.run_dir, self.log, self.report)
         checkpoint = self._checkpoints.read(self.job.runner.epochs)
         if checkpoint is None or checkpoint.moment.batch or not checkpoint.state["client/unsaved"]:
             return None
+        self._do("initialize_model_params")
         self._checkpoints.check_fits(checkpoint, self.learner.state())
         self.learner.restore(within(checkpoint.state, "learner"))
         self._save_private(checkpoint.moment.epoch)
