@@ -4,7 +4,7 @@ import sys
 import time
 import traceback
 
-from tests.simulation.history import live
+from tests.simulation.history import happen, live, machine
 
 
 def main(which: str) -> int:
@@ -14,12 +14,13 @@ def main(which: str) -> int:
         live(int(first), print)
         return 0
     wrong, began = 0, time.process_time()
-    for seed in range(int(first or 0), int(end)):
-        try:
-            live(seed)
-        except Exception:
-            wrong += 1
-            print(f"seed {seed}: {traceback.format_exc(limit=-1).splitlines()[-1]}", flush=True)
+    with machine() as runs:
+        for seed in range(int(first or 0), int(end)):
+            try:
+                happen(seed, runs)
+            except Exception:
+                wrong += 1
+                print(f"seed {seed}: {traceback.format_exc(limit=-1).splitlines()[-1]}", flush=True)
     seconds, count = time.process_time() - began, int(end) - int(first or 0)
     print(f"{count} histories in {seconds:.1f} s of this processor, {count / seconds:.0f} a second; {wrong} went wrong")
     return wrong

@@ -5,6 +5,7 @@ A client trains nothing: it knows what it would have learned, and pushes that. I
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -157,7 +158,7 @@ class Client(Process):
                 self._over(self)
                 return
             if isinstance(awaited, float):
-                self.world.after(awaited, self.when_awake(lambda: self._go_on(life)))
+                self.world.after(awaited, partial(self._go_on, life), self)
                 return
             if not _settled(awaited):
                 self._wait_for(awaited, life)
@@ -362,4 +363,9 @@ class Client(Process):
 
 def _settled(replies: Sequence[Reply]) -> bool:
     """Whether all replies are there, or one that says that something is wrong."""
-    return any(reply.error is not None for reply in replies) or all(reply.there for reply in replies)
+    there = True
+    for reply in replies:
+        if reply.error is not None:
+            return True
+        there = there and reply.frame is not None
+    return there

@@ -1,5 +1,6 @@
 """One seed, one history: a whole run on virtual time, with all that goes wrong in it, and what must be so all the same."""
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -162,6 +163,7 @@ def machine() -> Iterator[Path]:
     """Let servers see a machine of their own, on which nothing takes time; yield a folder for runs."""
     in_memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="fedps-", dir=in_memory if in_memory.is_dir() else None))
+    gc.freeze()  # what is there already outlives all histories: it is not looked through for garbage again and again
     try:
         with (
             patch("fedps.server.memory.free_memory", lambda: MEMORY),
@@ -172,6 +174,7 @@ def machine() -> Iterator[Path]:
         ):
             yield folder
     finally:
+        gc.unfreeze()
         shutil.rmtree(folder)
 
 
@@ -182,7 +185,21 @@ def live(seed: int, trace: Callable[[str], None] | None = None) -> History:
         WrongError: what must never happen has.
     """
     with machine() as folder:
+        return happen(seed, folder, trace)
+
+
+def happen(seed: int, runs: Path, trace: Callable[[str], None] | None = None) -> History:
+    """Let the history of a seed happen on the machine that has this folder for runs; nothing is left there.
+
+    Raises:
+        WrongError: what must never happen has.
+    """
+    folder = runs / str(seed)
+    folder.mkdir()
+    try:
         history = History(seed, folder, trace)
         with closing(history):
             history.run()
+    finally:
+        shutil.rmtree(folder)
     return history

@@ -170,9 +170,7 @@ class Home:
             """Do something while this process lives, some time soon."""
             chance = self._world.chance
             seconds = chance.random() * (self._plan.saving if chance.random() < 0.1 else self._plan.delay)
-            self._world.after(
-                seconds, host.when_awake(lambda: host.do(act) if host.service and host.lives == life else None)
-            )
+            self._world.after(seconds, lambda: host.do(act) if host.service and host.lives == life else None, host)
 
         def beside(work: Work, done: Done) -> None:
             """Do work as another thread does, in one moment of its own; it is told of in another."""

@@ -6,6 +6,7 @@ other. What a client does with a connection that breaks is what `net.channel` do
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class Host(Process):
 
     def _tick(self, life: int) -> None:
         if (service := self.service) is not None and life == self.lives:
-            self.world.after(TICK, self.when_awake(lambda: self._tick(life)))
+            self.world.after(TICK, partial(self._tick, life), self)
             self.do(lambda: service.tick(self.monotonic()))
             if service.failure is not None and service is self.service:
                 self.world.say(f"{self.name} cannot go on: {service.failure}")
@@ -125,12 +126,12 @@ class Line:
         self._over = False  # the client knows
         self._said: list[bytes] = []
         self.life = 0
-        self._world.at(self._way(0), host.when_awake(self._open))
+        self._world.at(self._way(0), self._open, host)
 
     def say(self, data: bytes) -> None:
         """Send a message to the server."""
         at = self._way(0)
-        self._world.at(at, self._host.when_awake(lambda: self._at_server(data, at)))
+        self._world.at(at, partial(self._at_server, data, at), self._host)
 
     def cut(self, server_gone: bool = False, client_gone: bool = False) -> None:
         """Break the connection; an end that is gone itself learns nothing any more."""
@@ -142,7 +143,7 @@ class Line:
             self._connection = None
             self._host.lines.pop(self, None)
         else:
-            world.at(self._lost_from[0] + self._news(), self._host.when_awake(self._closed_at_server))
+            world.at(self._lost_from[0] + self._news(), self._closed_at_server, self._host)
         if client_gone:
             self._over = True
         else:
@@ -158,8 +159,11 @@ class Line:
         delay = self._delay * (0.5 + chance.random())
         if chance.random() < 0.02:
             delay *= 20
-        self._arrived[way] = max(self._arrived[way], self._world.now + delay)
-        return self._arrived[way]
+        at, last = self._world.now + delay, self._arrived[way]
+        if at < last:
+            return last
+        self._arrived[way] = at
+        return at
 
     def _open(self) -> None:
         host = self._host
@@ -173,14 +177,14 @@ class Line:
     def _at_server(self, data: bytes, arrived: float) -> None:
         if (connection := self._connection) is not None and arrived <= self._lost_from[0]:
             self._said.append(data)
-            self._host.do(lambda: connection.received(data))
+            self._host.do(partial(connection.received, data))
 
     def _answer(self, data: bytes | None) -> None:
         if data is None:
             self._host.lines.pop(self, None)
             self._connection = None
         at = self._way(1)
-        self._world.at(at, lambda: self._at_client(data, at))
+        self._world.at(at, partial(self._at_client, data, at))
 
     def _at_client(self, data: bytes | None, arrived: float) -> None:
         if data is None:
@@ -282,7 +286,7 @@ class Channel:
     def _connect(self) -> None:
         if self._failure is None:
             line = self._line = Line(
-                self._host, lambda data: self._process.when_awake(lambda: self._hear(line, data))(), self._delay
+                self._host, lambda data: self._process.act(lambda: self._hear(line, data)), self._delay
             )
             self._greeter = Caller(self._limits)
             line.say(self._greeter.request(self._hello)[1])
@@ -308,7 +312,7 @@ class Channel:
             self._greeted, self._pause, self._since = False, FIRST_PAUSE, world.now
         if world.now - self._since > self._patience:
             raise LostError(f"no server answers at {self._host.name} for {self._patience:g} s")
-        world.after(self._pause * (0.5 + world.chance.random() / 2), self._process.when_awake(self._connect))
+        world.after(self._pause * (0.5 + world.chance.random() / 2), self._connect, self._process)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _greet(self, frame: Frame | None) -> None:
@@ -327,7 +331,7 @@ class Channel:
         frame = self._caller.receive(data)
         if self._caller.put_off and not self._retries:
             self._retries = True
-            self._host.world.after(NO_SPACE_PAUSE, self._process.when_awake(self._say_again))
+            self._host.world.after(NO_SPACE_PAUSE, self._say_again, self._process)
         if frame is None:
             return
         reply, said = self._replies.pop(frame.ticket), frame.message

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedps.errors import RefusedError
-from tests.simulation.history import History, live, machine
+from tests.simulation.history import History, happen, live, machine
 
 FEW, MANY = 200, 10_200  # histories that are always run; with the long ones
 ROOT = Path(__file__).parents[2]
@@ -21,12 +21,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("first", range(0, FEW, 50))
 def test_histories(first: int) -> None:
-    for seed in range(first, first + 50):
-        try:
-            live(seed)
-        except Exception as error:
-            error.add_note(f"this is history {seed}: python -m tests.simulation {seed}")
-            raise
+    with machine() as runs:
+        for seed in range(first, first + 50):
+            try:
+                happen(seed, runs)
+            except Exception as error:
+                error.add_note(f"this is history {seed}: python -m tests.simulation {seed}")
+                raise
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from fedps.table.moment import Part
 from fedps.table.store import Store
 from fedps.types import Rows
 from tests.simulation.disk import FaultyDisk
-from tests.simulation.history import live
+from tests.simulation.history import happen, machine
 from tests.simulation.ledger import WrongError
 
 ENOUGH = 200  # histories; most faults are found in the first few
@@ -175,6 +175,6 @@ PLANTED: list[Callable[[Patch], None]] = [
 @pytest.mark.parametrize("plant", PLANTED)
 def test_a_planted_fault_is_found(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
     plant(monkeypatch)
-    with pytest.raises(WrongError):
+    with pytest.raises(WrongError), machine() as runs:
         for seed in range(ENOUGH):
-            live(seed)
+            happen(seed, runs)

@@ -25,25 +25,29 @@ class World:
         self.now, self.steps, self.chance = 0.0, 0, Random(seed)
         self._trace = trace
         self._next = 0
-        self._coming: list[tuple[float, int, Act]] = []
+        self._coming: list[tuple[float, int, Act, Process | None]] = []
 
-    def at(self, time: float, act: Act) -> None:
-        """Let something happen at a time."""
+    def at(self, time: float, act: Act, process: "Process | None" = None) -> None:
+        """Let something happen at a time, or let a process do it then: once it goes on, if it is frozen."""
         self._next += 1
-        heapq.heappush(self._coming, (max(time, self.now), self._next, act))
+        heapq.heappush(self._coming, (time if time > self.now else self.now, self._next, act, process))
 
-    def after(self, seconds: float, act: Act) -> None:
+    def after(self, seconds: float, act: Act, process: "Process | None" = None) -> None:
         """Let something happen so many seconds from now."""
-        self.at(self.now + seconds, act)
+        self.at(self.now + seconds, act, process)
 
     def run(self, over: Callable[[], bool], longest: float = LONGEST) -> bool:
         """Let things happen until it is over; return False if it is not by that time, or nothing happens any more."""
+        coming, pop = self._coming, heapq.heappop
         while not over():
-            if not self._coming or self._coming[0][0] > longest:
+            if not coming or coming[0][0] > longest:
                 return False
-            self.now, _, act = heapq.heappop(self._coming)
+            self.now, _, act, process = pop(coming)
             self.steps += 1
-            act()
+            if process is None:
+                act()
+            else:
+                process.act(act)
         return True
 
     def happens(self, share: float) -> bool:
@@ -80,16 +84,12 @@ class Process:
         self._frozen_until = self.world.now
         self._thaw()
 
-    def when_awake(self, act: Act) -> Act:
-        """Return what is done at once, or once the process goes on if it is frozen."""
-
-        def done() -> None:
-            if self._frozen_until > self.world.now:
-                self._waiting.append(act)
-            else:
-                act()
-
-        return done
+    def act(self, act: Act) -> None:
+        """Do something at once, or once the process goes on if it is frozen."""
+        if self._frozen_until > self.world.now:
+            self._waiting.append(act)
+        else:
+            act()
 
     def _thaw(self) -> None:
         while self._waiting and self._frozen_until <= self.world.now:

@@ -59,9 +59,7 @@ def pack_gaps(keys: Keys) -> tuple[str, bytes] | None:
     if len(keys) < 3:
         return None
     gaps = keys[1:] - keys[:-1]
-    if gaps.min() < 0:
-        return None
-    widest = int(gaps.max())
+    widest = int(gaps.view(np.uint64).max())  # where a key is less than the one before, wider than any that follow
     for code, dtype in GAPS.items():
         if widest < 1 << 8 * dtype.itemsize:
             return code, keys[:1].tobytes() + gaps.astype(dtype).tobytes()
@@ -81,7 +79,7 @@ def unpack_gaps(data: bytes, at: int, count: int, code: str) -> Keys:
     keys = np.empty(count, np.int64)
     keys[0] = int.from_bytes(data[at : at + FIRST.itemsize], "little", signed=True)
     keys[1:] = np.ndarray((count - 1,), GAPS[code], data, at + FIRST.itemsize)
-    keys.cumsum(out=keys)
+    np.add.accumulate(keys, out=keys)
     keys.flags.writeable = False
     return keys
 

@@ -56,6 +56,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 EMPTY = {code: np.frombuffer(bytes(ALIGNED), dtype, 0) for code, dtype in DTYPES.items()}  # read-only, too
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+COPIED = 4096  # bytes of an array that are copied sooner than a view of them is made
 ZEROS = [bytes(count) for count in range(ALIGNED)]
 Bytes = bytes | memoryview
 Kind = tuple[str, int]  # of an array: its code and its dimensions
@@ -142,18 +143,19 @@ def encode(
         WireError: an array is of another type.
         LimitError: the peer would refuse it for its size.
     """
+    facts: list[tuple[str, tuple[int, ...]]] = []
+    pieces: list[Bytes] = []
     try:
-        packed = [_packed(array) for array in arrays]
+        for array in arrays:
+            code, piece = _packed(array)
+            facts.append((code, array.shape))
+            pieces += piece, ZEROS[-len(piece) % ALIGNED]
     except KeyError as error:
         raise WireError(
             f"an array of {error.args[0]}: frames carry float32 and int64 (packed: float16, uint16, int8); convert it first"
         ) from None
-    facts = tuple((code, array.shape) for (code, _), array in zip(packed, arrays, strict=True))
-    header = _encoder.encode(Header(ticket, message, facts))
-    pieces: list[Bytes] = [MAGIC, len(header).to_bytes(4, "little"), header, ZEROS[-len(header) % ALIGNED]]
-    for _, piece in packed:
-        pieces += piece, ZEROS[-len(piece) % ALIGNED]
-    data = b"".join(pieces)
+    header = _encoder.encode(Header(ticket, message, tuple(facts)))
+    data = b"".join((MAGIC, len(header).to_bytes(4, "little"), header, ZEROS[-len(header) % ALIGNED], *pieces))
     if limits is not None:
         _check_sizes(type(message).__name__, len(header), len(data), limits)
     return data
@@ -174,9 +176,11 @@ def _check_sizes(what: str, header: int, size: int, limits: Limits) -> None:
 def _packed(array: NDArray[Any]) -> tuple[str, Bytes]:
     """Return an array's code and bytes; keys travel as gaps where these are fewer bytes."""
     code = CODES[array.dtype]
-    if (code, array.ndim) == KEYS and (gaps := pack_gaps(array)) is not None:
+    if code == "i" and array.ndim == 1 and (gaps := pack_gaps(array)) is not None:
         return gaps
-    return code, np.ascontiguousarray(array).data.cast("B") if array.size else b""
+    if array.nbytes < COPIED:
+        return code, array.tobytes()
+    return code, np.ascontiguousarray(array).data.cast("B")
 
 
 def decode(data: bytes, limits: Limits) -> Frame:
@@ -191,7 +195,7 @@ def decode(data: bytes, limits: Limits) -> Frame:
     if len(data) < 8 or data[:4] != MAGIC:
         raise WireError(f"{len(data)} bytes that do not begin as a fedps frame of version 1")
     length = int.from_bytes(data[4:8], "little")
-    if length > min(limits.header_bytes, len(data) - 8):
+    if length > limits.header_bytes or length > len(data) - 8:
         raise WireError(f"a header of {length} bytes in a frame of {len(data)}")
     try:
         header = _decoder.decode(data[8 : 8 + length])
@@ -200,7 +204,7 @@ def decode(data: bytes, limits: Limits) -> Frame:
     if len(header.arrays) > limits.arrays:
         raise LimitError(f"{len(header.arrays)} arrays pass the limit of {limits.arrays}")
     arrays = _views(data, 8 + length + -length % ALIGNED, header.arrays, limits)
-    _check_arrays(header.message, arrays)
+    _check_arrays(header.message, header.arrays)
     return Frame(header.ticket, header.message, arrays)
 
 
@@ -208,9 +212,10 @@ def _views(
     data: bytes, at: int, facts: Sequence[tuple[str, tuple[int, ...]]], limits: Limits
 ) -> tuple[NDArray[Any], ...]:
     """Return the arrays that stand from `at` on; shapes are a peer's claims, and may be of any size."""
-    views, room = [], limits.message_bytes
+    views: list[NDArray[Any]] = []
+    room = limits.message_bytes
     for code, shape in facts:
-        dtype = GAPS.get(code) or DTYPES.get(code)
+        gaps, dtype = code in GAPS, DTYPES.get(code) or GAPS.get(code)
         if dtype is None or not 1 <= len(shape) <= 2 or min(shape) < 0:
             raise WireError(f"an array of type {code!r} and shape {shape}")
         if max(shape) > limits.message_bytes:  # without data if another side is 0, and numpy refuses it its own way
@@ -218,10 +223,10 @@ def _views(
         if shape[0] > limits.rows:
             raise LimitError(f"an array of {shape[0]} rows passes the limit of {limits.rows} rows")
         count = shape[0] * (shape[1] if len(shape) == 2 else 1)
-        size = gap_bytes(count, code) if code in GAPS else count * dtype.itemsize
+        size = gap_bytes(count, code) if gaps else count * dtype.itemsize
         if size > len(data) - at:
             raise WireError(f"an array of {size} bytes where {max(len(data) - at, 0)} are left")
-        if code in GAPS:
+        if gaps:
             room -= 8 * count  # what they are laid out in; packed they may be an eighth of that
             views.append(_keys(data, at, shape, code, room))
         else:
@@ -240,9 +245,9 @@ def _keys(data: bytes, at: int, shape: tuple[int, ...], code: str, room: int) ->
     return unpack_gaps(data, at, shape[0], code)
 
 
-def _check_arrays(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
+def _check_arrays(message: Message, facts: Sequence[tuple[str, tuple[int, ...]]]) -> None:
     """Check that a message brings the arrays that it should, as the docstrings of `messages` have it."""
-    if not arrays and type(message) not in BRING:
+    if not facts and type(message) not in BRING:
         return
     tables: tuple[str, ...] = ()
     due: list[Kind] = []
@@ -265,7 +270,7 @@ def _check_arrays(message: Message, arrays: Sequence[NDArray[Any]]) -> None:
             due = [KEYS]
         case Cut(form=form) | Gradient(form=form):
             due = list(ARRAYS[form])
-    brought = [(CODES[a.dtype], a.ndim) for a in arrays]
+    brought = [("i" if code in GAPS else code, len(shape)) for code, shape in facts]
     if brought != due:
         raise WireError(f"{type(message).__name__} with arrays {brought}, due (type, dimensions) {due}")
     if len(set(tables)) != len(tables):
