@@ -128,7 +128,9 @@ class Faults:
         error = self._world.chance.choice((errno.ENOSPC, errno.EIO))
         self._world.say(f"a disk fails: {os.strerror(error)}")
         disk.error = OSError(error, os.strerror(error))
-        self._world.after(self._world.chance.choice((0.5, 5.0, 40.0)), partial(setattr, disk, "error", None))
+        seconds = self._world.chance.choice((0.5, 5.0, 40.0))
+        self._world.outages += seconds
+        self._world.after(seconds, partial(setattr, disk, "error", None))
 
     def _replay(self, host: Host) -> None:
         """Let somebody say again what was said on a connection."""

@@ -103,7 +103,9 @@ class Host(Process):
         self.thaw()
         for line in list(self.lines):
             line.cut(server_gone=True)
-        self.world.after(self.world.chance.choice((0.1, 2.0, 8.0)), self.start)
+        away = self.world.chance.choice((0.1, 2.0, 8.0))
+        self.world.outages += away
+        self.world.after(away, self.start)
 
 
 class Line:
@@ -241,7 +243,8 @@ class Channel:
         hello: said first on every connection.
         limits: what the server may send.
         delay: seconds that a message takes, about.
-        patience: seconds without a connection after which all open requests fail.
+        patience: seconds without a connection after which all open requests fail, outages that there were not counted: these
+            may follow on each other for longer than any client waits, and it is no fault of its servers that it gives up then.
     """
 
     def __init__(
@@ -272,6 +275,7 @@ class Channel:
 
     def cut(self, seconds: float = 0.0) -> None:
         """Break the connection, and let none be made for so long."""
+        self._host.world.outages += seconds
         self._blocked_until = self._host.world.now + seconds
         if self._line is not None:
             self._line.cut()
@@ -310,7 +314,7 @@ class Channel:
         world, self._line = self._host.world, None
         if self._greeted:
             self._greeted, self._pause, self._since = False, FIRST_PAUSE, world.now
-        if world.now - self._since > self._patience:
+        if world.now - self._since > self._patience + world.outages:
             raise LostError(f"no server answers at {self._host.name} for {self._patience:g} s")
         world.after(self._pause * (0.5 + world.chance.random() / 2), self._connect, self._process)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)

@@ -53,6 +53,12 @@ def test_a_seed_is_one_history() -> None:
     assert len(told[0]) > 20
 
 
+def test_a_client_outlasts_outages_that_follow_on_each_other() -> None:
+    live(
+        5982
+    )  # its connection is cut for 40 s, and when it could be made again, the server's disk has been full for long
+
+
 def test_a_client_has_ended_though_an_older_process_of_it_gives_up_later() -> None:
     with machine() as folder, closing(History(17, folder)) as history:
         older = history.clients[0]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from fedps.access.roster import Roster
 from fedps.server import recovery, requests
 from fedps.server.barriers import Barriers, Opening
 from fedps.server.durable import Durable
@@ -153,6 +154,19 @@ def forgets_how_far_adam_went(patch: Patch) -> None:
     patch.setattr(Store, "lay", planted)
 
 
+def hangs_up_on_who_comes_back(patch: Patch) -> None:
+    greet = Roster.greet
+
+    def planted(self: Roster, conversation: Any, hello: Any, now: float) -> Any:
+        comes_back = hello.client in self.processes
+        client = greet(self, conversation, hello, now)
+        if comes_back:
+            conversation.hang_up()
+        return client
+
+    patch.setattr(Roster, "greet", planted)
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     applies_a_repeat_again,
     forgets_a_push,
@@ -169,6 +183,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     forgets_who_pushed_what,
     keeps_what_the_run_went_back_behind,
     forgets_how_far_adam_went,
+    hangs_up_on_who_comes_back,
 ]
 
 

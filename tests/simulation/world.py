@@ -19,11 +19,12 @@ class World:
         now: seconds.
         steps: how many things have happened.
         chance: where everything that is left to chance is drawn.
+        outages: seconds that all outages so far take, added up: so much more patience has who finds nobody there.
     """
 
     def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
         self.now, self.steps, self.chance = 0.0, 0, Random(seed)
-        self._trace = trace
+        self._trace, self.outages = trace, 0.0
         self._next = 0
         self._coming: list[tuple[float, int, Act, Process | None]] = []
 
@@ -76,6 +77,7 @@ class Process:
     def freeze(self, seconds: float) -> None:
         """Let the process do nothing for a while."""
         self.world.say(f"{self.name} freezes for {seconds:.1f} s")
+        self.world.outages += seconds
         self._frozen_until = max(self._frozen_until, self.world.now + seconds)
         self.world.at(self._frozen_until, self._thaw)
 
