@@ -240,6 +240,15 @@ def test_a_mistake_names_key_value_and_remedy(line: str, said: str, write: Write
     assert said in told
 
 
+def test_features_that_no_network_could_take_are_told(write: Write) -> None:
+    said = mistakes(write(), "hyper_parameters.mode=DeepFM", "features={click: {kind: label}}")
+    assert said == [
+        "features: all are labels, so there is nothing to tell them by; add what a sample has, e.g. user and item"
+    ]
+    (one,) = mistakes(write(), "hyper_parameters.mode=DeepFM", "features={self: {kind: number}, label: {kind: label}}")
+    assert "features.self: is no name that a network's forward could take" in one
+
+
 def test_adams_betas_are_judged_together_and_for_adam_alone(write: Write) -> None:
     betas = ["hyper_parameters.optimizer.beta1=0.9", "hyper_parameters.optimizer.beta2=0.5"]
     assert len(mistakes(write(), *betas)) == 1

@@ -78,6 +78,10 @@ def test_a_failure_says_what_people_need_and_no_more() -> None:
     unsaved = FedpsError("the state cannot be written: free space")
     unsaved.__cause__ = OSError(errno.ENOSPC, "full")
     assert told(unsaved) == Failed("the state cannot be written: free space")
+    assert told(FedpsError("the loss is nan")) == Failed("the loss is nan")
+    chosen = FedpsError("select() raised")
+    chosen.__cause__ = KeyError("x")
+    assert "KeyError" in told(chosen).traceback, "code of the user's own"
     ours = told(ZeroDivisionError("by\nzero\x1b[2J"))
     assert ours.error == "ZeroDivisionError: by\nzero\\x1b[2J" and "\x1b" not in ours.traceback
     assert "Traceback" in ours.traceback and not ours.in_job

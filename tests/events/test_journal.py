@@ -121,6 +121,14 @@ def test_a_line_that_is_not_whole_yet_is_not_read(path: Path) -> None:
     assert [e["event"] for e in read_journal(path)] == ["first_batch"]
 
 
+@pytest.mark.parametrize("damaged", [b'{"event": "done"', b"3", b"\xff\0", b"{}", b'{"event": []}', b""])
+def test_a_damaged_line_is_passed_over(path: Path, damaged: bytes) -> None:
+    for name in ("0", "1"):
+        write(path, Entry(1.0, "worker", name, events.FirstBatch()))
+        path.write_bytes(path.read_bytes() + damaged + b"\n")
+    assert [entry.id for entry in read_entries(path)] == ["0", "1"]
+
+
 def test_a_second_journal_goes_on_after_the_first(path: Path) -> None:
     for number in range(2):
         write(path, Entry(float(number), "server", "0", events.Stopped()))

@@ -58,9 +58,9 @@ def test_a_run_ends_before_it_begins(change: Callable[[Path], None], said: str, 
 
 
 LABELLED: dict[Callable[[Path], None], str] = {
-    mix_users: "1.csv: samples 1 to 100 begin with a negative; so loss and AUC are given, but no HR@10",
-    eat_the_first_line: "1.csv: samples 1 to 100 begin with a negative; so loss and AUC are given, but no HR@10",
-    label_anything: "0.csv: samples 1 to 100 begin with a negative; so loss and AUC are given, but no HR@10",
+    mix_users: "1.csv: samples 1 to 100 begin with a negative; so there is no HR@10",
+    eat_the_first_line: "1.csv: samples 1 to 100 begin with a negative; so there is no HR@10",
+    label_anything: "0.csv: samples 1 to 100 begin with a negative; so there is no HR@10",
 }
 
 

@@ -58,6 +58,14 @@ class Positive(Dot):
     def forward(self, user, item):
         return torch.relu(0.001 * super().forward(user, item))
 
+class Rooted(Dot):
+    def forward(self, user, item):
+        return (super().forward(user, item) - 100).sqrt()
+
+class Bare(nn.Module):
+    def forward(self, user, item):
+        return user - item
+
 class Still(Dot):
     def __init__(self, num_users, num_items, width):
         super().__init__(num_users, num_items, width)
@@ -229,7 +237,13 @@ def test_a_class_that_takes_every_key_gets_every_key(own_job: MakeJob) -> None:
         ("net.Dot", {"width": 3, "colour": "red"}, "hyper_parameters.colour: 'red': net.Dot takes no such"),
         ("net.Fragile", {}, "cannot be made: ValueError: no such size"),
         ("net.Pair", {"width": 3}, r"returns torch.float32 \(2, 2\); logits of shape"),
-        ("net.Short", {"width": 3}, "fails on ids below num_users and num_items: IndexError"),
+        (
+            "net.Short",
+            {"width": 3},
+            "fails on ids below num_users and num_items: IndexError.*an embedding have fewer rows",
+        ),
+        ("net.Rooted", {"width": 3}, "returns NaN or an infinity before anything is trained; look for"),
+        ("net.Bare", {}, r"returns torch.int64 \(2,\); logits"),
         ("net.Sure", {"width": 3}, "ends in sigmoid; return the logits, what goes into it"),
         ("net.Halved", {"width": 3}, "ends in softmax; return the logits"),
         ("net.Clamped", {"width": 3}, r"ends in something that keeps within \[0, 1\]; return the logits"),

@@ -266,7 +266,7 @@ class Trainer:
         meter, loss = self._meter, steps.losses[-1]
         if not math.isfinite(loss):
             raise FedpsError(
-                f"client {self._client!r}: the loss is {loss} at epoch {self._epoch}, batch"
+                f"client {self._client!r}: the loss is {loss} in epoch {self._epoch + 1}, batch"
                 f" {meter.batches + len(steps.losses)}; lower hyper_parameters.optimizer.learning_rate, or look for"
                 " extreme values in the model's inputs"
             )

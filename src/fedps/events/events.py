@@ -76,11 +76,14 @@ class Failed(Event, frozen=True):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
-        """Tell of an exception; a mistake, a peer that refuses or is lost, or a disk that fails is told by its sentence alone."""
+        """Tell of an exception; what fedps says of itself, or of a disk that fails, is told by its sentence alone."""
         short = shortage(error)
         reason = short or (str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}")
         whole = short or isinstance(error, JobError | DataError | IdentityError | RefusedError | LostError)
         whole = whole or (isinstance(error, FedpsError) and isinstance(error.__cause__, OSError))
+        whole = whole or (
+            type(error) is FedpsError and error.__cause__ is None
+        )  # said on purpose, of no code that raised
         final = isinstance(error, JobError) or (isinstance(error, RefusedError) and error.kind in FINAL)
         trace = "" if whole else printable("".join(traceback.format_exception(error)))
         return cls(printable(reason), trace, final, isinstance(error, DataError))

@@ -107,11 +107,16 @@ def line(entry: Entry) -> bytes:
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """Read a journal's whole lines, each as one object; a last one that is still being written is left out."""
+    """Read a journal's whole lines, each as one object with its event.
+
+    One that is still being written is left out, and one that was damaged: `fedps doctor` tells of those. A bad byte in what
+    is told of a run keeps nobody from going on with it.
+    """
     with path.open("rb") as file:
         for text in file:
-            if text.endswith(b"\n"):
-                yield json.loads(text)
+            with suppress(ValueError):
+                if text.endswith(b"\n") and isinstance(said := json.loads(text), dict) and "event" in said:
+                    yield said
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
@@ -121,7 +126,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """
     empty = Histogram()  # one for all
     for line_ in read_journal(path):
-        kind = KINDS.get(line_.get("event", ""))
+        kind = KINDS.get(str(line_["event"]))
         if kind is None:
             continue
         names = {field.name for field in msgspec.structs.fields(kind)}

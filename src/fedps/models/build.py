@@ -168,7 +168,7 @@ def _arguments(
     own = {n: getattr(hyper, n) for n in OF_NETWORKS & hyper.model_fields_set} | (hyper.model_extra or {})
     values = {n: getattr(hyper, n) for n in type(hyper).model_fields if n not in OF_NETWORKS | {"optimizer"}} | own
     values |= more or {}
-    takes = inspect.signature(network).parameters
+    takes = inspect.signature(network).parameters if network.__init__ is not nn.Module.__init__ else {}
     if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         return values
     needs = [n for n, p in takes.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
@@ -189,7 +189,7 @@ def check_logits(path: str, model: nn.Module, job: Job) -> None:
     """Refuse a network that returns probabilities: the loss takes the sigmoid of what it returns, so little is learned.
 
     Raises:
-        JobError: its last function is a sigmoid or its kin, or whatever its weights, it returns values in [0, 1].
+        JobError: it returns what is not finite, its last function is a sigmoid or its kin, or whatever its weights, it returns values in [0, 1].
     """
     columns, training, form = tuple(example(model, SAMPLES)), model.training, _form(model)
     model.eval()
@@ -197,17 +197,24 @@ def check_logits(path: str, model: nn.Module, job: Job) -> None:
         logits = model(*columns)
         last = _last_function(logits)
         bounded = last in PROBABILITIES
+        finite = bool(logits.isfinite().all())
         if not bounded and _in_unit(logits) and len(logits.unique()) > 1:
             with torch.no_grad():
                 large = {name: 1000 * weight for name, weight in model.named_parameters()}
                 bounded, last = _in_unit(functional_call(model, large, columns)), "something that keeps within [0, 1]"
     except Exception as error:  # whatever the user's own code raises
+        few = "; does an embedding have fewer rows than there are ids?" if isinstance(error, IndexError) else ""
         raise JobError(
             f"runner.model: {path}: {form} fails on ids below {'num_users and num_items' if not job.features else 'their rows'}:"
-            f" {type(error).__name__}: {error}"
+            f" {type(error).__name__}: {error}{few}"
         ) from error
     finally:
         model.train(training)
+    if not finite:
+        raise JobError(
+            f"runner.model: {path}: {form} returns NaN or an infinity before anything is trained; look for a division by 0, or a"
+            " logarithm or square root of what is not positive"
+        )
     if bounded:
         raise JobError(
             f"runner.model: {path}: {form} ends in {last.lower()}; return the logits, what goes into it: the"

@@ -19,9 +19,7 @@ from fedps.types import ClientId
 from tests.conftest import MakeJob
 
 CLIENT = ClientId("3")
-FORM = (
-    r"; so loss and AUC are given, but no HR@10 and NDCG@10, which need groups of 100 samples .*: `fedps data prepare`"
-)
+FORM = r"; so there is no HR@10 and NDCG@10, which need groups of 100 samples .*: `fedps data prepare`"
 
 
 def group(user: int, first_label: int = 1, last_user: int | None = None) -> list[str]:

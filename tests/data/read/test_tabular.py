@@ -111,6 +111,7 @@ def test_blocks_of_a_large_file_are_joined(reads: Reads, monkeypatch: pytest.Mon
         ({"item": "0x1"}, "column 'item': '0x1' is no whole number"),
         ({"item": "1.0"}, "column 'item': '1.0' is no whole number"),
         ({"genres": "1|x"}, "column 'genres': '1|x' is no whole number; set features.genres.rows: open"),
+        ({"genres": "1;2"}, "column 'genres': '1;2' is no whole number; say by features.genres.separator what stands"),
         ({"genres": "1|7"}, r"column 'genres': '1\|7' is not in \[0, 5\)"),
         ({"history": "1|9"}, r"column 'history': '1\|9' is not in \[0, 9\); correct it, or raise features.item.rows"),
         ({"age": "old"}, "column 'age': 'old' is no number; correct it, or set features.age.kind: id if it names"),
@@ -122,6 +123,7 @@ def test_blocks_of_a_large_file_are_joined(reads: Reads, monkeypatch: pytest.Mon
         ({"taste": "1;2;3"}, "column 'taste': '1;2;3' holds 3 numbers, and features.taste.dim is 2"),
         ({"taste": "1;a"}, "column 'taste': '1;a' is no number"),
         ({"clicked": "2"}, "column 'clicked': '2' is neither 0 nor 1; correct it, or set features.label.of: real"),
+        ({"clicked": "True"}, "column 'clicked': 'True' is no number; write 0 or 1"),
         ({"clicked": "nan"}, "column 'clicked': 'nan' is no finite number"),
         ({"more": "a,b"}, "has 9 fields, and the header 8; correct it, or put what holds ',' between quotes"),
         ({"user": "\udcff"}, "column 'user': .* is no UTF-8"),
@@ -213,6 +215,12 @@ def test_classic_lines_need_no_header_and_files_without_samples_are_told(reads: 
     for text in ("", HEADER):
         with pytest.raises(DataError, match=r"a\.csv: holds no sample"):
             reads(text)
+    for torn, said in (
+        ((HEADER + LINES).replace("\n", "\r").encode(), "line 1: lines end by CR alone"),
+        ((HEADER + LINES).encode("utf-16-le"), "holds zero bytes, as text in UTF-16 does"),
+    ):
+        with pytest.raises(DataError, match=said):
+            reads(torn)
     with pytest.raises(DataError, match=r"holds no sample.* all rows were skipped, the first: .*line 2"):
         reads(HEADER + "2,0.5,ann,x,3,1|2,1|2|3|4,1;2\n", bad_lines="skip")
 
@@ -244,7 +252,7 @@ def test_packed_files_and_parquet_hold_the_same(reads: Reads, tmp_path: Path) ->
     text = (HEADER + LINES).encode()
     assert_read(reads(gzip.compress(text), "a.csv.gz"))
     assert_read(reads(gzip.compress(text.replace(b",", b"\t").replace(b"a\tb", b"a")), "a.tsv.gz"))
-    with pytest.raises(DataError, match="is cut off, or damaged"):
+    with pytest.raises(DataError, match="is cut off, damaged, or not packed"):
         reads(gzip.compress(text)[:-20], "a.csv.gz")
     with pytest.raises(DataError, match=r"is packed by gzip: let its name end in \.gz"):
         reads(gzip.compress(text), "a.csv")

@@ -15,7 +15,7 @@ def kinds(job: Job) -> list[str]:
     mistakes = []
     for name, feature in job.features.items():
         key = f"features.{name}"
-        if not name.isidentifier():
+        if not name.isidentifier() or name == "self":
             mistakes.append(f"{key}: is no name that a network's forward could take; use letters, digits and _")
         unfit = [k for k, kinds in FITS.items() if k in feature.model_fields_set and feature.kind not in kinds]
         unfit = [k for k in unfit if getattr(feature, k) != Feature.model_fields[k].default]
@@ -166,6 +166,10 @@ def measured(job: Job) -> list[str]:
     tasks = job.tasks
     if not tasks:
         return ["features: there is none of kind label, so there is nothing to learn; add label: {kind: label}"]
+    if job.inputs.keys() == labels(job.inputs).keys():
+        return [
+            "features: all are labels, so there is nothing to tell them by; add what a sample has, e.g. user and item"
+        ]
     there = f"there are {', '.join(tasks)}" if len(tasks) > 1 else "there is but one: leave it out before the /"
     strange = [name for name in job.runner.metrics if "/" in name and name.rpartition("/")[0] not in tasks]
     mistakes = [

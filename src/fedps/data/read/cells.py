@@ -24,6 +24,7 @@ from fedps.data.hashing import stable_hash
 from fedps.types import Bags, Column, Values
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")  # all fit int64
+SEVERAL = re.compile(r"[0-9]+([^0-9A-Za-z]+[0-9]+)+")  # several whole numbers, by another separator
 PLAIN = r"^(0|[1-9][0-9]{0,18})$"  # of an open space: a number that is an id, unless it is above `LARGEST`
 LARGEST = int(np.iinfo(np.int64).max)
 UNFIT = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)  # what Arrow says of cells of another kind
@@ -167,11 +168,13 @@ class Cells:
             return self._open_id(part)
         if isinstance(part, str) and not WHOLE.fullmatch(part):
             digits = part.isdecimal()
+            parted = self.has_several and SEVERAL.fullmatch(part)
+            several = f"say by features.{self.name}.separator what stands between ids, or " if parted else ""
             raise ValueError(
                 "is empty; correct it, or give what is not known an id of its own"
                 if not part
-                else f"is no whole number{' of at most 18 digits' if digits else ''}; set {key}: open, where any text is an"
-                " id, or number the ids from 0"
+                else f"is no whole number{' of at most 18 digits' if digits else ''}; {several}set {key}: open, where any text is"
+                " an id, or number the ids from 0"
             )
         if part is None or isinstance(part, bytes) or (isinstance(part, float) and not part.is_integer()):
             raise ValueError(f"is no whole number; correct it, or set {key}: open and write texts")
@@ -207,10 +210,11 @@ class Cells:
         except (TypeError, ValueError):
             number = None
         if number is None:
+            binary = self.feature.kind == "label" and self.feature.of == "binary"
             other = (
                 "" if self.feature.kind == "label" else f", or set features.{self.name}.kind: id if it names something"
             )
-            raise ValueError(f"is no number; correct it{other}")
+            raise ValueError(f"is no number; {'write 0 or 1' if binary else 'correct it'}{other}")
         if self._unknown and math.isnan(number):
             return number
         with np.errstate(over="ignore"):

@@ -159,7 +159,7 @@ def _read_test(job: Job, files: tuple[Path, ...], allow: Allow) -> Reading:
     skipped = found.skipped
     why += f", as {skipped.lines} malformed lines were skipped, the first: {skipped.first}" if skipped.lines else ""
     note = (
-        f"runner.test_data_dir: {', '.join(map(str, files))}: {why}; so loss and AUC are given, but no {' and '.join(ranked)},"
+        f"runner.test_data_dir: {', '.join(map(str, files))}: {why}; so there is no {' and '.join(ranked)},"
         f" which need groups of {CANDIDATES} samples of one user, the positive first, then its {CANDIDATES - 1} negatives:"
         " `fedps data prepare` makes them"
     )

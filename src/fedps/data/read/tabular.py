@@ -59,10 +59,10 @@ def read_columns(path: Path, intake: Taker, first: bool = False) -> None:
     try:
         for piece, where in _parquet(path, intake, first) if path.suffix == ".parquet" else _text(path, intake, first):
             intake.add(piece, where)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: is cut off, damaged, or not packed by gzip: {error}; pack it anew") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (EOFError, zlib.error) as error:
-        raise DataError(f"{path}: is cut off, or damaged: {error}; pack it anew") from error
 
 
 def _parquet(path: Path, intake: Taker, first: bool) -> Iterator[Piece]:
@@ -88,9 +88,10 @@ def _rows_from(path: Path, start: int) -> Where:
 
 def _text(path: Path, intake: Taker, first: bool) -> Iterator[Piece]:
     with opened(path) as file:
-        begin = file.read(8)
-        if what := next((what for head, what in NO_TEXT.items() if begin.startswith(head)), ""):
-            raise DataError(f"{path}: {what}")
+        begin = file.read(1000)
+        what = next((what for head, what in NO_TEXT.items() if begin.startswith(head)), "")
+        if what or b"\0" in begin:
+            raise DataError(f"{path}: {what or 'holds zero bytes, as text in UTF-16 does: save it as UTF-8'}")
         file.seek(0)
         if not path.name.removesuffix(".gz").endswith(INDEXED):
             lines: _Text | _Indexed = _Text(path, intake, file)
@@ -122,6 +123,8 @@ class _Text:
         self._line, header, self._sample = 0, "", b""  # lines that were read; the first, if it is no header
         while not header.strip() and (line := file.readline(LONGEST)):
             header, self._line = line.decode("utf-8-sig", "replace").strip("\r\n"), self._line + 1
+        if "\r" in header:
+            raise DataError(f"{path}, line {self._line}: lines end by CR alone: save it with line ends LF or CRLF")
         wanted = [cells.column for cells in intake.cells.values()]
         self._delimiter = _delimiter(header, wanted)
         self._names = [name.strip() for name in next(csv.reader([header], delimiter=self._delimiter), [])]
