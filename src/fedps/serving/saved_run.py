@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fedps.config import Job
+from fedps.config.mistakes import sentence
 from fedps.config.source import read
 from fedps.errors import DataError, JobError
 from fedps.storage import epochs
@@ -32,10 +33,9 @@ def read_job(run_dir: Path) -> Job:
     try:
         return Job.model_validate(read(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        why = sentence(error.errors()[0])
         raise JobError(
-            f"{path}: is no job of this version ({version('fedps')}): {where}: {first['msg']}; use the version that wrote it"
+            f"{path}: is no job of this version ({version('fedps')}): {why}; use the version that wrote it"
         ) from None
 
 

@@ -281,6 +281,8 @@ def parquet(path: Path, **columns: Any) -> None:
         ("item", [3.0, 2.5], "row 2, column 'item': 2.5 is no whole number"),
         ("item", [[3], [2, 1]], r"row 2, column 'item': \[2, 1\] is no id; it holds several"),
         ("user", [b"a", b"b"], "row 1, column 'user': b'a' is neither a whole number nor a text"),
+        ("genres", [b"1|2", b"3"], r"row 1, column 'genres': b'1\|2' is no whole number"),
+        ("genres", [{"a": 1}, {"a": 2}], r"row 1, column 'genres': \{'a': 1\} is no id"),
         ("genres", [[1, None], []], r"row 1, column 'genres': \[1, None\] is no whole number"),
         ("age", [1.0, float("nan")], "row 2, column 'age': nan is no finite number"),
         ("age", [None, 1.0], "row 1, column 'age': None is empty"),

@@ -10,7 +10,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -159,7 +159,7 @@ class Cells:
             return []
         if isinstance(cell, str):
             return [part.strip() for part in cell.split(self.feature.separator)] if cell.strip() else []
-        return list(cell) if hasattr(cell, "__len__") else [cell]
+        return list(cell) if hasattr(cell, "__len__") and not isinstance(cell, bytes | Mapping) else [cell]
 
     def _id(self, part: Any) -> int:
         key = f"features.{self.feature.table or self.name}.rows"

@@ -78,8 +78,10 @@ def _parquet(path: Path, intake: Taker, first: bool) -> Iterator[Piece]:
             row += len(batch)
             if first:
                 return
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: is no Parquet file, or damaged: {error}") from error
+    except (pa.ArrowInvalid, OSError) as error:  # the latter of what cannot be unpacked, too
+        if getattr(error, "errno", None):
+            raise
+        raise DataError(f"{path}: is no Parquet file, or damaged: {error}; write it anew") from error
 
 
 def _rows_from(path: Path, start: int) -> Where:
