@@ -23,7 +23,7 @@ from tests.simulation.plan import BIAS, BIASES, COLUMNS, ROWS, STEPS, Plan
 from tests.simulation.pushed import UNIT, Model, Pushed, merged, windows_of
 from tests.simulation.world import World
 
-STALEST = 4096  # versions that a push may be behind
+AMOUNTS = tuple(range(UNIT, 6 * UNIT, UNIT))  # of which each value that is pushed is one
 
 
 class WrongError(AssertionError):
@@ -85,9 +85,9 @@ class Ledger:
         """Draw what a client pushes to a shard now."""
         chance, plan = self._world.chance, self._plan
         keys = np.array([k for k in range(shard, ROWS, plan.servers) if chance.random() < 0.4], np.int64)
-        values = np.array(chance.choices(range(UNIT, 6 * UNIT, UNIT), k=len(keys) * COLUMNS), np.float32)
+        values = np.array(chance.choices(AMOUNTS, k=len(keys) * COLUMNS), np.float32)
         values = values.reshape(len(keys), COLUMNS)
-        bias = np.array([chance.choices(range(UNIT, 6 * UNIT, UNIT), k=BIASES)], np.float32) if shard == BIAS else None
+        bias = np.array([chance.choices(AMOUNTS, k=BIASES)], np.float32) if shard == BIAS else None
         if plan.mode == "adaptive":  # changes at right angles are added up, whole; others are scaled by fractions
             for array in (values, bias):
                 if array is not None:
@@ -126,7 +126,7 @@ class Ledger:
         if self._plan.job.runner.versioned:
             self._note(process, shard, answer, arrays)
         before, seen = self._last.get((process, shard, life), (0, rows))
-        if clock < before or (rows < seen).any():
+        if clock < before or np.count_nonzero(rows < seen):
             self.wrong(f"{process} saw shard {shard} go back, from clock {before} to {clock}")
         self._last[process, shard, life] = clock, rows
         bias = arrays[1][0] - self._plan.start if shard == BIAS else None
@@ -134,13 +134,15 @@ class Ledger:
             self._looks.append(Look(process, shard, life, clock, rows, bias))
             return
         most, keys, scale = self._said[shard], self._plan.row_keys(shard), self._scale
-        within = (rows <= most.rows[keys] * scale + 0.5).all() and (
+        within = (rows <= most.rows.take(keys, 0) * scale + 0.5).all() and (
             bias is None or (bias <= most.bias * scale + 0.5).all()
         )
         if not within:
             self.wrong(f"{process} saw at shard {shard} what nobody pushed")
         if least is not None:
-            there = (rows >= least.rows[keys] * scale).all() and (bias is None or (bias >= least.bias * scale).all())
+            there = (rows >= least.rows.take(keys, 0) * scale).all() and (
+                bias is None or (bias >= least.bias * scale).all()
+            )
             if not there:
                 self.wrong(f"{process} did not see at shard {shard} what had been answered")
 

@@ -84,15 +84,15 @@ class Host(Process):
     def _tick(self, life: int) -> None:
         if (service := self.service) is not None and life == self.lives:
             self.world.after(TICK, partial(self._tick, life), self)
-            self.do(lambda: service.tick(self.monotonic()))
+            self.do(service.tick, self.monotonic())
             if service.failure is not None and service is self.service:
                 self.world.say(f"{self.name} cannot go on: {service.failure}")
                 self.kill()
 
-    def do(self, act: Act) -> None:
+    def do(self, act: Callable[..., None], *arguments: Any) -> None:
         """Let the process do something, which may be its last."""
         try:
-            act()
+            act(*arguments)
         except Stopped:
             self.kill()
 
@@ -179,7 +179,7 @@ class Line:
     def _at_server(self, data: bytes, arrived: float) -> None:
         if (connection := self._connection) is not None and arrived <= self._lost_from[0]:
             self._said.append(data)
-            self._host.do(partial(connection.received, data))
+            self._host.do(connection.received, data)
 
     def _answer(self, data: bytes | None) -> None:
         if data is None:
@@ -289,9 +289,7 @@ class Channel:
 
     def _connect(self) -> None:
         if self._failure is None:
-            line = self._line = Line(
-                self._host, lambda data: self._process.act(lambda: self._hear(line, data)), self._delay
-            )
+            line = self._line = Line(self._host, lambda data: self._process.act(self._hear, line, data), self._delay)
             self._greeter = Caller(self._limits)
             line.say(self._greeter.request(self._hello)[1])
             if self._host.world.now < self._blocked_until:

@@ -14,6 +14,7 @@ from fedps.types import Keys, Values
 from tests.simulation.plan import BIASES, COLUMNS, ROWS
 
 UNIT = 840  # divided by any number up to 8 it is whole
+MARKED = np.full((1, 1), UNIT, np.float32)
 
 
 @dataclass(eq=False)
@@ -50,7 +51,7 @@ class Pushed:
     @property
     def mark_value(self) -> Values:
         """What it adds to its mark."""
-        return np.full((1, 1), UNIT, np.float32)
+        return MARKED
 
     def __str__(self) -> str:
         """Name it."""

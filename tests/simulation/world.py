@@ -2,7 +2,9 @@
 
 import heapq
 from collections.abc import Callable
+from functools import partial
 from random import Random
+from typing import Any
 
 Act = Callable[[], None]
 LONGEST = 3000.0  # seconds within which every history ends
@@ -86,12 +88,12 @@ class Process:
         self._frozen_until = self.world.now
         self._thaw()
 
-    def act(self, act: Act) -> None:
+    def act(self, act: Callable[..., None], *arguments: Any) -> None:
         """Do something at once, or once the process goes on if it is frozen."""
         if self._frozen_until > self.world.now:
-            self._waiting.append(act)
+            self._waiting.append(partial(act, *arguments))
         else:
-            act()
+            act(*arguments)
 
     def _thaw(self) -> None:
         while self._waiting and self._frozen_until <= self.world.now:

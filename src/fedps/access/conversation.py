@@ -105,9 +105,9 @@ class Conversation:
     @property
     def known(self) -> ClientId:
         """Who speaks. Raises RefusedError before Hello was answered."""
-        if self.client is None:
+        if (client := self.client) is None:
             raise RefusedError("order", "say Hello first")
-        return self.client
+        return client
 
     def received(self, data: bytes) -> None:
         """Take one message."""
@@ -115,7 +115,8 @@ class Conversation:
             return  # hung up on; what was under way is nobody's any more
         try:
             frame = self._peer.receive(data)
-            self._check_may_say(frame.message)
+            if self.identity is not None:
+                _check_may_say(self.identity, frame.message)
             self._host.answer(self, frame)
             self._refused = 0
         except (RefusedError, WireError, TableError) as fault:
@@ -164,12 +165,6 @@ class Conversation:
             self._open = False
             self._host.forget(self)
 
-    def _check_may_say(self, message: Message) -> None:
-        if self.identity is not None and not isinstance(message, MAY_SAY.get(self.identity.role, ())):
-            raise RefusedError(
-                "identity", f"{self.identity} may not say {type(message).__name__}: dial in with a client's certificate"
-            )
-
 
 class Refusals:
     """Counts what is refused, and tells the run of it.
@@ -212,6 +207,13 @@ class Refusals:
         sums, self._sums = self._sums, {}
         for (who, kind), (count, reason) in sums.items():
             self._report(events.Refused(who, kind, reason, count))
+
+
+def _check_may_say(identity: Identity, message: Message) -> None:
+    if not isinstance(message, MAY_SAY.get(identity.role, ())):
+        raise RefusedError(
+            "identity", f"{identity} may not say {type(message).__name__}: dial in with a client's certificate"
+        )
 
 
 def _in_words(fault: Fault) -> tuple[str, str]:

@@ -157,8 +157,10 @@ class Barriers:
         """
         runner, settings = self._job.runner, self._job.selector
         free = runner.with_coordinator and not runner.lockstep and self._job.traces is None
+        if not free or not (pushed or self._members.at_barrier):
+            return []
         training = [client for client in self._members.training if client not in pushed]
-        if not free or not training or not (self._members.at_barrier or pushed):
+        if not training:
             return []
         picked = runner.clients_per_round or 0
         spare = settings.picks(picked) - picked

@@ -115,7 +115,7 @@ def _stack(contributions: Sequence[Contribution]) -> Stack:
         return Stack(first.keys, [slice(None)], first.values)
     keys = _union([c.keys for c in contributions])
     total = np.zeros((len(keys) or len(first.values), first.values.shape[1]), np.float32)
-    places = list[NDArray[np.int64] | slice]()
+    places: list[NDArray[np.int64] | slice] = []
     for of_one, values, *_ in contributions:
         places.append(np.searchsorted(keys, of_one) if len(keys) else slice(len(values)))
         total[places[-1]] += values

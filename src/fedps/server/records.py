@@ -9,6 +9,7 @@ again. A snapshot holds records, too: `State` first, then what the tables hold, 
     ...           the arrays' bytes, one after another
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedps.access.roster import Process
 from fedps.types import ClientId, TableName, TableSpec
+from fedps.wire.frame import bytes_of
 
 Array = NDArray[Any]
 Sequences = tuple[tuple[ClientId, int], ...]  # which clients' which pushes
@@ -203,12 +205,8 @@ _decoder = msgspec.msgpack.Decoder(tuple[Kinds, list[tuple[str, tuple[int, ...]]
 
 def encode(record: Record, arrays: Sequence[Array] = ()) -> list[bytes | memoryview]:
     """Return a record in pieces, the arrays' own memory among them."""
-    arrays = [np.ascontiguousarray(array) for array in arrays]
     head = _encoder.encode((record, [(array.dtype.str, array.shape) for array in arrays]))
-    return [
-        len(head).to_bytes(4, "little") + head,
-        *(array.reshape(-1).view(np.uint8).data for array in arrays if array.size),
-    ]
+    return [len(head).to_bytes(4, "little") + head, *[bytes_of(array) for array in arrays if array.size]]
 
 
 def decode(data: memoryview) -> Entry:
@@ -224,8 +222,7 @@ def decode(data: memoryview) -> Entry:
         raise ValueError(f"a record of another version of fedps: {error}") from error
     arrays = []
     for dtype, shape in facts:
-        array = np.empty(shape, np.dtype(dtype))
-        array.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8, array.nbytes, at)
+        array = np.frombuffer(data, dtype, math.prod(shape), at).reshape(shape).copy()
         arrays.append(array)
         at += array.nbytes
     return Entry(record, tuple(arrays))

@@ -79,7 +79,8 @@ def read_push(push: Push, arrays: Sequence[Array], shard: Shard, limits: Limits)
         RefusedError: a key or a value is not acceptable, or more comes out of the message than one may hold.
         WireError: packed arrays do not fit each other.
     """
-    left, offer, room = iter(arrays), dict[TableName, Contribution](), limits.message_bytes
+    offer: dict[TableName, Contribution] = {}
+    left, room = iter(arrays), limits.message_bytes
     for table, form in zip(push.tables, push.forms or plain(push.tables), strict=True):
         spec, keys = _spec(table, shard), next(left)
         if spec.frozen:

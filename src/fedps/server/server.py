@@ -361,7 +361,7 @@ class ParameterServer:
         if gate and gate.opened_at is not None:
             missing, since = gate.missing(self.members.active(gate.clock)), max(gate.opened_at, self._complete_at)
             silent += self.members.silent(missing, since, now, self.job.runner.step_timeout)
-        pushed = {offered.client for offered in gate.waiting} if gate and gate.lockstep else set[ClientId]()
+        pushed = {offered.client for offered in gate.waiting} if gate and gate.lockstep else set()
         late = self.barriers.stragglers(self._complete_at, now, pushed)
         for client in dict.fromkeys([*late, *silent]):
             self.members.suspend(client)

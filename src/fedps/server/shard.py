@@ -335,7 +335,7 @@ class Shard:
         self.room.promised = 0  # now it is kept
         self.apply(closing)
         self._count_unmerged()
-        ready = list[Waiting]()
+        ready: list[Waiting] = []
         for conversation, waiting in list(self._waiting.items()):
             ready += [w for w in waiting if self.is_merged(w.after)]
             self._keep([w for w in waiting if not self.is_merged(w.after)], conversation)

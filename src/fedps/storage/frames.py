@@ -22,6 +22,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import cache
 from typing import NamedTuple, Protocol, Self
 
 from fedps.storage.disk import Pieces
@@ -126,6 +127,7 @@ class Frames:
         return durable
 
 
+@cache
 def _word(kind: Kind) -> bytes:
     """Return what a file begins with."""
     return f"fedps{kind:.3}".encode()

@@ -64,7 +64,8 @@ OF_CHANGES: tuple[RuleName, ...] = ("add", "fed_momentum", "fed_adagrad", "fed_a
 
 def width(rule: Rule, dim: int) -> int:
     """Return the floats of a stored row: its values and their state."""
-    return dim + sum(dim if part == "v" else 1 for part in STATE[rule.name])
+    state = STATE[rule.name]
+    return dim * (1 + state.count("v")) + len(state) - state.count("v")
 
 
 def counters(rule: Rule, block: Block) -> Counters:

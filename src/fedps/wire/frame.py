@@ -178,9 +178,12 @@ def _packed(array: NDArray[Any]) -> tuple[str, Bytes]:
     code = CODES[array.dtype]
     if code == "i" and array.ndim == 1 and (gaps := pack_gaps(array)) is not None:
         return gaps
-    if array.nbytes < COPIED:
-        return code, array.tobytes()
-    return code, np.ascontiguousarray(array).data.cast("B")
+    return code, bytes_of(array)
+
+
+def bytes_of(array: NDArray[Any]) -> Bytes:
+    """Return an array's bytes: of a large one, a view of them."""
+    return array.tobytes() if array.nbytes < COPIED else np.ascontiguousarray(array).data.cast("B")
 
 
 def decode(data: bytes, limits: Limits) -> Frame:

@@ -29,7 +29,7 @@ from fedps.wire.messages import (
 
 Arrays = Sequence[NDArray[Any]]
 GREETING_BYTES = 1 << 20  # more than any job's values take
-REPLIES = get_args(Reply | PartyReply)
+REPLIES = frozenset(get_args(Reply | PartyReply))
 
 
 class State(Enum):
@@ -160,7 +160,7 @@ class Caller:
         """
         frame = decode(data, self._limits)
         message = frame.message
-        if not isinstance(message, REPLIES):
+        if type(message) not in REPLIES:
             raise WireError(f"{type(message).__name__} is no reply")
         if isinstance(message, Refused) and (frame.ticket == 0 or self._is_repeated_join(frame.ticket)):
             raise RefusedError(message.kind, message.reason)
