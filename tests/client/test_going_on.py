@@ -79,3 +79,23 @@ def test_an_epoch_that_was_not_saved_is_saved_once_all_others_are_gone(make_job:
         for place in (calm.run_dir / "private" / name / "2", own / "2")
     )
     assert due and saved == due
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["at an epoch's end", "within an epoch"])
+def test_data_that_is_another_than_then_is_told(within: bool, make_job: MakeJob, tmp_path: Path) -> None:
+    train = write_clients(tmp_path / "data", *ALONE)
+    job = make_job(
+        SMALL | ADAM, train_data_dir=str(train), test_data_dir=str(train), train_batch_size=16, epochs=3, metrics=["auc"],
+        checkpoint_every=8 if within else 0,
+    )  # fmt: skip
+    with world(job, tmp_path / "run") as run:
+        run.live(dies_after=1, within=within)
+        lines = (train / "0.csv").read_text().splitlines()
+        turned = f"{lines[-1][:-1]}{1 - int(lines[-1][-1])}"
+        (train / "0.csv").write_text("\n".join(lines[:-100] if within else [*lines[:-1], turned]))
+        run.live(resume=NEWEST)
+        notes = [event.note for _, event in run.events if isinstance(event, events.Note) and not event.seen]
+    assert notes == [
+        f"client '0': its training data is not what it was (230 samples then, {130 if within else 230} now): the run comes to"
+        " other numbers than one that was never broken off"
+    ]

@@ -10,7 +10,8 @@ wakes: each takes a number in that folder as it begins, and no file takes its na
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from fedps.events.events import Report, Unsaved
 from fedps.storage import snapshot
 from fedps.storage.claims import Claim
 from fedps.storage.whole import make_folder
-from fedps.types import ClientId, State, within
+from fedps.types import ClientId, State, Values, within
 
 FORMAT = 1
 SELDOM, SHARE = 5.0, 0.01  # seconds between two checkpoints at least, and of the time that writing them may take
@@ -83,6 +84,21 @@ def checkpoints_of(run_dir: Path, client: ClientId) -> dict[Moment, int]:
                 facts, _ = snapshot.load_facts(folder, stem)
                 found[moment] = cast(int, facts["sequence"])
     return found
+
+
+def mark_of(labels: Values) -> list[int]:
+    """Return how many labels a client trains by, and their checksum: what a checkpoint knows its data by."""
+    return [len(labels), zlib.crc32(np.ascontiguousarray(labels))]
+
+
+def said_of_labels(then: Sequence[int] | None, now: Sequence[int]) -> str:
+    """Say that data is not what it was at a checkpoint, both by `mark_of`; nothing if it may be the same."""
+    if not then or not now or list(then) == list(now):
+        return ""
+    return (
+        f"its training data is not what it was ({then[0]:,} samples then, {now[0]:,} now): the run comes to other numbers than"
+        " one that was never broken off"
+    )
 
 
 class Checkpoints:

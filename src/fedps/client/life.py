@@ -16,7 +16,7 @@ import msgspec
 
 from fedps.access.same_table import Witness
 from fedps.client import private_rows
-from fedps.client.checkpoint import NEWEST, Checkpoint, Checkpoints, Moment, checkpoints_of
+from fedps.client.checkpoint import NEWEST, Checkpoint, Checkpoints, Moment, checkpoints_of, mark_of, said_of_labels
 from fedps.client.distill import Distiller
 from fedps.client.dump import open_dump
 from fedps.client.greeting import COORDINATOR, Connect, greet
@@ -98,7 +98,7 @@ class FLClient(Steps):
         self._ended = 0  # the last round that had ended at the servers before this process came
         self._simulated = Simulated(job, client, report) if job.traces is not None else None
         self._distiller: Distiller | None = None
-        self._channels: list[Transport] = []
+        self._channels, self._labels = list[Transport](), list[int]()
         super().__init__(handlers or {})
 
     def run(self) -> None:
@@ -169,6 +169,7 @@ class FLClient(Steps):
         job, public = self.job, Public(self.job) if self.job.public_data else None
         known = public.samples if public else None
         self.data = read_client(job, self.client, self.allow, self.report, self.log, known)
+        self._labels = mark_of(self.data.train.label)
         test, items = self.data.test, job.hyper_parameters.num_items
         users = 0 if misfit(test) else len(test.label) // CANDIDATES
         popular = dict(popularity(self.data.train, test, job.metrics, items))
@@ -241,7 +242,7 @@ class FLClient(Steps):
     def state(self) -> State:
         """Return what a checkpoint holds of this client itself; a class of your own may add arrays of numpy and what JSON has."""
         due = msgspec.json.encode(self.assignment).decode()
-        own = {"assignment": due, "bandwidth": self._bandwidth, "unsaved": self._unsaved}
+        own = {"assignment": due, "bandwidth": self._bandwidth, "unsaved": self._unsaved, "labels": self._labels}
         return {**own, **outcome(self.trained, self.evaluated)}
 
     def restore(self, state: State) -> None:
@@ -250,6 +251,8 @@ class FLClient(Steps):
         self._witness.begin(self.assignment.secret)
         self._bandwidth, self._unsaved = state["bandwidth"], state["unsaved"]
         self.trained, self.evaluated = outcome_of(state)
+        if note := said_of_labels(state.get("labels"), self._labels):
+            self.report(events.Note(f"client {self.client!r}: {note}"))
 
     def pull_all(self) -> None:
         """Bring every shared row this client holds, and the dense weights, to the servers' values."""

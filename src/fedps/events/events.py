@@ -153,9 +153,10 @@ class Unsaved(Event, frozen=True):
 
 
 class Note(Event, frozen=True):
-    """What the user must know."""
+    """What the user must know; `seen`: who looked through the data before anybody trained has said it."""
 
     note: str
+    seen: bool = False
 
 
 class Skipped(Event, frozen=True):

@@ -119,7 +119,7 @@ class Progress:
             case events.Selected(round=round_, selected=selected, waiting=waiting, finished=finished):
                 if out := len(waiting) + len(finished):
                     self.say(f"round {round_}: {len(selected)} clients train, {out} sit out")
-            case events.Note(note=note) if entry.role != "worker":
+            case events.Note(note=note, seen=False):
                 self.say(note)
             case events.Unsaved() as event:
                 self.say(f"{entry.role} {entry.id}: {unsaved(event)}")

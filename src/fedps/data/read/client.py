@@ -199,7 +199,7 @@ def _tell(job: Job, client: ClientId, side: Side, read: Reading, report: Report 
     if report:
         report(events.Read(side, [f.name for f in read.files], read.reader, samples, read.seconds))
         if read.note:
-            report(events.Note(read.note))
+            report(events.Note(read.note, seen=True))
         if skipped.lines:
             report(events.Skipped(side, skipped.lines))
     if log:
