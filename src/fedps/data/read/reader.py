@@ -165,12 +165,17 @@ def _lines_to_skip(path: Path) -> int:
     """Count the lines down to the header; 0 if the first line that is not blank is a sample.
 
     Raises:
-        DataError: the file is no text, or its header says that the columns stand in another order.
+        DataError: the file is no text, or its header names other columns, or these in another order.
     """
     _check_form(path)
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST), ""), 1):
             if line.strip():
+                if _names(words := _words(line)) and len(words) > len(COLUMNS):
+                    raise DataError(
+                        f"{path}, line {number}: {line.strip()[:80]!r}: names {len(words)} columns; {FORM}: say what each is in the"
+                        " job's section features, or prepare the file by `fedps data prepare table`"
+                    )
                 if _is_header(line) and _in_another_order(_words(line)):
                     raise DataError(
                         f"{path}, line {number}: {line.strip()!r}: names its columns in another order; {FORM}"
@@ -206,8 +211,12 @@ def _is_header(line: str) -> bool:
     The latter is how pandas names columns without names, and could be no sample, for the label would be 2.
     """
     words = _words(line)
-    names = all(w[:1].isalpha() or w[:1] == "_" for w in words)
-    return words == UNNAMED or (names and len(set(words)) == len(words) == len(COLUMNS))
+    return words == UNNAMED or (_names(words) and len(words) == len(COLUMNS))
+
+
+def _names(words: list[str]) -> bool:
+    """Whether words could be columns' names: they differ, and none begins like a number."""
+    return len(set(words)) == len(words) and all(w[:1].isalpha() or w[:1] == "_" for w in words)
 
 
 def _words(line: str) -> list[str]:
