@@ -88,7 +88,7 @@ def checkpoints_of(run_dir: Path, client: ClientId) -> dict[Moment, int]:
 
 def mark_of(labels: Values) -> list[int]:
     """Return how many labels a client trains by, and their checksum: what a checkpoint knows its data by."""
-    return [len(labels), zlib.crc32(np.ascontiguousarray(labels))]
+    return [len(labels), zlib.crc32(np.ascontiguousarray(labels).data)]
 
 
 def said_of_labels(then: Sequence[int] | None, now: Sequence[int]) -> str:
