@@ -215,7 +215,7 @@ class EachWindow(Exchange):
         gated: the servers merge a window's pushes together (False: each at once).
         versioned: each push says which version its values were pulled at (geo `buffered`), not its window.
         residual: share of each change that waits and is added to the next push (geo `original`: 1 - 1/N, of N clients).
-        fresh: drop optimizer state at each window's start (round).
+        fresh: drop optimizer state at each window's start (round, unless the job keeps it).
         weight: the client's weight in a weighted mean, its samples.
     """
 
@@ -312,7 +312,8 @@ def build_mode(job: Job, learner: Learner, shards: Shards, samples: int) -> Mode
     if runner.sync_mode in ("sync", "async"):
         return EachBatch(learner, shards, timeout, lockstep=runner.sync_mode == "sync")
     if runner.sync_mode == "round":
-        return EachWindow(learner, shards, timeout, size=None, lead=0, gated=True, fresh=True, weight=samples)
+        fresh = runner.optimizer_state == "reset"
+        return EachWindow(learner, shards, timeout, size=None, lead=0, gated=True, fresh=fresh, weight=samples)
     original = runner.geo_merge == "original"
     return EachWindow(
         learner, shards, timeout, size=runner.geo_step, lead=runner.geo_overlap,

@@ -27,6 +27,7 @@ MATTERS: tuple[tuple[str, str, str, tuple[Any, ...]], ...] = (
     ("runner", "buffer", "geo_merge", ("buffered",)),
     ("runner", "geo_overlap", "sync_mode", ("geo",)),
     ("runner", "row_average", "sync_mode", ("round",)),
+    ("runner", "optimizer_state", "sync_mode", ("round",)),
     ("runner", "train_reader_path", "reader_type", OWN),
     ("runner", "infer_reader_path", "infer_reader_type", OWN),
     ("runner", "dump_fields_path", "need_dump", (True,)),

@@ -67,6 +67,10 @@ class Runner(Section):
     row_average: Annotated[Literal["participants", "touched"], BeforeValidator(word)] = Field(
         "participants", description="round: average a row over all clients, or over those that changed it"
     )
+    optimizer_state: Annotated[Literal["reset", "keep"], BeforeValidator(word)] = Field(
+        "reset",
+        description="round: clients' moments of shared values start anew each round, or are kept, as short rounds need",
+    )
     model: Word | None = Field(None, description='a network of your own, "module.Class" beside the job file')
     fl_client: Word | None = Field(None, description='a worker\'s life of your own, "module.Class" beside the job file')
     train_data_dir: Path = Field(description="folder with one <client>.csv each, lines user,item,label")
