@@ -138,8 +138,9 @@ def test_a_schedule_reaches_what_servers_optimize(mode: str, make_job: MakeJob, 
 def test_adam_follows_torch_adam_of_the_whole_table(mode: str, make_job: MakeJob, tmp_path: Path) -> None:
     train = write_clients(tmp_path / "data", 600)
     job = make_job(
-        {**SMALL, **ADAM}, train_data_dir=str(train), test_data_dir=None, sync_mode=mode, epochs=2, optimizer_state="keep"
-    )
+        {**SMALL, **ADAM}, train_data_dir=str(train), test_data_dir=None, sync_mode=mode, epochs=2,
+        optimizer_state="keep",
+    )  # fmt: skip
     alone = start(job, tmp_path)
     before = [p.detach().clone() for p in alone.parameters()]
     opt = optimizer(job, alone)
