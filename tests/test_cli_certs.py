@@ -1,6 +1,7 @@
 """`fedps certs` as people type it: what it says, what it leaves, and what it says of mistakes."""
 
 import re
+import resource
 import signal
 import stat
 import subprocess
@@ -53,6 +54,19 @@ def test_an_authority_from_its_beginning_to_a_revoked_client(typed: Typed) -> No
     assert said.endswith("UTC\n")
     assert "2 certificates in certs" in said
     assert "3 certificates in certs" in typed("certs list --all")
+
+
+def test_a_disk_that_takes_nothing_is_told_with_a_remedy_that_certificates_have(typed: Typed, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        said = typed("certs init", code=WRONG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (
+        said == "error: File too large: raise the limit with `ulimit -f unlimited`, or name a folder on another disk\n"
+    )
+    assert not list((tmp_path / "certs").iterdir())
 
 
 def test_all_that_a_job_needs_is_issued_at_once_and_the_rest_of_it_later(typed: Typed, tmp_path: Path) -> None:

@@ -141,18 +141,20 @@ class RunError(FedpsError):
         super().__init__(f"{reason}; what is left of the run is in {folder}")
 
 
-def shortage(error: BaseException) -> str | None:
-    """Say what this machine has too little of, or that its disk fails, with the remedy; None if an error is of another kind."""
+def shortage(error: BaseException, elsewhere: str = "choose another --run_dir or runner.model_save_path") -> str | None:
+    """Say what this machine has too little of, or that its disk fails, with the remedy; None if an error is of another kind.
+
+    `elsewhere` says how another disk is chosen.
+    """
     if not isinstance(error, OSError) or error.errno not in (*FULL, *BROKEN, *CROWDED, errno.EFBIG):
         return None
     where = f"{error.filename}: " if error.filename else ""
-    elsewhere = "or choose another --run_dir or runner.model_save_path"
     if error.errno in FULL:
-        return f"{where}{error.strerror}: free space, {elsewhere}"
+        return f"{where}{error.strerror}: free space, or {elsewhere}"
     if error.errno in BROKEN:
-        return f"{where}{error.strerror}: see to this disk, {elsewhere}"
+        return f"{where}{error.strerror}: see to this disk, or {elsewhere}"
     if error.errno == errno.EFBIG:
-        return f"{where}{error.strerror}: raise the limit with `ulimit -f unlimited`, {elsewhere}"
+        return f"{where}{error.strerror}: raise the limit with `ulimit -f unlimited`, or {elsewhere}"
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return f"{where}{error.strerror}, over the limit of {limit}: raise it with `ulimit -n`"
 

@@ -1,7 +1,9 @@
 """The root of the command line, what its commands share, and how they end."""
 
 import json
+import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from cyclopts.validators import Number
 from fedps import __version__
 from fedps.errors import FedpsError, JobError, RoleError, shortage
 
-FAILED, WRONG, INTERRUPTED = 1, 2, 130
+FAILED, WRONG, INTERRUPTED, UNREAD = 1, 2, 130, 141  # the last as shells say it of SIGPIPE
 HELP = """fedps trains one recommender over many owners of data who keep their data.
 
     fedps data prepare movielens --out .data/ml-1m
@@ -143,10 +145,28 @@ AllowDump = Annotated[
 ]
 
 
+@contextmanager
+def _said_to_the_end() -> Iterator[None]:
+    """End in silence once nobody reads on: `head`, or who leaves a pager, has seen enough."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # as it is where standard output is closed
+                sys.stdout.flush()
+    except BrokenPipeError:
+        gone = select.poll()
+        gone.register(sys.stdout.fileno(), 0)
+        if not gone.poll(0):  # it was another pipe
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UNREAD)
+
+
 def main() -> None:
     """Run the command line; errors that fedps raises on purpose are told without a traceback."""
     try:
-        with signals_as_interrupt():
+        with signals_as_interrupt(), _said_to_the_end():
             app(_an_override_each(sys.argv[1:]), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         command = " ".join(["fedps", *(error.command_chain or [])])

@@ -361,5 +361,6 @@ def told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        said = shortage(error) or f"{error.filename or 'a file'}: {error.strerror}: name a folder that can be written"
+        said = shortage(error, "name a folder on another disk")
+        said = said or f"{error.filename or 'a file'}: {error.strerror}: name a folder that can be written"
         raise IdentityError(said) from None
