@@ -103,7 +103,7 @@ def test_a_line_of_other_slots_is_named(slots: str, said: str, tmp_path: Path) -
     [
         ("1 2 1 7 1 2 2 1 1", "line 3 of its output, column 'click': '2' is neither 0 nor 1"),
         ("1 1 2 7 8 1 2 2 1 1", r"line 3 of its output, column 'user': \['7', '8'\] is no id: it holds several"),
-        ("1 1 0 1 2 2 1 1", r"line 3 of its output, column 'user': \[\] is no id"),
+        ("1 1 0 1 2 2 1 1", r"line 3 of its output, column 'user': \[\] is no id: it holds none"),
         ("1 1 1 7 2 1 9 2 1 1", r"line 3 of its output, column 'words': \['1', '9'\] is not in \[0, 9\)"),
         ("1 1 1 7 1 2 1 1", "line 3 of its output, column 'dense': .* holds 1 numbers, and features.dense.dim is 2"),
         ("1 1 1 7 1 2 2 1 nan", "line 3 of its output, column 'dense': .* is no finite number"),

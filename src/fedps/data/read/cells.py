@@ -181,7 +181,8 @@ class Cells:
         try:
             number = int(part)
         except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"is no id; {'it holds several' if hasattr(part, '__len__') else 'correct it'}") from error
+            why = "correct it" if not hasattr(part, "__len__") else "it holds several" if len(part) else "it holds none"
+            raise ValueError(f"is no id; {why}") from error
         if not 0 <= number < self._rows:
             raise ValueError(f"is not in [0, {self._rows}); correct it, or raise {key}")
         return number
@@ -190,7 +191,7 @@ class Cells:
         if part is None or isinstance(part, bytes) or (isinstance(part, float) and not part.is_integer()):
             raise ValueError("is neither a whole number nor a text; correct it")
         if hasattr(part, "__len__") and not isinstance(part, str):
-            raise ValueError("is no id: it holds several; set the feature's kind to ids")
+            raise ValueError(f"is no id: it holds {'several' if len(part) else 'none'}; set the feature's kind to ids")
         text = part if isinstance(part, str) else str(int(part))
         if not is_utf8(text):
             raise ValueError("is no UTF-8; save the file in that encoding")
