@@ -73,6 +73,16 @@ def test_gradients_for_the_servers_are_those_of_torch(make_job: MakeJob, tmp_pat
     assert_same_gradients(one, other)
 
 
+@pytest.mark.parametrize("condition", ["len(user) > 1000", "len(user) == 1"])
+def test_a_network_that_does_otherwise_with_so_many_samples_trains_by_torch(
+    condition: str, make_job: MakeJob, tmp_path: Path
+) -> None:
+    net = NET.replace("        pairs =", f"        if {condition}: total = total.tanh()\n        pairs =")
+    plan = plan_network(job_of(make_job, tmp_path, FEATURES, net))
+    assert not plan.library
+    assert "depends on how many samples there are" in plan.reason
+
+
 def test_an_embedding_with_padding_of_its_own_trains_by_torch(make_job: MakeJob, tmp_path: Path) -> None:
     net = NET.replace('nn.EmbeddingBag(50, 4, mode="mean")', 'nn.EmbeddingBag(50, 4, mode="mean", padding_idx=49)')
     plan = plan_network(job_of(make_job, tmp_path, FEATURES, net))

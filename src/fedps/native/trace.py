@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fedps.models.inputs import example, inputs_of, pooling_by
 
 BATCH = 61  # samples of the trace: a size that no layer has
+OTHERS = (1, 4099)  # samples of traces that must be the same: there is no condition on how many there are
 TRACING = threading.Lock()  # torch traces one network of a process at a time
 
 
@@ -52,13 +53,17 @@ def trace(model: nn.Module, training: bool) -> fx.Graph:
     model.train(training)
     try:
         with TRACING, torch.no_grad(), pooling_by(torch.ops.fedps.pool, model):
-            graph: fx.Graph = make_fx(forward, tracing_mode="fake")(weights, *example(model, BATCH)).graph
+            traced = make_fx(forward, tracing_mode="fake")
+            graph: fx.Graph
+            graph, *others = (traced(weights, *example(model, size)).graph for size in (BATCH, *OTHERS))
     except Exception as error:  # whatever the user's own code, or the tracing of it, raises
         raise NotLoweredError(
             f"tracing it fails: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
         ) from error
     finally:
         model.train(was)
+    if any([node.target for node in other.nodes] != [node.target for node in graph.nodes] for other in others):
+        raise NotLoweredError("what it does depends on how many samples there are")
     given = [node for node in graph.nodes if node.op == "placeholder"]
     for node, name in zip(given, [*weights, *inputs_of(model)], strict=True):
         node.meta["input"] = name
