@@ -189,7 +189,8 @@ def check_logits(path: str, model: nn.Module, job: Job) -> None:
     """Refuse a network that returns probabilities: the loss takes the sigmoid of what it returns, so little is learned.
 
     Raises:
-        JobError: it returns what is not finite, its last function is a sigmoid or its kin, or whatever its weights, it returns values in [0, 1].
+        JobError: it returns what is not finite, its last function is a sigmoid or its kin, or whatever its weights, it returns
+            values in [0, 1].
     """
     columns, training, form = tuple(example(model, SAMPLES)), model.training, _form(model)
     model.eval()
