@@ -237,7 +237,7 @@ def test_drawn_negatives_and_full_rankings_keep_what_is_the_users(tmp_path: Path
         ),
         (
             lambda text: re.sub(r"\n[01]\t", "\nx\t", text),
-            "1.csv, line 2, column 'click': 'x' is no number; correct it\n",
+            "1.csv, line 2, column 'click': 'x' is no number; write 0 or 1\n",
         ),
     ],
 )

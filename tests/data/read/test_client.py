@@ -178,7 +178,7 @@ def test_without_permission_no_command_runs(make_job: MakeJob, tmp_path: Path) -
     assert_same(data, told(make_job())[0])
     assert not (tmp_path / "ran").exists()
     said = "runner.pipe_command is not run without --allow-commands; files are read as user,item,label"
-    assert {"event": "note", "note": said} in events
+    assert {"event": "note", "note": said, "seen": True} in events
     assert f"note: {said}" in log.splitlines()
     told(job)
     assert (tmp_path / "ran").exists()
