@@ -1,5 +1,6 @@
 """Large tables: what a row takes in memory, bounds under a stream of ids that all are new, and the longest pause."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def measure(options: Options) -> Result:
     """Measure a table without bounds, then each bound under a stream of new ids."""
     rows, ids, most = ROWS[options.size], STREAM[options.size], BOUND[options.size]
     _warm()
+    gc.freeze()  # as servers do
     streams = {
         "max_rows": (f"max_rows {most:,}", Bounds(max_rows=most)),
         "admit_after": ("admit_after 2", Bounds(admit_after=2)),

@@ -234,13 +234,13 @@ def test_tables_that_are_made_anew_after_a_vote_start_from_the_save_too(make_job
 
 
 SERVE = """
-import json, sys
+import gc, json, sys
 from pathlib import Path
 from fedps.config import load_job
 from fedps.events.forms import facts
 from fedps.server.serve import run_server
 
-run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(json.dumps(facts(e)), flush=True), stay=sys.argv[3] == "stay", keep=True)
+run_server(load_job(Path(sys.argv[1])), 0, "127.0.0.1:0", Path(sys.argv[2]), lambda e: print(json.dumps({"frozen": gc.get_freeze_count(), **facts(e)}), flush=True), stay=sys.argv[3] == "stay", keep=True)
 """
 
 
@@ -253,6 +253,7 @@ def serving(job: Path, run_dir: Path, stay: str) -> Iterator[tuple[subprocess.Po
             assert process.stdout is not None
             process.stdout.readline()  # the log's line that it serves
             ready = json.loads(process.stdout.readline())
+            assert ready["frozen"] > 10_000, "objects that are not looked through while pulls wait"
             yield process, ready["address"]
         finally:
             process.kill()
