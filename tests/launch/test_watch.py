@@ -141,7 +141,7 @@ def test_a_server_that_ends_before_the_workers_is_a_failure_and_after_them_none(
 
 
 def test_who_hangs_is_given_up_once_all_others_are_done(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.monotonic()
+    now = float(int(time.monotonic()) + 1)  # whole, so that sums are exact
     monkeypatch.setattr("fedps.launch.watch.time", SimpleNamespace(monotonic=lambda: now))
     for name in "abc":
         scene.add("worker", name)
@@ -164,7 +164,7 @@ def test_who_hangs_is_given_up_once_all_others_are_done(scene: Scene, monkeypatc
 def test_who_says_that_it_works_does_not_hang_however_seldom_it_prints(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = time.monotonic()
+    now = float(int(time.monotonic()) + 1)  # whole, so that sums are exact
     monkeypatch.setattr("fedps.launch.watch.time", SimpleNamespace(monotonic=lambda: now))
     for name in "ab":
         scene.add("worker", name)
@@ -182,7 +182,7 @@ def test_who_says_that_it_works_does_not_hang_however_seldom_it_prints(
 def test_one_that_the_others_go_on_without_is_waited_for_less_long(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = time.monotonic()
+    now = float(int(time.monotonic()) + 1)  # whole, so that sums are exact
     monkeypatch.setattr("fedps.launch.watch.time", SimpleNamespace(monotonic=lambda: now))
     scene.add("server", "0")
     for name in "ab":
