@@ -88,8 +88,10 @@ def written(frame: Frame) -> list[bytes]:
     return [encode(ticket, m, arrays) for m in forms]
 
 
-def check_shared(frame: Frame, items: int) -> None:
-    """Make sure that a frame speaks of shared parameters only, and of rows that are items."""
+def check_shared(
+    frame: Frame, items: int, users: int = marked.USERS, samples: int = marked.USERS * marked.PER_USER
+) -> None:
+    """Make sure that a frame speaks of shared parameters only, and of rows that are items; a client has so many users and samples."""
     match frame.message:
         case Hello(job=job, client=client, instance=instance, number=number, shared=shared):
             assert len(job) + len(client) < 20, "the names that the job and the data file have"
@@ -104,15 +106,13 @@ def check_shared(frame: Frame, items: int) -> None:
         case RoundReport(info=info, places=places):
             assert {table.partition(" and ")[0] for table, _ in places} <= marked.SHARED, "what servers gave, as tags"
             assert set(info.sums) <= SUMS, "sums over a client's data"
-            assert info.users <= marked.USERS and info.samples == marked.USERS * marked.PER_USER
-            assert all(a.min(initial=0) >= 0 and a.sum() <= 100 * marked.USERS for a in frame.arrays[:4]), (
-                "counts of scores"
-            )
+            assert info.users <= users and info.samples == samples
+            assert all(a.min(initial=0) >= 0 and a.sum() <= 100 * users for a in frame.arrays[:4]), "counts of scores"
             return
-        case Barrier(figures=Figures(samples=samples, sums=sums)):
-            assert (
-                set(sums) <= SUMS and sums.get("users", 0) <= marked.USERS and samples <= marked.USERS * marked.PER_USER
-            ), "sums over a client's data"
+        case Barrier(figures=Figures(samples=trained, sums=sums)):
+            assert set(sums) <= SUMS and sums.get("users", 0) <= users and trained <= samples, (
+                "sums over a client's data"
+            )
         case Pull(tables=tables) | Push(tables=tables) | Values(tables=tables):
             assert set(tables) <= marked.SHARED
     for array in frame.arrays:
