@@ -113,7 +113,7 @@ def test_a_model_path_takes_no_code_from_elsewhere(model: str, scene: Scene) -> 
 
 def test_the_control_code_beside_the_job_runs(scene: Scene) -> None:
     plant(scene, "jobs/evil.py")
-    with pytest.raises(JobError, match=r"is missing the required .forward"):
+    with pytest.raises(JobError, match='is missing the required "forward" function'):
         build(scene.make_job(model="evil.Net", folder=scene.folder / "jobs"))
     assert scene.canary.exists()
 
