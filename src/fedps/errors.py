@@ -159,6 +159,16 @@ def shortage(error: BaseException, elsewhere: str = "choose another --run_dir or
     return f"{where}{error.strerror}, over the limit of {limit}: raise it with `ulimit -n`"
 
 
+def speaks_for_itself(error: BaseException) -> bool:
+    """Whether its sentence says all of an error: no traceback would help whoever reads it."""
+    if isinstance(error, JobError | DataError | IdentityError | RefusedError | LostError):
+        return True
+    if not isinstance(error, FedpsError):
+        return shortage(error) is not None
+    cause = error.__cause__
+    return isinstance(cause, OSError) or (type(error) is FedpsError and cause is None)  # of a disk; said on purpose
+
+
 @contextmanager
 def needing(extra: str, *modules: str) -> Iterator[None]:
     """Import what an extra of the package brings.

@@ -11,7 +11,7 @@ wakes: each takes a number in that folder as it begins, and no file takes its na
 import re
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -87,13 +87,16 @@ def checkpoints_of(run_dir: Path, client: ClientId) -> dict[Moment, int]:
 
 
 def mark_of(labels: Values) -> list[int]:
-    """Return how many labels a client trains by, and their checksum: what a checkpoint knows its data by."""
+    """Return how many labels a client trains by, and their checksum: what a checkpoint knows its data by.
+
+    Features are not read through for it: there may be more of them than memory.
+    """
     return [len(labels), zlib.crc32(np.ascontiguousarray(labels).data)]
 
 
-def said_of_labels(then: Sequence[int] | None, now: Sequence[int]) -> str:
+def said_of_labels(then: list[int] | None, now: list[int]) -> str:
     """Say that data is not what it was at a checkpoint, both by `mark_of`; nothing if it may be the same."""
-    if not then or not now or list(then) == list(now):
+    if not (then and now) or then == now:
         return ""
     return (
         f"its training data is not what it was ({then[0]:,} samples then, {now[0]:,} now): the run comes to other numbers than"

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from fedps.errors import DataError, FedpsError, IdentityError, JobError, LostError, RefusedError, shortage
+from fedps.errors import DataError, FedpsError, JobError, RefusedError, shortage, speaks_for_itself
 from fedps.metrics import Histogram
 from fedps.types import ClientId, Counts, TableName
 
@@ -77,15 +77,11 @@ class Failed(Event, frozen=True):
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
         """Tell of an exception; what fedps says of itself, or of a disk that fails, is told by its sentence alone."""
-        short = shortage(error)
-        reason = short or (str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}")
-        whole = short or isinstance(error, JobError | DataError | IdentityError | RefusedError | LostError)
-        whole = whole or (isinstance(error, FedpsError) and isinstance(error.__cause__, OSError))
-        whole = whole or (
-            type(error) is FedpsError and error.__cause__ is None
-        )  # said on purpose, of no code that raised
+        reason = shortage(error) or (
+            str(error) if isinstance(error, FedpsError) else f"{type(error).__name__}: {error}"
+        )
         final = isinstance(error, JobError) or (isinstance(error, RefusedError) and error.kind in FINAL)
-        trace = "" if whole else printable("".join(traceback.format_exception(error)))
+        trace = "" if speaks_for_itself(error) else printable("".join(traceback.format_exception(error)))
         return cls(printable(reason), trace, final, isinstance(error, DataError))
 
 
